@@ -1,1 +1,5 @@
-#![allow(missing_docs)]
+#![forbid(unsafe_code)]
+//! A reverse proxy that stands in front of a Kinto and adds what its plugins would.
+
+pub mod kinto;
+pub mod timeline;

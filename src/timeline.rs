@@ -1,0 +1,3 @@
+//! What the sidecar knows of each collection's timestamp, and who wants to know.
+
+pub mod entries;

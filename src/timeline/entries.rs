@@ -1,0 +1,55 @@
+//! The list of timestamps behind monitor/changes, as an immutable snapshot that any number of requests share.
+//!
+//! An entry's id follows `kinto_changes.utils.changes_object`: the UUID of the MD5 of host and collection URI.
+
+use std::sync::Arc;
+
+use md5::{Digest, Md5};
+use uuid::Uuid;
+
+use crate::kinto::{CollectionKey, Timestamp};
+
+/// One monitored collection.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The collection.
+    pub key: CollectionKey,
+    /// Its id in the list, a UUID.
+    pub id: Arc<str>,
+    /// The collection's records timestamp.
+    pub last_modified: Timestamp,
+    /// The list's timestamp at the moment when this entry was learned, where that was not below `last_modified`:
+    /// readers whose `_since` is at or below it have not heard of this entry.
+    pub late: Option<Timestamp>,
+}
+
+/// All monitored collections at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Entries {
+    /// Newest first.
+    pub rows: Vec<Entry>,
+    /// The greatest `last_modified`; zero where there is no entry.
+    pub timestamp: Timestamp,
+    /// Moves whenever the content does; unique within a process.
+    pub generation: u64,
+    /// The list's timestamp when it was first known: what readers from before it have missed is not known.
+    pub first_known: Timestamp,
+}
+
+/// The id of a collection's entry: the UUID of `md5(host + uri)`, its bits taken as they are.
+pub fn entry_id(host: &str, key: &CollectionKey) -> Arc<str> {
+    let digest = Md5::new().chain_update(host).chain_update(key.uri()).finalize();
+    Uuid::from_bytes(digest.into()).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_ids_are_those_of_the_plugin() {
+        let key = CollectionKey::new("a", "b");
+        assert_eq!(&*entry_id("", &key), "9527d115-6191-fa49-a530-8fbfc4997755");
+        assert_eq!(&*entry_id("https://localhost:443", &key), "fa48a96d-1600-f561-8645-3395acb08a5a");
+    }
+}
