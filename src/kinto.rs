@@ -133,12 +133,16 @@ impl<'a> Resource<'a> {
             (None, ..) => Self::Bucket(bucket),
             (Some("groups"), ..) => Self::Groups(bucket),
             (Some("collections"), None, ..) => Self::Collections(bucket),
-            (Some("collections"), Some(collection), rest, record) if is_id(collection) => match (rest, record) {
-                (None, _) => Self::Collection(bucket, collection),
-                (Some("records"), None) => Self::Records(bucket, collection),
-                (Some("records"), Some(record)) if is_id(record) => Self::Record(bucket, collection, record),
-                _ => Self::Other,
-            },
+            (Some("collections"), Some(collection), rest, record) if is_id(collection) => {
+                match (rest, record) {
+                    (None, _) => Self::Collection(bucket, collection),
+                    (Some("records"), None) => Self::Records(bucket, collection),
+                    (Some("records"), Some(record)) if is_id(record) => {
+                        Self::Record(bucket, collection, record)
+                    }
+                    _ => Self::Other,
+                }
+            }
             _ => Self::Other,
         }
     }
@@ -154,7 +158,10 @@ mod tests {
         assert_eq!(Resource::of("/buckets/a"), Resource::Bucket("a"));
         assert_eq!(Resource::of("/buckets/a/collections/"), Resource::Collections("a"));
         assert_eq!(Resource::of("/buckets/a/groups/g"), Resource::Groups("a"));
-        assert_eq!(Resource::of("/buckets/a/collections/b/records/c/attachment"), Resource::Record("a", "b", "c"));
+        assert_eq!(
+            Resource::of("/buckets/a/collections/b/records/c/attachment"),
+            Resource::Record("a", "b", "c")
+        );
         assert_eq!(Resource::of("/buckets/a/collections/b%2Fc"), Resource::Other);
         assert_eq!(Resource::of("/v1/buckets/a"), Resource::Other);
     }

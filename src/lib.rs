@@ -2,4 +2,5 @@
 //! A reverse proxy that stands in front of a Kinto and adds what its plugins would.
 
 pub mod kinto;
+pub mod settings;
 pub mod timeline;

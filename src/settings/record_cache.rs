@@ -1,0 +1,66 @@
+//! `record_cache_expires_seconds` and its per-bucket and per-collection forms.
+//!
+//! Bucket and collection ids are open, and an environment name does not tell `-`, `.` and `_` apart. So, as
+//! Kinto does, a name is never taken apart: the name of a key that is asked for is made and looked up.
+
+use std::collections::HashMap;
+
+use super::{kinto::CacheExpiry, names::environment_names};
+
+const DEFAULT: &str = "record_cache_expires_seconds";
+const MAXIMUM: &str = "record_cache_maximum_expires_seconds";
+const MINIMUM: &str = "record_cache_minimum_expires_seconds";
+
+/// What each place says about record caching, strongest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RecordCache {
+    /// By key, from `--set`.
+    pub(super) assigned: HashMap<String, u64>,
+    /// By environment name.
+    pub(super) environment: HashMap<String, u64>,
+    /// By key, from the file.
+    pub(super) file: HashMap<String, u64>,
+}
+
+impl RecordCache {
+    /// Whether a key (without the `kinto.` prefix) is one of this family.
+    pub(super) fn owns(key: &str) -> bool {
+        let per_collection = |suffix: &str| {
+            key.strip_suffix(suffix)
+                .and_then(|ids| ids.strip_suffix('.'))
+                .is_some_and(|ids| ids.contains('.'))
+        };
+        key == DEFAULT
+            || key.ends_with(&format!(".{DEFAULT}"))
+            || per_collection(MAXIMUM)
+            || per_collection(MINIMUM)
+    }
+
+    /// Whether an environment name may be one of this family.
+    pub(super) fn owns_environment(name: &str) -> bool {
+        [DEFAULT, MAXIMUM, MINIMUM].iter().any(|suffix| name.ends_with(&suffix.to_uppercase()))
+    }
+
+    pub(super) fn of(&self, bucket: &str, collection: &str) -> CacheExpiry {
+        if self.assigned.is_empty() && self.environment.is_empty() && self.file.is_empty() {
+            return CacheExpiry::default();
+        }
+        let of_collection = |suffix| self.get(&format!("{bucket}.{collection}.{suffix}"));
+        let default = of_collection(DEFAULT)
+            .or_else(|| self.get(&format!("{bucket}.{DEFAULT}")))
+            .or_else(|| self.get(DEFAULT));
+        CacheExpiry {
+            default,
+            maximum: of_collection(MAXIMUM).or(default),
+            minimum: of_collection(MINIMUM).or(default),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<u64> {
+        self.assigned
+            .get(key)
+            .or_else(|| environment_names(key).iter().find_map(|name| self.environment.get(name)))
+            .or_else(|| self.file.get(key))
+            .copied()
+    }
+}
