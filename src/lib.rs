@@ -2,5 +2,6 @@
 //! A reverse proxy that stands in front of a Kinto and adds what its plugins would.
 
 pub mod kinto;
+pub mod mirror;
 pub mod settings;
 pub mod timeline;

@@ -1,0 +1,450 @@
+//! A collection's records and tombstones at one moment, newest first, as the bytes that the upstream sent.
+//!
+//! `_since` and `_limit` of a changeset both select a prefix of that order, so an answer is a slice of one buffer. Three
+//! kinds of rows are added to such a prefix, because a plain `last_modified > _since` loses rows (Kinto gives out
+//! timestamps before the transactions that use them commit):
+//!
+//! - a row that was found *late* goes to every `_since` at or below the collection's timestamp at the find;
+//! - a `_since` that this mirror never had as its own timestamp comes from another sidecar, an earlier run or elsewhere:
+//!   it is answered from an overlap before it, less the rows that were once seen to be the newest;
+//! - a row that vanished without a tombstone is given one.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::kinto::Timestamp;
+
+/// How many of a mirror's own timestamps are remembered.
+const OWN_TIMESTAMPS: usize = 4096;
+
+/// A row as read from the upstream.
+#[derive(Debug, Clone)]
+pub struct NewRow {
+    /// The record's id.
+    pub id: Arc<str>,
+    /// Its timestamp.
+    pub last_modified: Timestamp,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// Its JSON, to the byte.
+    pub json: Bytes,
+}
+
+/// Where a row stands in the buffer, and what has to be known of it.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The record's id.
+    pub id: Arc<str>,
+    /// Its timestamp.
+    pub last_modified: Timestamp,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// The collection's timestamp when this row was found with a lower one of its own.
+    pub late: Option<Timestamp>,
+    /// Whether this is a tombstone of the sidecar's own for a row that vanished without one.
+    pub invented: bool,
+    /// Whether this row was once seen to be the collection's newest.
+    witnessed: bool,
+    hash: u64,
+    place: Range<usize>,
+}
+
+/// The collection object: its attributes, without permissions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// The attributes' JSON, to the byte.
+    pub json: Bytes,
+    /// The `last_modified` of the collection object, which is not that of its records.
+    pub last_modified: Timestamp,
+}
+
+/// What is to become of a content.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// Rows read.
+    pub rows: Vec<NewRow>,
+    /// Whether `rows` are all rows of the collection: what is not among them is gone.
+    pub complete: bool,
+    /// Ids that were found to be gone.
+    pub gone: HashSet<Arc<str>>,
+    /// Timestamps that were once seen to be the newest, ascending.
+    pub witnessed: Vec<Timestamp>,
+}
+
+/// A collection at one moment.
+#[derive(Debug)]
+pub struct Content {
+    /// The collection's attributes at that moment.
+    pub metadata: Metadata,
+    /// The records timestamp at that moment.
+    pub timestamp: Timestamp,
+    rows: Vec<Row>,
+    /// All rows, separated by commas.
+    bytes: Bytes,
+    live: usize,
+    live_bytes: OnceLock<(Bytes, Vec<usize>)>,
+    /// Indices of the rows that are marked late.
+    late: Vec<usize>,
+    digest: u64,
+    /// The timestamps that this mirror had, ascending; the first is the one that it began with.
+    own: Vec<Timestamp>,
+    began: Timestamp,
+}
+
+// === impl Content ===
+
+impl Content {
+    /// The content of a collection that `rows` are all of; `before` is what was known of it earlier, if anything.
+    pub fn new(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, mut update: Update) -> Self {
+        update.complete = true;
+        Self::build(metadata, timestamp, before, update)
+    }
+
+    /// This content after `update`, at `timestamp`.
+    #[must_use]
+    pub fn updated(&self, metadata: Metadata, timestamp: Timestamp, update: Update) -> Self {
+        Self::build(metadata, timestamp, Some(self), update)
+    }
+
+    fn build(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, update: Update) -> Self {
+        let known = before.map_or(Timestamp::ZERO, |before| before.timestamp);
+        let found_at = timestamp.max(known);
+        let mut fresh: HashMap<Arc<str>, NewRow> =
+            update.rows.into_iter().map(|row| (row.id.clone(), row)).collect();
+        let mut rows: Vec<(Row, Bytes)> =
+            Vec::with_capacity(fresh.len() + before.map_or(0, |before| before.rows.len()));
+        for row in before.map_or(&[][..], |before| &before.rows) {
+            let json = before.map_or(Bytes::new(), |before| before.bytes.slice(row.place.clone()));
+            match fresh.remove(&row.id) {
+                Some(new) if new.last_modified == row.last_modified && hash(&new.json) == row.hash => {
+                    rows.push((row.clone(), json));
+                }
+                Some(new) => rows.push(Row::found(new, known, found_at, before.is_some())),
+                None if row.invented => rows.push((row.clone(), json)),
+                None if update.complete || update.gone.contains(&row.id) => {
+                    if !row.deleted {
+                        rows.push(Row::vanished(&row.id, found_at));
+                    }
+                }
+                None => rows.push((row.clone(), json)),
+            }
+        }
+        rows.extend(fresh.into_values().map(|new| Row::found(new, known, found_at, before.is_some())));
+        rows.sort_by(|(one, _), (other, _)| {
+            other.last_modified.cmp(&one.last_modified).then_with(|| one.id.cmp(&other.id))
+        });
+
+        let mut bytes = BytesMut::with_capacity(rows.iter().map(|(_, json)| json.len() + 1).sum());
+        let mut digest = hash(&metadata.json).wrapping_add(timestamp.0);
+        let mut placed = Vec::with_capacity(rows.len());
+        for (mut row, json) in rows {
+            if !bytes.is_empty() {
+                bytes.put_u8(b',');
+            }
+            let start = bytes.len();
+            bytes.put_slice(&json);
+            row.place = start..bytes.len();
+            // What was the newest row of a state that was read cannot appear after a later one.
+            row.witnessed |=
+                row.last_modified == timestamp || update.witnessed.binary_search(&row.last_modified).is_ok();
+            digest = digest.wrapping_add(row.hash);
+            placed.push(row);
+        }
+        let mut own = before.map_or_else(Vec::new, |before| before.own.clone());
+        if own.last() != Some(&timestamp) {
+            if timestamp < known {
+                own.clear();
+            }
+            if own.len() == OWN_TIMESTAMPS {
+                own.remove(0);
+            }
+            own.push(timestamp);
+        }
+        let began = before.map_or(timestamp, |before| before.began);
+        Self {
+            metadata,
+            timestamp,
+            live: placed.iter().filter(|row| !row.deleted).count(),
+            live_bytes: OnceLock::new(),
+            late: (0..placed.len())
+                .filter(|index| placed.get(*index).is_some_and(|row| row.late.is_some()))
+                .collect(),
+            rows: placed,
+            bytes: bytes.freeze(),
+            digest,
+            own,
+            began,
+        }
+    }
+
+    /// Names this content: two contents of one collection with the same digest are the same.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The number of live records.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// All rows, newest first.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The JSON of a row of this content.
+    pub fn json(&self, row: &Row) -> Bytes {
+        self.bytes.slice(row.place.clone())
+    }
+
+    /// The memory that it takes, in bytes.
+    pub fn weight(&self) -> usize {
+        let live = if self.live == self.rows.len() { 0 } else { self.bytes.len() };
+        self.bytes.len() + live + self.rows.len() * (size_of::<Row>() + 40) + self.metadata.json.len() + 1024
+    }
+
+    /// The live records, at most `limit` of them, separated by commas.
+    pub fn all(&self, limit: Option<usize>) -> Vec<Bytes> {
+        let count = limit.unwrap_or(usize::MAX).min(self.live);
+        if count == 0 {
+            return Vec::new();
+        }
+        if self.live == self.rows.len() {
+            let end = self.rows.get(count - 1).map_or(0, |row| row.place.end);
+            return vec![self.bytes.slice(..end)];
+        }
+        let (bytes, ends) = self.live_bytes.get_or_init(|| self.without_tombstones());
+        vec![bytes.slice(..ends.get(count - 1).copied().unwrap_or(0))]
+    }
+
+    /// The rows that a reader who knows the collection up to `since` has to be given, at most `limit` of them.
+    pub fn since(&self, since: Timestamp, limit: Option<usize>, overlap: Duration) -> Selection {
+        let newer = self.rows.partition_point(|row| row.last_modified > since);
+        let mut indices: Vec<usize> = Vec::new();
+        if self.own.binary_search(&since).is_err() || since <= self.began {
+            let from = since.back(overlap);
+            let end = self.rows.partition_point(|row| row.last_modified > from);
+            let doubtful = self.rows.iter().enumerate().take(end).skip(newer);
+            indices.extend(
+                doubtful
+                    .filter(|(_, row)| !row.witnessed && row.last_modified != since)
+                    .map(|(index, _)| index),
+            );
+        }
+        for index in &self.late {
+            let late = self.rows.get(*index).and_then(|row| row.late);
+            if *index >= newer
+                && late.is_some_and(|late| late >= since)
+                && indices.binary_search(index).is_err()
+            {
+                indices.push(*index);
+            }
+        }
+        indices.sort_unstable();
+        let limit = limit.unwrap_or(usize::MAX);
+        indices.truncate(limit.saturating_sub(newer));
+        Selection { newer: newer.min(limit), others: indices }
+    }
+
+    /// The bytes of a selection, separated by commas.
+    pub fn chunks(&self, selection: &Selection) -> Vec<Bytes> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        if selection.newer > 0 {
+            runs.push(0..selection.newer);
+        }
+        for index in &selection.others {
+            match runs.last_mut() {
+                Some(run) if run.end == *index => run.end += 1,
+                _ => runs.push(*index..index + 1),
+            }
+        }
+        let mut chunks = Vec::with_capacity(runs.len() * 2);
+        for run in runs {
+            let (Some(first), Some(last)) = (self.rows.get(run.start), self.rows.get(run.end - 1)) else {
+                continue;
+            };
+            if !chunks.is_empty() {
+                chunks.push(Bytes::from_static(b","));
+            }
+            chunks.push(self.bytes.slice(first.place.start..last.place.end));
+        }
+        chunks
+    }
+
+    fn without_tombstones(&self) -> (Bytes, Vec<usize>) {
+        let mut bytes = BytesMut::with_capacity(self.bytes.len());
+        let mut ends = Vec::with_capacity(self.live);
+        for row in self.rows.iter().filter(|row| !row.deleted) {
+            if !bytes.is_empty() {
+                bytes.put_u8(b',');
+            }
+            bytes.put_slice(&self.bytes.slice(row.place.clone()));
+            ends.push(bytes.len());
+        }
+        (bytes.freeze(), ends)
+    }
+}
+
+/// Rows of one content: its `newer` first ones, and some after them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Selection {
+    /// How many rows from the newest.
+    pub newer: usize,
+    /// Indices of further rows, ascending.
+    pub others: Vec<usize>,
+}
+
+// === impl Row ===
+
+impl Row {
+    /// A row just read: late where its timestamp is not above what was known.
+    fn found(new: NewRow, known: Timestamp, found_at: Timestamp, any_known: bool) -> (Self, Bytes) {
+        let late = Some(found_at).filter(|_| any_known && new.last_modified <= known);
+        let row = Self {
+            id: new.id,
+            last_modified: new.last_modified,
+            deleted: new.deleted,
+            late,
+            invented: false,
+            witnessed: false,
+            hash: hash(&new.json),
+            place: 0..0,
+        };
+        (row, new.json)
+    }
+
+    fn vanished(id: &Arc<str>, found_at: Timestamp) -> (Self, Bytes) {
+        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{found_at},"deleted":true}}"#));
+        let row = Self {
+            id: id.clone(),
+            last_modified: found_at,
+            deleted: true,
+            late: Some(found_at),
+            invented: true,
+            witnessed: false,
+            hash: hash(&json),
+            place: 0..0,
+        };
+        (row, json)
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OVERLAP: Duration = Duration::from_millis(10);
+
+    fn row(id: &str, last_modified: u64) -> NewRow {
+        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{last_modified}}}"#));
+        NewRow { id: id.into(), last_modified: Timestamp(last_modified), deleted: false, json }
+    }
+
+    fn tombstone(id: &str, last_modified: u64) -> NewRow {
+        NewRow { deleted: true, ..row(id, last_modified) }
+    }
+
+    fn metadata() -> Metadata {
+        Metadata { json: Bytes::from_static(b"{}"), last_modified: Timestamp(1) }
+    }
+
+    fn content(timestamp: u64, rows: Vec<NewRow>) -> Content {
+        Content::new(metadata(), Timestamp(timestamp), None, Update { rows, ..Update::default() })
+    }
+
+    fn updated(content: &Content, timestamp: u64, rows: Vec<NewRow>) -> Content {
+        content.updated(metadata(), Timestamp(timestamp), Update { rows, ..Update::default() })
+    }
+
+    fn ids(content: &Content, since: u64) -> Vec<String> {
+        let selection = content.since(Timestamp(since), None, OVERLAP);
+        let text: Vec<u8> = content.chunks(&selection).concat();
+        let rows: Vec<serde_json::Value> = serde_json::from_slice(&[b"[", &text[..], b"]"].concat()).unwrap();
+        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn rows_are_newest_first_and_without_tombstones_unless_since_is_asked_for() {
+        let content = content(30, vec![row("a", 10), tombstone("b", 20), row("c", 30)]);
+        assert_eq!(
+            content.all(None).concat(),
+            br#"{"id":"c","last_modified":30},{"id":"a","last_modified":10}"#
+        );
+        assert_eq!(content.all(Some(1)).concat(), br#"{"id":"c","last_modified":30}"#);
+        assert!(content.all(Some(0)).is_empty());
+        assert_eq!(ids(&content, 5), ["c", "b", "a"]);
+        assert_eq!(content.live(), 2);
+    }
+
+    #[test]
+    fn a_row_found_late_goes_to_readers_of_that_moment_until_the_timestamp_moves_on() {
+        let before = updated(&content(100, vec![row("a", 100)]), 200, vec![row("b", 200)]);
+        assert_eq!(ids(&before, 200), [""; 0]);
+        let found = updated(&before, 200, vec![row("late", 150)]);
+        assert_eq!(ids(&found, 200), ["late"]);
+        let moved = updated(&found, 300, vec![row("c", 300)]);
+        assert_eq!(ids(&moved, 200), ["c", "late"]);
+        assert_eq!(ids(&moved, 300), [""; 0]);
+    }
+
+    #[test]
+    fn a_since_that_was_never_this_mirrors_own_is_answered_from_an_overlap_before_it() {
+        let content = updated(
+            &content(100, vec![row("old", 50), row("a", 95), row("b", 100)]),
+            200,
+            vec![row("c", 200)],
+        );
+        assert_eq!(ids(&content, 99), ["c", "b", "a"], "no mirror had 99 as its timestamp");
+        assert_eq!(ids(&content, 100), ["c", "a"], "who read at 100 did so before this mirror began");
+        assert_eq!(ids(&content, 200), [""; 0]);
+    }
+
+    #[test]
+    fn rows_once_seen_to_be_the_newest_are_not_repeated() {
+        let update = Update {
+            rows: vec![row("a", 95), row("b", 100)],
+            witnessed: vec![Timestamp(95)],
+            ..Update::default()
+        };
+        let content = Content::new(metadata(), Timestamp(100), None, update);
+        assert_eq!(ids(&content, 97), ["b"]);
+    }
+
+    #[test]
+    fn rows_that_vanished_get_a_tombstone() {
+        let before = content(100, vec![row("a", 50), tombstone("b", 60), row("c", 100)]);
+        let update = Update { rows: vec![row("c", 100)], ..Update::default() };
+        let after = Content::new(metadata(), Timestamp(100), Some(&before), update);
+        assert_eq!(ids(&after, 100), ["a"]);
+        assert_eq!(after.all(None).concat(), br#"{"id":"c","last_modified":100}"#);
+        let back = updated(&after, 120, vec![row("a", 120)]);
+        assert_eq!(ids(&back, 100), ["a"]);
+        assert_eq!(back.live(), 2);
+    }
+
+    #[test]
+    fn limits_select_the_newest() {
+        let content = content(30, vec![row("a", 10), row("b", 20), row("c", 30)]);
+        let selection = content.since(Timestamp(0), Some(2), OVERLAP);
+        assert_eq!(selection, Selection { newer: 2, others: vec![] });
+    }
+
+    #[test]
+    fn the_digest_names_the_content() {
+        let one = content(30, vec![row("a", 10), row("c", 30)]);
+        let other = updated(&content(10, vec![row("a", 10)]), 30, vec![row("c", 30)]);
+        assert_eq!(one.digest(), other.digest());
+        assert_ne!(one.digest(), updated(&other, 30, vec![row("b", 20)]).digest());
+    }
+}

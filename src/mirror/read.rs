@@ -1,0 +1,146 @@
+//! The questions that a mirror asks the upstream about one collection.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::content::{Metadata, NewRow};
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::upstream::{Upstream, UpstreamError};
+
+/// Why a collection could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// There is no such collection.
+    #[error("no such collection")]
+    Gone,
+    /// The service account may not read it.
+    #[error("the service account may not read the collection ({0})")]
+    Refused(StatusCode),
+    /// The upstream could not be asked, or did not answer as Kinto does.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream answered with an error of its own.
+    #[error("the upstream answered {0}")]
+    Status(StatusCode),
+    /// The upstream's answer could not be understood.
+    #[error("the upstream's answer is not what Kinto gives: {0}")]
+    Garbled(String),
+    /// The collection kept changing while it was read.
+    #[error("the collection kept changing while it was read")]
+    Unsettled,
+    /// The collection takes more memory than all mirrors together may.
+    #[error("the collection is larger than sidecar.cache_size")]
+    Oversize,
+}
+
+/// One page of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// The list's timestamp when the page was read.
+    pub timestamp: Timestamp,
+    /// The rows as Kinto sorted them.
+    pub rows: Vec<NewRow>,
+    /// Where the next page is, relative to the API root.
+    pub next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Data<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    id: Arc<str>,
+    last_modified: u64,
+    #[serde(default)]
+    deleted: serde_json::Value,
+}
+
+#[derive(Deserialize)]
+struct Stamp {
+    last_modified: u64,
+}
+
+/// Reads the collection object; `None` where it is still the one of `known`.
+pub async fn metadata(
+    upstream: &Upstream,
+    key: &CollectionKey,
+    known: Option<Timestamp>,
+) -> Result<Option<Metadata>, ReadError> {
+    let mut headers = HeaderMap::new();
+    if let Some(known) = known {
+        headers.insert(header::IF_NONE_MATCH, known.etag());
+    }
+    let answer = upstream.ask(Method::GET, &key.uri(), headers, Bytes::new()).await?;
+    if answer.status() == StatusCode::NOT_MODIFIED {
+        return Ok(None);
+    }
+    refuse(answer.status())?;
+    let body = answer.into_body();
+    let Data { data } = parse::<Data<&RawValue>>(&body)?;
+    let stamp: Stamp = parse(data.get().as_bytes())?;
+    let json = body.slice_ref(data.get().as_bytes());
+    Ok(Some(Metadata { json, last_modified: Timestamp(stamp.last_modified) }))
+}
+
+/// The records timestamp, and the number of live records.
+pub async fn head(upstream: &Upstream, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), ReadError> {
+    let answer = upstream.ask(Method::HEAD, &key.records_uri(), HeaderMap::new(), Bytes::new()).await?;
+    refuse(answer.status())?;
+    let timestamp = timestamp(answer.headers())?;
+    let total = answer.headers().get("total-objects").and_then(|total| total.to_str().ok()?.parse().ok());
+    Ok((timestamp, total))
+}
+
+/// Reads one page of a list of rows at `path`, relative to the API root.
+pub async fn page(upstream: &Upstream, path: &str) -> Result<Page, ReadError> {
+    let answer = upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
+    refuse(answer.status())?;
+    let timestamp = timestamp(answer.headers())?;
+    let next = match answer.headers().get("next-page") {
+        None => None,
+        Some(next) => Some(
+            next.to_str()
+                .ok()
+                .and_then(|next| upstream.relative(next))
+                .ok_or_else(|| ReadError::Garbled("Next-Page leads elsewhere".into()))?,
+        ),
+    };
+    let body = answer.into_body();
+    let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
+    let rows = data.into_iter().map(|json| {
+        let head: Head = parse(json.get().as_bytes())?;
+        Ok(NewRow {
+            id: head.id,
+            last_modified: Timestamp(head.last_modified),
+            deleted: head.deleted == serde_json::Value::Bool(true),
+            json: body.slice_ref(json.get().as_bytes()),
+        })
+    });
+    Ok(Page { timestamp, rows: rows.collect::<Result<_, ReadError>>()?, next })
+}
+
+fn refuse(status: StatusCode) -> Result<(), ReadError> {
+    match status {
+        StatusCode::OK => Ok(()),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Err(ReadError::Gone),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ReadError::Refused(status)),
+        status => Err(ReadError::Status(status)),
+    }
+}
+
+fn timestamp(headers: &HeaderMap) -> Result<Timestamp, ReadError> {
+    headers
+        .get(header::ETAG)
+        .and_then(Timestamp::from_etag)
+        .ok_or_else(|| ReadError::Garbled("a list without a timestamp as its ETag".into()))
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ReadError> {
+    serde_json::from_slice(body).map_err(|error| ReadError::Garbled(error.to_string()))
+}

@@ -1,0 +1,324 @@
+//! What is known of one collection's timestamp, shared by everybody who deals with that collection.
+//!
+//! Reading it takes no lock: a changeset that is served from memory costs two atomic loads here.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::kinto::{CollectionKey, Timestamp};
+
+/// How many writes in order are remembered for each collection.
+const WITNESSED: usize = 1024;
+
+/// The timestamp of one collection, and the number of times that something was heard of it.
+#[derive(Debug)]
+pub struct Clock {
+    key: CollectionKey,
+    /// Moves at whatever may have changed the collection's records or metadata.
+    news: AtomicU64,
+    timestamp: AtomicU64,
+    total: AtomicU64,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    /// The lowest timestamp of a passing write that came out of order since the last delta.
+    low: Option<Timestamp>,
+    /// Timestamps that were once seen to be the newest, oldest first.
+    witnessed: VecDeque<Timestamp>,
+    /// Writes on their way to the upstream.
+    in_flight: usize,
+    /// Counts the writes begun.
+    begun: u64,
+    /// When the collection was last seen to move.
+    moved: Option<Instant>,
+    /// When the upstream was last asked for its timestamp.
+    asked: Option<Instant>,
+    /// When a reader last wanted it.
+    used: Option<Instant>,
+    /// A timestamp lower than one already known was seen: what was known is void.
+    void: bool,
+}
+
+/// What hearing a timestamp changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing that was not known.
+    Nothing,
+    /// Something may be new, though not the timestamp.
+    News,
+    /// The timestamp moved.
+    Moved,
+}
+
+/// A write on its way to the upstream; dropping it says that its outcome is not known.
+#[derive(Debug)]
+pub struct WriteUnderWay {
+    clock: Arc<Clock>,
+    begun: u64,
+    alone: bool,
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// A clock of which nothing is known.
+    pub fn new(key: CollectionKey) -> Self {
+        Self {
+            key,
+            news: AtomicU64::new(1),
+            timestamp: AtomicU64::new(0),
+            total: AtomicU64::new(u64::MAX),
+            notes: Mutex::default(),
+        }
+    }
+
+    /// The collection.
+    pub fn key(&self) -> &CollectionKey {
+        &self.key
+    }
+
+    /// Moves whenever something was heard that may have changed the collection.
+    pub fn news(&self) -> u64 {
+        self.news.load(Ordering::Acquire)
+    }
+
+    /// The newest timestamp known; zero where none is.
+    pub fn timestamp(&self) -> Timestamp {
+        Timestamp(self.timestamp.load(Ordering::Acquire))
+    }
+
+    /// The number of live records when the upstream last said it.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.total.load(Ordering::Acquire)).filter(|total| *total != u64::MAX)
+    }
+
+    /// A write is about to go to the upstream.
+    pub fn begin_write(self: &Arc<Self>) -> WriteUnderWay {
+        let mut notes = self.notes();
+        notes.begun += 1;
+        let alone = notes.in_flight == 0;
+        notes.in_flight += 1;
+        WriteUnderWay { clock: self.clone(), begun: notes.begun, alone }
+    }
+
+    /// The upstream was asked, at `asked` and when [`Clock::news`] was `news`, and said this.
+    ///
+    /// An answer that a passing write has overtaken does not move the clock back.
+    pub fn learned(&self, timestamp: Timestamp, total: Option<u64>, news: u64, asked: Instant) -> Heard {
+        let mut notes = self.notes();
+        notes.asked = notes.asked.max(Some(asked));
+        let known = self.timestamp();
+        let overtaken = self.news() != news;
+        if timestamp < known && overtaken {
+            return Heard::Nothing;
+        }
+        let before = self.total.swap(total.unwrap_or(u64::MAX), Ordering::AcqRel);
+        if timestamp == known {
+            notes.witness(timestamp);
+            let other_total = total.is_some_and(|total| before != u64::MAX && before != total);
+            if other_total && !overtaken {
+                self.news.fetch_add(1, Ordering::AcqRel);
+                return Heard::News;
+            }
+            return Heard::Nothing;
+        }
+        notes.void |= timestamp < known;
+        notes.witness(timestamp);
+        notes.moved = Some(Instant::now());
+        self.timestamp.store(timestamp.0, Ordering::Release);
+        self.news.fetch_add(1, Ordering::AcqRel);
+        Heard::Moved
+    }
+
+    /// The timestamps of a complete read, which are at least as new as what a `HEAD` would say.
+    pub fn read(&self, timestamp: Timestamp, asked: Instant) -> Heard {
+        let mut notes = self.notes();
+        notes.asked = notes.asked.max(Some(asked));
+        if timestamp <= self.timestamp() {
+            return Heard::Nothing;
+        }
+        notes.moved = Some(Instant::now());
+        self.timestamp.store(timestamp.0, Ordering::Release);
+        Heard::Moved
+    }
+
+    /// Something that is not a record's write may have changed the collection (its metadata, a purge, a write without an
+    /// answer).
+    pub fn touch(&self) {
+        let mut notes = self.notes();
+        notes.moved = Some(Instant::now());
+        self.total.store(u64::MAX, Ordering::Release);
+        self.news.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The collection is gone: what was known is void.
+    pub fn forget(&self) {
+        let mut notes = self.notes();
+        notes.void = true;
+        notes.witnessed.clear();
+        self.timestamp.store(0, Ordering::Release);
+        self.total.store(u64::MAX, Ordering::Release);
+        self.news.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Takes the lowest timestamp that the next delta has to reach down to because a write was answered out of order.
+    pub fn take_low(&self) -> Option<Timestamp> {
+        self.notes().low.take()
+    }
+
+    /// A delta that was to reach down to `low` failed.
+    pub fn restore_low(&self, low: Option<Timestamp>) {
+        let mut notes = self.notes();
+        notes.low = match (notes.low, low) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+    }
+
+    /// Takes the mark that the clock went back since it was last asked for.
+    pub fn take_void(&self) -> bool {
+        std::mem::take(&mut self.notes().void)
+    }
+
+    /// The timestamps that were once seen to be the collection's newest, oldest first: no row at one of them can have
+    /// become visible after a later one.
+    pub fn witnessed(&self) -> Vec<Timestamp> {
+        let mut witnessed: Vec<_> = self.notes().witnessed.iter().copied().collect();
+        witnessed.sort_unstable();
+        witnessed
+    }
+
+    /// How long the collection has been at rest; `None` where it was never seen to move.
+    pub fn quiet(&self) -> Option<Duration> {
+        self.notes().moved.map(|moved| moved.elapsed())
+    }
+
+    /// How long ago the upstream was asked; `None` where it never was.
+    pub fn age(&self) -> Option<Duration> {
+        self.notes().asked.map(|asked| asked.elapsed())
+    }
+
+    /// A reader wants to know of this collection.
+    pub fn used(&self) {
+        self.notes().used = Some(Instant::now());
+    }
+
+    /// How long ago a reader wanted to know; `None` where none did.
+    pub fn unused(&self) -> Option<Duration> {
+        self.notes().used.map(|used| used.elapsed())
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Notes ===
+
+impl Notes {
+    fn witness(&mut self, timestamp: Timestamp) {
+        if self.witnessed.back() == Some(&timestamp) {
+            return;
+        }
+        if self.witnessed.len() == WITNESSED {
+            self.witnessed.pop_front();
+        }
+        self.witnessed.push_back(timestamp);
+    }
+}
+
+// === impl WriteUnderWay ===
+
+impl WriteUnderWay {
+    /// The upstream acknowledged the write with these timestamps (of one object, or of the several of a plural write).
+    pub fn acknowledged(&self, lowest: Timestamp, highest: Timestamp) -> Heard {
+        let mut notes = self.clock.notes();
+        let known = self.clock.timestamp();
+        if lowest <= known {
+            notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
+        } else if self.alone && notes.begun == self.begun && lowest == highest {
+            notes.witness(highest);
+        }
+        notes.moved = Some(Instant::now());
+        self.clock.total.store(u64::MAX, Ordering::Release);
+        self.clock.news.fetch_add(1, Ordering::AcqRel);
+        if highest > known {
+            self.clock.timestamp.store(highest.0, Ordering::Release);
+            return Heard::Moved;
+        }
+        Heard::News
+    }
+
+    /// The collection's clock.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+}
+
+impl Drop for WriteUnderWay {
+    fn drop(&mut self) {
+        let mut notes = self.clock.notes();
+        notes.in_flight = notes.in_flight.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Arc<Clock> {
+        Arc::new(Clock::new(CollectionKey::new("a", "b")))
+    }
+
+    #[test]
+    fn lone_writes_in_order_are_witnessed() {
+        let clock = clock();
+        assert_eq!(clock.begin_write().acknowledged(Timestamp(10), Timestamp(10)), Heard::Moved);
+        assert_eq!(clock.witnessed(), [Timestamp(10)]);
+        assert_eq!(clock.take_low(), None);
+    }
+
+    #[test]
+    fn writes_that_overlap_are_not_witnessed() {
+        let clock = clock();
+        let (one, other) = (clock.begin_write(), clock.begin_write());
+        one.acknowledged(Timestamp(11), Timestamp(11));
+        other.acknowledged(Timestamp(10), Timestamp(10));
+        assert!(clock.witnessed().is_empty());
+        assert_eq!(clock.take_low(), Some(Timestamp(10)));
+        assert_eq!(clock.timestamp(), Timestamp(11));
+    }
+
+    #[test]
+    fn an_answer_that_a_write_overtook_does_not_move_the_clock_back() {
+        let clock = clock();
+        let (news, asked) = (clock.news(), Instant::now());
+        clock.begin_write().acknowledged(Timestamp(10), Timestamp(10));
+        assert_eq!(clock.learned(Timestamp(9), Some(1), news, asked), Heard::Nothing);
+        assert_eq!(clock.timestamp(), Timestamp(10));
+        assert!(!clock.take_void());
+    }
+
+    #[test]
+    fn a_timestamp_that_went_back_voids_what_was_known() {
+        let clock = clock();
+        clock.learned(Timestamp(10), Some(1), clock.news(), Instant::now());
+        assert_eq!(clock.learned(Timestamp(9), Some(1), clock.news(), Instant::now()), Heard::Moved);
+        assert!(clock.take_void());
+        assert!(!clock.take_void());
+    }
+
+    #[test]
+    fn another_number_of_records_at_the_same_timestamp_is_news() {
+        let clock = clock();
+        clock.learned(Timestamp(10), Some(1), clock.news(), Instant::now());
+        assert_eq!(clock.learned(Timestamp(10), Some(2), clock.news(), Instant::now()), Heard::News);
+        assert_eq!(clock.learned(Timestamp(10), Some(2), clock.news(), Instant::now()), Heard::Nothing);
+    }
+}

@@ -1,0 +1,83 @@
+//! Which collections are monitored: `changes.resources` less `changes.excluded_collections`.
+//!
+//! As `kinto_changes.utils.monitored_collections` reads them, but for its matching by prefix: `/buckets/a/collections/b`
+//! names that one collection and no other.
+
+use std::collections::BTreeSet;
+
+use crate::kinto::{CollectionKey, Resource};
+
+/// Buckets and collections, and what of them is left out.
+#[derive(Debug, Clone, Default)]
+pub struct Resources {
+    buckets: BTreeSet<String>,
+    collections: BTreeSet<CollectionKey>,
+    excluded_buckets: BTreeSet<String>,
+    excluded_collections: BTreeSet<CollectionKey>,
+}
+
+impl Resources {
+    /// Reads the URIs of the settings; what is neither a bucket nor a collection is passed over.
+    pub fn new(included: &[String], excluded: &[String]) -> Self {
+        let mut resources = Self::default();
+        for uri in included {
+            match Resource::of(uri) {
+                Resource::Bucket(bucket) => _ = resources.buckets.insert(bucket.to_owned()),
+                Resource::Collection(bucket, collection) => {
+                    resources.collections.insert(CollectionKey::new(bucket, collection));
+                }
+                _ => tracing::warn!(uri, "changes.resources: neither a bucket nor a collection"),
+            }
+        }
+        for uri in excluded {
+            match Resource::of(uri) {
+                Resource::Bucket(bucket) => _ = resources.excluded_buckets.insert(bucket.to_owned()),
+                Resource::Collection(bucket, collection) => {
+                    resources.excluded_collections.insert(CollectionKey::new(bucket, collection));
+                }
+                _ => tracing::warn!(uri, "changes.excluded_collections: neither a bucket nor a collection"),
+            }
+        }
+        resources
+    }
+
+    /// Whether a collection is monitored.
+    pub fn include(&self, key: &CollectionKey) -> bool {
+        (self.buckets.contains(&*key.bucket) || self.collections.contains(key))
+            && !self.excluded_buckets.contains(&*key.bucket)
+            && !self.excluded_collections.contains(key)
+    }
+
+    /// The buckets of which all collections are monitored.
+    pub fn buckets(&self) -> impl Iterator<Item = &str> {
+        self.buckets.iter().map(String::as_str)
+    }
+
+    /// The collections that are monitored by name.
+    pub fn collections(&self) -> impl Iterator<Item = &CollectionKey> {
+        self.collections.iter().filter(|key| self.include(key))
+    }
+
+    /// Whether anything is monitored at all.
+    pub fn is_empty(&self) -> bool {
+        self.buckets.is_empty() && self.collections.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_is_matched_by_its_whole_name() {
+        let resources = Resources::new(
+            &["/buckets/a/collections/cert".into(), "/buckets/b".into()],
+            &["/buckets/b/collections/x".into()],
+        );
+        assert!(resources.include(&CollectionKey::new("a", "cert")));
+        assert!(!resources.include(&CollectionKey::new("a", "certificates")));
+        assert!(resources.include(&CollectionKey::new("b", "later")));
+        assert!(!resources.include(&CollectionKey::new("b", "x")));
+        assert!(!resources.include(&CollectionKey::new("bb", "later")));
+    }
+}
