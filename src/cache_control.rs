@@ -1,0 +1,102 @@
+//! For how long clients and CDNs may keep what the sidecar answers about a collection's records.
+//!
+//! Follows `_handle_cache_expires` of kinto-changes and of remote-settings, and `cache_expires` of `WebOb`.
+//! What the plugin's clients see in `Cache-Control` stays as it was; what only a CDN should know goes into RFC 9213's
+//! `CDN-Cache-Control` beside it.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
+
+use crate::settings::{Compat, Settings};
+
+/// RFC 9213: for shared caches only.
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+const NEVER: HeaderValue = HeaderValue::from_static("no-cache, no-store");
+
+/// For how many seconds an answer about this collection's records may be kept, where a setting says so.
+///
+/// `expected` is the request's `_expected`, where it has one.
+pub fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<u64> {
+    let expiry = settings.kinto.record_cache(bucket, collection);
+    match expected {
+        None => expiry.default,
+        Some(expected) if settings.compat == Compat::RemoteSettings && busts_caches(expected) => {
+            expiry.minimum
+        }
+        Some(_) => expiry.maximum,
+    }
+}
+
+/// Whether a client chose this `_expected` only to get past caches.
+pub fn busts_caches(expected: &str) -> bool {
+    let expected = expected.trim_matches('"');
+    expected == "0" || expected.starts_with("9999")
+}
+
+/// Lets an answer be kept for so many seconds; none at all for zero.
+pub fn allow(headers: &mut HeaderMap, seconds: u64, now: SystemTime) {
+    if seconds == 0 {
+        // Kinto: this is what `WebOb` makes of an expiry of zero.
+        let never = "max-age=0, must-revalidate, no-cache, no-store, post-check=0, pre-check=0";
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(never));
+        headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    } else if let Ok(value) = HeaderValue::try_from(format!("max-age={seconds}")) {
+        headers.insert(CACHE_CONTROL, value);
+    }
+    if let Some(expires) = expires(seconds, now) {
+        headers.insert(EXPIRES, expires);
+    }
+}
+
+/// Has an answer asked for again each time: what Kinto says of a list for which no setting gives an expiry.
+pub fn forbid(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, NEVER);
+}
+
+/// Tells a CDN that it may give out an answer that may be kept for `seconds` for some time more, while it asks for a
+/// new one, or while it gets none.
+pub fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
+    let value =
+        format!("max-age={seconds}, stale-while-revalidate={seconds}, stale-if-error={}", if_error.as_secs());
+    if let (true, Ok(value)) = (seconds > 0, HeaderValue::try_from(value)) {
+        headers.insert(CDN_CACHE_CONTROL, value);
+    }
+}
+
+/// Keeps an answer that was made for one requester out of every shared cache.
+pub fn keep_private(headers: &mut HeaderMap) {
+    headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.append(VARY, HeaderValue::from_static("Authorization"));
+}
+
+fn expires(seconds: u64, now: SystemTime) -> Option<HeaderValue> {
+    // The format ends with the year 9999.
+    const CENTURY: u64 = 100 * 365 * 24 * 3600;
+    let expires = now.checked_add(Duration::from_secs(seconds.min(CENTURY)))?;
+    HeaderValue::try_from(httpdate::fmt_http_date(expires)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_given_in_both_headers() {
+        let mut headers = HeaderMap::new();
+        allow(&mut headers, 60, SystemTime::UNIX_EPOCH);
+        assert_eq!(headers[CACHE_CONTROL], "max-age=60");
+        assert_eq!(headers[EXPIRES], "Thu, 01 Jan 1970 00:01:00 GMT");
+        allow(&mut headers, 0, SystemTime::UNIX_EPOCH);
+        assert_eq!(headers[PRAGMA], "no-cache");
+        allow(&mut headers, u64::MAX, SystemTime::UNIX_EPOCH);
+        assert_eq!(headers[CACHE_CONTROL], "max-age=18446744073709551615");
+    }
+
+    #[test]
+    fn cache_busting_is_recognised() {
+        assert!(["0", "99990000", "999999851237", "\"0\""].into_iter().all(busts_caches));
+        assert!(!["", "00", "1", "1795245794711", "999"].into_iter().any(busts_caches));
+    }
+}

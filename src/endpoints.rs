@@ -1,0 +1,3 @@
+//! What the sidecar answers itself: one file per endpoint.
+
+pub mod changeset_params;
