@@ -1,0 +1,263 @@
+//! What the sidecar itself has to say when something is wrong, in the shape that Kinto gives its errors.
+//!
+//! Statuses, `errno`, titles and messages follow `kinto.core.errors` and `kinto.core.views.errors`. What the upstream
+//! answers, errors included, passes as it is and never becomes an [`Error`].
+
+use std::borrow::Cow;
+
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use crate::body::{Body, BodyError, BoxError};
+use crate::headers;
+use crate::upstream::UpstreamError;
+
+/// An answer to a client.
+pub type Response = http::Response<Body>;
+
+/// Why a request cannot be answered as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request cannot be understood.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// The body is not JSON.
+    #[error("the body is not JSON: {0}")]
+    InvalidJson(String),
+    /// A parameter has a value that Kinto refuses.
+    #[error("{name} in {location}: {message}")]
+    InvalidParameter {
+        /// Where it stands: `querystring`, `header`, `path` or `body`.
+        location: &'static str,
+        /// Its name, as Kinto gives it.
+        name: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Nobody is logged in, and somebody has to be.
+    #[error("authentication is required")]
+    Unauthorized,
+    /// The requester may not do this.
+    #[error("access is forbidden")]
+    Forbidden,
+    /// There is nothing at that path.
+    #[error("not found")]
+    NotFound,
+    /// The path does not know this method.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The methods that it knows, as `Allow` lists them.
+        allow: &'static str,
+    },
+    /// `If-Match` or `If-None-Match` does not hold.
+    #[error("precondition failed")]
+    PreconditionFailed,
+    /// The request's body is too large.
+    #[error("the request's body is too large")]
+    TooLarge,
+    /// The request's body did not arrive in time.
+    #[error("the request's body did not arrive in time")]
+    TooSlow,
+    /// The upstream did not answer as it should.
+    #[error(transparent)]
+    Upstream(UpstreamError),
+    /// The sidecar cannot answer now.
+    #[error("not available at present")]
+    Unavailable {
+        /// Seconds after which to try again; the `retry_after_seconds` setting where `None`.
+        retry_after: Option<u64>,
+    },
+    /// A fault of the sidecar's own.
+    #[error("internal error: {0}")]
+    Internal(#[source] BoxError),
+}
+
+/// Kinto's error body, in the order in which Kinto writes it.
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    code: u16,
+    errno: u16,
+    error: &'a str,
+    message: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<[Detail<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    location: &'a str,
+    name: &'a str,
+    description: &'a str,
+}
+
+impl Error {
+    /// The status to answer with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) | Self::InvalidJson(_) | Self::InvalidParameter { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Upstream(error) => error.status(),
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Kinto's number for this kind of error.
+    pub fn errno(&self) -> u16 {
+        match self {
+            Self::InvalidJson(_) => 106,
+            Self::InvalidParameter { .. } => 107,
+            Self::Unauthorized => 104,
+            Self::Forbidden => 121,
+            Self::NotFound => 111,
+            Self::MethodNotAllowed { .. } => 115,
+            Self::PreconditionFailed => 114,
+            Self::TooLarge => 113,
+            Self::Upstream(_) | Self::Unavailable { .. } => 201,
+            Self::BadRequest(_) | Self::TooSlow | Self::Internal(_) => 999,
+        }
+    }
+
+    /// The answer. `Retry-After` is there only where the error itself knows it: whoever finishes the answer adds the
+    /// setting's value and the CORS headers ([`headers::finish_error`]).
+    pub fn into_response(self) -> Response {
+        let status = self.status();
+        let mut response = Response::new(Body::full(self.body(status)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers::insert_kinto_defaults(headers);
+        match self {
+            Self::MethodNotAllowed { allow } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Realm\""));
+            }
+            Self::Unavailable { retry_after: Some(seconds) } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            _ => {}
+        }
+        response
+    }
+
+    /// What the failure to read a body means for the request: the client's fault or the upstream's, by whose body it is.
+    pub(crate) fn from_body(error: BoxError) -> Self {
+        let error = match error.downcast::<BodyError>() {
+            Ok(error) => return Self::from(*error),
+            Err(error) => error,
+        };
+        match error.downcast::<UpstreamError>() {
+            Ok(error) => Self::from(*error),
+            Err(_) => Self::BadRequest("the body broke off"),
+        }
+    }
+
+    fn body(&self, status: StatusCode) -> Vec<u8> {
+        let details = match self {
+            Self::InvalidParameter { location, name, message } => {
+                Some([Detail { location, name, description: message }])
+            }
+            _ => None,
+        };
+        let error = match self {
+            Self::InvalidJson(_) | Self::InvalidParameter { .. } => "Invalid parameters",
+            Self::TooLarge => "Request Entity Too Large",
+            _ => status.canonical_reason().unwrap_or("Error"),
+        };
+        let body =
+            ErrorBody { code: status.as_u16(), errno: self.errno(), error, message: self.message(), details };
+        // Strings and numbers always serialize.
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// What the client is told; the cause of a fault is for the log only.
+    fn message(&self) -> Cow<'_, str> {
+        Cow::Borrowed(match self {
+            Self::BadRequest(message) => message,
+            Self::InvalidJson(message) => message,
+            // Kinto: the name is put in front only where the description does not have it already.
+            Self::InvalidParameter { location, name, message } => {
+                if message.contains(name.as_str()) {
+                    message
+                } else {
+                    return Cow::Owned(format!("{name} in {location}: {message}"));
+                }
+            }
+            Self::Unauthorized => "Please authenticate yourself to use this endpoint.",
+            Self::Forbidden => "This user cannot access this resource.",
+            Self::NotFound => "The resource you are looking for could not be found.",
+            Self::MethodNotAllowed { .. } => "Method not allowed on this endpoint.",
+            Self::PreconditionFailed => "Resource was modified meanwhile",
+            Self::TooLarge => "Request body too large.",
+            Self::TooSlow => "The request's body did not arrive in time.",
+            Self::Upstream(_) | Self::Unavailable { .. } => {
+                "Service temporary unavailable due to overloading or maintenance, please retry later."
+            }
+            Self::Internal(_) => "A programmatic error occurred, developers have been informed.",
+        })
+    }
+}
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::TooSlow => Self::TooSlow,
+            BodyError::Broken(_) => Self::BadRequest("the body broke off"),
+        }
+    }
+}
+
+impl From<UpstreamError> for Error {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Request(error) => Self::from(error),
+            error => Self::Upstream(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(error: &Error) -> String {
+        String::from_utf8(error.body(error.status())).unwrap()
+    }
+
+    #[test]
+    fn errors_read_as_kintos_own() {
+        assert_eq!(
+            text(&Error::Unauthorized),
+            r#"{"code":401,"errno":104,"error":"Unauthorized","message":"Please authenticate yourself to use this endpoint."}"#
+        );
+        assert_eq!(
+            text(&Error::InvalidParameter {
+                location: "querystring",
+                name: "_since".to_owned(),
+                message: "\"abc\" is not a number".to_owned()
+            }),
+            r#"{"code":400,"errno":107,"error":"Invalid parameters","message":"_since in querystring: \"abc\" is not a number","details":[{"location":"querystring","name":"_since","description":"\"abc\" is not a number"}]}"#
+        );
+        assert_eq!(
+            text(&Error::MethodNotAllowed { allow: "GET" }),
+            r#"{"code":405,"errno":115,"error":"Method Not Allowed","message":"Method not allowed on this endpoint."}"#
+        );
+    }
+
+    #[test]
+    fn the_cause_of_a_fault_is_not_told() {
+        assert!(!text(&Error::Internal("secret".into())).contains("secret"));
+    }
+}

@@ -1,0 +1,330 @@
+//! The one client that speaks to Kinto.
+//!
+//! Each thread has an [`Upstream`] of its own, with its own connections, so that nothing is shared on the way of a
+//! request. Three ways to use it: [`Upstream::send`] passes a client's request on, [`Upstream::ask`] asks with the service
+//! account's credentials, [`Upstream::ask_as`] with those of somebody else. A request is sent again only if that
+//! cannot be noticed: it was never written, or it is a `GET`, `HEAD` or `OPTIONS` without a body, and the
+//! connection had been used before and died before an answer began.
+
+use std::io;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::time::Instant;
+
+use crate::body::{Body, read_limited};
+use crate::error::Error;
+use crate::settings::{ServiceAuth, Settings};
+
+mod connect;
+mod error;
+mod pool;
+mod transfer;
+
+pub use error::UpstreamError;
+
+use connect::{Connector, Sender};
+use pool::Pool;
+use transfer::{Download, Progress, Upload};
+
+/// The most that an answer to the sidecar's own question may take in memory, in bytes.
+const LARGEST_ANSWER: usize = 1 << 30;
+
+/// The upstream, as one thread sees it. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Upstream(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    connector: Connector,
+    pool: Arc<Pool>,
+    /// The HTTP/2 connection, where the upstream speaks that.
+    http2: Mutex<Option<http2::SendRequest<Body>>>,
+    /// Held while the first connection is made, so that those who want to share it do not each make one.
+    connecting: tokio::sync::Mutex<()>,
+    /// `/prefix/v1`
+    root: String,
+    scheme: Scheme,
+    authority: Authority,
+    host: HeaderValue,
+    auth: Option<ServiceAuth>,
+    patience: Duration,
+}
+
+/// A connection that was chosen for a request.
+enum Chosen {
+    Http1 { sender: http1::SendRequest<Body>, is_reused: bool },
+    Http2(http2::SendRequest<Body>),
+}
+
+/// Why an exchange failed, and the request if it was not written.
+struct Failure {
+    error: UpstreamError,
+    /// Whether the connection was lost, as opposed to slow or wrong.
+    is_lost: bool,
+    unsent: Option<Request<Body>>,
+}
+
+impl Upstream {
+    /// The upstream that the settings name. Reads the trusted authorities; connects to nothing yet.
+    pub fn new(settings: &Settings) -> io::Result<Self> {
+        let upstream = &settings.upstream;
+        Ok(Self(Arc::new(Inner {
+            connector: Connector::new(settings)?,
+            pool: Arc::default(),
+            http2: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            root: format!("{}/{}", upstream.path_prefix, upstream.version),
+            scheme: if upstream.https { Scheme::HTTPS } else { Scheme::HTTP },
+            authority: upstream.authority.parse().map_err(io::Error::other)?,
+            host: HeaderValue::try_from(&upstream.authority).map_err(io::Error::other)?,
+            auth: settings.auth.clone(),
+            patience: settings.limits.upstream_timeout,
+        })))
+    }
+
+    /// The same upstream with connections of its own, for another thread.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        let inner = &self.0;
+        Self(Arc::new(Inner {
+            connector: inner.connector.clone(),
+            pool: Arc::default(),
+            http2: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+            root: inner.root.clone(),
+            scheme: inner.scheme.clone(),
+            authority: inner.authority.clone(),
+            host: inner.host.clone(),
+            auth: inner.auth.clone(),
+            patience: inner.patience,
+        }))
+    }
+
+    /// Asks with the service account's credentials and reads the whole answer. The path is relative to the API root:
+    /// `/buckets/a/collections?_limit=3`.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        read_whole(self.ask_streaming(method, path_and_query, headers, body).await?, LARGEST_ANSWER).await
+    }
+
+    /// As [`Self::ask`], but the answer's body is read by the caller, as it comes.
+    pub async fn ask_streaming(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Body>, UpstreamError> {
+        if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        self.send(self.question(method, path_and_query, headers, body)?).await
+    }
+
+    /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.
+    pub async fn ask_as(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        let answer = self.send(self.question(method, path_and_query, headers, body)?).await?;
+        read_whole(answer, LARGEST_ANSWER).await
+    }
+
+    /// Sends a request as it is. Its URI is the target as the upstream shall see it; hop-by-hop headers are gone and `Host`
+    /// is set.
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+        let cannot_repeat = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+            || !request.body().is_end_stream();
+        let mut must_be_new = false;
+        loop {
+            let chosen = self.choose(must_be_new, cannot_repeat).await?;
+            let is_reused = !matches!(chosen, Chosen::Http1 { is_reused: false, .. });
+            let copy = (is_reused && !cannot_repeat && !must_be_new).then(|| copy_of(&request));
+            let failure = match self.exchange(chosen, request).await {
+                Ok(response) => return Ok(response),
+                Err(failure) => failure,
+            };
+            if !failure.is_lost || must_be_new {
+                return Err(failure.error);
+            }
+            if is_reused {
+                self.0.pool.saw_silent_close();
+            }
+            request = failure.unsent.or(copy).ok_or(failure.error)?;
+            must_be_new = true;
+        }
+    }
+
+    /// An idle connection, or else a new one.
+    async fn choose(&self, must_be_new: bool, for_write: bool) -> Result<Chosen, UpstreamError> {
+        let inner = &self.0;
+        if !must_be_new {
+            if let Some(sender) = inner.pool.take(for_write) {
+                return Ok(Chosen::Http1 { sender, is_reused: true });
+            }
+            if let Some(sender) = self.shared_http2() {
+                return Ok(Chosen::Http2(sender));
+            }
+        }
+        let _turn = if inner.connector.may_be_http2() {
+            let turn = inner.connecting.lock().await;
+            if let Some(sender) = self.shared_http2() {
+                return Ok(Chosen::Http2(sender));
+            }
+            Some(turn)
+        } else {
+            None
+        };
+        match inner.connector.connect().await? {
+            Sender::Http1(sender) => Ok(Chosen::Http1 { sender, is_reused: false }),
+            Sender::Http2(sender) => {
+                *inner.http2.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+                Ok(Chosen::Http2(sender))
+            }
+        }
+    }
+
+    fn shared_http2(&self) -> Option<http2::SendRequest<Body>> {
+        let shared = self.0.http2.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.as_ref().filter(|sender| !sender.is_closed()).cloned()
+    }
+
+    async fn exchange(&self, chosen: Chosen, request: Request<Body>) -> Result<Response<Body>, Box<Failure>> {
+        let patience = self.0.patience;
+        let (request, progress) = watch_upload(request);
+        match chosen {
+            Chosen::Http1 { mut sender, is_reused } => {
+                let response =
+                    answer(sender.try_send_request(request), progress.as_deref(), patience).await?;
+                if is_reused {
+                    self.0.pool.saw_reuse();
+                }
+                let (parts, incoming) = response.into_parts();
+                let connection = Some((Arc::clone(&self.0.pool), sender));
+                let body = Download::new(incoming, connection, patience).into_body().await;
+                Ok(Response::from_parts(parts, body))
+            }
+            Chosen::Http2(mut sender) => {
+                let request = self.for_http2(request);
+                let response =
+                    answer(sender.try_send_request(request), progress.as_deref(), patience).await?;
+                let (parts, incoming) = response.into_parts();
+                Ok(Response::from_parts(parts, Download::new(incoming, None, patience).into_body().await))
+            }
+        }
+    }
+
+    /// HTTP/2 has the scheme and the host in the target.
+    fn for_http2(&self, mut request: Request<Body>) -> Request<Body> {
+        let host = request.headers_mut().remove(HOST);
+        let authority = host
+            .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+            .unwrap_or_else(|| self.0.authority.clone());
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(self.0.scheme.clone());
+        parts.authority = Some(authority);
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.version_mut() = Version::HTTP_2;
+        request
+    }
+
+    fn question(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Request<Body>, UpstreamError> {
+        const NAME: HeaderValue =
+            HeaderValue::from_static(concat!("kinto-sidecar/", env!("CARGO_PKG_VERSION")));
+        let uri = Uri::try_from(format!("{}{path_and_query}", self.0.root));
+        headers.entry(HOST).or_insert_with(|| self.0.host.clone());
+        headers.entry(USER_AGENT).or_insert(NAME);
+        let mut request = Request::new(Body::full(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.map_err(|_| UpstreamError::Unaskable)?;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+/// Reads the whole of an answer's body, up to `limit` bytes.
+pub async fn read_whole(answer: Response<Body>, limit: usize) -> Result<Response<Bytes>, UpstreamError> {
+    let (parts, body) = answer.into_parts();
+    match read_limited(body, limit).await {
+        Ok(body) => Ok(Response::from_parts(parts, body)),
+        Err(Error::Upstream(error)) => Err(error),
+        Err(_) => Err(UpstreamError::TooLarge),
+    }
+}
+
+/// Waits for the head of the answer, for as long as the upstream may take once it has the request.
+async fn answer<F>(
+    sent: F,
+    progress: Option<&Progress>,
+    patience: Duration,
+) -> Result<Response<hyper::body::Incoming>, Box<Failure>>
+where
+    F: Future<Output = Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>>,
+{
+    let mut sent = pin!(sent);
+    let mut deadline = pin!(tokio::time::sleep(patience));
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut sent => return answer.map_err(|failure| Box::new(Failure::of(failure))),
+            () = &mut deadline => {
+                if progress.is_some_and(|progress| progress.moved(&mut seen)) {
+                    deadline.as_mut().reset(Instant::now() + patience);
+                } else {
+                    let error = UpstreamError::HeadTimeout;
+                    return Err(Box::new(Failure { error, is_lost: false, unsent: None }));
+                }
+            }
+        }
+    }
+}
+
+fn watch_upload(request: Request<Body>) -> (Request<Body>, Option<Arc<Progress>>) {
+    if request.body().is_end_stream() {
+        return (request, None);
+    }
+    let progress = Arc::new(Progress::default());
+    (request.map(|body| Upload::wrap(body, Arc::clone(&progress))), Some(progress))
+}
+
+fn copy_of(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+impl Failure {
+    fn of(mut failure: TrySendError<Request<Body>>) -> Self {
+        let unsent = failure.take_message();
+        let error = failure.into_error();
+        // What could not be parsed is an answer; everything else is a connection that went away.
+        let is_lost = unsent.is_some() || !(error.is_parse() || error.is_user());
+        Self { error: UpstreamError::of_exchange(error), is_lost, unsent }
+    }
+}

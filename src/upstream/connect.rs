@@ -1,0 +1,132 @@
+//! Makes connections to the upstream: TCP, TLS where it is `https`, and HTTP/1.1 or HTTP/2 on top.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::UpstreamError;
+use crate::body::Body;
+use crate::settings::Settings;
+
+/// A connection that is ready for a request.
+pub(super) enum Sender {
+    /// HTTP/1.1: one request at a time.
+    Http1(http1::SendRequest<Body>),
+    /// HTTP/2: shared by all requests of the thread.
+    Http2(http2::SendRequest<Body>),
+}
+
+/// How connections are made; shared by all threads.
+#[derive(Clone)]
+pub(super) struct Connector {
+    host: Arc<str>,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    prior_knowledge: bool,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// Reads the trusted authorities where they are needed.
+    pub(super) fn new(settings: &Settings) -> io::Result<Self> {
+        let upstream = &settings.upstream;
+        let tls = if upstream.https {
+            let name = ServerName::try_from(upstream.host.clone()).map_err(io::Error::other)?;
+            Some((TlsConnector::from(Arc::new(client_config(settings.upstream_ca.as_deref())?)), name))
+        } else {
+            None
+        };
+        Ok(Self {
+            host: upstream.host.as_str().into(),
+            port: upstream.port,
+            tls,
+            prior_knowledge: settings.upstream_http2 && !upstream.https,
+            timeout: settings.limits.upstream_connect_timeout,
+        })
+    }
+
+    /// Whether a connection may turn out to be HTTP/2.
+    pub(super) fn may_be_http2(&self) -> bool {
+        self.prior_knowledge || self.tls.is_some()
+    }
+
+    /// Connects, within `sidecar.upstream_connect_timeout` for all of it.
+    pub(super) async fn connect(&self) -> Result<Sender, UpstreamError> {
+        tokio::time::timeout(self.timeout, self.connect_unbounded())
+            .await
+            .map_err(|_elapsed| UpstreamError::ConnectTimeout)?
+    }
+
+    async fn connect_unbounded(&self) -> Result<Sender, UpstreamError> {
+        let stream = TcpStream::connect((&*self.host, self.port)).await?;
+        stream.set_nodelay(true)?;
+        let Some((connector, name)) = &self.tls else {
+            return shake_hands(stream, self.prior_knowledge).await;
+        };
+        let stream = connector.connect(name.clone(), stream).await?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        shake_hands(stream, is_http2).await
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connector({}:{}, tls: {})", self.host, self.port, self.tls.is_some())
+    }
+}
+
+async fn shake_hands<S>(stream: S, is_http2: bool) -> Result<Sender, UpstreamError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(stream);
+    let broken = |error| UpstreamError::Broken(Arc::new(error));
+    // The connection's task ends with the connection, whose last user has been told of an error already.
+    if is_http2 {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .adaptive_window(true)
+            .keep_alive_interval(Duration::from_secs(20))
+            .handshake(io)
+            .await
+            .map_err(broken)?;
+        tokio::spawn(async { drop(connection.await) });
+        Ok(Sender::Http2(sender))
+    } else {
+        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(broken)?;
+        tokio::spawn(async { drop(connection.await) });
+        Ok(Sender::Http1(sender))
+    }
+}
+
+fn client_config(authorities: Option<&Path>) -> io::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = authorities {
+        let pem = std::fs::read(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let invalid = |error: &dyn fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+            roots.add(certificate.map_err(|error| invalid(&error))?).map_err(|error| invalid(&error))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

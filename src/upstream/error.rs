@@ -1,0 +1,68 @@
+//! Why the upstream gave no answer.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::body::BodyError;
+
+/// Why the upstream gave no answer, or no whole one. Cheap to clone, for those who asked together.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection could be made.
+    #[error("cannot connect to the upstream: {0}")]
+    Connect(Arc<io::Error>),
+    /// No connection came about within `sidecar.upstream_connect_timeout`.
+    #[error("connecting to the upstream took too long")]
+    ConnectTimeout,
+    /// The head of the answer did not come within `sidecar.upstream_timeout`.
+    #[error("the upstream took too long to answer")]
+    HeadTimeout,
+    /// The body of the answer stopped for `sidecar.upstream_timeout`.
+    #[error("the upstream's answer stopped arriving")]
+    BodyTimeout,
+    /// The connection broke, or what came was not HTTP.
+    #[error("the upstream's connection broke: {0}")]
+    Broken(Arc<hyper::Error>),
+    /// The answer has to be held in memory and is larger than may be.
+    #[error("the upstream's answer is too large")]
+    TooLarge,
+    /// The question cannot be written as a request.
+    #[error("not a path that can be asked for")]
+    Unaskable,
+    /// Not the upstream's fault: the body that was sent to it broke off.
+    #[error(transparent)]
+    Request(BodyError),
+}
+
+impl UpstreamError {
+    /// What a client is answered: 503 for an upstream that is not there, 504 for a slow one, 502 for a broken one.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Connect(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Broken(_) | Self::TooLarge | Self::Unaskable => StatusCode::BAD_GATEWAY,
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// What hyper says of an exchange: whose fault it is stands in its cause.
+    pub(super) fn of_exchange(error: hyper::Error) -> Self {
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<BodyError>() {
+                return Self::Request(error.clone());
+            }
+            cause = error.source();
+        }
+        Self::Broken(Arc::new(error))
+    }
+}
+
+impl From<io::Error> for UpstreamError {
+    fn from(error: io::Error) -> Self {
+        Self::Connect(Arc::new(error))
+    }
+}

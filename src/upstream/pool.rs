@@ -1,0 +1,95 @@
+//! The idle connections of one thread, the last used first.
+//!
+//! Some servers close after each answer without saying so (uWSGI's `http-socket`): a connection that was left in good
+//! order may be dead when it is picked up. What can be repeated is then repeated. A write cannot, so it takes an idle
+//! connection only where this upstream has been seen to keep them open, or after a pause in which a close would have
+//! been noticed.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::client::conn::http1;
+use tokio::time::Instant;
+
+use crate::body::Body;
+
+/// A close so soon after an answer is taken for the upstream's habit.
+const SILENT_CLOSE: Duration = Duration::from_secs(1);
+/// After such a pause the close of a connection has been noticed.
+const NOTICED: Duration = Duration::from_millis(100);
+/// How long a connection is kept that nobody needs.
+const IDLE: Duration = Duration::from_secs(60);
+/// How many idle connections one thread keeps.
+const MOST_IDLE: usize = 1_024;
+
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<VecDeque<Idle>>,
+    /// Whether the upstream was last seen to answer twice on one connection.
+    keeps_alive: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<Body>,
+    since: Instant,
+}
+
+impl Pool {
+    /// The connection that was used last and is ready. `for_write` where the request cannot be repeated.
+    pub(super) fn take(&self, for_write: bool) -> Option<http1::SendRequest<Body>> {
+        let mut idle = self.lock();
+        let mut index = idle.len();
+        while index > 0 {
+            index -= 1;
+            let candidate = idle.get(index)?;
+            if candidate.sender.is_closed() {
+                if candidate.since.elapsed() < SILENT_CLOSE {
+                    self.keeps_alive.store(false, Ordering::Relaxed);
+                }
+                idle.remove(index);
+            } else if candidate.sender.is_ready() && (!for_write || self.is_trusted(candidate)) {
+                return idle.remove(index).map(|idle| idle.sender);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request. It may still be about to finish its last one.
+    pub(super) fn put(&self, sender: http1::SendRequest<Body>) {
+        if sender.is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        let mut idle = self.lock();
+        while idle.len() >= MOST_IDLE
+            || idle.front().is_some_and(|oldest| now - oldest.since > IDLE || oldest.sender.is_closed())
+        {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { sender, since: now });
+    }
+
+    /// A second answer came on one connection.
+    pub(super) fn saw_reuse(&self) {
+        if !self.keeps_alive.load(Ordering::Relaxed) {
+            self.keeps_alive.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection was dead when it was used again.
+    pub(super) fn saw_silent_close(&self) {
+        self.keeps_alive.store(false, Ordering::Relaxed);
+    }
+
+    fn is_trusted(&self, candidate: &Idle) -> bool {
+        self.keeps_alive.load(Ordering::Relaxed) || candidate.since.elapsed() >= NOTICED
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Idle>> {
+        // Nothing in here panics halfway through a change.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

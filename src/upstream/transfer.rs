@@ -1,0 +1,184 @@
+//! Bodies on their way to the upstream and back, and how long each may stand still.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use tokio::time::{Sleep, sleep};
+
+use super::{UpstreamError, pool::Pool};
+use crate::body::{Body, BoxError};
+
+/// How far a request's body has got. While it moves, or while its client is what is waited for, the upstream is not slow.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    frames: AtomicU64,
+    waits_for_client: AtomicBool,
+}
+
+impl Progress {
+    /// Whether the body moved since `seen`, which is brought up to date.
+    pub(super) fn moved(&self, seen: &mut u64) -> bool {
+        let frames = self.frames.load(Ordering::Relaxed);
+        let moved = frames != std::mem::replace(seen, frames);
+        moved || self.waits_for_client.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's body that notes its progress.
+pub(super) struct Upload {
+    body: Body,
+    progress: Arc<Progress>,
+}
+
+impl Upload {
+    pub(super) fn wrap(body: Body, progress: Arc<Progress>) -> Body {
+        Body::boxed(Self { body, progress })
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.progress.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
+        if frame.is_ready() {
+            self.progress.frames.fetch_add(1, Ordering::Relaxed);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body, with the connection that it comes from, which is kept for the next request when all was read.
+pub(super) struct Download {
+    incoming: Incoming,
+    /// What was read to see whether the body is there already.
+    first: Option<Result<Frame<Bytes>, hyper::Error>>,
+    connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
+    patience: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Download {
+    pub(super) fn new(
+        incoming: Incoming,
+        connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
+        patience: Duration,
+    ) -> Self {
+        Self { incoming, first: None, connection, patience, stall: None }
+    }
+
+    /// The body for the answer. One that is there already, in one piece, is taken as it is, and its connection is free
+    /// at once.
+    pub(super) async fn into_body(mut self) -> Body {
+        if !self.incoming.is_end_stream() {
+            let first = std::future::poll_fn(|context| {
+                Poll::Ready(match Pin::new(&mut self.incoming).poll_frame(context) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => None,
+                })
+            });
+            self.first = first.await;
+        }
+        if !self.incoming.is_end_stream() {
+            return Body::boxed(self);
+        }
+        match self.first.take() {
+            None => {
+                self.release();
+                Body::empty()
+            }
+            Some(Ok(frame)) if frame.is_data() => {
+                self.release();
+                Body::full(frame.into_data().unwrap_or_default())
+            }
+            first => {
+                self.first = first;
+                Body::boxed(self)
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some((pool, sender)) = self.connection.take() {
+            pool.put(sender);
+        }
+    }
+
+    fn poll_incoming(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first.map_err(UpstreamError::of_exchange)));
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
+            self.stall = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::of_exchange)));
+        }
+        let patience = self.patience;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stall.as_mut().poll(context));
+        Poll::Ready(Some(Err(UpstreamError::BodyTimeout)))
+    }
+}
+
+impl HttpBody for Download {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(self.poll_incoming(context));
+        match &frame {
+            // SECURITY: what broke off is never used again.
+            Some(Err(_)) => self.connection = None,
+            None => self.release(),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.incoming.size_hint();
+        let read = match &self.first {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            _ => 0,
+        };
+        rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + read))
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // A reader that knows the length stops at the last byte without asking for the end.
+        if self.is_end_stream() {
+            self.release();
+        }
+    }
+}
