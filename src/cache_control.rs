@@ -1,6 +1,6 @@
 //! For how long clients and CDNs may keep what the sidecar answers about a collection's records.
 //!
-//! Follows `_handle_cache_expires` of kinto-changes and of remote-settings, and `cache_expires` of `WebOb`.
+//! Follows `_handle_cache_expires` of kinto-changes and of remote-settings, and `cache_expires` of WebOb.
 //! What the plugin's clients see in `Cache-Control` stays as it was; what only a CDN should know goes into RFC 9213's
 //! `CDN-Cache-Control` beside it.
 
@@ -38,7 +38,7 @@ pub fn busts_caches(expected: &str) -> bool {
 /// Lets an answer be kept for so many seconds; none at all for zero.
 pub fn allow(headers: &mut HeaderMap, seconds: u64, now: SystemTime) {
     if seconds == 0 {
-        // Kinto: this is what `WebOb` makes of an expiry of zero.
+        // Kinto: this is what WebOb makes of an expiry of zero.
         let never = "max-age=0, must-revalidate, no-cache, no-store, post-check=0, pre-check=0";
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(never));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));

@@ -1,11 +1,191 @@
 //! Kinto's list language, pure: parameters of a query, and what they select, over any kind of row.
 //!
 //! Follows `kinto.core.resource` (`Resource._plural_get` and what it calls), `kinto.core.resource.schema` and
-//! `kinto.core.storage.memory`; its 400s are Kinto's to the letter.
+//! `kinto.core.storage.memory`; its 400s are Kinto's to the letter. Rows are looked into through [`Fields`], so
+//! that entries of monitor/changes and of histories are selected by the same code.
 
+use serde_json::{Map, Value};
+
+use crate::kinto::Timestamp;
+
+mod fields;
+mod filter;
+mod given;
 mod invalid;
+mod order;
 mod parameters;
 pub(crate) mod python;
+mod sort;
 
+pub use fields::{Fields, nested, subset};
+pub use filter::{Filter, Operator};
+pub use given::Given;
 pub use invalid::{Fault, Invalid};
+pub use order::compare;
 pub use parameters::{Parameters, decode, pairs};
+pub use sort::Sort;
+
+/// The field that holds a row's timestamp.
+const MODIFIED: &str = "last_modified";
+
+/// What a list allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'r> {
+    /// The fields that rows may have; of a path with dots, the first part counts.
+    pub known_fields: &'r [&'r str],
+    /// Fields that hold texts, and are compared as texts with what looks like a number; `id` always is.
+    pub text_fields: &'r [&'r str],
+    /// Whether `in_like_` is an operator.
+    pub in_like: bool,
+    /// The operator's `paginate_by`.
+    pub paginate_by: Option<u64>,
+    /// The most rows of any page; `None` for no such bound.
+    pub max_fetch_size: Option<u64>,
+    /// This machine's clock: a timestamp more than a day ahead of it is refused.
+    pub now: Timestamp,
+}
+
+/// What a request selects.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// All of these hold for a selected row.
+    pub filters: Vec<Filter>,
+    /// The order of the rows; `id` is its last key.
+    pub sorting: Vec<Sort>,
+    /// The most rows of a page; `None` for all of them.
+    pub limit: Option<usize>,
+    /// The paths to keep of each row, `id` and `last_modified` among them; `None` for all of it.
+    pub fields: Option<Vec<String>>,
+    /// `_to` was used, of which Kinto warns in an `Alert` header.
+    pub uses_to: bool,
+    after: Option<sort::Position>,
+}
+
+/// The rows of a page, in their order.
+#[derive(Debug, Clone)]
+pub struct Page<R> {
+    /// The page's rows.
+    pub rows: Vec<R>,
+    /// The token of the next page, if there is one.
+    pub next: Option<String>,
+    /// How many rows the filters select on all pages.
+    pub total: usize,
+}
+
+// === impl Rules ===
+
+impl Rules<'_> {
+    fn knows(&self, path: &str) -> bool {
+        let first = path.split('.').next().unwrap_or(path);
+        self.known_fields.contains(&first)
+    }
+}
+
+// === impl Query ===
+
+impl Query {
+    /// Reads a query from what follows the `?` of a request.
+    pub fn parse(query: Option<&str>, rules: &Rules<'_>) -> Result<Self, Invalid> {
+        Self::of(&Given::read(&Parameters::parse(query)?, Vec::new())?, rules)
+    }
+
+    /// Reads a query from parameters that have passed the schema.
+    pub fn of(given: &Given, rules: &Rules<'_>) -> Result<Self, Invalid> {
+        let filters = given.filters.iter().map(|filter| Filter::read(filter, rules));
+        let filters = filters.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        let sorting = sort::read_sorting(&given.sort, rules)?;
+        let fields = read_fields(given, rules)?;
+        let after = given.token.as_deref().map(|token| sort::read_token(token, &sorting)).transpose()?;
+        let uses_to = given.filters.iter().any(|filter| filter.name.trim() == "_to");
+        Ok(Self { filters, sorting, limit: limit(given, rules), fields, uses_to, after })
+    }
+
+    /// The rows that are selected. Of the rows seen, no more than about two pages are held at any time.
+    pub fn select<R: Fields>(&self, rows: impl IntoIterator<Item = R>) -> Page<R> {
+        let wanted = self.limit.map(|limit| limit.saturating_add(1));
+        let in_order = |left: &(sort::Position, R), right: &(sort::Position, R)| {
+            sort::compare_positions(&self.sorting, &left.0, &right.0)
+        };
+        let mut total = 0;
+        let mut held = Vec::new();
+        for row in rows.into_iter().filter(|row| self.matches(row)) {
+            total += 1;
+            let position = sort::position(&row, &self.sorting);
+            let earlier = |after| sort::compare_positions(&self.sorting, &position, after).is_le();
+            if self.after.as_ref().is_some_and(earlier) {
+                continue;
+            }
+            held.push((position, row));
+            if let Some(wanted) = wanted.filter(|wanted| held.len() >= wanted.saturating_mul(2)) {
+                held.sort_by(in_order);
+                held.truncate(wanted);
+            }
+        }
+        held.sort_by(in_order);
+        let more = self.limit.is_some_and(|limit| held.len() > limit);
+        if let Some(limit) = self.limit {
+            held.truncate(limit);
+        }
+        let last = held.last().filter(|_| more);
+        let next = last.map(|(position, _)| sort::write_token(&self.sorting, position));
+        Page { rows: held.into_iter().map(|(_, row)| row).collect(), next, total }
+    }
+
+    /// Whether the filters select a row.
+    pub fn matches(&self, row: &impl Fields) -> bool {
+        self.filters.iter().all(|filter| filter.matches(row))
+    }
+
+    /// Whether deleted rows are wanted, too: Kinto shows them where the timestamp is part of the selection.
+    pub fn includes_deleted(&self) -> bool {
+        self.filters.iter().any(|filter| filter.field == MODIFIED)
+    }
+
+    /// What `_fields` leaves of a row.
+    pub fn project(&self, row: Map<String, Value>) -> Map<String, Value> {
+        match &self.fields {
+            Some(fields) => subset(&row, fields),
+            None => row,
+        }
+    }
+}
+
+fn read_fields(given: &Given, rules: &Rules<'_>) -> Result<Option<Vec<String>>, Invalid> {
+    if given.fields.is_empty() {
+        return Ok(None);
+    }
+    let mut unknown: Vec<&str> = Vec::new();
+    for field in &given.fields {
+        let first = field.split('.').next().unwrap_or(field);
+        if !rules.known_fields.contains(&first) && !unknown.contains(&first) {
+            unknown.push(first);
+        }
+    }
+    if !unknown.is_empty() {
+        // Kinto: it says that this were in the body.
+        let (location, name) = ("body", Some("Invalid _fields parameter".to_owned()));
+        let description = format!("Fields {} do not exist", unknown.join(","));
+        return Err(Invalid::faults(vec![Fault { location, name, description }]));
+    }
+    let mut fields = given.fields.clone();
+    fields.extend(["id".to_owned(), MODIFIED.to_owned()]);
+    Ok(Some(fields))
+}
+
+fn limit(given: &Given, rules: &Rules<'_>) -> Option<usize> {
+    let paginate_by = rules.paginate_by.filter(|bound| *bound > 0);
+    let limit = match (given.limit, paginate_by) {
+        (Some(limit), Some(bound)) => Some(limit.min(bound)),
+        (Some(limit), None) => Some(limit),
+        // Kinto: `_limit=0` gets past `paginate_by`.
+        (None, bound) => bound.filter(|_| !given.has_limit),
+    };
+    let limit = match (limit, rules.max_fetch_size) {
+        (Some(limit), Some(bound)) => Some(limit.min(bound)),
+        (limit, bound) => limit.or(bound),
+    };
+    limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests;

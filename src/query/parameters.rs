@@ -1,4 +1,4 @@
-//! A query string taken apart the way Kinto (`WebOb`) does.
+//! A query string taken apart the way Kinto (WebOb) does.
 //!
 //! Only `&` separates, `+` is a space, a name without `=` has an empty value, and all of it is UTF-8 once decoded.
 //! Names stand in the order in which they first came; values of a repeated name are kept together.
