@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::body::{Body, BodyError, BoxError};
 use crate::headers;
+use crate::query::{Fault, Invalid};
 use crate::upstream::UpstreamError;
 
 /// An answer to a client.
@@ -35,6 +36,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// Parameters have values that Kinto refuses.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// Nobody is logged in, and somebody has to be.
     #[error("authentication is required")]
     Unauthorized,
@@ -80,14 +84,14 @@ struct ErrorBody<'a> {
     errno: u16,
     error: &'a str,
     message: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<[Detail<'a>; 1]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<Detail<'a>>,
 }
 
 #[derive(Serialize)]
 struct Detail<'a> {
     location: &'a str,
-    name: &'a str,
+    name: Option<&'a str>,
     description: &'a str,
 }
 
@@ -95,7 +99,7 @@ impl Error {
     /// The status to answer with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::InvalidJson(_) | Self::InvalidParameter { .. } => {
+            Self::BadRequest(_) | Self::InvalidJson(_) | Self::InvalidParameter { .. } | Self::Invalid(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -115,7 +119,7 @@ impl Error {
     pub fn errno(&self) -> u16 {
         match self {
             Self::InvalidJson(_) => 106,
-            Self::InvalidParameter { .. } => 107,
+            Self::InvalidParameter { .. } | Self::Invalid(_) => 107,
             Self::Unauthorized => 104,
             Self::Forbidden => 121,
             Self::NotFound => 111,
@@ -166,12 +170,14 @@ impl Error {
     fn body(&self, status: StatusCode) -> Vec<u8> {
         let details = match self {
             Self::InvalidParameter { location, name, message } => {
-                Some([Detail { location, name, description: message }])
+                vec![Detail { location, name: Some(name), description: message }]
             }
-            _ => None,
+            Self::Invalid(invalid) => invalid.details().iter().map(Detail::from).collect(),
+            _ => Vec::new(),
         };
         let error = match self {
             Self::InvalidJson(_) | Self::InvalidParameter { .. } => "Invalid parameters",
+            Self::Invalid(invalid) => invalid.title(),
             Self::TooLarge => "Request Entity Too Large",
             _ => status.canonical_reason().unwrap_or("Error"),
         };
@@ -194,6 +200,7 @@ impl Error {
                     return Cow::Owned(format!("{name} in {location}: {message}"));
                 }
             }
+            Self::Invalid(invalid) => return Cow::Owned(invalid.message()),
             Self::Unauthorized => "Please authenticate yourself to use this endpoint.",
             Self::Forbidden => "This user cannot access this resource.",
             Self::NotFound => "The resource you are looking for could not be found.",
@@ -206,6 +213,12 @@ impl Error {
             }
             Self::Internal(_) => "A programmatic error occurred, developers have been informed.",
         })
+    }
+}
+
+impl<'a> From<&'a Fault> for Detail<'a> {
+    fn from(fault: &'a Fault) -> Self {
+        Self { location: fault.location, name: fault.name.as_deref(), description: &fault.description }
     }
 }
 
