@@ -3,12 +3,14 @@
 
 pub mod body;
 pub mod cache_control;
+pub mod compression;
 pub mod endpoints;
 pub mod error;
 pub mod headers;
 pub mod kinto;
 pub mod mirror;
 pub mod query;
+pub mod route;
 pub mod settings;
 pub mod timeline;
 pub mod upstream;

@@ -1,2 +1,353 @@
-//! x
+//! Mirrors: the collections that readers ask for, kept in memory and up to date.
+//!
+//! ```text
+//! reader ── Mirrors::current ──► is the content as new as the clock's news, and as what the reader knows?
+//!                                   yes: the content, two atomic loads
+//!                                   no:  one refresh under way per mirror, on the background runtime; all wait for it
+//! ```
+//!
+//! A refresh is never cancelled by a reader that goes away. [`keeper`] reads each mirror once more when its collection
+//! has come to rest, and compares it with a listing now and then.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
 pub mod content;
+pub mod keeper;
+pub mod read;
+pub mod refresh;
+pub mod variants;
+pub mod verify;
+
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::timeline::Timeline;
+use crate::timeline::clock::Clock;
+use content::Content;
+use read::ReadError;
+use refresh::{Depth, Reader};
+use variants::Variants;
+
+/// The shortest pause between two questions that readers ask because they claim to know of something newer.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a collection that is too large to be kept is remembered as such.
+const OVERSIZE: Duration = Duration::from_secs(60);
+
+/// All mirrors, bounded in bytes.
+#[derive(Debug)]
+pub struct Mirrors {
+    kept: Cache<CollectionKey, Arc<Mirror>>,
+    timeline: Arc<Timeline>,
+    reader: Reader,
+    background: Handle,
+    timestamps_ttl: Duration,
+    stale_if_error: Duration,
+}
+
+/// One collection's content, and the refreshing of it.
+#[derive(Debug)]
+pub struct Mirror {
+    clock: Arc<Clock>,
+    state: ArcSwapOption<State>,
+    /// Held while the upstream is asked.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    past: Mutex<Past>,
+}
+
+/// What happened to a mirror so far.
+#[derive(Debug, Default)]
+struct Past {
+    /// The last refresh that failed: when it began, and why.
+    failure: Option<(Instant, ReadError)>,
+    /// When the last refresh ended, and how long it took.
+    asked: Option<(Instant, Duration)>,
+    /// When a listing was last compared.
+    compared: Option<Instant>,
+    /// The content before the collection was deleted: its readers are told when it is made again.
+    ghost: Option<Arc<State>>,
+}
+
+/// A content, and how new it is.
+#[derive(Debug)]
+pub struct State {
+    /// The content.
+    pub content: Content,
+    /// The clock's news when the read of it began: it accounts for all of them.
+    news: u64,
+    /// When the read of it began.
+    pub began: Instant,
+    /// When the content last became another.
+    changed: Instant,
+    /// A changeset of it up to its first change, once it was asked for.
+    head: OnceLock<Bytes>,
+    /// Compressed changesets of it.
+    pub variants: Variants,
+}
+
+/// How new a content has to be.
+#[derive(Debug, Clone, Copy)]
+struct Need {
+    news: u64,
+    newest: Option<Timestamp>,
+    /// What was read before this moment does not count.
+    after: Option<Instant>,
+    arrived: Instant,
+    depth: Depth,
+}
+
+/// Where a content comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// From memory.
+    Hit,
+    /// The upstream was asked first.
+    Refreshed,
+    /// The upstream fails; this is the last good content.
+    Stale,
+}
+
+// === impl Mirrors ===
+
+impl Mirrors {
+    /// No mirrors yet; `max_bytes` bounds all of them together.
+    pub fn new(
+        timeline: Arc<Timeline>,
+        reader: Reader,
+        background: Handle,
+        timestamps_ttl: Duration,
+        stale_if_error: Duration,
+    ) -> Self {
+        let kept = Cache::builder()
+            .max_capacity(reader.max_bytes as u64)
+            .weigher(|_, mirror: &Arc<Mirror>| {
+                let weight =
+                    mirror.state().map_or(1024, |state| state.content.weight() + state.variants.bytes());
+                u32::try_from(weight).unwrap_or(u32::MAX)
+            })
+            .build();
+        Self { kept, timeline, reader, background, timestamps_ttl, stale_if_error }
+    }
+
+    /// The content of a collection, at least as new as all that was heard of it; where `newest` is plausible, at least
+    /// as new as that if the upstream has it.
+    pub async fn current(
+        self: &Arc<Self>,
+        key: &CollectionKey,
+        newest: Option<Timestamp>,
+    ) -> Result<(Arc<State>, Freshness), ReadError> {
+        let mirror = self.mirror(key);
+        if let Some(state) = self.hit(&mirror, newest) {
+            return Ok((state, Freshness::Hit));
+        }
+        let arrived = Instant::now();
+        let after = self.timestamps_ttl.is_zero().then_some(arrived);
+        let need = Need { news: mirror.clock.news(), newest, after, arrived, depth: Depth::Ordinary };
+        match self.bring(mirror.clone(), need).await {
+            Ok(state) => Ok((state, Freshness::Refreshed)),
+            Err(error @ (ReadError::Upstream(_) | ReadError::Status(_) | ReadError::Garbled(_))) => {
+                match mirror.state().filter(|state| state.began.elapsed() < self.stale_if_error) {
+                    Some(state) => Ok((state, Freshness::Stale)),
+                    None => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The mirror of a collection, empty where it was not there.
+    pub fn mirror(&self, key: &CollectionKey) -> Arc<Mirror> {
+        if let Some(mirror) = self.kept.get(key) {
+            return mirror;
+        }
+        self.kept.get_with_by_ref(key, || Arc::new(Mirror::new(self.timeline.clock(key))))
+    }
+
+    /// All mirrors that are kept.
+    pub fn all(&self) -> Vec<Arc<Mirror>> {
+        self.kept.iter().map(|(_, mirror)| mirror).collect()
+    }
+
+    /// The bytes that all mirrors take, as last weighed.
+    pub fn bytes(&self) -> u64 {
+        self.kept.weighted_size()
+    }
+
+    /// How new an answer from this mirror may be without a question to the upstream.
+    fn hit(&self, mirror: &Mirror, newest: Option<Timestamp>) -> Option<Arc<State>> {
+        if self.timestamps_ttl.is_zero() {
+            return None;
+        }
+        let state = mirror.state.load();
+        let state = state.as_ref()?;
+        let current = state.news >= mirror.clock.news()
+            && newest.is_none_or(|newest| state.content.timestamp >= newest);
+        current.then(|| Arc::clone(state))
+    }
+
+    /// Refreshes a mirror unless it already is as new as needed; carried to its end whoever waits.
+    async fn bring(self: &Arc<Self>, mirror: Arc<Mirror>, need: Need) -> Result<Arc<State>, ReadError> {
+        let this = Arc::clone(self);
+        let task = self.background.spawn(async move { this.bring_in_turn(&mirror, need).await });
+        task.await.unwrap_or_else(|error| Err(ReadError::Garbled(error.to_string())))
+    }
+
+    async fn bring_in_turn(&self, mirror: &Arc<Mirror>, need: Need) -> Result<Arc<State>, ReadError> {
+        let _turn = mirror.gate.lock().await;
+        if let Some(state) = mirror.state().filter(|state| need.is_met_by(state)) {
+            return Ok(state);
+        }
+        if let Some(error) = mirror.failure_since(need.arrived) {
+            return Err(error);
+        }
+        if let Some(pause) = mirror.pause(&need) {
+            tokio::time::sleep(pause).await;
+        }
+        let began = Instant::now();
+        let news = mirror.clock.news();
+        let ghost = mirror.past().ghost.clone();
+        let before = match (mirror.state(), ghost) {
+            (Some(state), _) => Some(state),
+            (None, Some(ghost)) => {
+                mirror.clock.set_void();
+                Some(ghost)
+            }
+            (None, None) => {
+                // A clock that went back before anything was read voids nothing.
+                mirror.clock.take_void();
+                None
+            }
+        };
+        let content = before.as_ref().map(|state| &state.content);
+        let result = self.reader.refresh(&mirror.clock, content, need.depth).await;
+        metrics::counter!("kinto_sidecar_mirror_refreshes_total", "outcome" => if result.is_ok() { "ok" } else { "failed" })
+            .increment(1);
+        mirror.past().asked = Some((Instant::now(), began.elapsed()));
+        match result {
+            Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, need.depth)),
+            Err(error) => {
+                if matches!(error, ReadError::Gone) {
+                    let state = mirror.state.swap(None);
+                    let mut past = mirror.past();
+                    past.ghost = state.or_else(|| past.ghost.take());
+                    drop(past);
+                    if mirror.clock.timestamp() > Timestamp::ZERO {
+                        self.timeline.removed(mirror.clock.key());
+                    }
+                }
+                mirror.past().failure = Some((began, error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn keep(
+        &self,
+        mirror: &Arc<Mirror>,
+        before: Option<&State>,
+        content: Content,
+        news: u64,
+        began: Instant,
+        depth: Depth,
+    ) -> Arc<State> {
+        let same = before.filter(|before| before.content.digest() == content.digest());
+        let changed = same.map_or(began, |before| before.changed);
+        let timestamp = content.timestamp;
+        let state = Arc::new(State {
+            content,
+            news,
+            began,
+            changed,
+            head: OnceLock::new(),
+            variants: Variants::default(),
+        });
+        mirror.state.store(Some(state.clone()));
+        let mut past = mirror.past();
+        past.failure = None;
+        past.ghost = None;
+        if depth == Depth::Compare || past.compared.is_none() {
+            past.compared = Some(began);
+        }
+        drop(past);
+        // Inserting it again has it weighed again.
+        self.kept.insert(mirror.clock.key().clone(), Arc::clone(mirror));
+        self.timeline.read(&mirror.clock, timestamp, began);
+        state
+    }
+}
+
+// === impl Mirror ===
+
+impl Mirror {
+    fn new(clock: Arc<Clock>) -> Self {
+        Self { clock, state: ArcSwapOption::empty(), gate: Arc::default(), past: Mutex::default() }
+    }
+
+    /// The collection's clock.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
+    /// What is kept, however old.
+    pub fn state(&self) -> Option<Arc<State>> {
+        self.state.load_full()
+    }
+
+    /// Whether the last read found the collection too large to be kept.
+    pub fn is_oversize(&self) -> bool {
+        let past = self.past();
+        past.failure
+            .as_ref()
+            .is_some_and(|(when, error)| matches!(error, ReadError::Oversize) && when.elapsed() < OVERSIZE)
+    }
+
+    /// The failure of a refresh that began after `arrived`.
+    fn failure_since(&self, arrived: Instant) -> Option<ReadError> {
+        let past = self.past();
+        past.failure.as_ref().filter(|(began, _)| *began >= arrived).map(|(_, error)| error.clone())
+    }
+
+    /// How long to wait before the upstream is asked for nothing better than a reader's claim.
+    fn pause(&self, need: &Need) -> Option<Duration> {
+        let state = self.state.load();
+        let only_claimed = state.as_ref().is_some_and(|state| state.news >= need.news);
+        let (ended, took) = self.past().asked?;
+        let pause = (took * 3).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        (only_claimed && need.newest.is_some())
+            .then(|| pause.saturating_sub(ended.elapsed()))
+            .filter(|pause| !pause.is_zero())
+    }
+
+    fn past(&self) -> std::sync::MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// What stands before the first change in each changeset of this content, made once.
+    pub fn head(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.head.get_or_init(make).clone()
+    }
+}
+
+// === impl Need ===
+
+impl Need {
+    fn is_met_by(&self, state: &State) -> bool {
+        state.news >= self.news
+            && self.after.is_none_or(|after| state.began >= after)
+            // What the upstream does not have it cannot be asked for again and again.
+            && self.newest.is_none_or(|newest| state.content.timestamp >= newest || state.began >= self.arrived)
+            && (self.depth == Depth::Ordinary || state.began >= self.arrived)
+    }
+}

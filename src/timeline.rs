@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub mod clock;
 pub mod entries;
-
+pub mod poll;
 pub mod resources;
 
 use crate::kinto::{CollectionKey, Timestamp};
@@ -204,13 +204,7 @@ impl Timeline {
         let rows: Vec<Entry> =
             list.order.iter().rev().filter_map(|(_, key)| list.entries.get(key).cloned()).collect();
         let timestamp = rows.first().map_or(Timestamp::ZERO, |entry| entry.last_modified);
-        let entries = Arc::new(Entries {
-            rows,
-            timestamp,
-            generation,
-            first_known: list.first_known,
-            ..Entries::default()
-        });
+        let entries = Arc::new(Entries { rows, timestamp, generation, first_known: list.first_known });
         self.snapshot.store(Arc::clone(&entries));
         entries
     }

@@ -108,6 +108,17 @@ impl Upstream {
         }))
     }
 
+    /// The path and query of an address that the upstream gave (`Next-Page`), relative to the API root; `None` where it
+    /// leads elsewhere.
+    pub fn relative(&self, address: &str) -> Option<String> {
+        let address: Uri = address.parse().ok()?;
+        let path = address.path_and_query()?.as_str();
+        // An upstream behind a path of its own may not know of it.
+        let version = self.0.root.rfind('/').and_then(|start| self.0.root.get(start..))?;
+        let path = path.strip_prefix(&*self.0.root).or_else(|| path.strip_prefix(version))?;
+        path.starts_with('/').then(|| path.to_owned())
+    }
+
     /// Asks with the service account's credentials and reads the whole answer. The path is relative to the API root:
     /// `/buckets/a/collections?_limit=3`.
     pub async fn ask(

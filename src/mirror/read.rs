@@ -1,9 +1,7 @@
 //! The questions that a mirror asks the upstream about one collection.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -55,7 +53,7 @@ struct Data<T> {
 
 #[derive(Deserialize)]
 struct Head {
-    id: Arc<str>,
+    id: String,
     last_modified: u64,
     #[serde(default)]
     deleted: serde_json::Value,
@@ -66,63 +64,98 @@ struct Stamp {
     last_modified: u64,
 }
 
-/// Reads the collection object; `None` where it is still the one of `known`.
-pub async fn metadata(
-    upstream: &Upstream,
-    key: &CollectionKey,
-    known: Option<Timestamp>,
-) -> Result<Option<Metadata>, ReadError> {
-    let mut headers = HeaderMap::new();
-    if let Some(known) = known {
-        headers.insert(header::IF_NONE_MATCH, known.etag());
-    }
-    let answer = upstream.ask(Method::GET, &key.uri(), headers, Bytes::new()).await?;
-    if answer.status() == StatusCode::NOT_MODIFIED {
-        return Ok(None);
-    }
-    refuse(answer.status())?;
-    let body = answer.into_body();
-    let Data { data } = parse::<Data<&RawValue>>(&body)?;
-    let stamp: Stamp = parse(data.get().as_bytes())?;
-    let json = body.slice_ref(data.get().as_bytes());
-    Ok(Some(Metadata { json, last_modified: Timestamp(stamp.last_modified) }))
+/// Whom to ask, and on whose behalf.
+#[derive(Debug, Clone)]
+pub struct Source {
+    upstream: Upstream,
+    /// The requester's own credentials; the service account's where there are none here.
+    credentials: Option<HeaderMap>,
 }
 
-/// The records timestamp, and the number of live records.
-pub async fn head(upstream: &Upstream, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), ReadError> {
-    let answer = upstream.ask(Method::HEAD, &key.records_uri(), HeaderMap::new(), Bytes::new()).await?;
-    refuse(answer.status())?;
-    let timestamp = timestamp(answer.headers())?;
-    let total = answer.headers().get("total-objects").and_then(|total| total.to_str().ok()?.parse().ok());
-    Ok((timestamp, total))
-}
+impl Source {
+    /// Asks as the service account.
+    pub fn new(upstream: Upstream) -> Self {
+        Self { upstream, credentials: None }
+    }
 
-/// Reads one page of a list of rows at `path`, relative to the API root.
-pub async fn page(upstream: &Upstream, path: &str) -> Result<Page, ReadError> {
-    let answer = upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
-    refuse(answer.status())?;
-    let timestamp = timestamp(answer.headers())?;
-    let next = match answer.headers().get("next-page") {
-        None => None,
-        Some(next) => Some(
-            next.to_str()
-                .ok()
-                .and_then(|next| upstream.relative(next))
-                .ok_or_else(|| ReadError::Garbled("Next-Page leads elsewhere".into()))?,
-        ),
-    };
-    let body = answer.into_body();
-    let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
-    let rows = data.into_iter().map(|json| {
-        let head: Head = parse(json.get().as_bytes())?;
-        Ok(NewRow {
-            id: head.id,
-            last_modified: Timestamp(head.last_modified),
-            deleted: head.deleted == serde_json::Value::Bool(true),
-            json: body.slice_ref(json.get().as_bytes()),
-        })
-    });
-    Ok(Page { timestamp, rows: rows.collect::<Result<_, ReadError>>()?, next })
+    /// Asks as the requester whose credentials these headers are.
+    pub fn on_behalf(upstream: Upstream, credentials: HeaderMap) -> Self {
+        Self { upstream, credentials: Some(credentials) }
+    }
+
+    /// Reads the collection object; `None` where it is still the one of `known`.
+    pub async fn metadata(
+        &self,
+        key: &CollectionKey,
+        known: Option<Timestamp>,
+    ) -> Result<Option<Metadata>, ReadError> {
+        let mut headers = HeaderMap::new();
+        if let Some(known) = known {
+            headers.insert(header::IF_NONE_MATCH, known.etag());
+        }
+        let answer = self.ask(Method::GET, &key.uri(), headers).await?;
+        if answer.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        refuse(answer.status())?;
+        let body = answer.into_body();
+        let Data { data } = parse::<Data<&RawValue>>(&body)?;
+        let stamp: Stamp = parse(data.get().as_bytes())?;
+        let json = body.slice_ref(data.get().as_bytes());
+        Ok(Some(Metadata { json, last_modified: Timestamp(stamp.last_modified) }))
+    }
+
+    /// The records timestamp, and the number of live records.
+    pub async fn head(&self, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), ReadError> {
+        let answer = self.ask(Method::HEAD, &key.records_uri(), HeaderMap::new()).await?;
+        refuse(answer.status())?;
+        let timestamp = timestamp(answer.headers())?;
+        let total = answer.headers().get("total-objects").and_then(|total| total.to_str().ok()?.parse().ok());
+        Ok((timestamp, total))
+    }
+
+    /// Reads one page of a list of rows at `path`, relative to the API root.
+    pub async fn page(&self, path: &str) -> Result<Page, ReadError> {
+        let answer = self.ask(Method::GET, path, HeaderMap::new()).await?;
+        refuse(answer.status())?;
+        let timestamp = timestamp(answer.headers())?;
+        let next = match answer.headers().get("next-page") {
+            None => None,
+            Some(next) => Some(
+                next.to_str()
+                    .ok()
+                    .and_then(|next| self.upstream.relative(next))
+                    .ok_or_else(|| ReadError::Garbled("Next-Page leads elsewhere".into()))?,
+            ),
+        };
+        let body = answer.into_body();
+        let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
+        let rows = data.into_iter().map(|json| {
+            let head: Head = parse(json.get().as_bytes())?;
+            Ok(NewRow {
+                id: head.id.into(),
+                last_modified: Timestamp(head.last_modified),
+                deleted: head.deleted == serde_json::Value::Bool(true),
+                json: body.slice_ref(json.get().as_bytes()),
+            })
+        });
+        Ok(Page { timestamp, rows: rows.collect::<Result<_, ReadError>>()?, next })
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        mut headers: HeaderMap,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        match &self.credentials {
+            None => self.upstream.ask(method, path, headers, Bytes::new()).await,
+            Some(credentials) => {
+                headers.extend(credentials.clone());
+                self.upstream.ask_as(method, path, headers, Bytes::new()).await
+            }
+        }
+    }
 }
 
 fn refuse(status: StatusCode) -> Result<(), ReadError> {
@@ -143,4 +176,17 @@ fn timestamp(headers: &HeaderMap) -> Result<Timestamp, ReadError> {
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ReadError> {
     serde_json::from_slice(body).map_err(|error| ReadError::Garbled(error.to_string()))
+}
+
+impl From<ReadError> for crate::error::Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Gone => Self::NotFound,
+            ReadError::Upstream(error) => Self::Upstream(error),
+            ReadError::Garbled(_) | ReadError::Status(_) | ReadError::Refused(_) => {
+                Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
+            }
+            ReadError::Unsettled | ReadError::Oversize => Self::Unavailable { retry_after: Some(1) },
+        }
+    }
 }

@@ -186,6 +186,11 @@ impl Clock {
         std::mem::take(&mut self.notes().void)
     }
 
+    /// What is known of the collection has to be read anew.
+    pub fn set_void(&self) {
+        self.notes().void = true;
+    }
+
     /// The timestamps that were once seen to be the collection's newest, oldest first: no row at one of them can have
     /// become visible after a later one.
     pub fn witnessed(&self) -> Vec<Timestamp> {
@@ -194,9 +199,9 @@ impl Clock {
         witnessed
     }
 
-    /// How long the collection has been at rest; `None` where it was never seen to move.
-    pub fn quiet(&self) -> Option<Duration> {
-        self.notes().moved.map(|moved| moved.elapsed())
+    /// When the collection was last seen to move; `None` where it never was.
+    pub fn moved(&self) -> Option<Instant> {
+        self.notes().moved
     }
 
     /// How long ago the upstream was asked; `None` where it never was.

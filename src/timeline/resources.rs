@@ -1,15 +1,18 @@
 //! Which collections are monitored: `changes.resources` less `changes.excluded_collections`.
 //!
 //! As `kinto_changes.utils.monitored_collections` reads them, but for its matching by prefix: `/buckets/a/collections/b`
-//! names that one collection and no other.
+//! names that one collection and no other. With `sidecar.changes = upstream` it is the upstream's plugin that says which.
 
 use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLock};
 
 use crate::kinto::{CollectionKey, Resource};
 
 /// Buckets and collections, and what of them is left out.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Resources {
+    /// What the upstream's own list names, where that decides.
+    listed: Option<RwLock<BTreeSet<CollectionKey>>>,
     buckets: BTreeSet<String>,
     collections: BTreeSet<CollectionKey>,
     excluded_buckets: BTreeSet<String>,
@@ -41,8 +44,23 @@ impl Resources {
         resources
     }
 
+    /// Whatever the upstream's own monitor/changes lists.
+    pub fn of_upstream() -> Self {
+        Self { listed: Some(RwLock::default()), ..Self::default() }
+    }
+
+    /// The upstream lists these collections now; `false` where the upstream does not decide.
+    pub fn set_listed(&self, keys: BTreeSet<CollectionKey>) -> bool {
+        let Some(listed) = &self.listed else { return false };
+        *listed.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        true
+    }
+
     /// Whether a collection is monitored.
     pub fn include(&self, key: &CollectionKey) -> bool {
+        if let Some(listed) = &self.listed {
+            return listed.read().unwrap_or_else(PoisonError::into_inner).contains(key);
+        }
         (self.buckets.contains(&*key.bucket) || self.collections.contains(key))
             && !self.excluded_buckets.contains(&*key.bucket)
             && !self.excluded_collections.contains(key)
@@ -58,9 +76,9 @@ impl Resources {
         self.collections.iter().filter(|key| self.include(key))
     }
 
-    /// Whether anything is monitored at all.
+    /// Whether nothing can be monitored.
     pub fn is_empty(&self) -> bool {
-        self.buckets.is_empty() && self.collections.is_empty()
+        self.listed.is_none() && self.buckets.is_empty() && self.collections.is_empty()
     }
 }
 

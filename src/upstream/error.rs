@@ -32,6 +32,9 @@ pub enum UpstreamError {
     /// The question cannot be written as a request.
     #[error("not a path that can be asked for")]
     Unaskable,
+    /// The answer is none that Kinto gives.
+    #[error("the upstream did not answer as Kinto does: {0}")]
+    Unexpected(Arc<str>),
     /// Not the upstream's fault: the body that was sent to it broke off.
     #[error(transparent)]
     Request(BodyError),
@@ -43,7 +46,9 @@ impl UpstreamError {
         match self {
             Self::Connect(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Broken(_) | Self::TooLarge | Self::Unaskable => StatusCode::BAD_GATEWAY,
+            Self::Broken(_) | Self::TooLarge | Self::Unaskable | Self::Unexpected(_) => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Request(_) => StatusCode::BAD_REQUEST,
         }
     }

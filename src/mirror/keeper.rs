@@ -1,0 +1,55 @@
+//! Looks after the mirrors that are in use: reads each once more when its collection has come to rest, since a write
+//! transaction can commit behind what was read, and compares it with a listing then and now and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::refresh::Depth;
+use super::{Mirror, Mirrors, Need};
+use crate::timeline::poll::rest;
+
+/// Mirrors that nobody asked for during this time are left as they are until somebody does.
+const IN_USE: Duration = Duration::from_secs(3600);
+
+/// Keeps `mirrors` true until the process ends.
+pub async fn keep(mirrors: Arc<Mirrors>, overlap: Duration, verify_every: Duration, budget: f64) {
+    let tick = (overlap.min(verify_every) / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        tokio::time::sleep(tick).await;
+        for mirror in mirrors.all().iter().filter(|mirror| is_due(mirror, overlap, verify_every)) {
+            let began = Instant::now();
+            let need = Need {
+                news: mirror.clock.news(),
+                newest: None,
+                after: Some(began),
+                arrived: began,
+                depth: Depth::Compare,
+            };
+            if let Err(error) = mirrors.bring(Arc::clone(mirror), need).await {
+                tracing::debug!(collection = %mirror.clock.key(), %error, "could not compare {}", mirror.clock.key());
+            }
+            tokio::time::sleep(rest(began.elapsed(), budget)).await;
+        }
+    }
+}
+
+fn is_due(mirror: &Mirror, overlap: Duration, verify_every: Duration) -> bool {
+    let Some(state) = mirror.state() else { return false };
+    if mirror.clock.unused().is_none_or(|unused| unused > IN_USE) {
+        return false;
+    }
+    let Some(compared) = mirror.past().compared else { return true };
+    // No transaction that was open when the collection last moved is open now.
+    let at_rest =
+        mirror.clock.moved().max(Some(state.changed)).map_or(state.changed, |moved| moved) + overlap;
+    let unsettled = Instant::now() >= at_rest && compared < at_rest;
+    let clock = &mirror.clock;
+    // The upstream counts other records than were read at the same timestamp: a hint, as a late creation and a late
+    // deletion cancel out.
+    let miscounted = clock.timestamp() == state.content.timestamp
+        && clock.total().is_some_and(|total| usize::try_from(total) != Ok(state.content.live()))
+        && compared.elapsed() >= overlap;
+    unsettled || miscounted || compared.elapsed() >= verify_every
+}

@@ -1,0 +1,251 @@
+//! Brings a collection's content up to date: by a delta, by a comparison, or by reading everything.
+//!
+//! Whatever the way, it ends with the same proof that records, timestamp and metadata belong to one moment:
+//!
+//! ```text
+//! metadata M ─ … ─ list of records (one ETag E from its first page to its last, no row above E) ─ metadata still M?
+//! ```
+//!
+//! M held before and after the list, so it held while the list was read. Where anything moved, only what moved is read
+//! again.
+
+use std::time::Duration;
+
+use super::content::{Content, Metadata, NewRow, Update};
+use super::read::{ReadError, Source};
+use super::verify;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::settings::MirrorMode;
+use crate::timeline::clock::Clock;
+
+/// How often a collection that keeps changing is read again before giving up.
+const ATTEMPTS: usize = 8;
+
+/// How a collection is read.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    /// Whom to ask, as the service account.
+    pub source: Source,
+    /// How far back each delta reads again.
+    pub overlap: Duration,
+    /// How mirrors are kept up.
+    pub mode: MirrorMode,
+    /// The most that one collection may take, in bytes.
+    pub max_bytes: usize,
+}
+
+/// What a refresh has to do beyond a delta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// As [`Reader::mode`] says.
+    Ordinary,
+    /// Compare with a listing first.
+    Compare,
+}
+
+/// Why everything was read, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FullRead {
+    /// Nothing was known.
+    First,
+    /// The mode asks for it.
+    Mode,
+    /// The timestamp went back, or the collection was deleted and made again.
+    Void,
+    /// A comparison found more differences than are worth mending one by one.
+    Mended,
+}
+
+/// All pages of a list.
+struct List {
+    rows: Vec<NewRow>,
+    /// The timestamp of the first page.
+    from: Timestamp,
+    /// The timestamp of the last page.
+    timestamp: Timestamp,
+    /// Whether all pages had one timestamp, and no row a higher one.
+    settled: bool,
+}
+
+impl Reader {
+    /// Reads what is new since `before`, or everything, and gives the content of one moment.
+    pub async fn refresh(
+        &self,
+        clock: &Clock,
+        before: Option<&Content>,
+        depth: Depth,
+    ) -> Result<Content, ReadError> {
+        let void = clock.take_void();
+        let low = clock.take_low();
+        let result = self.read(clock, before, void, low, depth).await;
+        if result.is_err() {
+            clock.restore_low(low);
+            if void {
+                clock.set_void();
+            }
+        }
+        result
+    }
+
+    async fn read(
+        &self,
+        clock: &Clock,
+        before: Option<&Content>,
+        void: bool,
+        low: Option<Timestamp>,
+        depth: Depth,
+    ) -> Result<Content, ReadError> {
+        let key = clock.key();
+        let full = match before {
+            None => Some(FullRead::First),
+            Some(_) if void => Some(FullRead::Void),
+            Some(_) if self.mode == MirrorMode::Full => Some(FullRead::Mode),
+            Some(_) => None,
+        };
+        let content = match (before, full) {
+            (Some(before), None) => {
+                let mut update = Update::default();
+                if depth == Depth::Compare || self.mode == MirrorMode::Verified {
+                    match verify::compare(self, key, before).await? {
+                        verify::Difference::None => {}
+                        verify::Difference::Some(found) => update = found,
+                        verify::Difference::Many => {
+                            return self.whole(clock, Some(before), FullRead::Mended).await;
+                        }
+                    }
+                }
+                let mended;
+                let base = if update.rows.is_empty() && update.gone.is_empty() {
+                    before
+                } else {
+                    mended = before.updated(before.metadata.clone(), before.timestamp, update);
+                    &mended
+                };
+                let mut since = base.timestamp.back(self.overlap);
+                if let Some(low) = low {
+                    since = since.min(Timestamp(low.0.saturating_sub(1)));
+                }
+                self.settle(clock, base, since).await?
+            }
+            (before, reason) => return self.whole(clock, before, reason.unwrap_or(FullRead::First)).await,
+        };
+        match content {
+            Some(content) => Ok(content),
+            None => self.whole(clock, before, FullRead::Void).await,
+        }
+    }
+
+    /// Reads everything.
+    async fn whole(
+        &self,
+        clock: &Clock,
+        before: Option<&Content>,
+        reason: FullRead,
+    ) -> Result<Content, ReadError> {
+        metrics::counter!("kinto_sidecar_mirror_full_reads_total", "reason" => reason.name()).increment(1);
+        let key = clock.key();
+        for _ in 0..ATTEMPTS {
+            let metadata = self
+                .source
+                .metadata(key, None)
+                .await?
+                .ok_or_else(|| ReadError::Garbled("304 for a question without a condition".into()))?;
+            let list = self.list(key, Timestamp::ZERO).await?;
+            let (from, settled) = (list.from, list.settled);
+            let update = Update { rows: list.rows, witnessed: clock.witnessed(), ..Update::default() };
+            let content = Content::new(metadata, list.timestamp, before, update);
+            if settled && self.source.metadata(key, Some(content.metadata.last_modified)).await?.is_none() {
+                return Ok(content);
+            }
+            if let Some(content) = self.settle(clock, &content, from.back(self.overlap)).await? {
+                return Ok(content);
+            }
+        }
+        Err(ReadError::Unsettled)
+    }
+
+    /// Reads deltas on top of `base` until nothing moves; `None` where `base` turned out to be void.
+    async fn settle(
+        &self,
+        clock: &Clock,
+        base: &Content,
+        since: Timestamp,
+    ) -> Result<Option<Content>, ReadError> {
+        let key = clock.key();
+        let mut since = since;
+        let mut metadata: Metadata = base.metadata.clone();
+        let mut current: Option<Content> = None;
+        let mut other_metadata = false;
+        for _ in 0..ATTEMPTS {
+            let list = self.list(key, since).await?;
+            let known = current.as_ref().unwrap_or(base);
+            if list.timestamp < known.timestamp {
+                return Ok(None);
+            }
+            since = list.from.back(self.overlap);
+            let update = Update { rows: list.rows, witnessed: clock.witnessed(), ..Update::default() };
+            let content = known.updated(metadata.clone(), list.timestamp, update);
+            match self.source.metadata(key, Some(metadata.last_modified)).await? {
+                Some(new) => {
+                    metadata = new;
+                    other_metadata = true;
+                }
+                None if list.settled => {
+                    // A collection that was deleted and made again has other metadata, and its deltas do not say what
+                    // is gone.
+                    if other_metadata {
+                        let (timestamp, total) = self.source.head(key).await?;
+                        let same = total.is_none_or(|total| usize::try_from(total) == Ok(content.live()));
+                        if timestamp == content.timestamp && !same {
+                            return Ok(None);
+                        }
+                        if timestamp != content.timestamp {
+                            current = Some(content);
+                            continue;
+                        }
+                    }
+                    return Ok(Some(content));
+                }
+                None => {}
+            }
+            current = Some(content);
+        }
+        Err(ReadError::Unsettled)
+    }
+
+    async fn list(&self, key: &CollectionKey, since: Timestamp) -> Result<List, ReadError> {
+        let path = format!("{}?_since={since}&_sort=-last_modified", key.records_uri());
+        let first = self.source.page(&path).await?;
+        let from = first.timestamp;
+        let mut list = List { rows: first.rows, from, timestamp: from, settled: true };
+        let mut bytes: usize = list.rows.iter().map(|row| row.json.len()).sum();
+        let mut next = first.next;
+        while let Some(path) = next {
+            let page = self.source.page(&path).await?;
+            list.settled &= page.timestamp == from;
+            list.timestamp = list.timestamp.max(page.timestamp);
+            bytes = bytes.saturating_add(page.rows.iter().map(|row| row.json.len()).sum());
+            if bytes > self.max_bytes {
+                return Err(ReadError::Oversize);
+            }
+            list.rows.extend(page.rows);
+            next = page.next;
+        }
+        if bytes > self.max_bytes {
+            return Err(ReadError::Oversize);
+        }
+        list.settled &= list.rows.iter().all(|row| row.last_modified <= list.timestamp);
+        Ok(list)
+    }
+}
+
+impl FullRead {
+    fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Mode => "mode",
+            Self::Void => "void",
+            Self::Mended => "mended",
+        }
+    }
+}

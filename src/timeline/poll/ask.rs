@@ -1,0 +1,435 @@
+//! The questions about many timestamps, from the cheapest that the upstream can answer to the dearest.
+//!
+//! - an upstream with the changes plugin answers for all monitored collections in one `GET` of its monitor/changes;
+//! - one with the history plugin says in one `GET` for each bucket which collections changed;
+//! - any other is asked with batches of `HEAD`, and for the collections of monitored buckets with a list for each
+//!   bucket. A sub-request of a batch is never conditional: Kinto takes a 304 for a redirect there and fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::timeline::Timeline;
+use crate::timeline::clock::Clock;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How long the upstream's capabilities are taken to be what they were.
+const CAPABILITIES: Duration = Duration::from_secs(300);
+
+/// The path of the changes plugin's list.
+const MONITOR: &str = "/buckets/monitor/collections/changes/records";
+
+/// Why timestamps could not be learned.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PollError {
+    /// The upstream could not be asked.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The upstream answered with an error.
+    #[error("{1} answered {0}")]
+    Status(StatusCode, String),
+    /// The upstream's answer could not be understood.
+    #[error("the upstream's answer is not what Kinto gives: {0}")]
+    Garbled(String),
+    /// The answer did not come in time.
+    #[error("the upstream takes too long to say all timestamps")]
+    TooSlow,
+}
+
+/// Asks, and tells the timeline.
+#[derive(Debug)]
+pub struct Asker {
+    timeline: Arc<Timeline>,
+    upstream: Upstream,
+    overlap: Duration,
+    batch_max_requests: usize,
+    capabilities: Option<(Instant, Capabilities)>,
+    /// For each monitored bucket: the `ETag` of its list of collections, and when it was asked for.
+    buckets: BTreeMap<String, BucketList>,
+    /// The collections for which the changes plugin answers.
+    listed: BTreeSet<CollectionKey>,
+    listed_at: Option<Instant>,
+    /// For each bucket whose history answers: the newest entry seen, and when it was asked for.
+    histories: BTreeMap<String, (Timestamp, Instant)>,
+}
+
+#[derive(Debug, Default)]
+struct BucketList {
+    etag: Option<HeaderValue>,
+    asked: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Capabilities {
+    changes: bool,
+    history: bool,
+    batch_max_requests: usize,
+}
+
+#[derive(Deserialize)]
+struct Root {
+    capabilities: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    settings: RootSettings,
+}
+
+#[derive(Deserialize, Default)]
+struct RootSettings {
+    batch_max_requests: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct List<T> {
+    data: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: String,
+}
+
+#[derive(Deserialize)]
+struct MonitorEntry {
+    bucket: String,
+    collection: String,
+    last_modified: u64,
+}
+
+#[derive(Deserialize)]
+struct HistoryEntry {
+    last_modified: u64,
+    collection_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    responses: Vec<SubAnswer>,
+}
+
+#[derive(Deserialize)]
+struct SubAnswer {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+impl Asker {
+    /// Asks `upstream` on behalf of `timeline`.
+    pub fn new(
+        timeline: Arc<Timeline>,
+        upstream: Upstream,
+        overlap: Duration,
+        batch_max_requests: usize,
+    ) -> Self {
+        Self {
+            timeline,
+            upstream,
+            overlap,
+            batch_max_requests: batch_max_requests.max(1),
+            capabilities: None,
+            buckets: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            listed_at: None,
+            histories: BTreeMap::new(),
+        }
+    }
+
+    /// How many collections one question can name.
+    pub fn at_once(&self) -> usize {
+        let known = self.capabilities.map_or(usize::MAX, |(_, capabilities)| capabilities.batch_max_requests);
+        self.batch_max_requests.min(known).max(1)
+    }
+
+    /// Whether a collection has to be asked for by itself.
+    pub fn is_asked_for(&self, clock: &Clock) -> bool {
+        !self.listed.contains(clock.key()) && !self.histories.contains_key(&*clock.key().bucket)
+    }
+
+    /// Asks for everything that is monitored.
+    pub async fn complete_round(&mut self) -> Result<(), PollError> {
+        self.learn_capabilities().await?;
+        self.ask_monitor().await?;
+        let buckets: Vec<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
+        for bucket in &buckets {
+            self.ask_bucket(bucket).await?;
+        }
+        let mut due: Vec<Arc<Clock>> = Vec::new();
+        for key in self.timeline.resources().collections() {
+            due.push(self.timeline.clock(key));
+        }
+        due.extend(self.timeline.clocks().into_iter().filter(|clock| {
+            self.timeline.resources().include(clock.key())
+                && buckets.iter().any(|bucket| **bucket == *clock.key().bucket)
+        }));
+        due.sort_by(|one, other| one.key().cmp(other.key()));
+        due.dedup_by(|one, other| one.key() == other.key());
+        due.retain(|clock| !self.listed.contains(clock.key()));
+        for clocks in due.chunks(self.at_once()) {
+            self.ask(clocks).await?;
+        }
+        self.begin_histories().await;
+        self.timeline.set_loaded();
+        Ok(())
+    }
+
+    /// Asks the questions that answer for many collections at once, where they are older than `ttl`; whether any was.
+    pub async fn ask_cheaply(&mut self, ttl: Duration) -> Result<bool, PollError> {
+        let is_due = |asked: Option<Instant>| asked.is_none_or(|asked| asked.elapsed() >= ttl);
+        if self.capabilities.is_none() {
+            self.learn_capabilities().await?;
+        }
+        if self.has_changes() && is_due(self.listed_at) {
+            self.ask_monitor().await?;
+            return Ok(true);
+        }
+        let history = self.histories.iter().find(|(_, (_, asked))| is_due(Some(*asked)));
+        if let Some(bucket) = history.map(|(bucket, _)| bucket.clone()) {
+            self.ask_history(&bucket).await?;
+            return Ok(true);
+        }
+        let bucket = self.timeline.resources().buckets().find(|bucket| {
+            // A list of collections changes less often than their records.
+            let asked = self.buckets.get(*bucket).and_then(|list| list.asked);
+            asked.is_none_or(|asked| asked.elapsed() >= ttl * 5)
+        });
+        if let Some(bucket) = bucket.map(str::to_owned) {
+            self.ask_bucket(&bucket).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Asks for the timestamps of some collections, in one batch.
+    pub async fn ask(&self, clocks: &[Arc<Clock>]) -> Result<(), PollError> {
+        let asked = Instant::now();
+        let news: Vec<u64> = clocks.iter().map(|clock| clock.news()).collect();
+        let requests: Vec<_> =
+            clocks.iter().map(|clock| json!({"path": clock.key().records_uri()})).collect();
+        let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let answer = self.upstream.ask(Method::POST, "/batch", headers, body.into()).await?;
+        expect(answer.status(), "POST /batch")?;
+        let batch: Batch = parse(answer.body())?;
+        if batch.responses.len() != clocks.len() {
+            return Err(PollError::Garbled("a batch with another number of answers than questions".into()));
+        }
+        for ((clock, news), answer) in clocks.iter().zip(news).zip(batch.responses) {
+            match answer.status {
+                200 => {
+                    let header = |name: &str| {
+                        answer
+                            .headers
+                            .iter()
+                            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                            .map(|(_, value)| value)
+                    };
+                    let timestamp = header("etag")
+                        .and_then(|etag| Timestamp::from_etag(&HeaderValue::try_from(etag).ok()?));
+                    let total = header("total-objects").and_then(|total| total.parse().ok());
+                    if let Some(timestamp) = timestamp {
+                        self.timeline.learned(clock, timestamp, total, news, asked);
+                    }
+                }
+                404 | 410 if clock.news() == news => self.timeline.removed(clock.key()),
+                401 | 403 => {
+                    metrics::counter!("kinto_sidecar_timestamps_refused_total").increment(1);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn learn_capabilities(&mut self) -> Result<(), PollError> {
+        if self.capabilities.is_some_and(|(learned, _)| learned.elapsed() < CAPABILITIES) {
+            return Ok(());
+        }
+        let answer = self.upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
+        expect(answer.status(), "GET /")?;
+        let root: Root = parse(answer.body())?;
+        let capabilities = Capabilities {
+            changes: root.capabilities.contains_key("changes"),
+            history: root.capabilities.contains_key("history"),
+            batch_max_requests: root.settings.batch_max_requests.unwrap_or(usize::MAX),
+        };
+        self.capabilities = Some((Instant::now(), capabilities));
+        Ok(())
+    }
+
+    fn has_changes(&self) -> bool {
+        self.capabilities.is_some_and(|(_, capabilities)| capabilities.changes)
+    }
+
+    /// Takes what the upstream's own monitor/changes says, where it has one.
+    async fn ask_monitor(&mut self) -> Result<(), PollError> {
+        if !self.has_changes() {
+            self.listed.clear();
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let news: BTreeMap<CollectionKey, u64> =
+            self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
+        let mut listed = BTreeMap::new();
+        let mut next = Some(MONITOR.to_owned());
+        while let Some(path) = next {
+            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
+            expect(answer.status(), "GET monitor/changes")?;
+            let list: List<MonitorEntry> = parse(answer.body())?;
+            for entry in list.data {
+                listed.insert(
+                    CollectionKey::new(&entry.bucket, &entry.collection),
+                    Timestamp(entry.last_modified),
+                );
+            }
+            next = self.next_page(answer.headers());
+        }
+        self.listed = listed.keys().cloned().collect();
+        self.listed_at = Some(asked);
+        if self.timeline.resources().set_listed(self.listed.clone()) {
+            for entry in &self.timeline.entries().rows {
+                if !self.listed.contains(&entry.key) {
+                    self.timeline.removed(&entry.key);
+                }
+            }
+        }
+        for (key, timestamp) in listed {
+            let clock = self.timeline.clock(&key);
+            let news = news.get(&key).copied().unwrap_or_else(|| clock.news());
+            self.timeline.learned(&clock, timestamp, None, news, asked);
+        }
+        Ok(())
+    }
+
+    /// Learns which collections a monitored bucket has.
+    async fn ask_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
+        let list = self.buckets.entry(bucket.to_owned()).or_default();
+        list.asked = Some(Instant::now());
+        let before: BTreeMap<CollectionKey, u64> =
+            self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
+        let mut headers = HeaderMap::new();
+        if let Some(etag) = &list.etag {
+            headers.insert(header::IF_NONE_MATCH, etag.clone());
+        }
+        let mut etag = None;
+        let mut present = BTreeSet::new();
+        let mut next = Some(format!("/buckets/{bucket}/collections?_fields=id"));
+        while let Some(path) = next {
+            let answer =
+                self.upstream.ask(Method::GET, &path, std::mem::take(&mut headers), Bytes::new()).await?;
+            match answer.status() {
+                StatusCode::NOT_MODIFIED => return Ok(()),
+                StatusCode::OK => {}
+                // A bucket that is not there (yet), or that nobody but its owner may list.
+                StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => break,
+                status => return Err(PollError::Status(status, format!("GET {path}"))),
+            }
+            etag = etag.or_else(|| answer.headers().get(header::ETAG).cloned());
+            let page: List<Id> = parse(answer.body())?;
+            present.extend(page.data.iter().map(|object| CollectionKey::new(bucket, &object.id)));
+            next = self.next_page(answer.headers());
+        }
+        // What was heard of while the list was read is as true as the list.
+        self.timeline.removed_from_bucket(bucket, &|key| {
+            present.contains(key)
+                || self.timeline.known_clock(key).is_some_and(|clock| before.get(key) != Some(&clock.news()))
+        });
+        let unknown: Vec<Arc<Clock>> = present
+            .iter()
+            .filter(|key| self.timeline.resources().include(key) && !self.listed.contains(key))
+            .map(|key| self.timeline.clock(key))
+            .filter(|clock| clock.timestamp() == Timestamp::ZERO)
+            .collect();
+        for clocks in unknown.chunks(self.at_once()) {
+            self.ask(clocks).await?;
+        }
+        self.buckets.entry(bucket.to_owned()).or_default().etag = etag;
+        Ok(())
+    }
+
+    /// Finds which buckets' histories the service account can follow.
+    async fn begin_histories(&mut self) {
+        self.histories.clear();
+        if !self.capabilities.is_some_and(|(_, capabilities)| capabilities.history) || self.has_changes() {
+            return;
+        }
+        let mut buckets: BTreeSet<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
+        buckets.extend(self.timeline.resources().collections().map(|key| key.bucket.to_string()));
+        for bucket in buckets {
+            let path = format!("/buckets/{bucket}/history?_limit=1&_fields=last_modified");
+            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await;
+            let newest = answer.ok().filter(|answer| answer.status() == StatusCode::OK);
+            if let Some(newest) =
+                newest.and_then(|answer| Timestamp::from_etag(answer.headers().get(header::ETAG)?))
+            {
+                // What changed since the round began is asked for again.
+                self.histories.insert(bucket, (newest.back(self.overlap), Instant::now()));
+            }
+        }
+    }
+
+    /// Asks for the collections that a bucket's history says have changed.
+    async fn ask_history(&mut self, bucket: &str) -> Result<(), PollError> {
+        let Some((newest, asked)) = self.histories.get_mut(bucket) else { return Ok(()) };
+        *asked = Instant::now();
+        let mut seen = *newest;
+        let mut changed = BTreeSet::new();
+        let since = newest.back(self.overlap);
+        let mut next = Some(format!(
+            "/buckets/{bucket}/history?_since={since}&_fields=last_modified,collection_id,resource_name"
+        ));
+        while let Some(path) = next {
+            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
+            if answer.status().is_client_error() {
+                self.histories.remove(bucket);
+                return Ok(());
+            }
+            expect(answer.status(), "GET history")?;
+            let list: List<HistoryEntry> = parse(answer.body())?;
+            for entry in list.data {
+                seen = seen.max(Timestamp(entry.last_modified));
+                changed.extend(entry.collection_id.map(|collection| CollectionKey::new(bucket, &collection)));
+            }
+            next = self.next_page(answer.headers());
+        }
+        let clocks: Vec<Arc<Clock>> = changed.iter().map(|key| self.timeline.clock(key)).collect();
+        for clocks in clocks.chunks(self.at_once()) {
+            self.ask(clocks).await?;
+        }
+        if let Some((newest, _)) = self.histories.get_mut(bucket) {
+            *newest = seen;
+        }
+        Ok(())
+    }
+
+    fn next_page(&self, headers: &HeaderMap) -> Option<String> {
+        self.upstream.relative(headers.get("next-page")?.to_str().ok()?)
+    }
+}
+
+impl From<PollError> for crate::error::Error {
+    fn from(error: PollError) -> Self {
+        match error {
+            PollError::Upstream(error) => Self::Upstream(error),
+            PollError::Status(..) | PollError::Garbled(_) => {
+                Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
+            }
+            PollError::TooSlow => Self::Unavailable { retry_after: None },
+        }
+    }
+}
+
+fn expect(status: StatusCode, question: &str) -> Result<(), PollError> {
+    if status == StatusCode::OK { Ok(()) } else { Err(PollError::Status(status, question.to_owned())) }
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, PollError> {
+    serde_json::from_slice(body).map_err(|error| PollError::Garbled(error.to_string()))
+}
