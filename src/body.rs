@@ -16,6 +16,9 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 
+/// A piece of fewer bytes is cheaper to copy than to write on its own.
+const SMALL_CHUNK: usize = 16 << 10;
+
 /// What went wrong while a body was read.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -85,6 +88,23 @@ where
         joined.extend_from_slice(&data);
     }
     Ok(if joined.is_empty() { whole } else { joined.freeze() })
+}
+
+/// The next piece to write. Small ones are joined: a connection flushes after a handful of pieces, however small.
+fn next_chunk(chunks: &mut VecDeque<Bytes>) -> Option<Bytes> {
+    let first = chunks.pop_front()?;
+    if first.len() >= SMALL_CHUNK || chunks.is_empty() {
+        return Some(first);
+    }
+    let mut joined = BytesMut::with_capacity(4 * SMALL_CHUNK);
+    joined.extend_from_slice(&first);
+    while let Some(chunk) = chunks.front()
+        && joined.len() + chunk.len() <= 4 * SMALL_CHUNK
+    {
+        joined.extend_from_slice(chunk);
+        chunks.pop_front();
+    }
+    Some(joined.freeze())
 }
 
 // === impl Body ===
@@ -187,7 +207,7 @@ impl HttpBody for Body {
                 self.0 = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Chunks { chunks, remaining } => Poll::Ready(chunks.pop_front().map(|chunk| {
+            Kind::Chunks { chunks, remaining } => Poll::Ready(next_chunk(chunks).map(|chunk| {
                 *remaining = remaining.saturating_sub(chunk.len() as u64);
                 Ok(Frame::data(chunk))
             })),

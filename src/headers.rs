@@ -1,7 +1,18 @@
-//! Headers that every answer of Kinto carries, and what a gateway does to the headers that pass through it.
+//! Headers that every answer of Kinto carries, and what a gateway takes off the messages that pass through it.
+//!
+//! Hop-by-hop headers belong to one connection (RFC 9110 §7.6.1). `Connection` may name more of them, but not those
+//! that carry the meaning of a request: a client that could have `Authorization` or `If-Match` dropped on the way would
+//! make the upstream see another request than the one that was checked.
 
-use http::header::{CONTENT_SECURITY_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    RETRY_AFTER, TE, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// What Kinto puts on each of its answers, for those that are made here.
 pub fn insert_kinto_defaults(headers: &mut HeaderMap) {
@@ -9,4 +20,152 @@ pub fn insert_kinto_defaults(headers: &mut HeaderMap) {
         HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none';");
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Adds `Retry-After` where the status asks to come back and nothing more precise is known.
+pub fn insert_retry_after(headers: &mut HeaderMap, status: StatusCode, seconds: u64) {
+    let is_passing = matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    );
+    if is_passing {
+        headers.entry(RETRY_AFTER).or_insert_with(|| HeaderValue::from(seconds));
+    }
+}
+
+/// What taking off the hop-by-hop headers brought to light.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct HopByHop {
+    /// The sender takes trailers.
+    pub takes_trailers: bool,
+    /// The message had a `Transfer-Encoding`, so its body has no length of its own.
+    pub is_chunked: bool,
+}
+
+/// Takes off what belongs to one connection only.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> HopByHop {
+    if headers.contains_key(CONNECTION) {
+        strip_connection(headers);
+    }
+    let mut found = HopByHop::default();
+    if headers.contains_key(TE) {
+        found.takes_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+        headers.remove(TE);
+    }
+    if headers.remove(TRANSFER_ENCODING).is_some() {
+        found.is_chunked = true;
+        // SECURITY: with both, the next recipient could take the wrong one for the truth.
+        headers.remove(CONTENT_LENGTH);
+    }
+    for name in
+        [UPGRADE, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, HTTP2_SETTINGS]
+    {
+        headers.remove(name);
+    }
+    found
+}
+
+fn strip_connection(headers: &mut HeaderMap) {
+    let mut named = Vec::new();
+    for value in headers.get_all(CONNECTION) {
+        for token in value.as_bytes().split(|byte| *byte == b',') {
+            match HeaderName::from_bytes(token.trim_ascii()) {
+                Ok(name) if name != TE && name != TRANSFER_ENCODING && !is_end_to_end(&name) => {
+                    named.push(name);
+                }
+                _ => {}
+            }
+        }
+    }
+    headers.remove(CONNECTION);
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Whether a header means something to the upstream, so that `Connection` has no say over it.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    const END_TO_END: [&str; 22] = [
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "etag",
+        "expect",
+        "forwarded",
+        "host",
+        "last-modified",
+        "location",
+        "origin",
+        "prefer",
+        "range",
+        "set-cookie",
+        "vary",
+        "via",
+        "www-authenticate",
+        "x-http-method-override",
+        "x-request-id",
+    ];
+    const FAMILIES: [&str; 5] = ["x-forwarded-", "if-", "access-control-", "content-", "accept"];
+    let name = name.as_str();
+    END_TO_END.contains(&name) || FAMILIES.iter().any(|family| name.starts_with(family))
+}
+
+/// Whether a comma-separated list has this token, parameters aside.
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|item| {
+        let item = item.split(|byte| *byte == b';').next().unwrap_or_default();
+        item.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn headers_of_one_connection_are_taken_off() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Hop"),
+            ("keep-alive", "timeout=5"),
+            ("x-hop", "1"),
+            ("upgrade", "h2c"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("proxy-connection", "close"),
+            ("accept", "*/*"),
+        ]);
+        let found = strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("accept", "*/*")]));
+        assert!(found.takes_trailers && !found.is_chunked);
+    }
+
+    #[test]
+    fn connection_cannot_name_what_the_request_means_away() {
+        let meaning =
+            [("authorization", "Basic x"), ("if-match", "\"1\""), ("x-forwarded-for", "a"), ("host", "h")];
+        let mut headers = map(&meaning);
+        headers.insert(
+            CONNECTION,
+            HeaderValue::from_static("Authorization, If-Match, X-Forwarded-For, Host, bad name, ,"),
+        );
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&meaning));
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_encoding_is_dropped() {
+        let mut headers = map(&[("transfer-encoding", "chunked"), ("content-length", "5")]);
+        assert!(strip_hop_by_hop(&mut headers).is_chunked);
+        assert!(headers.is_empty());
+    }
 }

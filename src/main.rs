@@ -1,1 +1,100 @@
-fn main() {}
+//! `kinto-sidecar`: reads the settings, opens the sockets, serves until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use kinto_sidecar::app::App;
+use kinto_sidecar::server::Server;
+use kinto_sidecar::settings::Settings;
+use kinto_sidecar::upstream::Upstream;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Something about the settings, which has to be mended before anything can run.
+const BAD_SETTINGS: u8 = 2;
+
+fn main() -> ExitCode {
+    let mut settings = Settings::default();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next().unwrap_or_default();
+        match flag.as_str() {
+            "--listen" => settings.listen = kinto_sidecar::settings::ListenAddr::Tcp(value),
+            "--upstream" => {
+                let (host, port) = value
+                    .trim_start_matches("http://")
+                    .trim_end_matches("/v1")
+                    .split_once(':')
+                    .unwrap_or(("127.0.0.1", "8888"));
+                settings.upstream.host = host.to_owned();
+                settings.upstream.port = port.parse().unwrap_or(8888);
+                settings.upstream.authority = format!("{host}:{port}");
+            }
+            "--threads" => settings.threads = value.parse().ok(),
+            _ => {}
+        }
+    }
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(BAD_SETTINGS)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the operator reads it here")]
+fn complain(error: &dyn std::fmt::Display) {
+    eprintln!("kinto-sidecar: {error}");
+}
+
+/// Serves until the process is told to stop and what was under way is done, or it is told a second time.
+#[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
+fn run(settings: Settings) -> std::io::Result<()> {
+    let background = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("background")
+        .enable_all()
+        .build()?;
+    let mut stops = {
+        let _inside = background.enter();
+        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
+    };
+    let (stop, stopping) = watch::channel(false);
+    let upstream = Upstream::new(&settings)?;
+    let app = Arc::new(App::new(settings, background.handle().clone(), stopping));
+    let server = Server::open(app, upstream)?;
+    eprintln!("listening on {}", server.address());
+    let threads = server.start()?;
+
+    background.block_on(next(&mut stops));
+    tracing::info!("stopping");
+    // Nobody listening would mean that all threads have ended.
+    let _ = stop.send(true);
+    let done = background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+    background.block_on(async {
+        tokio::select! {
+            _ = done => {}
+            () = next(&mut stops) => {}
+        }
+    });
+    end(background);
+    Ok(())
+}
+
+/// Waits for `SIGTERM` or `SIGINT`.
+async fn next([terminate, interrupt]: &mut [Signal; 2]) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Leaves what still runs behind: the process ends with it.
+fn end(background: Runtime) {
+    background.shutdown_background();
+}

@@ -1,0 +1,74 @@
+//! Passes a request on to the upstream and its answer back, unchanged but for what a gateway has to change.
+//!
+//! Three forms of the same way: [`stream`] holds nothing in memory, [`buffered`] reads the answer whole, so that a write's
+//! outcome can be looked at before the client has it, and [`exchange`] does so for a request whose body was read already.
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, VIA};
+use http::{HeaderValue, Request, StatusCode, Version, request, response};
+
+use crate::body::Body;
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::headers::strip_hop_by_hop;
+use crate::server::Peer;
+use crate::upstream::{UpstreamError, read_whole};
+
+mod outward;
+
+/// Passes the request on and streams the answer back.
+pub async fn stream(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
+    let (mut parts, body) = request.into_parts();
+    outward::prepare(&mut parts, &core.app.settings.upstream.path_prefix, peer)?;
+    let mut answer = core.upstream.send(Request::from_parts(parts, body)).await?;
+    prepare_answer(&mut answer)?;
+    Ok(answer)
+}
+
+/// Passes the request on and reads the answer whole, up to `sidecar.max_body`.
+pub async fn buffered(
+    core: &Core,
+    request: Request<Body>,
+    peer: &Peer,
+) -> Result<(response::Parts, Bytes), Error> {
+    let answer = stream(core, request, peer).await?;
+    let limit = match core.app.settings.limits.body_bytes {
+        0 => usize::MAX,
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    };
+    Ok(read_whole(answer, limit).await?.into_parts())
+}
+
+/// As [`buffered`], for a request whose body was read already. The body may be another one than the client's: its
+/// length is set anew.
+pub async fn exchange(
+    core: &Core,
+    mut parts: request::Parts,
+    body: Bytes,
+    peer: &Peer,
+) -> Result<(response::Parts, Bytes), Error> {
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    parts.headers.remove(http::header::TRANSFER_ENCODING);
+    buffered(core, Request::from_parts(parts, Body::full(body)), peer).await
+}
+
+fn prepare_answer(answer: &mut Response) -> Result<(), Error> {
+    // Nothing was asked that these would answer.
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(UpstreamError::Unexpected("101 Switching Protocols".into()).into());
+    }
+    let via = match answer.version() {
+        Version::HTTP_2 => HeaderValue::from_static("2 kinto-sidecar"),
+        Version::HTTP_10 => HeaderValue::from_static("1.0 kinto-sidecar"),
+        _ => HeaderValue::from_static("1.1 kinto-sidecar"),
+    };
+    *answer.version_mut() = Version::HTTP_11;
+    let has_no_length = answer.status() == StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    strip_hop_by_hop(headers);
+    if has_no_length {
+        headers.remove(CONTENT_LENGTH);
+    }
+    headers.append(VIA, via);
+    Ok(())
+}

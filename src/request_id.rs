@@ -1,0 +1,79 @@
+//! The id that a request has in logs, here and upstream: the client's own where it is sane, else one made here.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The header that carries the id.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A longer id is not taken over.
+const LONGEST: usize = 128;
+
+/// The request's id, which from now on stands in its headers.
+pub fn take_or_make(headers: &mut HeaderMap) -> HeaderValue {
+    let mut given = headers.get_all(X_REQUEST_ID).iter();
+    if let (Some(id), None) = (given.next(), given.next())
+        && is_sane(id)
+    {
+        return id.clone();
+    }
+    let id = make();
+    headers.insert(X_REQUEST_ID, id.clone());
+    id
+}
+
+/// SECURITY: what stands in a log line must not look like another one.
+fn is_sane(id: &HeaderValue) -> bool {
+    (1..=LONGEST).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+}
+
+/// Unique, in the form of a UUID, and cheap: random once for each thread, counted from there.
+fn make() -> HeaderValue {
+    thread_local! {
+        static THREAD: (u64, AtomicU64) = {
+            let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+            (high, AtomicU64::new(low & (u64::MAX >> 2)))
+        };
+    }
+    let (high, low) = THREAD.with(|(high, low)| (*high, low.fetch_add(1, Ordering::Relaxed) | (1 << 63)));
+    let mut text = String::with_capacity(36);
+    // Writing to a string does not fail.
+    let _ = write!(
+        text,
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xffff,
+        low >> 48,
+        low & 0xffff_ffff_ffff
+    );
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sane_id_is_taken_over_and_any_other_replaced() {
+        let mut headers = HeaderMap::new();
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static("abc-1"));
+        assert_eq!(take_or_make(&mut headers), "abc-1");
+        for bad in ["", "two words", "\u{e9}"] {
+            headers.insert(X_REQUEST_ID, HeaderValue::from_str(bad).unwrap());
+            let id = take_or_make(&mut headers);
+            assert_ne!(id, bad);
+            assert_eq!(headers.get(X_REQUEST_ID), Some(&id));
+        }
+    }
+
+    #[test]
+    fn made_ids_are_unique_uuids() {
+        let (one, two) = (make(), make());
+        assert_ne!(one, two);
+        let uuid = uuid::Uuid::parse_str(one.to_str().unwrap()).unwrap();
+        assert_eq!(uuid.get_version_num(), 4);
+    }
+}

@@ -1,0 +1,211 @@
+//! Serves one client's connection: HTTP/1.1, or HTTP/2 by ALPN or with prior knowledge on the same port.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::Peer;
+use super::activity::{Activity, InFlight, Quiet, Watched};
+use crate::handler::{self, Core};
+use crate::settings::Limits;
+
+/// The first bytes of HTTP/2 (RFC 9113 §3.4) that no request of HTTP/1.1 that Kinto answers begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// How many requests one HTTP/2 connection may have under way.
+const STREAMS: u32 = 200;
+/// SECURITY: how many streams may be opened and reset before the connection is closed (CVE-2023-44487, CVE-2025-8671).
+const RESETS: usize = 20;
+
+/// What a connection needs to be served.
+#[derive(Clone)]
+pub(super) struct Serving {
+    pub(super) core: Arc<Core>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+/// Serves a connection without TLS: its first bytes tell the protocol.
+pub(super) async fn serve_plain<S>(mut stream: S, serving: Serving)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &serving.core.app.settings.limits;
+    let mut first = BytesMut::with_capacity(4_096);
+    let told = {
+        let mut stopping = serving.stopping.clone();
+        tokio::select! {
+            told = tokio::time::timeout(limits.header_timeout, tell_protocol(&mut stream, &mut first)) => told,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        }
+    };
+    if let Ok(Some(is_http2)) = told {
+        serve(stream, first.freeze(), is_http2, serving).await;
+    }
+}
+
+/// Serves a connection whose protocol is known.
+pub(super) async fn serve<S>(stream: S, first: Bytes, is_http2: bool, serving: Serving)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = serving.core.app.settings.limits.clone();
+    let activity = Arc::new(Activity::default());
+    let io = TokioIo::new(Watched::new(stream, first, Arc::clone(&activity), !is_http2));
+    let stopping = serving.stopping.clone();
+    let answer = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request: Request<Incoming>| {
+            let in_flight = activity.begin_request();
+            let serving = serving.clone();
+            async move {
+                let answer = handler::handle(&serving.core, request, &serving.peer).await;
+                Ok::<Response<InFlight>, Infallible>(answer.map(|body| InFlight::new(body, in_flight)))
+            }
+        })
+    };
+    // What ends a connection with an error is the client's doing; it has been answered, or cannot be.
+    if is_http2 {
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(RESETS)
+            .max_local_error_reset_streams(RESETS)
+            .keep_alive_interval(limits.idle_timeout / 2)
+            .serve_connection(io, answer);
+        Supervised::new(connection, activity, limits, stopping).await;
+    } else {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .pipeline_flush(true)
+            .max_header_size(limits.header_bytes)
+            .serve_connection(io, answer);
+        Supervised::new(connection, activity, limits, stopping).await;
+    }
+}
+
+/// Reads until it is known whether the client speaks HTTP/2. `None` where it went away.
+async fn tell_protocol<S>(stream: &mut S, first: &mut BytesMut) -> Option<bool>
+where
+    S: AsyncRead + Unpin,
+{
+    loop {
+        let read = stream.read_buf(first).await.ok()?;
+        if read == 0 {
+            return None;
+        }
+        let length = first.len().min(PREFACE.len());
+        if first.get(..length) != PREFACE.get(..length) {
+            return Some(false);
+        }
+        if length == PREFACE.len() {
+            return Some(true);
+        }
+    }
+}
+
+/// A connection that hyper serves, as far as stopping goes.
+trait Stoppable: Future {
+    fn stop(self: Pin<&mut Self>);
+}
+
+impl<I, S> Stoppable for http1::Connection<I, S>
+where
+    Self: Future,
+    S: hyper::service::HttpService<Incoming>,
+    S::Error: Into<crate::body::BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S::ResBody: http_body::Body + 'static,
+    <S::ResBody as http_body::Body>::Error: Into<crate::body::BoxError>,
+{
+    fn stop(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, E> Stoppable for http2::Connection<I, S, E>
+where
+    Self: Future,
+    S: hyper::service::HttpService<Incoming>,
+    S::Error: Into<crate::body::BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S::ResBody: http_body::Body + 'static,
+    <S::ResBody as http_body::Body>::Error: Into<crate::body::BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
+{
+    fn stop(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Runs a connection until it ends, is quiet for too long, or the process stops and its requests are answered.
+struct Supervised<C> {
+    connection: Pin<Box<C>>,
+    activity: Arc<Activity>,
+    limits: Limits,
+    quiet: Quiet,
+    look: Pin<Box<Sleep>>,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The waker of this task knows of the stop; it need not be asked at each turn.
+    listens: bool,
+    stopping: watch::Receiver<bool>,
+    is_stopped: bool,
+}
+
+impl<C: Stoppable> Supervised<C> {
+    fn new(connection: C, activity: Arc<Activity>, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
+        let mut signal = stopping.clone();
+        Self {
+            connection: Box::pin(connection),
+            activity,
+            quiet: Quiet::new(),
+            look: Box::pin(sleep(Activity::pace(&limits))),
+            limits,
+            stop: Box::pin(async move { drop(signal.wait_for(|stopping| *stopping).await) }),
+            listens: false,
+            stopping,
+            is_stopped: false,
+        }
+    }
+}
+
+impl<C: Stoppable> Future for Supervised<C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.connection.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if !this.is_stopped {
+            if !this.listens {
+                this.listens = true;
+                let _ = this.stop.as_mut().poll(context);
+            }
+            if this.stopping.has_changed().unwrap_or(true) {
+                this.is_stopped = true;
+                this.connection.as_mut().stop();
+                context.waker().wake_by_ref();
+            }
+        }
+        while this.look.as_mut().poll(context).is_ready() {
+            if this.activity.is_overdue(&mut this.quiet, &this.limits) {
+                return Poll::Ready(());
+            }
+            this.look.as_mut().reset(Instant::now() + Activity::pace(&this.limits));
+        }
+        Poll::Pending
+    }
+}
