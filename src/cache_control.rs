@@ -13,6 +13,12 @@ use crate::settings::{Compat, Settings};
 /// RFC 9213: for shared caches only.
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
+/// What Fastly and Varnish purge by.
+pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+/// What Cloudflare, Akamai and Google purge by.
+pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
+
 const NEVER: HeaderValue = HeaderValue::from_static("no-cache, no-store");
 
 /// For how many seconds an answer about this collection's records may be kept, where a setting says so.
@@ -62,6 +68,16 @@ pub fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
         format!("max-age={seconds}, stale-while-revalidate={seconds}, stale-if-error={}", if_error.as_secs());
     if let (true, Ok(value)) = (seconds > 0, HeaderValue::try_from(value)) {
         headers.insert(CDN_CACHE_CONTROL, value);
+    }
+}
+
+/// Names what an answer shows, so that a CDN can be told to drop it: the bucket, and the collection.
+pub fn tag(headers: &mut HeaderMap, bucket: &str, collection: &str) {
+    if let Ok(keys) = HeaderValue::try_from(format!("{bucket} {bucket}/{collection}")) {
+        headers.insert(SURROGATE_KEY, keys);
+    }
+    if let Ok(tags) = HeaderValue::try_from(format!("{bucket},{bucket}/{collection}")) {
+        headers.insert(CACHE_TAG, tags);
     }
 }
 

@@ -38,7 +38,12 @@ impl Encoding {
 /// The coding that the client likes best; of those that it likes alike, the one that makes the smallest body.
 pub fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Encoding {
     // Not mentioned: unacceptable, but for identity, which is acceptable as a last resort.
-    let mut liked = [(Encoding::Zstd, None), (Encoding::Brotli, None), (Encoding::Gzip, None), (Encoding::Identity, None)];
+    let mut liked = [
+        (Encoding::Zstd, None),
+        (Encoding::Brotli, None),
+        (Encoding::Gzip, None),
+        (Encoding::Identity, None),
+    ];
     let mut others = None;
     for value in accept_encoding.filter_map(|value| value.to_str().ok()) {
         for item in value.split(',') {

@@ -1,187 +1,182 @@
-//! Cross-origin headers, as Kinto gives them on its own answers.
-//!
-//! Follows `kinto.core.cornice.cors` and `kinto.core.utils.reapply_cors`: a service (a resource's endpoint) and a path
-//! without one differ in how they list what they expose.
+//! Cross-origin requests from browsers, as Kinto (`kinto.core.cornice.cors`) lets them through.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, ORIGIN,
+    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
 };
-use http::{HeaderMap, HeaderValue};
 
 use crate::body::Body;
-use crate::error::{Error, Response};
-use crate::headers::insert_kinto_defaults;
+use crate::error::Response;
+use crate::headers;
+use crate::query::{Fault, Invalid, wildcard};
 
-/// What every service of Kinto exposes.
-pub const EXPOSED_BY_ALL: [&str; 5] = ["Backoff", "Retry-After", "Alert", "Content-Length", "Content-Type"];
-
-/// What a list of objects exposes beside that.
-pub const EXPOSED_BY_LISTS: [&str; 6] =
-    ["Next-Page", "Last-Modified", "ETag", "Cache-Control", "Expires", "Pragma"];
-
-/// How long a browser may remember a preflight, in seconds: Kinto's `cors_max_age_seconds`.
-const MAX_AGE_SECONDS: &str = "3600";
-
-/// What one endpoint says to preflights and beside its answers.
-#[derive(Debug, Clone, Copy)]
-pub struct Service {
-    /// The methods, in the order in which Kinto lists them.
-    pub methods: &'static [&'static str],
-    /// What it exposes beside [`EXPOSED_BY_ALL`].
-    pub exposed: &'static [&'static str],
+/// Which headers of an answer scripts may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposed {
+    /// Those of a list of objects.
+    List,
+    /// Those of a changeset: the plugin's, and the validators that the sidecar adds.
+    Changeset,
+    /// Those of anything else.
+    Plain,
 }
 
-/// Adds what Kinto adds to an answer of a service.
-pub fn allow(headers: &mut HeaderMap, service: &Service, origin: Option<&HeaderValue>, origins: &[String]) {
-    if let Some(allowed) = origin.and_then(|origin| allowed_origin(origin, origins)) {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    }
-    let exposed = EXPOSED_BY_ALL.iter().chain(service.exposed).copied().collect::<Vec<_>>().join(", ");
-    if let Ok(exposed) = HeaderValue::try_from(exposed) {
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("3600");
+
+impl Exposed {
+    fn names(self) -> &'static str {
+        match self {
+            Self::List => {
+                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Next-Page, \
+                 Pragma, Retry-After"
+            }
+            Self::Changeset => {
+                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Retry-After"
+            }
+            Self::Plain => "Alert, Backoff, Content-Length, Content-Type, Retry-After",
+        }
     }
 }
 
-/// Adds what Kinto adds to an error that no service is known for.
+/// Adds what a browser needs to see to let a script read an answer; every answer that is made here gets it.
+pub fn finish(response: &mut HeaderMap, origin: Option<&HeaderValue>, exposed: Exposed, origins: &[String]) {
+    response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed.names()));
+    allow_origin(response, origin, origins);
+}
+
+/// Adds what Kinto adds to an error at a path that no service of its own is known for.
 pub fn allow_error(headers: &mut HeaderMap, origin: Option<&HeaderValue>, origins: &[String]) {
+    // Kinto: without spaces there, and in another order.
     const EXPOSED: HeaderValue =
         HeaderValue::from_static("Backoff,Retry-After,Alert,Content-Length,Content-Type");
-    if let Some(allowed) = origin.and_then(|origin| allowed_origin(origin, origins)) {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    }
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    allow_origin(headers, origin, origins);
 }
 
-/// Answers a preflight (an `OPTIONS` request) for a service.
-pub fn preflight(service: &Service, request: &HeaderMap, origins: &[String]) -> Result<Response, Error> {
-    let mandatory = |name: &'static str| Error::InvalidParameter {
-        location: "header",
-        name: name.to_owned(),
-        message: "this header is mandatory".to_owned(),
-    };
-    let method = request.get(ACCESS_CONTROL_REQUEST_METHOD);
-    let method = method.ok_or_else(|| mandatory("Access-Control-Request-Method"))?;
-    let origin = request.get(ORIGIN).ok_or_else(|| mandatory("Origin"))?;
-    if !service.methods.iter().any(|known| known.as_bytes() == method.as_bytes()) {
-        return Err(Error::InvalidParameter {
-            location: "header",
-            name: "Access-Control-Request-Method".to_owned(),
-            message: "Method not allowed".to_owned(),
-        });
+/// Refuses a request from a page of an origin that the operator does not allow.
+pub fn check_origin(request: &HeaderMap, origins: &[String]) -> Result<(), Invalid> {
+    match request.get(ORIGIN).filter(|origin| !origin.is_empty()) {
+        Some(origin) if !is_allowed(origin, origins) => {
+            let description = format!("{} not allowed", String::from_utf8_lossy(origin.as_bytes()));
+            Err(Invalid::faults(vec![Fault::header("Origin", description)]))
+        }
+        _ => Ok(()),
     }
-    let Some(allowed) = allowed_origin(origin, origins) else {
-        return Err(Error::InvalidParameter {
-            location: "header",
-            name: "Origin".to_owned(),
-            message: format!("{} not allowed", String::from_utf8_lossy(origin.as_bytes())),
-        });
-    };
+}
 
-    let mut response = Response::new(Body::from("null"));
+/// Answers the question that a browser asks before a request: an `OPTIONS`.
+pub fn preflight(
+    request: &HeaderMap,
+    allowed: &'static str,
+    exposed: Exposed,
+    origins: &[String],
+) -> Result<Response, Invalid> {
+    let mut faults = Vec::new();
+    let origin = request.get(ORIGIN).filter(|origin| !origin.is_empty());
+    if origin.is_none() {
+        faults.push(Fault::header("Origin", "this header is mandatory"));
+    }
+    let method = request.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|method| !method.is_empty());
+    match method {
+        None => faults.push(Fault::header("Access-Control-Request-Method", "this header is mandatory")),
+        Some(method)
+            if !faults.is_empty() || allowed.split(',').any(|name| name.as_bytes() == method.as_bytes()) => {}
+        Some(_) => faults.push(Fault::header("Access-Control-Request-Method", "Method not allowed")),
+    }
+    if !faults.is_empty() {
+        return Err(Invalid::faults(faults));
+    }
+    check_origin(request, origins)?;
+    let mut response = Response::new(Body::full("null"));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    insert_kinto_defaults(headers);
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_SECONDS));
-    if let Ok(methods) = HeaderValue::try_from(service.methods.join(",")) {
-        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
-    }
-    if let Ok(names) = HeaderValue::try_from(allowed_headers(service, request)) {
-        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
-    }
-    Ok(response)
-}
-
-/// Kinto allows whatever is asked for, beside what it exposes.
-fn allowed_headers(service: &Service, request: &HeaderMap) -> String {
-    let asked = request
-        .get_all(ACCESS_CONTROL_REQUEST_HEADERS)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim);
-    let mut names: Vec<&str> = Vec::new();
-    for name in EXPOSED_BY_ALL.iter().chain(service.exposed).copied().chain(asked) {
-        if !name.is_empty() && !names.contains(&name) {
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allowed));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
+    let mut names: Vec<&str> = exposed.names().split(", ").collect();
+    let requested = request.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|names| names.to_str().ok());
+    for name in requested.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             names.push(name);
         }
     }
-    names.join(",")
+    if let Ok(names) = HeaderValue::try_from(names.join(",")) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+    }
+    allow_origin(headers, origin, origins);
+    headers::insert_kinto_defaults(headers);
+    Ok(response)
 }
 
-/// The value of `Access-Control-Allow-Origin`, if this origin is allowed: `*` where all are.
-fn allowed_origin(origin: &HeaderValue, origins: &[String]) -> Option<HeaderValue> {
+fn allow_origin(response: &mut HeaderMap, origin: Option<&HeaderValue>, origins: &[String]) {
+    let origin = origin.filter(|origin| !origin.is_empty());
     if origins.iter().any(|allowed| allowed == "*") {
-        return Some(HeaderValue::from_static("*"));
+        if origin.is_some() {
+            response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        }
+        return;
     }
-    let text = origin.to_str().ok()?;
-    origins.iter().any(|pattern| matches(pattern, text)).then(|| origin.clone())
+    // The answer names the origin that asked: a shared cache has to tell them apart.
+    response.append(VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin.filter(|origin| is_allowed(origin, origins)) {
+        response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    }
 }
 
-/// Whether a text matches a pattern in which `*` stands for any characters.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut pieces = pattern.split('*');
-    let Some(mut rest) = pieces.next().and_then(|first| text.strip_prefix(first)) else { return false };
-    let mut pieces = pieces.peekable();
-    if pieces.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(piece) = pieces.next() {
-        if pieces.peek().is_none() {
-            return rest.ends_with(piece);
-        }
-        match rest.split_once(piece) {
-            Some((_, after)) => rest = after,
-            None => return false,
-        }
-    }
-    false
+fn is_allowed(origin: &HeaderValue, origins: &[String]) -> bool {
+    origins.iter().any(|allowed| allowed == "*")
+        || origin.to_str().is_ok_and(|origin| origins.iter().any(|allowed| wildcard(origin, allowed)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIST: Service = Service { methods: &["HEAD", "GET", "OPTIONS"], exposed: &EXPOSED_BY_LISTS };
+    fn request(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    }
 
-    fn origins(origins: &[&str]) -> Vec<String> {
-        origins.iter().map(|origin| (*origin).to_owned()).collect()
+    fn any() -> Vec<String> {
+        vec!["*".to_owned()]
     }
 
     #[test]
-    fn origins_are_allowed_by_pattern() {
-        let origin = HeaderValue::from_static("https://a.example.com");
-        let allowed = |patterns: &[&str]| allowed_origin(&origin, &origins(patterns));
-        assert_eq!(allowed(&["*"]), Some(HeaderValue::from_static("*")));
-        assert_eq!(allowed(&["https://*.example.com"]), Some(origin.clone()));
-        assert_eq!(allowed(&["https://a.example.com"]), Some(origin.clone()));
-        assert_eq!(allowed(&["https://*.example.org", "https://a.example"]), None);
+    fn a_preflight_allows_what_it_asks_for() {
+        let request = request(&[
+            ("origin", "http://x"),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-headers", "If-Match, etag"),
+        ]);
+        let response = preflight(&request, "GET,HEAD,OPTIONS", Exposed::List, &any()).unwrap();
+        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        let allowed = response.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
+        assert!(allowed.ends_with(",Retry-After,If-Match"), "{allowed}");
     }
 
     #[test]
-    fn without_an_origin_only_the_exposed_headers_are_told() {
-        let mut headers = HeaderMap::new();
-        allow(&mut headers, &LIST, None, &origins(&["*"]));
-        assert!(!headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
-        assert!(headers[ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap().contains("Next-Page"));
-    }
-
-    #[test]
-    fn a_preflight_is_answered_as_asked() {
-        let mut request = HeaderMap::new();
-        assert!(preflight(&LIST, &request, &origins(&["*"])).is_err());
-        request.insert(ORIGIN, HeaderValue::from_static("http://x.y"));
-        request.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("GET"));
-        request.insert(ACCESS_CONTROL_REQUEST_HEADERS, HeaderValue::from_static("X-Foo, ETag"));
-        let response = preflight(&LIST, &request, &origins(&["*"])).unwrap();
-        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_METHODS], "HEAD,GET,OPTIONS");
+    fn a_preflight_without_its_headers_is_refused() {
+        let fault = |headers: &[_]| {
+            preflight(&request(headers), "GET,HEAD,OPTIONS", Exposed::List, &any()).unwrap_err().message()
+        };
+        assert_eq!(fault(&[]), "Access-Control-Request-Method in header: this header is mandatory");
         assert_eq!(
-            response.headers()[ACCESS_CONTROL_ALLOW_HEADERS],
-            "Backoff,Retry-After,Alert,Content-Length,Content-Type,Next-Page,Last-Modified,ETag,Cache-Control,Expires,Pragma,X-Foo"
+            fault(&[("origin", "http://x"), ("access-control-request-method", "POST")]),
+            "Access-Control-Request-Method in header: Method not allowed"
         );
-        request.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("PUT"));
-        assert!(preflight(&LIST, &request, &origins(&["*"])).is_err());
+    }
+
+    #[test]
+    fn origins_are_told_apart_where_not_all_are_allowed() {
+        let origins = vec!["https://*.example.org".to_owned()];
+        let allowed = request(&[("origin", "https://a.example.org")]);
+        let mut response = HeaderMap::new();
+        finish(&mut response, allowed.get(ORIGIN), Exposed::Plain, &origins);
+        assert_eq!(response[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example.org");
+        assert_eq!(response[VARY], "Origin");
+        let other = request(&[("origin", "https://example.com")]);
+        assert_eq!(
+            check_origin(&other, &origins).unwrap_err().message(),
+            "Origin in header: https://example.com not allowed"
+        );
     }
 }

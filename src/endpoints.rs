@@ -1,3 +1,7 @@
 //! What the sidecar answers itself: one file per endpoint.
 
 pub mod changeset_params;
+mod detour;
+pub mod list;
+pub mod monitor_changes;
+pub mod monitor_changeset;

@@ -14,6 +14,8 @@ use crate::headers;
 use crate::query::{Fault, Invalid};
 use crate::upstream::UpstreamError;
 
+const NOT_ACCEPTABLE: &str = "Accept header should be one of ['application/json']";
+
 /// An answer to a client.
 pub type Response = http::Response<Body>;
 
@@ -54,6 +56,9 @@ pub enum Error {
         /// The methods that it knows, as `Allow` lists them.
         allow: &'static str,
     },
+    /// The client does not take JSON.
+    #[error("not acceptable")]
+    NotAcceptable,
     /// `If-Match` or `If-None-Match` does not hold.
     #[error("precondition failed")]
     PreconditionFailed,
@@ -106,6 +111,7 @@ impl Error {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -119,7 +125,7 @@ impl Error {
     pub fn errno(&self) -> u16 {
         match self {
             Self::InvalidJson(_) => 106,
-            Self::InvalidParameter { .. } | Self::Invalid(_) => 107,
+            Self::InvalidParameter { .. } | Self::Invalid(_) | Self::NotAcceptable => 107,
             Self::Unauthorized => 104,
             Self::Forbidden => 121,
             Self::NotFound => 111,
@@ -173,10 +179,15 @@ impl Error {
                 vec![Detail { location, name: Some(name), description: message }]
             }
             Self::Invalid(invalid) => invalid.details().iter().map(Detail::from).collect(),
+            Self::NotAcceptable => {
+                vec![Detail { location: "header", name: Some("Accept"), description: NOT_ACCEPTABLE }]
+            }
             _ => Vec::new(),
         };
         let error = match self {
-            Self::InvalidJson(_) | Self::InvalidParameter { .. } => "Invalid parameters",
+            Self::InvalidJson(_) | Self::InvalidParameter { .. } | Self::NotAcceptable => {
+                "Invalid parameters"
+            }
             Self::Invalid(invalid) => invalid.title(),
             Self::TooLarge => "Request Entity Too Large",
             _ => status.canonical_reason().unwrap_or("Error"),
@@ -205,6 +216,7 @@ impl Error {
             Self::Forbidden => "This user cannot access this resource.",
             Self::NotFound => "The resource you are looking for could not be found.",
             Self::MethodNotAllowed { .. } => "Method not allowed on this endpoint.",
+            Self::NotAcceptable => NOT_ACCEPTABLE,
             Self::PreconditionFailed => "Resource was modified meanwhile",
             Self::TooLarge => "Request body too large.",
             Self::TooSlow => "The request's body did not arrive in time.",

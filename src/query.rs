@@ -18,7 +18,7 @@ pub(crate) mod python;
 mod sort;
 
 pub use fields::{Fields, nested, subset};
-pub use filter::{Filter, Operator};
+pub use filter::{Filter, Operator, wildcard};
 pub use given::Given;
 pub use invalid::{Fault, Invalid};
 pub use order::compare;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 pub mod clock;
 pub mod entries;
 pub mod poll;
+pub mod rendered;
 pub mod resources;
 
 use crate::kinto::{CollectionKey, Timestamp};
@@ -204,7 +205,13 @@ impl Timeline {
         let rows: Vec<Entry> =
             list.order.iter().rev().filter_map(|(_, key)| list.entries.get(key).cloned()).collect();
         let timestamp = rows.first().map_or(Timestamp::ZERO, |entry| entry.last_modified);
-        let entries = Arc::new(Entries { rows, timestamp, generation, first_known: list.first_known });
+        let entries = Arc::new(Entries {
+            rows,
+            timestamp,
+            generation,
+            first_known: list.first_known,
+            ..Entries::default()
+        });
         self.snapshot.store(Arc::clone(&entries));
         entries
     }

@@ -268,9 +268,14 @@ fn like(value: &Value, patterns: &[Value]) -> bool {
     patterns.iter().filter_map(Value::as_str).any(|pattern| glob(&text, &pattern.to_lowercase()))
 }
 
-/// Whether `*` in a pattern can stand for something that makes it the text; without any, it may be anywhere in it.
+/// Like [`wildcard`], but a pattern without `*` may be anywhere in the text.
 fn glob(text: &str, pattern: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return text.contains(pattern) };
+    if pattern.contains('*') { wildcard(text, pattern) } else { text.contains(pattern) }
+}
+
+/// Whether each `*` in a pattern can stand for something that makes it the text.
+pub fn wildcard(text: &str, pattern: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return text == pattern };
     let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
     let Some(inner) = text.strip_prefix(head).and_then(|text| text.strip_suffix(tail)) else { return false };
     let mut remaining = Some(inner);

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::invalid::{Fault, Invalid};
 use super::parameters::Parameters;
 use super::python::{self, Integer};
+use crate::kinto::Timestamp;
 
 /// Parameters that passed the schema; what they mean is not looked at yet.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +46,12 @@ impl Given {
             }
         }
         if faults.is_empty() { Ok(given) } else { Err(Invalid::faults(faults)) }
+    }
+
+    /// The timestamp of `_since`, where it names one.
+    pub fn since(&self) -> Option<Timestamp> {
+        let since = self.filters.iter().find(|filter| filter.name == "_since")?;
+        since.value.as_u64().map(Timestamp)
     }
 
     fn take(&mut self, name: &str, values: &[String]) -> Result<(), String> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use md5::{Digest, Md5};
 use uuid::Uuid;
 
+use super::rendered::Rendered;
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// One monitored collection.
@@ -34,6 +35,22 @@ pub struct Entries {
     pub generation: u64,
     /// The list's timestamp when it was first known: what readers from before it have missed is not known.
     pub first_known: Timestamp,
+    /// The rows as bytes, made when they are first asked for.
+    pub rendered: Rendered,
+}
+
+impl Entry {
+    /// Whether readers whose `_since` is this have not heard of the entry, whatever its `last_modified`.
+    pub fn is_late_for(&self, since: Timestamp) -> bool {
+        self.late.is_some_and(|late| late >= since)
+    }
+}
+
+impl Entries {
+    /// Whether a reader who has the list of this timestamp has not heard of some entry.
+    pub fn has_late_at(&self, timestamp: Timestamp) -> bool {
+        self.rows.iter().any(|entry| entry.is_late_for(timestamp))
+    }
 }
 
 /// The id of a collection's entry: the UUID of `md5(host + uri)`, its bits taken as they are.

@@ -1,0 +1,269 @@
+//! What every list of objects shares: preconditions, the next page, what a client accepts.
+//!
+//! Follows `_raise_304_if_not_modified`, `_raise_412_if_modified` and `_next_page_url` of `kinto.core.resource`.
+
+use http::header::{
+    ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
+};
+use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::body::Body;
+use crate::error::{Error, Response};
+use crate::headers;
+use crate::kinto::Timestamp;
+use crate::query::{Fault, decode, pairs};
+use crate::settings::Settings;
+
+/// `Next-Page`: the address of the next page.
+pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");
+/// `Total-Objects`: how many objects are selected on all pages.
+pub const TOTAL_OBJECTS: HeaderName = HeaderName::from_static("total-objects");
+/// `Total-Records`: the same under its old name.
+pub const TOTAL_RECORDS: HeaderName = HeaderName::from_static("total-records");
+/// `Alert`: what clients should know of deprecations.
+pub const ALERT: HeaderName = HeaderName::from_static("alert");
+
+/// The warning that Kinto gives where `_to` is used.
+pub const TO_IS_DEPRECATED: HeaderValue = HeaderValue::from_static(
+    "{\"code\":\"soft-eol\",\"message\":\"_to is now deprecated, you should use _before instead\",\
+     \"url\":\"https://kinto.readthedocs.io/en/2.4.0/api/resource.html#list-of-available-url-parameters\"}",
+);
+
+/// What has to be encoded in a query, as Python's `quote_plus` sees it; a space becomes `+`.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'~').remove(b' ');
+
+/// `If-Match` and `If-None-Match`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    if_match: Option<Tag>,
+    if_none_match: Option<Tag>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    Any,
+    Timestamp(Timestamp),
+}
+
+/// What preconditions say of the present state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Answer.
+    Proceed,
+    /// 304: the client has it already.
+    NotModified,
+    /// 412.
+    Failed,
+}
+
+// === impl Preconditions ===
+
+impl Preconditions {
+    /// Reads a request's headers; what Kinto refuses of them is added to `faults`.
+    pub fn read(headers: &HeaderMap, faults: &mut Vec<Fault>) -> Self {
+        let mut tag = |header: HeaderName, name| {
+            read_tag(headers.get(header)).unwrap_or_else(|NotATag| {
+                faults.push(Fault::header(name, "The value should be integer between double quotes."));
+                None
+            })
+        };
+        Self { if_match: tag(IF_MATCH, "If-Match"), if_none_match: tag(IF_NONE_MATCH, "If-None-Match") }
+    }
+
+    /// Holds the preconditions against a list's timestamp. A list always exists, even if it is empty.
+    pub fn verdict(self, timestamp: Timestamp) -> Verdict {
+        match (self.if_none_match, self.if_match) {
+            (Some(Tag::Timestamp(known)), _) if known == timestamp => Verdict::NotModified,
+            (Some(Tag::Any), _) => Verdict::Failed,
+            (_, Some(Tag::Timestamp(known))) if known != timestamp => Verdict::Failed,
+            _ => Verdict::Proceed,
+        }
+    }
+}
+
+struct NotATag;
+
+fn read_tag(value: Option<&HeaderValue>) -> Result<Option<Tag>, NotATag> {
+    let Some(value) = value.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let text = std::str::from_utf8(value).map_err(|_| NotATag)?;
+    if text == "*" {
+        return Ok(Some(Tag::Any));
+    }
+    let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or(NotATag)?;
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(NotATag);
+    }
+    let timestamp = Timestamp(digits.parse().unwrap_or(u64::MAX));
+    // Kinto: a zero counts as no precondition.
+    Ok(Some(Tag::Timestamp(timestamp)).filter(|_| timestamp != Timestamp::ZERO))
+}
+
+/// 304, with the list's timestamp.
+pub fn not_modified(timestamp: Timestamp) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    headers::insert_kinto_defaults(response.headers_mut());
+    insert_timestamp(response.headers_mut(), timestamp);
+    response
+}
+
+/// 412, with the list's timestamp.
+pub fn precondition_failed(timestamp: Timestamp) -> Response {
+    let mut response = Error::PreconditionFailed.into_response();
+    insert_timestamp(response.headers_mut(), timestamp);
+    response
+}
+
+/// `ETag` and `Last-Modified` of a list.
+pub fn insert_timestamp(headers: &mut HeaderMap, timestamp: Timestamp) {
+    headers.insert(ETAG, timestamp.etag());
+    if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
+        headers.insert(LAST_MODIFIED, date);
+    }
+}
+
+/// A 200 with JSON in it.
+pub fn json(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers::insert_kinto_defaults(response.headers_mut());
+    response
+}
+
+/// What a read-only endpoint answers to a method that is not a read.
+pub fn check_method(method: &Method) -> Result<(), Error> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(()),
+        _ => Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS" }),
+    }
+}
+
+/// Refuses a client that does not take JSON: 406.
+pub fn check_accept(headers: &HeaderMap) -> Result<(), Error> {
+    let Some(accept) = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) else { return Ok(()) };
+    let takes_json = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_json = parts.next().is_some_and(|range| {
+            ["*/*", "application/*", "application/json"].iter().any(|json| range.eq_ignore_ascii_case(json))
+        });
+        let refused = parts.any(|parameter| {
+            let quality = parameter.strip_prefix("q=").and_then(|quality| quality.parse::<f32>().ok());
+            quality.is_some_and(|quality| quality <= 0.0)
+        });
+        is_json && !refused
+    };
+    if accept.trim().is_empty() || accept.split(',').any(takes_json) {
+        Ok(())
+    } else {
+        Err(Error::NotAcceptable)
+    }
+}
+
+/// Scheme and host under which this service is known: those of the settings, else those that the request came by.
+pub fn base_url(settings: &Settings, scheme: &str, host: &str) -> String {
+    let scheme = settings.kinto.http_scheme.as_deref().unwrap_or(scheme);
+    let host = settings.kinto.http_host.as_deref().filter(|host| !host.is_empty()).unwrap_or(host);
+    format!("{scheme}://{host}")
+}
+
+/// The address of the next page: the request's own parameters with another `_limit` and `_token`.
+pub fn next_page(
+    base_url: &str,
+    path: &str,
+    query: Option<&str>,
+    limit: usize,
+    token: &str,
+) -> Option<HeaderValue> {
+    let limit = limit.to_string();
+    let (mut has_limit, mut has_token) = (false, false);
+    let mut url = format!("{base_url}{path}?");
+    let mut push = |name: &str, value: &str| {
+        if !url.ends_with('?') {
+            url.push('&');
+        }
+        push_encoded(&mut url, name);
+        url.push('=');
+        push_encoded(&mut url, value);
+    };
+    for (name, value) in pairs(query.unwrap_or_default()) {
+        let (name, value) = (decode(name)?, decode(value)?);
+        match name.as_str() {
+            "_limit" if !std::mem::replace(&mut has_limit, true) => push("_limit", &limit),
+            "_token" if !std::mem::replace(&mut has_token, true) => push("_token", token),
+            "_limit" | "_token" => {}
+            name => push(name, &value),
+        }
+    }
+    if !has_limit {
+        push("_limit", &limit);
+    }
+    if !has_token {
+        push("_token", token);
+    }
+    HeaderValue::try_from(url).ok()
+}
+
+fn push_encoded(url: &mut String, text: &str) {
+    for piece in utf8_percent_encode(text, QUERY) {
+        url.extend(piece.chars().map(|c| if c == ' ' { '+' } else { c }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(headers: &[(HeaderName, &'static str)]) -> Result<Verdict, String> {
+        let headers =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+        let mut faults = Vec::new();
+        let preconditions = Preconditions::read(&headers, &mut faults);
+        let names = || faults.iter().filter_map(|fault| fault.name.clone()).collect::<Vec<_>>().join(",");
+        if faults.is_empty() { Ok(preconditions.verdict(Timestamp(42))) } else { Err(names()) }
+    }
+
+    #[test]
+    fn preconditions_are_held_against_the_timestamp_as_kinto_does() {
+        for (headers, expected) in [
+            (vec![], Verdict::Proceed),
+            (vec![(IF_NONE_MATCH, "\"42\"")], Verdict::NotModified),
+            (vec![(IF_NONE_MATCH, "\"41\"")], Verdict::Proceed),
+            (vec![(IF_NONE_MATCH, "*")], Verdict::Failed),
+            (vec![(IF_NONE_MATCH, "")], Verdict::Proceed),
+            (vec![(IF_NONE_MATCH, "\"99999999999999999999999\"")], Verdict::Proceed),
+            (vec![(IF_MATCH, "\"42\"")], Verdict::Proceed),
+            (vec![(IF_MATCH, "\"1\"")], Verdict::Failed),
+            (vec![(IF_MATCH, "\"0\"")], Verdict::Proceed),
+            (vec![(IF_MATCH, "*")], Verdict::Proceed),
+            (vec![(IF_MATCH, "\"42\""), (IF_NONE_MATCH, "\"42\"")], Verdict::NotModified),
+        ] {
+            assert_eq!(verdict(&headers), Ok(expected), "{headers:?}");
+        }
+        for value in ["abc", "\"abc\"", "42", "W/\"42\"", "\"\"", "\"1\", \"42\"", "*x", "\""] {
+            assert_eq!(verdict(&[(IF_NONE_MATCH, value)]), Err("If-None-Match".to_owned()), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_has_the_parameters_of_this_one() {
+        let next = |query| next_page("http://h", "/v1/x", query, 2, "a-b").unwrap();
+        assert_eq!(next(None), "http://h/v1/x?_limit=2&_token=a-b");
+        assert_eq!(
+            next(Some("_limit=5&_sort=-bucket%20,c&_token=old&_foo=%C3%A9%20%2B%2F~*!")),
+            "http://h/v1/x?_limit=2&_sort=-bucket+%2Cc&_token=a-b&_foo=%C3%A9+%2B%2F~%2A%21"
+        );
+    }
+
+    #[test]
+    fn only_clients_that_take_json_are_served() {
+        let accept =
+            |value| check_accept(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))])).is_ok();
+        assert!(
+            ["", "*/*", "text/html, */*;q=0.1", "application/json;charset=utf-8"].into_iter().all(accept)
+        );
+        assert!(!["text/html", "application/json;q=0", "text/*"].into_iter().any(accept));
+    }
+}

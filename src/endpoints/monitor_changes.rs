@@ -1,0 +1,319 @@
+//! `GET /buckets/monitor/collections/changes/records`: the list of timestamps, as a full Kinto list. No I/O.
+//!
+//! Rows exist only here: `{"id","last_modified","bucket","collection","host"}`. What most clients ask for (all rows, or those
+//! after `_since`, newest first) is a slice of bytes that the snapshot keeps; the rest goes through [`crate::query`].
+//!
+//! Follows `Changes` of kinto-changes 4.1.2. Its checks come in this order: parameters (400), `_expected` below `_since`
+//! (204, in remote-settings' way), old `_since` (307), preconditions (304, 412), filters (400).
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use serde_json::Value;
+
+use super::changeset_params::timestamp;
+use super::detour;
+use super::list::{self, Preconditions, Verdict};
+use crate::body::Body;
+use crate::cache_control;
+use crate::cors::{self, Exposed};
+use crate::error::{Error, Response};
+use crate::kinto::Timestamp;
+use crate::query::{Fields, Given, Page, Parameters, Query, Rules, pairs};
+use crate::settings::{Compat, Settings};
+use crate::timeline::entries::{Entries, Entry};
+
+/// The methods that both monitor endpoints know.
+pub(super) const METHODS: &str = "GET,HEAD,OPTIONS";
+const FIELDS: [&str; 6] = ["id", "last_modified", "deleted", "host", "bucket", "collection"];
+
+/// What both monitor endpoints answer from.
+#[derive(Clone, Copy)]
+pub struct Monitor<'m> {
+    /// The list at this moment.
+    pub entries: &'m Entries,
+    /// The `host` of each row.
+    pub host: &'m str,
+    /// All settings.
+    pub settings: &'m Settings,
+    /// This machine's clock.
+    pub now: Timestamp,
+    /// Scheme and host of the request, as [`list::base_url`] gives them; asked for only where they are needed.
+    pub base_url: &'m dyn Fn() -> String,
+}
+
+/// A row as the list language sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row<'m> {
+    pub(super) entry: &'m Entry,
+    host: &'m str,
+    since_rule: SinceRule,
+}
+
+/// Which rows a `_since` selects.
+///
+/// Those that are newer; those that were learned late, when readers had already been told of this `_since`; and, as
+/// nobody knows what readers from before the sidecar's start have missed, those of a while before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SinceRule {
+    first_known: Timestamp,
+    overlap: Duration,
+}
+
+/// The query of a request that wants rows as they are rendered.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plain<'q> {
+    since: Option<Timestamp>,
+    expected: Option<&'q str>,
+}
+
+/// Answers a request for the list, whatever its method. CORS headers are left to [`cors::finish`].
+pub fn respond(monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
+    let settings = monitor.settings;
+    if request.method == Method::OPTIONS {
+        return Ok(cors::preflight(&request.headers, METHODS, Exposed::List, &settings.kinto.cors_origins)?);
+    }
+    list::check_method(&request.method)?;
+    list::check_accept(&request.headers)?;
+    cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
+
+    let query = request.uri.query();
+    let mut faults = Vec::new();
+    let preconditions = Preconditions::read(&request.headers, &mut faults);
+    let plain = Plain::read(query, monitor.now).filter(|_| faults.is_empty());
+    let (given, since, expected) = if let Some(plain) = &plain {
+        (None, plain.since, plain.expected.map(Cow::Borrowed))
+    } else {
+        let parameters = Parameters::parse(query)?;
+        let given = Given::read(&parameters, faults)?;
+        let since = given.since();
+        let expected = parameters.values("_expected").and_then(<[String]>::last).cloned();
+        (Some(given), since, expected.map(Cow::Owned))
+    };
+    let expected = expected.as_deref();
+
+    let detour = detour::stale(expected.and_then(timestamp), since, settings, monitor.now)
+        .or_else(|| detour::old_since(since, request, monitor.base_url, settings, monitor.now));
+    if let Some(response) = detour {
+        return Ok(response);
+    }
+
+    match preconditions.verdict(monitor.timestamp()) {
+        Verdict::Proceed => {}
+        // A late row is news although the timestamp did not move.
+        Verdict::NotModified if monitor.entries.has_late_at(monitor.timestamp()) => {}
+        Verdict::NotModified if settings.compat == Compat::RemoteSettings => {
+            let body = Body::full("{\"data\":[]}");
+            return Ok(monitor.finish_list(list::json(body), expected));
+        }
+        Verdict::NotModified => return Ok(list::not_modified(monitor.timestamp())),
+        Verdict::Failed => return Ok(list::precondition_failed(monitor.timestamp())),
+    }
+
+    let response = match &given {
+        None => monitor.rendered(since, &request.method),
+        Some(given) => monitor.selected(given, request)?,
+    };
+    Ok(monitor.finish_list(response, expected))
+}
+
+// === impl Monitor ===
+
+impl Monitor<'_> {
+    /// The list's timestamp: that of its newest row, or the present where there is none.
+    pub fn timestamp(&self) -> Timestamp {
+        if self.entries.rows.is_empty() { self.now } else { self.entries.timestamp }
+    }
+
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        let since_rule = self.since_rule();
+        self.entries.rows.iter().map(move |entry| Row { entry, host: self.host, since_rule })
+    }
+
+    fn since_rule(&self) -> SinceRule {
+        SinceRule { first_known: self.entries.first_known, overlap: self.settings.overlap }
+    }
+
+    /// How many of the first rows a `_since` selects, and which of the others.
+    pub(super) fn after(&self, since: Option<Timestamp>) -> (usize, Vec<usize>) {
+        let rows = &self.entries.rows;
+        let Some(since) = since else { return (rows.len(), Vec::new()) };
+        let rule = self.since_rule();
+        let newer = rows.partition_point(|entry| rule.is_newer(entry, since));
+        let late = rows.iter().enumerate().skip(newer).filter(|(_, entry)| entry.is_late_for(since));
+        (newer, late.map(|(index, _)| index).collect())
+    }
+
+    fn rendered(&self, since: Option<Timestamp>, method: &Method) -> Response {
+        let (newer, late) = self.after(since);
+        let document = self.entries.rendered.list(&self.entries.rows, self.host);
+        let mut response = list::json(Body::chunks(document.select(newer, &late)));
+        if method == Method::HEAD {
+            insert_total(response.headers_mut(), newer + late.len());
+        }
+        response
+    }
+
+    fn selected(&self, given: &Given, request: &Parts) -> Result<Response, Error> {
+        let rules = Rules {
+            known_fields: &FIELDS,
+            text_fields: &[],
+            in_like: false,
+            paginate_by: self.settings.kinto.paginate_by,
+            max_fetch_size: None,
+            now: self.now,
+        };
+        let query = Query::of(given, &rules)?;
+        let Page { rows, next, total } = query.select(self.rows());
+        let mut text = String::from("{\"data\":[");
+        for (index, row) in rows.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            row.write(&mut text, query.fields.as_deref());
+        }
+        text.push_str("]}");
+        let mut response = list::json(Body::full(text));
+        let headers = response.headers_mut();
+        if let (Some(token), Some(limit)) = (next, query.limit) {
+            let path = request.uri.path();
+            let url = list::next_page(&(self.base_url)(), path, request.uri.query(), limit, &token);
+            headers.extend(url.map(|url| (list::NEXT_PAGE, url)));
+        }
+        if query.uses_to {
+            headers.insert(list::ALERT, list::TO_IS_DEPRECATED);
+        }
+        if request.method == Method::HEAD {
+            insert_total(headers, total);
+        }
+        Ok(response)
+    }
+
+    fn finish_list(&self, mut response: Response, expected: Option<&str>) -> Response {
+        let headers = response.headers_mut();
+        list::insert_timestamp(headers, self.timestamp());
+        cache_control::forbid(headers);
+        self.insert_expiry(headers, expected);
+        response
+    }
+
+    /// The expiry that settings give to the monitor endpoints, and who else may have the answer.
+    pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expected: Option<&str>) {
+        let changes = &self.settings.changes;
+        let expiry = cache_control::expiry(self.settings, &changes.bucket, &changes.collection, expected);
+        if let Some(seconds) = expiry {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.now.0);
+            cache_control::allow(headers, seconds, now);
+        }
+        if changes.principals.iter().any(|principal| principal == "system.Everyone") {
+            if let Some(seconds) = expiry {
+                cache_control::allow_stale(headers, seconds, self.settings.stale_if_error);
+            }
+        } else {
+            cache_control::keep_private(headers);
+        }
+        cache_control::tag(headers, &changes.bucket, &changes.collection);
+    }
+}
+
+impl std::fmt::Debug for Monitor<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Monitor").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+// === impl SinceRule ===
+
+impl SinceRule {
+    fn is_newer(self, entry: &Entry, since: Timestamp) -> bool {
+        let bound = if since <= self.first_known { since.back(self.overlap) } else { since };
+        entry.last_modified > bound
+    }
+}
+
+// === impl Row ===
+
+impl Row<'_> {
+    /// Writes the row's fields: all of them, or those of a projection in its order.
+    fn write(&self, text: &mut String, fields: Option<&[String]>) {
+        const ALL: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
+        let mut written: Vec<&str> = Vec::with_capacity(ALL.len());
+        let mut write = |name: &'static str| {
+            if written.contains(&name) {
+                return;
+            }
+            text.push_str(if written.is_empty() { "{\"" } else { ",\"" });
+            text.push_str(name);
+            text.push_str("\":");
+            text.push_str(&self.value(name).to_string());
+            written.push(name);
+        };
+        match fields {
+            None => ALL.into_iter().for_each(write),
+            Some(fields) => {
+                let first = |path: &String| ALL.into_iter().find(|name| path.split('.').next() == Some(name));
+                fields.iter().filter_map(first).for_each(&mut write);
+            }
+        }
+        text.push('}');
+    }
+
+    fn value(&self, name: &str) -> Value {
+        let entry = self.entry;
+        match name {
+            "id" => Value::from(&*entry.id),
+            "last_modified" => Value::from(entry.last_modified.0),
+            "bucket" => Value::from(&*entry.key.bucket),
+            "collection" => Value::from(&*entry.key.collection),
+            _ => Value::from(self.host),
+        }
+    }
+}
+
+impl Fields for Row<'_> {
+    fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
+        let known = matches!(path, "id" | "last_modified" | "bucket" | "collection" | "host");
+        known.then(|| Cow::Owned(self.value(path)))
+    }
+
+    fn is_newer_than(&self, since: Timestamp) -> bool {
+        self.since_rule.is_newer(self.entry, since) || self.entry.is_late_for(since)
+    }
+}
+
+// === impl Plain ===
+
+impl<'q> Plain<'q> {
+    /// Reads a query without decoding it; `None` where it asks for more than a plain list, or is not quite right.
+    fn read(query: Option<&'q str>, now: Timestamp) -> Option<Self> {
+        const DAY: u64 = 24 * 3600 * 1000;
+        let mut plain = Self::default();
+        for (name, value) in pairs(query.unwrap_or_default()) {
+            match name {
+                "_since" if plain.since.is_none() => {
+                    let quoted = value.strip_prefix("%22").and_then(|value| value.strip_suffix("%22"));
+                    let since = timestamp(quoted.unwrap_or(value))?;
+                    plain.since = Some(since).filter(|since| since.0 < now.0.saturating_add(DAY));
+                    plain.since?;
+                }
+                "_expected" if plain.expected.is_none() && !value.contains(['%', '+']) => {
+                    plain.expected = Some(value);
+                }
+                "_sort" if value == "-last_modified" => {}
+                _ => return None,
+            }
+        }
+        Some(plain)
+    }
+}
+
+fn insert_total(headers: &mut HeaderMap, total: usize) {
+    headers.insert(list::TOTAL_OBJECTS, HeaderValue::from(total));
+    headers.insert(list::TOTAL_RECORDS, HeaderValue::from(total));
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,99 @@
+//! The changeset over a snapshot, in both compatibility modes.
+
+use super::*;
+use crate::endpoints::monitor_changes::tests::{NOW, entries, names, request, settings, text};
+use crate::settings::Settings;
+use crate::timeline::entries::Entries;
+
+fn answer(entries: &Entries, settings: &Settings, query: &str, known: Option<&str>) -> Response {
+    let base_url = || "http://www.example.org".to_owned();
+    let headers: Vec<_> = known.map(|known| (IF_NONE_MATCH, known)).into_iter().collect();
+    let request = request("GET", &format!("/v1/changeset{query}"), &headers);
+    let monitor = Monitor { entries, host: "www.example.org", settings, now: NOW, base_url: &base_url };
+    respond(&monitor, &request).unwrap_or_else(Error::into_response)
+}
+
+fn get(query: &str) -> Response {
+    answer(&entries(None), &Settings::default(), query, None)
+}
+
+#[test]
+fn the_document_is_that_of_the_plugin_newest_first() {
+    let response = get("?_expected=0&_limit=1");
+    assert_eq!(response.headers()["last-modified"], "Sat, 21 Nov 2026 07:23:14 GMT");
+    assert!(!response.headers().contains_key("cache-control"));
+    assert_eq!(
+        text(response),
+        r#"{"metadata":{},"timestamp":1795245794920,"changes":[{"id":"b9b19efc-8e15-8c48-bf77-f7f6df241406","last_modified":1795245794920,"bucket":"b","collection":"one","host":"www.example.org"}]}"#
+    );
+    for (query, expected) in [
+        ("?_expected=0", "b/one a/three a/two a/one"),
+        ("?_expected=0&_limit=0", "b/one a/three a/two a/one"),
+        ("?_expected=0&_limit=2", "b/one a/three"),
+        ("?_expected=%221%22&_since=%221795245794783%22", "b/one"),
+        ("?_expected=0&_since=%221795245794920%22", ""),
+        ("?_expected=0&bucket=a", "a/three a/two a/one"),
+        ("?_expected=0&bucket=a&collection=one", "a/one"),
+        ("?_expected=0&collection=one&_limit=1", "b/one"),
+        ("?_expected=0&bucket=a&_since=%221795245794711%22", "a/three"),
+        ("?_expected=0&bucket=&unknown=1", "b/one a/three a/two a/one"),
+        ("?_expected=0&bucket=c", ""),
+    ] {
+        assert_eq!(names(&text(get(query))), expected, "{query}");
+    }
+}
+
+#[test]
+fn an_old_since_is_redirected_to_the_changeset() {
+    let response = get("?_expected=1&_since=%223%22&bucket=a&collection=one%20x");
+    assert_eq!(
+        response.headers()["location"],
+        "http://www.example.org/v1/changeset?_expected=1&bucket=a&collection=one%20x"
+    );
+    assert_eq!(get("?_since=%223%22").status(), 400, "parameters come first");
+}
+
+#[test]
+fn late_rows_are_in_the_changeset_and_change_its_etag() {
+    let late = entries(Some(1_795_245_794_920));
+    let settings = Settings::default();
+    let ask = |query| names(&text(answer(&late, &settings, query, None)));
+    assert_eq!(ask("?_expected=0&_since=%221795245794783%22"), "b/one a/one");
+    assert_eq!(ask("?_expected=0&_since=%221795245794783%22&bucket=a"), "a/one");
+    assert_eq!(ask("?_expected=0&_since=%221795245794783%22&_limit=1"), "b/one");
+
+    let mut fewer = entries(None);
+    fewer.rows.pop();
+    let etag = |entries: &Entries| answer(entries, &settings, "?_expected=0", None).headers()["etag"].clone();
+    assert_ne!(etag(&fewer), etag(&entries(None)), "the same timestamp, another content");
+    let known = etag(&fewer);
+    let known = format!("\"x\", W/{}", known.to_str().unwrap());
+    assert_eq!(answer(&fewer, &settings, "?_expected=0", Some(&known)).status(), 304);
+    assert_eq!(answer(&entries(None), &settings, "?_expected=0", Some(&known)).status(), 200);
+    assert_eq!(answer(&fewer, &settings, "?_expected=0", Some("*")).status(), 200);
+}
+
+#[test]
+fn remote_settings_has_its_own_ways() {
+    let settings = settings(|settings| settings.compat = Compat::RemoteSettings);
+    let ask = |query| answer(&entries(None), &settings, query, None);
+    assert!(
+        text(ask("?_expected=0&_limit=1")).starts_with(r#"{"metadata":{"bucket":"monitor"},"timestamp":"#)
+    );
+    assert_eq!(names(&text(ask("?_expected=0&_since=1795245794783"))), "b/one");
+    let quoted = ask("?_expected=%22123%22&_since=%221%22&bucket=a%20b");
+    assert_eq!(quoted.status(), 307);
+    assert_eq!(
+        quoted.headers()["location"],
+        "http://www.example.org/v1/changeset?_expected=123&_since=%221%22&bucket=a%20b"
+    );
+    assert_eq!(ask("?_expected=12&_since=13").status(), 204);
+    assert_eq!(ask("?_expected=0&_since=13").status(), 307);
+    assert_eq!(ask("?_expected=%22&_since=1795245794783").status(), 200);
+}
+
+#[test]
+fn an_empty_list_is_of_the_present() {
+    let body = text(answer(&Entries::default(), &Settings::default(), "?_expected=0", None));
+    assert_eq!(body, r#"{"metadata":{},"timestamp":1795245800000,"changes":[]}"#);
+}
