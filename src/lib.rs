@@ -13,6 +13,7 @@ pub mod handler;
 pub mod headers;
 pub mod kinto;
 pub mod mirror;
+pub mod purge;
 pub mod query;
 pub mod request_id;
 pub mod route;
