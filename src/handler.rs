@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::ORIGIN;
@@ -15,6 +16,7 @@ use crate::cors;
 use crate::error::{Error, Response};
 use crate::forward;
 use crate::headers::insert_retry_after;
+use crate::metrics::{self, CacheOutcome};
 use crate::request_id;
 use crate::server::{Peer, request_body};
 use crate::upstream::Upstream;
@@ -33,6 +35,7 @@ pub async fn handle(core: &Core, mut request: Request<Incoming>, peer: &Peer) ->
     let begun = Instant::now();
     let request_id = request_id::take_or_make(request.headers_mut());
     let origin = request.headers().get(ORIGIN).cloned();
+    let endpoint = "forward";
     let line = LogLine::begin(&request, request_id);
 
     let answered = AssertUnwindSafe(answer(core, request, peer)).catch_unwind().await;
@@ -40,8 +43,10 @@ pub async fn handle(core: &Core, mut request: Request<Incoming>, peer: &Peer) ->
         .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
         .unwrap_or_else(|error| fail(core, error, origin.as_ref()));
 
+    let elapsed = begun.elapsed();
+    metrics::count_request(endpoint, response.status(), CacheOutcome::None, elapsed);
     if let Some(line) = line {
-        line.end(&response, begun);
+        line.end(endpoint, &response, elapsed);
     }
     response
 }
@@ -84,8 +89,8 @@ impl LogLine {
         })
     }
 
-    fn end(self, response: &Response, begun: Instant) {
-        let time_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    fn end(self, endpoint: &str, response: &Response, elapsed: Duration) {
+        let time_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         tracing::info!(
             target: "kinto_sidecar::access",
             method = %self.method,
@@ -93,7 +98,7 @@ impl LogLine {
             path = self.uri.path(),
             status = response.status().as_u16(),
             time_ms,
-            endpoint = "forward",
+            endpoint,
             request_id = self.request_id.to_str().unwrap_or_default(),
             "answered"
         );

@@ -12,6 +12,7 @@ pub mod forward;
 pub mod handler;
 pub mod headers;
 pub mod kinto;
+pub mod metrics;
 pub mod mirror;
 pub mod purge;
 pub mod query;

@@ -2,11 +2,14 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kinto_sidecar::app::App;
-use kinto_sidecar::server::Server;
+use kinto_sidecar::endpoints::admin::Admin;
+use kinto_sidecar::server::{AdminServer, Server};
 use kinto_sidecar::settings::Settings;
 use kinto_sidecar::upstream::Upstream;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -14,6 +17,8 @@ use tokio::sync::watch;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How often the recorder of metrics tidies up.
+const UPKEEP: Duration = Duration::from_secs(5);
 /// Something about the settings, which has to be mended before anything can run.
 const BAD_SETTINGS: u8 = 2;
 
@@ -34,6 +39,7 @@ fn main() -> ExitCode {
                 settings.upstream.port = port.parse().unwrap_or(8888);
                 settings.upstream.authority = format!("{host}:{port}");
             }
+            "--admin-listen" => settings.admin_listen = Some(kinto_sidecar::settings::ListenAddr::Tcp(value)),
             "--threads" => settings.threads = value.parse().ok(),
             _ => {}
         }
@@ -67,6 +73,11 @@ fn run(settings: Settings) -> std::io::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let upstream = Upstream::new(&settings)?;
     let app = Arc::new(App::new(settings, background.handle().clone(), stopping));
+    if let Some(address) = &app.settings.admin_listen {
+        let admin = AdminServer::open(address)?;
+        eprintln!("metrics and health on {}", admin.address());
+        serve_admin(&background, admin, &app, &upstream)?;
+    }
     let server = Server::open(app, upstream)?;
     eprintln!("listening on {}", server.address());
     let threads = server.start()?;
@@ -83,6 +94,31 @@ fn run(settings: Settings) -> std::io::Result<()> {
         }
     });
     end(background);
+    Ok(())
+}
+
+/// Answers operators from the background.
+fn serve_admin(
+    background: &Runtime,
+    server: AdminServer,
+    app: &Arc<App>,
+    upstream: &Upstream,
+) -> std::io::Result<()> {
+    let recorder = PrometheusBuilder::new().install_recorder().map_err(std::io::Error::other)?;
+    let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone());
+    background.spawn(async move {
+        if let Err(error) = server.run(admin).await {
+            tracing::error!(%error, "metrics and health are not answered");
+        }
+    });
+    background.spawn(async move {
+        // Without it, what histograms collect between two readings would only grow.
+        let mut turns = tokio::time::interval(UPKEEP);
+        loop {
+            turns.tick().await;
+            recorder.run_upkeep();
+        }
+    });
     Ok(())
 }
 

@@ -19,15 +19,18 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
 use crate::handler::Core;
+use crate::metrics::OpenConnection;
 use crate::upstream::Upstream;
 
 mod activity;
+mod admin;
 mod connection;
 mod listener;
 mod peer;
 pub(crate) mod request_body;
 mod tls;
 
+pub use admin::AdminServer;
 pub use peer::Peer;
 
 use connection::Serving;
@@ -125,6 +128,13 @@ async fn run(source: Source, handed: Option<mpsc::Receiver<UnixStream>>, core: A
     let _ = tokio::time::timeout(grace, all_done.recv()).await;
 }
 
+/// What a connection holds while it is open.
+struct Held {
+    _open: OpenConnection,
+    _permit: OwnedSemaphorePermit,
+    _under_way: mpsc::Sender<()>,
+}
+
 /// One serving thread.
 struct Thread {
     core: Arc<Core>,
@@ -220,13 +230,14 @@ impl Thread {
     }
 
     /// Waits until the process has room for one more connection; meanwhile this thread accepts none.
-    async fn admit(&self, peer: Peer) -> Option<(Serving, (OwnedSemaphorePermit, mpsc::Sender<()>))> {
+    async fn admit(&self, peer: Peer) -> Option<(Serving, Held)> {
         let permit = Arc::clone(&self.shared.connections).acquire_owned().await.ok()?;
         let serving = Serving {
             core: Arc::clone(&self.core),
             peer: Arc::new(peer),
             stopping: self.shared.app.stopping.clone(),
         };
-        Some((serving, (permit, self.under_way.clone())))
+        let held = Held { _open: OpenConnection::new(), _permit: permit, _under_way: self.under_way.clone() };
+        Some((serving, held))
     }
 }

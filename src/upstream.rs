@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::body::{Body, read_limited};
 use crate::error::Error;
+use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
 
 mod connect;
@@ -168,9 +169,13 @@ impl Upstream {
             let is_reused = !matches!(chosen, Chosen::Http1 { is_reused: false, .. });
             let copy = (is_reused && !cannot_repeat && !must_be_new).then(|| copy_of(&request));
             let failure = match self.exchange(chosen, request).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    metrics::count_upstream(None);
+                    return Ok(response);
+                }
                 Err(failure) => failure,
             };
+            metrics::count_upstream(Some(&failure.error));
             if !failure.is_lost || must_be_new {
                 return Err(failure.error);
             }
@@ -202,7 +207,8 @@ impl Upstream {
         } else {
             None
         };
-        match inner.connector.connect().await? {
+        let connected = inner.connector.connect().await;
+        match connected.inspect_err(|error| metrics::count_upstream(Some(error)))? {
             Sender::Http1(sender) => Ok(Chosen::Http1 { sender, is_reused: false }),
             Sender::Http2(sender) => {
                 *inner.http2.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
 use crate::body::Body;
+use crate::metrics;
 use crate::settings::Settings;
 
 /// A connection that is ready for a request.
@@ -71,6 +72,7 @@ impl Connector {
     async fn connect_unbounded(&self) -> Result<Sender, UpstreamError> {
         let stream = TcpStream::connect((&*self.host, self.port)).await?;
         stream.set_nodelay(true)?;
+        metrics::count_upstream_connection();
         let Some((connector, name)) = &self.tls else {
             return shake_hands(stream, self.prior_knowledge).await;
         };

@@ -1,0 +1,242 @@
+//! Numbers about requests, for Prometheus.
+//!
+//! Each thread counts in a table of its own, so that counting costs a few plain stores and no two cores write to one
+//! cache line; the tables are summed when they are read. What is counted less often than requests uses the `metrics`
+//! crate where it happens, under names that begin with `kinto_sidecar_` too.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::upstream::UpstreamError;
+
+/// The endpoints that are told apart, by [`crate::route::Route::name`].
+const ENDPOINTS: [&str; 9] = [
+    "forward",
+    "changeset",
+    "monitor-changes",
+    "monitor-changeset",
+    "root",
+    "api",
+    "broadcasts",
+    "batch",
+    "other",
+];
+const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+const CACHES: [&str; 4] = ["none", "hit", "stale", "miss"];
+/// Upper bounds of the latency buckets, in microseconds.
+const BUCKETS: [u64; 14] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
+    30_000_000,
+];
+const UPSTREAM: [&str; 7] =
+    ["answered", "connect", "timeout", "broken", "unexpected", "too_large", "request"];
+
+/// What a cache had to do with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheOutcome {
+    /// No cache was asked.
+    #[default]
+    None,
+    /// It had the answer.
+    Hit,
+    /// It had an old answer, which was given because the upstream could not be asked.
+    Stale,
+    /// It had to ask the upstream.
+    Miss,
+}
+
+/// What one thread has counted.
+#[derive(Debug, Default)]
+struct Counts {
+    requests: [[[AtomicU64; CACHES.len()]; CLASSES.len()]; ENDPOINTS.len()],
+    latency: [[AtomicU64; BUCKETS.len() + 1]; ENDPOINTS.len()],
+    latency_sum_us: [AtomicU64; ENDPOINTS.len()],
+    upstream: [AtomicU64; UPSTREAM.len()],
+    upstream_connections: AtomicU64,
+    connections: AtomicU64,
+    connections_closed: AtomicU64,
+}
+
+static THREADS: Mutex<Vec<Arc<Counts>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static COUNTS: Arc<Counts> = {
+        let counts = Arc::<Counts>::default();
+        THREADS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counts));
+        counts
+    };
+}
+
+/// Counts an answered request.
+pub fn count_request(endpoint: &str, status: StatusCode, cache: CacheOutcome, elapsed: Duration) {
+    let endpoint = ENDPOINTS.iter().position(|known| *known == endpoint).unwrap_or(ENDPOINTS.len() - 1);
+    let class = usize::from(status.as_u16() / 100).saturating_sub(1).min(CLASSES.len() - 1);
+    let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    let bucket = BUCKETS.partition_point(|bound| *bound < elapsed_us);
+    with_counts(|counts| {
+        add(counts.requests.get(endpoint).and_then(|classes| classes.get(class)?.get(cache as usize)), 1);
+        add(counts.latency.get(endpoint).and_then(|buckets| buckets.get(bucket)), 1);
+        add(counts.latency_sum_us.get(endpoint), elapsed_us);
+    });
+}
+
+/// Counts a request to the upstream, by how it went.
+pub(crate) fn count_upstream(failure: Option<&UpstreamError>) {
+    let outcome = match failure {
+        None => 0,
+        Some(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => 1,
+        Some(UpstreamError::HeadTimeout | UpstreamError::BodyTimeout) => 2,
+        Some(UpstreamError::Broken(_)) => 3,
+        Some(UpstreamError::Unexpected(_) | UpstreamError::Unaskable) => 4,
+        Some(UpstreamError::TooLarge) => 5,
+        Some(UpstreamError::Request(_)) => 6,
+    };
+    with_counts(|counts| add(counts.upstream.get(outcome), 1));
+}
+
+/// Counts a connection made to the upstream.
+pub(crate) fn count_upstream_connection() {
+    with_counts(|counts| add(Some(&counts.upstream_connections), 1));
+}
+
+/// Counts a client's connection until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenConnection;
+
+impl OpenConnection {
+    pub(crate) fn new() -> Self {
+        with_counts(|counts| add(Some(&counts.connections), 1));
+        Self
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        with_counts(|counts| add(Some(&counts.connections_closed), 1));
+    }
+}
+
+/// Everything that is counted here, in the text format of Prometheus.
+pub fn render() -> String {
+    let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut text = String::with_capacity(4_096);
+    // Writing to a string does not fail.
+    let _ = render_requests(&mut text, &threads);
+    let _ = render_latency(&mut text, &threads);
+    let _ = render_connections(&mut text, &threads);
+    text
+}
+
+fn with_counts(count: impl FnOnce(&Counts)) {
+    // A thread that is ending has nothing more to count.
+    let _ = COUNTS.try_with(|counts| count(counts));
+}
+
+/// Only the thread itself writes to its counters, so that no locked instruction is needed.
+fn add(counter: Option<&AtomicU64>, number: u64) {
+    if let Some(counter) = counter {
+        counter.store(counter.load(Relaxed).wrapping_add(number), Relaxed);
+    }
+}
+
+fn sum<'a>(threads: &'a [Arc<Counts>], counter: impl Fn(&'a Counts) -> Option<&'a AtomicU64>) -> u64 {
+    threads.iter().filter_map(|counts| counter(counts)).map(|counter| counter.load(Relaxed)).sum()
+}
+
+fn render_requests(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
+    text.push_str(
+        "# HELP kinto_sidecar_requests_total Requests by endpoint, class of status and cache outcome.\n",
+    );
+    text.push_str("# TYPE kinto_sidecar_requests_total counter\n");
+    for (e, endpoint) in ENDPOINTS.iter().enumerate() {
+        for (s, status) in CLASSES.iter().enumerate() {
+            for (c, cache) in CACHES.iter().enumerate() {
+                let total = sum(threads, |counts| counts.requests.get(e)?.get(s)?.get(c));
+                if total > 0 {
+                    writeln!(
+                        text,
+                        "kinto_sidecar_requests_total{{endpoint=\"{endpoint}\",status=\"{status}\",cache=\"{cache}\"}} {total}"
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn render_latency(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
+    const NAME: &str = "kinto_sidecar_request_duration_seconds";
+    writeln!(text, "# HELP {NAME} Time from a request's head to the head of its answer.")?;
+    writeln!(text, "# TYPE {NAME} histogram")?;
+    for (e, endpoint) in ENDPOINTS.iter().enumerate() {
+        let mut total = 0;
+        let mut lines = String::new();
+        for b in 0..=BUCKETS.len() {
+            total += sum(threads, |counts| counts.latency.get(e)?.get(b));
+            let bound = BUCKETS.get(b).map_or_else(|| "+Inf".to_owned(), |bound| seconds(*bound));
+            writeln!(lines, "{NAME}_bucket{{endpoint=\"{endpoint}\",le=\"{bound}\"}} {total}")?;
+        }
+        if total > 0 {
+            let spent_us = sum(threads, |counts| counts.latency_sum_us.get(e));
+            text.push_str(&lines);
+            writeln!(text, "{NAME}_sum{{endpoint=\"{endpoint}\"}} {}", seconds(spent_us))?;
+            writeln!(text, "{NAME}_count{{endpoint=\"{endpoint}\"}} {total}")?;
+        }
+    }
+    Ok(())
+}
+
+fn render_connections(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
+    let opened = sum(threads, |counts| Some(&counts.connections));
+    let closed = sum(threads, |counts| Some(&counts.connections_closed));
+    text.push_str("# HELP kinto_sidecar_connections Client connections that are open.\n");
+    text.push_str("# TYPE kinto_sidecar_connections gauge\n");
+    writeln!(text, "kinto_sidecar_connections {}", opened.saturating_sub(closed))?;
+    text.push_str(
+        "# HELP kinto_sidecar_upstream_requests_total Requests to the upstream by how they went.\n",
+    );
+    text.push_str("# TYPE kinto_sidecar_upstream_requests_total counter\n");
+    for (o, outcome) in UPSTREAM.iter().enumerate() {
+        let total = sum(threads, |counts| counts.upstream.get(o));
+        writeln!(text, "kinto_sidecar_upstream_requests_total{{outcome=\"{outcome}\"}} {total}")?;
+    }
+    let made = sum(threads, |counts| Some(&counts.upstream_connections));
+    text.push_str("# HELP kinto_sidecar_upstream_connections_total Connections made to the upstream.\n");
+    text.push_str("# TYPE kinto_sidecar_upstream_connections_total counter\n");
+    writeln!(text, "kinto_sidecar_upstream_connections_total {made}")
+}
+
+/// Microseconds as Prometheus writes seconds.
+fn seconds(microseconds: u64) -> String {
+    let text = format!("{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_all_threads_are_summed() {
+        let count = || count_request("root", StatusCode::OK, CacheOutcome::Stale, Duration::from_millis(2));
+        count();
+        std::thread::spawn(count).join().unwrap();
+        let text = render();
+        assert!(
+            text.contains(
+                "kinto_sidecar_requests_total{endpoint=\"root\",status=\"2xx\",cache=\"stale\"} 2\n"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("duration_seconds_bucket{endpoint=\"root\",le=\"0.001\"} 0\n")
+                && text.contains("duration_seconds_bucket{endpoint=\"root\",le=\"0.0025\"} 2\n")
+                && text.contains("duration_seconds_sum{endpoint=\"root\"} 0.004\n"),
+            "{text}"
+        );
+    }
+}
