@@ -112,6 +112,9 @@ impl Filter {
             Operator::In | Operator::Exclude if self.field == ID && !all(Value::is_string) => {
                 return invalid();
             }
+            Operator::In | Operator::Exclude if self.field == MODIFIED && !all(Value::is_i64) => {
+                return invalid();
+            }
             Operator::InLike if !all(Value::is_string) => return invalid(),
             _ => {}
         }
