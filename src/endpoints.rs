@@ -1,7 +1,7 @@
 //! What the sidecar answers itself: one file per endpoint.
 
-pub mod broadcasts;
 pub mod admin;
+pub mod broadcasts;
 pub mod changeset_params;
 mod detour;
 pub mod list;

@@ -57,10 +57,11 @@ impl RecordCache {
     }
 
     fn get(&self, key: &str) -> Option<u64> {
-        self.assigned
-            .get(key)
-            .or_else(|| environment_names(key).iter().find_map(|name| self.environment.get(name)))
-            .or_else(|| self.file.get(key))
-            .copied()
+        let of_environment = || {
+            // Asked for with each answer: names are made only where there is anything to find.
+            let names = (!self.environment.is_empty()).then(|| environment_names(key))?;
+            names.iter().find_map(|name| self.environment.get(name))
+        };
+        self.assigned.get(key).or_else(of_environment).or_else(|| self.file.get(key)).copied()
     }
 }
