@@ -1,0 +1,197 @@
+"""The rows of the table of speeds: what is asked, of whom."""
+
+import contextlib
+import gzip
+import statistics
+import time
+
+import servers
+from kinto import Client, fill, kinto
+from load import figure, measure, resident_kilobytes, table
+from relay import Relay
+
+ENCODINGS = {"identity": {}, "gzip": {"Accept-Encoding": "gzip"}}
+SMALL = (50, 180)  # records, filler: 14 KB
+MEDIUM = (1_000, 60)  # 140 KB
+LARGE = (10_000, 390)  # 5 MB
+
+
+def path_of(collection, query="_expected=0"):
+    return f"/v1/buckets/bench/collections/{collection}/changeset?{query}"
+
+
+def url(port, path):
+    return f"http://127.0.0.1:{port}{path}"
+
+
+def fetch(port, path):
+    """The bytes there, once everything is in place."""
+    status, _, content = Client(port).ask("GET", path.removeprefix("/v1"))
+    if status != 200:
+        raise RuntimeError(f"{path}: {status} {content[:300]}")
+    return content
+
+
+@contextlib.contextmanager
+def kintos(*collections, monitored=("/buckets/bench",)):
+    """A plain Kinto with a sidecar in front, and one with the plugin, both with the same collections.
+
+    Gives the sidecar's (port, processes) with its Kinto's processes, the plugin's, and the records' timestamps.
+    """
+    with kinto(False) as (plain, plain_pids), kinto(True, monitored) as (plugin, plugin_pids):
+        stamps = {}
+        for name, (count, filler) in collections:
+            for port in (plain, plugin):
+                stamps[name] = fill(port, name, count, filler)
+        flags = ["--set", f"changes.resources={' '.join(monitored)}"]
+        with servers.sidecar(plain, *flags) as (port, pids):
+            yield (port, pids, plain_pids), (plugin, plugin_pids), stamps
+
+
+def hits(title, path, collections, encodings, *, with_plugin=False, **options):
+    """The same answer again and again: the sidecar, nginx, Varnish, bare hyper."""
+    report = []
+    with kintos(*collections) as ((ours, pids, _), (plugin, plugin_pids), _):
+        content = fetch(ours, path)
+        for name in encodings:
+            options["headers"] = ENCODINGS[name]
+            costs = [measure("sidecar", url(ours, path), pids, **options)]
+            with servers.nginx(plugin, caches=True) as (port, roots):
+                fetch(port, path)
+                costs.append(measure("nginx, hits", url(port, path), roots, **options))
+            with servers.varnish(plugin) as (port, roots):
+                fetch(port, path)
+                costs.append(measure("Varnish, hits", url(port, path), roots, **options))
+            with servers.bare(content, gzip.compress(content, 6)) as (port, roots):
+                costs.append(measure("bare hyper", url(port, path), roots, **options))
+            if with_plugin:
+                costs.append(measure("Kinto with the plugin", url(plugin, path), plugin_pids, **options))
+            report.append(table(f"{title}, {name}", costs))
+    return report
+
+
+def row_1(seconds):
+    """Cached changeset of 50 records."""
+    title = "A cached changeset of 50 records, 64 connections"
+    return hits(title, path_of("small"), [("small", SMALL)], ENCODINGS, seconds=seconds)
+
+
+def row_2(seconds):
+    """Cached changeset of 10 000 records."""
+    title = "A cached changeset of 10 000 records, 64 connections"
+    return hits(title, path_of("large"), [("large", LARGE)], ENCODINGS, seconds=seconds)
+
+
+def row_3(seconds):
+    """monitor/changes with 200 collections."""
+    collections = [(f"collection-{number:03}", (1, 20)) for number in range(200)]
+    path = "/v1/buckets/monitor/collections/changes/records"
+    return hits("monitor/changes, 200 collections", path, collections, ENCODINGS, with_plugin=True, seconds=seconds)
+
+
+# Each request has the next of `count` numbers, going round.
+LUA = """
+local n = -1
+function request()
+    n = (n + 1) % {count}
+    return wrk.format("GET", "{before}" .. string.format("%d", {first} + n * {step}) .. "{after}")
+end
+"""
+
+
+def misses(title, before, after, spread, seconds):
+    """Each request another: the sidecar, and those for which each is a miss; what stands behind counts too.
+
+    The number between `before` and `after` is the records' first timestamp plus a multiple of a step: `spread` is
+    (how many numbers, step).
+    """
+    count, step = spread
+    costs = []
+    with kintos(("medium", MEDIUM)) as ((ours, pids, plain_pids), (plugin, plugin_pids), stamps):
+        script = LUA.format(count=count, before=before, after=after, first=stamps["medium"][0], step=step)
+        # No warm-up: what a peer was asked before would be no miss.
+        options = {"script": script, "seconds": seconds, "warm_up": 0}
+        fetch(ours, path_of("medium"))
+        costs.append(measure("sidecar", url(ours, "/"), pids + plain_pids, **options))
+        with servers.nginx(plugin, caches=True) as (port, roots):
+            costs.append(measure("nginx, misses", url(port, "/"), roots + plugin_pids, **options))
+        with servers.varnish(plugin) as (port, roots):
+            costs.append(measure("Varnish, misses", url(port, "/"), roots + plugin_pids, **options))
+        costs.append(measure("Kinto with the plugin", url(plugin, "/"), plugin_pids, **options))
+    return table(f"{title}; the Kinto behind counts too", costs)
+
+
+def row_4(seconds):
+    """Changesets with 1 000 different `_since`, and with a new `_expected` every time."""
+    since = path_of("medium", "_expected=0&_since=%22")
+    expected = path_of("medium", "_expected=")
+    return [
+        misses("1 000 different `_since`, of 1 000 records", since, "%22", (1000, 1000), seconds),
+        misses("A new `_expected` every time, 1 000 records", expected, "", (100_000_000, 1), seconds),
+    ]
+
+
+def row_5(_seconds, times=11):
+    """One of 10 000 records changes."""
+    lines = [
+        "**One of 10 000 records changes: until the new changeset was read whole (median)**",
+        "",
+        "| server | ms | × sidecar | KB from Kinto | × sidecar |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    results = []
+    with kinto(False) as (plain, _), kinto(True) as (plugin, _):
+        for port in (plain, plugin):
+            fill(port, "large", *LARGE)
+        with Relay(plain) as relay, servers.sidecar(relay.port) as (port, _):
+            results.append(("sidecar, written through it", *after_a_write(port, port, relay, times)))
+            results.append(("sidecar, written behind its back", *after_a_write(plain, port, relay, times)))
+        with Relay(plugin) as relay, servers.nginx(relay.port, caches=True) as (port, _):
+            results.append(("nginx, miss", *after_a_write(plugin, port, relay, times)))
+        with Relay(plugin) as relay:
+            results.append(("Kinto with the plugin", *after_a_write(plugin, relay.port, relay, times)))
+    _, base_ms, base_kilobytes = results[0]
+    for name, spent, kilobytes in results:
+        ratios = figure(spent / base_ms), figure(kilobytes / base_kilobytes)
+        lines.append(f"| {name} | {figure(spent)} | {ratios[0]} | {figure(kilobytes)} | {ratios[1]} |")
+    return ["\n".join([*lines, ""])]
+
+
+def after_a_write(write_port, read_port, relay, times):
+    """Milliseconds from a write's acknowledgement to the changeset with it, and KB that were read from Kinto for it."""
+    writer, reader = Client(write_port), Client(read_port)
+    path = path_of("large", "_expected=").removeprefix("/v1")
+    reader.ask("GET", f"{path}0")
+    spent, kilobytes = [], []
+    for number in range(times):
+        title = f"Changed {read_port} {number}"
+        body = {"data": {"title": title}}
+        uri = f"/buckets/bench/collections/large/records/{number * 101:032x}"
+        _, answer = writer.write("PATCH", uri, body)
+        received, start = relay.received, time.perf_counter()
+        status, _, content = reader.ask("GET", f"{path}%22{answer['data']['last_modified']}%22")
+        spent.append((time.perf_counter() - start) * 1000)
+        kilobytes.append((relay.received - received) / 1024)
+        if status != 200 or title.encode() not in content:
+            raise RuntimeError(f"the write is not in what port {read_port} answered: {status}")
+    return statistics.median(spent), statistics.median(kilobytes)
+
+
+def row_6(seconds):
+    """Forwarding."""
+    path = "/v1/buckets/bench/collections/small/records/x"
+    costs, memory = [], []
+    with servers.bare(b'{"data":[]}') as (stub, stub_pids):
+        with servers.sidecar(stub) as (port, pids):
+            costs.append(measure("sidecar", url(port, path), pids, seconds=seconds))
+            memory.append(("sidecar", resident_kilobytes(pids)))
+        with servers.nginx(stub, caches=False) as (port, pids):
+            costs.append(measure("nginx", url(port, path), pids, seconds=seconds))
+            memory.append(("nginx", resident_kilobytes(pids)))
+        costs.append(measure("the stub itself", url(stub, path), stub_pids, seconds=seconds))
+    held = ", ".join(f"{name} {kilobytes / 1024:.1f} MiB" for name, kilobytes in memory)
+    title = "Forwarding 11 bytes, 64 connections"
+    return [table(title, costs), f"Memory after it: {held}.\n"]
+
+
+ROWS = {1: row_1, 2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6}
