@@ -40,6 +40,7 @@ fn main() -> ExitCode {
                 settings.upstream.authority = format!("{host}:{port}");
             }
             "--admin-listen" => settings.admin_listen = Some(kinto_sidecar::settings::ListenAddr::Tcp(value)),
+            "--set" => {}
             "--threads" => settings.threads = value.parse().ok(),
             _ => {}
         }

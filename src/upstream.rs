@@ -158,9 +158,10 @@ impl Upstream {
         read_whole(answer, LARGEST_ANSWER).await
     }
 
-    /// Sends a request as it is. Its URI is the target as the upstream shall see it; hop-by-hop headers are gone and `Host`
-    /// is set.
+    /// Sends a request as it is. Its URI is the target as the upstream shall see it, and hop-by-hop headers are gone.
+    /// `Host` is the upstream's own where there is none.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+        request.headers_mut().entry(HOST).or_insert_with(|| self.0.host.clone());
         let cannot_repeat = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
             || !request.body().is_end_stream();
         let mut must_be_new = false;
@@ -272,7 +273,6 @@ impl Upstream {
         const NAME: HeaderValue =
             HeaderValue::from_static(concat!("kinto-sidecar/", env!("CARGO_PKG_VERSION")));
         let uri = Uri::try_from(format!("{}{path_and_query}", self.0.root));
-        headers.entry(HOST).or_insert_with(|| self.0.host.clone());
         headers.entry(USER_AGENT).or_insert(NAME);
         let mut request = Request::new(Body::full(body));
         *request.method_mut() = method;

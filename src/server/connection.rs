@@ -86,10 +86,10 @@ where
             .serve_connection(io, answer);
         Supervised::new(connection, activity, limits, stopping).await;
     } else {
+        // `pipeline_flush` stays off: with it hyper takes from a body whatever comes, though nobody reads the answer.
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(None)
-            .pipeline_flush(true)
             .max_header_size(limits.header_bytes)
             .serve_connection(io, answer);
         Supervised::new(connection, activity, limits, stopping).await;
