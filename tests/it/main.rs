@@ -1,5 +1,12 @@
-#![allow(missing_docs)]
+//! The tests that run the real binary in front of real Kintos: one binary, one module for each thing that is shown.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a test stops at the first surprise, and nobody links it"
+)]
 
 mod support;
 
 mod forwarding;
+mod harness;

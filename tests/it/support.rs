@@ -1,3 +1,57 @@
-//! What the tests share.
+//! What every test stands on: real Kintos, the sidecar's own binary, and clients that look closely.
+//!
+//! ```text
+//! let kinto = Kinto::shared();                                  // or Kinto::start(KintoOptions::postgres())
+//! let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT, ("changes.resources", "/buckets/a")]);
+//! let alice = sidecar.client().user("alice");
+//! alice.put("/buckets/a").await.expect(201);
+//! let recorder = Recorder::before(kinto.url());                 // counts what the sidecar asks
+//! let chaos = Chaos::before(kinto.url());                       // cut(), stall(), garble(), restore()
+//! ```
+//!
+//! Everything starts on a free port, is waited for, and ends with its owner, or with the test process however that ends.
 
+mod chaos;
+mod client;
+mod environment;
+mod kinto;
+mod postgres;
+mod recorder;
+mod sidecar;
 pub mod stub;
+mod undertaker;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use chaos::Chaos;
+pub use client::{Client, Response};
+pub use environment::{Environment, environment};
+pub use kinto::{Kinto, KintoOptions, Plugin};
+pub use recorder::{Recorded, Recorder};
+pub use sidecar::Sidecar;
+pub use stub::Raw;
+
+/// The setting that gives a sidecar the account which every test's Kinto lets read everything.
+pub const SERVICE_ACCOUNT: (&str, &str) = ("sidecar.auth", "sidecar:secret");
+
+/// How long a test waits for an event which has to come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A name that no other test uses, so that tests can share a Kinto.
+pub fn unique(stem: &str) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    format!("{stem}-{:x}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Asks again until `attempt` gives something; fails the test, saying `what` was waited for, when it does not in time.
+pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = attempt().await {
+            return found;
+        }
+        assert!(std::time::Instant::now() < until, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

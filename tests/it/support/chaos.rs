@@ -1,0 +1,143 @@
+//! A TCP proxy between sidecar and Kinto that breaks the connection in the ways that networks do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// What happens to bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weather {
+    /// They pass.
+    Fair,
+    /// Connections are reset, old and new ones.
+    Cut,
+    /// Connections are taken, and nothing passes.
+    Stalled,
+    /// Answers are noise.
+    Garbled,
+}
+
+/// The proxy; ends when dropped. It runs on a thread of its own.
+#[derive(Debug)]
+pub struct Chaos {
+    address: SocketAddr,
+    weather: watch::Sender<Weather>,
+    runtime: Option<Runtime>,
+}
+
+impl Chaos {
+    /// Stands in front of the server whose API root this is; everything passes at first.
+    pub fn before(url: impl AsRef<str>) -> Self {
+        let upstream = address_of(url.as_ref());
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (weather, seen) = watch::channel(Weather::Fair);
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(connection(client, upstream.clone(), seen.clone()));
+            }
+        });
+        Self { address, weather, runtime: Some(runtime) }
+    }
+
+    /// The API root behind this proxy.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// Resets all connections, and each new one.
+    pub fn cut(&self) {
+        self.weather.send_replace(Weather::Cut);
+    }
+
+    /// Takes connections and bytes, and passes nothing on.
+    pub fn stall(&self) {
+        self.weather.send_replace(Weather::Stalled);
+    }
+
+    /// Answers with bytes that are no HTTP.
+    pub fn garble(&self) {
+        self.weather.send_replace(Weather::Garbled);
+    }
+
+    /// Lets everything pass again; connections that were stalled go on where they stood.
+    pub fn restore(&self) {
+        self.weather.send_replace(Weather::Fair);
+    }
+}
+
+impl Drop for Chaos {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// `host:port` of an API root.
+pub fn address_of(url: &str) -> String {
+    let host = url.trim_start_matches("http://");
+    host.split('/').next().unwrap_or_default().to_owned()
+}
+
+async fn connection(client: TcpStream, upstream: String, mut weather: watch::Receiver<Weather>) {
+    // Whatever ends this function resets the connection: no orderly close that could pass for the end of an answer.
+    let _ = client.set_zero_linger();
+    if *weather.borrow() == Weather::Cut {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(&upstream).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let mut upward = weather.clone();
+    let up = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match from_client.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(read) => {
+                    let _ = upward.wait_for(|weather| *weather != Weather::Stalled).await;
+                    if to_server.write_all(&buffer[..read]).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        let _ = to_server.shutdown().await;
+        // The answer may still be on its way.
+        std::future::pending::<()>().await;
+    };
+    let mut downward = weather.clone();
+    let down = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(read) = from_server.read(&mut buffer).await {
+            let _ = downward.wait_for(|weather| *weather != Weather::Stalled).await;
+            if read == 0 {
+                break;
+            }
+            if *downward.borrow() == Weather::Garbled {
+                buffer[..read].fill(b'#');
+            }
+            if to_client.write_all(&buffer[..read]).await.is_err() {
+                break;
+            }
+        }
+        // An orderly end of the upstream's stays one; the reset of dropping comes only after it has been read.
+        let _ = to_client.shutdown().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    tokio::select! {
+        () = up => {}
+        () = down => {}
+        _ = weather.wait_for(|weather| *weather == Weather::Cut) => {}
+    }
+}

@@ -1,0 +1,103 @@
+"""Serves a Kinto on a free port until standard input ends.
+
+Takes one JSON object: `settings` (those of `[app:main]`), `database` (the folder of PostgreSQL's socket, or null for memory),
+`processes` and `threads`. Prints the port once the socket is open. Port 0 and the inherited socket mean that no port is ever
+guessed; standard input ends with the test process, however that ends.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import socket
+import sys
+import threading
+import uuid
+
+SERVICE_ACCOUNT = "sidecar:secret"
+
+
+def settings_of(options):
+    settings = {
+        "kinto.storage_backend": "kinto.core.storage.memory",
+        "kinto.permission_backend": "kinto.core.permission.memory",
+        "kinto.cache_backend": "kinto.core.cache.memory",
+        "multiauth.policies": "basicauth",
+        "kinto.userid_hmac_secret": "abc",
+        "kinto.bucket_create_principals": "system.Authenticated",
+        "kinto.includes": "kinto.plugins.default_bucket",
+    }
+    digest = hmac.new(b"abc", SERVICE_ACCOUNT.encode(), hashlib.sha256).hexdigest()
+    for kind in ("bucket", "collection", "group", "record"):
+        settings[f"kinto.{kind}_read_principals"] = f"basicauth:{digest}"
+    if options["database"]:
+        url = database_in(options["database"])
+        settings["kinto.storage_backend"] = "kinto.core.storage.postgresql"
+        settings["kinto.storage_url"] = url
+        settings["kinto.permission_backend"] = "kinto.core.permission.postgresql"
+        settings["kinto.permission_url"] = url
+        settings["kinto.storage_pool_size"] = "25"
+    settings.update(options["settings"])
+    return settings
+
+
+def database_in(folder):
+    import psycopg2
+
+    name = "kinto_" + uuid.uuid4().hex
+    connection = psycopg2.connect(host=folder, user="kinto", dbname="postgres")
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
+        cursor.execute(f"ALTER DATABASE {name} SET timezone TO 'UTC'")
+    connection.close()
+    return f"postgresql://kinto@/{name}?host={folder}"
+
+
+def serve(listener, settings, threads):
+    import waitress
+
+    import kinto
+
+    app = kinto.main({}, **settings)
+    waitress.serve(app, sockets=[listener], threads=threads, ident=None, _quiet=True, channel_timeout=300)
+
+
+def stop_with_the_test():
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+    os.killpg(0, 9)
+
+
+def main():
+    os.setpgid(0, 0)
+    options = json.loads(sys.argv[1])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
+    threading.Thread(target=stop_with_the_test, daemon=True).start()
+    settings = settings_of(options)
+    if options["database"]:
+        import kinto
+        from kinto.core.scripts import migrate
+
+        # In a child, so that no connection to the database is shared by processes.
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                migrate({"registry": kinto.main({}, **settings).registry})
+                code = 0
+            finally:
+                os._exit(code)
+        if os.waitpid(child, 0)[1] != 0:
+            sys.exit("the schema could not be made")
+    for _ in range(options["processes"] - 1):
+        if os.fork() == 0:
+            serve(listener, settings, options["threads"])
+    print(listener.getsockname()[1], flush=True)
+    serve(listener, settings, options["threads"])
+
+
+main()

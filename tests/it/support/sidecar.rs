@@ -1,0 +1,145 @@
+//! The sidecar's own binary, as a user starts it.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::client::Client;
+use super::stub::Raw;
+use super::{PATIENCE, undertaker};
+
+/// A running sidecar; stopped when dropped.
+#[derive(Debug)]
+pub struct Sidecar {
+    process: Child,
+    address: String,
+    arguments: Vec<OsString>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Sidecar {
+    /// Starts a sidecar in front of `upstream` (the API root, with `/v1`) with these settings; waits until it listens.
+    pub fn start(upstream: impl AsRef<str>, settings: &[(&str, &str)]) -> Self {
+        let mut arguments: Vec<OsString> = vec!["--upstream".into(), upstream.as_ref().into()];
+        for (key, value) in settings {
+            arguments.extend(["--set".into(), format!("{key}={value}").into()]);
+        }
+        let log = Arc::new(Mutex::new(String::new()));
+        let (process, address) = spawn(&arguments, "127.0.0.1:0", &log);
+        Self { process, address, arguments, log }
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The root of its API, as clients take it.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// A client that fails the test on a header which the sidecar has no business to send.
+    pub fn client(&self) -> Client {
+        Client::new(&self.address).strict()
+    }
+
+    /// A bare socket to it.
+    pub fn connect(&self) -> Raw {
+        Raw::connect(self.address.parse().unwrap())
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends `SIGTERM`, without waiting.
+    pub fn terminate(&self) {
+        if let Some(process) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(process, Signal::TERM);
+        }
+    }
+
+    /// Waits until it has ended by itself; `None` when it has not in `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + limit;
+        loop {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                return Some(status);
+            }
+            if Instant::now() > until {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Stops it in order, if it runs, and starts it with the same settings at the same address.
+    pub fn restart(&mut self) {
+        self.stop();
+        let (process, address) = spawn(&self.arguments, &self.address, &self.log);
+        self.process = process;
+        self.address = address;
+    }
+
+    fn stop(&mut self) {
+        self.terminate();
+        if self.wait(Duration::from_secs(5)).is_none() {
+            self.kill();
+        }
+        undertaker::release(&self.process);
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.stop();
+        if std::thread::panicking() {
+            println!("--- log of the sidecar at {} ---\n{}", self.address, self.log());
+        }
+    }
+}
+
+fn spawn(arguments: &[OsString], listen: &str, log: &Arc<Mutex<String>>) -> (Child, String) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+        .args(["--listen", listen])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    undertaker::watch(&process);
+    let (ready, address) = mpsc::channel();
+    let lines = Arc::clone(log);
+    let mut stderr = BufReader::new(process.stderr.take().unwrap());
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+            if let Some((_, url)) = line.split_once("listening on ") {
+                let host = url.trim().trim_start_matches("http://");
+                let _ = ready.send(host.to_owned());
+            }
+            lines.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
+            line.clear();
+        }
+    });
+    match address.recv_timeout(PATIENCE) {
+        Ok(address) => (process, address),
+        Err(_) => {
+            let _ = process.kill();
+            let _ = process.wait();
+            panic!("the sidecar did not start:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+}
