@@ -7,9 +7,11 @@
 //! (204, in remote-settings' way), old `_since` (307), preconditions (304, 412), filters (400).
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::HeaderValue;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use serde_json::Value;
@@ -19,30 +21,49 @@ use super::detour;
 use super::list::{self, Preconditions, Verdict};
 use crate::body::Body;
 use crate::cache_control;
+use crate::compression::{self, Encoding};
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::kinto::Timestamp;
 use crate::query::{Fields, Given, Page, Parameters, Query, Rules, pairs};
 use crate::settings::{Compat, Settings};
 use crate::timeline::entries::{Entries, Entry};
+use crate::timeline::rendered::Document;
 
 /// The methods that both monitor endpoints know.
 pub(super) const METHODS: &str = "GET,HEAD,OPTIONS";
 const FIELDS: [&str; 6] = ["id", "last_modified", "deleted", "host", "bucket", "collection"];
 
-/// What both monitor endpoints answer from.
+/// What a request for a monitor endpoint is checked with, before the list is looked at.
 #[derive(Clone, Copy)]
-pub struct Monitor<'m> {
-    /// The list at this moment.
-    pub entries: &'m Entries,
-    /// The `host` of each row.
-    pub host: &'m str,
+pub struct Context<'m> {
     /// All settings.
     pub settings: &'m Settings,
     /// This machine's clock.
     pub now: Timestamp,
     /// Scheme and host of the request, as [`list::base_url`] gives them; asked for only where they are needed.
     pub base_url: &'m dyn Fn() -> String,
+}
+
+/// What both monitor endpoints answer from.
+#[derive(Debug, Clone, Copy)]
+pub struct Monitor<'m> {
+    /// The list at this moment.
+    pub entries: &'m Entries,
+    /// The `host` of each row.
+    pub host: &'m str,
+    /// What the request was checked with.
+    pub context: Context<'m>,
+}
+
+/// A request that has passed all checks for which the list is not needed.
+#[derive(Debug)]
+pub struct Asked {
+    preconditions: Preconditions,
+    since: Option<Timestamp>,
+    expected: Option<String>,
+    /// What it selects; `None` for a request that wants rows as they are rendered.
+    given: Option<Given>,
 }
 
 /// A row as the list language sees it.
@@ -70,54 +91,67 @@ struct Plain<'q> {
     expected: Option<&'q str>,
 }
 
-/// Answers a request for the list, whatever its method. CORS headers are left to [`cors::finish`].
-pub fn respond(monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
-    let settings = monitor.settings;
+/// Checks a request for the list, whatever its method: what needs no list is answered at once (`Break`).
+pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Response, Asked>, Error> {
+    let Context { settings, now, base_url } = *context;
     if request.method == Method::OPTIONS {
-        return Ok(cors::preflight(&request.headers, METHODS, Exposed::List, &settings.kinto.cors_origins)?);
+        let origins = &settings.kinto.cors_origins;
+        return Ok(ControlFlow::Break(cors::preflight(&request.headers, METHODS, Exposed::List, origins)?));
     }
     list::check_method(&request.method)?;
     list::check_accept(&request.headers)?;
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
 
-    let query = request.uri.query();
-    let mut faults = Vec::new();
-    let preconditions = Preconditions::read(&request.headers, &mut faults);
-    let plain = Plain::read(query, monitor.now).filter(|_| faults.is_empty());
-    let (given, since, expected) = if let Some(plain) = &plain {
-        (None, plain.since, plain.expected.map(Cow::Borrowed))
-    } else {
+    let asked = Asked::read(request, now)?;
+    let expected = asked.expected.as_deref().and_then(timestamp);
+    let detour = detour::stale(expected, asked.since, settings, now)
+        .or_else(|| detour::old_since(asked.since, request, base_url, settings, now));
+    Ok(detour.map_or(ControlFlow::Continue(asked), ControlFlow::Break))
+}
+
+// === impl Asked ===
+
+impl Asked {
+    fn read(request: &Parts, now: Timestamp) -> Result<Self, Error> {
+        let query = request.uri.query();
+        let mut faults = Vec::new();
+        let preconditions = Preconditions::read(&request.headers, &mut faults);
+        if let Some(plain) = Plain::read(query, now).filter(|_| faults.is_empty()) {
+            let expected = plain.expected.map(str::to_owned);
+            return Ok(Self { preconditions, since: plain.since, expected, given: None });
+        }
         let parameters = Parameters::parse(query)?;
         let given = Given::read(&parameters, faults)?;
         let since = given.since();
         let expected = parameters.values("_expected").and_then(<[String]>::last).cloned();
-        (Some(given), since, expected.map(Cow::Owned))
-    };
-    let expected = expected.as_deref();
-
-    let detour = detour::stale(expected.and_then(timestamp), since, settings, monitor.now)
-        .or_else(|| detour::old_since(since, request, monitor.base_url, settings, monitor.now));
-    if let Some(response) = detour {
-        return Ok(response);
+        Ok(Self { preconditions, since, expected, given: Some(given) })
     }
 
-    match preconditions.verdict(monitor.timestamp()) {
-        Verdict::Proceed => {}
-        // A late row is news although the timestamp did not move.
-        Verdict::NotModified if monitor.entries.has_late_at(monitor.timestamp()) => {}
-        Verdict::NotModified if settings.compat == Compat::RemoteSettings => {
-            let body = Body::full("{\"data\":[]}");
-            return Ok(monitor.finish_list(list::json(body), expected));
-        }
-        Verdict::NotModified => return Ok(list::not_modified(monitor.timestamp())),
-        Verdict::Failed => return Ok(list::precondition_failed(monitor.timestamp())),
+    /// The `_expected` and the `_since` that show what the client has heard of already.
+    pub fn known(&self) -> (Option<&str>, Option<Timestamp>) {
+        (self.expected.as_deref(), self.since)
     }
 
-    let response = match &given {
-        None => monitor.rendered(since, &request.method),
-        Some(given) => monitor.selected(given, request)?,
-    };
-    Ok(monitor.finish_list(response, expected))
+    /// Answers from a list that is at least as new as what the client has heard of. CORS headers are left to
+    /// [`cors::finish`].
+    pub fn answer(&self, monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
+        let timestamp = monitor.timestamp();
+        let response = match self.preconditions.verdict(timestamp) {
+            // A late row is news although the timestamp did not move.
+            Verdict::NotModified if !monitor.entries.has_late_at(timestamp) => {
+                if monitor.context.settings.compat == Compat::KintoChanges {
+                    return Ok(list::not_modified(timestamp));
+                }
+                list::json(Body::full("{\"data\":[]}"))
+            }
+            Verdict::Failed => return Ok(list::precondition_failed(timestamp)),
+            Verdict::Proceed | Verdict::NotModified => match &self.given {
+                None => monitor.rendered(self.since, request),
+                Some(given) => monitor.selected(given, request)?,
+            },
+        };
+        Ok(monitor.finish_list(response, self.expected.as_deref()))
+    }
 }
 
 // === impl Monitor ===
@@ -125,7 +159,7 @@ pub fn respond(monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error
 impl Monitor<'_> {
     /// The list's timestamp: that of its newest row, or the present where there is none.
     pub fn timestamp(&self) -> Timestamp {
-        if self.entries.rows.is_empty() { self.now } else { self.entries.timestamp }
+        if self.entries.rows.is_empty() { self.context.now } else { self.entries.timestamp }
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
@@ -134,7 +168,7 @@ impl Monitor<'_> {
     }
 
     fn since_rule(&self) -> SinceRule {
-        SinceRule { first_known: self.entries.first_known, overlap: self.settings.overlap }
+        SinceRule { first_known: self.entries.first_known, overlap: self.context.settings.overlap }
     }
 
     /// How many of the first rows a `_since` selects, and which of the others.
@@ -147,11 +181,11 @@ impl Monitor<'_> {
         (newer, late.map(|(index, _)| index).collect())
     }
 
-    fn rendered(&self, since: Option<Timestamp>, method: &Method) -> Response {
+    fn rendered(&self, since: Option<Timestamp>, request: &Parts) -> Response {
         let (newer, late) = self.after(since);
         let document = self.entries.rendered.list(&self.entries.rows, self.host);
-        let mut response = list::json(Body::chunks(document.select(newer, &late)));
-        if method == Method::HEAD {
+        let (mut response, _) = encoded(document, newer, &late, &request.headers);
+        if request.method == Method::HEAD {
             insert_total(response.headers_mut(), newer + late.len());
         }
         response
@@ -162,9 +196,9 @@ impl Monitor<'_> {
             known_fields: &FIELDS,
             text_fields: &[],
             in_like: false,
-            paginate_by: self.settings.kinto.paginate_by,
+            paginate_by: self.context.settings.kinto.paginate_by,
             max_fetch_size: None,
-            now: self.now,
+            now: self.context.now,
         };
         let query = Query::of(given, &rules)?;
         let Page { rows, next, total } = query.select(self.rows());
@@ -180,7 +214,7 @@ impl Monitor<'_> {
         let headers = response.headers_mut();
         if let (Some(token), Some(limit)) = (next, query.limit) {
             let path = request.uri.path();
-            let url = list::next_page(&(self.base_url)(), path, request.uri.query(), limit, &token);
+            let url = list::next_page(&(self.context.base_url)(), path, request.uri.query(), limit, &token);
             headers.extend(url.map(|url| (list::NEXT_PAGE, url)));
         }
         if query.uses_to {
@@ -195,6 +229,7 @@ impl Monitor<'_> {
     fn finish_list(&self, mut response: Response, expected: Option<&str>) -> Response {
         let headers = response.headers_mut();
         list::insert_timestamp(headers, self.timestamp());
+        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
         cache_control::forbid(headers);
         self.insert_expiry(headers, expected);
         response
@@ -202,15 +237,16 @@ impl Monitor<'_> {
 
     /// The expiry that settings give to the monitor endpoints, and who else may have the answer.
     pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expected: Option<&str>) {
-        let changes = &self.settings.changes;
-        let expiry = cache_control::expiry(self.settings, &changes.bucket, &changes.collection, expected);
+        let changes = &self.context.settings.changes;
+        let expiry =
+            cache_control::expiry(self.context.settings, &changes.bucket, &changes.collection, expected);
         if let Some(seconds) = expiry {
-            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.now.0);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.context.now.0);
             cache_control::allow(headers, seconds, now);
         }
         if changes.principals.iter().any(|principal| principal == "system.Everyone") {
             if let Some(seconds) = expiry {
-                cache_control::allow_stale(headers, seconds, self.settings.stale_if_error);
+                cache_control::allow_stale(headers, seconds, self.context.settings.stale_if_error);
             }
         } else {
             cache_control::keep_private(headers);
@@ -219,9 +255,9 @@ impl Monitor<'_> {
     }
 }
 
-impl std::fmt::Debug for Monitor<'_> {
+impl std::fmt::Debug for Context<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Monitor").field("now", &self.now).finish_non_exhaustive()
+        formatter.debug_struct("Context").field("now", &self.now).finish_non_exhaustive()
     }
 }
 
@@ -308,6 +344,23 @@ impl<'q> Plain<'q> {
         }
         Some(plain)
     }
+}
+
+/// A part of a document, in the encoding that the client likes best.
+pub(super) fn encoded(
+    document: &Arc<Document>,
+    count: usize,
+    others: &[usize],
+    request: &HeaderMap,
+) -> (Response, Encoding) {
+    let accepted = compression::negotiate(request.get_all(ACCEPT_ENCODING).iter());
+    let (chunks, encoding) = document.encode(count, others, accepted);
+    let mut response = list::json(Body::chunks(chunks));
+    let headers = response.headers_mut();
+    if encoding != Encoding::Identity {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
+    }
+    (response, encoding)
 }
 
 fn insert_total(headers: &mut HeaderMap, total: usize) {

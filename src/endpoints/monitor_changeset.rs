@@ -3,78 +3,88 @@
 //! Public, with `bucket=` and `collection=` filters. Follows `get_changeset` of kinto-changes 4.1.2, and
 //! remote-settings where that is asked for. Newest first; without any filter it is a slice of bytes that the snapshot keeps.
 
-use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, VARY};
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::changeset_params::ChangesetParams;
 use super::detour;
 use super::list;
-use super::monitor_changes::{METHODS, Monitor};
+use super::monitor_changes::{Context, METHODS, Monitor, encoded};
 use crate::body::Body;
+use crate::compression::Encoding;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::settings::Compat;
 use crate::timeline::rendered::Document;
 
-/// Answers a request for the changeset, whatever its method. CORS headers are left to [`cors::finish`].
-///
-/// The caller has seen to it that the list is at least as new as `_expected`.
-pub fn respond(monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
-    let settings = monitor.settings;
+/// Checks a request for the changeset, whatever its method: what needs no list is answered at once (`Break`).
+pub fn check(
+    context: &Context<'_>,
+    request: &Parts,
+) -> Result<ControlFlow<Response, ChangesetParams>, Error> {
+    let Context { settings, now, base_url } = *context;
     if request.method == Method::OPTIONS {
-        return Ok(cors::preflight(
+        let origins = &settings.kinto.cors_origins;
+        return Ok(ControlFlow::Break(cors::preflight(
             &request.headers,
             METHODS,
             Exposed::Changeset,
-            &settings.kinto.cors_origins,
-        )?);
+            origins,
+        )?));
     }
     list::check_method(&request.method)?;
     list::check_accept(&request.headers)?;
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
 
-    let params = ChangesetParams::parse(request.uri.query(), settings.compat, monitor.now)?;
-    let (now, base_url) = (monitor.now, monitor.base_url);
+    let params = ChangesetParams::parse(request.uri.query(), settings.compat, now)?;
     let detour = detour::quoted_expected(&params.expected, request, base_url, settings, now)
         .or_else(|| detour::stale(params.expected_timestamp(), params.since, settings, now))
         .or_else(|| detour::old_since(params.since, request, base_url, settings, now));
-    if let Some(response) = detour {
-        return Ok(response);
-    }
+    Ok(detour.map_or(ControlFlow::Continue(params), ControlFlow::Break))
+}
 
+/// Answers from a list that is at least as new as `_expected`. CORS headers are left to [`cors::finish`].
+pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) -> Response {
     let timestamp = monitor.timestamp();
     // An empty list's timestamp is the present, which no snapshot keeps.
     let own;
     let document = if monitor.entries.rows.is_empty() {
-        own = Document::new(&opening(monitor), &[], monitor.host);
+        own = Arc::new(Document::new(&opening(monitor), &[], monitor.host));
         &own
     } else {
         monitor.entries.rendered.changeset(&monitor.entries.rows, monitor.host, || opening(monitor))
     };
-    let etag = etag(monitor, document);
-    let mut response = if etag.as_ref().is_some_and(|etag| is_known(&request.headers, etag)) {
+    // A timestamp does not name a content: a late row, or a removed collection, comes without a newer one.
+    let tag = format!("{timestamp}-{:016x}", document.digest());
+    let (mut response, encoding) = if is_known(&request.headers, &tag) {
         let mut response = list::json(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response
+        (response, Encoding::Identity)
     } else {
-        let (count, others) = select(monitor, &params);
-        list::json(Body::chunks(document.select(count, &others)))
+        let (count, others) = select(monitor, params);
+        encoded(document, count, &others, &request.headers)
     };
     let headers = response.headers_mut();
-    headers.extend(etag.map(|etag| (ETAG, etag)));
+    let ending =
+        if encoding == Encoding::Identity { String::new() } else { format!("-{}", encoding.token()) };
+    headers.extend(HeaderValue::try_from(format!("\"{tag}{ending}\"")).ok().map(|etag| (ETAG, etag)));
     if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
         headers.insert(LAST_MODIFIED, date);
     }
+    headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     monitor.insert_expiry(headers, Some(&params.expected));
-    Ok(response)
+    response
 }
 
 /// What comes before the first row.
 fn opening(monitor: &Monitor<'_>) -> String {
-    let metadata = match monitor.settings.compat {
+    let metadata = match monitor.context.settings.compat {
         Compat::KintoChanges => serde_json::json!({}),
-        Compat::RemoteSettings => serde_json::json!({ "bucket": monitor.settings.changes.bucket }),
+        Compat::RemoteSettings => serde_json::json!({ "bucket": monitor.context.settings.changes.bucket }),
     };
     format!("{{\"metadata\":{metadata},\"timestamp\":{},\"changes\":[", monitor.timestamp())
 }
@@ -94,7 +104,7 @@ fn select(monitor: &Monitor<'_>, params: &ChangesetParams) -> (usize, Vec<usize>
         // Where they are all wanted, nothing was filtered.
         count = if others.len() == rows.len() { std::mem::take(&mut others).len() } else { 0 };
     }
-    if let Some(limit) = params.limit_within(monitor.settings.kinto.paginate_by) {
+    if let Some(limit) = params.limit_within(monitor.context.settings.kinto.paginate_by) {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         count = count.min(limit);
         others.truncate(limit - count);
@@ -102,16 +112,13 @@ fn select(monitor: &Monitor<'_>, params: &ChangesetParams) -> (usize, Vec<usize>
     (count, others)
 }
 
-/// A timestamp does not name a content: a late row, or a removed collection, comes without a newer one.
-fn etag(monitor: &Monitor<'_>, document: &Document) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("\"{}-{:016x}\"", monitor.timestamp(), document.digest())).ok()
-}
-
-/// Whether the client has the content of this `ETag`. `*` is passed over, as in the plugin.
-fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
+/// Whether the client has the content of this tag, in any encoding. `*` is passed over, as in the plugin.
+fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|known| known.to_str().ok());
-    let mut tags = known.flat_map(|known| known.split(',')).map(|tag| tag.trim().trim_start_matches("W/"));
-    tags.any(|tag| tag.as_bytes() == etag.as_bytes())
+    known.flat_map(|known| known.split(',')).any(|known| {
+        let known = known.trim().trim_start_matches("W/").trim_matches('"');
+        known.strip_prefix(tag).is_some_and(|ending| matches!(ending, "" | "-gzip" | "-br" | "-zstd"))
+    })
 }
 
 #[cfg(test)]

@@ -3,41 +3,61 @@
 //! Rows stand newest first, so what `_since` and `_limit` select is a prefix (and, rarely, a few late rows behind it).
 //! The order of a row's members is that of the plugin.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::entries::Entry;
+use crate::compression::{self, Encoding};
+
+/// Up to this length, in bytes, compressing takes less than handing it over to another thread.
+const AT_ONCE: usize = 32 * 1024;
+
+/// How many compressed prefixes are kept of one document.
+const MOST_PREFIXES: usize = 64;
 
 /// The two documents that show all rows.
 #[derive(Debug, Clone, Default)]
 pub struct Rendered {
-    list: OnceLock<Document>,
-    changeset: OnceLock<Document>,
+    list: OnceLock<Arc<Document>>,
+    changeset: OnceLock<Arc<Document>>,
 }
 
 /// A document around a list of rows, and where each row ends in it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Document {
     bytes: Bytes,
     /// Where the first row begins.
     begin: usize,
     ends: Vec<usize>,
     digest: u64,
+    gzip: Variant,
+    brotli: Variant,
+    zstd: Variant,
+    prefixes: Mutex<HashMap<(usize, Encoding), Bytes>>,
+}
+
+/// The whole document in one encoding, made once.
+#[derive(Debug, Default)]
+struct Variant {
+    bytes: OnceLock<Bytes>,
+    is_being_made: AtomicBool,
 }
 
 const CLOSING: &[u8] = b"]}";
 
 impl Rendered {
     /// `{"data":[…]}`
-    pub fn list(&self, rows: &[Entry], host: &str) -> &Document {
-        self.list.get_or_init(|| Document::new("{\"data\":[", rows, host))
+    pub fn list(&self, rows: &[Entry], host: &str) -> &Arc<Document> {
+        self.list.get_or_init(|| Arc::new(Document::new("{\"data\":[", rows, host)))
     }
 
     /// `{"metadata":{},"timestamp":…,"changes":[…]}`, of which `opening` is what comes before the first row.
-    pub fn changeset(&self, rows: &[Entry], host: &str, opening: impl FnOnce() -> String) -> &Document {
-        self.changeset.get_or_init(|| Document::new(&opening(), rows, host))
+    pub fn changeset(&self, rows: &[Entry], host: &str, opening: impl FnOnce() -> String) -> &Arc<Document> {
+        self.changeset.get_or_init(|| Arc::new(Document::new(&opening(), rows, host)))
     }
 }
 
@@ -58,7 +78,16 @@ impl Document {
         text.push_str("]}");
         let digest = Sha256::digest(&text);
         let digest = digest.iter().take(8).fold(0_u64, |digest, byte| digest << 8 | u64::from(*byte));
-        Self { bytes: text.into(), begin: opening.len(), ends, digest }
+        Self {
+            bytes: text.into(),
+            begin: opening.len(),
+            ends,
+            digest,
+            gzip: Variant::default(),
+            brotli: Variant::default(),
+            zstd: Variant::default(),
+            prefixes: Mutex::default(),
+        }
     }
 
     /// Names this content: other rows, another digest.
@@ -88,6 +117,78 @@ impl Document {
         }
         tail.extend_from_slice(CLOSING);
         vec![head, tail.into()]
+    }
+}
+
+impl Document {
+    /// The same as [`Self::select`], in an encoding that the client takes; and which one that is.
+    ///
+    /// A large document is compressed aside, and given as it is until that is done.
+    pub fn encode(
+        self: &Arc<Self>,
+        count: usize,
+        others: &[usize],
+        accepted: Encoding,
+    ) -> (Vec<Bytes>, Encoding) {
+        let chunks = self.select(count, others);
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        if length < compression::WORTHWHILE || !others.is_empty() {
+            return (chunks, Encoding::Identity);
+        }
+        let compressed = if count >= self.ends.len() {
+            self.variant(accepted).and_then(|variant| {
+                let made = variant.bytes.get().cloned();
+                made.or_else(|| self.make(variant, accepted))
+            })
+        } else {
+            self.prefix(count, &chunks, length, accepted)
+        };
+        compressed.map_or((chunks, Encoding::Identity), |compressed| (vec![compressed], accepted))
+    }
+
+    fn variant(&self, encoding: Encoding) -> Option<&Variant> {
+        match encoding {
+            Encoding::Identity => None,
+            Encoding::Gzip => Some(&self.gzip),
+            Encoding::Brotli => Some(&self.brotli),
+            Encoding::Zstd => Some(&self.zstd),
+        }
+    }
+
+    /// Compresses the whole document: at once where that is quick, else aside.
+    fn make(self: &Arc<Self>, variant: &Variant, encoding: Encoding) -> Option<Bytes> {
+        if self.bytes.len() <= AT_ONCE {
+            let compressed = compression::compress(encoding, std::slice::from_ref(&self.bytes)).ok()?;
+            return Some(variant.bytes.get_or_init(|| compressed).clone());
+        }
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        if !variant.is_being_made.swap(true, Ordering::AcqRel) {
+            let document = Arc::clone(self);
+            runtime.spawn_blocking(move || {
+                let compressed = compression::compress(encoding, std::slice::from_ref(&document.bytes));
+                if let (Some(variant), Ok(compressed)) = (document.variant(encoding), compressed) {
+                    variant.bytes.get_or_init(|| compressed);
+                }
+            });
+        }
+        None
+    }
+
+    fn prefix(&self, count: usize, chunks: &[Bytes], length: usize, encoding: Encoding) -> Option<Bytes> {
+        if encoding == Encoding::Identity || length > AT_ONCE {
+            return None;
+        }
+        let name = (count, encoding);
+        if let Some(made) = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner).get(&name) {
+            return Some(made.clone());
+        }
+        let compressed = compression::compress(encoding, chunks).ok()?;
+        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        if prefixes.len() >= MOST_PREFIXES {
+            prefixes.clear();
+        }
+        prefixes.insert(name, compressed.clone());
+        Some(compressed)
     }
 }
 
@@ -136,5 +237,33 @@ mod tests {
         assert_eq!(text(&document.select(1, &[2])), format!("{{\"data\":[{x},{z}]}}"));
         assert_eq!(text(&document.select(0, &[1, 2])), format!("{{\"data\":[{y},{z}]}}"));
         assert_eq!(text(&Document::new("[", &[], "").select(0, &[])), "[]}");
+    }
+
+    fn many(count: u64) -> Arc<Document> {
+        let rows: Vec<_> = (0..count).map(|n| entry("x", n)).collect();
+        Arc::new(Document::new("{\"data\":[", &rows, ""))
+    }
+
+    #[test]
+    fn what_is_compressed_is_kept() {
+        let document = many(100);
+        let (whole, encoding) = document.encode(100, &[], Encoding::Zstd);
+        assert_eq!(encoding, Encoding::Zstd);
+        assert_eq!(zstd::decode_all(&*whole.concat()).unwrap(), document.select(100, &[]).concat());
+        assert_eq!(document.encode(100, &[], Encoding::Zstd).0[0].as_ptr(), whole[0].as_ptr());
+        let (prefix, encoding) = document.encode(20, &[], Encoding::Gzip);
+        assert_eq!(encoding, Encoding::Gzip);
+        assert_eq!(document.encode(20, &[], Encoding::Gzip).0[0].as_ptr(), prefix[0].as_ptr());
+        assert_eq!(document.encode(1, &[], Encoding::Gzip).1, Encoding::Identity, "too short to be worth it");
+        assert_eq!(document.encode(100, &[], Encoding::Identity).1, Encoding::Identity);
+    }
+
+    #[tokio::test]
+    async fn a_large_document_is_compressed_aside() {
+        let document = many(2000);
+        assert_eq!(document.encode(2000, &[], Encoding::Gzip).1, Encoding::Identity);
+        while document.encode(2000, &[], Encoding::Gzip).1 == Encoding::Identity {
+            tokio::task::yield_now().await;
+        }
     }
 }

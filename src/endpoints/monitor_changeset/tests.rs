@@ -1,20 +1,27 @@
 //! The changeset over a snapshot, in both compatibility modes.
 
+use super::answer as answer_from;
 use super::*;
 use crate::endpoints::monitor_changes::tests::{NOW, entries, names, request, settings, text};
 use crate::settings::Settings;
 use crate::timeline::entries::Entries;
 
-fn answer(entries: &Entries, settings: &Settings, query: &str, known: Option<&str>) -> Response {
+fn ask(entries: &Entries, settings: &Settings, query: &str, known: Option<&str>) -> Response {
     let base_url = || "http://www.example.org".to_owned();
     let headers: Vec<_> = known.map(|known| (IF_NONE_MATCH, known)).into_iter().collect();
     let request = request("GET", &format!("/v1/changeset{query}"), &headers);
-    let monitor = Monitor { entries, host: "www.example.org", settings, now: NOW, base_url: &base_url };
-    respond(&monitor, &request).unwrap_or_else(Error::into_response)
+    let context = Context { settings, now: NOW, base_url: &base_url };
+    match check(&context, &request) {
+        Ok(ControlFlow::Break(response)) => response,
+        Ok(ControlFlow::Continue(params)) => {
+            answer_from(&params, &Monitor { entries, host: "www.example.org", context }, &request)
+        }
+        Err(error) => error.into_response(),
+    }
 }
 
 fn get(query: &str) -> Response {
-    answer(&entries(None), &Settings::default(), query, None)
+    ask(&entries(None), &Settings::default(), query, None)
 }
 
 #[test]
@@ -57,26 +64,26 @@ fn an_old_since_is_redirected_to_the_changeset() {
 fn late_rows_are_in_the_changeset_and_change_its_etag() {
     let late = entries(Some(1_795_245_794_920));
     let settings = Settings::default();
-    let ask = |query| names(&text(answer(&late, &settings, query, None)));
-    assert_eq!(ask("?_expected=0&_since=%221795245794783%22"), "b/one a/one");
-    assert_eq!(ask("?_expected=0&_since=%221795245794783%22&bucket=a"), "a/one");
-    assert_eq!(ask("?_expected=0&_since=%221795245794783%22&_limit=1"), "b/one");
+    let late_names = |query| names(&text(ask(&late, &settings, query, None)));
+    assert_eq!(late_names("?_expected=0&_since=%221795245794783%22"), "b/one a/one");
+    assert_eq!(late_names("?_expected=0&_since=%221795245794783%22&bucket=a"), "a/one");
+    assert_eq!(late_names("?_expected=0&_since=%221795245794783%22&_limit=1"), "b/one");
 
     let mut fewer = entries(None);
     fewer.rows.pop();
-    let etag = |entries: &Entries| answer(entries, &settings, "?_expected=0", None).headers()["etag"].clone();
+    let etag = |entries: &Entries| ask(entries, &settings, "?_expected=0", None).headers()["etag"].clone();
     assert_ne!(etag(&fewer), etag(&entries(None)), "the same timestamp, another content");
     let known = etag(&fewer);
     let known = format!("\"x\", W/{}", known.to_str().unwrap());
-    assert_eq!(answer(&fewer, &settings, "?_expected=0", Some(&known)).status(), 304);
-    assert_eq!(answer(&entries(None), &settings, "?_expected=0", Some(&known)).status(), 200);
-    assert_eq!(answer(&fewer, &settings, "?_expected=0", Some("*")).status(), 200);
+    assert_eq!(ask(&fewer, &settings, "?_expected=0", Some(&known)).status(), 304);
+    assert_eq!(ask(&entries(None), &settings, "?_expected=0", Some(&known)).status(), 200);
+    assert_eq!(ask(&fewer, &settings, "?_expected=0", Some("*")).status(), 200);
 }
 
 #[test]
 fn remote_settings_has_its_own_ways() {
     let settings = settings(|settings| settings.compat = Compat::RemoteSettings);
-    let ask = |query| answer(&entries(None), &settings, query, None);
+    let ask = |query| ask(&entries(None), &settings, query, None);
     assert!(
         text(ask("?_expected=0&_limit=1")).starts_with(r#"{"metadata":{"bucket":"monitor"},"timestamp":"#)
     );
@@ -94,6 +101,31 @@ fn remote_settings_has_its_own_ways() {
 
 #[test]
 fn an_empty_list_is_of_the_present() {
-    let body = text(answer(&Entries::default(), &Settings::default(), "?_expected=0", None));
+    let body = text(ask(&Entries::default(), &Settings::default(), "?_expected=0", None));
     assert_eq!(body, r#"{"metadata":{},"timestamp":1795245800000,"changes":[]}"#);
+}
+
+#[test]
+fn an_encoding_has_its_own_etag_of_the_same_content() {
+    let settings = Settings::default();
+    let entries = entries(None);
+    let etag = |encoding| {
+        let base_url = || String::new();
+        let context = Context { settings: &settings, now: NOW, base_url: &base_url };
+        let request = request("GET", "/?_expected=0&_limit=0", &[(http::header::ACCEPT_ENCODING, encoding)]);
+        let Ok(ControlFlow::Continue(params)) = check(&context, &request) else {
+            panic!("it is answered from the list")
+        };
+        let response =
+            answer_from(&params, &Monitor { entries: &entries, host: &"h".repeat(500), context }, &request);
+        assert_eq!(response.headers()["vary"], "Accept-Encoding");
+        let encoding =
+            response.headers().get("content-encoding").map(|encoding| encoding.to_str().unwrap().to_owned());
+        (response.headers()["etag"].to_str().unwrap().trim_matches('"').to_owned(), encoding)
+    };
+    let (plain, none) = etag("identity");
+    let (compressed, gzip) = etag("gzip");
+    assert_eq!((none, gzip), (None, Some("gzip".to_owned())));
+    assert_eq!(compressed, format!("{plain}-gzip"));
+    assert_eq!(ask(&entries, &settings, "?_expected=0", Some(&format!("\"{compressed}\""))).status(), 304);
 }
