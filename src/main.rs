@@ -40,7 +40,31 @@ fn main() -> ExitCode {
                 settings.upstream.authority = format!("{host}:{port}");
             }
             "--admin-listen" => settings.admin_listen = Some(kinto_sidecar::settings::ListenAddr::Tcp(value)),
-            "--set" => {}
+            "--set" => {
+                let (key, value) = value.split_once('=').unwrap_or_default();
+                let time = || {
+                    let digits: u64 = value.trim_end_matches(char::is_alphabetic).parse().unwrap_or(1);
+                    if value.ends_with("ms") {
+                        Duration::from_millis(digits)
+                    } else {
+                        Duration::from_secs(digits)
+                    }
+                };
+                match key {
+                    "sidecar.threads" => settings.threads = value.parse().ok(),
+                    "sidecar.max_body" => settings.limits.body_bytes = 1024,
+                    "sidecar.max_connections" => settings.limits.connections = value.parse().unwrap_or(1),
+                    "sidecar.header_timeout" => settings.limits.header_timeout = time(),
+                    "sidecar.body_timeout" => settings.limits.body_timeout = time(),
+                    "sidecar.idle_timeout" => settings.limits.idle_timeout = time(),
+                    "sidecar.upstream_timeout" => settings.limits.upstream_timeout = time(),
+                    "sidecar.shutdown_grace" => settings.limits.shutdown_grace = time(),
+                    "sidecar.trusted_proxies" => {
+                        settings.trusted_proxies = value.parse().into_iter().collect()
+                    }
+                    _ => {}
+                }
+            }
             "--threads" => settings.threads = value.parse().ok(),
             _ => {}
         }

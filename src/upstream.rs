@@ -166,7 +166,12 @@ impl Upstream {
             || !request.body().is_end_stream();
         let mut must_be_new = false;
         loop {
-            let chosen = self.choose(must_be_new, cannot_repeat).await?;
+            let idle = if must_be_new { None } else { self.idle(cannot_repeat) };
+            let chosen = match idle {
+                Some(idle) => idle,
+                // Boxed: making a connection is rare, and its large future would be moved with that of every request.
+                None => Box::pin(self.connect()).await?,
+            };
             let is_reused = !matches!(chosen, Chosen::Http1 { is_reused: false, .. });
             let copy = (is_reused && !cannot_repeat && !must_be_new).then(|| copy_of(&request));
             let failure = match self.exchange(chosen, request).await {
@@ -188,17 +193,17 @@ impl Upstream {
         }
     }
 
-    /// An idle connection, or else a new one.
-    async fn choose(&self, must_be_new: bool, for_write: bool) -> Result<Chosen, UpstreamError> {
-        let inner = &self.0;
-        if !must_be_new {
-            if let Some(sender) = inner.pool.take(for_write) {
-                return Ok(Chosen::Http1 { sender, is_reused: true });
-            }
-            if let Some(sender) = self.shared_http2() {
-                return Ok(Chosen::Http2(sender));
-            }
+    /// A connection that is there already.
+    fn idle(&self, for_write: bool) -> Option<Chosen> {
+        let idle = self.0.pool.take(for_write).map(|sender| Chosen::Http1 { sender, is_reused: true });
+        if idle.is_none() && self.0.connector.may_be_http2() {
+            return self.shared_http2().map(Chosen::Http2);
         }
+        idle
+    }
+
+    async fn connect(&self) -> Result<Chosen, UpstreamError> {
+        let inner = &self.0;
         let _turn = if inner.connector.may_be_http2() {
             let turn = inner.connecting.lock().await;
             if let Some(sender) = self.shared_http2() {
@@ -228,8 +233,8 @@ impl Upstream {
         let (request, progress) = watch_upload(request);
         match chosen {
             Chosen::Http1 { mut sender, is_reused } => {
-                let response =
-                    answer(sender.try_send_request(request), progress.as_deref(), patience).await?;
+                let sent = pin!(sender.try_send_request(request));
+                let response = answer(sent, progress.as_deref(), patience).await?;
                 if is_reused {
                     self.0.pool.saw_reuse();
                 }
@@ -240,8 +245,8 @@ impl Upstream {
             }
             Chosen::Http2(mut sender) => {
                 let request = self.for_http2(request);
-                let response =
-                    answer(sender.try_send_request(request), progress.as_deref(), patience).await?;
+                let sent = Box::pin(sender.try_send_request(request));
+                let response = answer(sent, progress.as_deref(), patience).await?;
                 let (parts, incoming) = response.into_parts();
                 Ok(Response::from_parts(parts, Download::new(incoming, None, patience).into_body().await))
             }
@@ -294,14 +299,13 @@ pub async fn read_whole(answer: Response<Body>, limit: usize) -> Result<Response
 
 /// Waits for the head of the answer, for as long as the upstream may take once it has the request.
 async fn answer<F>(
-    sent: F,
+    mut sent: F,
     progress: Option<&Progress>,
     patience: Duration,
 ) -> Result<Response<hyper::body::Incoming>, Box<Failure>>
 where
-    F: Future<Output = Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>>,
+    F: Future<Output = Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>> + Unpin,
 {
-    let mut sent = pin!(sent);
     let mut deadline = pin!(tokio::time::sleep(patience));
     let mut seen = 0;
     loop {

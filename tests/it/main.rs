@@ -10,3 +10,7 @@ mod support;
 
 mod forwarding;
 mod harness;
+mod limits;
+mod outage;
+mod security;
+mod shutdown;

@@ -1,0 +1,87 @@
+//! Start and stop: ready at once, whatever the upstream does, and nothing that was begun is lost.
+
+use std::io::Read;
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub};
+
+#[test]
+fn starting_does_not_wait_for_the_upstream() {
+    // An address that nothing answers from.
+    let begun = Instant::now();
+    let _proxy = Proxy::start("http://192.0.2.1:9/v1", &[]);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_at_once() {
+    let stub = Stub::answering(HELLO);
+    let output = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+        .args(["--listen", &stub.address.to_string(), "--upstream", &stub.url()])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&stub.address.to_string()));
+}
+
+#[test]
+fn what_is_under_way_is_finished_before_the_process_ends() {
+    let (go_on, wait) = channel();
+    let wait = std::sync::Mutex::new(wait);
+    let stub = Stub::start(move |mut upstream| {
+        upstream.read();
+        wait.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+        upstream.write(HELLO);
+    });
+    for signal in ["-TERM", "-INT"] {
+        let mut proxy = Proxy::before(&stub);
+        let mut idle = proxy.connect();
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        stub.next();
+        proxy.signal(signal);
+        // The idle connection ends first: it shows that the stop has begun.
+        assert!(idle.is_closed());
+        go_on.send(()).unwrap();
+        let answer = client.read().unwrap();
+        assert_eq!(answer.text(), "hello");
+        assert!(client.is_closed());
+        assert_eq!(proxy.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    let stub = Stub::start(|mut upstream| {
+        upstream.read();
+        upstream.wait_for_close();
+    });
+    let mut proxy = Proxy::before(&stub);
+    let mut idle = proxy.connect();
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    stub.next();
+    proxy.signal("-TERM");
+    assert!(idle.is_closed());
+    let begun = Instant::now();
+    proxy.signal("-TERM");
+    proxy.child.wait().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn what_does_not_end_by_itself_is_cut_off_when_the_grace_is_over() {
+    let stub = Stub::start(|mut upstream| {
+        upstream.read();
+        upstream.wait_for_close();
+    });
+    let mut proxy = Proxy::start(&stub.url(), &["sidecar.shutdown_grace=300ms"]);
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    stub.next();
+    proxy.signal("-TERM");
+    assert_eq!(proxy.child.wait().unwrap().code(), Some(0));
+    assert!(client.0.read(&mut [0]).is_ok_and(|read| read == 0));
+}
