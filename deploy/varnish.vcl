@@ -45,9 +45,13 @@ sub vcl_recv {
         unset req.http.X-Reach;
     } elsif (req.http.X-Reach == "fresh") {
         set req.grace = 0s;
+    } else {
+        # What the first restart set outlasts the second; the copy's own grace is the bound again.
+        set req.grace = 3650d;
     }
 
-    if (req.method != "GET" && req.method != "HEAD") {
+    # Kinto counts a list's objects for a HEAD only: none can be answered from a GET's copy.
+    if (req.method != "GET") {
         return (pass);
     }
     if (req.http.Authorization) {
@@ -64,7 +68,7 @@ sub vcl_recv {
 }
 
 sub vcl_hash {
-    # A HEAD is answered from a GET's copy; where an answer names its own address it names the host that was asked.
+    # Where an answer names its own address it names the host that was asked.
     hash_data(req.url);
     hash_data(req.http.Host);
     return (lookup);
@@ -87,6 +91,10 @@ sub vcl_backend_response {
         # A copy that was stale already stays.
         if (bereq.is_bgfetch) {
             return (abandon);
+        }
+        # An answer, even one that is not kept, would take the place of the copy that the client is about to get instead.
+        if (bereq.http.X-Reach == "fresh") {
+            return (error(beresp.status, beresp.reason));
         }
         set beresp.uncacheable = true;
         set beresp.ttl = 0s;
