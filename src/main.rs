@@ -30,7 +30,9 @@ fn main() -> ExitCode {
         match flag.as_str() {
             "--listen" => settings.listen = kinto_sidecar::settings::ListenAddr::Tcp(value),
             "--upstream" => {
+                settings.upstream.https = value.starts_with("https");
                 let (host, port) = value
+                    .trim_start_matches("https://")
                     .trim_start_matches("http://")
                     .trim_end_matches("/v1")
                     .split_once(':')
@@ -51,6 +53,19 @@ fn main() -> ExitCode {
                     }
                 };
                 match key {
+                    "sidecar.tls_certificate" => {
+                        settings.tls = Some(kinto_sidecar::settings::TlsFiles {
+                            certificate: value.into(),
+                            key: value.into(),
+                        });
+                    }
+                    "sidecar.tls_key" => {
+                        if let Some(tls) = &mut settings.tls {
+                            tls.key = value.into();
+                        }
+                    }
+                    "sidecar.upstream_ca" => settings.upstream_ca = Some(value.into()),
+                    "sidecar.upstream_http2" => settings.upstream_http2 = true,
                     "sidecar.threads" => settings.threads = value.parse().ok(),
                     "sidecar.max_body" => settings.limits.body_bytes = 1024,
                     "sidecar.max_connections" => settings.limits.connections = value.parse().unwrap_or(1),

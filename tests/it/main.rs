@@ -10,7 +10,9 @@ mod support;
 
 mod forwarding;
 mod harness;
+mod http2;
 mod limits;
 mod outage;
 mod security;
 mod shutdown;
+mod tls;

@@ -1,0 +1,174 @@
+//! HTTP/2 with prior knowledge on the same port, and to the upstream.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::stub::{HELLO, Proxy, Stub};
+
+async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Polls once.
+async fn is_pending(mut future: Pin<&mut impl Future>) -> bool {
+    std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+fn get(path: &str) -> Request<Full<Bytes>> {
+    Request::builder().uri(format!("http://kinto.test{path}")).body(Full::default()).unwrap()
+}
+
+/// An upstream that speaks HTTP/2 only, counts its connections, and echoes what it was asked.
+async fn http2_upstream() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let serve = http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(echo));
+            tokio::spawn(serve);
+        }
+    });
+    (address, connections)
+}
+
+async fn echo(request: Request<Incoming>) -> Result<Response<BoxedBody>, Infallible> {
+    let asked = request.uri().to_string();
+    let forwarded = request.headers().get("x-forwarded-proto").cloned();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-sum", HeaderValue::from_static("7"));
+    let frames = [Frame::data(Bytes::from(asked)), Frame::data(body), Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok)));
+    let mut response = Response::new(BodyExt::boxed(body));
+    response.headers_mut().insert("x-scheme", forwarded.unwrap());
+    Ok(response)
+}
+
+type BoxedBody = http_body_util::combinators::BoxBody<Bytes, Infallible>;
+
+#[tokio::test]
+async fn clients_may_speak_http2_with_prior_knowledge() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::before(&stub);
+    let mut sender = connect(proxy.address).await;
+    let mut request = get("/v1/a%2fb/../c?d=%22e%22");
+    request.headers_mut().append("cookie", HeaderValue::from_static("a=1"));
+    request.headers_mut().append("cookie", HeaderValue::from_static("b=2"));
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+    assert!(response.headers().get("connection").is_none());
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
+    let seen = stub.next();
+    assert_eq!(seen.line(), "GET /v1/a%2fb/../c?d=%22e%22 HTTP/1.1");
+    assert_eq!(seen.header("host"), ["kinto.test"]);
+    assert_eq!(seen.header("cookie"), ["a=1; b=2"]);
+    assert_eq!(seen.header("via"), ["2 kinto-sidecar"]);
+}
+
+#[tokio::test]
+async fn requests_on_one_http2_connection_do_not_wait_for_each_other() {
+    let stub = Stub::start(|mut upstream| {
+        // The slow one is answered when the quick one was.
+        while let Some(seen) = upstream.read() {
+            if seen.line().contains("/quick") {
+                upstream.write(HELLO);
+            }
+        }
+    });
+    let proxy = Proxy::before(&stub);
+    let mut sender = connect(proxy.address).await;
+    let slow = sender.send_request(get("/slow"));
+    tokio::pin!(slow);
+    assert!(is_pending(slow.as_mut()).await);
+    let quick = sender.send_request(get("/quick")).await.unwrap();
+    assert_eq!(quick.status(), StatusCode::OK);
+    assert!(is_pending(slow.as_mut()).await);
+}
+
+#[tokio::test]
+async fn an_http2_body_is_held_to_its_limit() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::start(&stub.url(), &["sidecar.max_body=1KiB"]);
+    let mut sender = connect(proxy.address).await;
+    let mut request = get("/").map(|_| Full::new(Bytes::from(vec![b'x'; 2_000])));
+    *request.method_mut() = http::Method::PUT;
+    assert_eq!(sender.send_request(request).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn an_http2_header_bomb_does_not_reach_the_upstream() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::before(&stub);
+    let mut sender = connect(proxy.address).await;
+    let mut request = get("/");
+    for number in 0..100 {
+        let name = http::HeaderName::try_from(format!("x-{number}")).unwrap();
+        request.headers_mut().insert(name, HeaderValue::try_from("a".repeat(1_000)).unwrap());
+    }
+    let refused = match sender.send_request(request).await {
+        Ok(response) => response.status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Err(_) => true,
+    };
+    assert!(refused && !stub.has_next());
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_in_a_flood_end_the_connection() {
+    let stub = Stub::start(|mut upstream| {
+        upstream.read();
+        upstream.wait_for_close();
+    });
+    let proxy = Proxy::before(&stub);
+    let mut sender = connect(proxy.address).await;
+    for _ in 0..100_000 {
+        if sender.is_closed() {
+            break;
+        }
+        // Polled once, it is sent; dropped, it is reset.
+        let request = sender.send_request(get("/"));
+        tokio::pin!(request);
+        is_pending(request.as_mut()).await;
+        tokio::task::yield_now().await;
+    }
+    assert!(sender.is_closed());
+    // The others do not notice.
+    assert!(connect(proxy.address).await.ready().await.is_ok());
+}
+
+#[tokio::test]
+async fn the_upstream_may_speak_http2_with_prior_knowledge() {
+    let (address, connections) = http2_upstream().await;
+    let proxy = Proxy::start(&format!("http://{address}/v1"), &["sidecar.upstream_http2=true"]);
+    let mut sender = connect(proxy.address).await;
+    for _ in 0..20 {
+        let mut request = get("/v1/x?y").map(|_| Full::new(Bytes::from("body")));
+        *request.method_mut() = http::Method::POST;
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.headers()["x-scheme"], "http");
+        let body = response.into_body().collect().await.unwrap();
+        assert_eq!(body.trailers().unwrap()["x-sum"], "7");
+        assert_eq!(body.to_bytes(), "http://kinto.test/v1/x?ybody");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+}
