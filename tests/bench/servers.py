@@ -75,6 +75,17 @@ def install_peers():
     subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], **quiet)
 
 
+def versions():
+    """The peers' names and versions: `nginx 1.22.1`."""
+    found = []
+    for command in (["nginx", "-v"], ["varnishd", "-V"]):
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        line = (answer.stderr or answer.stdout).partition("\n")[0]
+        if match := re.search(r"(nginx|varnish)[-/](\d[\d.]*)", line):
+            found.append(f"{match[1]} {match[2]}")
+    return found
+
+
 @contextlib.contextmanager
 def bare(identity, gzip=None):
     """The bare hyper server with these bytes; gives its port and its processes."""
