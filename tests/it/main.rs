@@ -8,6 +8,7 @@
 
 mod support;
 
+mod deploy;
 mod forwarding;
 mod harness;
 mod http2;

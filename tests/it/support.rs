@@ -19,7 +19,7 @@ mod postgres;
 mod recorder;
 mod sidecar;
 pub mod stub;
-mod undertaker;
+pub mod undertaker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

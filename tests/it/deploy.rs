@@ -1,0 +1,249 @@
+//! The configurations in `deploy/`, run by the real nginx and Varnish: what they keep, for whom, and for how long.
+//!
+//! Only addresses and folders are changed. Where a program is not installed its tests say so and pass.
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::stub::Stub;
+use crate::support::{Client, PATIENCE, Response, eventually, undertaker};
+
+/// A cache, run with the configuration in `deploy/`; stopped when dropped.
+struct Cache {
+    process: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Nginx,
+    Varnish,
+}
+
+impl Kind {
+    /// Where the program is. Says what is left out where it is not.
+    fn program(self) -> Option<PathBuf> {
+        let name = match self {
+            Self::Nginx => "nginx",
+            Self::Varnish => "varnishd",
+        };
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let mut folders: Vec<_> = std::env::split_paths(&folders).collect();
+        folders.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+        let found = folders.into_iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+        if found.is_none() {
+            // Past the capture of output: what was not tested should be seen.
+            let _ = writeln!(
+                std::io::stderr(),
+                "SKIPPED: {name} is not installed, so its configuration was not run"
+            );
+        }
+        found
+    }
+
+    fn command(self, program: &Path, folder: &Path, port: u16, origin: &str) -> Command {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+        let mut command = Command::new(program);
+        let path = folder.join("configuration");
+        let place = folder.display();
+        let text = match self {
+            Self::Nginx => {
+                command.arg("-p").arg(folder).arg("-c").arg(&path).args([
+                    "-e",
+                    "stderr",
+                    "-g",
+                    "daemon off;",
+                ]);
+                let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                    .map(|name| format!("{name}_temp_path {place}/{name};\n"))
+                    .concat();
+                fs::read_to_string(deploy.join("nginx.conf"))
+                    .unwrap()
+                    .replace("sidecar:8889", origin)
+                    .replace("listen 8080", &format!("listen 127.0.0.1:{port}"))
+                    .replace("/run/nginx.pid", &format!("{place}/pid"))
+                    .replace("/var/cache/nginx/kinto", &format!("{place}/cache"))
+                    .replace("http {\n", &format!("http {{\n{temporary}"))
+            }
+            Self::Varnish => {
+                let (host, origin_port) = origin.rsplit_once(':').unwrap();
+                command.args(["-F", "-j", "none", "-T", "none", "-s", "malloc,64m"]);
+                command.arg("-f").arg(&path).arg("-n").arg(folder.join("work"));
+                command.arg("-a").arg(format!("127.0.0.1:{port}"));
+                fs::read_to_string(deploy.join("varnish.vcl"))
+                    .unwrap()
+                    .replace("\"sidecar\"", &format!("\"{host}\""))
+                    .replace("\"8889\"", &format!("\"{origin_port}\""))
+            }
+        };
+        fs::write(path, text).unwrap();
+        command
+    }
+}
+
+impl Cache {
+    /// Starts the cache in front of `origin` (`host:port`), if it is installed; waits until it accepts connections.
+    fn start(kind: Kind, port: u16, origin: &str) -> Option<Self> {
+        let program = kind.program()?;
+        let folder = tempfile::tempdir().unwrap();
+        // nginx started by root works as somebody else.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        let mut process = kind
+            .command(&program, folder.path(), port, origin)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        undertaker::watch(&process);
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if process.try_wait().unwrap().is_some() || Instant::now() > until {
+                let _ = process.kill();
+                let mut complaint = String::new();
+                let _ = process.stderr.take().unwrap().read_to_string(&mut complaint);
+                panic!("{kind:?} did not start:\n{complaint}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(Self { process, port, _folder: folder })
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&format!("127.0.0.1:{}", self.port))
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // Their workers end with them, but only if they are asked to.
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+        undertaker::release(&self.process);
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Whether the outermost cache had the answer.
+#[track_caller]
+fn is_hit(response: &Response) -> bool {
+    let statuses: Vec<_> = response.headers.get_all("cache-status").iter().collect();
+    let last = statuses.last().unwrap_or_else(|| panic!("no Cache-Status: {response}")).to_str().unwrap();
+    let last = last.rsplit(", ").next().unwrap();
+    assert!(last.starts_with("nginx") || last.starts_with("varnish"), "{response}");
+    last.contains("; hit")
+}
+
+#[tokio::test]
+async fn strangers_cannot_make_varnish_drop_what_they_choose() {
+    let stub = Stub::answering("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\n{}");
+    let Some(cache) = Cache::start(Kind::Varnish, free_port(), &stub.address.to_string()) else { return };
+    cache.client().get("/a").await.expect(200);
+    for key in [".*", "a b", "a/b/c", ""] {
+        let purge = cache.client().request("PURGE".parse().unwrap(), "/").header("surrogate-key", key);
+        purge.await.expect(400);
+    }
+    assert!(is_hit(&cache.client().get("/a").await.expect(200)));
+}
+
+/// An origin that gives its answers' number, and after the first nothing but errors if `breaks`.
+fn counting(cache_control: &'static str, breaks: bool) -> Stub {
+    let count = AtomicUsize::new(0);
+    Stub::start(move |mut upstream| {
+        while upstream.read().is_some() {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let status = if breaks && number > 0 { "503 Broken" } else { "200 OK" };
+            upstream.write(format!(
+                "HTTP/1.1 {status}\r\nCache-Control: max-age=1\r\nCDN-Cache-Control: {cache_control}\r\n\
+                 Content-Length: 1\r\n\r\n{number}"
+            ));
+        }
+    })
+}
+
+#[tokio::test]
+async fn varnish_replaces_a_copy_in_the_background_while_it_may_be_stale() {
+    let stub = counting("max-age=1, stale-while-revalidate=60", false);
+    let Some(cache) = Cache::start(Kind::Varnish, free_port(), &stub.address.to_string()) else { return };
+    cache.client().get("/a").await.expect(200);
+    stub.next();
+    let last_stale = eventually("the copy runs out", async || {
+        let answer = cache.client().get("/a").await.expect(200);
+        stub.has_next().then_some(answer)
+    })
+    .await;
+    assert!(is_hit(&last_stale), "{last_stale}");
+    eventually("the copy is replaced", async || {
+        (cache.client().get("/a").await.expect(200).body != "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn varnish_gives_out_a_stale_copy_when_there_is_no_other() {
+    let stub = counting("max-age=1, stale-if-error=60", true);
+    let Some(cache) = Cache::start(Kind::Varnish, free_port(), &stub.address.to_string()) else { return };
+    cache.client().get("/a").await.expect(200);
+    stub.next();
+    for _ in 0..2 {
+        let stale = eventually("the copy runs out", async || {
+            let answer = cache.client().get("/a").await.expect(200);
+            stub.has_next().then_some(answer)
+        })
+        .await;
+        assert_eq!(stale.body, "0", "{stale}");
+    }
+}
+
+#[tokio::test]
+async fn varnish_asks_first_where_no_staleness_is_allowed() {
+    let stub = counting("max-age=1", false);
+    let Some(cache) = Cache::start(Kind::Varnish, free_port(), &stub.address.to_string()) else { return };
+    cache.client().get("/a").await.expect(200);
+    stub.next();
+    eventually("the copy runs out", async || {
+        let answer = cache.client().get("/a").await.expect(200);
+        let asked = stub.has_next();
+        assert_eq!(answer.body != "0", asked, "{answer}");
+        asked.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nginx_gives_out_a_stale_copy_when_there_is_no_other() {
+    let stub = counting("max-age=1", true);
+    let Some(cache) = Cache::start(Kind::Nginx, free_port(), &stub.address.to_string()) else { return };
+    cache.client().get("/a").await.expect(200);
+    stub.next();
+    let stale = eventually("the copy runs out", async || {
+        let answer = cache.client().get("/a").await.expect(200);
+        stub.has_next().then_some(answer)
+    })
+    .await;
+    assert_eq!(stale.body, "0", "{stale}");
+}
+
+#[tokio::test]
+async fn no_cache_keeps_what_is_not_for_shared_ones() {
+    let stub = counting("no-store", false);
+    for kind in [Kind::Nginx, Kind::Varnish] {
+        let Some(cache) = Cache::start(kind, free_port(), &stub.address.to_string()) else { continue };
+        for _ in 0..3 {
+            assert!(!is_hit(&cache.client().get("/a").await.expect(200)), "{kind:?}");
+            stub.next();
+        }
+    }
+}
