@@ -22,7 +22,7 @@ pub use filter::{Filter, Operator, wildcard};
 pub use given::Given;
 pub use invalid::{Fault, Invalid};
 pub use order::compare;
-pub use parameters::{Parameters, decode, pairs};
+pub use parameters::{Parameters, decode, pairs, pieces};
 pub use sort::Sort;
 
 /// The field that holds a row's timestamp.

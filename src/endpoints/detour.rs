@@ -19,7 +19,7 @@ use crate::cache_control;
 use crate::error::Response;
 use crate::headers;
 use crate::kinto::Timestamp;
-use crate::query::{decode, pairs};
+use crate::query::{decode, pairs, pieces};
 use crate::settings::{Compat, Settings};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -46,7 +46,7 @@ pub(super) fn stale(
 pub(super) fn old_since(
     since: Option<Timestamp>,
     request: &Parts,
-    base_url: &dyn Fn() -> String,
+    base_url: &(dyn Fn() -> String + Sync),
     settings: &Settings,
     now: Timestamp,
 ) -> Option<Response> {
@@ -63,7 +63,7 @@ pub(super) fn old_since(
 pub(super) fn quoted_expected(
     expected: &str,
     request: &Parts,
-    base_url: &dyn Fn() -> String,
+    base_url: &(dyn Fn() -> String + Sync),
     settings: &Settings,
     now: Timestamp,
 ) -> Option<Response> {
@@ -81,18 +81,16 @@ pub(super) fn quoted_expected(
 
 /// A query with each pair of this name replaced or left out; the others as they came.
 fn rewrite(query: &str, name: &str, replace: impl Fn(&str) -> Option<String>) -> String {
-    let kept = pairs(query).zip(query.split('&').filter(|pair| !pair.is_empty())).filter_map(
-        |((key, value), pair)| {
-            if decode(key).as_deref() == Some(name) { replace(value) } else { Some(pair.to_owned()) }
-        },
-    );
+    let kept = pairs(query).zip(pieces(query)).filter_map(|((key, value), piece)| {
+        if decode(key).as_deref() == Some(name) { replace(value) } else { Some(piece.to_owned()) }
+    });
     kept.collect::<Vec<_>>().join("&")
 }
 
 fn redirect(
     request: &Parts,
     query: &str,
-    base_url: &dyn Fn() -> String,
+    base_url: &(dyn Fn() -> String + Sync),
     settings: &Settings,
     now: Timestamp,
 ) -> Response {

@@ -1,6 +1,6 @@
 //! A query string taken apart the way Kinto (WebOb) does.
 //!
-//! Only `&` separates, `+` is a space, a name without `=` has an empty value, and all of it is UTF-8 once decoded.
+//! `&` and `;` separate, `+` is a space, a name without `=` has an empty value, and all of it is UTF-8 once decoded.
 //! Names stand in the order in which they first came; values of a repeated name are kept together.
 
 use std::collections::HashMap;
@@ -68,7 +68,12 @@ impl Parameters {
 
 /// The names and values of a query as they came, still encoded.
 pub fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    pieces(query).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// The names of a query with their values, as they came.
+pub fn pieces(query: &str) -> impl Iterator<Item = &str> {
+    query.split(['&', ';']).filter(|pair| !pair.is_empty())
 }
 
 /// Decodes one name or value; `None` if it is not UTF-8.
@@ -86,7 +91,7 @@ mod tests {
 
     #[test]
     fn names_keep_the_order_of_their_first_occurrence() {
-        let parameters = Parameters::parse(Some("b=1&&a=x%20y+z&b=2&c")).unwrap();
+        let parameters = Parameters::parse(Some("b=1&&a=x%20y+z;b=2&c")).unwrap();
         let all: Vec<_> = parameters.iter().map(|(name, values)| (name, values.join("|"))).collect();
         assert_eq!(all, [("b", "1|2".into()), ("a", "x y z".into()), ("c", String::new())]);
         assert_eq!(parameters.single("b"), None);

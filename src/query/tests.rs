@@ -126,6 +126,7 @@ fn queries_select_what_kinto_selects() {
         ("has_deleted=false", all),
         ("_since=1795245794711&_before=1795245794783", ""),
         ("host=www.example.org&bucket=b", "b/one"),
+        ("bucket=a;collection=one", "a/one"),
     ] {
         assert_eq!(ask(query).as_deref(), Ok(expected), "{query}");
     }

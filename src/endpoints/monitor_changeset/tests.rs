@@ -1,6 +1,5 @@
 //! The changeset over a snapshot, in both compatibility modes.
 
-use super::answer as answer_from;
 use super::*;
 use crate::endpoints::monitor_changes::tests::{NOW, entries, names, request, settings, text};
 use crate::settings::Settings;
@@ -10,14 +9,8 @@ fn ask(entries: &Entries, settings: &Settings, query: &str, known: Option<&str>)
     let base_url = || "http://www.example.org".to_owned();
     let headers: Vec<_> = known.map(|known| (IF_NONE_MATCH, known)).into_iter().collect();
     let request = request("GET", &format!("/v1/changeset{query}"), &headers);
-    let context = Context { settings, now: NOW, base_url: &base_url };
-    match check(&context, &request) {
-        Ok(ControlFlow::Break(response)) => response,
-        Ok(ControlFlow::Continue(params)) => {
-            answer_from(&params, &Monitor { entries, host: "www.example.org", context }, &request)
-        }
-        Err(error) => error.into_response(),
-    }
+    let monitor = Monitor { entries, host: "www.example.org", settings, now: NOW, base_url: &base_url };
+    respond(&monitor, &request).unwrap_or_else(Error::into_response)
 }
 
 fn get(query: &str) -> Response {
@@ -111,13 +104,10 @@ fn an_encoding_has_its_own_etag_of_the_same_content() {
     let entries = entries(None);
     let etag = |encoding| {
         let base_url = || String::new();
-        let context = Context { settings: &settings, now: NOW, base_url: &base_url };
         let request = request("GET", "/?_expected=0&_limit=0", &[(http::header::ACCEPT_ENCODING, encoding)]);
-        let Ok(ControlFlow::Continue(params)) = check(&context, &request) else {
-            panic!("it is answered from the list")
-        };
-        let response =
-            answer_from(&params, &Monitor { entries: &entries, host: &"h".repeat(500), context }, &request);
+        let (settings, host) = (&settings, &"h".repeat(500));
+        let monitor = Monitor { entries: &entries, host, settings, now: NOW, base_url: &base_url };
+        let response = respond(&monitor, &request).unwrap();
         assert_eq!(response.headers()["vary"], "Accept-Encoding");
         let encoding =
             response.headers().get("content-encoding").map(|encoding| encoding.to_str().unwrap().to_owned());
