@@ -6,7 +6,6 @@
 //! Follows `Changes` of kinto-changes 4.1.2. Its checks come in this order: parameters (400), `_expected` below `_since`
 //! (204, in remote-settings' way), old `_since` (307), preconditions (304, 412), filters (400).
 
-use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +13,6 @@ use std::time::{Duration, SystemTime};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use serde_json::Value;
 
 use super::changeset_params::timestamp;
 use super::detour;
@@ -25,14 +23,19 @@ use crate::compression::{self, Encoding};
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::kinto::Timestamp;
-use crate::query::{Fields, Given, Page, Parameters, Query, Rules, pairs};
+use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
-use crate::timeline::entries::{Entries, Entry};
+use crate::timeline::entries::Entries;
 use crate::timeline::rendered::Document;
+
+mod plain;
+mod row;
+
+use plain::Plain;
+use row::{FIELDS, Row, SinceRule};
 
 /// The methods that both monitor endpoints know.
 pub(super) const METHODS: &str = "GET,HEAD,OPTIONS";
-const FIELDS: [&str; 6] = ["id", "last_modified", "deleted", "host", "bucket", "collection"];
 
 /// What a request for a monitor endpoint is checked with, before the list is looked at.
 #[derive(Clone, Copy)]
@@ -68,31 +71,6 @@ pub struct Asked {
     expected: Option<String>,
     /// What it selects; `None` for a request that wants rows as they are rendered.
     given: Option<Given>,
-}
-
-/// A row as the list language sees it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row<'m> {
-    pub(super) entry: &'m Entry,
-    host: &'m str,
-    since_rule: SinceRule,
-}
-
-/// Which rows a `_since` selects.
-///
-/// Those that are newer; those that were learned late, when readers had already been told of this `_since`; and, as
-/// nobody knows what readers from before the sidecar's start have missed, those of a while before.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SinceRule {
-    first_known: Timestamp,
-    overlap: Duration,
-}
-
-/// The query of a request that wants rows as they are rendered.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plain<'q> {
-    since: Option<Timestamp>,
-    expected: Option<&'q str>,
 }
 
 /// Checks a request for the list, whatever its method: what needs no list is answered at once (`Break`).
@@ -280,91 +258,6 @@ impl std::fmt::Debug for Monitor<'_> {
 impl std::fmt::Debug for Context<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Context").field("now", &self.now).finish_non_exhaustive()
-    }
-}
-
-// === impl SinceRule ===
-
-impl SinceRule {
-    fn is_newer(self, entry: &Entry, since: Timestamp) -> bool {
-        let bound = if since <= self.first_known { since.back(self.overlap) } else { since };
-        entry.last_modified > bound
-    }
-}
-
-// === impl Row ===
-
-impl Row<'_> {
-    /// Writes the row's fields: all of them, or those of a projection in its order.
-    fn write(&self, text: &mut String, fields: Option<&[String]>) {
-        const ALL: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host"];
-        let mut written: Vec<&str> = Vec::with_capacity(ALL.len());
-        let mut write = |name: &'static str| {
-            if written.contains(&name) {
-                return;
-            }
-            text.push_str(if written.is_empty() { "{\"" } else { ",\"" });
-            text.push_str(name);
-            text.push_str("\":");
-            text.push_str(&self.value(name).to_string());
-            written.push(name);
-        };
-        match fields {
-            None => ALL.into_iter().for_each(write),
-            Some(fields) => {
-                let first = |path: &String| ALL.into_iter().find(|name| path.split('.').next() == Some(name));
-                fields.iter().filter_map(first).for_each(&mut write);
-            }
-        }
-        text.push('}');
-    }
-
-    fn value(&self, name: &str) -> Value {
-        let entry = self.entry;
-        match name {
-            "id" => Value::from(&*entry.id),
-            "last_modified" => Value::from(entry.last_modified.0),
-            "bucket" => Value::from(&*entry.key.bucket),
-            "collection" => Value::from(&*entry.key.collection),
-            _ => Value::from(self.host),
-        }
-    }
-}
-
-impl Fields for Row<'_> {
-    fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
-        let known = matches!(path, "id" | "last_modified" | "bucket" | "collection" | "host");
-        known.then(|| Cow::Owned(self.value(path)))
-    }
-
-    fn is_newer_than(&self, since: Timestamp) -> bool {
-        self.since_rule.is_newer(self.entry, since) || self.entry.is_late_for(since)
-    }
-}
-
-// === impl Plain ===
-
-impl<'q> Plain<'q> {
-    /// Reads a query without decoding it; `None` where it asks for more than a plain list, or is not quite right.
-    fn read(query: Option<&'q str>, now: Timestamp) -> Option<Self> {
-        const DAY: u64 = 24 * 3600 * 1000;
-        let mut plain = Self::default();
-        for (name, value) in pairs(query.unwrap_or_default()) {
-            match name {
-                "_since" if plain.since.is_none() => {
-                    let quoted = value.strip_prefix("%22").and_then(|value| value.strip_suffix("%22"));
-                    let since = timestamp(quoted.unwrap_or(value))?;
-                    plain.since = Some(since).filter(|since| since.0 < now.0.saturating_add(DAY));
-                    plain.since?;
-                }
-                "_expected" if plain.expected.is_none() && !value.contains(['%', '+']) => {
-                    plain.expected = Some(value);
-                }
-                "_sort" if value == "-last_modified" => {}
-                _ => return None,
-            }
-        }
-        Some(plain)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use http::{HeaderName, Request};
 use http_body::Body as _;
+use serde_json::Value;
 
 use super::*;
 use crate::kinto::CollectionKey;
-use crate::timeline::entries::entry_id;
+use crate::timeline::entries::{Entry, entry_id};
 
 pub(in crate::endpoints) const NOW: Timestamp = Timestamp(1_795_245_800_000);
 const HOST: &str = "www.example.org";
