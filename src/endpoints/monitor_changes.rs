@@ -157,7 +157,7 @@ impl Monitor<'_> {
         Context { settings: self.settings, now: self.now, base_url: self.base_url }
     }
 
-    pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         let since_rule = self.since_rule();
         self.entries.rows.iter().map(move |entry| Row { entry, host: self.host, since_rule })
     }

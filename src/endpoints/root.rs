@@ -183,6 +183,7 @@ fn insert(body: &[u8], mut insertions: Vec<Insertion>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::Value;
 
     fn settings() -> Settings {
@@ -247,5 +248,37 @@ mod tests {
         assert!(described["paths"]["/buckets/{bid}/collections/{cid}/changeset"]["get"].is_object());
         let again: Bytes = serde_json::to_vec(&described).unwrap().into();
         assert_eq!(add_paths(&again, &settings()), again);
+    }
+
+    fn documents() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just(" 1.50e0 ".to_owned()),
+            Just("\"capabilities\"".to_owned()),
+            Just("\"\\u007d}]\\\"\"".to_owned()),
+        ];
+        leaf.prop_recursive(3, 16, 3, |inner| {
+            let name = prop::sample::select(vec!["capabilities", "changes", "a", "paths", "tags"]);
+            let member = (name, inner.clone()).prop_map(|(name, value)| format!(" \"{name}\" :{value}"));
+            prop_oneof![
+                prop::collection::vec(inner, 0..3).prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec(member, 0..4)
+                    .prop_map(|members| format!("{{{}\n}}", members.join(","))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_stays_what_it_was_but_for_what_is_added(document in documents()) {
+            let before = Bytes::from(document.clone());
+            for added in [add_capability(&before, &settings()), add_paths(&before, &settings())] {
+                // All bytes are still there, in their order.
+                let mut rest = added.iter();
+                prop_assert!(before.iter().all(|byte| rest.any(|other| other == byte)));
+                let is_json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).is_ok();
+                prop_assert_eq!(is_json(&before), is_json(&added));
+            }
+        }
     }
 }
