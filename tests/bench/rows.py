@@ -7,7 +7,7 @@ import time
 
 import servers
 from kinto import Client, fill, kinto
-from load import figure, measure, resident_kilobytes, table
+from load import compare, figure, measure, resident_kilobytes, table
 from relay import Relay
 
 ENCODINGS = {"identity": {}, "gzip": {"Accept-Encoding": "gzip"}}
@@ -51,22 +51,24 @@ def kintos(*collections, monitored=("/buckets/bench",)):
 def hits(title, path, collections, encodings, *, with_plugin=False, **options):
     """The same answer again and again: the sidecar, nginx, Varnish, bare hyper."""
     report = []
-    with kintos(*collections) as ((ours, pids, _), (plugin, plugin_pids), _):
+    with (
+        kintos(*collections) as ((ours, pids, _), (plugin, plugin_pids), _),
+        servers.nginx(plugin, caches=True) as (nginx, nginx_pids),
+        servers.varnish(plugin) as (varnish, varnish_pids),
+    ):
         content = fetch(ours, path)
-        for name in encodings:
-            options["headers"] = ENCODINGS[name]
-            costs = [measure("sidecar", url(ours, path), pids, **options)]
-            with servers.nginx(plugin, caches=True) as (port, roots):
-                fetch(port, path)
-                costs.append(measure("nginx, hits", url(port, path), roots, **options))
-            with servers.varnish(plugin) as (port, roots):
-                fetch(port, path)
-                costs.append(measure("Varnish, hits", url(port, path), roots, **options))
-            with servers.bare(content, gzip.compress(content, 6)) as (port, roots):
-                costs.append(measure("bare hyper", url(port, path), roots, **options))
+        with servers.bare(content, gzip.compress(content, 6)) as (bare, bare_pids):
+            compared = [
+                ("sidecar", url(ours, path), pids),
+                ("nginx, hits", url(nginx, path), nginx_pids),
+                ("Varnish, hits", url(varnish, path), varnish_pids),
+                ("bare hyper", url(bare, path), bare_pids),
+            ]
             if with_plugin:
-                costs.append(measure("Kinto with the plugin", url(plugin, path), plugin_pids, **options))
-            report.append(table(f"{title}, {name}", costs))
+                compared.append(("Kinto with the plugin", url(plugin, path), plugin_pids))
+            for name in encodings:
+                costs = compare(compared, headers=ENCODINGS[name], **options)
+                report.append(table(f"{title}, {name}", costs))
     return report
 
 
@@ -89,12 +91,13 @@ def row_3(seconds):
     return hits("monitor/changes, 200 collections", path, collections, ENCODINGS, with_plugin=True, seconds=seconds)
 
 
-# Each request has the next of `count` numbers, going round.
+# Each request has another of `count` numbers, all of them in turn; old and new mixed, so that however few a server gets to,
+# they cost what all of them do.
 LUA = """
 local n = -1
 function request()
     n = (n + 1) % {count}
-    return wrk.format("GET", "{before}" .. string.format("%d", {first} + n * {step}) .. "{after}")
+    return wrk.format("GET", "{before}" .. string.format("%d", {first} + (n * 617) % {count} * {step}) .. "{after}")
 end
 """
 
@@ -102,13 +105,13 @@ end
 def misses(title, before, after, spread, seconds):
     """Each request another: the sidecar, and those for which each is a miss; what stands behind counts too.
 
-    The number between `before` and `after` is the records' first timestamp plus a multiple of a step: `spread` is
-    (how many numbers, step).
+    The number between `before` and `after` is a timestamp: `spread` says (how many, how far apart, how long the first is
+    before the first record's), in milliseconds.
     """
-    count, step = spread
+    count, step, early = spread
     costs = []
     with kintos(("medium", MEDIUM)) as ((ours, pids, plain_pids), (plugin, plugin_pids), stamps):
-        script = LUA.format(count=count, before=before, after=after, first=stamps["medium"][0], step=step)
+        script = LUA.format(count=count, before=before, after=after, first=stamps["medium"][0] - early, step=step)
         # No warm-up: what a peer was asked before would be no miss.
         options = {"script": script, "seconds": seconds, "warm_up": 0}
         fetch(ours, path_of("medium"))
@@ -125,9 +128,11 @@ def row_4(seconds):
     """Changesets with 1 000 different `_since`, and with a new `_expected` every time."""
     since = path_of("medium", "_expected=0&_since=%22")
     expected = path_of("medium", "_expected=")
+    # Each a moment that has passed, so that what the sidecar has is new enough.
+    passed = 100_000_000
     return [
-        misses("1 000 different `_since`, of 1 000 records", since, "%22", (1000, 1000), seconds),
-        misses("A new `_expected` every time, 1 000 records", expected, "", (100_000_000, 1), seconds),
+        misses("1 000 different `_since`, of 1 000 records", since, "%22", (1000, 1000, 0), seconds),
+        misses("A new `_expected` every time, 1 000 records", expected, "", (passed, 1, passed), seconds),
     ]
 
 
@@ -180,15 +185,14 @@ def after_a_write(write_port, read_port, relay, times):
 def row_6(seconds):
     """Forwarding."""
     path = "/v1/buckets/bench/collections/small/records/x"
-    costs, memory = [], []
-    with servers.bare(b'{"data":[]}') as (stub, stub_pids):
-        with servers.sidecar(stub) as (port, pids):
-            costs.append(measure("sidecar", url(port, path), pids, seconds=seconds))
-            memory.append(("sidecar", resident_kilobytes(pids)))
-        with servers.nginx(stub, caches=False) as (port, pids):
-            costs.append(measure("nginx", url(port, path), pids, seconds=seconds))
-            memory.append(("nginx", resident_kilobytes(pids)))
-        costs.append(measure("the stub itself", url(stub, path), stub_pids, seconds=seconds))
+    with (
+        servers.bare(b'{"data":[]}') as (stub, stub_pids),
+        servers.sidecar(stub) as (ours, pids),
+        servers.nginx(stub, caches=False) as (nginx, nginx_pids),
+    ):
+        compared = [("sidecar", url(ours, path), pids), ("nginx", url(nginx, path), nginx_pids)]
+        costs = compare([*compared, ("the stub itself", url(stub, path), stub_pids)], seconds=seconds)
+        memory = [(name, resident_kilobytes(roots)) for name, _, roots in compared]
     held = ", ".join(f"{name} {kilobytes / 1024:.1f} MiB" for name, kilobytes in memory)
     title = "Forwarding 11 bytes, 64 connections"
     return [table(title, costs), f"Memory after it: {held}.\n"]

@@ -51,8 +51,12 @@ def running(command, port=None, **options):
 
 
 def build():
-    """Compiles what is measured of this repository, with all optimizations."""
-    subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
+    """Compiles what is measured of this repository, with all optimizations.
+
+    `KINTO_SIDECAR_BINARY` names a sidecar that is there already.
+    """
+    if "KINTO_SIDECAR_BINARY" not in os.environ:
+        subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
     manifest = HERE / "bare" / "Cargo.toml"
     bare_target = TARGET / "cargo"
     command = ["cargo", "build", "--release", "--quiet", "--locked"]
@@ -104,7 +108,7 @@ def bare(identity, gzip=None):
 @contextlib.contextmanager
 def sidecar(upstream_port, *flags):
     """The sidecar in front of an upstream; gives its port and its processes."""
-    program = ROOT / "target" / "release" / "kinto-sidecar"
+    program = os.environ.get("KINTO_SIDECAR_BINARY", ROOT / "target" / "release" / "kinto-sidecar")
     command = [program, "--upstream", f"http://127.0.0.1:{upstream_port}/v1", "--listen", "127.0.0.1:0"]
     with running([*command, "--log", "warn", *flags], stderr=subprocess.PIPE, text=True) as process:
         lines = []
