@@ -1,24 +1,117 @@
-//! What all threads share.
+//! What all requests share: settings, timestamps, mirrors, permissions, and the tasks that keep them up to date.
+
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::settings::Settings;
+use crate::access::Access;
+use crate::endpoints::broadcasts::Broadcasts;
+use crate::kinto::CollectionKey;
+use crate::mirror::refresh::Reader;
+use crate::mirror::{Mirrors, keeper, read::Source};
+use crate::observe::Observer;
+use crate::purge::Purger;
+use crate::settings::{ChangesMode, Settings};
+use crate::timeline::poll::Poller;
+use crate::timeline::resources::Resources;
+use crate::timeline::{OnNews, Timeline};
+use crate::upstream::Upstream;
 
-/// What all threads share.
+/// The state of one process.
 #[derive(Debug)]
 pub struct App {
-    /// Every setting, as it was at start.
+    /// The settings.
     pub settings: Settings,
-    /// Where work runs that no client's connection waits on: mirrors, polling, purges.
+    /// Timestamps of collections.
+    pub timeline: Arc<Timeline>,
+    /// Asks for timestamps that no passing write told.
+    pub poller: Arc<Poller>,
+    /// Contents of collections.
+    pub mirrors: Arc<Mirrors>,
+    /// Who may read what.
+    pub access: Arc<Access>,
+    /// Understands the writes that pass through.
+    pub observer: Arc<Observer>,
+    /// What push services are told.
+    pub broadcasts: Broadcasts,
+    /// The runtime of everything that outlives a request or takes long.
     pub background: Handle,
+    /// The client that asks on that runtime.
+    pub background_upstream: Upstream,
     /// Becomes `true` when the process begins to stop.
     pub stopping: watch::Receiver<bool>,
 }
 
 impl App {
-    /// Puts together what all threads share.
-    pub fn new(settings: Settings, background: Handle, stopping: watch::Receiver<bool>) -> Self {
-        Self { settings, background, stopping }
+    /// Builds the state, and starts what keeps it up to date on the runtime of `background`.
+    pub fn start(
+        settings: Settings,
+        background: Handle,
+        upstream: Upstream,
+        stopping: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        let resources = match settings.changes_mode {
+            ChangesMode::Upstream => Resources::of_upstream(),
+            ChangesMode::Auto | ChangesMode::Off => {
+                Resources::new(&settings.changes.resources, &settings.changes.excluded_collections)
+            }
+        };
+        let host = settings
+            .changes
+            .http_host
+            .clone()
+            .or_else(|| settings.kinto.http_host.clone())
+            .unwrap_or_default();
+        let on_news: OnNews = match Purger::start(&settings, &background) {
+            Some(purger) => Box::new(move |key: &CollectionKey| purger.changed(key)),
+            None => Box::new(|_| ()),
+        };
+        let timeline = Arc::new(Timeline::new(resources, host, on_news));
+        let poller = Arc::new(Poller::new(
+            timeline.clone(),
+            settings.timestamps_ttl,
+            settings.poll_budget,
+            settings.exclusive,
+        ));
+        let reader = Reader {
+            source: Source::new(upstream.clone()),
+            overlap: settings.overlap,
+            mode: settings.mirror,
+            max_bytes: usize::try_from(settings.cache_size).unwrap_or(usize::MAX),
+        };
+        let mirrors = Arc::new(Mirrors::new(
+            timeline.clone(),
+            reader,
+            background.clone(),
+            settings.timestamps_ttl,
+            settings.stale_if_error,
+        ));
+        let access = Arc::new(Access::new(&settings));
+        let observer =
+            Observer::new(timeline.clone(), access.clone(), &settings.upstream.version, upstream.clone());
+        background.spawn(poller.clone().run(
+            upstream.clone(),
+            settings.overlap,
+            settings.kinto.batch_max_requests,
+        ));
+        background.spawn(keeper::keep(
+            mirrors.clone(),
+            settings.overlap,
+            settings.verify_every,
+            settings.poll_budget,
+        ));
+        Arc::new(Self {
+            settings,
+            timeline,
+            poller,
+            mirrors,
+            access,
+            observer: Arc::new(observer),
+            broadcasts: Broadcasts::default(),
+            background,
+            background_upstream: upstream,
+            stopping,
+        })
     }
 }

@@ -1,10 +1,111 @@
 //! What the sidecar answers itself: one file per endpoint.
 
+use std::ops::ControlFlow;
+
+use http::header::{HOST, ORIGIN};
+use http::request::Parts;
+use tokio::time::Instant;
+
 pub mod admin;
+pub mod batch;
 pub mod broadcasts;
+pub mod changeset;
 pub mod changeset_params;
 mod detour;
 pub mod list;
 pub mod monitor_changes;
 pub mod monitor_changeset;
 pub mod root;
+
+use crate::access::Credentials;
+use crate::cors::{self, Exposed};
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::server::Peer;
+use changeset_params::ChangesetParams;
+use monitor_changes::{Context, Monitor};
+
+/// A request for one of the endpoints that need no more than its head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The list of timestamps.
+    MonitorChanges,
+    /// The list of timestamps as a changeset.
+    MonitorChangeset,
+    /// What push services are told.
+    Broadcasts,
+    /// A collection's changeset.
+    Changeset(CollectionKey),
+}
+
+/// Answers a request for one of the sidecar's own endpoints.
+pub async fn answer(
+    core: &Core,
+    endpoint: Endpoint,
+    request: &Parts,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let exposed = match endpoint {
+        Endpoint::MonitorChanges => Exposed::List,
+        Endpoint::MonitorChangeset | Endpoint::Changeset(_) => Exposed::Changeset,
+        Endpoint::Broadcasts => Exposed::Plain,
+    };
+    let mut response = match endpoint {
+        Endpoint::Changeset(key) => changeset::answer(core, request, key).await,
+        Endpoint::Broadcasts => {
+            let (entries, _) = core.app.poller.entries(None).await?;
+            core.app.broadcasts.respond(&entries, &core.app.settings, request, Instant::now())
+        }
+        Endpoint::MonitorChanges | Endpoint::MonitorChangeset => {
+            monitor(core, &endpoint, request, peer).await
+        }
+    }?;
+    let origins = &core.app.settings.kinto.cors_origins;
+    cors::finish(response.headers_mut(), request.headers.get(ORIGIN), exposed, origins);
+    Ok(response)
+}
+
+/// Answers from the list of timestamps, brought up to what the request shows to be known to the client. What needs no
+/// list costs the upstream nothing.
+async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer) -> Result<Response, Error> {
+    let app = &core.app;
+    let settings = &app.settings;
+    let credentials = Credentials::of(&request.headers);
+    if !app.access.has_principal(&core.upstream, &credentials, &settings.changes.principals).await? {
+        return Err(if credentials.is_anonymous() { Error::Unauthorized } else { Error::Forbidden });
+    }
+    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let base_url = || list::base_url(settings, peer.scheme(), host);
+    let context = Context { settings, now: Timestamp::now(), base_url: &base_url };
+    let asked = match endpoint {
+        Endpoint::MonitorChangeset => {
+            monitor_changeset::check(&context, request)?.map_continue(Asked::Changeset)
+        }
+        _ => monitor_changes::check(&context, request)?.map_continue(Asked::List),
+    };
+    let asked = match asked {
+        ControlFlow::Break(response) => return Ok(response),
+        ControlFlow::Continue(asked) => asked,
+    };
+    let (expected, since) = match &asked {
+        Asked::Changeset(params) => (Some(&*params.expected), params.since),
+        Asked::List(asked) => asked.known(),
+    };
+    let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
+    let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
+    let mut response = match &asked {
+        Asked::Changeset(params) => monitor_changeset::answer(params, &monitor, request),
+        Asked::List(asked) => asked.answer(&monitor, request)?,
+    };
+    if is_stale {
+        changeset::mark_stale(response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// A request for one of the two monitor endpoints that has passed all checks.
+enum Asked {
+    List(monitor_changes::Asked),
+    Changeset(ChangesetParams),
+}

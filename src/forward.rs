@@ -32,10 +32,7 @@ pub async fn buffered(
     peer: &Peer,
 ) -> Result<(response::Parts, Bytes), Error> {
     let answer = stream(core, request, peer).await?;
-    let limit = match core.app.settings.limits.body_bytes {
-        0 => usize::MAX,
-        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
-    };
+    let limit = core.app.settings.limits.body_limit();
     Ok(read_whole(answer, limit).await?.into_parts())
 }
 

@@ -4,21 +4,27 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::ORIGIN;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ORIGIN};
 use http::{HeaderValue, Method, Request, Uri};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::access::Credentials;
 use crate::app::App;
-use crate::body::Body;
+use crate::body::{self, Body};
 use crate::cors;
+use crate::endpoints::{self, root};
 use crate::error::{Error, Response};
 use crate::forward;
 use crate::headers::insert_retry_after;
 use crate::metrics::{self, CacheOutcome};
+use crate::observe::default_bucket;
 use crate::request_id;
+use crate::route::Route;
 use crate::server::{Peer, request_body};
+use crate::settings::Settings;
 use crate::upstream::Upstream;
 
 /// What one thread answers with.
@@ -31,14 +37,15 @@ pub struct Core {
 }
 
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
-pub async fn handle(core: &Core, mut request: Request<Incoming>, peer: &Peer) -> Response {
+pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
     let begun = Instant::now();
     let request_id = request_id::take_or_make(request.headers_mut());
     let origin = request.headers().get(ORIGIN).cloned();
-    let endpoint = "forward";
+    let route = Route::of(request.uri().path(), &core.app.settings);
+    let endpoint = route.name();
     let line = LogLine::begin(&request, request_id);
 
-    let answered = AssertUnwindSafe(answer(core, request, peer)).catch_unwind().await;
+    let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
     let response = answered
         .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
         .unwrap_or_else(|error| fail(core, error, origin.as_ref()));
@@ -51,10 +58,95 @@ pub async fn handle(core: &Core, mut request: Request<Incoming>, peer: &Peer) ->
     response
 }
 
-async fn answer(core: &Core, request: Request<Incoming>, peer: &Peer) -> Result<Response, Error> {
+async fn answer(
+    core: &Arc<Core>,
+    route: Route,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
+    if let Route::Own(endpoint) = route {
+        return endpoints::answer(core, endpoint, &parts, peer).await;
+    }
     let body: Body = request_body::limited(incoming, &core.app.settings.limits)?;
-    forward::stream(core, Request::from_parts(parts, body), peer).await
+    let request = Request::from_parts(parts, body);
+    match route {
+        Route::Root if is_read(request.method()) => {
+            described(core, request, peer, root::add_capability).await
+        }
+        Route::Api if is_read(request.method()) => described(core, request, peer, root::add_paths).await,
+        _ if is_read(request.method()) => read(core, request, peer).await,
+        route => write(core, route, request, peer).await,
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Passes a read on. Reading in the default bucket may make a collection.
+async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
+    let observer = &core.app.observer;
+    let credentials =
+        observer.is_in_default_bucket(request.uri().path()).then(|| Credentials::of(request.headers()));
+    let Some(credentials) = credentials else { return forward::stream(core, request, peer).await };
+    let path = request.uri().path().to_owned();
+    let response = forward::stream(core, request, peer).await?;
+    if response.status().is_success()
+        && let Some(default) = default_bucket(observer, &core.upstream, &path, &credentials).await
+    {
+        observer.read_default(&path, &default).await;
+    }
+    Ok(response)
+}
+
+/// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the
+/// client goes away.
+async fn write(
+    core: &Arc<Core>,
+    route: Route,
+    request: Request<Body>,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let (core, peer) = (Arc::clone(core), peer.clone());
+    let carried = tokio::spawn(async move {
+        if route == Route::Batch && request.method() == Method::POST {
+            let (parts, body) = request.into_parts();
+            let limit = core.app.settings.limits.body_limit();
+            let body = body::read_limited(body, limit).await?;
+            return endpoints::batch::answer(&core, parts, body, &peer).await;
+        }
+        let observer = &core.app.observer;
+        let path = request.uri().path().to_owned();
+        let credentials = Credentials::of(request.headers());
+        let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
+        let Some(passing) = observer.begin(request.method(), &path, default.as_ref()) else {
+            return forward::stream(&core, request, &peer).await;
+        };
+        let (answer, body) = forward::buffered(&core, request, &peer).await?;
+        passing.answered(answer.status, &body).await;
+        Ok(Response::from_parts(answer, Body::full(body)))
+    });
+    carried.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+}
+
+/// Passes a read on, and adds to what the upstream says of itself.
+async fn described(
+    core: &Core,
+    mut request: Request<Body>,
+    peer: &Peer,
+    add: fn(&Bytes, &Settings) -> Bytes,
+) -> Result<Response, Error> {
+    if request.method() != Method::GET {
+        return forward::stream(core, request, peer).await;
+    }
+    request.headers_mut().remove(ACCEPT_ENCODING);
+    let (mut answer, mut body) = forward::buffered(core, request, peer).await?;
+    if answer.status.is_success() {
+        body = add(&body, &core.app.settings);
+        answer.headers.insert(CONTENT_LENGTH, body.len().into());
+    }
+    Ok(Response::from_parts(answer, Body::full(body)))
 }
 
 /// The answer to a request that failed, told to the log once.

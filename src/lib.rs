@@ -1,10 +1,12 @@
 #![forbid(unsafe_code)]
 //! A reverse proxy that stands in front of a Kinto and adds what its plugins would.
 
+pub mod access;
 pub mod app;
 pub mod body;
 pub mod cache_control;
 pub mod compression;
+pub mod conditional;
 pub mod cors;
 pub mod endpoints;
 pub mod error;
@@ -14,6 +16,7 @@ pub mod headers;
 pub mod kinto;
 pub mod metrics;
 pub mod mirror;
+pub mod observe;
 pub mod purge;
 pub mod query;
 pub mod request_id;

@@ -80,6 +80,13 @@ fn main() -> ExitCode {
                     _ => {}
                 }
             }
+            "--resources" => settings.changes.resources = value.split_whitespace().map(Into::into).collect(),
+            "--overlap" => {
+                settings.overlap = std::time::Duration::from_millis(value.parse().unwrap_or(10000))
+            }
+            "--verify" => {
+                settings.verify_every = std::time::Duration::from_millis(value.parse().unwrap_or(600_000))
+            }
             "--threads" => settings.threads = value.parse().ok(),
             _ => {}
         }
@@ -112,7 +119,7 @@ fn run(settings: Settings) -> std::io::Result<()> {
     };
     let (stop, stopping) = watch::channel(false);
     let upstream = Upstream::new(&settings)?;
-    let app = Arc::new(App::new(settings, background.handle().clone(), stopping));
+    let app = App::start(settings, background.handle().clone(), upstream.sibling(), stopping);
     if let Some(address) = &app.settings.admin_listen {
         let admin = AdminServer::open(address)?;
         eprintln!("metrics and health on {}", admin.address());

@@ -1,6 +1,7 @@
 //! The closed table of what the sidecar answers itself. Everything else, and every spelling of a path that is not
 //! exactly one of these, is forwarded as it came: the sidecar and Kinto never see two different resources in one path.
 
+use crate::endpoints::Endpoint;
 use crate::kinto::{CollectionKey, is_id};
 use crate::settings::{ChangesMode, Settings};
 
@@ -11,14 +12,8 @@ pub enum Route {
     Root,
     /// `GET /v1/__api__`: likewise.
     Api,
-    /// `/v1/buckets/monitor/collections/changes/records`
-    MonitorChanges,
-    /// `/v1/buckets/monitor/collections/changes/changeset`
-    MonitorChangeset,
-    /// `/v1/buckets/{bucket}/collections/{collection}/changeset`
-    Changeset(CollectionKey),
-    /// `/v1/__broadcasts__`
-    Broadcasts,
+    /// One of the sidecar's own endpoints.
+    Own(Endpoint),
     /// `/v1/batch`, which may ask for any of the others.
     Batch,
     /// Anything else: the upstream answers.
@@ -42,7 +37,7 @@ impl Route {
             "/" => return Self::Root,
             "/batch" => return Self::Batch,
             "/__api__" => return Self::Api,
-            "/__broadcasts__" => return Self::Broadcasts,
+            "/__broadcasts__" => return Self::Own(Endpoint::Broadcasts),
             _ => {}
         }
         let Some(path) = path.strip_prefix("/buckets/") else { return Self::Forward };
@@ -53,9 +48,9 @@ impl Route {
         }
         let is_monitor = bucket == settings.changes.bucket && collection == settings.changes.collection;
         match (leaf, is_monitor) {
-            ("records", true) => Self::MonitorChanges,
-            ("changeset", true) => Self::MonitorChangeset,
-            ("changeset", false) => Self::Changeset(CollectionKey::new(bucket, collection)),
+            ("records", true) => Self::Own(Endpoint::MonitorChanges),
+            ("changeset", true) => Self::Own(Endpoint::MonitorChangeset),
+            ("changeset", false) => Self::Own(Endpoint::Changeset(CollectionKey::new(bucket, collection))),
             _ => Self::Forward,
         }
     }
@@ -65,10 +60,10 @@ impl Route {
         match self {
             Self::Root => "root",
             Self::Api => "api",
-            Self::MonitorChanges => "monitor-changes",
-            Self::MonitorChangeset => "monitor-changeset",
-            Self::Changeset(_) => "changeset",
-            Self::Broadcasts => "broadcasts",
+            Self::Own(Endpoint::MonitorChanges) => "monitor-changes",
+            Self::Own(Endpoint::MonitorChangeset) => "monitor-changeset",
+            Self::Own(Endpoint::Changeset(_)) => "changeset",
+            Self::Own(Endpoint::Broadcasts) => "broadcasts",
             Self::Batch => "batch",
             Self::Forward => "forward",
         }
@@ -87,12 +82,18 @@ mod tests {
     fn own_paths_are_known() {
         assert_eq!(route("/v1/"), Route::Root);
         assert_eq!(route("/v1/batch"), Route::Batch);
-        assert_eq!(route("/v1/__broadcasts__"), Route::Broadcasts);
-        assert_eq!(route("/v1/buckets/monitor/collections/changes/records"), Route::MonitorChanges);
-        assert_eq!(route("/v1/buckets/monitor/collections/changes/changeset"), Route::MonitorChangeset);
+        assert_eq!(route("/v1/__broadcasts__"), Route::Own(Endpoint::Broadcasts));
+        assert_eq!(
+            route("/v1/buckets/monitor/collections/changes/records"),
+            Route::Own(Endpoint::MonitorChanges)
+        );
+        assert_eq!(
+            route("/v1/buckets/monitor/collections/changes/changeset"),
+            Route::Own(Endpoint::MonitorChangeset)
+        );
         assert_eq!(
             route("/v1/buckets/a/collections/b/changeset"),
-            Route::Changeset(CollectionKey::new("a", "b"))
+            Route::Own(Endpoint::Changeset(CollectionKey::new("a", "b")))
         );
     }
 

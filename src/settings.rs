@@ -184,6 +184,16 @@ pub struct Limits {
     pub shutdown_grace: Duration,
 }
 
+impl Limits {
+    /// The most bytes of a body that is read into memory.
+    pub fn body_limit(&self) -> usize {
+        match self.body_bytes {
+            0 => usize::MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
 /// Everything under `history.`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistorySettings {

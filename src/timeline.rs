@@ -105,8 +105,8 @@ impl Timeline {
     }
 
     /// A passing write of records was acknowledged with these timestamps.
-    pub fn acknowledged(&self, write: &WriteUnderWay, lowest: Timestamp, highest: Timestamp) {
-        let heard = write.acknowledged(lowest, highest);
+    pub fn acknowledged(&self, write: &WriteUnderWay, timestamps: &[Timestamp]) {
+        let heard = write.acknowledged(timestamps);
         self.tell(write.clock(), heard);
     }
 
@@ -276,7 +276,7 @@ mod tests {
 
     fn write(timeline: &Timeline, collection: &str, timestamp: u64) {
         let write = timeline.clock(&CollectionKey::new("a", collection)).begin_write();
-        timeline.acknowledged(&write, Timestamp(timestamp), Timestamp(timestamp));
+        timeline.acknowledged(&write, &[Timestamp(timestamp)]);
     }
 
     fn listed(timeline: &Timeline) -> Vec<(String, u64, Option<u64>)> {

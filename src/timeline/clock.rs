@@ -241,14 +241,18 @@ impl Notes {
 // === impl WriteUnderWay ===
 
 impl WriteUnderWay {
-    /// The upstream acknowledged the write with these timestamps (of one object, or of the several of a plural write).
-    pub fn acknowledged(&self, lowest: Timestamp, highest: Timestamp) -> Heard {
+    /// The upstream acknowledged the write with the timestamps of what it wrote, which became visible together.
+    pub fn acknowledged(&self, timestamps: &[Timestamp]) -> Heard {
+        let (Some(lowest), Some(highest)) = (timestamps.iter().min(), timestamps.iter().max()) else {
+            return Heard::Nothing;
+        };
+        let (lowest, highest) = (*lowest, *highest);
         let mut notes = self.clock.notes();
         let known = self.clock.timestamp();
         if lowest <= known {
             notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
-        } else if self.alone && notes.begun == self.begun && lowest == highest {
-            notes.witness(highest);
+        } else if self.alone && notes.begun == self.begun {
+            timestamps.iter().for_each(|timestamp| notes.witness(*timestamp));
         }
         notes.moved = Some(Instant::now());
         self.clock.total.store(u64::MAX, Ordering::Release);
@@ -284,7 +288,7 @@ mod tests {
     #[test]
     fn lone_writes_in_order_are_witnessed() {
         let clock = clock();
-        assert_eq!(clock.begin_write().acknowledged(Timestamp(10), Timestamp(10)), Heard::Moved);
+        assert_eq!(clock.begin_write().acknowledged(&[Timestamp(10)]), Heard::Moved);
         assert_eq!(clock.witnessed(), [Timestamp(10)]);
         assert_eq!(clock.take_low(), None);
     }
@@ -293,8 +297,8 @@ mod tests {
     fn writes_that_overlap_are_not_witnessed() {
         let clock = clock();
         let (one, other) = (clock.begin_write(), clock.begin_write());
-        one.acknowledged(Timestamp(11), Timestamp(11));
-        other.acknowledged(Timestamp(10), Timestamp(10));
+        one.acknowledged(&[Timestamp(11)]);
+        other.acknowledged(&[Timestamp(10)]);
         assert!(clock.witnessed().is_empty());
         assert_eq!(clock.take_low(), Some(Timestamp(10)));
         assert_eq!(clock.timestamp(), Timestamp(11));
@@ -304,7 +308,7 @@ mod tests {
     fn an_answer_that_a_write_overtook_does_not_move_the_clock_back() {
         let clock = clock();
         let (news, asked) = (clock.news(), Instant::now());
-        clock.begin_write().acknowledged(Timestamp(10), Timestamp(10));
+        clock.begin_write().acknowledged(&[Timestamp(10)]);
         assert_eq!(clock.learned(Timestamp(9), Some(1), news, asked), Heard::Nothing);
         assert_eq!(clock.timestamp(), Timestamp(10));
         assert!(!clock.take_void());

@@ -1,0 +1,331 @@
+//! Who may read what: the upstream decides, with the requester's own credentials.
+//!
+//! Nothing of Kinto's access control is copied. Whether somebody may read a collection is what the upstream answers to
+//! their own `GET /buckets/{bucket}/collections/{collection}`, remembered for `sidecar.permission_ttl`. Answers are kept
+//! by collection and by a digest of the credentials, so no requester is ever shown another's; those who ask alike share
+//! one question. A write that may have changed permissions voids what is remembered of its bucket.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use moka::sync::Cache;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+mod credentials;
+mod refusal;
+
+pub use credentials::Credentials;
+pub use refusal::Refusal;
+
+use crate::error::Error;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::settings::Settings;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How many answers are remembered.
+const REMEMBERED: u64 = 100_000;
+
+/// What stands in place of a bucket for who somebody is.
+const EVERYBODY: &str = "";
+
+/// How many groups of buckets are told apart when permissions change.
+const EPOCHS: usize = 1024;
+
+/// Permissions and identities, as the upstream gave them.
+#[derive(Debug)]
+pub struct Access {
+    collections: Cache<(CollectionKey, Credentials), Arc<Slot<Verdict>>>,
+    identities: Cache<Credentials, Arc<Slot<Identity>>>,
+    /// One of these moves when permissions of a bucket may have changed; several buckets share one.
+    epochs: Vec<Arc<AtomicU64>>,
+    ttl: Duration,
+    stale_if_error: Duration,
+}
+
+/// What the upstream says of somebody who wants to read a collection.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// They may.
+    Granted(Granted),
+    /// They may not, and this is the upstream's answer to them.
+    Refused(Arc<Refusal>),
+}
+
+/// A permission to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Granted {
+    /// The `last_modified` of the collection object that the requester was shown.
+    pub metadata: Option<Timestamp>,
+    /// The upstream fails, and this is what it said before.
+    pub stale: bool,
+}
+
+/// Who a requester is, as `GET /v1/` says it.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// The user id; `None` for somebody anonymous.
+    pub user_id: Option<String>,
+    /// Their principals.
+    pub principals: Vec<String>,
+    /// The bucket that they know as `default`.
+    pub default_bucket: Option<Arc<str>>,
+}
+
+/// One remembered answer, and the asking for it.
+#[derive(Debug)]
+struct Slot<T> {
+    known: ArcSwapOption<Known<T>>,
+    /// Held while the upstream is asked.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    failure: Mutex<Option<(Instant, UpstreamError)>>,
+    /// The bucket's epoch.
+    epoch: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Known<T> {
+    value: T,
+    asked: Instant,
+    epoch: u64,
+}
+
+#[derive(Deserialize)]
+struct Collection {
+    data: CollectionData,
+}
+
+#[derive(Deserialize)]
+struct CollectionData {
+    last_modified: u64,
+}
+
+#[derive(Deserialize)]
+struct Root {
+    user: Option<RootUser>,
+}
+
+#[derive(Deserialize)]
+struct RootUser {
+    id: Option<String>,
+    #[serde(default)]
+    principals: Vec<String>,
+    bucket: Option<String>,
+}
+
+// === impl Access ===
+
+impl Access {
+    /// Nothing is remembered yet.
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            collections: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_idle(Duration::from_secs(3600))
+                .build(),
+            identities: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_idle(Duration::from_secs(3600))
+                .build(),
+            epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
+            ttl: settings.permission_ttl,
+            stale_if_error: settings.stale_if_error,
+        }
+    }
+
+    /// Whether the requester may read a collection.
+    pub async fn may_read(
+        &self,
+        upstream: &Upstream,
+        key: &CollectionKey,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Error> {
+        let name = (key.clone(), credentials.clone());
+        let slot = match self.collections.get(&name) {
+            Some(slot) => slot,
+            None => self.collections.get_with(name, || Arc::new(Slot::new(self.epoch(&key.bucket)))),
+        };
+        if let Some(verdict) = slot.remembered(self.ttl) {
+            return Ok(verdict);
+        }
+        let question = {
+            let (upstream, key, credentials) = (upstream.clone(), key.clone(), credentials.clone());
+            async move { ask_for_collection(&upstream, &key, &credentials).await }
+        };
+        match slot.ask(question).await {
+            Ok(verdict) => Ok(verdict),
+            // An upstream that fails cannot say that what was public is public no more; of somebody with credentials it
+            // could have said that they were withdrawn.
+            Err(error) => match slot.known.load_full() {
+                Some(known) if credentials.is_anonymous() && known.asked.elapsed() < self.stale_if_error => {
+                    match &known.value {
+                        Verdict::Granted(granted) => {
+                            Ok(Verdict::Granted(Granted { stale: true, ..*granted }))
+                        }
+                        Verdict::Refused(_) => Err(error.into()),
+                    }
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Who the requester is.
+    pub async fn identity(&self, upstream: &Upstream, credentials: &Credentials) -> Result<Identity, Error> {
+        let slot =
+            self.identities.get_with_by_ref(credentials, || Arc::new(Slot::new(self.epoch(EVERYBODY))));
+        if let Some(identity) = slot.remembered(self.ttl) {
+            return Ok(identity);
+        }
+        let question = {
+            let (upstream, credentials) = (upstream.clone(), credentials.clone());
+            async move { ask_for_identity(&upstream, &credentials).await }
+        };
+        Ok(slot.ask(question).await?)
+    }
+
+    /// The collection that the requester means: `default` is a name for a bucket of their own.
+    pub async fn resolve(
+        &self,
+        upstream: &Upstream,
+        key: CollectionKey,
+        credentials: &Credentials,
+    ) -> Result<CollectionKey, Error> {
+        if &*key.bucket != "default" {
+            return Ok(key);
+        }
+        let identity = self.identity(upstream, credentials).await?;
+        Ok(match identity.default_bucket.filter(|_| identity.user_id.is_some()) {
+            Some(bucket) => CollectionKey { bucket, ..key },
+            // The upstream knows of no such alias, or this requester has none: it will say so itself.
+            None => key,
+        })
+    }
+
+    /// Whether the requester has one of these principals.
+    pub async fn has_principal(
+        &self,
+        upstream: &Upstream,
+        credentials: &Credentials,
+        principals: &[String],
+    ) -> Result<bool, Error> {
+        if principals.iter().any(|principal| principal == "system.Everyone") {
+            return Ok(true);
+        }
+        if credentials.is_anonymous() {
+            return Ok(false);
+        }
+        let identity = self.identity(upstream, credentials).await?;
+        Ok(identity.principals.iter().any(|principal| principals.contains(principal)))
+    }
+
+    /// Permissions of a bucket, or of something in it, may have changed.
+    pub fn invalidate_bucket(&self, bucket: &str) {
+        self.epoch(bucket).fetch_add(1, Ordering::AcqRel);
+        // Groups are principals.
+        self.epoch(EVERYBODY).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Anything may have changed.
+    pub fn invalidate_all(&self) {
+        for epoch in &self.epochs {
+            epoch.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn epoch(&self, bucket: &str) -> Arc<AtomicU64> {
+        let mut hasher = DefaultHasher::new();
+        bucket.hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % EPOCHS as u64).unwrap_or_default();
+        self.epochs.get(place).cloned().unwrap_or_default()
+    }
+}
+
+// === impl Slot ===
+
+impl<T: Clone + Send + Sync + 'static> Slot<T> {
+    fn new(epoch: Arc<AtomicU64>) -> Self {
+        Self { known: ArcSwapOption::empty(), gate: Arc::default(), failure: Mutex::default(), epoch }
+    }
+
+    fn remembered(&self, ttl: Duration) -> Option<T> {
+        let known = self.known.load();
+        let known = known.as_ref()?;
+        let current = known.epoch == self.epoch.load(Ordering::Acquire) && known.asked.elapsed() < ttl;
+        current.then(|| known.value.clone())
+    }
+
+    /// Asks the upstream, once for all who want to know; carried to its end whoever waits.
+    async fn ask(
+        self: &Arc<Self>,
+        question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
+    ) -> Result<T, UpstreamError> {
+        let arrived = Instant::now();
+        let turn = Arc::clone(&self.gate).lock_owned().await;
+        let known = self.known.load_full();
+        if let Some(known) =
+            known.filter(|known| known.asked >= arrived && known.epoch == self.epoch.load(Ordering::Acquire))
+        {
+            return Ok(known.value.clone());
+        }
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, error)) = failure.filter(|(when, _)| *when >= arrived) {
+            return Err(error);
+        }
+        let slot = Arc::clone(self);
+        let asking = tokio::spawn(async move {
+            let _turn = turn;
+            let (asked, epoch) = (Instant::now(), slot.epoch.load(Ordering::Acquire));
+            let answer = question.await;
+            match &answer {
+                Ok(value) => slot.known.store(Some(Arc::new(Known { value: value.clone(), asked, epoch }))),
+                Err(error) => {
+                    *slot.failure.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((asked, error.clone()));
+                }
+            }
+            answer
+        });
+        asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
+    }
+}
+
+async fn ask_for_collection(
+    upstream: &Upstream,
+    key: &CollectionKey,
+    credentials: &Credentials,
+) -> Result<Verdict, UpstreamError> {
+    let answer = upstream.ask_as(Method::GET, &key.uri(), credentials.headers(), Bytes::new()).await?;
+    let status = answer.status();
+    if status == StatusCode::OK {
+        let collection: Option<Collection> = serde_json::from_slice(answer.body()).ok();
+        let metadata = collection.map(|collection| Timestamp(collection.data.last_modified));
+        return Ok(Verdict::Granted(Granted { metadata, stale: false }));
+    }
+    if matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
+    ) {
+        return Ok(Verdict::Refused(Arc::new(Refusal::new(answer))));
+    }
+    Err(UpstreamError::Unexpected(format!("{status} for a collection").into()))
+}
+
+async fn ask_for_identity(upstream: &Upstream, credentials: &Credentials) -> Result<Identity, UpstreamError> {
+    let answer = upstream.ask_as(Method::GET, "/", credentials.headers(), Bytes::new()).await?;
+    if answer.status() != StatusCode::OK {
+        return Err(UpstreamError::Unexpected(format!("{} for the root view", answer.status()).into()));
+    }
+    let root: Root = serde_json::from_slice(answer.body())
+        .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
+    Ok(root.user.map_or_else(Identity::default, |user| Identity {
+        user_id: user.id,
+        principals: user.principals,
+        default_bucket: user.bucket.map(Into::into),
+    }))
+}

@@ -1,0 +1,274 @@
+//! `POST /batch`: sub-requests for the sidecar's own endpoints among others.
+//!
+//! The sidecar answers its own; the upstream gets the rest as one batch, in one transaction, and goes first, so that a
+//! changeset behind a write shows it. A batch with nothing of the sidecar's goes up as it came. Whatever the upstream
+//! has against the rest is the answer to the whole.
+//!
+//! Follows `kinto.core.views.batch`, and `build_request` and `build_response` of `kinto.core.utils`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri};
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Endpoint, list};
+use crate::access::Credentials;
+use crate::body::{self, Body};
+use crate::error::{Error, Response};
+use crate::forward;
+use crate::handler::Core;
+use crate::observe::batch::SubAnswer;
+use crate::observe::default_bucket;
+use crate::route::Route;
+use crate::server::Peer;
+use crate::settings::Settings;
+
+/// The most that one sub-answer of the sidecar's may take, in bytes.
+const LARGEST_ANSWER: usize = 1 << 28;
+
+#[derive(Deserialize)]
+struct Batch<'a> {
+    #[serde(borrow)]
+    defaults: Option<&'a RawValue>,
+    #[serde(borrow)]
+    requests: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+struct Spec<'a> {
+    #[serde(borrow, default)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    path: Option<Cow<'a, str>>,
+    #[serde(default)]
+    headers: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Answers<'a> {
+    #[serde(borrow)]
+    responses: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Answered<'a> {
+    status: u16,
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct OwnAnswer<'a> {
+    path: &'a str,
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: &'a RawValue,
+}
+
+/// One sub-request with the batch's defaults in it.
+struct SubRequest {
+    method: Method,
+    /// With the API version, as it was asked for.
+    target: String,
+    headers: BTreeMap<String, String>,
+    own: Option<Endpoint>,
+}
+
+/// Answers a batch whose body was read.
+pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Result<Response, Error> {
+    let settings = &core.app.settings;
+    let batch: Option<Batch<'_>> = serde_json::from_slice(&body).ok();
+    let requests = batch.as_ref().and_then(|batch| read(batch, settings));
+    let Some((batch, requests)) = batch.zip(requests) else {
+        // The upstream says what is wrong with it.
+        let (answer, body) = forward::exchange(core, parts, body, peer).await?;
+        return Ok(Response::from_parts(answer, Body::full(body)));
+    };
+    let is_recursive = requests.iter().any(|request| request.target.contains("/batch"));
+    if is_recursive || requests.iter().all(|request| request.own.is_none()) {
+        let targets: Vec<&SubRequest> = requests.iter().collect();
+        let (answer, body) = exchange(core, &parts, body.clone(), &targets, peer).await?;
+        return Ok(Response::from_parts(answer, Body::full(body)));
+    }
+    let limit = settings.kinto.batch_max_requests;
+    if limit > 0 && requests.len() > limit {
+        return Err(Error::InvalidParameter {
+            location: "body",
+            name: "requests".to_owned(),
+            message: format!("Number of requests is limited to {limit}"),
+        });
+    }
+
+    let theirs: Vec<&SubRequest> = requests.iter().filter(|request| request.own.is_none()).collect();
+    let mut from_upstream = Bytes::new();
+    if !theirs.is_empty() {
+        let rest = rest_of(&batch, &requests);
+        let (answer, answered) = exchange(core, &parts, rest, &theirs, peer).await?;
+        if answer.status != StatusCode::OK {
+            return Ok(Response::from_parts(answer, Body::full(answered)));
+        }
+        from_upstream = answered;
+    }
+    let mut answered = match serde_json::from_slice::<Answers<'_>>(&from_upstream) {
+        Ok(answers) => answers.responses.into_iter(),
+        Err(_) => Vec::new().into_iter(),
+    };
+    let mut text = String::from("{\"responses\":[");
+    for (index, request) in requests.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        match &request.own {
+            Some(endpoint) => text.push_str(&own(core, &parts, request, endpoint.clone(), peer).await?),
+            None => {
+                let answer = answered.next().ok_or(Error::Unavailable { retry_after: None })?;
+                text.push_str(answer.get());
+            }
+        }
+    }
+    text.push_str("]}");
+    Ok(list::json(Body::full(text)))
+}
+
+/// Gives the upstream a batch, and tells the observer what came of it.
+async fn exchange(
+    core: &Core,
+    parts: &Parts,
+    body: Bytes,
+    requests: &[&SubRequest],
+    peer: &Peer,
+) -> Result<(http::response::Parts, Bytes), Error> {
+    let observer = &core.app.observer;
+    let credentials = Credentials::of(&parts.headers);
+    let mut default: Option<Arc<str>> = None;
+    if let Some(request) = requests.iter().find(|request| observer.is_in_default_bucket(request.path())) {
+        default = default_bucket(observer, &core.upstream, request.path(), &credentials).await;
+    }
+    let writes: Vec<(Method, String)> =
+        requests.iter().map(|request| (request.method.clone(), request.path().to_owned())).collect();
+    let passing = observer.begin_batch(&writes, default.as_ref());
+    let mut parts = parts.clone();
+    // What comes back has to be read here.
+    parts.headers.remove(header::ACCEPT_ENCODING);
+    let (answer, answered) = forward::exchange(core, parts, body, peer).await?;
+    if answer.status != StatusCode::OK {
+        passing.failed(answer.status).await;
+        return Ok((answer, answered));
+    }
+    let answers: Vec<Answered<'_>> = serde_json::from_slice::<Answers<'_>>(&answered)
+        .map(|answers| {
+            answers.responses.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok()).collect()
+        })
+        .unwrap_or_default();
+    let answers: Vec<SubAnswer<'_>> = answers
+        .iter()
+        .map(|answer| SubAnswer {
+            status: StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+            body: answer.body.map_or(&[][..], |body| body.get().as_bytes()),
+        })
+        .collect();
+    passing.answered(&answers).await;
+    Ok((answer, answered))
+}
+
+/// Answers one of the sidecar's own sub-requests, as an element of the list of answers.
+async fn own(
+    core: &Core,
+    outer: &Parts,
+    request: &SubRequest,
+    endpoint: Endpoint,
+    peer: &Peer,
+) -> Result<String, Error> {
+    let mut parts = outer.clone();
+    parts.method = request.method.clone();
+    parts.uri = request.target.parse::<Uri>().map_err(|_| Error::NotFound)?;
+    for name in [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, header::ACCEPT] {
+        parts.headers.remove(name);
+    }
+    for (name, value) in &request.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value))
+            && name != header::ACCEPT_ENCODING
+        {
+            parts.headers.insert(name, value);
+        }
+    }
+    let answered = super::answer(core, endpoint, &parts, peer).await;
+    let (answer, body) = answered.unwrap_or_else(Error::into_response).into_parts();
+    let body = body::read_limited(body, LARGEST_ANSWER).await?;
+    let text = std::str::from_utf8(&body).ok().filter(|_| request.method != Method::HEAD);
+    let json = text.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+    let quoted;
+    let body = if let Some(json) = json {
+        json
+    } else {
+        quoted = serde_json::value::to_raw_value(text.unwrap_or_default())
+            .map_err(|error| Error::Internal(error.into()))?;
+        &*quoted
+    };
+    let path = percent_decode_str(request.path()).decode_utf8_lossy();
+    let own =
+        OwnAnswer { path: &path, status: answer.status.as_u16(), headers: named(&answer.headers), body };
+    serde_json::to_string(&own).map_err(|error| Error::Internal(error.into()))
+}
+
+/// Reads the sub-requests; `None` where one is not as Kinto takes it.
+fn read(batch: &Batch<'_>, settings: &Settings) -> Option<Vec<SubRequest>> {
+    let version = format!("/{}", settings.upstream.version);
+    let defaults: Spec<'_> = match batch.defaults {
+        Some(defaults) => serde_json::from_str(defaults.get()).ok()?,
+        None => Spec::default(),
+    };
+    let request = |raw: &&RawValue| {
+        let spec: Spec<'_> = serde_json::from_str(raw.get()).ok()?;
+        let path = spec.path.or_else(|| defaults.path.clone())?;
+        let method = spec.method.or_else(|| defaults.method.clone()).unwrap_or(Cow::Borrowed("GET"));
+        let mut headers = defaults.headers.clone().unwrap_or_default();
+        headers.extend(spec.headers.unwrap_or_default());
+        let target = if path.starts_with(&version) { path.into_owned() } else { format!("{version}{path}") };
+        let mut request = SubRequest { method: method.parse().ok()?, target, headers, own: None };
+        if let Route::Own(endpoint) = Route::of(request.path(), settings) {
+            request.own = Some(endpoint);
+        }
+        Some(request)
+    };
+    batch.requests.iter().map(request).collect()
+}
+
+/// The batch without the sidecar's own sub-requests.
+fn rest_of(batch: &Batch<'_>, requests: &[SubRequest]) -> Bytes {
+    let defaults = batch.defaults.map_or_else(String::new, |defaults| format!("\"defaults\":{defaults},"));
+    let theirs = batch.requests.iter().zip(requests).filter(|(_, request)| request.own.is_none());
+    let theirs: Vec<&str> = theirs.map(|(raw, _)| raw.get()).collect();
+    format!("{{{defaults}\"requests\":[{}]}}", theirs.join(",")).into()
+}
+
+/// Headers under the names that Kinto writes them with.
+fn named(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let name = |name: &HeaderName| {
+        if name == header::ETAG {
+            return "ETag".to_owned();
+        }
+        let words = name.as_str().split('-').map(|word| {
+            let mut letters = word.chars();
+            letters
+                .next()
+                .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+        });
+        words.collect::<Vec<_>>().join("-")
+    };
+    let pairs = headers.iter().filter_map(|(key, value)| Some((name(key), value.to_str().ok()?.to_owned())));
+    pairs.collect()
+}
+
+impl SubRequest {
+    fn path(&self) -> &str {
+        self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+    }
+}

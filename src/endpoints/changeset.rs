@@ -1,0 +1,238 @@
+//! `GET /buckets/{bucket}/collections/{collection}/changeset`: a collection's metadata, timestamp and changes, of one
+//! moment.
+//!
+//! Whoever may read the collection may read its changeset; the upstream says who. The answer is a slice of the
+//! collection's mirror. What cannot be mirrored (the service account may not read it, or it is larger than the cache) is
+//! read from the upstream and streamed, page by page.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use super::changeset_params::{ChangesetParams, timestamp};
+use super::{list, monitor_changes::METHODS};
+use crate::access::{Credentials, Verdict};
+use crate::app::App;
+use crate::body::Body;
+use crate::cache_control;
+use crate::compression::{self, Encoding};
+use crate::conditional::{self, Condition};
+use crate::cors::{self, Exposed};
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::headers;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::content::Metadata;
+use crate::mirror::read::ReadError;
+use crate::mirror::{Freshness, State, variants};
+use crate::settings::Compat;
+
+pub mod streamed;
+
+/// RFC 9211.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Timestamps above this (the year 2100) are made up.
+const PLAUSIBLE: Timestamp = Timestamp(4_102_444_800_000);
+
+/// Answers a `GET` or `HEAD` for the changeset of `key`, which is not monitor/changes.
+pub async fn answer(
+    core: &Core,
+    request: &http::request::Parts,
+    key: CollectionKey,
+) -> Result<Response, Error> {
+    let app = &core.app;
+    if request.method == Method::OPTIONS {
+        let origins = &app.settings.kinto.cors_origins;
+        return Ok(cors::preflight(&request.headers, METHODS, Exposed::Changeset, origins)?);
+    }
+    list::check_method(&request.method)?;
+    list::check_accept(&request.headers)?;
+    cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
+    let params = ChangesetParams::parse(request.uri.query(), app.settings.compat, Timestamp::now())?;
+    let credentials = Credentials::of(&request.headers);
+    let key = app.access.resolve(&core.upstream, key, &credentials).await?;
+    let granted = match app.access.may_read(&core.upstream, &key, &credentials).await? {
+        Verdict::Granted(granted) => granted,
+        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
+            return Err(Error::NotFound);
+        }
+        Verdict::Refused(refusal) => return Ok(refusal.replay()),
+    };
+    let mirror = app.mirrors.mirror(&key);
+    mirror.clock().used();
+    app.poller.used();
+    if let Some(metadata) = granted.metadata {
+        // The requester was just shown other metadata than what is mirrored.
+        let mirrored = mirror.state().map(|state| state.content.metadata.last_modified);
+        if mirrored.is_some_and(|mirrored| mirrored < metadata) {
+            app.timeline.touched(&key);
+        }
+    }
+    if mirror.is_oversize() {
+        return streamed::answer(core, &key, &params, None, credentials.is_anonymous()).await;
+    }
+    let expected = newest(Some(&params.expected), params.since);
+    let (state, freshness) = match app.mirrors.current(&key, expected).await {
+        Ok(current) => current,
+        Err(ReadError::Refused(_)) => {
+            return streamed::answer(core, &key, &params, Some(&credentials), credentials.is_anonymous())
+                .await;
+        }
+        Err(ReadError::Oversize) => {
+            return streamed::answer(core, &key, &params, None, credentials.is_anonymous()).await;
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let public = credentials.is_anonymous();
+    let mut answer = Answer { app, key: &key, state: &state, params: &params, public };
+    let freshness = if granted.stale { Freshness::Stale } else { freshness };
+    answer.respond(request, freshness).await
+}
+
+/// The newest timestamp that a request shows to be known to the client, where that is plausible.
+pub(super) fn newest(expected: Option<&str>, since: Option<Timestamp>) -> Option<Timestamp> {
+    let expected = expected.filter(|expected| !cache_control::busts_caches(expected));
+    expected.and_then(timestamp).max(since).filter(|newest| *newest <= PLAUSIBLE)
+}
+
+struct Answer<'a> {
+    app: &'a App,
+    key: &'a CollectionKey,
+    state: &'a Arc<State>,
+    params: &'a ChangesetParams,
+    public: bool,
+}
+
+impl Answer<'_> {
+    async fn respond(
+        &mut self,
+        request: &http::request::Parts,
+        freshness: Freshness,
+    ) -> Result<Response, Error> {
+        let content = &self.state.content;
+        let accepted = compression::negotiate(request.headers.get_all(header::ACCEPT_ENCODING).iter());
+        let tag = format!("{}-{:016x}", content.timestamp, content.digest());
+        let (mut response, encoding) = match conditional::evaluate(&request.headers, &tag) {
+            Condition::Failed => return Err(Error::PreconditionFailed),
+            Condition::NotModified => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                (response, accepted)
+            }
+            Condition::Holds => {
+                let (body, encoding) = self.body(&request.method, accepted).await?;
+                let mut response = Response::new(body);
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                if encoding != Encoding::Identity {
+                    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
+                }
+                (response, encoding)
+            }
+        };
+        self.insert_validators(response.headers_mut(), &tag, encoding);
+        let headers = response.headers_mut();
+        headers::insert_kinto_defaults(headers);
+        self.insert_caching(headers, freshness);
+        Ok(response)
+    }
+
+    /// The whole body, compressed where the client takes it and it is worth it.
+    async fn body(&self, method: &Method, encoding: Encoding) -> Result<(Body, Encoding), Error> {
+        let content = &self.state.content;
+        let limit = self.params.limit_within(self.app.settings.kinto.paginate_by);
+        let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let selection = self.params.since.map(|since| content.since(since, limit, self.app.settings.overlap));
+        let changes = match &selection {
+            Some(selection) => content.chunks(selection),
+            None => content.all(limit),
+        };
+        let mut chunks = Vec::with_capacity(changes.len() + 2);
+        chunks.push(
+            self.state
+                .head(|| head(self.app.settings.compat, self.key, &content.metadata, content.timestamp)),
+        );
+        chunks.extend(changes);
+        chunks.push(Bytes::from_static(b"]}"));
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        if encoding == Encoding::Identity || length < compression::WORTHWHILE || *method == Method::HEAD {
+            return Ok((Body::chunks(chunks), Encoding::Identity));
+        }
+        let name = variants::Name::new(selection, limit, encoding);
+        let body = self.state.variants.get_or_compress(name, chunks, length, &self.app.background).await?;
+        Ok((Body::full(body), encoding))
+    }
+
+    fn insert_validators(&self, headers: &mut HeaderMap, tag: &str, encoding: Encoding) {
+        let etag = match encoding {
+            Encoding::Identity => format!("\"{tag}\""),
+            encoding => format!("\"{tag}-{}\"", encoding.token()),
+        };
+        if let Ok(value) = HeaderValue::try_from(etag) {
+            headers.insert(header::ETAG, value);
+        }
+        let content = &self.state.content;
+        let modified = match self.app.settings.compat {
+            Compat::KintoChanges => content.timestamp,
+            Compat::RemoteSettings => content.metadata.last_modified,
+        };
+        if let Ok(value) = HeaderValue::try_from(modified.http_date()) {
+            headers.insert(header::LAST_MODIFIED, value);
+        }
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+
+    fn insert_caching(&self, headers: &mut HeaderMap, freshness: Freshness) {
+        let settings = &self.app.settings;
+        let known = self.state.content.timestamp;
+        let met = newest(Some(&self.params.expected), self.params.since).is_none_or(|newest| newest <= known)
+            && freshness != Freshness::Stale;
+        // A long expiry is for answers that are as new as the client knows the collection to be.
+        let expected = Some(&*self.params.expected).filter(|_| met);
+        let expiry = cache_control::expiry(settings, &self.key.bucket, &self.key.collection, expected);
+        if let Some(seconds) = expiry {
+            cache_control::allow(headers, seconds, std::time::SystemTime::now());
+        }
+        if !self.public {
+            cache_control::keep_private(headers);
+        } else if let Some(seconds) = expiry {
+            cache_control::allow_stale(headers, seconds, settings.stale_if_error);
+        }
+        cache_control::tag(headers, &self.key.bucket, &self.key.collection);
+        let status = match freshness {
+            Freshness::Hit => "kinto-sidecar; hit".to_owned(),
+            Freshness::Refreshed => "kinto-sidecar; fwd=stale".to_owned(),
+            Freshness::Stale => {
+                let age = Instant::now().duration_since(self.state.began).as_secs();
+                headers.insert(header::AGE, HeaderValue::from(age));
+                format!("kinto-sidecar; hit; ttl=-{age}; detail=upstream-failed")
+            }
+        };
+        if let Ok(value) = HeaderValue::try_from(status) {
+            headers.insert(CACHE_STATUS, value);
+        }
+    }
+}
+
+/// Says that the upstream fails, and that an answer may be behind.
+pub(super) fn mark_stale(headers: &mut HeaderMap) {
+    cache_control::forbid(headers);
+    headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed"));
+}
+
+/// A changeset up to its first change.
+fn head(compat: Compat, key: &CollectionKey, metadata: &Metadata, timestamp: Timestamp) -> Bytes {
+    let mut head = br#"{"metadata":"#.to_vec();
+    let metadata = metadata.json.strip_suffix(b"}").unwrap_or(&metadata.json);
+    head.extend_from_slice(metadata);
+    if compat == Compat::RemoteSettings {
+        let comma = if metadata == b"{" { "" } else { "," };
+        head.extend_from_slice(format!(r#"{comma}"bucket":"{}""#, key.bucket).as_bytes());
+    }
+    head.extend_from_slice(format!(r#"}},"timestamp":{},"changes":["#, timestamp).as_bytes());
+    head.into()
+}

@@ -1,0 +1,130 @@
+//! Changesets that are not mirrored: read from the upstream page by page, and passed on while they are read.
+//!
+//! The proof that metadata, timestamp and changes belong together comes at the end of the reading; where it fails, the
+//! answer breaks off, so that nobody takes it for complete.
+
+use bytes::Bytes;
+use http::Response as HttpResponse;
+use http::header::{self, HeaderMap, HeaderValue};
+
+use super::ChangesetParams;
+use crate::access::Credentials;
+use crate::body::{Body, Sender};
+use crate::cache_control;
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::headers;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::read::{Page, ReadError, Source};
+
+/// What is still to be read of a changeset.
+struct Rest {
+    source: Source,
+    key: CollectionKey,
+    metadata: Timestamp,
+    timestamp: Timestamp,
+    limit: usize,
+    tombstones: bool,
+}
+
+/// Answers with what the upstream has, read with the requester's own `credentials` where given, else as the service
+/// account.
+pub async fn answer(
+    core: &Core,
+    key: &CollectionKey,
+    params: &ChangesetParams,
+    credentials: Option<&Credentials>,
+    public: bool,
+) -> Result<Response, Error> {
+    let app = &core.app;
+    let upstream = app.background_upstream.clone();
+    let source = match credentials {
+        Some(credentials) => Source::on_behalf(upstream, credentials.headers()),
+        None => Source::new(upstream),
+    };
+    let metadata = source.metadata(key, None).await?.ok_or(ReadError::Unsettled)?;
+    let since = params.since.map(|since| since.back(app.settings.overlap));
+    let path = match since {
+        Some(since) => format!("{}?_since={since}&_sort=-last_modified", key.records_uri()),
+        None => format!("{}?_sort=-last_modified", key.records_uri()),
+    };
+    let first = source.page(&path).await?;
+    let limit = params.limit_within(app.settings.kinto.paginate_by);
+    let rest = Rest {
+        source,
+        key: key.clone(),
+        metadata: metadata.last_modified,
+        timestamp: first.timestamp,
+        limit: limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX),
+        tombstones: params.since.is_some(),
+    };
+    let head = super::head(app.settings.compat, key, &metadata, first.timestamp);
+    let (sender, body) = Body::channel();
+    app.background.spawn(async move {
+        if let Err(error) = rest.send(&sender, head, first).await {
+            tracing::warn!(collection = %rest.key, %error, "broke off the changeset of {}", rest.key);
+            sender.abort(error.to_string().into()).await;
+        }
+    });
+    let mut response = HttpResponse::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers::insert_kinto_defaults(headers);
+    insert_caching(headers, core, key, params, public);
+    Ok(response)
+}
+
+fn insert_caching(
+    headers: &mut HeaderMap,
+    core: &Core,
+    key: &CollectionKey,
+    params: &ChangesetParams,
+    public: bool,
+) {
+    let settings = &core.app.settings;
+    let expiry = cache_control::expiry(settings, &key.bucket, &key.collection, Some(&params.expected));
+    if let Some(seconds) = expiry {
+        cache_control::allow(headers, seconds, std::time::SystemTime::now());
+    }
+    if !public {
+        cache_control::keep_private(headers);
+    }
+    cache_control::tag(headers, &key.bucket, &key.collection);
+    headers.insert(super::CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; fwd=bypass"));
+}
+
+impl Rest {
+    async fn send(&self, sender: &Sender, head: Bytes, first: Page) -> Result<(), ReadError> {
+        // A reader that went away ends the reading.
+        if sender.send(head).await.is_err() {
+            return Ok(());
+        }
+        let mut page = first;
+        let mut sent = 0;
+        loop {
+            if page.timestamp != self.timestamp {
+                return Err(ReadError::Unsettled);
+            }
+            for row in page.rows.iter().filter(|row| self.tombstones || !row.deleted) {
+                if sent == self.limit {
+                    break;
+                }
+                let comma = if sent == 0 { Bytes::new() } else { Bytes::from_static(b",") };
+                for bytes in [comma, row.json.clone()] {
+                    if !bytes.is_empty() && sender.send(bytes).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                sent += 1;
+            }
+            let Some(next) = page.next.take().filter(|_| sent < self.limit) else { break };
+            page = self.source.page(&next).await?;
+        }
+        if self.source.metadata(&self.key, Some(self.metadata)).await?.is_some() {
+            return Err(ReadError::Unsettled);
+        }
+        // The last byte is the one that makes it a whole.
+        let _ = sender.send(Bytes::from_static(b"]}")).await;
+        Ok(())
+    }
+}

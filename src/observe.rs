@@ -1,0 +1,304 @@
+//! What a write that passes through tells: it counts at once, before the client has its answer.
+//!
+//! ```text
+//! Observer::begin ── which objects may this request write? registers the write with their clocks
+//!      │
+//!   upstream
+//!      │
+//! Passing::answered ── what did the upstream's answer say was written? tells timeline and permissions
+//! ```
+//!
+//! A write whose outcome is not known (no answer, a 5xx, an answer that says no timestamp) has the upstream asked for the
+//! collection's timestamp.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
+
+pub mod answer;
+pub mod batch;
+
+use crate::access::{Access, Credentials};
+use crate::kinto::{CollectionKey, Resource, Timestamp};
+use crate::mirror::read::{ReadError, Source};
+use crate::timeline::Timeline;
+use crate::timeline::clock::WriteUnderWay;
+use crate::upstream::Upstream;
+use answer::Objects;
+
+/// Knows what writes mean.
+#[derive(Debug)]
+pub struct Observer {
+    timeline: Arc<Timeline>,
+    access: Arc<Access>,
+    /// The API version in paths, with its slash: `/v1`.
+    version: String,
+    /// Asks where an answer does not say enough.
+    source: Source,
+}
+
+/// A write on its way.
+#[derive(Debug)]
+pub struct Passing {
+    observer: Arc<Observer>,
+    method: Method,
+    target: Target,
+    /// Whether its outcome was told.
+    is_settled: bool,
+}
+
+/// What a request may write.
+#[derive(Debug)]
+pub enum Target {
+    /// Records of a collection, or something that belongs to one of them.
+    Records(WriteUnderWay),
+    /// A collection.
+    Collection(CollectionKey),
+    /// Collections of a bucket.
+    Collections(Arc<str>),
+    /// A bucket.
+    Bucket(Arc<str>),
+    /// Buckets.
+    Buckets,
+    /// Groups of a bucket.
+    Groups(Arc<str>),
+    /// Who somebody is.
+    Accounts,
+    /// Everything (`POST /__flush__`).
+    Everything,
+}
+
+// === impl Observer ===
+
+impl Observer {
+    /// Tells `timeline` and `access`; asks `upstream` where it has to.
+    pub fn new(timeline: Arc<Timeline>, access: Arc<Access>, version: &str, upstream: Upstream) -> Self {
+        Self { timeline, access, version: format!("/{version}"), source: Source::new(upstream) }
+    }
+
+    /// What a request may write, if anything that matters here; `default` is the requester's own bucket.
+    pub fn begin(
+        self: &Arc<Self>,
+        method: &Method,
+        path: &str,
+        default: Option<&Arc<str>>,
+    ) -> Option<Passing> {
+        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return None;
+        }
+        let target = self.target(path, default)?;
+        Some(Passing { observer: Arc::clone(self), method: method.clone(), target, is_settled: false })
+    }
+
+    /// Whether a request's path leads into the bucket that each requester has for themself.
+    pub fn is_in_default_bucket(&self, path: &str) -> bool {
+        self.decoded(path).is_some_and(|path| {
+            path.strip_prefix("/buckets/default").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    }
+
+    /// The default bucket makes a collection when it is first read: it is listed from then on.
+    pub async fn read_default(&self, path: &str, default: &Arc<str>) {
+        let Some(path) = self.decoded(path) else { return };
+        let (Resource::Collection(_, collection) | Resource::Records(_, collection)) = Resource::of(&path)
+        else {
+            return;
+        };
+        let key = CollectionKey { bucket: default.clone(), collection: collection.into() };
+        let is_known =
+            self.timeline.known_clock(&key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
+        if self.timeline.resources().include(&key) && !is_known {
+            self.ask(&key).await;
+        }
+    }
+
+    /// The path below the API version as Kinto routes it: decoded as a whole, before it is split.
+    fn decoded(&self, path: &str) -> Option<String> {
+        let path = percent_decode_str(path).decode_utf8().ok()?;
+        path.strip_prefix(&*self.version).filter(|path| path.starts_with('/')).map(str::to_owned)
+    }
+
+    /// The collection of whose records a path names one or all.
+    fn records_of(&self, path: &str, default: Option<&Arc<str>>) -> Option<CollectionKey> {
+        let path = self.decoded(path)?;
+        let (Resource::Record(bucket, collection, _) | Resource::Records(bucket, collection)) =
+            Resource::of(&path)
+        else {
+            return None;
+        };
+        Some(CollectionKey { bucket: own_bucket(bucket, default), collection: collection.into() })
+    }
+
+    fn target(&self, path: &str, default: Option<&Arc<str>>) -> Option<Target> {
+        let path = self.decoded(path)?;
+        let own = |bucket: &str| own_bucket(bucket, default);
+        Some(match Resource::of(&path) {
+            Resource::Record(bucket, collection, _) | Resource::Records(bucket, collection) => {
+                let key = CollectionKey { bucket: own(bucket), collection: collection.into() };
+                Target::Records(self.timeline.clock(&key).begin_write())
+            }
+            Resource::Collection(bucket, collection) => {
+                Target::Collection(CollectionKey { bucket: own(bucket), collection: collection.into() })
+            }
+            Resource::Collections(bucket) => Target::Collections(own(bucket)),
+            Resource::Bucket(bucket) => Target::Bucket(own(bucket)),
+            Resource::Buckets => Target::Buckets,
+            Resource::Groups(bucket) => Target::Groups(own(bucket)),
+            Resource::Other if path.starts_with("/accounts") => Target::Accounts,
+            Resource::Other if path.trim_end_matches('/') == "/__flush__" => Target::Everything,
+            Resource::Other => return None,
+        })
+    }
+
+    /// Learns a collection's timestamp from the upstream.
+    async fn ask(&self, key: &CollectionKey) {
+        let clock = self.timeline.clock(key);
+        clock.touch();
+        let (news, asked) = (clock.news(), Instant::now());
+        match self.source.head(key).await {
+            Ok((timestamp, total)) => self.timeline.learned(&clock, timestamp, total, news, asked),
+            Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(key),
+            Err(error) => {
+                tracing::debug!(collection = %key, %error, "could not ask for the timestamp of {key}")
+            }
+        }
+    }
+
+    async fn ask_bucket(&self, bucket: &str) {
+        for clock in self.timeline.clocks().iter().filter(|clock| &*clock.key().bucket == bucket) {
+            self.ask(clock.key()).await;
+        }
+    }
+}
+
+// === impl Passing ===
+
+impl Passing {
+    /// The upstream answered this.
+    pub async fn answered(mut self, status: StatusCode, body: &[u8]) {
+        self.is_settled = true;
+        if status.is_success() {
+            self.succeeded(status, &Objects::of(body)).await;
+        } else if status.is_server_error() {
+            self.doubtful().await;
+        }
+    }
+
+    /// Nobody knows what became of it: what it may have changed is asked for.
+    pub async fn doubtful(&mut self) {
+        self.is_settled = true;
+        let observer = Arc::clone(&self.observer);
+        match &self.target {
+            Target::Records(write) => observer.ask(write.clock().key()).await,
+            Target::Collection(key) => {
+                observer.access.invalidate_bucket(&key.bucket);
+                observer.ask(key).await;
+            }
+            Target::Collections(bucket) | Target::Bucket(bucket) | Target::Groups(bucket) => {
+                observer.access.invalidate_bucket(bucket);
+                observer.ask_bucket(bucket).await;
+            }
+            Target::Buckets | Target::Accounts | Target::Everything => {
+                observer.access.invalidate_all();
+                for clock in observer.timeline.clocks() {
+                    observer.ask(clock.key()).await;
+                }
+            }
+        }
+    }
+
+    async fn succeeded(&self, status: StatusCode, objects: &Objects) {
+        let Observer { timeline, access, .. } = &*self.observer;
+        match &self.target {
+            // Kinto: a POST of an id that exists gives the record as it is.
+            Target::Records(_)
+                if self.method == Method::POST && status == StatusCode::OK && objects.is_one() => {}
+            Target::Records(write) => match objects.timestamps() {
+                Some(timestamps) if timestamps.is_empty() => {}
+                Some(timestamps) => timeline.acknowledged(write, &timestamps),
+                None => self.observer.ask(write.clock().key()).await,
+            },
+            Target::Collection(key) => {
+                access.invalidate_bucket(&key.bucket);
+                self.collection(key, status).await;
+            }
+            Target::Collections(bucket) => {
+                access.invalidate_bucket(bucket);
+                for id in objects.ids() {
+                    let key = CollectionKey { bucket: bucket.clone(), collection: id.into() };
+                    self.collection(&key, status).await;
+                }
+            }
+            Target::Bucket(bucket) => {
+                access.invalidate_bucket(bucket);
+                if self.method == Method::DELETE {
+                    timeline.removed_from_bucket(bucket, &|_| false);
+                }
+            }
+            Target::Buckets => {
+                for bucket in objects.ids() {
+                    access.invalidate_bucket(bucket);
+                    if self.method == Method::DELETE {
+                        timeline.removed_from_bucket(bucket, &|_| false);
+                    }
+                }
+            }
+            Target::Groups(bucket) => access.invalidate_bucket(bucket),
+            Target::Accounts => access.invalidate_all(),
+            Target::Everything => {
+                access.invalidate_all();
+                timeline.removed_all();
+            }
+        }
+    }
+
+    async fn collection(&self, key: &CollectionKey, status: StatusCode) {
+        if self.method == Method::DELETE {
+            self.observer.timeline.removed(key);
+        } else if status == StatusCode::CREATED {
+            self.observer.ask(key).await;
+        } else {
+            self.observer.timeline.touched(key);
+        }
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        // The exchange ended without an answer, or was given up.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let target = std::mem::replace(&mut self.target, Target::Accounts);
+        let mut passing = Self {
+            observer: Arc::clone(&self.observer),
+            method: self.method.clone(),
+            target,
+            is_settled: true,
+        };
+        runtime.spawn(async move { passing.doubtful().await });
+    }
+}
+
+fn own_bucket(bucket: &str, default: Option<&Arc<str>>) -> Arc<str> {
+    match default {
+        Some(default) if bucket == "default" => default.clone(),
+        _ => bucket.into(),
+    }
+}
+
+/// The requester's own bucket, where a path leads into it.
+pub async fn default_bucket(
+    observer: &Observer,
+    upstream: &Upstream,
+    path: &str,
+    credentials: &Credentials,
+) -> Option<Arc<str>> {
+    if !observer.is_in_default_bucket(path) {
+        return None;
+    }
+    observer.access.identity(upstream, credentials).await.ok()?.default_bucket
+}

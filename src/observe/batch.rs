@@ -1,0 +1,112 @@
+//! What a batch that passes through tells: each sub-request by its own answer, unless the batch says that its answers
+//! cannot be believed.
+//!
+//! After a sub-request's 409 Kinto has rolled back what came before it and committed what came after, and still answers
+//! 200 with 201s for both: what was really written is asked of the upstream.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+
+use super::answer::Objects;
+use super::{Observer, Passing, Target};
+use crate::kinto::{CollectionKey, Timestamp};
+
+/// The writes of a batch on their way.
+#[derive(Debug)]
+pub struct PassingBatch {
+    /// Each with the places of its sub-requests: those on one collection's records become visible together.
+    passing: Vec<(Passing, Vec<Place>)>,
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    index: usize,
+    method: Method,
+}
+
+/// A sub-request's answer.
+#[derive(Debug, Clone, Copy)]
+pub struct SubAnswer<'a> {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: &'a [u8],
+}
+
+impl Observer {
+    /// What the sub-requests of a batch may write, each with its method and path.
+    pub fn begin_batch(
+        self: &Arc<Self>,
+        requests: &[(Method, String)],
+        default: Option<&Arc<str>>,
+    ) -> PassingBatch {
+        let mut records: HashMap<CollectionKey, usize> = HashMap::new();
+        let mut passing: Vec<(Passing, Vec<Place>)> = Vec::new();
+        for (index, (method, path)) in requests.iter().enumerate() {
+            let place = Place { index, method: method.clone() };
+            let known = self.records_of(path, default).and_then(|key| records.get(&key).copied());
+            if let Some((_, places)) = known.and_then(|at| passing.get_mut(at)) {
+                if !matches!(*method, Method::GET | Method::HEAD) {
+                    places.push(place);
+                }
+                continue;
+            }
+            let Some(begun) = self.begin(method, path, default) else { continue };
+            if let Target::Records(write) = &begun.target {
+                records.insert(write.clock().key().clone(), passing.len());
+            }
+            passing.push((begun, vec![place]));
+        }
+        PassingBatch { passing }
+    }
+}
+
+impl PassingBatch {
+    /// The upstream answered the batch as a whole with an error.
+    pub async fn failed(self, status: StatusCode) {
+        for (passing, _) in self.passing {
+            passing.answered(status, &[]).await;
+        }
+    }
+
+    /// The upstream answered with these sub-answers, by the places of the sub-requests.
+    pub async fn answered(self, answers: &[SubAnswer<'_>]) {
+        let is_rolled_back = answers.iter().any(|answer| answer.status == StatusCode::CONFLICT);
+        for (mut passing, places) in self.passing {
+            let own: Option<Vec<_>> =
+                places.iter().map(|place| Some((place, answers.get(place.index)?))).collect();
+            let Some(own) = own.filter(|_| !is_rolled_back) else {
+                passing.doubtful().await;
+                continue;
+            };
+            match own.as_slice() {
+                [(_, answer)] => passing.answered(answer.status, answer.body).await,
+                own => several(passing, own).await,
+            }
+        }
+    }
+}
+
+/// Several writes of records of one collection.
+async fn several(mut passing: Passing, own: &[(&Place, &SubAnswer<'_>)]) {
+    let mut timestamps: Vec<Timestamp> = Vec::new();
+    for (place, answer) in own {
+        if answer.status.is_server_error() {
+            return passing.doubtful().await;
+        }
+        let objects = Objects::of(answer.body);
+        let changed_nothing =
+            place.method == Method::POST && answer.status == StatusCode::OK && objects.is_one();
+        if !answer.status.is_success() || changed_nothing {
+            continue;
+        }
+        let Some(written) = objects.timestamps() else { return passing.doubtful().await };
+        timestamps.extend(written);
+    }
+    passing.is_settled = true;
+    if let Target::Records(write) = &passing.target {
+        passing.observer.timeline.acknowledged(write, &timestamps);
+    }
+}
