@@ -93,7 +93,13 @@ async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer)
         Asked::List(asked) => asked.known(),
     };
     let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
-    let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
+    let monitor = Monitor {
+        entries: &entries,
+        host: app.timeline.host(),
+        settings,
+        now: context.now,
+        base_url: &base_url,
+    };
     let mut response = match &asked {
         Asked::Changeset(params) => monitor_changeset::answer(params, &monitor, request),
         Asked::List(asked) => asked.answer(&monitor, request)?,
