@@ -28,7 +28,12 @@ fn main() -> ExitCode {
     while let Some(flag) = arguments.next() {
         let value = arguments.next().unwrap_or_default();
         match flag.as_str() {
-            "--listen" => settings.listen = kinto_sidecar::settings::ListenAddr::Tcp(value),
+            "--listen" => {
+                settings.listen = match value.strip_prefix("unix:") {
+                    Some(path) => kinto_sidecar::settings::ListenAddr::Unix(path.into()),
+                    None => kinto_sidecar::settings::ListenAddr::Tcp(value),
+                }
+            }
             "--upstream" => {
                 settings.upstream.https = value.starts_with("https");
                 let (host, port) = value

@@ -28,6 +28,7 @@ mod connection;
 mod listener;
 mod peer;
 pub(crate) mod request_body;
+mod target;
 mod tls;
 
 pub use admin::AdminServer;

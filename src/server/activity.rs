@@ -16,6 +16,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::target;
 use crate::body::{Body, BoxError};
 use crate::settings::Limits;
 
@@ -107,17 +108,30 @@ impl Quiet {
 
 impl<S> Watched<S> {
     pub(super) fn new(stream: S, first: Bytes, activity: Arc<Activity>, has_heads: bool) -> Self {
+        let mut first = first;
         if has_heads && !first.is_empty() {
             activity.in_head.store(true, Relaxed);
+            if let Some(escaped) = target::escaped(&first) {
+                first = escaped.into();
+            }
         }
         Self { stream, first, activity, has_heads }
     }
 
-    fn note_read(&self) {
-        if self.has_heads && self.activity.is_idle() && !self.activity.in_head.load(Relaxed) {
+    /// Notes that something was read, and whether it begins a head.
+    fn note_read(&self) -> bool {
+        let begins = self.has_heads && self.activity.is_idle() && !self.activity.in_head.load(Relaxed);
+        if begins {
             self.activity.in_head.store(true, Relaxed);
             self.activity.events.fetch_add(1, Relaxed);
         }
+        begins
+    }
+
+    /// Gives out what was read before.
+    fn give_first(&mut self, buffer: &mut ReadBuf<'_>) {
+        let length = self.first.len().min(buffer.remaining());
+        buffer.put_slice(&self.first.split_to(length));
     }
 
     fn note_write(&self, is_blocked: bool) {
@@ -135,14 +149,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.first.has_remaining() {
-            let length = self.first.len().min(buffer.remaining());
-            buffer.put_slice(&self.first.split_to(length));
+            self.give_first(buffer);
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.note_read();
+        if buffer.filled().len() > before
+            && self.note_read()
+            && let Some(escaped) = buffer.filled().get(before..).and_then(target::escaped)
+        {
+            buffer.set_filled(before);
+            self.first = escaped.into();
+            self.give_first(buffer);
         }
         read
     }

@@ -31,6 +31,20 @@ fn the_target_reaches_the_upstream_to_the_byte() {
 }
 
 #[test]
+fn bytes_that_no_target_may_have_reach_the_upstream_as_their_escapes() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::before(&stub);
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        client.send("GET /v1/<x>?_since=\"42\" HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"1\"\r\n\r\n");
+        assert_eq!(client.read().unwrap().status(), 200);
+        let seen = stub.next();
+        assert_eq!(seen.line(), "GET /v1/%3Cx%3E?_since=%2242%22 HTTP/1.1");
+        assert_eq!(seen.header("if-none-match"), ["\"1\""]);
+    }
+}
+
+#[test]
 fn a_target_with_a_host_in_it_is_forwarded_without() {
     let stub = Stub::answering(HELLO);
     let proxy = Proxy::before(&stub);

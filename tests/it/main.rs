@@ -9,6 +9,7 @@
 mod support;
 
 mod deploy;
+mod admin;
 mod forwarding;
 mod harness;
 mod http2;

@@ -1,0 +1,110 @@
+//! What operators ask on the second listener, and clients on a unix socket.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::stub::{HELLO, Raw, Stub};
+
+/// A sidecar with both listeners on unix sockets or free ports.
+struct Operated {
+    child: Child,
+    admin: String,
+    listen: String,
+}
+
+impl Operated {
+    fn start(upstream: &str, listen: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+            .args(["--listen", listen, "--admin-listen", "127.0.0.1:0", "--upstream", upstream])
+            .args(["--set", "sidecar.changes=off", "--set", "sidecar.threads=2"])
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut admin = None;
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let listen = lines.find_map(|line| {
+            if let Some((_, address)) = line.split_once("metrics and health on http://") {
+                admin = Some(address.to_owned());
+            }
+            line.split_once("listening on ").map(|(_, address)| address.to_owned())
+        });
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, admin: admin.unwrap(), listen: listen.unwrap() }
+    }
+
+    fn admin(&self, path: &str) -> (u16, String) {
+        let mut client = Raw::connect(self.admin.parse().unwrap());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let answer = client.read().unwrap();
+        (answer.status(), answer.text().to_owned())
+    }
+}
+
+impl Drop for Operated {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn metrics_count_what_passed() {
+    let stub = Stub::answering(HELLO);
+    let sidecar = Operated::start(&stub.url(), "127.0.0.1:0");
+    let address = sidecar.listen.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut client = Raw::connect(address);
+    for _ in 0..3 {
+        client
+            .send("GET /v1/x?secret HTTP/1.1\r\nHost: h\r\nAuthorization: Basic c2VjcmV0\r\n\r\n")
+            .read()
+            .unwrap();
+    }
+    let (status, text) = sidecar.admin("/metrics");
+    assert_eq!(status, 200);
+    for line in [
+        "kinto_sidecar_requests_total{endpoint=\"forward\",status=\"2xx\",cache=\"none\"} 3",
+        "kinto_sidecar_request_duration_seconds_count{endpoint=\"forward\"} 3",
+        "kinto_sidecar_upstream_requests_total{outcome=\"answered\"} 3",
+        "kinto_sidecar_upstream_connections_total 1",
+        "kinto_sidecar_connections 1",
+    ] {
+        assert!(text.lines().any(|given| given == line), "{line} in {text}");
+    }
+    assert!(!text.contains("secret") && !text.contains("c2VjcmV0"));
+}
+
+#[test]
+fn health_tells_life_from_readiness() {
+    let stub = Stub::answering(HELLO);
+    let sidecar = Operated::start(&stub.url(), "127.0.0.1:0");
+    assert_eq!(sidecar.admin("/health/live").0, 200);
+    assert_eq!(sidecar.admin("/health/ready").0, 200);
+    assert_eq!(stub.next().line(), "GET /v1/__lbheartbeat__ HTTP/1.1");
+    assert_eq!(sidecar.admin("/nothing").0, 404);
+
+    let alone = Operated::start("http://127.0.0.1:1/v1", "127.0.0.1:0");
+    assert_eq!(alone.admin("/health/live").0, 200);
+    assert_eq!(alone.admin("/health/ready").0, 503);
+}
+
+#[test]
+fn clients_reach_the_sidecar_on_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sidecar.sock");
+    let stub = Stub::answering(HELLO);
+    // The second finds the socket that the first left behind.
+    for _ in 0..2 {
+        let sidecar = Operated::start(&stub.url(), &format!("unix:{}", path.display()));
+        assert_eq!(sidecar.listen, format!("unix:{}", path.display()));
+        for _ in 0..4 {
+            let mut client = UnixStream::connect(&path).unwrap();
+            client.write_all(b"GET /v1/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+            assert_eq!(stub.next().header("x-forwarded-for"), ["unknown"]);
+        }
+    }
+}
