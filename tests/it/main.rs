@@ -8,13 +8,17 @@
 
 mod support;
 
+mod clients;
+mod cold_to_hot;
 mod deploy;
 mod admin;
 mod forwarding;
 mod harness;
 mod http2;
 mod limits;
+mod mirror_equals_upstream;
 mod outage;
+mod quickstart;
 mod security;
 mod shutdown;
 mod tls;

@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use chaos::Chaos;
-pub use client::{Client, Response};
-pub use environment::{Environment, environment};
+pub use client::{Client, Request, Response};
+pub use environment::{Environment, environment, tests_folder};
 pub use kinto::{Kinto, KintoOptions, Plugin};
 pub use recorder::{Recorded, Recorder};
 pub use sidecar::Sidecar;

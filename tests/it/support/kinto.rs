@@ -169,7 +169,9 @@ impl Drop for Kinto {
         let _ = self.process.wait();
         if std::thread::panicking() {
             let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            println!("--- log of Kinto at {} ---\n{log}", self.address());
+            let end: Vec<&str> = log.lines().rev().take(40).collect();
+            println!("--- end of the log of Kinto at {} ---", self.address());
+            end.into_iter().rev().for_each(|line| println!("{line}"));
         }
     }
 }

@@ -1,0 +1,56 @@
+//! Kinto's own clients work through the sidecar as they do against Kinto.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::{Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, tests_folder, unique};
+
+/// Runs a client's script against a sidecar that monitors one bucket, which the script may make.
+fn run(interpreter: &Path, script: &str, sidecar: &Sidecar, bucket: &str) {
+    let mut program = tests_folder().join("clients").join(script);
+    if script.ends_with(".mjs") {
+        // Node looks for packages beside the script.
+        let beside = environment(Environment::Node).node_folder().join(format!("{bucket}-{script}"));
+        std::fs::copy(&program, &beside).unwrap();
+        program = beside;
+    }
+    let output = Command::new(interpreter).arg(&program).args([&sidecar.url(), bucket]).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{script}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if script.ends_with(".mjs") {
+        std::fs::remove_file(program).unwrap();
+    }
+}
+
+fn monitoring(bucket: &str) -> Sidecar {
+    let resource = format!("/buckets/{bucket}");
+    Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("changes.resources", &resource)])
+}
+
+#[test]
+fn kinto_http_py_batches_and_follows_changes() {
+    let bucket = unique("python");
+    run(&environment(Environment::Plain).python(), "python_client.py", &monitoring(&bucket), &bucket);
+}
+
+#[test]
+fn kinto_http_js_batches_and_follows_changes() {
+    let bucket = unique("node");
+    run(&environment(Environment::Node).node(), "http_client.mjs", &monitoring(&bucket), &bucket);
+}
+
+#[tokio::test]
+async fn kinto_js_stores_synchronise_with_each_other() {
+    let bucket = unique("sync");
+    let sidecar = monitoring(&bucket);
+    let alice = sidecar.client().user("alice");
+    alice.put(&format!("/buckets/{bucket}")).await.expect(201);
+    alice.put(&format!("/buckets/{bucket}/collections/notes")).data(json!({})).await.expect(201);
+    run(&environment(Environment::Node).node(), "offline_sync.mjs", &sidecar, &bucket);
+}
