@@ -81,7 +81,7 @@ struct Past {
 pub struct State {
     /// The content.
     pub content: Content,
-    /// The clock's news when the read of it began: it accounts for all of them.
+    /// The clock's news that it accounts for: those when the read of it began, and what told no more than was read.
     news: u64,
     /// When the read of it began.
     pub began: Instant,
@@ -261,6 +261,7 @@ impl Mirrors {
         let same = before.filter(|before| before.content.digest() == content.digest());
         let changed = same.map_or(began, |before| before.changed);
         let timestamp = content.timestamp;
+        let news = mirror.clock.accounted(news, timestamp);
         let state = Arc::new(State {
             content,
             news,

@@ -43,6 +43,8 @@ struct Notes {
     used: Option<Instant>,
     /// A timestamp lower than one already known was seen: what was known is void.
     void: bool,
+    /// The last of [`Clock::news`] that was more than a higher timestamp.
+    event: u64,
 }
 
 /// What hearing a timestamp changed.
@@ -123,16 +125,20 @@ impl Clock {
             notes.witness(timestamp);
             let other_total = total.is_some_and(|total| before != u64::MAX && before != total);
             if other_total && !overtaken {
-                self.news.fetch_add(1, Ordering::AcqRel);
+                self.happened(&mut notes);
                 return Heard::News;
             }
             return Heard::Nothing;
         }
-        notes.void |= timestamp < known;
         notes.witness(timestamp);
         notes.moved = Some(Instant::now());
         self.timestamp.store(timestamp.0, Ordering::Release);
-        self.news.fetch_add(1, Ordering::AcqRel);
+        if timestamp < known {
+            notes.void = true;
+            self.happened(&mut notes);
+        } else {
+            self.news.fetch_add(1, Ordering::AcqRel);
+        }
         Heard::Moved
     }
 
@@ -148,13 +154,20 @@ impl Clock {
         Heard::Moved
     }
 
+    /// The news that a read accounts for which began when they were `news`, and found `timestamp`: also those that came
+    /// meanwhile, where they were no more than timestamps which the read has reached.
+    pub fn accounted(&self, news: u64, timestamp: Timestamp) -> u64 {
+        let notes = self.notes();
+        if notes.event <= news && self.timestamp() <= timestamp { self.news().max(news) } else { news }
+    }
+
     /// Something that is not a record's write may have changed the collection (its metadata, a purge, a write without an
     /// answer).
     pub fn touch(&self) {
         let mut notes = self.notes();
         notes.moved = Some(Instant::now());
         self.total.store(u64::MAX, Ordering::Release);
-        self.news.fetch_add(1, Ordering::AcqRel);
+        self.happened(&mut notes);
     }
 
     /// The collection is gone: what was known is void.
@@ -164,7 +177,7 @@ impl Clock {
         notes.witnessed.clear();
         self.timestamp.store(0, Ordering::Release);
         self.total.store(u64::MAX, Ordering::Release);
-        self.news.fetch_add(1, Ordering::AcqRel);
+        self.happened(&mut notes);
     }
 
     /// Takes the lowest timestamp that the next delta has to reach down to because a write was answered out of order.
@@ -219,6 +232,11 @@ impl Clock {
         self.notes().used.map(|used| used.elapsed())
     }
 
+    /// There is news that no timestamp tells.
+    fn happened(&self, notes: &mut Notes) {
+        notes.event = self.news.fetch_add(1, Ordering::AcqRel) + 1;
+    }
+
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,7 +274,7 @@ impl WriteUnderWay {
         }
         notes.moved = Some(Instant::now());
         self.clock.total.store(u64::MAX, Ordering::Release);
-        self.clock.news.fetch_add(1, Ordering::AcqRel);
+        self.clock.happened(&mut notes);
         if highest > known {
             self.clock.timestamp.store(highest.0, Ordering::Release);
             return Heard::Moved;
@@ -321,6 +339,17 @@ mod tests {
         assert_eq!(clock.learned(Timestamp(9), Some(1), clock.news(), Instant::now()), Heard::Moved);
         assert!(clock.take_void());
         assert!(!clock.take_void());
+    }
+
+    #[test]
+    fn a_read_accounts_for_a_timestamp_that_was_heard_while_it_was_under_way_and_for_no_write() {
+        let clock = clock();
+        let news = clock.news();
+        clock.learned(Timestamp(10), Some(1), news, Instant::now());
+        assert_eq!(clock.accounted(news, Timestamp(9)), news);
+        assert_eq!(clock.accounted(news, Timestamp(10)), clock.news());
+        clock.begin_write().acknowledged(&[Timestamp(9)]);
+        assert_eq!(clock.accounted(news, Timestamp(10)), news);
     }
 
     #[test]
