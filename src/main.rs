@@ -69,6 +69,15 @@ fn main() -> ExitCode {
                             tls.key = value.into();
                         }
                     }
+                    "changes.resources" => {
+                        settings.changes.resources = value.split_whitespace().map(Into::into).collect()
+                    }
+                    "sidecar.auth" => {
+                        settings.auth = kinto_sidecar::settings::ServiceAuth::from_text(value).ok()
+                    }
+                    "sidecar.overlap" => settings.overlap = time(),
+                    "sidecar.verify_every" => settings.verify_every = time(),
+                    "sidecar.timestamps_ttl" => settings.timestamps_ttl = time(),
                     "sidecar.upstream_ca" => settings.upstream_ca = Some(value.into()),
                     "sidecar.upstream_http2" => settings.upstream_http2 = true,
                     "sidecar.threads" => settings.threads = value.parse().ok(),
