@@ -10,6 +10,9 @@ const client = new KintoClient(server, { headers });
 
 const { capabilities } = await client.fetchServerInfo();
 assert.deepEqual(capabilities.changes.collections, [`/buckets/${bucketName}`]);
+const anonymous = new KintoClient(server);
+const monitor = anonymous.bucket("monitor").collection("changes");
+assert.deepEqual((await monitor.listRecords()).data, []);
 
 await client.createBucket(bucketName, { permissions: { read: ["system.Everyone"] } });
 const bucket = client.bucket(bucketName);
@@ -23,8 +26,6 @@ await notes.updateRecord({ id: "r0", number: 100 });
 await notes.deleteRecord("r2");
 const timestamp = JSON.parse(await notes.getRecordsTimestamp());
 
-const anonymous = new KintoClient(server);
-const monitor = anonymous.bucket("monitor").collection("changes");
 const listed = await monitor.listRecords({ filters: { collection: "notes" } });
 assert.deepEqual(
   listed.data.map((entry) => [entry.bucket, entry.collection, entry.last_modified]),

@@ -11,6 +11,8 @@ anonymous = kinto_http.Client(server_url=server, bucket=bucket, collection="note
 changes = client.server_info()["capabilities"]["changes"]
 assert changes["collections"] == [f"/buckets/{bucket}"], changes
 
+assert anonymous.get_records(bucket="monitor", collection="changes") == []
+
 client.create_bucket(permissions={"read": ["system.Everyone"]})
 client.create_collection()
 with client.batch() as batch:
