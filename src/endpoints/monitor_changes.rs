@@ -49,18 +49,14 @@ pub struct Context<'m> {
 }
 
 /// What both monitor endpoints answer from.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Monitor<'m> {
     /// The list at this moment.
     pub entries: &'m Entries,
     /// The `host` of each row.
     pub host: &'m str,
-    /// All settings.
-    pub settings: &'m Settings,
-    /// This machine's clock.
-    pub now: Timestamp,
-    /// As in [`Context`].
-    pub base_url: &'m (dyn Fn() -> String + Sync),
+    /// What the request was checked with.
+    pub context: Context<'m>,
 }
 
 /// A request that has passed all checks for which the list is not needed.
@@ -89,14 +85,6 @@ pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Respo
     let detour = detour::stale(expected, asked.since, settings, now)
         .or_else(|| detour::old_since(asked.since, request, base_url, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(asked), ControlFlow::Break))
-}
-
-/// Checks a request and answers it from a list that is at least as new as what the client has heard of.
-pub fn respond(monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
-    match check(&monitor.context(), request)? {
-        ControlFlow::Break(response) => Ok(response),
-        ControlFlow::Continue(asked) => asked.answer(monitor, request),
-    }
 }
 
 // === impl Asked ===
@@ -129,7 +117,7 @@ impl Asked {
         let response = match self.preconditions.verdict(timestamp) {
             // A late row is news although the timestamp did not move.
             Verdict::NotModified if !monitor.entries.has_late_at(timestamp) => {
-                if monitor.settings.compat == Compat::KintoChanges {
+                if monitor.context.settings.compat == Compat::KintoChanges {
                     return Ok(list::not_modified(timestamp));
                 }
                 list::json(Body::full("{\"data\":[]}"))
@@ -149,12 +137,7 @@ impl Asked {
 impl Monitor<'_> {
     /// The list's timestamp: that of its newest row, or the present where there is none.
     pub fn timestamp(&self) -> Timestamp {
-        if self.entries.rows.is_empty() { self.now } else { self.entries.timestamp }
-    }
-
-    /// What a request is checked with.
-    pub fn context(&self) -> Context<'_> {
-        Context { settings: self.settings, now: self.now, base_url: self.base_url }
+        if self.entries.rows.is_empty() { self.context.now } else { self.entries.timestamp }
     }
 
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
@@ -163,7 +146,7 @@ impl Monitor<'_> {
     }
 
     fn since_rule(&self) -> SinceRule {
-        SinceRule { first_known: self.entries.first_known, overlap: self.settings.overlap }
+        SinceRule { first_known: self.entries.first_known, overlap: self.context.settings.overlap }
     }
 
     /// How many of the first rows a `_since` selects, and which of the others.
@@ -191,9 +174,9 @@ impl Monitor<'_> {
             known_fields: &FIELDS,
             text_fields: &[],
             in_like: false,
-            paginate_by: self.settings.kinto.paginate_by,
+            paginate_by: self.context.settings.kinto.paginate_by,
             max_fetch_size: None,
-            now: self.now,
+            now: self.context.now,
         };
         let query = Query::of(given, &rules)?;
         let Page { rows, next, total } = query.select(self.rows());
@@ -209,7 +192,7 @@ impl Monitor<'_> {
         let headers = response.headers_mut();
         if let (Some(token), Some(limit)) = (next, query.limit) {
             let path = request.uri.path();
-            let url = list::next_page(&(self.base_url)(), path, request.uri.query(), limit, &token);
+            let url = list::next_page(&(self.context.base_url)(), path, request.uri.query(), limit, &token);
             headers.extend(url.map(|url| (list::NEXT_PAGE, url)));
         }
         if query.uses_to {
@@ -232,26 +215,21 @@ impl Monitor<'_> {
 
     /// The expiry that settings give to the monitor endpoints, and who else may have the answer.
     pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expected: Option<&str>) {
-        let changes = &self.settings.changes;
-        let expiry = cache_control::expiry(self.settings, &changes.bucket, &changes.collection, expected);
+        let changes = &self.context.settings.changes;
+        let expiry =
+            cache_control::expiry(self.context.settings, &changes.bucket, &changes.collection, expected);
         if let Some(seconds) = expiry {
-            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.now.0);
+            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.context.now.0);
             cache_control::allow(headers, seconds, now);
         }
         if changes.principals.iter().any(|principal| principal == "system.Everyone") {
             if let Some(seconds) = expiry {
-                cache_control::allow_stale(headers, seconds, self.settings.stale_if_error);
+                cache_control::allow_stale(headers, seconds, self.context.settings.stale_if_error);
             }
         } else {
             cache_control::keep_private(headers);
         }
         cache_control::tag(headers, &changes.bucket, &changes.collection);
-    }
-}
-
-impl std::fmt::Debug for Monitor<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Monitor").field("now", &self.now).finish_non_exhaustive()
     }
 }
 

@@ -79,19 +79,11 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     response
 }
 
-/// Checks a request and answers it from a list that is at least as new as `_expected`.
-pub fn respond(monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
-    Ok(match check(&monitor.context(), request)? {
-        ControlFlow::Break(response) => response,
-        ControlFlow::Continue(params) => answer(&params, monitor, request),
-    })
-}
-
 /// What comes before the first row.
 fn opening(monitor: &Monitor<'_>) -> String {
-    let metadata = match monitor.settings.compat {
+    let metadata = match monitor.context.settings.compat {
         Compat::KintoChanges => serde_json::json!({}),
-        Compat::RemoteSettings => serde_json::json!({ "bucket": monitor.settings.changes.bucket }),
+        Compat::RemoteSettings => serde_json::json!({ "bucket": monitor.context.settings.changes.bucket }),
     };
     format!("{{\"metadata\":{metadata},\"timestamp\":{},\"changes\":[", monitor.timestamp())
 }
@@ -111,7 +103,7 @@ fn select(monitor: &Monitor<'_>, params: &ChangesetParams) -> (usize, Vec<usize>
         // Where they are all wanted, nothing was filtered.
         count = if others.len() == rows.len() { std::mem::take(&mut others).len() } else { 0 };
     }
-    if let Some(limit) = params.limit_within(monitor.settings.kinto.paginate_by) {
+    if let Some(limit) = params.limit_within(monitor.context.settings.kinto.paginate_by) {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         count = count.min(limit);
         others.truncate(limit - count);

@@ -62,7 +62,11 @@ pub(in crate::endpoints) fn names(body: &str) -> String {
 
 fn answer(entries: &Entries, settings: &Settings, request: &Parts) -> Result<Response, Error> {
     let base_url = || "http://www.example.org".to_owned();
-    respond(&Monitor { entries, host: HOST, settings, now: NOW, base_url: &base_url }, request)
+    let context = Context { settings, now: NOW, base_url: &base_url };
+    match check(&context, request)? {
+        ControlFlow::Break(response) => Ok(response),
+        ControlFlow::Continue(asked) => asked.answer(&Monitor { entries, host: HOST, context }, request),
+    }
 }
 
 fn get(query: &str, headers: &[(HeaderName, &str)]) -> Response {

@@ -5,12 +5,20 @@ use crate::endpoints::monitor_changes::tests::{NOW, entries, names, request, set
 use crate::settings::Settings;
 use crate::timeline::entries::Entries;
 
-fn ask(entries: &Entries, settings: &Settings, query: &str, known: Option<&str>) -> Response {
+fn respond(entries: &Entries, host: &str, settings: &Settings, request: &Parts) -> Response {
     let base_url = || "http://www.example.org".to_owned();
+    let context = Context { settings, now: NOW, base_url: &base_url };
+    match check(&context, request) {
+        Ok(ControlFlow::Break(response)) => response,
+        Ok(ControlFlow::Continue(params)) => answer(&params, &Monitor { entries, host, context }, request),
+        Err(error) => error.into_response(),
+    }
+}
+
+fn ask(entries: &Entries, settings: &Settings, query: &str, known: Option<&str>) -> Response {
     let headers: Vec<_> = known.map(|known| (IF_NONE_MATCH, known)).into_iter().collect();
     let request = request("GET", &format!("/v1/changeset{query}"), &headers);
-    let monitor = Monitor { entries, host: "www.example.org", settings, now: NOW, base_url: &base_url };
-    respond(&monitor, &request).unwrap_or_else(Error::into_response)
+    respond(entries, "www.example.org", settings, &request)
 }
 
 fn get(query: &str) -> Response {
@@ -103,11 +111,8 @@ fn an_encoding_has_its_own_etag_of_the_same_content() {
     let settings = Settings::default();
     let entries = entries(None);
     let etag = |encoding| {
-        let base_url = || String::new();
         let request = request("GET", "/?_expected=0&_limit=0", &[(http::header::ACCEPT_ENCODING, encoding)]);
-        let (settings, host) = (&settings, &"h".repeat(500));
-        let monitor = Monitor { entries: &entries, host, settings, now: NOW, base_url: &base_url };
-        let response = respond(&monitor, &request).unwrap();
+        let response = respond(&entries, &"h".repeat(500), &settings, &request);
         assert_eq!(response.headers()["vary"], "Accept-Encoding");
         let encoding =
             response.headers().get("content-encoding").map(|encoding| encoding.to_str().unwrap().to_owned());
