@@ -51,7 +51,7 @@ pub async fn answer(
         Endpoint::MonitorChangeset | Endpoint::Changeset(_) => Exposed::Changeset,
         Endpoint::Broadcasts => Exposed::Plain,
     };
-    let mut response = match endpoint {
+    let answered = match endpoint {
         Endpoint::Changeset(key) => changeset::answer(core, request, key).await,
         Endpoint::Broadcasts => {
             let (entries, _) = core.app.poller.entries(None).await?;
@@ -60,7 +60,12 @@ pub async fn answer(
         Endpoint::MonitorChanges | Endpoint::MonitorChangeset => {
             monitor(core, &endpoint, request, peer).await
         }
-    }?;
+    };
+    let mut response = match answered {
+        // What the client did wrong is told to scripts as any other answer of the endpoint.
+        Err(error) if error.status().is_client_error() => error.into_response(),
+        answered => answered?,
+    };
     let origins = &core.app.settings.kinto.cors_origins;
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), exposed, origins);
     Ok(response)
@@ -93,13 +98,7 @@ async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer)
         Asked::List(asked) => asked.known(),
     };
     let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
-    let monitor = Monitor {
-        entries: &entries,
-        host: app.timeline.host(),
-        settings,
-        now: context.now,
-        base_url: &base_url,
-    };
+    let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
     let mut response = match &asked {
         Asked::Changeset(params) => monitor_changeset::answer(params, &monitor, request),
         Asked::List(asked) => asked.answer(&monitor, request)?,

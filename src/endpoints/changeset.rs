@@ -50,9 +50,8 @@ pub async fn answer(
         return Ok(cors::preflight(&request.headers, METHODS, Exposed::Changeset, origins)?);
     }
     list::check_method(&request.method)?;
-    list::check_accept(&request.headers)?;
     cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
-    let params = ChangesetParams::parse(request.uri.query(), app.settings.compat, Timestamp::now())?;
+    let params = ChangesetParams::parse(request.uri.query(), app.settings.compat, Timestamp::now());
     let credentials = Credentials::of(&request.headers);
     let key = app.access.resolve(&core.upstream, key, &credentials).await?;
     let granted = match app.access.may_read(&core.upstream, &key, &credentials).await? {
@@ -62,6 +61,8 @@ pub async fn answer(
         }
         Verdict::Refused(refusal) => return Ok(refusal.replay()),
     };
+    // As in the plugin, who may not read the collection is not told what is wrong with the parameters.
+    let params = params?;
     let mirror = app.mirrors.mirror(&key);
     mirror.clock().used();
     app.poller.used();
