@@ -9,8 +9,9 @@ use crate::support::{Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, 
 
 /// Runs a client's script against a sidecar that monitors one bucket, which the script may make.
 fn run(interpreter: &Path, script: &str, sidecar: &Sidecar, bucket: &str) {
+    let is_for_node = Path::new(script).extension().is_some_and(|extension| extension == "mjs");
     let mut program = tests_folder().join("clients").join(script);
-    if script.ends_with(".mjs") {
+    if is_for_node {
         // Node looks for packages beside the script.
         let beside = environment(Environment::Node).node_folder().join(format!("{bucket}-{script}"));
         std::fs::copy(&program, &beside).unwrap();
@@ -23,7 +24,7 @@ fn run(interpreter: &Path, script: &str, sidecar: &Sidecar, bucket: &str) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    if script.ends_with(".mjs") {
+    if is_for_node {
         std::fs::remove_file(program).unwrap();
     }
 }

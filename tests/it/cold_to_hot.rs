@@ -64,7 +64,7 @@ async fn ask(client: Client, collection: String, timestamps: Vec<u64>) {
             let since = usize::try_from(number % 13).unwrap();
             let mut query = format!("_expected={}", newest - number);
             if since > 0 {
-                query.push_str(&format!("&_since=%22{}%22", timestamps[since - 1]));
+                query += &format!("&_since=%22{}%22", timestamps[since - 1]);
             }
             let answer = client.get(&format!("{collection}/changeset?{query}")).await.expect(200).json();
             assert_eq!(answer["timestamp"], newest);

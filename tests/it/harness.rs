@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Chaos, Kinto, KintoOptions, Recorder, Sidecar, unique};
+use crate::support::{Chaos, Kinto, KintoOptions, Plugin, Recorder, Sidecar, unique};
 
 #[tokio::test]
 async fn recorder_notes_each_request_and_holds_them_back() {
@@ -19,6 +19,17 @@ async fn recorder_notes_each_request_and_holds_them_back() {
         move |request: &crate::support::Recorded| request.method == method && request.path() == path
     };
     assert_eq!(recorder.count(noted("PUT")), 1);
+    alice.head(&path).header("if-none-match", "\"1\"").await.expect(200);
+    alice
+        .patch(&path)
+        .header("content-type", "application/json")
+        .body(r#"{"data":{"n":1}}"#)
+        .await
+        .expect(200);
+    let requests = recorder.requests();
+    let find = |method| requests.iter().find(|request| noted(method)(request)).unwrap();
+    assert_eq!(find("HEAD").headers["if-none-match"], "\"1\"");
+    assert_eq!(find("PATCH").body, r#"{"data":{"n":1}}"#);
 
     recorder.hold();
     let waiting = tokio::spawn(alice.get(&path).attempt());
@@ -46,6 +57,15 @@ async fn chaos_cuts_stalls_garbles_and_restores() {
     let stalled = tokio::spawn(client.get("/").attempt());
     chaos.restore();
     stalled.await.unwrap().unwrap().expect(200);
+}
+
+#[tokio::test]
+async fn kinto_runs_with_plugins_and_settings() {
+    let options = KintoOptions::memory().plugin(Plugin::History).plugin(Plugin::Changes);
+    let kinto = Kinto::start(options.setting("kinto.changes.resources", "/buckets/a"));
+    let capabilities = kinto.client().get("/").await.expect(200).json()["capabilities"].clone();
+    assert!(capabilities["history"].is_object(), "{capabilities}");
+    assert_eq!(capabilities["changes"]["collections"], json!(["/buckets/a"]));
 }
 
 #[tokio::test]

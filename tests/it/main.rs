@@ -2,16 +2,19 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
     unreachable_pub,
-    reason = "a test stops at the first surprise, and nobody links it"
+    reason = "a test is read more than it is run, stops at the first surprise, and nobody links it"
 )]
 
 mod support;
 
+mod admin;
 mod clients;
 mod cold_to_hot;
 mod deploy;
-mod admin;
 mod forwarding;
 mod harness;
 mod http2;

@@ -123,7 +123,7 @@ async fn make(client: &Client) {
 
 /// Something after which no delta tells the truth.
 async fn catastrophe(which: u64, through: &Client, behind: &Client) {
-    let client = if which % 2 == 0 { through } else { behind };
+    let client = if which.is_multiple_of(2) { through } else { behind };
     println!("catastrophe {which}");
     if which < 2 {
         client.delete(COLLECTION).await.expect(200);

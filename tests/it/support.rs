@@ -30,7 +30,6 @@ pub use environment::{Environment, environment, tests_folder};
 pub use kinto::{Kinto, KintoOptions, Plugin};
 pub use recorder::{Recorded, Recorder};
 pub use sidecar::Sidecar;
-pub use stub::Raw;
 
 /// The setting that gives a sidecar the account which every test's Kinto lets read everything.
 pub const SERVICE_ACCOUNT: (&str, &str) = ("sidecar.auth", "sidecar:secret");

@@ -19,11 +19,11 @@ pub async fn read_until_told(mut random: Random, through: Client, ledger: Arc<Le
         let since = if random.below(2) == 0 { 0 } else { known };
         let mut query = format!("_expected={expected}");
         if since > 0 {
-            query.push_str(&format!("&_since=%22{since}%22"));
+            query += &format!("&_since=%22{since}%22");
         }
         let limit = (random.below(5) == 0).then_some(7);
         if let Some(limit) = limit {
-            query.push_str(&format!("&_limit={limit}"));
+            query += &format!("&_limit={limit}");
         }
         let answer = through.get(&format!("{COLLECTION}/changeset?{query}")).await;
         match answer.status {

@@ -88,7 +88,9 @@ async fn batch(number: usize, random: &mut Random, client: &Client, ledger: &Led
         return Vec::new();
     }
     let rows: Vec<Value> = answers.iter().map(|answer| answer["body"]["data"].clone()).collect();
-    rows.iter().for_each(|row| ledger.acknowledge(row));
+    for row in &rows {
+        ledger.acknowledge(row);
+    }
     rows
 }
 

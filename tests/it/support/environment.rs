@@ -97,8 +97,8 @@ fn install(kind: Environment) -> Result<Installed, String> {
     for pin in kind.pins() {
         hash.update(fs::read(&pin).map_err(|error| format!("{}: {error}", pin.display()))?);
     }
-    let digest: String = hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let folder = root.join(format!("{}-{digest}", kind.name()));
+    let digest = format!("{:x}", hash.finalize());
+    let folder = root.join(format!("{}-{}", kind.name(), digest.get(..12).unwrap_or_default()));
     let whole = Installed { folder: folder.clone() };
     if folder.exists() {
         return Ok(whole);

@@ -95,7 +95,6 @@ impl Kinto {
     }
 
     /// Starts a Kinto and waits until it answers.
-    #[expect(clippy::needless_pass_by_value, reason = "reads well where the options are built in place")]
     pub fn start(options: KintoOptions) -> Self {
         let kind =
             if options.plugins.contains(&Plugin::Changes) { Environment::Plugin } else { Environment::Plain };

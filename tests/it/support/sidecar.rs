@@ -134,12 +134,10 @@ fn spawn(arguments: &[OsString], listen: &str, log: &Arc<Mutex<String>>) -> (Chi
             line.clear();
         }
     });
-    match address.recv_timeout(PATIENCE) {
-        Ok(address) => (process, address),
-        Err(_) => {
-            let _ = process.kill();
-            let _ = process.wait();
-            panic!("the sidecar did not start:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))
-        }
+    if let Ok(address) = address.recv_timeout(PATIENCE) {
+        return (process, address);
     }
+    let _ = process.kill();
+    let _ = process.wait();
+    panic!("the sidecar did not start:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))
 }
