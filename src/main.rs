@@ -75,6 +75,7 @@ fn main() -> ExitCode {
                     "sidecar.auth" => {
                         settings.auth = kinto_sidecar::settings::ServiceAuth::from_text(value).ok()
                     }
+                    "http_host" => settings.kinto.http_host = Some(value.into()),
                     "sidecar.overlap" => settings.overlap = time(),
                     "sidecar.verify_every" => settings.verify_every = time(),
                     "sidecar.timestamps_ttl" => settings.timestamps_ttl = time(),

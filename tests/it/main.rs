@@ -21,6 +21,7 @@ mod http2;
 mod limits;
 mod mirror_equals_upstream;
 mod outage;
+mod parity;
 mod quickstart;
 mod security;
 mod shutdown;
