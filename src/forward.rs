@@ -17,12 +17,19 @@ use crate::upstream::{UpstreamError, read_whole};
 mod outward;
 
 /// Passes the request on and streams the answer back.
-pub async fn stream(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
+pub fn stream<'a>(
+    core: &'a Core,
+    request: Request<Body>,
+    peer: &Peer,
+) -> impl Future<Output = Result<Response, Error>> + Send + use<'a> {
     let (mut parts, body) = request.into_parts();
-    outward::prepare(&mut parts, &core.app.settings.upstream.path_prefix, peer)?;
-    let mut answer = core.upstream.send(Request::from_parts(parts, body)).await?;
-    prepare_answer(&mut answer)?;
-    Ok(answer)
+    let sent = outward::prepare(&mut parts, &core.app.settings.upstream.path_prefix, peer)
+        .map(|()| core.upstream.send(Request::from_parts(parts, body)));
+    async move {
+        let mut answer = sent?.await?;
+        prepare_answer(&mut answer)?;
+        Ok(answer)
+    }
 }
 
 /// Passes the request on and reads the answer whole, up to `sidecar.max_body`.

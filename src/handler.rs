@@ -66,15 +66,18 @@ async fn answer(
 ) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
     if let Route::Own(endpoint) = route {
-        return endpoints::answer(core, endpoint, &parts, peer).await;
+        // Boxed, as what is large and not forwarding is below: its future would be moved with that of every request.
+        return Box::pin(endpoints::answer(core, endpoint, &parts, peer)).await;
     }
     let body: Body = request_body::limited(incoming, &core.app.settings.limits)?;
     let request = Request::from_parts(parts, body);
     match route {
         Route::Root if is_read(request.method()) => {
-            described(core, request, peer, root::add_capability).await
+            Box::pin(described(core, request, peer, root::add_capability)).await
         }
-        Route::Api if is_read(request.method()) => described(core, request, peer, root::add_paths).await,
+        Route::Api if is_read(request.method()) => {
+            Box::pin(described(core, request, peer, root::add_paths)).await
+        }
         _ if is_read(request.method()) => read(core, request, peer).await,
         route => write(core, route, request, peer).await,
     }
@@ -84,12 +87,18 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Passes a read on. Reading in the default bucket may make a collection.
+/// Passes a read on.
 async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
+    if core.app.observer.is_in_default_bucket(request.uri().path()) {
+        return Box::pin(read_default(core, request, peer)).await;
+    }
+    forward::stream(core, request, peer).await
+}
+
+/// Passes a read in the default bucket on, which may make a collection.
+async fn read_default(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     let observer = &core.app.observer;
-    let credentials =
-        observer.is_in_default_bucket(request.uri().path()).then(|| Credentials::of(request.headers()));
-    let Some(credentials) = credentials else { return forward::stream(core, request, peer).await };
+    let credentials = Credentials::of(request.headers());
     let path = request.uri().path().to_owned();
     let response = forward::stream(core, request, peer).await?;
     if response.status().is_success()

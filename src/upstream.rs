@@ -7,7 +7,7 @@
 //! connection had been used before and died before an answer began.
 
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use http::header::{AUTHORIZATION, HOST, USER_AGENT};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::time::Instant;
 
@@ -65,12 +66,15 @@ enum Chosen {
     Http2(http2::SendRequest<Body>),
 }
 
+/// A request that was handed to its connection.
+type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + Send>>;
+
 /// Why an exchange failed, and the request if it was not written.
 struct Failure {
     error: UpstreamError,
     /// Whether the connection was lost, as opposed to slow or wrong.
     is_lost: bool,
-    unsent: Option<Request<Body>>,
+    unsent: Option<Box<Request<Body>>>,
 }
 
 impl Upstream {
@@ -160,21 +164,29 @@ impl Upstream {
 
     /// Sends a request as it is. Its URI is the target as the upstream shall see it, and hop-by-hop headers are gone.
     /// `Host` is the upstream's own where there is none.
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+    ///
+    /// What most requests need happens before the future is made, and what few need is boxed: the future moves with each
+    /// request, so it is kept small.
+    pub fn send(
+        &self,
+        mut request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, UpstreamError>> + Send + '_ {
         request.headers_mut().entry(HOST).or_insert_with(|| self.0.host.clone());
-        let cannot_repeat = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
-            || !request.body().is_end_stream();
-        let mut must_be_new = false;
-        loop {
-            let idle = if must_be_new { None } else { self.idle(cannot_repeat) };
-            let chosen = match idle {
-                Some(idle) => idle,
-                // Boxed: making a connection is rare, and its large future would be moved with that of every request.
-                None => Box::pin(self.connect()).await?,
+        let can_repeat = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+            && request.body().is_end_stream();
+        let begun = match self.idle(!can_repeat) {
+            Some(idle) => {
+                let copy = can_repeat.then(|| Box::new(copy_of(&request)));
+                Ok((copy, self.exchange(idle, request)))
+            }
+            None => Err(Box::pin(self.send_anew(request))),
+        };
+        async move {
+            let (copy, exchange) = match begun {
+                Ok(begun) => begun,
+                Err(anew) => return anew.await,
             };
-            let is_reused = !matches!(chosen, Chosen::Http1 { is_reused: false, .. });
-            let copy = (is_reused && !cannot_repeat && !must_be_new).then(|| copy_of(&request));
-            let failure = match self.exchange(chosen, request).await {
+            let failure = match exchange.await {
                 Ok(response) => {
                     metrics::count_upstream(None);
                     return Ok(response);
@@ -182,14 +194,34 @@ impl Upstream {
                 Err(failure) => failure,
             };
             metrics::count_upstream(Some(&failure.error));
-            if !failure.is_lost || must_be_new {
+            if !failure.is_lost {
                 return Err(failure.error);
             }
-            if is_reused {
-                self.0.pool.saw_silent_close();
+            self.0.pool.saw_silent_close();
+            let request = failure.unsent.or(copy).ok_or(failure.error)?;
+            Box::pin(self.send_anew(*request)).await
+        }
+    }
+
+    /// Sends a request on a connection of its own, on another one if that broke before anything was written.
+    async fn send_anew(&self, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+        let mut is_first = true;
+        loop {
+            let exchange = self.exchange(self.connect().await?, request);
+            match exchange.await {
+                Ok(response) => {
+                    metrics::count_upstream(None);
+                    return Ok(response);
+                }
+                Err(failure) => {
+                    metrics::count_upstream(Some(&failure.error));
+                    match failure.unsent {
+                        Some(unsent) if failure.is_lost && is_first => request = *unsent,
+                        _ => return Err(failure.error),
+                    }
+                }
             }
-            request = failure.unsent.or(copy).ok_or(failure.error)?;
-            must_be_new = true;
+            is_first = false;
         }
     }
 
@@ -228,28 +260,31 @@ impl Upstream {
         shared.as_ref().filter(|sender| !sender.is_closed()).cloned()
     }
 
-    async fn exchange(&self, chosen: Chosen, request: Request<Body>) -> Result<Response<Body>, Box<Failure>> {
-        let patience = self.0.patience;
+    fn exchange(
+        &self,
+        chosen: Chosen,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
         let (request, progress) = watch_upload(request);
-        match chosen {
+        let (sent, reply) = match chosen {
             Chosen::Http1 { mut sender, is_reused } => {
-                let sent = pin!(sender.try_send_request(request));
-                let response = answer(sent, progress.as_deref(), patience).await?;
+                let sent: Sent = Box::pin(sender.try_send_request(request));
+                (sent, Some((sender, is_reused)))
+            }
+            Chosen::Http2(mut sender) => {
+                let sent: Sent = Box::pin(sender.try_send_request(self.for_http2(request)));
+                (sent, None)
+            }
+        };
+        async move {
+            let response = answer(sent, progress.as_deref(), self.0.patience).await?;
+            let connection = reply.map(|(sender, is_reused)| {
                 if is_reused {
                     self.0.pool.saw_reuse();
                 }
-                let (parts, incoming) = response.into_parts();
-                let connection = Some((Arc::clone(&self.0.pool), sender));
-                let body = Download::new(incoming, connection, patience).into_body().await;
-                Ok(Response::from_parts(parts, body))
-            }
-            Chosen::Http2(mut sender) => {
-                let request = self.for_http2(request);
-                let sent = Box::pin(sender.try_send_request(request));
-                let response = answer(sent, progress.as_deref(), patience).await?;
-                let (parts, incoming) = response.into_parts();
-                Ok(Response::from_parts(parts, Download::new(incoming, None, patience).into_body().await))
-            }
+                (Arc::clone(&self.0.pool), sender)
+            });
+            Ok(response.map(|incoming| Download::new(incoming, connection, self.0.patience).into_body()))
         }
     }
 
@@ -298,14 +333,11 @@ pub async fn read_whole(answer: Response<Body>, limit: usize) -> Result<Response
 }
 
 /// Waits for the head of the answer, for as long as the upstream may take once it has the request.
-async fn answer<F>(
-    mut sent: F,
+async fn answer(
+    mut sent: Sent,
     progress: Option<&Progress>,
     patience: Duration,
-) -> Result<Response<hyper::body::Incoming>, Box<Failure>>
-where
-    F: Future<Output = Result<Response<hyper::body::Incoming>, TrySendError<Request<Body>>>> + Unpin,
-{
+) -> Result<Response<Incoming>, Box<Failure>> {
     let mut deadline = pin!(tokio::time::sleep(patience));
     let mut seen = 0;
     loop {
@@ -342,7 +374,7 @@ fn copy_of(request: &Request<Body>) -> Request<Body> {
 
 impl Failure {
     fn of(mut failure: TrySendError<Request<Body>>) -> Self {
-        let unsent = failure.take_message();
+        let unsent = failure.take_message().map(Box::new);
         let error = failure.into_error();
         // What could not be parsed is an answer; everything else is a connection that went away.
         let is_lost = unsent.is_some() || !(error.is_parse() || error.is_user());

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,15 +89,13 @@ impl Download {
 
     /// The body for the answer. One that is there already, in one piece, is taken as it is, and its connection is free
     /// at once.
-    pub(super) async fn into_body(mut self) -> Body {
+    pub(super) fn into_body(mut self) -> Body {
         if !self.incoming.is_end_stream() {
-            let first = std::future::poll_fn(|context| {
-                Poll::Ready(match Pin::new(&mut self.incoming).poll_frame(context) {
-                    Poll::Ready(frame) => frame,
-                    Poll::Pending => None,
-                })
-            });
-            self.first = first.await;
+            // Nobody needs to be woken: what is not there yet is asked for again by whoever reads the body.
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(first) = Pin::new(&mut self.incoming).poll_frame(&mut context) {
+                self.first = first;
+            }
         }
         if !self.incoming.is_end_stream() {
             return Body::boxed(self);
