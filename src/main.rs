@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kinto_sidecar::app::App;
+use kinto_sidecar::cli::Cli;
 use kinto_sidecar::endpoints::admin::Admin;
 use kinto_sidecar::server::{AdminServer, Server};
-use kinto_sidecar::settings::Settings;
+use kinto_sidecar::settings::{Environment, Settings};
+use kinto_sidecar::telemetry;
 use kinto_sidecar::upstream::Upstream;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::runtime::Runtime;
@@ -23,88 +25,20 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const BAD_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut settings = Settings::default();
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        let value = arguments.next().unwrap_or_default();
-        match flag.as_str() {
-            "--listen" => {
-                settings.listen = match value.strip_prefix("unix:") {
-                    Some(path) => kinto_sidecar::settings::ListenAddr::Unix(path.into()),
-                    None => kinto_sidecar::settings::ListenAddr::Tcp(value),
-                }
-            }
-            "--upstream" => {
-                settings.upstream.https = value.starts_with("https");
-                let (host, port) = value
-                    .trim_start_matches("https://")
-                    .trim_start_matches("http://")
-                    .trim_end_matches("/v1")
-                    .split_once(':')
-                    .unwrap_or(("127.0.0.1", "8888"));
-                settings.upstream.host = host.to_owned();
-                settings.upstream.port = port.parse().unwrap_or(8888);
-                settings.upstream.authority = format!("{host}:{port}");
-            }
-            "--admin-listen" => settings.admin_listen = Some(kinto_sidecar::settings::ListenAddr::Tcp(value)),
-            "--set" => {
-                let (key, value) = value.split_once('=').unwrap_or_default();
-                let time = || {
-                    let digits: u64 = value.trim_end_matches(char::is_alphabetic).parse().unwrap_or(1);
-                    if value.ends_with("ms") {
-                        Duration::from_millis(digits)
-                    } else {
-                        Duration::from_secs(digits)
-                    }
-                };
-                match key {
-                    "sidecar.tls_certificate" => {
-                        settings.tls = Some(kinto_sidecar::settings::TlsFiles {
-                            certificate: value.into(),
-                            key: value.into(),
-                        });
-                    }
-                    "sidecar.tls_key" => {
-                        if let Some(tls) = &mut settings.tls {
-                            tls.key = value.into();
-                        }
-                    }
-                    "changes.resources" => {
-                        settings.changes.resources = value.split_whitespace().map(Into::into).collect()
-                    }
-                    "sidecar.auth" => {
-                        settings.auth = kinto_sidecar::settings::ServiceAuth::from_text(value).ok()
-                    }
-                    "http_host" => settings.kinto.http_host = Some(value.into()),
-                    "sidecar.overlap" => settings.overlap = time(),
-                    "sidecar.verify_every" => settings.verify_every = time(),
-                    "sidecar.timestamps_ttl" => settings.timestamps_ttl = time(),
-                    "sidecar.upstream_ca" => settings.upstream_ca = Some(value.into()),
-                    "sidecar.upstream_http2" => settings.upstream_http2 = true,
-                    "sidecar.threads" => settings.threads = value.parse().ok(),
-                    "sidecar.max_body" => settings.limits.body_bytes = 1024,
-                    "sidecar.max_connections" => settings.limits.connections = value.parse().unwrap_or(1),
-                    "sidecar.header_timeout" => settings.limits.header_timeout = time(),
-                    "sidecar.body_timeout" => settings.limits.body_timeout = time(),
-                    "sidecar.idle_timeout" => settings.limits.idle_timeout = time(),
-                    "sidecar.upstream_timeout" => settings.limits.upstream_timeout = time(),
-                    "sidecar.shutdown_grace" => settings.limits.shutdown_grace = time(),
-                    "sidecar.trusted_proxies" => {
-                        settings.trusted_proxies = value.parse().into_iter().collect()
-                    }
-                    _ => {}
-                }
-            }
-            "--resources" => settings.changes.resources = value.split_whitespace().map(Into::into).collect(),
-            "--overlap" => {
-                settings.overlap = std::time::Duration::from_millis(value.parse().unwrap_or(10000))
-            }
-            "--verify" => {
-                settings.verify_every = std::time::Duration::from_millis(value.parse().unwrap_or(600_000))
-            }
-            "--threads" => settings.threads = value.parse().ok(),
-            _ => {}
+    let cli = match Cli::parse(std::env::args_os().skip(1)) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let (settings, warnings) = match Settings::load(&cli, &environment()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(BAD_SETTINGS);
         }
+    };
+    telemetry::start(&settings);
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
     match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,6 +47,13 @@ fn main() -> ExitCode {
             ExitCode::from(BAD_SETTINGS)
         }
     }
+}
+
+/// The environment, but for what is no text.
+fn environment() -> Environment {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 #[expect(clippy::print_stderr, reason = "the operator reads it here")]

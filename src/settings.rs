@@ -10,17 +10,25 @@ use http::{Method, Uri};
 use ipnet::IpNet;
 
 mod auth;
+mod error;
+mod ini;
 mod journal_url;
+mod keys;
 mod kinto;
 mod listen_addr;
+mod load;
 mod names;
 mod record_cache;
 mod upstream_url;
+mod values;
 
 pub use auth::{AuthError, ServiceAuth};
+pub use error::{Origin, SettingsError, Warning};
 pub use journal_url::JournalUrl;
+pub use keys::{Flag, KEYS, Key};
 pub use kinto::{CacheExpiry, ChangesSettings, KintoSettings};
 pub use listen_addr::ListenAddr;
+pub use load::Environment;
 pub use upstream_url::UpstreamUrl;
 
 /// All settings of one process. Nothing here changes after start, but for the content of

@@ -1,0 +1,129 @@
+//! The command line, exactly as it was typed; what it means is for [`crate::settings`] to say.
+//!
+//! Flags come from the table of settings, so that each setting is described in one place.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+use crate::settings::KEYS;
+
+/// What the process was started to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Serve, until it is told to stop.
+    Serve,
+    /// Say what the settings and the upstream come to.
+    Check,
+}
+
+/// A parsed command line.
+#[derive(Debug, Clone)]
+pub struct Cli {
+    /// What to do.
+    pub task: Task,
+    /// `--settings`, or `KINTO_INI`.
+    pub settings_file: Option<PathBuf>,
+    /// Each `--set`, as it was typed.
+    pub assignments: Vec<String>,
+    /// The value of each named flag, by the key of its setting.
+    pub flags: BTreeMap<&'static str, String>,
+}
+
+impl Cli {
+    /// Reads the arguments after the program's name.
+    ///
+    /// # Errors
+    ///
+    /// What clap says of a command line that cannot be read, or of one that asks for help; [`clap::Error::exit`] prints
+    /// it and ends with status 2 or 0.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let program = OsString::from("kinto-sidecar");
+        let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
+        let (task, matches) = match matches.subcommand() {
+            Some(("check", matches)) => (Task::Check, matches),
+            _ => (Task::Serve, &matches),
+        };
+        Ok(Self {
+            task,
+            settings_file: matches.get_one::<PathBuf>("settings").cloned(),
+            assignments: matches.get_many::<String>("set").unwrap_or_default().cloned().collect(),
+            flags: KEYS.iter().filter_map(|key| Some((key.name, flag(matches, key)?))).collect(),
+        })
+    }
+}
+
+fn flag(matches: &ArgMatches, key: &crate::settings::Key) -> Option<String> {
+    match key.flag? {
+        crate::settings::Flag { value: Some(_), .. } => matches.get_one::<String>(key.name).cloned(),
+        crate::settings::Flag { value: None, .. } => matches.get_flag(key.name).then(|| "true".to_owned()),
+    }
+}
+
+fn command() -> Command {
+    let file = Arg::new("settings")
+        .long("settings")
+        .value_name("FILE")
+        .env("KINTO_INI")
+        .value_parser(value_parser!(PathBuf))
+        .global(true)
+        .help("Kinto's own INI file, section [app:main]");
+    let set = Arg::new("set")
+        .long("set")
+        .value_name("KEY=VALUE")
+        .action(ArgAction::Append)
+        .global(true)
+        .help("any setting by its key; may be given several times");
+    let flags = KEYS.iter().filter_map(|key| {
+        let flag = key.flag?;
+        let argument = Arg::new(key.name).long(flag.long).help(key.meaning).global(true);
+        Some(match flag.value {
+            Some(value) => argument.value_name(value).action(ArgAction::Set),
+            None => argument.action(ArgAction::SetTrue),
+        })
+    });
+    Command::new("kinto-sidecar")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Stands in front of a Kinto and adds monitor/changes and changesets")
+        .arg(file)
+        .arg(set)
+        .args(flags)
+        .subcommand(
+            Command::new("check").about(
+                "Reads the settings, contacts the upstream, and says what was found and what is missing",
+            ),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::parse(arguments.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_on_either_side_of_the_subcommand() {
+        for arguments in
+            [["--listen", "h:1", "check", "--exclusive"], ["check", "--exclusive", "--listen", "h:1"]]
+        {
+            let cli = parse(&arguments).unwrap();
+            assert_eq!(cli.task, Task::Check);
+            assert_eq!(cli.flags["sidecar.listen"], "h:1");
+            assert_eq!(cli.flags["sidecar.exclusive"], "true");
+        }
+    }
+
+    #[test]
+    fn unknown_flags_are_refused_with_status_2() {
+        assert_eq!(parse(&["--lisen", "h:1"]).unwrap_err().exit_code(), 2);
+    }
+}
