@@ -20,6 +20,7 @@ mod harness;
 mod http2;
 mod limits;
 mod mirror_equals_upstream;
+mod monitor_changes;
 mod outage;
 mod parity;
 mod quickstart;

@@ -1,0 +1,106 @@
+//! monitor/changes and what is made of it, beyond what the plugin does.
+
+use std::io::Read;
+
+use http::Method;
+use serde_json::json;
+
+use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
+
+const MONITOR: &str = "/buckets/monitor/collections/changes";
+
+#[tokio::test]
+async fn what_needs_no_list_costs_the_upstream_nothing() {
+    let recorder = Recorder::before(Kinto::shared().url());
+    let settings = [("changes.resources", "/buckets/a"), ("sidecar.timestamps_ttl", "3600s")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let client = sidecar.client();
+    // The list is looked at once, and good for an hour.
+    client.get(&format!("{MONITOR}/records")).await.expect(200);
+    recorder.clear();
+    for (method, path, status) in [
+        (Method::GET, "/records?_since=1", 307),
+        (Method::GET, "/changeset?_expected=1&_since=%221%22", 307),
+        (Method::GET, "/records?_limit=x", 400),
+        (Method::GET, "/changeset", 400),
+        (Method::POST, "/records", 405),
+        (Method::DELETE, "/changeset?_expected=1", 405),
+        (Method::OPTIONS, "/records", 400),
+        (Method::GET, "/records?bucket=a", 200),
+        (Method::HEAD, "/records", 200),
+        (Method::GET, "/changeset?_expected=0", 200),
+    ] {
+        client.request(method, &format!("{MONITOR}{path}")).await.expect(status);
+    }
+    let asked: Vec<_> = recorder.requests().iter().map(|request| request.target.clone()).collect();
+    assert!(asked.is_empty(), "{asked:?}");
+}
+
+#[tokio::test]
+async fn nothing_monitored_is_an_empty_list() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[]);
+    let client = sidecar.client();
+    let list = client.get(&format!("{MONITOR}/records")).await.expect(200);
+    assert_eq!(list.data(), json!([]));
+    assert!(list.timestamp() > 0);
+    let changeset = client.get(&format!("{MONITOR}/changeset?_expected=0")).await.expect(200).json();
+    assert_eq!((&changeset["changes"], &changeset["metadata"]), (&json!([]), &json!({})));
+    let broadcasts = client.get("/__broadcasts__").await.expect(200);
+    assert_eq!(broadcasts.json(), json!({"broadcasts": {}, "code": 200}));
+}
+
+#[tokio::test]
+async fn a_list_is_compressed_for_those_who_take_it() {
+    let bucket = unique("compressed");
+    let sidecar = Sidecar::start(
+        Kinto::shared().url(),
+        &[SERVICE_ACCOUNT, ("changes.resources", &format!("/buckets/{bucket}"))],
+    );
+    let owner = sidecar.client().user("owner");
+    owner.put(&format!("/buckets/{bucket}")).await.expect(201);
+    for n in 0..10 {
+        let collection = format!("/buckets/{bucket}/collections/c{n}");
+        owner.put(&collection).await.expect(201);
+        owner.put(&format!("{collection}/records/r")).await.expect(201);
+    }
+    let client = sidecar.client();
+    for leaf in ["records", "changeset?_expected=0"] {
+        let path = format!("{MONITOR}/{leaf}");
+        let plain = client.get(&path).await.expect(200);
+        assert_eq!((plain.header("content-encoding"), plain.header("vary")), (None, Some("Accept-Encoding")));
+        let compressed = client.get(&path).header("accept-encoding", "gzip").await.expect(200);
+        assert_eq!(compressed.header("content-encoding"), Some("gzip"));
+        let mut text = Vec::new();
+        flate2::read::GzDecoder::new(&*compressed.body).read_to_end(&mut text).unwrap();
+        assert_eq!(text, plain.body);
+        assert!(compressed.body.len() * 2 < text.len());
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_changes_is_broadcast_once() {
+    let bucket = unique("broadcast");
+    let resources = format!("/buckets/{bucket} /buckets/{bucket}-preview");
+    let sidecar =
+        Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("changes.resources", &resources)]);
+    let owner = sidecar.client().user("owner");
+    let write = async |bucket: &str, record: &str| {
+        let path = format!("/buckets/{bucket}/collections/c/records/{record}");
+        owner.put(&path).await.expect(201).timestamp()
+    };
+    for bucket in [&*bucket, &format!("{bucket}-preview")] {
+        owner.put(&format!("/buckets/{bucket}")).await.expect(201);
+        owner.put(&format!("/buckets/{bucket}/collections/c")).await.expect(201);
+    }
+    let first = write(&bucket, "r1").await;
+    write(&format!("{bucket}-preview"), "r1").await;
+    let broadcast = async || {
+        let broadcasts = sidecar.client().get("/__broadcasts__").await.expect(200).json();
+        broadcasts["broadcasts"]["remote-settings/monitor_changes"].clone()
+    };
+    assert_eq!(broadcast().await, format!("\"{first}\""), "previews are nobody's business");
+    let second = write(&bucket, "r2").await;
+    let list = sidecar.client().get(&format!("{MONITOR}/records?bucket={bucket}")).await.expect(200);
+    assert_eq!(list.data()[0]["last_modified"], second);
+    assert_eq!(broadcast().await, format!("\"{first}\""), "the second change is held back");
+}
