@@ -45,7 +45,7 @@ async fn show(storage: &str, options: KintoOptions) {
         ("changes.resources", BUCKET),
         ("sidecar.overlap", "2s"),
         ("sidecar.verify_every", "2s"),
-        ("sidecar.poll_budget", "20%"),
+        ("sidecar.poll_budget", "100%"),
     ];
     let sidecar = Sidecar::start(kinto.url(), &settings);
     let through = sidecar.client().user("alice");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::COLLECTION;
-use crate::support::{Client, eventually};
+use crate::support::{Client, PATIENCE, eventually};
 
 /// Rows by id.
 pub type Rows = BTreeMap<String, Value>;
@@ -71,7 +71,7 @@ impl Follower {
     pub async fn catch_up(&mut self, upstream: &Client) {
         let truth = records(upstream).await;
         let mut last = (0, 0, 0);
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             self.ask().await;
             last = self.differences(&truth);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -38,6 +39,8 @@ pub async fn read_until_told(mut random: Random, through: Client, ledger: Arc<Le
         check(changeset["changes"].as_array().unwrap(), timestamp, limit, &ledger);
         known = timestamp;
         looked_at += 1;
+        // The writers need the processor, too.
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     looked_at
 }
