@@ -11,10 +11,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::stub::Stub;
-use crate::support::{Client, PATIENCE, Response, eventually, undertaker};
+use crate::support::{
+    Client, Kinto, PATIENCE, Response, SERVICE_ACCOUNT, Sidecar, eventually, undertaker, unique,
+};
 
 /// A cache, run with the configuration in `deploy/`; stopped when dropped.
 struct Cache {
@@ -144,6 +147,96 @@ fn is_hit(response: &Response) -> bool {
     let last = last.rsplit(", ").next().unwrap();
     assert!(last.starts_with("nginx") || last.starts_with("varnish"), "{response}");
     last.contains("; hit")
+}
+
+/// A Kinto with one collection of one record, and a sidecar in front of it whose answers may be kept for an hour.
+async fn origin(reader: &str, purge_port: Option<u16>) -> (Sidecar, String) {
+    let kinto = Kinto::shared();
+    let bucket = unique("cached");
+    let alice = kinto.client().user("alice");
+    let permissions = json!({"permissions": {"read": [reader]}});
+    alice.put(&format!("/buckets/{bucket}")).json(permissions).await.expect(201);
+    let collection = format!("/buckets/{bucket}/collections/articles");
+    alice.put(&collection).await.expect(201);
+    alice.put(&format!("{collection}/records/first")).await.expect(201);
+    let resource = format!("/buckets/{bucket}");
+    let purge_url = purge_port.map(|port| format!("http://127.0.0.1:{port}/"));
+    let mut settings = vec![
+        SERVICE_ACCOUNT,
+        ("changes.resources", resource.as_str()),
+        ("record_cache_expires_seconds", "3600"),
+    ];
+    settings.extend(purge_url.as_deref().map(|url| ("sidecar.purge_url", url)));
+    (Sidecar::start(kinto.url(), &settings), collection)
+}
+
+async fn second_reader_gets_the_copy(kind: Kind) {
+    let (sidecar, collection) = origin("system.Everyone", None).await;
+    let Some(cache) = Cache::start(kind, free_port(), sidecar.address()) else { return };
+    for path in [format!("{collection}/changeset?_expected=0"), format!("{collection}/changeset?_expected=1")]
+    {
+        let first = cache.client().get(&path).await.expect(200);
+        assert!(!is_hit(&first), "{first}");
+        let second = cache.client().get(&path).await.expect(200);
+        assert!(is_hit(&second), "{second}");
+        assert_eq!(second.body, first.body);
+        assert_eq!(second.header("etag"), first.header("etag"));
+    }
+}
+
+#[tokio::test]
+async fn nginx_gives_the_second_reader_its_copy_of_a_changeset() {
+    second_reader_gets_the_copy(Kind::Nginx).await;
+}
+
+#[tokio::test]
+async fn varnish_gives_the_second_reader_its_copy_of_a_changeset() {
+    second_reader_gets_the_copy(Kind::Varnish).await;
+}
+
+async fn names_keep_answers_apart(kind: Kind) {
+    let (sidecar, collection) = origin("system.Authenticated", None).await;
+    let Some(cache) = Cache::start(kind, free_port(), sidecar.address()) else { return };
+    let path = format!("{collection}/changeset?_expected=0");
+    let alice = cache.client().user("alice");
+    for _ in 0..2 {
+        let own = alice.get(&path).await.expect(200);
+        assert!(!is_hit(&own), "{own}");
+        assert!(!is_hit(&cache.client().get(&path).await.expect(401)));
+        assert!(!is_hit(&cache.client().user("bob").get(&path).await.expect(200)));
+    }
+}
+
+#[tokio::test]
+async fn nginx_keeps_nothing_of_what_was_asked_for_under_a_name() {
+    names_keep_answers_apart(Kind::Nginx).await;
+}
+
+#[tokio::test]
+async fn varnish_keeps_nothing_of_what_was_asked_for_under_a_name() {
+    names_keep_answers_apart(Kind::Varnish).await;
+}
+
+#[tokio::test]
+async fn a_write_through_the_sidecar_drops_the_copy_in_varnish() {
+    let port = free_port();
+    let (sidecar, collection) = origin("system.Everyone", Some(port)).await;
+    let Some(cache) = Cache::start(Kind::Varnish, port, sidecar.address()) else { return };
+    let path = format!("{collection}/changeset?_expected=0");
+    let list = "/buckets/monitor/collections/changes/changeset?_expected=0";
+    for path in [&path, list] {
+        cache.client().get(path).await.expect(200);
+        assert!(is_hit(&cache.client().get(path).await.expect(200)));
+    }
+    let written = cache.client().user("alice").put(&format!("{collection}/records/second")).await.expect(201);
+    let timestamp = written.data()["last_modified"].clone();
+    for path in [&path, list] {
+        eventually("the copy is dropped", async || {
+            let answer = cache.client().get(path).await.expect(200);
+            (answer.json()["timestamp"] == timestamp).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
