@@ -103,9 +103,7 @@ async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer)
         Asked::Changeset(params) => monitor_changeset::answer(params, &monitor, request),
         Asked::List(asked) => asked.answer(&monitor, request)?,
     };
-    if is_stale {
-        changeset::mark_stale(response.headers_mut());
-    }
+    changeset::mark(response.headers_mut(), is_stale);
     Ok(response)
 }
 

@@ -51,7 +51,7 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
         .unwrap_or_else(|error| fail(core, error, origin.as_ref()));
 
     let elapsed = begun.elapsed();
-    metrics::count_request(endpoint, response.status(), CacheOutcome::None, elapsed);
+    metrics::count_request(endpoint, response.status(), CacheOutcome::of(response.headers()), elapsed);
     if let Some(line) = line {
         line.end(endpoint, &response, elapsed);
     }

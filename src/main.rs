@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kinto_sidecar::app::App;
-use kinto_sidecar::cli::Cli;
+use kinto_sidecar::check;
+use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::endpoints::admin::Admin;
 use kinto_sidecar::server::{AdminServer, Server};
 use kinto_sidecar::settings::{Environment, Settings};
@@ -40,13 +41,30 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match run(settings) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match cli.task {
+        Task::Serve => run(settings).map(|()| ExitCode::SUCCESS),
+        Task::Check => examine(&settings),
+    };
+    match done {
+        Ok(code) => code,
         Err(error) => {
             complain(&error);
             ExitCode::from(BAD_SETTINGS)
         }
     }
+}
+
+/// Says what the settings and the upstream come to.
+#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
+fn examine(settings: &Settings) -> std::io::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let upstream = Upstream::new(settings)?;
+    let report = runtime.block_on(check::check(settings, &upstream));
+    print!("{}", report.text);
+    for problem in &report.problems {
+        println!("problem       {problem}");
+    }
+    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The environment, but for what is no text.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::upstream::UpstreamError;
 
@@ -47,6 +47,19 @@ pub enum CacheOutcome {
     Stale,
     /// It had to ask the upstream.
     Miss,
+}
+
+impl CacheOutcome {
+    /// What an answer's `Cache-Status` says of this cache.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let status = headers.get("cache-status").map(HeaderValue::as_bytes);
+        match status.and_then(|status| status.strip_prefix(b"kinto-sidecar; ")) {
+            Some(b"hit") => Self::Hit,
+            Some(status) if status.starts_with(b"hit") => Self::Stale,
+            Some(_) => Self::Miss,
+            None => Self::None,
+        }
+    }
 }
 
 /// What one thread has counted.

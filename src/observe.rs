@@ -161,7 +161,7 @@ impl Observer {
             Ok((timestamp, total)) => self.timeline.learned(&clock, timestamp, total, news, asked),
             Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(key),
             Err(error) => {
-                tracing::debug!(collection = %key, %error, "could not ask for the timestamp of {key}")
+                tracing::debug!(collection = %key, %error, "could not ask for the timestamp of {key}");
             }
         }
     }

@@ -165,7 +165,7 @@ pub enum HistoryMode {
 pub enum LogFormat {
     /// For people.
     Text,
-    /// MozLog, as Kinto's own `JsonLogFormatter` writes it.
+    /// `MozLog`, as Kinto's own `JsonLogFormatter` writes it.
     Json,
 }
 

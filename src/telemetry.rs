@@ -1,4 +1,4 @@
-//! Log lines: text for people, or JSON in the MozLog shape that Kinto's own `JSONFormatter` (`kinto.core.logs`) writes.
+//! Log lines: text for people, or JSON in the `MozLog` shape that Kinto's own `JSONFormatter` (`kinto.core.logs`) writes.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -30,7 +30,7 @@ pub fn start(settings: &Settings) {
     };
 }
 
-/// MozLog 2.0.
+/// `MozLog` 2.0.
 struct MozLog {
     logger: String,
     hostname: String,

@@ -43,12 +43,24 @@ impl Admin {
         }
         match request.uri().path() {
             "/metrics" => {
+                self.measure();
                 let text = metrics::render() + &self.recorder.render();
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/health/live" => respond(StatusCode::OK, "application/json", "{\"live\":true}"),
             "/health/ready" => self.readiness().await,
             _ => Error::NotFound.into_response(),
+        }
+    }
+
+    /// What is measured when it is asked for.
+    fn measure(&self) {
+        let mirrors = &self.app.mirrors;
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        let bytes = mirrors.bytes() as f64;
+        ::metrics::gauge!("kinto_sidecar_mirror_bytes").set(bytes);
+        if let Some(age) = self.app.poller.age() {
+            ::metrics::gauge!("kinto_sidecar_timestamps_age_seconds").set(age.as_secs_f64());
         }
     }
 

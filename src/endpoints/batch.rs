@@ -125,12 +125,11 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
         if index > 0 {
             text.push(',');
         }
-        match &request.own {
-            Some(endpoint) => text.push_str(&own(core, &parts, request, endpoint.clone(), peer).await?),
-            None => {
-                let answer = answered.next().ok_or(Error::Unavailable { retry_after: None })?;
-                text.push_str(answer.get());
-            }
+        if let Some(endpoint) = &request.own {
+            text.push_str(&own(core, &parts, request, endpoint.clone(), peer).await?);
+        } else {
+            let answer = answered.next().ok_or(Error::Unavailable { retry_after: None })?;
+            text.push_str(answer.get());
         }
     }
     text.push_str("]}");

@@ -219,10 +219,14 @@ impl Answer<'_> {
     }
 }
 
-/// Says that the upstream fails, and that an answer may be behind.
-pub(super) fn mark_stale(headers: &mut HeaderMap) {
-    cache_control::forbid(headers);
-    headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed"));
+/// Says that an answer comes from memory, and whether it may be behind because the upstream fails.
+pub(super) fn mark(headers: &mut HeaderMap, is_stale: bool) {
+    if is_stale {
+        cache_control::forbid(headers);
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed"));
+    } else {
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit"));
+    }
 }
 
 /// A changeset up to its first change.
@@ -234,6 +238,6 @@ fn head(compat: Compat, key: &CollectionKey, metadata: &Metadata, timestamp: Tim
         let comma = if metadata == b"{" { "" } else { "," };
         head.extend_from_slice(format!(r#"{comma}"bucket":"{}""#, key.bucket).as_bytes());
     }
-    head.extend_from_slice(format!(r#"}},"timestamp":{},"changes":["#, timestamp).as_bytes());
+    head.extend_from_slice(format!(r#"}},"timestamp":{timestamp},"changes":["#).as_bytes());
     head.into()
 }

@@ -183,6 +183,10 @@ impl From<ReadError> for crate::error::Error {
         match error {
             ReadError::Gone => Self::NotFound,
             ReadError::Upstream(error) => Self::Upstream(error),
+            // Kinto is overloaded, or a writer was faster: both pass.
+            ReadError::Status(
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS,
+            ) => Self::Unavailable { retry_after: None },
             ReadError::Garbled(_) | ReadError::Status(_) | ReadError::Refused(_) => {
                 Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
             }

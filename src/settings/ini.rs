@@ -1,9 +1,9 @@
-//! Reads Kinto's own INI file the way Kinto does: Python's `ConfigParser` with PasteDeploy's rules.
+//! Reads Kinto's own INI file the way Kinto does: Python's `ConfigParser` with `PasteDeploy`'s rules.
 //!
 //! Section `[app:main]`; keys are case-sensitive; `=` or `:`; values go on over indented lines; whole lines
 //! that begin with `#` or `;` are comments, also between the lines of a value, and nothing else is.
 //! `%(name)s` stands for a value of the section, of `[DEFAULT]`, or for `here` and `__file__`.
-//! As in PasteDeploy, `[DEFAULT]` gives values to these only (or to a `get key = name`), never settings.
+//! As in `PasteDeploy`, `[DEFAULT]` gives values to these only (or to a `get key = name`), never settings.
 
 use std::{
     collections::BTreeMap,

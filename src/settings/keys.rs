@@ -42,16 +42,6 @@ pub enum Default {
     Found(&'static str),
 }
 
-impl Default {
-    /// The default as it would be written; empty where there is none.
-    pub(super) fn text(self) -> &'static str {
-        match self {
-            Self::Value(text) => text,
-            Self::None | Self::Found(_) => "",
-        }
-    }
-}
-
 impl Key {
     const fn new(name: &'static str, default: &'static str, meaning: &'static str) -> Self {
         let default = if default.is_empty() { Default::None } else { Default::Value(default) };

@@ -9,7 +9,7 @@ pub struct KintoSettings {
     pub http_host: Option<String>,
     /// The scheme that answers name.
     pub http_scheme: Option<String>,
-    /// The name that the root view gives, and the `Logger` of MozLog lines.
+    /// The name that the root view gives, and the `Logger` of `MozLog` lines.
     pub project_name: String,
     /// The largest page, in objects.
     pub paginate_by: Option<u64>,

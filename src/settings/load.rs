@@ -194,7 +194,7 @@ impl<'a> Places<'a> {
             threads: self.optional("sidecar.threads", &values::POSITIVE)?,
             log: self.value("sidecar.log", &values::FILTER, base.log)?,
             log_format: log_format.unwrap_or_else(crate::telemetry::usual_format),
-            limits: self.limits(base.limits)?,
+            limits: self.limits(&base.limits)?,
             kinto: self.kinto(base.kinto)?,
             changes: self.changes(base.changes)?,
             history: self.history(&base.history)?,
@@ -202,7 +202,7 @@ impl<'a> Places<'a> {
         })
     }
 
-    fn limits(&self, base: Limits) -> Result<Limits, SettingsError> {
+    fn limits(&self, base: &Limits) -> Result<Limits, SettingsError> {
         let duration = |name, default| self.value(name, &values::DURATION, default);
         Ok(Limits {
             header_bytes: self.value("sidecar.max_header", &values::SIZE, base.header_bytes)?,
@@ -430,8 +430,8 @@ mod tests {
         let (settings, warnings) = load(&[], &[]).unwrap();
         assert_eq!(warnings, []);
         assert_eq!(settings.overlap, Duration::from_secs(10));
-        for key in KEYS.iter().filter(|key| matches!(key.default, super::super::keys::Default::Value(_))) {
-            let text = key.default.text();
+        for key in KEYS {
+            let super::super::keys::Default::Value(text) = key.default else { continue };
             let assignment = format!("{}={text}", key.name);
             let (assigned, _) = load(&["--set", &assignment], &[]).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(format!("{assigned:?}"), format!("{settings:?}"), "{}", key.name);

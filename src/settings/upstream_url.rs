@@ -40,7 +40,13 @@ impl UpstreamUrl {
         let (_, port_text) = authority.as_str().split_at_checked(authority.host().len())?;
         let port = match (authority.port_u16(), port_text) {
             (Some(port), _) => port,
-            (None, "") => [80, 443][usize::from(https)],
+            (None, "") => {
+                if https {
+                    443
+                } else {
+                    80
+                }
+            }
             (None, _) => return None,
         };
         let path = uri.path();

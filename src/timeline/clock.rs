@@ -270,7 +270,9 @@ impl WriteUnderWay {
         if lowest <= known {
             notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
         } else if self.alone && notes.begun == self.begun {
-            timestamps.iter().for_each(|timestamp| notes.witness(*timestamp));
+            for timestamp in timestamps {
+                notes.witness(*timestamp);
+            }
         }
         notes.moved = Some(Instant::now());
         self.clock.total.store(u64::MAX, Ordering::Release);

@@ -418,6 +418,9 @@ impl From<PollError> for crate::error::Error {
     fn from(error: PollError) -> Self {
         match error {
             PollError::Upstream(error) => Self::Upstream(error),
+            PollError::Status(StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT, _) => {
+                Self::Unavailable { retry_after: None }
+            }
             PollError::Status(..) | PollError::Garbled(_) => {
                 Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
             }
