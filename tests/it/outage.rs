@@ -19,7 +19,7 @@ fn assert_is_kintos(answer: &Answer, status: u16) {
 }
 
 fn ask(proxy: &Proxy) -> Answer {
-    proxy.ask("GET /v1/ HTTP/1.1\r\nHost: h\r\nOrigin: http://page.test\r\n\r\n")
+    proxy.ask("GET /v1/x HTTP/1.1\r\nHost: h\r\nOrigin: http://page.test\r\n\r\n")
 }
 
 #[test]
