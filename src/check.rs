@@ -48,7 +48,6 @@ pub async fn check(settings: &Settings, upstream: &Upstream) -> Report {
     if settings.changes_mode == ChangesMode::Auto {
         monitored(&mut report, settings, upstream).await;
     }
-    report.say(&format!("journal       {:?}", settings.journal));
     report
 }
 
@@ -95,9 +94,8 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
     keys.sort();
     keys.dedup();
     if changes.resources.is_empty() {
-        report
-            .problems
-            .push("nothing is monitored: name buckets or collections in changes.resources".to_owned());
+        report.say("monitored     nothing: name buckets or collections in changes.resources");
+        return;
     }
     let at_once = settings.kinto.batch_max_requests.max(1);
     let mut slowest = Duration::ZERO;

@@ -25,5 +25,6 @@ mod outage;
 mod parity;
 mod quickstart;
 mod security;
+mod settings;
 mod shutdown;
 mod tls;
