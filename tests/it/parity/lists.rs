@@ -291,3 +291,33 @@ async fn browsers_are_let_through_alike() {
         .await;
     }
 }
+#[tokio::test]
+async fn expiries_are_given_alike() {
+    let world = &World::start(&[
+        ("monitor.changes.record_cache_expires_seconds", "60"),
+        ("monitor.changes.record_cache_maximum_expires_seconds", "3600"),
+        ("a.one.record_cache_expires_seconds", "30"),
+        ("b.one.record_cache_maximum_expires_seconds", "90"),
+    ])
+    .await;
+    let lists = [
+        "",
+        "?_expected=1",
+        "?_expected=0",
+        "?_since={2}",
+        "?_expected=",
+        "?_limit=1&_expected=3",
+        "?_limit=x",
+    ];
+    assert_same(world, lists.map(|query| Ask::get(&world.fill(&format!("{MONITOR}/records{query}"))))).await;
+    assert_same(world, [Ask::get(&format!("{MONITOR}/changeset?_expected=0"))]).await;
+    for collection in ["one", "two", "three"] {
+        let path = format!("/buckets/a/collections/{collection}/changeset");
+        assert_same(
+            world,
+            ["?_expected=0", "?_expected=1", "?_expected"].map(|query| Ask::get(&format!("{path}{query}"))),
+        )
+        .await;
+    }
+    assert_same(world, [Ask::get("/buckets/b/collections/one/changeset?_expected=0").by("reader")]).await;
+}
