@@ -138,7 +138,7 @@ impl Error {
     }
 
     /// The answer. `Retry-After` is there only where the error itself knows it: whoever finishes the answer adds the
-    /// setting's value and the CORS headers ([`headers::finish_error`]).
+    /// setting's value and the CORS headers ([`crate::cors::finish`]).
     pub fn into_response(self) -> Response {
         let status = self.status();
         let mut response = Response::new(Body::full(self.body(status)));
