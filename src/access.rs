@@ -1,9 +1,10 @@
 //! Who may read what: the upstream decides, with the requester's own credentials.
 //!
 //! Nothing of Kinto's access control is copied. Whether somebody may read a collection is what the upstream answers to
-//! their own `GET /buckets/{bucket}/collections/{collection}`, remembered for `sidecar.permission_ttl`. Answers are kept
-//! by collection and by a digest of the credentials, so no requester is ever shown another's; those who ask alike share
-//! one question. A write that may have changed permissions voids what is remembered of its bucket.
+//! their own `GET /buckets/{bucket}/collections/{collection}`, remembered for `sidecar.permission_ttl`, and for as long
+//! again while it is asked anew. Answers are kept by collection and by a digest of the credentials, so no requester is
+//! ever shown another's; those who ask alike share one question. A write that may have changed permissions voids what is
+//! remembered of its bucket.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use moka::sync::Cache;
 use serde::Deserialize;
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 mod credentials;
@@ -150,25 +153,17 @@ impl Access {
             Some(slot) => slot,
             None => self.collections.get_with(name, || Arc::new(Slot::new(self.epoch(&key.bucket)))),
         };
-        if let Some(verdict) = slot.remembered(self.ttl) {
-            return Ok(verdict);
-        }
-        let question = {
+        let question = || {
             let (upstream, key, credentials) = (upstream.clone(), key.clone(), credentials.clone());
             async move { ask_for_collection(&upstream, &key, &credentials).await }
         };
-        match slot.ask(question).await {
+        match slot.get(self.ttl, question).await {
             Ok(verdict) => Ok(verdict),
             // An upstream that fails cannot say that what was public is public no more; of somebody with credentials it
             // could have said that they were withdrawn.
-            Err(error) => match slot.known.load_full() {
-                Some(known) if credentials.is_anonymous() && known.asked.elapsed() < self.stale_if_error => {
-                    match &known.value {
-                        Verdict::Granted(granted) => {
-                            Ok(Verdict::Granted(Granted { stale: true, ..*granted }))
-                        }
-                        Verdict::Refused(_) => Err(error.into()),
-                    }
+            Err(error) => match slot.granted(self.stale_if_error) {
+                Some(granted) if credentials.is_anonymous() => {
+                    Ok(Verdict::Granted(Granted { stale: true, ..granted }))
                 }
                 _ => Err(error.into()),
             },
@@ -179,14 +174,11 @@ impl Access {
     pub async fn identity(&self, upstream: &Upstream, credentials: &Credentials) -> Result<Identity, Error> {
         let slot =
             self.identities.get_with_by_ref(credentials, || Arc::new(Slot::new(self.epoch(EVERYBODY))));
-        if let Some(identity) = slot.remembered(self.ttl) {
-            return Ok(identity);
-        }
-        let question = {
+        let question = || {
             let (upstream, credentials) = (upstream.clone(), credentials.clone());
             async move { ask_for_identity(&upstream, &credentials).await }
         };
-        Ok(slot.ask(question).await?)
+        Ok(slot.get(self.ttl, question).await?)
     }
 
     /// The collection that the requester means: `default` is a name for a bucket of their own.
@@ -253,32 +245,51 @@ impl<T: Clone + Send + Sync + 'static> Slot<T> {
         Self { known: ArcSwapOption::empty(), gate: Arc::default(), failure: Mutex::default(), epoch }
     }
 
-    fn remembered(&self, ttl: Duration) -> Option<T> {
-        let known = self.known.load();
-        let known = known.as_ref()?;
-        let current = known.epoch == self.epoch.load(Ordering::Acquire) && known.asked.elapsed() < ttl;
-        current.then(|| known.value.clone())
-    }
-
-    /// Asks the upstream, once for all who want to know; carried to its end whoever waits.
-    async fn ask(
-        self: &Arc<Self>,
-        question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
-    ) -> Result<T, UpstreamError> {
+    /// What the upstream says. It is asked where nothing is remembered, or for longer than twice `ttl`; after `ttl` it is
+    /// asked behind the back of a requester, who gets what is remembered.
+    async fn get<Q>(self: &Arc<Self>, ttl: Duration, question: impl FnOnce() -> Q) -> Result<T, UpstreamError>
+    where
+        Q: Future<Output = Result<T, UpstreamError>> + Send + 'static,
+    {
         let arrived = Instant::now();
+        if let Some(known) = self.current().filter(|known| arrived.duration_since(known.asked) < 2 * ttl) {
+            if arrived.duration_since(known.asked) >= ttl
+                && let Ok(turn) = Arc::clone(&self.gate).try_lock_owned()
+            {
+                let _unwatched = self.ask(turn, question());
+            }
+            return Ok(known.value.clone());
+        }
+        // SECURITY: a slot belongs to one requester, so those who wait here for the same question ask alike.
         let turn = Arc::clone(&self.gate).lock_owned().await;
-        let known = self.known.load_full();
         if let Some(known) =
-            known.filter(|known| known.asked >= arrived && known.epoch == self.epoch.load(Ordering::Acquire))
+            self.current().filter(|known| known.asked >= arrived || known.asked.elapsed() < ttl)
         {
             return Ok(known.value.clone());
         }
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, error)) = failure.filter(|(when, _)| *when >= arrived) {
+        if let Some((_, error)) = failure.filter(|(ended, _)| *ended >= arrived) {
             return Err(error);
         }
+        let asking = self.ask(turn, question());
+        asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
+    }
+
+    /// What is remembered, unless permissions may have changed since it was asked for.
+    fn current(&self) -> Option<Arc<Known<T>>> {
+        let known = self.known.load();
+        let known = known.as_ref().filter(|known| known.epoch == self.epoch.load(Ordering::Acquire))?;
+        Some(Arc::clone(known))
+    }
+
+    /// Asks the upstream in a task of its own: it goes on for the others if the requester goes away.
+    fn ask(
+        self: &Arc<Self>,
+        turn: OwnedMutexGuard<()>,
+        question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
+    ) -> JoinHandle<Result<T, UpstreamError>> {
         let slot = Arc::clone(self);
-        let asking = tokio::spawn(async move {
+        tokio::spawn(async move {
             let _turn = turn;
             let (asked, epoch) = (Instant::now(), slot.epoch.load(Ordering::Acquire));
             let answer = question.await;
@@ -286,12 +297,22 @@ impl<T: Clone + Send + Sync + 'static> Slot<T> {
                 Ok(value) => slot.known.store(Some(Arc::new(Known { value: value.clone(), asked, epoch }))),
                 Err(error) => {
                     *slot.failure.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some((asked, error.clone()));
+                        Some((Instant::now(), error.clone()));
                 }
             }
             answer
-        });
-        asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
+        })
+    }
+}
+
+impl Slot<Verdict> {
+    /// A permission that was given no longer than `age` ago.
+    fn granted(&self, age: Duration) -> Option<Granted> {
+        let known = self.current().filter(|known| known.asked.elapsed() < age)?;
+        match &known.value {
+            Verdict::Granted(granted) => Some(*granted),
+            Verdict::Refused(_) => None,
+        }
     }
 }
 

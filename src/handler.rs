@@ -159,7 +159,7 @@ async fn described(
 }
 
 /// The answer to a request that failed, told to the log once.
-fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> Response {
+pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> Response {
     match &error {
         Error::Internal(cause) => tracing::error!(%cause, "a request failed"),
         Error::Upstream(cause) => tracing::warn!(%cause, "the upstream did not answer"),

@@ -9,9 +9,11 @@
 //! ```
 //!
 //! A write whose outcome is not known (no answer, a 5xx, an answer that says no timestamp) has the upstream asked for the
-//! collection's timestamp.
+//! collection's timestamp, until it says it.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -28,6 +30,10 @@ use crate::timeline::clock::WriteUnderWay;
 use crate::upstream::Upstream;
 use answer::Objects;
 
+/// How long the upstream is left alone after it could not say a timestamp: at first, and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// Knows what writes mean.
 #[derive(Debug)]
 pub struct Observer {
@@ -37,6 +43,8 @@ pub struct Observer {
     version: String,
     /// Asks where an answer does not say enough.
     source: Source,
+    /// The collections for which the upstream is asked again and again, because it could not answer.
+    pending: Mutex<HashSet<CollectionKey>>,
 }
 
 /// A write on its way.
@@ -75,7 +83,13 @@ pub enum Target {
 impl Observer {
     /// Tells `timeline` and `access`; asks `upstream` where it has to.
     pub fn new(timeline: Arc<Timeline>, access: Arc<Access>, version: &str, upstream: Upstream) -> Self {
-        Self { timeline, access, version: format!("/{version}"), source: Source::new(upstream) }
+        Self {
+            timeline,
+            access,
+            version: format!("/{version}"),
+            source: Source::new(upstream),
+            pending: Mutex::default(),
+        }
     }
 
     /// What a request may write, if anything that matters here; `default` is the requester's own bucket.
@@ -100,7 +114,7 @@ impl Observer {
     }
 
     /// The default bucket makes a collection when it is first read: it is listed from then on.
-    pub async fn read_default(&self, path: &str, default: &Arc<str>) {
+    pub async fn read_default(self: &Arc<Self>, path: &str, default: &Arc<str>) {
         let Some(path) = self.decoded(path) else { return };
         let (Resource::Collection(_, collection) | Resource::Records(_, collection)) = Resource::of(&path)
         else {
@@ -110,6 +124,7 @@ impl Observer {
         let is_known =
             self.timeline.known_clock(&key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
         if self.timeline.resources().include(&key) && !is_known {
+            self.access.invalidate_bucket(default);
             self.ask(&key).await;
         }
     }
@@ -152,24 +167,46 @@ impl Observer {
         })
     }
 
-    /// Learns a collection's timestamp from the upstream.
-    async fn ask(&self, key: &CollectionKey) {
+    /// Learns a collection's timestamp from the upstream; later, where it cannot answer now.
+    async fn ask(self: &Arc<Self>, key: &CollectionKey) {
+        self.timeline.clock(key).touch();
+        if self.learn(key).await || !self.pending().insert(key.clone()) {
+            return;
+        }
+        let (observer, key) = (Arc::clone(self), key.clone());
+        tokio::spawn(async move {
+            let mut pause = SHORTEST_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                if observer.learn(&key).await {
+                    break;
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            observer.pending().remove(&key);
+        });
+    }
+
+    /// Asks once; whether the upstream said something, be it that there is no such collection.
+    async fn learn(&self, key: &CollectionKey) -> bool {
         let clock = self.timeline.clock(key);
-        clock.touch();
         let (news, asked) = (clock.news(), Instant::now());
         match self.source.head(key).await {
             Ok((timestamp, total)) => self.timeline.learned(&clock, timestamp, total, news, asked),
             Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(key),
+            Err(error @ (ReadError::Upstream(_) | ReadError::Status(_))) => {
+                tracing::debug!(collection = %key, %error, "could not ask for a timestamp");
+                return false;
+            }
             Err(error) => {
-                tracing::debug!(collection = %key, %error, "could not ask for the timestamp of {key}");
+                tracing::debug!(collection = %key, %error, "cannot ask for a timestamp");
             }
         }
+        true
     }
 
-    async fn ask_bucket(&self, bucket: &str) {
-        for clock in self.timeline.clocks().iter().filter(|clock| &*clock.key().bucket == bucket) {
-            self.ask(clock.key()).await;
-        }
+    fn pending(&self) -> MutexGuard<'_, HashSet<CollectionKey>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -178,35 +215,51 @@ impl Observer {
 impl Passing {
     /// The upstream answered this.
     pub async fn answered(mut self, status: StatusCode, body: &[u8]) {
+        if status.is_server_error() {
+            // Dropping it says that the outcome is not known.
+            return;
+        }
         self.is_settled = true;
         if status.is_success() {
             self.succeeded(status, &Objects::of(body)).await;
-        } else if status.is_server_error() {
-            self.doubtful().await;
         }
     }
 
-    /// Nobody knows what became of it: what it may have changed is asked for.
-    pub async fn doubtful(&mut self) {
+    /// The answer cannot be believed: what the write may have changed is asked for before the client hears of it.
+    pub async fn doubtful(mut self) {
         self.is_settled = true;
-        let observer = Arc::clone(&self.observer);
-        match &self.target {
-            Target::Records(write) => observer.ask(write.clock().key()).await,
+        self.ask().await;
+    }
+
+    async fn ask(&self) {
+        for key in self.suspects() {
+            self.observer.ask(&key).await;
+        }
+    }
+
+    /// The collections that the write may have changed. They count as changed, permissions too.
+    fn suspects(&self) -> Vec<CollectionKey> {
+        let Observer { timeline, access, .. } = &*self.observer;
+        let keys = match &self.target {
+            Target::Records(write) => vec![write.clock().key().clone()],
             Target::Collection(key) => {
-                observer.access.invalidate_bucket(&key.bucket);
-                observer.ask(key).await;
+                access.invalidate_bucket(&key.bucket);
+                vec![key.clone()]
             }
             Target::Collections(bucket) | Target::Bucket(bucket) | Target::Groups(bucket) => {
-                observer.access.invalidate_bucket(bucket);
-                observer.ask_bucket(bucket).await;
+                access.invalidate_bucket(bucket);
+                let keys = timeline.clocks().into_iter().map(|clock| clock.key().clone());
+                keys.filter(|key| key.bucket == *bucket).collect()
             }
             Target::Buckets | Target::Accounts | Target::Everything => {
-                observer.access.invalidate_all();
-                for clock in observer.timeline.clocks() {
-                    observer.ask(clock.key()).await;
-                }
+                access.invalidate_all();
+                timeline.clocks().into_iter().map(|clock| clock.key().clone()).collect()
             }
+        };
+        for key in &keys {
+            timeline.touched(key);
         }
+        keys
     }
 
     async fn succeeded(&self, status: StatusCode, objects: &Objects) {
@@ -216,10 +269,11 @@ impl Passing {
             Target::Records(_)
                 if self.method == Method::POST && status == StatusCode::OK && objects.is_one() => {}
             Target::Records(write) => match objects.timestamps() {
-                Some(timestamps) if timestamps.is_empty() => {}
-                Some(timestamps) => timeline.acknowledged(write, &timestamps),
+                Some(timestamps) => self.acknowledged(write, &timestamps),
                 None => self.observer.ask(write.clock().key()).await,
             },
+            // A list that cannot be read says nothing of what was deleted.
+            Target::Collections(_) | Target::Buckets if !objects.are_named() => self.ask().await,
             Target::Collection(key) => {
                 access.invalidate_bucket(&key.bucket);
                 self.collection(key, status).await;
@@ -254,6 +308,18 @@ impl Passing {
         }
     }
 
+    fn acknowledged(&self, write: &WriteUnderWay, timestamps: &[Timestamp]) {
+        if timestamps.is_empty() {
+            return;
+        }
+        let clock = write.clock();
+        if clock.timestamp() == Timestamp::ZERO {
+            // In the default bucket, the first record makes bucket and collection.
+            self.observer.access.invalidate_bucket(&clock.key().bucket);
+        }
+        self.observer.timeline.acknowledged(write, timestamps);
+    }
+
     async fn collection(&self, key: &CollectionKey, status: StatusCode) {
         if self.method == Method::DELETE {
             self.observer.timeline.removed(key);
@@ -270,16 +336,16 @@ impl Drop for Passing {
         if self.is_settled {
             return;
         }
-        // The exchange ended without an answer, or was given up.
+        // The exchange ended without an answer that says what became of it. Whoever waits for the answer does not wait
+        // for what the upstream says now.
+        let suspects = self.suspects();
+        let observer = Arc::clone(&self.observer);
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let target = std::mem::replace(&mut self.target, Target::Accounts);
-        let mut passing = Self {
-            observer: Arc::clone(&self.observer),
-            method: self.method.clone(),
-            target,
-            is_settled: true,
-        };
-        runtime.spawn(async move { passing.doubtful().await });
+        runtime.spawn(async move {
+            for key in suspects {
+                observer.ask(&key).await;
+            }
+        });
     }
 }
 

@@ -11,21 +11,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Endpoint, list};
 use crate::access::Credentials;
 use crate::body::{self, Body};
+use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::forward;
-use crate::handler::Core;
+use crate::handler::{Core, fail};
 use crate::observe::batch::SubAnswer;
-use crate::observe::default_bucket;
+use crate::observe::{self, default_bucket};
 use crate::route::Route;
 use crate::server::Peer;
 use crate::settings::Settings;
@@ -33,7 +35,26 @@ use crate::settings::Settings;
 /// The most that one sub-answer of the sidecar's may take, in bytes.
 const LARGEST_ANSWER: usize = 1 << 28;
 
+/// The methods that Kinto takes.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::POST, Method::PUT, Method::PATCH];
+
+/// What a target may not hold as it is.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'|')
+    .add(b'\\')
+    .add(b'^');
+
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Batch<'a> {
     #[serde(borrow)]
     defaults: Option<&'a RawValue>,
@@ -42,6 +63,7 @@ struct Batch<'a> {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct Spec<'a> {
     #[serde(borrow, default)]
     method: Option<Cow<'a, str>>,
@@ -49,6 +71,8 @@ struct Spec<'a> {
     path: Option<Cow<'a, str>>,
     #[serde(default)]
     headers: Option<BTreeMap<String, String>>,
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +83,8 @@ struct Answers<'a> {
 
 #[derive(Deserialize)]
 struct Answered<'a> {
+    #[serde(borrow)]
+    path: Cow<'a, str>,
     status: u16,
     #[serde(borrow, default)]
     body: Option<&'a RawValue>,
@@ -88,15 +114,17 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let requests = batch.as_ref().and_then(|batch| read(batch, settings));
     let Some((batch, requests)) = batch.zip(requests) else {
         // The upstream says what is wrong with it.
-        let (answer, body) = forward::exchange(core, parts, body, peer).await?;
+        let (answer, body) = exchange(core, &parts, body, None, peer).await?;
         return Ok(Response::from_parts(answer, Body::full(body)));
     };
     let is_recursive = requests.iter().any(|request| request.target.contains("/batch"));
     if is_recursive || requests.iter().all(|request| request.own.is_none()) {
         let targets: Vec<&SubRequest> = requests.iter().collect();
-        let (answer, body) = exchange(core, &parts, body.clone(), &targets, peer).await?;
+        let (answer, body) = exchange(core, &parts, body.clone(), Some(&targets), peer).await?;
         return Ok(Response::from_parts(answer, Body::full(body)));
     }
+    let origin = parts.headers.get(header::ORIGIN);
+    cors::check_origin(&parts.headers, &settings.kinto.cors_origins)?;
     let limit = settings.kinto.batch_max_requests;
     if limit > 0 && requests.len() > limit {
         return Err(Error::InvalidParameter {
@@ -110,7 +138,7 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let mut from_upstream = Bytes::new();
     if !theirs.is_empty() {
         let rest = rest_of(&batch, &requests);
-        let (answer, answered) = exchange(core, &parts, rest, &theirs, peer).await?;
+        let (answer, answered) = exchange(core, &parts, rest, Some(&theirs), peer).await?;
         if answer.status != StatusCode::OK {
             return Ok(Response::from_parts(answer, Body::full(answered)));
         }
@@ -120,52 +148,74 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
         Ok(answers) => answers.responses.into_iter(),
         Err(_) => Vec::new().into_iter(),
     };
+    let ours = requests.iter().filter_map(|request| {
+        let endpoint = request.own.clone()?;
+        Some(own(core, &parts, request, endpoint, peer))
+    });
+    let mut ours = try_join_all(ours).await?.into_iter();
     let mut text = String::from("{\"responses\":[");
     for (index, request) in requests.iter().enumerate() {
         if index > 0 {
             text.push(',');
         }
-        if let Some(endpoint) = &request.own {
-            text.push_str(&own(core, &parts, request, endpoint.clone(), peer).await?);
+        let unavailable = Error::Unavailable { retry_after: None };
+        if request.own.is_some() {
+            text.push_str(&ours.next().ok_or(unavailable)?);
         } else {
-            let answer = answered.next().ok_or(Error::Unavailable { retry_after: None })?;
-            text.push_str(answer.get());
+            text.push_str(answered.next().ok_or(unavailable)?.get());
         }
     }
     text.push_str("]}");
-    Ok(list::json(Body::full(text)))
+    let mut response = list::json(Body::full(text));
+    cors::finish(response.headers_mut(), origin, Exposed::Plain, &settings.kinto.cors_origins);
+    Ok(response)
 }
 
-/// Gives the upstream a batch, and tells the observer what came of it.
+/// Gives the upstream a batch, and tells the observer what came of it. `requests` is `None` where the batch could not be
+/// read here: what it wrote is then known by its answer only.
 async fn exchange(
     core: &Core,
     parts: &Parts,
     body: Bytes,
-    requests: &[&SubRequest],
+    requests: Option<&[&SubRequest]>,
     peer: &Peer,
 ) -> Result<(http::response::Parts, Bytes), Error> {
     let observer = &core.app.observer;
-    let credentials = Credentials::of(&parts.headers);
-    let mut default: Option<Arc<str>> = None;
-    if let Some(request) = requests.iter().find(|request| observer.is_in_default_bucket(request.path())) {
-        default = default_bucket(observer, &core.upstream, request.path(), &credentials).await;
+    let mut writes = Vec::new();
+    for request in requests.unwrap_or_default() {
+        let path = request.path().to_owned();
+        let default = default_of(core, parts, request).await;
+        writes.push(observe::batch::SubRequest { method: request.method.clone(), path, default });
     }
-    let writes: Vec<(Method, String)> =
-        requests.iter().map(|request| (request.method.clone(), request.path().to_owned())).collect();
-    let passing = observer.begin_batch(&writes, default.as_ref());
+    let mut passing = observer.begin_batch(&writes);
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
+    let credentials = Credentials::of(&parts.headers);
     let (answer, answered) = forward::exchange(core, parts, body, peer).await?;
     if answer.status != StatusCode::OK {
         passing.failed(answer.status).await;
         return Ok((answer, answered));
     }
-    let answers: Vec<Answered<'_>> = serde_json::from_slice::<Answers<'_>>(&answered)
-        .map(|answers| {
-            answers.responses.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok()).collect()
-        })
-        .unwrap_or_default();
+    let answers: Option<Vec<Answered<'_>>> =
+        serde_json::from_slice::<Answers<'_>>(&answered).ok().and_then(|answers| {
+            answers.responses.iter().map(|raw| serde_json::from_str(raw.get()).ok()).collect()
+        });
+    let Some(answers) = answers else {
+        passing.doubtful().await;
+        return Ok((answer, answered));
+    };
+    if requests.is_none() {
+        writes.clear();
+        for answer in &answers {
+            let path = answer.path.clone().into_owned();
+            let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
+            writes.push(observe::batch::SubRequest { method: Method::POST, path, default });
+        }
+        passing = observer.begin_batch(&writes);
+        passing.doubtful().await;
+        return Ok((answer, answered));
+    }
     let answers: Vec<SubAnswer<'_>> = answers
         .iter()
         .map(|answer| SubAnswer {
@@ -174,7 +224,22 @@ async fn exchange(
         })
         .collect();
     passing.answered(&answers).await;
+    for (request, answer) in writes.iter().zip(&answers) {
+        if let Some(default) = request.default.as_ref().filter(|_| answer.status.is_success()) {
+            observer.read_default(&request.path, default).await;
+        }
+    }
     Ok((answer, answered))
+}
+
+/// The bucket that the requester of a sub-request knows as `default`, where it leads there.
+async fn default_of(core: &Core, outer: &Parts, request: &SubRequest) -> Option<Arc<str>> {
+    let observer = &core.app.observer;
+    if !observer.is_in_default_bucket(request.path()) {
+        return None;
+    }
+    let credentials = Credentials::of(&request.headers_within(&outer.headers));
+    default_bucket(observer, &core.upstream, request.path(), &credentials).await
 }
 
 /// Answers one of the sidecar's own sub-requests, as an element of the list of answers.
@@ -185,21 +250,21 @@ async fn own(
     endpoint: Endpoint,
     peer: &Peer,
 ) -> Result<String, Error> {
+    let settings = &core.app.settings;
     let mut parts = outer.clone();
     parts.method = request.method.clone();
-    parts.uri = request.target.parse::<Uri>().map_err(|_| Error::NotFound)?;
-    for name in [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, header::ACCEPT] {
-        parts.headers.remove(name);
-    }
-    for (name, value) in &request.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value))
-            && name != header::ACCEPT_ENCODING
-        {
-            parts.headers.insert(name, value);
+    parts.headers = request.headers_within(&outer.headers);
+    let target = utf8_percent_encode(&request.target, ESCAPED).to_string();
+    parts.uri = target.parse().map_err(|_| Error::NotFound)?;
+    let answer = one(core, endpoint, &parts, peer).await;
+    let answer = match followed(&answer).map(|uri| (Route::of(uri.path(), settings), uri)) {
+        Some((Route::Own(endpoint), uri)) => {
+            parts.uri = uri;
+            one(core, endpoint, &parts, peer).await
         }
-    }
-    let answered = super::answer(core, endpoint, &parts, peer).await;
-    let (answer, body) = answered.unwrap_or_else(Error::into_response).into_parts();
+        _ => answer,
+    };
+    let (answer, body) = answer.into_parts();
     let body = body::read_limited(body, LARGEST_ANSWER).await?;
     let text = std::str::from_utf8(&body).ok().filter(|_| request.method != Method::HEAD);
     let json = text.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
@@ -211,10 +276,24 @@ async fn own(
             .map_err(|error| Error::Internal(error.into()))?;
         &*quoted
     };
-    let path = percent_decode_str(request.path()).decode_utf8_lossy();
+    let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy();
     let own =
         OwnAnswer { path: &path, status: answer.status.as_u16(), headers: named(&answer.headers), body };
     serde_json::to_string(&own).map_err(|error| Error::Internal(error.into()))
+}
+
+async fn one(core: &Core, endpoint: Endpoint, parts: &Parts, peer: &Peer) -> Response {
+    let answered = super::answer(core, endpoint, parts, peer).await;
+    answered.unwrap_or_else(|error| fail(core, error, parts.headers.get(header::ORIGIN)))
+}
+
+/// Where an answer leads: Kinto follows redirects of sub-requests, once, whatever host they name.
+fn followed(answer: &Response) -> Option<Uri> {
+    if !answer.status().is_redirection() {
+        return None;
+    }
+    let location: Uri = answer.headers().get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
+    Some(location.into_parts().path_and_query?.into())
 }
 
 /// Reads the sub-requests; `None` where one is not as Kinto takes it.
@@ -226,12 +305,17 @@ fn read(batch: &Batch<'_>, settings: &Settings) -> Option<Vec<SubRequest>> {
     };
     let request = |raw: &&RawValue| {
         let spec: Spec<'_> = serde_json::from_str(raw.get()).ok()?;
-        let path = spec.path.or_else(|| defaults.path.clone())?;
+        let path = spec.path.or_else(|| defaults.path.clone()).filter(|path| path.starts_with('/'))?;
         let method = spec.method.or_else(|| defaults.method.clone()).unwrap_or(Cow::Borrowed("GET"));
+        let method = METHODS.into_iter().find(|known| known.as_str() == method)?;
+        let has_other_body = |body: Option<&RawValue>| body.is_some_and(|body| !body.get().starts_with('{'));
+        if has_other_body(spec.body) || has_other_body(defaults.body) {
+            return None;
+        }
         let mut headers = defaults.headers.clone().unwrap_or_default();
         headers.extend(spec.headers.unwrap_or_default());
         let target = if path.starts_with(&version) { path.into_owned() } else { format!("{version}{path}") };
-        let mut request = SubRequest { method: method.parse().ok()?, target, headers, own: None };
+        let mut request = SubRequest { method, target, headers, own: None };
         if let Route::Own(endpoint) = Route::of(request.path(), settings) {
             request.own = Some(endpoint);
         }
@@ -269,5 +353,19 @@ fn named(headers: &HeaderMap) -> BTreeMap<String, String> {
 impl SubRequest {
     fn path(&self) -> &str {
         self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+    }
+
+    /// The batch's own headers, overridden by those of the sub-request.
+    fn headers_within(&self, outer: &HeaderMap) -> HeaderMap {
+        let mut headers = outer.clone();
+        for (name, value) in &self.headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.insert(name, value);
+            }
+        }
+        for name in [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, header::ACCEPT] {
+            headers.remove(name);
+        }
+        headers
     }
 }

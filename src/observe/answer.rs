@@ -1,6 +1,7 @@
 //! The objects that Kinto's answer to a write names.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::kinto::Timestamp;
 
@@ -10,16 +11,16 @@ pub struct Objects {
     data: Option<Data>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Answer {
-    data: Data,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 enum Data {
     Several(Vec<Object>),
     One(Object),
+}
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
 }
 
 #[derive(Debug, Deserialize)]
@@ -31,7 +32,12 @@ struct Object {
 impl Objects {
     /// Reads an answer; one that is not an object of Kinto's, or a list of them, names nothing.
     pub fn of(body: &[u8]) -> Self {
-        Self { data: serde_json::from_slice(body).ok().map(|Answer { data }| data) }
+        Self { data: serde_json::from_slice(body).ok().and_then(|Answer { data }| Data::read(data.get())) }
+    }
+
+    /// Whether the answer is about anything.
+    pub fn are_named(&self) -> bool {
+        self.data.is_some()
     }
 
     /// Whether the answer is about a single object.
@@ -55,6 +61,17 @@ impl Objects {
             None => [].iter(),
             Some(Data::One(object)) => std::slice::from_ref(object).iter(),
             Some(Data::Several(objects)) => objects.iter(),
+        }
+    }
+}
+
+impl Data {
+    /// What a record holds besides is skipped, however large it is.
+    fn read(json: &str) -> Option<Self> {
+        if json.starts_with('[') {
+            serde_json::from_str(json).ok().map(Self::Several)
+        } else {
+            serde_json::from_str(json).ok().map(Self::One)
         }
     }
 }

@@ -26,6 +26,17 @@ struct Place {
     method: Method,
 }
 
+/// A sub-request, as far as it tells what it may write.
+#[derive(Debug, Clone)]
+pub struct SubRequest {
+    /// Its method.
+    pub method: Method,
+    /// Its path, with the API version and without the query.
+    pub path: String,
+    /// The bucket that its requester knows as `default`.
+    pub default: Option<Arc<str>>,
+}
+
 /// A sub-request's answer.
 #[derive(Debug, Clone, Copy)]
 pub struct SubAnswer<'a> {
@@ -36,24 +47,20 @@ pub struct SubAnswer<'a> {
 }
 
 impl Observer {
-    /// What the sub-requests of a batch may write, each with its method and path.
-    pub fn begin_batch(
-        self: &Arc<Self>,
-        requests: &[(Method, String)],
-        default: Option<&Arc<str>>,
-    ) -> PassingBatch {
+    /// What the sub-requests of a batch may write.
+    pub fn begin_batch(self: &Arc<Self>, requests: &[SubRequest]) -> PassingBatch {
         let mut records: HashMap<CollectionKey, usize> = HashMap::new();
         let mut passing: Vec<(Passing, Vec<Place>)> = Vec::new();
-        for (index, (method, path)) in requests.iter().enumerate() {
+        for (index, SubRequest { method, path, default }) in requests.iter().enumerate() {
             let place = Place { index, method: method.clone() };
-            let known = self.records_of(path, default).and_then(|key| records.get(&key).copied());
+            let known = self.records_of(path, default.as_ref()).and_then(|key| records.get(&key).copied());
             if let Some((_, places)) = known.and_then(|at| passing.get_mut(at)) {
                 if !matches!(*method, Method::GET | Method::HEAD) {
                     places.push(place);
                 }
                 continue;
             }
-            let Some(begun) = self.begin(method, path, default) else { continue };
+            let Some(begun) = self.begin(method, path, default.as_ref()) else { continue };
             if let Target::Records(write) = &begun.target {
                 records.insert(write.clock().key().clone(), passing.len());
             }
@@ -71,22 +78,41 @@ impl PassingBatch {
         }
     }
 
+    /// None of the answers can be believed.
+    pub async fn doubtful(self) {
+        for (passing, _) in self.passing {
+            passing.doubtful().await;
+        }
+    }
+
     /// The upstream answered with these sub-answers, by the places of the sub-requests.
     pub async fn answered(self, answers: &[SubAnswer<'_>]) {
         let is_rolled_back = answers.iter().any(|answer| answer.status == StatusCode::CONFLICT);
-        for (mut passing, places) in self.passing {
+        for (passing, places) in self.passing {
             let own: Option<Vec<_>> =
                 places.iter().map(|place| Some((place, answers.get(place.index)?))).collect();
-            let Some(own) = own.filter(|_| !is_rolled_back) else {
-                passing.doubtful().await;
-                continue;
-            };
-            match own.as_slice() {
-                [(_, answer)] => passing.answered(answer.status, answer.body).await,
-                own => several(passing, own).await,
+            match own.as_deref() {
+                None => passing.doubtful().await,
+                Some(own) if is_rolled_back => rolled_back(passing, own).await,
+                Some([(_, answer)]) => passing.answered(answer.status, answer.body).await,
+                Some(own) => several(passing, own).await,
             }
         }
     }
+}
+
+/// Writes of which nobody knows whether they were.
+async fn rolled_back(passing: Passing, own: &[(&Place, &SubAnswer<'_>)]) {
+    if let Target::Collections(bucket) = &passing.target {
+        for (_, answer) in own {
+            // One that is new is known by its answer only.
+            for id in Objects::of(answer.body).ids() {
+                let key = CollectionKey { bucket: bucket.clone(), collection: id.into() };
+                passing.observer.ask(&key).await;
+            }
+        }
+    }
+    passing.doubtful().await;
 }
 
 /// Several writes of records of one collection.
@@ -107,6 +133,6 @@ async fn several(mut passing: Passing, own: &[(&Place, &SubAnswer<'_>)]) {
     }
     passing.is_settled = true;
     if let Target::Records(write) = &passing.target {
-        passing.observer.timeline.acknowledged(write, &timestamps);
+        passing.acknowledged(write, &timestamps);
     }
 }
