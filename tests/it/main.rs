@@ -11,7 +11,9 @@
 
 mod support;
 
+mod access;
 mod admin;
+mod batch;
 mod clients;
 mod cold_to_hot;
 mod deploy;
@@ -28,3 +30,4 @@ mod security;
 mod settings;
 mod shutdown;
 mod tls;
+mod writes;
