@@ -74,6 +74,18 @@ async fn each_kind_of_write_of_records_is_listed_at_once() {
 }
 
 #[tokio::test]
+async fn a_collection_may_have_a_name_that_kinto_refuses_in_batches() {
+    let kinto = Kinto::shared();
+    let bucket = format!("/buckets/{}", unique("batch"));
+    let alice = kinto.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/batches")).await.expect(201);
+    let sidecar = sidecar(kinto.url(), &bucket).await;
+    let known = listed(&sidecar.client()).await;
+    assert_eq!(known["batches"], timestamp(kinto, &format!("{bucket}/collections/batches")).await);
+}
+
+#[tokio::test]
 async fn a_write_that_fails_changes_nothing() {
     let kinto = Kinto::shared();
     let bucket = format!("/buckets/{}", unique("failing"));
