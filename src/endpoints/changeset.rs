@@ -53,7 +53,7 @@ pub async fn answer(
     cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
     let params = ChangesetParams::parse(request.uri.query(), app.settings.compat, Timestamp::now());
     let credentials = Credentials::of(&request.headers);
-    let key = app.access.resolve(&core.upstream, key, &credentials).await?;
+    // Asked for under the name that the requester used: in their default bucket that makes the collection, as in Kinto.
     let granted = match app.access.may_read(&core.upstream, &key, &credentials).await? {
         Verdict::Granted(granted) => granted,
         Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
@@ -61,6 +61,7 @@ pub async fn answer(
         }
         Verdict::Refused(refusal) => return Ok(refusal.replay()),
     };
+    let key = app.access.resolve(&core.upstream, key, &credentials).await?;
     // As in the plugin, who may not read the collection is not told what is wrong with the parameters.
     let params = params?;
     let mirror = app.mirrors.mirror(&key);

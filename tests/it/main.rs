@@ -14,6 +14,7 @@ mod support;
 mod access;
 mod admin;
 mod batch;
+mod changesets;
 mod clients;
 mod cold_to_hot;
 mod deploy;
