@@ -7,9 +7,16 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// A shell cannot trap what was ignored when it was started, as everything that runs in the background ignores Ctrl-C.
+const WITH_CTRL_C: &str = "import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])";
+
 #[test]
 fn quickstart_shows_a_change_arrive_and_stops_both_servers() {
-    let mut quickstart = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart"))
+    let mut quickstart = Command::new("python3")
+        .args(["-c", WITH_CTRL_C])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart"))
         .args(["--binary", env!("CARGO_BIN_EXE_kinto-sidecar")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
