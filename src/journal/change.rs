@@ -1,0 +1,108 @@
+//! What the journal is told, and what it tells.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::object::Object;
+use crate::kinto::Timestamp;
+
+/// Permission names with their principals, as Kinto writes them.
+pub type Permissions = BTreeMap<String, Vec<String>>;
+
+/// What was done to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It was not there before.
+    Create,
+    /// It was.
+    Update,
+    /// It is a tombstone now.
+    Delete,
+}
+
+/// One new version of an object, to be recorded.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The object.
+    pub object: Object,
+    /// What was done; where it is `None`, `create` for an object that the journal does not know to be alive, else
+    /// `update`.
+    pub action: Option<Action>,
+    /// The `last_modified` of the version.
+    pub modified: Timestamp,
+    /// The new version or the tombstone, as the upstream sent it; `None` where only permissions are to be learned.
+    pub data: Option<Box<RawValue>>,
+    /// The object's permissions; where they were not shown, the last that are known stand.
+    pub permissions: Option<Permissions>,
+    /// Who did it; `None` for somebody anonymous or unknown.
+    pub user_id: Option<String>,
+}
+
+/// A write that is about to go to the upstream.
+#[derive(Debug, Clone)]
+pub struct Intent {
+    /// Who writes.
+    pub user_id: Option<String>,
+    /// `PUT`, `POST`, `PATCH` or `DELETE`.
+    pub method: String,
+    /// The path below the API version, decoded, with the requester's own bucket in place of `default`.
+    pub uri: String,
+    /// The `data` of the request's body, where it is small: it tells whose an object is that a POST made.
+    pub sent: Option<Box<RawValue>>,
+    /// The newest timestamp that was known of the list that the object is in.
+    pub known: Timestamp,
+}
+
+/// Intents that were put into the journal together (one request, or one batch).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IntentGroup(pub i64);
+
+/// What became of a group of intents.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// The intents that are closed by it, if any.
+    pub closes: Option<IntentGroup>,
+    /// What was written, in its order.
+    pub changes: Vec<Change>,
+    /// State that is taken as known without an entry.
+    pub known: Vec<Change>,
+    /// Watermarks of lists: the list's URI, and the timestamp up to which everything in it is recorded.
+    pub watermarks: Vec<(String, Timestamp)>,
+}
+
+/// The state of an object as last recorded.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The `last_modified` of its version.
+    pub modified: Timestamp,
+    /// Whether that is a tombstone.
+    pub deleted: bool,
+    /// Its permissions, where they were ever seen.
+    pub permissions: Option<Permissions>,
+}
+
+/// An entry of a bucket's history.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its own id, a UUID.
+    pub id: String,
+    /// Its own timestamp, unique in its bucket.
+    pub last_modified: Timestamp,
+    /// The whole entry as it is served, as JSON.
+    pub json: Arc<str>,
+    /// The object that it is about.
+    pub object: Object,
+    /// The version that it is about.
+    pub modified: Timestamp,
+}
+
+/// Something was recorded, by this process or by another one on the same journal.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// The objects, with their versions; for large commits only the newest of each collection.
+    pub objects: Vec<(Object, Timestamp)>,
+    /// Whether another process recorded it.
+    pub is_foreign: bool,
+}

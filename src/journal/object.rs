@@ -1,0 +1,140 @@
+//! What a history entry is about.
+
+use std::fmt;
+
+use crate::kinto::{Resource, is_id};
+
+/// The kinds of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceName {
+    /// A bucket.
+    Bucket,
+    /// A group.
+    Group,
+    /// A collection.
+    Collection,
+    /// A record.
+    Record,
+}
+
+/// One object of Kinto, by the ids in its URI.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Object {
+    /// `/buckets/{bucket}`
+    Bucket(String),
+    /// `/buckets/{bucket}/groups/{group}`
+    Group(String, String),
+    /// `/buckets/{bucket}/collections/{collection}`
+    Collection(String, String),
+    /// `/buckets/{bucket}/collections/{collection}/records/{record}`
+    Record(String, String, String),
+}
+
+// === impl ResourceName ===
+
+impl ResourceName {
+    /// As Kinto writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bucket => "bucket",
+            Self::Group => "group",
+            Self::Collection => "collection",
+            Self::Record => "record",
+        }
+    }
+}
+
+// === impl Object ===
+
+impl Object {
+    /// Reads a URI without the API version; `None` where it names no object.
+    pub fn of_uri(uri: &str) -> Option<Self> {
+        Some(match Resource::of(uri) {
+            Resource::Bucket(bucket) => Self::Bucket(bucket.to_owned()),
+            Resource::Collection(bucket, collection) => {
+                Self::Collection(bucket.to_owned(), collection.to_owned())
+            }
+            Resource::Record(bucket, collection, record) => {
+                Self::Record(bucket.to_owned(), collection.to_owned(), record.to_owned())
+            }
+            Resource::Groups(bucket) => {
+                let group = uri.trim_end_matches('/').rsplit_once("/groups/")?.1;
+                is_id(group).then(|| Self::Group(bucket.to_owned(), group.to_owned()))?
+            }
+            _ => return None,
+        })
+    }
+
+    /// Its bucket's id.
+    pub fn bucket(&self) -> &str {
+        match self {
+            Self::Bucket(bucket)
+            | Self::Group(bucket, _)
+            | Self::Collection(bucket, _)
+            | Self::Record(bucket, ..) => bucket,
+        }
+    }
+
+    /// The id of the collection that it is or that it is in.
+    pub fn collection(&self) -> Option<&str> {
+        match self {
+            Self::Collection(_, collection) | Self::Record(_, collection, _) => Some(collection),
+            Self::Bucket(_) | Self::Group(..) => None,
+        }
+    }
+
+    /// Its own id.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Bucket(id) | Self::Group(_, id) | Self::Collection(_, id) | Self::Record(_, _, id) => id,
+        }
+    }
+
+    /// What kind of object it is.
+    pub fn resource(&self) -> ResourceName {
+        match self {
+            Self::Bucket(_) => ResourceName::Bucket,
+            Self::Group(..) => ResourceName::Group,
+            Self::Collection(..) => ResourceName::Collection,
+            Self::Record(..) => ResourceName::Record,
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    /// The URI, without the API version.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bucket(bucket) => write!(formatter, "/buckets/{bucket}"),
+            Self::Group(bucket, group) => write!(formatter, "/buckets/{bucket}/groups/{group}"),
+            Self::Collection(bucket, collection) => {
+                write!(formatter, "/buckets/{bucket}/collections/{collection}")
+            }
+            Self::Record(bucket, collection, record) => {
+                write!(formatter, "/buckets/{bucket}/collections/{collection}/records/{record}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_their_uris() {
+        for uri in [
+            "/buckets/a",
+            "/buckets/a/groups/g",
+            "/buckets/a/collections/c",
+            "/buckets/a/collections/c/records/r",
+        ] {
+            assert_eq!(Object::of_uri(uri).map(|object| object.to_string()), Some(uri.to_owned()));
+        }
+        for uri in
+            ["/buckets", "/buckets/a/groups", "/buckets/a/groups/g/x", "/buckets/a/collections/c/records"]
+        {
+            assert_eq!(Object::of_uri(uri), None, "{uri}");
+        }
+    }
+}
