@@ -93,6 +93,11 @@ impl Journal {
         unimplemented!()
     }
 
+    /// The groups that are open now, of this and of all other processes, with an intent in this bucket or in none.
+    pub async fn open_groups(&self, bucket: &str) -> Result<Vec<IntentGroup>, JournalError> {
+        unimplemented!()
+    }
+
     /// What is known of objects; those that are not known are left out.
     pub async fn known(&self, objects: &[Object]) -> Result<BTreeMap<Object, Known>, JournalError> {
         unimplemented!()

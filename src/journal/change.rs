@@ -38,11 +38,15 @@ pub struct Change {
     pub permissions: Option<Permissions>,
     /// Who did it; `None` for somebody anonymous or unknown.
     pub user_id: Option<String>,
+    /// When it was done, for the entry's `date`; now where it is `None`.
+    pub date: Option<Timestamp>,
 }
 
 /// A write that is about to go to the upstream.
 #[derive(Debug, Clone)]
 pub struct Intent {
+    /// The bucket that it is in; empty for writes of the list of buckets.
+    pub bucket: String,
     /// Who writes.
     pub user_id: Option<String>,
     /// `PUT`, `POST`, `PATCH` or `DELETE`.
