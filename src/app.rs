@@ -7,6 +7,8 @@ use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::endpoints::broadcasts::Broadcasts;
+use crate::history::{History, Watching};
+use crate::journal::Journal;
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, keeper, read::Source};
@@ -33,6 +35,8 @@ pub struct App {
     pub access: Arc<Access>,
     /// Understands the writes that pass through.
     pub observer: Arc<Observer>,
+    /// The history that the sidecar keeps.
+    pub history: Arc<History>,
     /// What push services are told.
     pub broadcasts: Broadcasts,
     /// The runtime of everything that outlives a request or takes long.
@@ -44,9 +48,11 @@ pub struct App {
 }
 
 impl App {
-    /// Builds the state, and starts what keeps it up to date on the runtime of `background`.
+    /// Builds the state, and starts what keeps it up to date on the runtime of `background`. Without a journal, no history
+    /// is kept.
     pub fn start(
         settings: Settings,
+        journal: Option<Journal>,
         background: Handle,
         upstream: Upstream,
         stopping: watch::Receiver<bool>,
@@ -63,10 +69,14 @@ impl App {
             .clone()
             .or_else(|| settings.kinto.http_host.clone())
             .unwrap_or_default();
-        let on_news: OnNews = match Purger::start(&settings, &background) {
-            Some(purger) => Box::new(move |key: &CollectionKey| purger.changed(key)),
-            None => Box::new(|_| ()),
-        };
+        let watching = Watching::new(&settings);
+        let (purger, moved) = (Purger::start(&settings, &background), watching.moved.clone());
+        let on_news: OnNews = Box::new(move |key: &CollectionKey| {
+            moved.notify_one();
+            if let Some(purger) = &purger {
+                purger.changed(key);
+            }
+        });
         let timeline = Arc::new(Timeline::new(resources, host, on_news));
         let poller = Arc::new(Poller::new(
             timeline.clone(),
@@ -88,8 +98,14 @@ impl App {
             settings.stale_if_error,
         ));
         let access = Arc::new(Access::new(&settings));
-        let observer =
-            Observer::new(timeline.clone(), access.clone(), &settings.upstream.version, upstream.clone());
+        let observer = Arc::new(Observer::new(
+            timeline.clone(),
+            access.clone(),
+            &settings.upstream.version,
+            upstream.clone(),
+        ));
+        let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
+        background.spawn(history.clone().run(observer.clone(), poller.clone(), watching));
         background.spawn(poller.clone().run(
             upstream.clone(),
             settings.overlap,
@@ -107,7 +123,8 @@ impl App {
             poller,
             mirrors,
             access,
-            observer: Arc::new(observer),
+            observer,
+            history,
             broadcasts: Broadcasts::default(),
             background,
             background_upstream: upstream,

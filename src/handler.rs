@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ORIGIN};
-use http::{HeaderValue, Method, Request, Uri};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, ORIGIN};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -19,7 +20,9 @@ use crate::endpoints::{self, root};
 use crate::error::{Error, Response};
 use crate::forward;
 use crate::headers::insert_retry_after;
+use crate::history;
 use crate::metrics::{self, CacheOutcome};
+use crate::observe::batch::SubAnswer;
 use crate::observe::default_bucket;
 use crate::request_id;
 use crate::route::Route;
@@ -105,8 +108,23 @@ async fn read_default(core: &Core, request: Request<Body>, peer: &Peer) -> Resul
         && let Some(default) = default_bucket(observer, &core.upstream, &path, &credentials).await
     {
         observer.read_default(&path, &default).await;
+        history_of_default(core, &path, &default, credentials).await;
     }
     Ok(response)
+}
+
+/// Has the history of what a read in the default bucket made.
+pub(crate) async fn history_of_default(
+    core: &Core,
+    path: &str,
+    default: &Arc<str>,
+    credentials: Credentials,
+) {
+    let Some(path) = core.app.observer.decoded(path) else { return };
+    let write = history::Write::new(&Method::GET, &path, &HeaderMap::new(), credentials, Some(default));
+    if let Err(error) = core.app.history.read_default(&core.upstream, write).await {
+        tracing::warn!(%error, "what the default bucket made is not in the history yet");
+    }
 }
 
 /// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the
@@ -132,11 +150,43 @@ async fn write(
         let Some(passing) = observer.begin(request.method(), &path, default.as_ref()) else {
             return forward::stream(&core, request, &peer).await;
         };
-        let (answer, body) = forward::buffered(&core, request, &peer).await?;
+        let (mut parts, body) = request.into_parts();
+        // What comes back has to be read here.
+        parts.headers.remove(ACCEPT_ENCODING);
+        let mut write = history::Write::new(
+            &parts.method,
+            &observer.decoded(&path).unwrap_or_default(),
+            &parts.headers,
+            credentials,
+            default.as_ref(),
+        );
+        let body = match small(&parts, body).await? {
+            Ok(body) => {
+                write = write.with_body(&body);
+                Body::full(body)
+            }
+            Err(body) => body,
+        };
+        let recording = core.app.history.begin(&core.upstream, vec![write]).await?;
+        let (answer, body) = forward::buffered(&core, Request::from_parts(parts, body), &peer).await?;
+        let recorded = recording.answered(&[SubAnswer { status: answer.status, body: &body }]).await;
         passing.answered(answer.status, &body).await;
+        recorded?;
         Ok(Response::from_parts(answer, Body::full(body)))
     });
     carried.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))
+}
+
+/// The body of a write, where it is small enough to be looked at before it is sent; else as it came.
+async fn small(parts: &Parts, body: Body) -> Result<Result<Bytes, Body>, Error> {
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let is_expected = parts.headers.contains_key(EXPECT);
+    match length {
+        Some(length) if length <= history::LARGEST_SENT && !is_expected => {
+            Ok(Ok(body::read_limited(body, length).await?))
+        }
+        _ => Ok(Err(body)),
+    }
 }
 
 /// Passes a read on, and adds to what the upstream says of itself.

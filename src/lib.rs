@@ -32,6 +32,7 @@ pub mod error;
 pub mod forward;
 pub mod handler;
 pub mod headers;
+pub mod history;
 pub mod journal;
 pub mod kinto;
 pub mod metrics;

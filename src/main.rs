@@ -8,8 +8,9 @@ use kinto_sidecar::app::App;
 use kinto_sidecar::check;
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::endpoints::admin::Admin;
+use kinto_sidecar::journal::Journal;
 use kinto_sidecar::server::{AdminServer, Server};
-use kinto_sidecar::settings::{Environment, Settings};
+use kinto_sidecar::settings::{Environment, HistoryMode, Settings};
 use kinto_sidecar::telemetry;
 use kinto_sidecar::upstream::Upstream;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -93,7 +94,20 @@ fn run(settings: Settings) -> std::io::Result<()> {
     };
     let (stop, stopping) = watch::channel(false);
     let upstream = Upstream::new(&settings)?;
-    let app = App::start(settings, background.handle().clone(), upstream.sibling(), stopping);
+    let journal = match settings.history_mode {
+        HistoryMode::Auto | HistoryMode::Journal => Some(
+            background
+                .block_on(Journal::open(
+                    &settings.journal,
+                    &settings.history,
+                    settings.kinto.explicit_permissions,
+                ))
+                .map_err(std::io::Error::other)?,
+        ),
+        HistoryMode::Upstream | HistoryMode::Off => None,
+    };
+    let app =
+        App::start(settings, journal.clone(), background.handle().clone(), upstream.sibling(), stopping);
     if let Some(address) = &app.settings.admin_listen {
         let admin = AdminServer::open(address)?;
         eprintln!("metrics and health on {}", admin.address());
@@ -114,6 +128,9 @@ fn run(settings: Settings) -> std::io::Result<()> {
             () = next(&mut stops) => {}
         }
     });
+    if let Some(journal) = journal {
+        background.block_on(journal.flush());
+    }
     end(background);
     Ok(())
 }

@@ -23,6 +23,7 @@ pub mod answer;
 pub mod batch;
 
 use crate::access::{Access, Credentials};
+use crate::journal::Object;
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::read::{ReadError, Source};
 use crate::timeline::Timeline;
@@ -129,8 +130,41 @@ impl Observer {
         }
     }
 
+    /// Another sidecar saw this version of an object written.
+    pub async fn heard(self: &Arc<Self>, object: &Object, timestamp: Timestamp) {
+        let bucket = object.bucket();
+        match object {
+            Object::Record(_, collection, _) => {
+                let clock = self.timeline.clock(&CollectionKey::new(bucket, collection));
+                let newest = timestamp.max(clock.timestamp());
+                self.timeline.learned(&clock, newest, None, clock.news(), Instant::now());
+                // A version that became visible late moves no timestamp.
+                self.timeline.touched(clock.key());
+            }
+            Object::Collection(_, collection) => {
+                self.access.invalidate_bucket(bucket);
+                self.ask(&CollectionKey::new(bucket, collection)).await;
+            }
+            Object::Bucket(_) => {
+                self.access.invalidate_bucket(bucket);
+                for clock in self.timeline.clocks().iter().filter(|clock| &*clock.key().bucket == bucket) {
+                    self.ask(clock.key()).await;
+                }
+            }
+            Object::Group(..) => self.access.invalidate_bucket(bucket),
+        }
+    }
+
+    /// What another sidecar saw was not told: anything may have been written.
+    pub fn heard_of_everything(&self) {
+        self.access.invalidate_all();
+        for clock in self.timeline.clocks() {
+            self.timeline.touched(clock.key());
+        }
+    }
+
     /// The path below the API version as Kinto routes it: decoded as a whole, before it is split.
-    fn decoded(&self, path: &str) -> Option<String> {
+    pub fn decoded(&self, path: &str) -> Option<String> {
         let path = percent_decode_str(path).decode_utf8().ok()?;
         path.strip_prefix(&*self.version).filter(|path| path.starts_with('/')).map(str::to_owned)
     }

@@ -25,7 +25,8 @@ use crate::body::{self, Body};
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::forward;
-use crate::handler::{Core, fail};
+use crate::handler::{Core, fail, history_of_default};
+use crate::history;
 use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
@@ -104,6 +105,7 @@ struct SubRequest {
     /// With the API version, as it was asked for.
     target: String,
     headers: BTreeMap<String, String>,
+    body: Option<Box<RawValue>>,
     own: Option<Endpoint>,
 }
 
@@ -182,11 +184,14 @@ async fn exchange(
 ) -> Result<(http::response::Parts, Bytes), Error> {
     let observer = &core.app.observer;
     let mut writes = Vec::new();
+    let mut recorded = Vec::new();
     for request in requests.unwrap_or_default() {
         let path = request.path().to_owned();
         let default = default_of(core, parts, request).await;
+        recorded.push(request.recorded(core, parts, default.as_ref()));
         writes.push(observe::batch::SubRequest { method: request.method.clone(), path, default });
     }
+    let recording = core.app.history.begin(&core.upstream, recorded).await?;
     let mut passing = observer.begin_batch(&writes);
     let mut parts = parts.clone();
     // What comes back has to be read here.
@@ -194,7 +199,9 @@ async fn exchange(
     let credentials = Credentials::of(&parts.headers);
     let (answer, answered) = forward::exchange(core, parts, body, peer).await?;
     if answer.status != StatusCode::OK {
+        let recorded = if answer.status.is_server_error() { Ok(()) } else { recording.refused().await };
         passing.failed(answer.status).await;
+        recorded?;
         return Ok((answer, answered));
     }
     let answers: Option<Vec<Answered<'_>>> =
@@ -223,10 +230,13 @@ async fn exchange(
             body: answer.body.map_or(&[][..], |body| body.get().as_bytes()),
         })
         .collect();
+    let recorded = recording.answered(&answers).await;
     passing.answered(&answers).await;
+    recorded?;
     for (request, answer) in writes.iter().zip(&answers) {
         if let Some(default) = request.default.as_ref().filter(|_| answer.status.is_success()) {
             observer.read_default(&request.path, default).await;
+            history_of_default(core, &request.path, default, credentials.clone()).await;
         }
     }
     Ok((answer, answered))
@@ -315,7 +325,8 @@ fn read(batch: &Batch<'_>, settings: &Settings) -> Option<Vec<SubRequest>> {
         let mut headers = defaults.headers.clone().unwrap_or_default();
         headers.extend(spec.headers.unwrap_or_default());
         let target = if path.starts_with(&version) { path.into_owned() } else { format!("{version}{path}") };
-        let mut request = SubRequest { method, target, headers, own: None };
+        let body = spec.body.or(defaults.body).map(ToOwned::to_owned);
+        let mut request = SubRequest { method, target, headers, body, own: None };
         if let Route::Own(endpoint) = Route::of(request.path(), settings) {
             request.own = Some(endpoint);
         }
@@ -353,6 +364,15 @@ fn named(headers: &HeaderMap) -> BTreeMap<String, String> {
 impl SubRequest {
     fn path(&self) -> &str {
         self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+    }
+
+    /// The request as the history sees it.
+    fn recorded(&self, core: &Core, outer: &Parts, default: Option<&Arc<str>>) -> history::Write {
+        let headers = self.headers_within(&outer.headers);
+        let path = core.app.observer.decoded(self.path()).unwrap_or_default();
+        let credentials = Credentials::of(&headers);
+        history::Write::new(&self.method, &path, &headers, credentials, default)
+            .with_body(self.body.as_ref().map_or(&[][..], |body| body.get().as_bytes()))
     }
 
     /// The batch's own headers, overridden by those of the sub-request.

@@ -105,6 +105,20 @@ impl Source {
         Ok(Some(Metadata { json, last_modified: Timestamp(stamp.last_modified) }))
     }
 
+    /// Reads one object with its permissions, as the upstream shows it.
+    pub async fn object(&self, uri: &str) -> Result<Bytes, ReadError> {
+        let answer = self.ask(Method::GET, uri, HeaderMap::new()).await?;
+        refuse(answer.status())?;
+        Ok(answer.into_body())
+    }
+
+    /// The timestamp of a list.
+    pub async fn list_timestamp(&self, uri: &str) -> Result<Timestamp, ReadError> {
+        let answer = self.ask(Method::HEAD, uri, HeaderMap::new()).await?;
+        refuse(answer.status())?;
+        timestamp(answer.headers())
+    }
+
     /// The records timestamp, and the number of live records.
     pub async fn head(&self, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), ReadError> {
         let answer = self.ask(Method::HEAD, &key.records_uri(), HeaderMap::new()).await?;

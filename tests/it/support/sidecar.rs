@@ -114,6 +114,8 @@ impl Drop for Sidecar {
 fn spawn(arguments: &[OsString], listen: &str, log: &Arc<Mutex<String>>) -> (Child, String) {
     let mut process = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
         .args(["--listen", listen])
+        // Whoever wants a journal that lasts names one.
+        .env("SIDECAR_JOURNAL", "sqlite::memory:")
         .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::piped())

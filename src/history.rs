@@ -1,0 +1,255 @@
+//! The history that the sidecar keeps: every write that the upstream acknowledged is in the journal before its client
+//! has the answer.
+//!
+//! ```text
+//! History::begin ── the intents of a write are in the journal: who, what method, what URI
+//!      │
+//!   upstream
+//!      │
+//! Recording::answered ── what the answer says was written becomes entries, and the intents are closed
+//! ```
+//!
+//! A write of which no answer says what became of it, because there is none, because it is a 5xx or because the process
+//! died, is looked up in the upstream by [`examine`]. What passes elsewhere is found by [`watch`]. What others on the same
+//! journal record is told to the timeline by [`follow`].
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, watch as state};
+
+pub mod answer;
+mod examine;
+mod follow;
+mod implicit;
+mod list;
+mod recording;
+mod watch;
+mod write;
+
+pub use recording::Recording;
+pub use watch::Watching;
+pub use write::{LARGEST_SENT, Write};
+
+use crate::access::Access;
+use crate::error::Error;
+use crate::journal::{Change, Journal, JournalError, Object};
+use crate::kinto::Timestamp;
+use crate::mirror::read::Source;
+use crate::observe::Observer;
+use crate::settings::{HistoryMode, JournalFailure, Settings};
+use crate::timeline::Timeline;
+use crate::timeline::poll::Poller;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How long a write waits for the writes that a former process left open to be looked up.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How many outcomes that the journal did not take are tried again at a time.
+const LATE: usize = 10_000;
+
+/// Keeps the history, where it is the sidecar's to keep.
+#[derive(Debug)]
+pub struct History {
+    mode: HistoryMode,
+    on_failure: JournalFailure,
+    journal: Option<Journal>,
+    /// Whether the upstream keeps the history itself, once it said so.
+    upstreams: OnceLock<bool>,
+    /// Becomes `true` when what a former process left open was looked up.
+    recovered: state::Sender<bool>,
+    /// Bounds the outcomes that wait for the journal in memory.
+    late: Arc<Semaphore>,
+    /// Groups that are being looked up.
+    examined: Mutex<HashSet<i64>>,
+    /// For each list the newest timestamp that a passing write brought.
+    recorded: Mutex<HashMap<String, Timestamp>>,
+    access: Arc<Access>,
+    timeline: Arc<Timeline>,
+    /// Asks as the service account.
+    source: Source,
+    upstream: Upstream,
+}
+
+#[derive(Deserialize)]
+struct Root {
+    capabilities: serde_json::Map<String, serde_json::Value>,
+}
+
+// === impl History ===
+
+impl History {
+    /// Keeps history in `journal`; `None` where no history is to be kept. Asks as the service account through `upstream`.
+    pub fn new(
+        settings: &Settings,
+        journal: Option<Journal>,
+        access: Arc<Access>,
+        timeline: Arc<Timeline>,
+        upstream: Upstream,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            mode: settings.history_mode,
+            on_failure: settings.history.on_journal_failure,
+            journal,
+            upstreams: OnceLock::new(),
+            recovered: state::Sender::new(false),
+            late: Arc::new(Semaphore::new(LATE)),
+            examined: Mutex::default(),
+            recorded: Mutex::default(),
+            access,
+            timeline,
+            source: Source::new(upstream.clone()),
+            upstream,
+        })
+    }
+
+    /// Looks up what a former process left open, follows what others record, and watches for what passes elsewhere. Ends
+    /// where the history turns out not to be the sidecar's.
+    pub async fn run(self: Arc<Self>, observer: Arc<Observer>, poller: Arc<Poller>, settings: Watching) {
+        let Some(journal) = self.kept_at_last().await else { return };
+        tokio::spawn(follow::follow(journal.subscribe(), observer));
+        self.recover(&journal).await;
+        self.recovered.send_replace(true);
+        tokio::spawn(Arc::clone(&self).recover_others(journal.clone()));
+        watch::Watcher::new(self, journal, poller, settings).run().await;
+    }
+
+    /// The journal, where the sidecar keeps the history. Where that depends on the upstream and it has not said yet, it is
+    /// asked.
+    pub async fn journal(&self, upstream: &Upstream) -> Result<Option<&Journal>, Error> {
+        let Some(journal) = &self.journal else { return Ok(None) };
+        Ok(if self.is_upstreams(upstream).await? { None } else { Some(journal) })
+    }
+
+    /// Whether the history is the sidecar's as far as it is known.
+    pub fn is_kept(&self) -> bool {
+        self.journal.is_some() && self.mode != HistoryMode::Upstream && self.upstreams.get() != Some(&true)
+    }
+
+    /// Writes down what is about to be written. The journal has it when this returns; where it cannot, the write has to
+    /// be refused, unless the operator wants it to go on.
+    pub async fn begin(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+        writes: Vec<Write>,
+    ) -> Result<Recording, Error> {
+        let Some(journal) = self.journal(upstream).await? else { return Ok(Recording::nothing()) };
+        if writes.iter().all(|write| write.target.is_none()) {
+            return Ok(Recording::nothing());
+        }
+        self.recovery().await?;
+        Recording::begin(Arc::clone(self), journal.clone(), writes).await
+    }
+
+    /// A read in the default bucket may have made the bucket and a collection.
+    pub async fn read_default(self: &Arc<Self>, upstream: &Upstream, write: Write) -> Result<(), Error> {
+        let Some(journal) = self.journal(upstream).await? else { return Ok(()) };
+        let changes = implicit::created(self, journal, &write).await?;
+        if !changes.is_empty() {
+            let outcome = answer::outcome(None, changes);
+            self.settle(journal, outcome).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what a former process left open was looked up, so that nobody else's write is taken for it.
+    async fn recovery(&self) -> Result<(), Error> {
+        let mut recovered = self.recovered.subscribe();
+        let done = recovered.wait_for(|recovered| *recovered);
+        match tokio::time::timeout(LONGEST_WAIT, done).await {
+            Ok(Ok(_)) => Ok(()),
+            _ if self.on_failure == JournalFailure::Forward => Ok(()),
+            _ => Err(Error::Unavailable { retry_after: None }),
+        }
+    }
+
+    async fn kept_at_last(&self) -> Option<Journal> {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            if let Ok(journal) = self.journal(&self.upstream).await {
+                return journal.cloned();
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    async fn is_upstreams(&self, upstream: &Upstream) -> Result<bool, Error> {
+        match self.mode {
+            HistoryMode::Journal => return Ok(false),
+            HistoryMode::Upstream | HistoryMode::Off => return Ok(true),
+            HistoryMode::Auto => {}
+        }
+        if let Some(known) = self.upstreams.get() {
+            return Ok(*known);
+        }
+        let answer = upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(Error::Unavailable { retry_after: None });
+        }
+        let root: Root = serde_json::from_slice(answer.body())
+            .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
+        Ok(*self.upstreams.get_or_init(|| root.capabilities.contains_key("history")))
+    }
+
+    /// Records an outcome; what the journal does not take now is tried again until it does.
+    async fn settle(
+        self: &Arc<Self>,
+        journal: &Journal,
+        outcome: crate::journal::Outcome,
+    ) -> Result<(), JournalError> {
+        let Err(error) = journal.settle(outcome.clone()).await else { return Ok(()) };
+        tracing::error!(%error, "a write is not in the journal yet");
+        if let Ok(place) = Arc::clone(&self.late).try_acquire_owned() {
+            let journal = journal.clone();
+            tokio::spawn(async move {
+                let _place = place;
+                let mut pause = Duration::from_millis(100);
+                while journal.settle(outcome.clone()).await.is_err() {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            });
+        }
+        Err(error)
+    }
+
+    /// Passing writes made these changes.
+    fn recorded(&self, changes: &[Change]) {
+        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            let newest = recorded.entry(write::list_of(&change.object)).or_default();
+            *newest = change.modified.max(*newest);
+        }
+    }
+
+    /// Whether a passing write brought a list to this timestamp.
+    fn is_recorded(&self, list: &str, timestamp: Timestamp) -> bool {
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.get(list).is_some_and(|newest| *newest >= timestamp)
+    }
+}
+
+impl From<JournalError> for Error {
+    fn from(error: JournalError) -> Self {
+        tracing::error!(%error, "the journal failed");
+        Self::Unavailable { retry_after: None }
+    }
+}
+
+/// A change of an object to this version.
+fn changed(version: answer::Version, object: Object, user_id: Option<String>) -> Change {
+    Change {
+        object,
+        action: if version.deleted { Some(crate::journal::Action::Delete) } else { None },
+        modified: version.modified,
+        data: Some(version.data),
+        permissions: version.permissions,
+        user_id,
+        date: None,
+    }
+}

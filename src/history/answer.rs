@@ -1,0 +1,156 @@
+//! What the upstream's answer to a write says was written.
+
+use http::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::changed;
+use super::write::{Target, Write, object_in};
+use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
+use crate::kinto::Timestamp;
+
+/// A version of an object.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// The object's id.
+    pub id: String,
+    /// Its `last_modified`.
+    pub modified: Timestamp,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// The object, as the upstream sent it.
+    pub data: Box<RawValue>,
+    /// Its permissions, where they were shown.
+    pub permissions: Option<Permissions>,
+}
+
+/// What an answer says.
+#[derive(Debug)]
+pub enum Said {
+    /// Nothing was written.
+    Nothing,
+    /// These changes, in their order.
+    Changes(Vec<Change>),
+    /// This object was written, but the answer does not show it whole.
+    Look(Object),
+    /// All there is is gone.
+    Gone,
+    /// Whether anything was written is not known.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(default)]
+    permissions: Option<Permissions>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    id: String,
+    last_modified: u64,
+    #[serde(default)]
+    deleted: bool,
+}
+
+// === impl Version ===
+
+impl Version {
+    /// Reads an object as it stands in a list.
+    pub fn of(data: &RawValue, permissions: Option<Permissions>) -> Option<Self> {
+        let head: Head = serde_json::from_str(data.get()).ok()?;
+        Some(Self {
+            id: head.id,
+            modified: Timestamp(head.last_modified),
+            deleted: head.deleted,
+            data: data.to_owned(),
+            permissions,
+        })
+    }
+
+    /// Reads the answer to a request for one object.
+    pub fn of_answer(body: &[u8]) -> Option<Self> {
+        let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
+        Self::of(answer.data, answer.permissions)
+    }
+
+    /// Reads the answer to a request for a list.
+    pub fn all_of(body: &[u8]) -> Option<Vec<Self>> {
+        let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
+        let rows: Vec<&RawValue> = serde_json::from_str(answer.data.get()).ok()?;
+        rows.into_iter().map(|row| Self::of(row, None)).collect()
+    }
+}
+
+/// What an answer to `write` says, of whoever `user_id` is.
+pub fn read(write: &Write, user_id: Option<&String>, status: StatusCode, body: &[u8]) -> Said {
+    let Some(target) = &write.target else { return Said::Nothing };
+    if status.is_server_error() {
+        return Said::Unknown;
+    }
+    if !status.is_success() {
+        return Said::Nothing;
+    }
+    let user_id = user_id.cloned();
+    match target {
+        Target::Everything => Said::Gone,
+        Target::Part(object) => Said::Look(object.clone()),
+        Target::Object(object) if write.is_partial => Said::Look(object.clone()),
+        Target::Object(object) => match Version::of_answer(body) {
+            Some(version) => {
+                let action = action(&write.method, status);
+                Said::Changes(vec![Change { action, ..changed(version, object.clone(), user_id) }])
+            }
+            None => Said::Unknown,
+        },
+        Target::List(_) if write.method == Method::POST && status == StatusCode::OK => Said::Nothing,
+        Target::List(list) if write.method == Method::POST => {
+            let version = Version::of_answer(body);
+            match version.and_then(|version| Some((object_in(list, &version.id)?, version))) {
+                Some((object, version)) => Said::Changes(vec![Change {
+                    action: Some(Action::Create),
+                    ..changed(version, object, user_id)
+                }]),
+                None => Said::Unknown,
+            }
+        }
+        Target::List(list) => {
+            let changes = Version::all_of(body).and_then(|versions| {
+                let change = |version: Version| {
+                    let object = object_in(list, &version.id)?;
+                    Some(Change { action: Some(Action::Delete), ..changed(version, object, user_id.clone()) })
+                };
+                versions.into_iter().map(change).collect()
+            });
+            changes.map_or(Said::Unknown, Said::Changes)
+        }
+    }
+}
+
+fn action(method: &Method, status: StatusCode) -> Option<Action> {
+    match *method {
+        Method::DELETE => Some(Action::Delete),
+        _ if status == StatusCode::CREATED => Some(Action::Create),
+        Method::PUT | Method::PATCH => Some(Action::Update),
+        _ => None,
+    }
+}
+
+/// These changes as an outcome. Of what is created everything within is news.
+pub fn outcome(closes: Option<IntentGroup>, changes: Vec<Change>) -> Outcome {
+    let created = changes.iter().filter(|change| change.action == Some(Action::Create));
+    let lists = created.flat_map(|change| lists_in(&change.object));
+    let watermarks = lists.map(|list| (list, Timestamp::ZERO)).collect();
+    Outcome { closes, changes, known: Vec::new(), watermarks }
+}
+
+/// The URIs of the lists within an object.
+pub fn lists_in(object: &Object) -> Vec<String> {
+    match object {
+        Object::Bucket(_) => vec![format!("{object}/collections"), format!("{object}/groups")],
+        Object::Collection(..) => vec![format!("{object}/records")],
+        Object::Group(..) | Object::Record(..) => Vec::new(),
+    }
+}

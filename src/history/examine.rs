@@ -1,0 +1,257 @@
+//! What became of writes of which no answer says it: the upstream is asked for the objects that they were about.
+//!
+//! A version that nobody has recorded and that is newer than what was known when the write was begun is the write's.
+//! Before that is believed, every other write in the same bucket has the time to record its own.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::answer::{self, Version};
+use super::write::{Target, object_in};
+use super::{History, changed, list};
+use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
+use crate::mirror::read::{ReadError, Source};
+
+/// How long other writes have for recording their own.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// An intent, and whom to ask about it.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// The write as it was about to be sent.
+    pub(super) intent: Intent,
+    /// Asks as its requester where they are at hand, else as the service account.
+    pub(super) source: Source,
+}
+
+/// Why nothing could be found out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExamineError {
+    /// The upstream did not say.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The journal did not.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// The changes that these writes made, as far as they are not recorded.
+pub(super) async fn examine(
+    history: &History,
+    journal: &Journal,
+    group: Option<IntentGroup>,
+    questions: &[Question],
+) -> Result<Vec<Change>, ExamineError> {
+    let mut changes: Vec<Change> = Vec::new();
+    for question in questions {
+        for change in found(journal, question).await? {
+            let is_new = changes
+                .iter()
+                .all(|known| (&known.object, known.modified) != (&change.object, change.modified));
+            if is_new {
+                changes.push(change);
+            }
+        }
+    }
+    if changes.is_empty() {
+        return Ok(changes);
+    }
+    let buckets: BTreeSet<&str> = questions.iter().map(|question| question.intent.bucket.as_str()).collect();
+    for bucket in buckets {
+        others_settled(history, journal, bucket, group).await?;
+    }
+    let versions = changes.iter().map(|change| (change.object.clone(), change.modified)).collect();
+    let missing: BTreeSet<_> = journal.missing(versions).await?.into_iter().collect();
+    changes.retain(|change| missing.contains(&(change.object.clone(), change.modified)));
+    changes.sort_by_key(|change| change.modified);
+    Ok(changes)
+}
+
+/// Waits until the writes in a bucket that are under way now have recorded what they wrote.
+pub(super) async fn others_settled(
+    history: &History,
+    journal: &Journal,
+    bucket: &str,
+    own: Option<IntentGroup>,
+) -> Result<(), JournalError> {
+    let mut waited_for: BTreeSet<i64> =
+        journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
+    if let Some(own) = own {
+        waited_for.remove(&own.0);
+    }
+    history.leave_out_examined(&mut waited_for);
+    let until = Instant::now() + LONGEST_WAIT;
+    while !waited_for.is_empty() && Instant::now() < until {
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+        let open: BTreeSet<i64> =
+            journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
+        waited_for.retain(|group| open.contains(group));
+        history.leave_out_examined(&mut waited_for);
+    }
+    Ok(())
+}
+
+async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
+    let Question { intent, source } = question;
+    let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
+    let change = |(object, version): (Object, Version)| changed(version, object, intent.user_id.clone());
+    let looked = match Target::of(&method, &intent.uri) {
+        None => return Ok(Vec::new()),
+        Some(Target::Everything) => return ended(journal, source).await,
+        Some(Target::Object(object) | Target::Part(object)) => one(source, intent, object).await,
+        Some(Target::List(uri)) => match sent_id(intent).and_then(|id| object_in(&uri, &id)) {
+            Some(object) if method == Method::POST => one(source, intent, object).await,
+            _ => several(journal, source, intent, &method, &uri).await,
+        },
+    };
+    match looked {
+        Ok(versions) => Ok(versions.into_iter().map(change).collect()),
+        // Nobody can be asked who may see it.
+        Err(ReadError::Gone | ReadError::Refused(_)) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, ReadError> {
+    let version = list::look(source, &object).await?;
+    let is_theirs = |version: &Version| {
+        version.modified > intent.known || (!version.deleted && is_what_was_sent(intent, &version.data))
+    };
+    Ok(version.filter(is_theirs).map(|version| (object, version)).into_iter().collect())
+}
+
+/// What a write of a list made: the object that was sent, or the tombstones.
+async fn several(
+    journal: &Journal,
+    source: &Source,
+    intent: &Intent,
+    method: &Method,
+    uri: &str,
+) -> Result<Vec<(Object, Version)>, ReadError> {
+    let listed = list::read(source, uri, &format!("_since={}", intent.known)).await?;
+    let versions =
+        listed.versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
+    let missing: BTreeSet<_> = journal
+        .missing(versions)
+        .await
+        .map_err(|error| ReadError::Garbled(error.to_string()))?
+        .into_iter()
+        .collect();
+    let mut versions: Vec<_> = listed
+        .versions
+        .into_iter()
+        .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
+        .filter(|(_, version)| match *method {
+            Method::DELETE => version.deleted,
+            _ => !version.deleted && is_what_was_sent(intent, &version.data),
+        })
+        .collect();
+    if *method != Method::DELETE {
+        versions.truncate(1);
+    }
+    Ok(versions)
+}
+
+/// The buckets that the journal knows and that are no more.
+async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, ExamineError> {
+    let mut changes = Vec::new();
+    for (object, modified) in journal.alive("/buckets").await? {
+        match list::look(source, &object).await {
+            Ok(Some(version)) if !version.deleted => {}
+            Ok(_) => changes.push(Change {
+                object,
+                action: Some(Action::Delete),
+                modified,
+                data: None,
+                permissions: None,
+                user_id: None,
+                date: None,
+            }),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(changes)
+}
+
+fn sent_id(intent: &Intent) -> Option<String> {
+    let sent: Map<String, Value> = serde_json::from_str(intent.sent.as_ref()?.get()).ok()?;
+    Some(sent.get("id")?.as_str()?.to_owned())
+}
+
+/// Whether an object has everything that was sent.
+fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
+    let read = |json: &RawValue| serde_json::from_str::<Map<String, Value>>(json.get()).ok();
+    let sent = intent.sent.as_deref().map_or_else(|| Some(Map::new()), read);
+    let (Some(sent), Some(data)) = (sent, read(data)) else { return false };
+    sent.iter().all(|(name, value)| data.get(name) == Some(value))
+}
+
+/// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.
+#[derive(Debug)]
+pub(super) struct Examining<'h> {
+    history: &'h History,
+    group: IntentGroup,
+}
+
+impl Drop for Examining<'_> {
+    fn drop(&mut self) {
+        self.history.examined().remove(&self.group.0);
+    }
+}
+
+// === impl History ===
+
+impl History {
+    pub(super) fn examining(&self, group: IntentGroup) -> Examining<'_> {
+        self.examined().insert(group.0);
+        Examining { history: self, group }
+    }
+
+    fn leave_out_examined(&self, groups: &mut BTreeSet<i64>) {
+        let examined = self.examined();
+        groups.retain(|group| !examined.contains(group));
+    }
+
+    fn examined(&self) -> MutexGuard<'_, HashSet<i64>> {
+        self.examined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks up what a former process left open, until all of it is settled.
+    pub(super) async fn recover(&self, journal: &Journal) {
+        let mut pause = BETWEEN_LOOKS;
+        while let Err(error) = self.recover_once(journal).await {
+            tracing::warn!(%error, "could not look up what became of the writes of a former process");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    async fn recover_once(&self, journal: &Journal) -> Result<(), ExamineError> {
+        for (group, intents) in journal.abandoned().await? {
+            let _mark = self.examining(group);
+            let questions: Vec<_> =
+                intents.into_iter().map(|intent| Question { intent, source: self.source.clone() }).collect();
+            let changes = examine(self, journal, Some(group), &questions).await?;
+            tracing::info!(changes = changes.len(), "a write of a former process was looked up");
+            journal.settle(answer::outcome(Some(group), changes)).await?;
+        }
+        Ok(())
+    }
+
+    /// Settles what other processes on the same journal leave open when they die.
+    pub(super) async fn recover_others(self: Arc<Self>, journal: Journal) {
+        loop {
+            tokio::time::sleep(LONGEST_WAIT).await;
+            if let Err(error) = self.recover_once(&journal).await {
+                tracing::debug!(%error, "could not look up what became of the writes of another process");
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What the default bucket made by itself: the bucket and the collection that a request was about.
+//!
+//! Follows `kinto.plugins.default_bucket`: a request below `/buckets/default` creates the requester's bucket, and one
+//! below a collection that collection, with the requester as their author.
+
+use super::answer::Version;
+use super::write::{Target, Write};
+use super::{History, changed};
+use crate::error::Error;
+use crate::journal::{Action, Change, Journal, Object};
+use crate::kinto::Resource;
+use crate::mirror::read::{ReadError, Source};
+
+/// The creations that a request in the default bucket brought about, as far as they are not known yet.
+pub(super) async fn created(
+    history: &History,
+    journal: &Journal,
+    write: &Write,
+) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    if !write.is_default {
+        return Ok(changes);
+    }
+    let (bucket, collection) = match Resource::of(&write.uri) {
+        Resource::Bucket(bucket) | Resource::Groups(bucket) | Resource::Collections(bucket) => (bucket, None),
+        Resource::Collection(bucket, collection)
+        | Resource::Records(bucket, collection)
+        | Resource::Record(bucket, collection, _) => (bucket, Some(collection)),
+        Resource::Buckets | Resource::Other => return Ok(changes),
+    };
+    let bucket_object = Object::Bucket(bucket.to_owned());
+    let collection =
+        collection.map(|collection| Object::Collection(bucket.to_owned(), collection.to_owned()));
+    let objects: Vec<Object> = std::iter::once(bucket_object).chain(collection).collect();
+    let known = journal.known(&objects).await?;
+    let unknown: Vec<Object> = objects
+        .into_iter()
+        .filter(|object| known.get(object).is_none_or(|known| known.deleted))
+        // What the request itself writes stands in its own answer.
+        .filter(|object| write.target != Some(Target::Object(object.clone())))
+        .collect();
+    if unknown.is_empty() {
+        return Ok(changes);
+    }
+    let user_id = history.access.identity(&history.upstream, &write.credentials).await?.user_id;
+    let source = Source::on_behalf(history.upstream.clone(), write.credentials.headers());
+    for object in unknown {
+        match source.object(&object.to_string()).await {
+            Ok(body) => {
+                let Some(version) = Version::of_answer(&body) else { continue };
+                let change = changed(version, object, user_id.clone());
+                changes.push(Change { action: Some(Action::Create), ..change });
+            }
+            Err(ReadError::Gone | ReadError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(changes)
+}

@@ -1,0 +1,243 @@
+//! A write on its way through the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::runtime::Handle;
+
+use super::answer::{self, Said};
+use super::examine::{self, Question};
+use super::write::{Target, Write};
+use super::{History, implicit, list};
+use crate::access::Credentials;
+use crate::error::Error;
+use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Object};
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::read::Source;
+use crate::observe::batch::SubAnswer;
+use crate::settings::JournalFailure;
+
+/// How long the upstream is left alone after it could not say what became of a write: at first, and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Writes whose intents are in the journal. Dropping it says that their outcome is not known.
+#[derive(Debug)]
+pub struct Recording(Option<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    history: Arc<History>,
+    journal: Journal,
+    /// `None` where the journal could not take them, and the operator wants writes to go on.
+    group: Option<IntentGroup>,
+    /// One for each request, also for those that write nothing.
+    writes: Vec<Write>,
+    intents: Vec<Option<Intent>>,
+}
+
+// === impl Recording ===
+
+impl Recording {
+    /// For what is not recorded.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// Writes down the intents of `writes`.
+    pub(super) async fn begin(
+        history: Arc<History>,
+        journal: Journal,
+        writes: Vec<Write>,
+    ) -> Result<Self, Error> {
+        let mut intents = Vec::with_capacity(writes.len());
+        for write in &writes {
+            let Some(target) = &write.target else {
+                intents.push(None);
+                continue;
+            };
+            let user_id = user_id(&history, &write.credentials).await?;
+            let known = newest(&history, &journal, target).await;
+            intents.push(Some(write.intent(user_id, known)));
+        }
+        let group = match journal.intend(intents.iter().flatten().cloned().collect()).await {
+            Ok(group) => Some(group),
+            Err(error) if history.on_failure == JournalFailure::Forward => {
+                tracing::error!(%error, "a write goes on without the journal");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self(Some(Kept { history, journal, group, writes, intents })))
+    }
+
+    /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
+    pub async fn answered(mut self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
+        let Some(kept) = self.0.take() else { return Ok(()) };
+        let forwards = kept.history.on_failure == JournalFailure::Forward;
+        match kept.answered(answers).await {
+            Err(_) if forwards => Ok(()),
+            recorded => recorded,
+        }
+    }
+
+    /// The upstream refused all of it.
+    pub async fn refused(mut self) -> Result<(), Error> {
+        let Some(kept) = self.0.take() else { return Ok(()) };
+        kept.close(Vec::new()).await
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let (Some(kept), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(kept.resolve(Vec::new()));
+        }
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    async fn answered(self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
+        // After a conflict nothing that a batch says is to be believed.
+        let is_doubtful = answers.len() != self.writes.len()
+            || (answers.len() > 1 && answers.iter().any(|answer| answer.status == StatusCode::CONFLICT));
+        if is_doubtful {
+            return self.examined().await;
+        }
+        let mut changes = Vec::new();
+        let mut is_unknown = false;
+        for (index, (write, answer)) in self.writes.iter().zip(answers).enumerate() {
+            if answer.status.is_success() {
+                let created = implicit::created(&self.history, &self.journal, write).await;
+                // What it made and could not be looked at is found as what passes elsewhere.
+                changes.extend(created.unwrap_or_default());
+            }
+            let user_id =
+                self.intents.get(index).and_then(Option::as_ref).and_then(|intent| intent.user_id.clone());
+            match answer::read(write, user_id.as_ref(), answer.status, answer.body) {
+                Said::Nothing => {}
+                Said::Changes(more) => changes.extend(more),
+                Said::Look(object) => match self.look(write, object, user_id, answer.body).await {
+                    Some(change) => changes.push(change),
+                    None => is_unknown = true,
+                },
+                Said::Gone => changes.extend(self.all_gone().await?),
+                Said::Unknown => is_unknown = true,
+            }
+        }
+        self.history.recorded(&changes);
+        if is_unknown {
+            tokio::spawn(self.resolve(changes));
+            return Ok(());
+        }
+        self.close(changes).await
+    }
+
+    async fn close(self, changes: Vec<Change>) -> Result<(), Error> {
+        if self.group.is_none() && changes.is_empty() {
+            return Ok(());
+        }
+        let outcome = answer::outcome(self.group, changes);
+        Ok(self.history.settle(&self.journal, outcome).await?)
+    }
+
+    /// What was really written is read before the client has its answer; if that cannot be, later.
+    async fn examined(self) -> Result<(), Error> {
+        match self.examine().await {
+            Ok(changes) => self.close(changes).await,
+            Err(error) => {
+                tracing::warn!(%error, "could not look up what became of a batch");
+                tokio::spawn(self.resolve(Vec::new()));
+                Ok(())
+            }
+        }
+    }
+
+    async fn examine(&self) -> Result<Vec<Change>, examine::ExamineError> {
+        let _mark = self.group.map(|group| self.history.examining(group));
+        let questions = self.writes.iter().zip(&self.intents).filter_map(|(write, intent)| {
+            let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
+            Some(Question { intent: intent.clone()?, source })
+        });
+        let questions: Vec<Question> = questions.collect();
+        examine::examine(&self.history, &self.journal, self.group, &questions).await
+    }
+
+    /// Asks the upstream what became of the writes until it says it; `changes` are known already.
+    async fn resolve(self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            let known = answer::outcome(None, changes);
+            _ = self.history.settle(&self.journal, known).await;
+        }
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            match self.examine().await {
+                Ok(changes) => {
+                    _ = self.close(changes).await;
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "could not look up what became of a write"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The whole of an object of which the answer showed a part, or nothing.
+    async fn look(
+        &self,
+        write: &Write,
+        object: Object,
+        user_id: Option<String>,
+        body: &[u8],
+    ) -> Option<Change> {
+        let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
+        let version = list::look(&source, &object).await.ok()??;
+        let version = match answer::Version::of_answer(body) {
+            // Somebody was faster; theirs is recorded with their own write, and of this one no more is known.
+            Some(said) if said.modified != version.modified => said,
+            _ => version,
+        };
+        let action = write.is_partial.then_some(Action::Update);
+        let change = super::changed(version, object, user_id);
+        Some(Change { action: change.action.or(action), ..change })
+    }
+
+    /// The end of all buckets.
+    async fn all_gone(&self) -> Result<Vec<Change>, Error> {
+        let buckets = self.journal.alive("/buckets").await?;
+        let gone = buckets.into_iter().map(|(object, modified)| Change {
+            object,
+            action: Some(Action::Delete),
+            modified,
+            data: None,
+            permissions: None,
+            user_id: None,
+            date: None,
+        });
+        Ok(gone.collect())
+    }
+}
+
+async fn user_id(history: &History, credentials: &Credentials) -> Result<Option<String>, Error> {
+    if credentials.is_anonymous() {
+        return Ok(None);
+    }
+    Ok(history.access.identity(&history.upstream, credentials).await?.user_id)
+}
+
+/// The newest timestamp that is known of the list that a write is about.
+async fn newest(history: &History, journal: &Journal, target: &Target) -> Timestamp {
+    let Some(list) = target.list() else { return Timestamp::ZERO };
+    if let crate::kinto::Resource::Records(bucket, collection) = crate::kinto::Resource::of(&list) {
+        let clock = history.timeline.known_clock(&CollectionKey::new(bucket, collection));
+        if let Some(timestamp) = clock.map(|clock| clock.timestamp()).filter(|known| *known > Timestamp::ZERO)
+        {
+            return timestamp;
+        }
+    }
+    journal.watermark(&list).await.ok().flatten().unwrap_or_default()
+}

@@ -1,0 +1,332 @@
+//! Finds what reached the upstream another way: each list's timestamp says whether there is anything new in it.
+//!
+//! ```text
+//! buckets ── collections, groups ── records       a conditional request each; for records, the timeline's clocks
+//!    │ the list moved
+//! what is newer than the watermark less the overlap ── what of it nobody recorded, after all writes under way have
+//! recorded theirs ── entries without an author
+//! ```
+//!
+//! A list that is seen for the first time is taken as known, or as created (`history.backfill = current`); one that came
+//! into being under the eyes of the journal has the watermark zero, and all of it is news.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::answer::Version;
+use super::list::{self, Listed};
+use super::{History, changed, examine};
+use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
+use crate::kinto::{CollectionKey, Resource, Timestamp};
+use crate::mirror::read::ReadError;
+use crate::settings::{Backfill, Settings};
+use crate::timeline::poll::{Poller, rest};
+use crate::timeline::resources::Resources;
+
+/// The shortest pause between two rounds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// The pause after the upstream failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How many objects are told to the journal at once.
+const AT_ONCE: usize = 500;
+
+/// What the watcher has to know of the settings.
+#[derive(Debug)]
+pub struct Watching {
+    resources: Option<Resources>,
+    backfill: Backfill,
+    overlap: Duration,
+    ttl: Duration,
+    budget: f64,
+    exclusive: bool,
+    /// Told when a clock moved.
+    pub moved: Arc<Notify>,
+}
+
+/// Watches until the process ends.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    history: Arc<History>,
+    journal: Journal,
+    poller: Arc<Poller>,
+    settings: Watching,
+    lists: HashMap<String, Watched>,
+}
+
+/// What is remembered of a list.
+#[derive(Debug, Default)]
+struct Watched {
+    /// The timestamp that it had when it was last read, and when that was.
+    read: Option<(Timestamp, Instant)>,
+    /// When a passing write, or something that may become visible late, has it read again.
+    again: Option<Instant>,
+    /// The clock's news at that time.
+    news: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+// === impl Watching ===
+
+impl Watching {
+    /// What the settings say.
+    pub fn new(settings: &Settings) -> Self {
+        let named = &settings.history.resources;
+        Self {
+            resources: (!named.is_empty()).then(|| Resources::new(named, &[])),
+            backfill: settings.history.backfill,
+            overlap: settings.overlap,
+            ttl: settings.timestamps_ttl,
+            budget: settings.poll_budget,
+            exclusive: settings.exclusive,
+            moved: Arc::default(),
+        }
+    }
+
+    fn includes(&self, key: &CollectionKey) -> bool {
+        self.resources.as_ref().is_none_or(|resources| resources.include(key))
+    }
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    /// Watches for `history`.
+    pub(super) fn new(
+        history: Arc<History>,
+        journal: Journal,
+        poller: Arc<Poller>,
+        settings: Watching,
+    ) -> Self {
+        Self { history, journal, poller, settings, lists: HashMap::new() }
+    }
+
+    /// Watches until the process ends; once, where nothing is written past the sidecars.
+    pub(super) async fn run(mut self) {
+        loop {
+            let began = Instant::now();
+            let pause = match self.round().await {
+                Ok(()) if self.settings.exclusive => return,
+                Ok(()) => {
+                    let paced = rest(began.elapsed(), self.settings.budget);
+                    paced.max(self.settings.ttl).max(SHORTEST_PAUSE)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "could not look for what passes elsewhere");
+                    AFTER_FAILURE
+                }
+            };
+            let until = Instant::now() + pause;
+            // What moves meanwhile is looked at without waiting for the next round.
+            while tokio::time::timeout_at(until, self.settings.moved.notified()).await.is_ok() {
+                let began = Instant::now();
+                if let Err(error) = self.moved().await {
+                    tracing::debug!(%error, "could not look for what passes elsewhere");
+                }
+                tokio::time::sleep(rest(began.elapsed(), self.settings.budget).min(pause)).await;
+            }
+        }
+    }
+
+    /// Looks at everything once.
+    async fn round(&mut self) -> Result<(), WatchError> {
+        for bucket in self.buckets().await? {
+            let collections = self.refresh_or_forget(&format!("/buckets/{bucket}/collections")).await?;
+            self.refresh_or_forget(&format!("/buckets/{bucket}/groups")).await?;
+            if !collections {
+                continue;
+            }
+            for (object, _) in self.journal.alive(&format!("/buckets/{bucket}/collections")).await? {
+                let Object::Collection(bucket, collection) = object else { continue };
+                let key = CollectionKey::new(&bucket, &collection);
+                if self.settings.includes(&key) {
+                    self.poller.used();
+                    self.history.timeline.clock(&key).used();
+                    self.records(&key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the collections whose clocks moved.
+    async fn moved(&mut self) -> Result<(), WatchError> {
+        for clock in self.history.timeline.clocks() {
+            let is_watched = self.lists.contains_key(&clock.key().records_uri());
+            if is_watched && self.settings.includes(clock.key()) {
+                self.records(clock.key()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of the buckets that there are, as far as they are to be watched.
+    async fn buckets(&mut self) -> Result<Vec<String>, WatchError> {
+        let mut buckets: BTreeSet<String> = BTreeSet::new();
+        if let Some(resources) = &self.settings.resources {
+            buckets.extend(resources.buckets().map(str::to_owned));
+            buckets.extend(resources.collections().map(|key| key.bucket.to_string()));
+        }
+        // Who may not list the buckets knows those that were written to.
+        let is_listed = self.refresh_or_forget("/buckets").await?;
+        if self.settings.resources.is_none() || !is_listed {
+            for (object, _) in self.journal.alive("/buckets").await? {
+                let is_included = self.settings.resources.is_none() || buckets.contains(object.bucket());
+                if is_included {
+                    buckets.insert(object.bucket().to_owned());
+                }
+            }
+        }
+        Ok(buckets.into_iter().collect())
+    }
+
+    /// Looks at the records of a collection if they moved.
+    async fn records(&mut self, key: &CollectionKey) -> Result<(), WatchError> {
+        let uri = key.records_uri();
+        let clock = self.history.timeline.clock(key);
+        let (news, timestamp) = (clock.news(), clock.timestamp());
+        let watched = self.lists.entry(uri.clone()).or_default();
+        let is_first = watched.read.is_none();
+        if !is_first && watched.news != news {
+            watched.news = news;
+            let is_own = self.history.is_recorded(&uri, timestamp);
+            let at = if is_own { Instant::now() + self.settings.overlap } else { Instant::now() };
+            watched.again = Some(watched.again.map_or(at, |again| again.min(at)));
+        }
+        if is_first || watched.again.is_some_and(|again| again <= Instant::now()) {
+            watched.news = news;
+            self.refresh_or_forget(&uri).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings a list up to date; `false` where it is not there or may not be read.
+    async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, WatchError> {
+        match self.refresh(uri).await {
+            Ok(()) => Ok(true),
+            Err(WatchError::Read(ReadError::Gone | ReadError::Refused(_))) => {
+                self.lists.remove(uri);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn refresh(&mut self, uri: &str) -> Result<(), WatchError> {
+        let known = self.lists.get(uri).and_then(|watched| watched.read);
+        let is_due =
+            self.lists.get(uri).and_then(|watched| watched.again).is_none_or(|again| again <= Instant::now());
+        let watermark = self.journal.watermark(uri).await?;
+        let timestamp = match watermark {
+            None => self.first_sight(uri).await?,
+            Some(watermark) => {
+                let present = self.history.source.list_timestamp(uri).await?;
+                let is_same =
+                    known.is_some_and(|(timestamp, _)| timestamp == present) && watermark >= present;
+                if !is_same || is_due && known.is_some_and(|_| self.is_young(uri)) {
+                    self.delta(uri, watermark).await?
+                } else {
+                    present
+                }
+            }
+        };
+        let now = Instant::now();
+        let watched = self.lists.entry(uri.to_owned()).or_default();
+        let moved = watched.read.is_none_or(|(known, _)| known != timestamp);
+        // What commits late is below the timestamp that was just read.
+        watched.again = moved.then(|| now + self.settings.overlap);
+        watched.read = Some((timestamp, now));
+        Ok(())
+    }
+
+    /// Whether a list moved so shortly before it was read that something below its timestamp may have come since.
+    fn is_young(&self, uri: &str) -> bool {
+        self.lists.get(uri).is_some_and(|watched| watched.again.is_some())
+    }
+
+    /// A list of which the journal knows nothing.
+    async fn first_sight(&self, uri: &str) -> Result<Timestamp, WatchError> {
+        let query = if self.settings.backfill == Backfill::Current { "" } else { "_fields=last_modified" };
+        let Listed { timestamp, mut versions } = list::read(&self.history.source, uri, query).await?;
+        versions.reverse();
+        let mut outcome = Outcome::default();
+        for (object, version) in versions {
+            let date = Some(version.modified);
+            let change = changed(version, object, None);
+            match self.settings.backfill {
+                Backfill::Current => {
+                    outcome.changes.push(Change { action: Some(Action::Create), date, ..change });
+                }
+                Backfill::None => outcome.known.push(Change { data: None, ..change }),
+            }
+            if outcome.changes.len() + outcome.known.len() == AT_ONCE {
+                self.journal.settle(std::mem::take(&mut outcome)).await?;
+            }
+        }
+        outcome.watermarks.push((uri.to_owned(), timestamp));
+        self.journal.settle(outcome).await?;
+        Ok(timestamp)
+    }
+
+    /// What is newer than the watermark, less the overlap.
+    async fn delta(&self, uri: &str, watermark: Timestamp) -> Result<Timestamp, WatchError> {
+        let since = watermark.back(self.settings.overlap);
+        let Listed { timestamp, versions } =
+            list::read(&self.history.source, uri, &format!("_since={since}")).await?;
+        let mut missing = self.missing(&versions).await?;
+        if !missing.is_empty() {
+            let bucket = match Resource::of(uri) {
+                Resource::Records(bucket, _) | Resource::Collections(bucket) | Resource::Groups(bucket) => {
+                    bucket
+                }
+                _ => "",
+            };
+            examine::others_settled(&self.history, &self.journal, bucket, None).await?;
+            missing = self.missing(&versions).await?;
+        }
+        let mut changes: Vec<Change> = versions
+            .into_iter()
+            .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
+            .map(|(object, version)| changed(version, object, None))
+            .collect();
+        changes.sort_by_key(|change| change.modified);
+        let mut outcome = super::answer::outcome(None, changes);
+        // A collection or bucket that nobody knew of: everything in it is news.
+        let known = self
+            .journal
+            .known(&outcome.changes.iter().map(|change| change.object.clone()).collect::<Vec<_>>())
+            .await?;
+        let created: Vec<Object> = outcome
+            .changes
+            .iter()
+            .filter(|change| {
+                change.action.is_none() && known.get(&change.object).is_none_or(|known| known.deleted)
+            })
+            .map(|change| change.object.clone())
+            .collect();
+        outcome
+            .watermarks
+            .extend(created.iter().flat_map(super::answer::lists_in).map(|list| (list, Timestamp::ZERO)));
+        outcome.watermarks.push((uri.to_owned(), timestamp));
+        self.journal.settle(outcome).await?;
+        Ok(timestamp)
+    }
+
+    async fn missing(
+        &self,
+        versions: &[(Object, Version)],
+    ) -> Result<BTreeSet<(Object, Timestamp)>, JournalError> {
+        let versions = versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
+        Ok(self.journal.missing(versions).await?.into_iter().collect())
+    }
+}
