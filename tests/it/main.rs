@@ -20,6 +20,7 @@ mod cold_to_hot;
 mod deploy;
 mod forwarding;
 mod harness;
+mod history;
 mod http2;
 mod limits;
 mod mirror_equals_upstream;

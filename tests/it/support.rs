@@ -28,6 +28,7 @@ pub use chaos::Chaos;
 pub use client::{Client, Request, Response};
 pub use environment::{Environment, environment, tests_folder};
 pub use kinto::{Kinto, KintoOptions, Plugin};
+pub use postgres::database;
 pub use recorder::{Recorded, Recorder};
 pub use sidecar::Sidecar;
 

@@ -37,3 +37,18 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
 pub fn socket_folder() -> &'static str {
     &SERVER.socket_folder
 }
+
+/// The URL of a new database.
+pub fn database() -> String {
+    let folder = socket_folder();
+    let script = "import psycopg2, sys, uuid
+name = 'journal_' + uuid.uuid4().hex
+connection = psycopg2.connect(host=sys.argv[1], user='kinto', dbname='postgres')
+connection.autocommit = True
+connection.cursor().execute(f\"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0\")
+print(name)";
+    let python = environment(Environment::Plain).python();
+    let made = Command::new(python).args(["-c", script, folder]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    format!("postgres://kinto@localhost/{}?host={folder}", String::from_utf8_lossy(&made.stdout).trim())
+}

@@ -1,0 +1,15 @@
+//! The history that the sidecar keeps: what is recorded, by whom, and that nothing of it is lost.
+
+mod elsewhere;
+mod kill;
+mod recorded;
+
+use serde_json::Value;
+
+use super::support::Client;
+
+/// All entries of a bucket that a client may see, oldest first.
+async fn entries(client: &Client, bucket: &str) -> Vec<Value> {
+    let answer = client.get(&format!("{bucket}/history?_sort=last_modified")).await.expect(200);
+    answer.json()["data"].as_array().unwrap().clone()
+}
