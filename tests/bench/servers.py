@@ -110,6 +110,7 @@ def sidecar(upstream_port, *flags):
     """The sidecar in front of an upstream; gives its port and its processes."""
     program = os.environ.get("KINTO_SIDECAR_BINARY", ROOT / "target" / "release" / "kinto-sidecar")
     command = [program, "--upstream", f"http://127.0.0.1:{upstream_port}/v1", "--listen", "127.0.0.1:0"]
+    command += ["--journal", "sqlite::memory:"]
     with running([*command, "--log", "warn", *flags], stderr=subprocess.PIPE, text=True) as process:
         lines = []
         for line in process.stderr:
