@@ -21,12 +21,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 mod credentials;
+mod object;
 mod refusal;
 
 pub use credentials::Credentials;
 pub use refusal::Refusal;
 
 use crate::error::Error;
+use crate::journal::Object;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamError};
@@ -44,6 +46,7 @@ const EPOCHS: usize = 1024;
 #[derive(Debug)]
 pub struct Access {
     collections: Cache<(CollectionKey, Credentials), Arc<Slot<Verdict>>>,
+    objects: Cache<(Object, Credentials), Arc<Slot<Verdict>>>,
     identities: Cache<Credentials, Arc<Slot<Identity>>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
     epochs: Vec<Arc<AtomicU64>>,
@@ -127,14 +130,9 @@ impl Access {
     /// Nothing is remembered yet.
     pub fn new(settings: &Settings) -> Self {
         Self {
-            collections: Cache::builder()
-                .max_capacity(REMEMBERED)
-                .time_to_idle(Duration::from_secs(3600))
-                .build(),
-            identities: Cache::builder()
-                .max_capacity(REMEMBERED)
-                .time_to_idle(Duration::from_secs(3600))
-                .build(),
+            collections: remembered(),
+            objects: remembered(),
+            identities: remembered(),
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
@@ -314,6 +312,14 @@ impl Slot<Verdict> {
             Verdict::Refused(_) => None,
         }
     }
+}
+
+fn remembered<K, V>() -> Cache<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(REMEMBERED).time_to_idle(Duration::from_secs(3600)).build()
 }
 
 async fn ask_for_collection(

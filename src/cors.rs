@@ -18,6 +18,8 @@ pub enum Exposed {
     List,
     /// Those of a changeset: the plugin's, and the validators that the sidecar adds.
     Changeset,
+    /// Those of a snapshot: the plugin's, and the one by which the sidecar says what is missing.
+    Snapshot,
     /// Those of anything else.
     Plain,
 }
@@ -33,6 +35,9 @@ impl Exposed {
             }
             Self::Changeset => {
                 "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Retry-After"
+            }
+            Self::Snapshot => {
+                "Alert, Backoff, Content-Length, Content-Type, Retry-After, Snapshot-Incomplete"
             }
             Self::Plain => "Alert, Backoff, Content-Length, Content-Type, Retry-After",
         }

@@ -12,10 +12,12 @@ pub mod broadcasts;
 pub mod changeset;
 pub mod changeset_params;
 mod detour;
+pub mod history;
 pub mod list;
 pub mod monitor_changes;
 pub mod monitor_changeset;
 pub mod root;
+pub mod snapshot;
 
 use crate::access::Credentials;
 use crate::cors::{self, Exposed};

@@ -80,6 +80,20 @@ impl Preconditions {
             _ => Verdict::Proceed,
         }
     }
+
+    /// Whether there are none.
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Whether they let a list of this timestamp be deleted.
+    pub fn allow_deletion(self, timestamp: Timestamp) -> bool {
+        match (self.if_none_match, self.if_match) {
+            (Some(Tag::Any), _) => false,
+            (_, Some(Tag::Timestamp(known))) => known == timestamp,
+            _ => true,
+        }
+    }
 }
 
 struct NotATag;
@@ -123,6 +137,12 @@ pub fn insert_timestamp(headers: &mut HeaderMap, timestamp: Timestamp) {
     if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
         headers.insert(LAST_MODIFIED, date);
     }
+}
+
+/// `Total-Objects` and `Total-Records`.
+pub fn insert_total(headers: &mut HeaderMap, total: usize) {
+    headers.insert(TOTAL_OBJECTS, HeaderValue::from(total));
+    headers.insert(TOTAL_RECORDS, HeaderValue::from(total));
 }
 
 /// A 200 with JSON in it.

@@ -164,7 +164,7 @@ impl Monitor<'_> {
         let document = self.entries.rendered.list(&self.entries.rows, self.host);
         let (mut response, _) = encoded(document, newer, &late, &request.headers);
         if request.method == Method::HEAD {
-            insert_total(response.headers_mut(), newer + late.len());
+            list::insert_total(response.headers_mut(), newer + late.len());
         }
         response
     }
@@ -199,7 +199,7 @@ impl Monitor<'_> {
             headers.insert(list::ALERT, list::TO_IS_DEPRECATED);
         }
         if request.method == Method::HEAD {
-            insert_total(headers, total);
+            list::insert_total(headers, total);
         }
         Ok(response)
     }
@@ -254,11 +254,6 @@ pub(super) fn encoded(
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
     }
     (response, encoding)
-}
-
-fn insert_total(headers: &mut HeaderMap, total: usize) {
-    headers.insert(list::TOTAL_OBJECTS, HeaderValue::from(total));
-    headers.insert(list::TOTAL_RECORDS, HeaderValue::from(total));
 }
 
 #[cfg(test)]

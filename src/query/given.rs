@@ -48,6 +48,13 @@ impl Given {
         if faults.is_empty() { Ok(given) } else { Err(Invalid::faults(faults)) }
     }
 
+    /// The same without `_fields`, which means nothing where rows are deleted.
+    #[must_use]
+    pub fn without_fields(mut self) -> Self {
+        self.fields.clear();
+        self
+    }
+
     /// The timestamp of `_since`, where it names one.
     pub fn since(&self) -> Option<Timestamp> {
         let since = self.filters.iter().find(|filter| filter.name == "_since")?;

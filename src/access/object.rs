@@ -1,0 +1,92 @@
+//! Who may read an object and all that is in it, and who may write a bucket.
+//!
+//! A status alone does not tell. Kinto shows the attributes of a bucket or a collection to those, too, who may merely create
+//! something in it; and it says that something is not there only to those who may read what is there. So somebody may read
+//! a bucket or a collection if the upstream tells them that a thing with an id made up for the question is not in it. Whether
+//! somebody may write is told by a write whose precondition cannot hold: Kinto looks at permissions first.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH};
+use http::{Method, Response, StatusCode};
+use uuid::Uuid;
+
+use super::{Access, Credentials, Granted, Refusal, Slot, Verdict};
+use crate::error::Error;
+use crate::journal::Object;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// Greater than any timestamp that Kinto can store.
+const IMPOSSIBLE: HeaderValue = HeaderValue::from_static("\"99999999999999999999\"");
+
+const GRANTED: Verdict = Verdict::Granted(Granted { metadata: None, stale: false });
+
+impl Access {
+    /// Whether the requester may read an object and, where it is a bucket or a collection, what is in it. Of an object that
+    /// is not there, whether they might if it were.
+    pub async fn may_read_object(
+        &self,
+        upstream: &Upstream,
+        object: &Object,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Error> {
+        let name = (object.clone(), credentials.clone());
+        let slot = self.objects.get_with_by_ref(&name, || Arc::new(Slot::new(self.epoch(object.bucket()))));
+        let question = || {
+            let (upstream, object, credentials) = (upstream.clone(), object.clone(), credentials.clone());
+            async move { ask_to_read(&upstream, &object, &credentials).await }
+        };
+        Ok(slot.get(self.ttl, question).await?)
+    }
+
+    /// Whether the requester may write a bucket. The upstream is asked each time.
+    pub async fn may_write_bucket(
+        &self,
+        upstream: &Upstream,
+        bucket: &str,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Error> {
+        let mut headers = credentials.headers();
+        headers.insert(IF_MATCH, IMPOSSIBLE);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Even an upstream that heeds no precondition changes nothing then.
+        let body = Bytes::from_static(b"{\"data\":{}}");
+        let uri = Object::Bucket(bucket.to_owned()).to_string();
+        let answer = upstream.ask_as(Method::PATCH, &uri, headers, body).await?;
+        Ok(match answer.status() {
+            StatusCode::PRECONDITION_FAILED => GRANTED,
+            // The upstream is read-only.
+            StatusCode::METHOD_NOT_ALLOWED => Verdict::Refused(Arc::new(Refusal::new(answer))),
+            _ => refused(answer)?,
+        })
+    }
+}
+
+async fn ask_to_read(
+    upstream: &Upstream,
+    object: &Object,
+    credentials: &Credentials,
+) -> Result<Verdict, UpstreamError> {
+    let uri = object.to_string();
+    let answer = upstream.ask_as(Method::GET, &uri, credentials.headers(), Bytes::new()).await?;
+    if !matches!(answer.status(), StatusCode::OK | StatusCode::NOT_FOUND) {
+        return refused(answer);
+    }
+    let inside = match object {
+        Object::Bucket(_) => format!("{uri}/groups/{}", Uuid::new_v4()),
+        Object::Collection(..) => format!("{uri}/records/{}", Uuid::new_v4()),
+        Object::Group(..) | Object::Record(..) => return Ok(GRANTED),
+    };
+    let answer = upstream.ask_as(Method::GET, &inside, credentials.headers(), Bytes::new()).await?;
+    if answer.status() == StatusCode::NOT_FOUND { Ok(GRANTED) } else { refused(answer) }
+}
+
+fn refused(answer: Response<Bytes>) -> Result<Verdict, UpstreamError> {
+    match answer.status() {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
+            Ok(Verdict::Refused(Arc::new(Refusal::new(answer))))
+        }
+        status => Err(UpstreamError::Unexpected(format!("{status} to a question of permission").into())),
+    }
+}

@@ -1,0 +1,197 @@
+//! `GET`, `HEAD` and `DELETE /buckets/{bucket}/history`: what happened in a bucket, as a full Kinto list.
+//!
+//! Follows `History` of `kinto.plugins.history.views`. Its checks come in this order: method (405), `Accept` (406),
+//! permission (401, 403), parameters (400), preconditions (304, 412), filters (400). A `HEAD` tells how many entries are
+//! selected, too.
+
+use std::ops::ControlFlow;
+
+use http::Method;
+use http::header::HOST;
+use http::request::Parts;
+
+pub mod requester;
+mod visible;
+
+use super::list::{self, Preconditions, Verdict as Precondition};
+use crate::access::Verdict;
+use crate::body::Body;
+use crate::cache_control;
+use crate::cors::{self, Exposed};
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::journal::{EntriesPage, Journal};
+use crate::kinto::Timestamp;
+use crate::query::{Given, Parameters, Query, Rules};
+use crate::server::Peer;
+use requester::Requester;
+use visible::Visible;
+
+/// The fields that entries may have.
+const FIELDS: [&str; 13] = [
+    "user_id",
+    "uri",
+    "action",
+    "date",
+    "resource_name",
+    "bucket_id",
+    "collection_id",
+    "group_id",
+    "record_id",
+    "target",
+    "id",
+    "last_modified",
+    "deleted",
+];
+
+/// Ids of objects are texts, also where they look like numbers.
+const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
+
+const METHODS: &str = "GET,HEAD,DELETE,OPTIONS";
+const ALLOW: &str = "GET, HEAD, DELETE, OPTIONS";
+
+/// Answers a request for the history of a bucket that `journal` keeps. CORS headers are left to [`cors::finish`].
+pub async fn answer(
+    core: &Core,
+    journal: &Journal,
+    bucket: &str,
+    request: &Parts,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let origins = &core.app.settings.kinto.cors_origins;
+    if request.method == Method::OPTIONS {
+        return Ok(cors::preflight(&request.headers, METHODS, Exposed::List, origins)?);
+    }
+    let requester = match Requester::of(core, &request.headers, bucket).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(requester) => requester,
+    };
+    if !matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) {
+        return Err(Error::MethodNotAllowed { allow: ALLOW });
+    }
+    list::check_accept(&request.headers)?;
+    cors::check_origin(&request.headers, origins)?;
+    let listing = Listing { core, journal, requester: &requester, request, peer };
+    if request.method == Method::DELETE { listing.delete().await } else { listing.read().await }
+}
+
+/// The rules of the list language for histories.
+pub(super) fn rules(core: &Core) -> Rules<'static> {
+    let kinto = &core.app.settings.kinto;
+    Rules {
+        known_fields: &FIELDS,
+        text_fields: &IDS,
+        in_like: true,
+        paginate_by: kinto.paginate_by,
+        max_fetch_size: Some(kinto.storage_max_fetch_size),
+        now: Timestamp::now(),
+    }
+}
+
+/// A request that wants entries or wants them gone.
+struct Listing<'l> {
+    core: &'l Core,
+    journal: &'l Journal,
+    requester: &'l Requester,
+    request: &'l Parts,
+    peer: &'l Peer,
+}
+
+impl Listing<'_> {
+    async fn read(&self) -> Result<Response, Error> {
+        let visible = match Visible::to(self.core, self.journal, self.requester).await? {
+            ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+            ControlFlow::Continue(visible) => visible,
+        };
+        let query = match self.selection().await {
+            Ok(ControlFlow::Continue(query)) => query,
+            // Who sees nothing is not told what is wrong with the request.
+            Ok(ControlFlow::Break(response)) => {
+                return visible.any().await.map(|refusal| refusal.unwrap_or(response));
+            }
+            Err(error) => return visible.any().await?.ok_or(error),
+        };
+        match visible.page(&query).await? {
+            ControlFlow::Break(refusal) => Ok(refusal.replay()),
+            ControlFlow::Continue(page) => {
+                let total = page.total;
+                let mut response = self.respond(page, &query);
+                cache_control::forbid(response.headers_mut());
+                if self.request.method == Method::HEAD {
+                    list::insert_total(response.headers_mut(), total);
+                }
+                Ok(response)
+            }
+        }
+    }
+
+    async fn delete(&self) -> Result<Response, Error> {
+        let Self { core, journal, requester, .. } = self;
+        let Requester { bucket, credentials } = requester;
+        if let Verdict::Refused(refusal) =
+            core.app.access.may_write_bucket(&core.upstream, bucket, credentials).await?
+        {
+            return Ok(refusal.replay());
+        }
+        let (preconditions, given) = self.parameters()?;
+        if !preconditions.is_none() {
+            let timestamp = journal.timestamp(bucket).await?;
+            if !preconditions.allow_deletion(timestamp) {
+                return Ok(list::precondition_failed(timestamp));
+            }
+        }
+        let query = Query::of(&given.without_fields(), &rules(core))?;
+        let deleted = journal.delete(bucket, &query).await?;
+        Ok(self.respond(deleted, &query))
+    }
+
+    /// What the request selects, unless its preconditions are answer enough.
+    async fn selection(&self) -> Result<ControlFlow<Response, Query>, Error> {
+        let (preconditions, given) = self.parameters()?;
+        if !preconditions.is_none() {
+            let timestamp = self.journal.timestamp(&self.requester.bucket).await?;
+            match preconditions.verdict(timestamp) {
+                Precondition::Proceed => {}
+                Precondition::NotModified => return Ok(ControlFlow::Break(list::not_modified(timestamp))),
+                Precondition::Failed => return Ok(ControlFlow::Break(list::precondition_failed(timestamp))),
+            }
+        }
+        Ok(ControlFlow::Continue(Query::of(&given, &rules(self.core))?))
+    }
+
+    fn parameters(&self) -> Result<(Preconditions, Given), Error> {
+        let mut faults = Vec::new();
+        let preconditions = Preconditions::read(&self.request.headers, &mut faults);
+        let given = Given::read(&Parameters::parse(self.request.uri.query())?, faults)?;
+        Ok((preconditions, given))
+    }
+
+    fn respond(&self, page: EntriesPage, query: &Query) -> Response {
+        let length: usize = page.rows.iter().map(|row| row.get().len() + 1).sum();
+        let mut text = String::with_capacity(length + 11);
+        text.push_str("{\"data\":[");
+        for (index, row) in page.rows.iter().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(row.get());
+        }
+        text.push_str("]}");
+        let mut response = list::json(Body::full(text));
+        let headers = response.headers_mut();
+        list::insert_timestamp(headers, page.timestamp);
+        if let (Some(token), Some(limit)) = (page.next, query.limit) {
+            let settings = &self.core.app.settings;
+            let host = self.request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let base_url = list::base_url(settings, self.peer.scheme(), host);
+            // The requester's own bucket is called by its name from here on.
+            let path = format!("/{}/buckets/{}/history", settings.upstream.version, self.requester.bucket);
+            let next = list::next_page(&base_url, &path, self.request.uri.query(), limit, &token);
+            headers.extend(next.map(|next| (list::NEXT_PAGE, next)));
+        }
+        if query.uses_to {
+            headers.insert(list::ALERT, list::TO_IS_DEPRECATED);
+        }
+        response
+    }
+}

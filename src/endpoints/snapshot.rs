@@ -1,0 +1,172 @@
+//! `GET /buckets/{bucket}/snapshot/collections/{collection}@{timestamp}`: a collection's records as they were at a moment.
+//!
+//! What has not changed since stands in the upstream; of what has, the journal knows the version of that moment. A record
+//! that was deleted before the moment is not in the answer, though it may have been made again since. Where the journal
+//! cannot know all of those versions, because entries were trimmed, purged or excluded, or because it began later, the
+//! answer says so in [`INCOMPLETE`].
+//!
+//! Follows `get_snapshot` of `kinto.plugins.history.views`. Its checks come in this order: method (405), timestamp (400),
+//! permission (401, 403).
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+mod present;
+
+use super::history::requester::Requester;
+use super::{history, list, monitor_changes};
+use crate::access::Verdict;
+use crate::body::Body;
+use crate::cors::{self, Exposed};
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::journal::{Journal, Object, Sees};
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::content::NewRow;
+use crate::query::{Query, Rules, python};
+
+/// `Snapshot-Incomplete: true`: versions that were current at the moment may be missing or be replaced by older ones.
+pub const INCOMPLETE: HeaderName = HeaderName::from_static("snapshot-incomplete");
+
+/// How many ids one question to the journal names.
+const IDS_AT_ONCE: usize = 500;
+
+#[derive(Deserialize)]
+struct Version {
+    id: String,
+    last_modified: u64,
+    #[serde(default)]
+    deleted: bool,
+}
+
+#[derive(Deserialize)]
+struct Creation {
+    record_id: String,
+}
+
+/// Answers a request for a snapshot from the history that `journal` keeps; `moment` is what stands behind the `@`. CORS
+/// headers are left to [`cors::finish`].
+pub async fn answer(
+    core: &Core,
+    journal: &Journal,
+    key: &CollectionKey,
+    moment: &str,
+    request: &Parts,
+) -> Result<Response, Error> {
+    let origins = &core.app.settings.kinto.cors_origins;
+    if request.method == Method::OPTIONS {
+        let methods = monitor_changes::METHODS;
+        return Ok(cors::preflight(&request.headers, methods, Exposed::Snapshot, origins)?);
+    }
+    let Requester { bucket, credentials } = match Requester::of(core, &request.headers, &key.bucket).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(requester) => requester,
+    };
+    list::check_method(&request.method)?;
+    cors::check_origin(&request.headers, origins)?;
+    let moment = self::moment(moment)?;
+    let collection = Object::Collection(bucket.clone(), key.collection.to_string());
+    let verdict = core.app.access.may_read_object(&core.upstream, &collection, &credentials).await?;
+    if let Verdict::Refused(refusal) = verdict {
+        return Ok(refusal.replay());
+    }
+
+    let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
+    let snapshot = Snapshot { core, journal, key, collection, moment };
+    let (records, is_complete) =
+        snapshot.take(present::records(core, &snapshot.key, &credentials).await?).await?;
+    let mut chunks = vec![Bytes::from_static(b"{\"data\":[")];
+    for (index, record) in records.into_iter().enumerate() {
+        if index > 0 {
+            chunks.push(Bytes::from_static(b","));
+        }
+        chunks.push(record.json);
+    }
+    chunks.push(Bytes::from_static(b"]}"));
+    let mut response = list::json(Body::chunks(chunks));
+    if !is_complete {
+        response.headers_mut().insert(INCOMPLETE, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// A collection at a moment.
+struct Snapshot<'s> {
+    core: &'s Core,
+    journal: &'s Journal,
+    key: CollectionKey,
+    collection: Object,
+    moment: Timestamp,
+}
+
+impl Snapshot<'_> {
+    /// The records of the moment, newest first, found from those of the present and its tombstones; and whether all of
+    /// them are known.
+    async fn take(&self, present: Vec<NewRow>) -> Result<(Vec<NewRow>, bool), Error> {
+        let (mut records, changed): (Vec<_>, Vec<_>) =
+            present.into_iter().partition(|row| row.last_modified <= self.moment);
+        let mut is_complete = true;
+        if !changed.is_empty() {
+            let changed: Vec<String> = changed.iter().map(|row| row.id.to_string()).collect();
+            let (versions, has_gaps) =
+                self.journal.versions_at(&self.collection, &changed, self.moment).await?;
+            let versions: Vec<NewRow> = versions.into_iter().filter_map(row).collect();
+            let known: HashSet<&str> = versions.iter().map(|version| &*version.id).collect();
+            let unknown: Vec<&str> =
+                changed.iter().map(String::as_str).filter(|id| !known.contains(id)).collect();
+            // Any of the changes may be of an author who is not recorded.
+            let has_exclusions = !self.core.app.settings.history.exclude_user_ids.is_empty();
+            is_complete = !has_gaps && !has_exclusions && self.were_created_since(&unknown).await?;
+            records.extend(versions);
+        }
+        records.retain(|row| !row.deleted);
+        records.sort_by_key(|row| std::cmp::Reverse(row.last_modified));
+        Ok((records, is_complete))
+    }
+
+    /// Whether the journal has the creations of all these records, none of which it knows to have been there before.
+    async fn were_created_since(&self, ids: &[&str]) -> Result<bool, Error> {
+        let rules = Rules { paginate_by: None, max_fetch_size: None, ..history::rules(self.core) };
+        let mut created = HashSet::new();
+        for ids in ids.chunks(IDS_AT_ONCE) {
+            let query = format!(
+                "action=create&resource_name=record&collection_id={}&in_record_id={}&_fields=record_id",
+                self.key.collection,
+                ids.join(",")
+            );
+            let query = Query::parse(Some(&query), &rules)?;
+            let page = self.journal.page(&self.key.bucket, &query, &Sees::Everything).await?;
+            let records = page.rows.iter().filter_map(|row| serde_json::from_str::<Creation>(row.get()).ok());
+            created.extend(records.map(|creation| creation.record_id));
+        }
+        Ok(ids.iter().all(|id| created.contains(*id)))
+    }
+}
+
+/// A version of a record as the journal keeps it.
+fn row(json: Box<RawValue>) -> Option<NewRow> {
+    let Version { id, last_modified, deleted } = serde_json::from_str(json.get()).ok()?;
+    let json: Box<str> = json.into();
+    Some(NewRow {
+        id: id.into(),
+        last_modified: Timestamp(last_modified),
+        deleted,
+        json: json.into_string().into(),
+    })
+}
+
+/// The moment that a path names.
+fn moment(text: &str) -> Result<Timestamp, Error> {
+    let moment = python::Integer::parse(text).filter(|moment| moment.value >= 0).ok_or_else(|| {
+        let message = format!("Invalid timestamp {}", python::repr(&text.into()));
+        Error::InvalidParameter { location: "path", name: "timestamp".to_owned(), message }
+    })?;
+    Ok(Timestamp(u64::try_from(moment.value).unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,68 @@
+//! All records and tombstones that a collection has now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::access::Credentials;
+use crate::handler::Core;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::content::NewRow;
+use crate::mirror::read::{ReadError, Source};
+
+/// How often a collection that keeps changing is read on.
+const TRIES: usize = 10;
+
+/// The rows of a collection, from its mirror or from the upstream; none where there is no such collection. What the
+/// service account may not read is read as the requester, who may.
+pub(super) async fn records(
+    core: &Core,
+    key: &CollectionKey,
+    requester: &Credentials,
+) -> Result<Vec<NewRow>, ReadError> {
+    let upstream = || core.app.background_upstream.clone();
+    core.app.mirrors.mirror(key).clock().used();
+    let read = match core.app.mirrors.current(key, None).await {
+        Ok((state, _)) => {
+            let content = &state.content;
+            let rows = content.rows().iter().map(|row| NewRow {
+                id: row.id.clone(),
+                last_modified: row.last_modified,
+                deleted: row.deleted,
+                json: content.json(row),
+            });
+            Ok(rows.collect())
+        }
+        Err(ReadError::Oversize) => read(&Source::new(upstream()), key).await,
+        Err(ReadError::Refused(_)) => read(&Source::on_behalf(upstream(), requester.headers()), key).await,
+        Err(error) => Err(error),
+    };
+    match read {
+        Err(ReadError::Gone) => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+/// Reads all pages, and then what changed in the meantime.
+async fn read(source: &Source, key: &CollectionKey) -> Result<Vec<NewRow>, ReadError> {
+    let mut rows: HashMap<Arc<str>, NewRow> = HashMap::new();
+    let mut since = Timestamp::ZERO;
+    for _ in 0..TRIES {
+        let mut page = source.page(&format!("{}?_since={since}", key.records_uri())).await?;
+        let began = page.timestamp;
+        loop {
+            for row in page.rows {
+                let is_newer = rows.get(&row.id).is_none_or(|known| known.last_modified < row.last_modified);
+                if is_newer {
+                    rows.insert(row.id.clone(), row);
+                }
+            }
+            let Some(next) = page.next else { break };
+            page = source.page(&next).await?;
+        }
+        if page.timestamp == began {
+            return Ok(rows.into_values().collect());
+        }
+        since = began;
+    }
+    Err(ReadError::Unsettled)
+}
