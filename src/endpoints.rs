@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use http::Method;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use tokio::time::Instant;
@@ -39,6 +40,23 @@ pub enum Endpoint {
     Broadcasts,
     /// A collection's changeset.
     Changeset(CollectionKey),
+    /// A bucket's history.
+    History(String),
+    /// A collection at a moment, which is what stands behind the `@`.
+    Snapshot(CollectionKey, String),
+}
+
+/// Whether an endpoint is the upstream's after all, because it keeps the history itself.
+pub async fn is_upstreams(core: &Core, endpoint: &Endpoint) -> Result<bool, Error> {
+    match endpoint {
+        Endpoint::History(_) | Endpoint::Snapshot(..) => {
+            Ok(core.app.history.journal(&core.upstream).await?.is_none())
+        }
+        Endpoint::MonitorChanges
+        | Endpoint::MonitorChangeset
+        | Endpoint::Broadcasts
+        | Endpoint::Changeset(_) => Ok(false),
+    }
 }
 
 /// Answers a request for one of the sidecar's own endpoints.
@@ -49,8 +67,10 @@ pub async fn answer(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let exposed = match endpoint {
-        Endpoint::MonitorChanges => Exposed::List,
         Endpoint::MonitorChangeset | Endpoint::Changeset(_) => Exposed::Changeset,
+        Endpoint::History(_) if request.method == Method::DELETE => Exposed::Plain,
+        Endpoint::MonitorChanges | Endpoint::History(_) => Exposed::List,
+        Endpoint::Snapshot(..) => Exposed::Snapshot,
         Endpoint::Broadcasts => Exposed::Plain,
     };
     let answered = match endpoint {
@@ -61,6 +81,14 @@ pub async fn answer(
         }
         Endpoint::MonitorChanges | Endpoint::MonitorChangeset => {
             monitor(core, &endpoint, request, peer).await
+        }
+        Endpoint::History(bucket) => {
+            let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
+            history::answer(core, journal, &bucket, request, peer).await
+        }
+        Endpoint::Snapshot(key, moment) => {
+            let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
+            snapshot::answer(core, journal, &key, &moment, request).await
         }
     };
     let mut response = match answered {

@@ -68,7 +68,10 @@ async fn answer(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
-    if let Route::Own(endpoint) = route {
+    if let Route::Own(endpoint) = &route
+        && !Box::pin(endpoints::is_upstreams(core, endpoint)).await?
+    {
+        let endpoint = endpoint.clone();
         // Boxed, as what is large and not forwarding is below: its future would be moved with that of every request.
         return Box::pin(endpoints::answer(core, endpoint, &parts, peer)).await;
     }
@@ -76,7 +79,7 @@ async fn answer(
     let request = Request::from_parts(parts, body);
     match route {
         Route::Root if is_read(request.method()) => {
-            Box::pin(described(core, request, peer, root::add_capability)).await
+            Box::pin(described(core, request, peer, root::add_capabilities)).await
         }
         Route::Api if is_read(request.method()) => {
             Box::pin(described(core, request, peer, root::add_paths)).await

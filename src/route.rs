@@ -3,7 +3,7 @@
 
 use crate::endpoints::Endpoint;
 use crate::kinto::{CollectionKey, is_id};
-use crate::settings::{ChangesMode, Settings};
+use crate::settings::{ChangesMode, HistoryMode, Settings};
 
 /// Who answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,9 @@ pub enum Route {
 impl Route {
     /// Reads a path as it came, without its query.
     pub fn of(path: &str, settings: &Settings) -> Self {
-        if settings.changes_mode == ChangesMode::Off {
+        let has_changes = settings.changes_mode != ChangesMode::Off;
+        let has_history = matches!(settings.history_mode, HistoryMode::Auto | HistoryMode::Journal);
+        if !has_changes && !has_history {
             return Self::Forward;
         }
         let Some(path) = path
@@ -37,22 +39,17 @@ impl Route {
             "/" => return Self::Root,
             "/batch" => return Self::Batch,
             "/__api__" => return Self::Api,
-            "/__broadcasts__" => return Self::Own(Endpoint::Broadcasts),
+            "/__broadcasts__" if has_changes => return Self::Own(Endpoint::Broadcasts),
             _ => {}
         }
-        let Some(path) = path.strip_prefix("/buckets/") else { return Self::Forward };
-        let Some((bucket, path)) = path.split_once("/collections/") else { return Self::Forward };
-        let Some((collection, leaf)) = path.split_once('/') else { return Self::Forward };
-        if !is_id(bucket) || !is_id(collection) {
-            return Self::Forward;
-        }
-        let is_monitor = bucket == settings.changes.bucket && collection == settings.changes.collection;
-        match (leaf, is_monitor) {
-            ("records", true) => Self::Own(Endpoint::MonitorChanges),
-            ("changeset", true) => Self::Own(Endpoint::MonitorChangeset),
-            ("changeset", false) => Self::Own(Endpoint::Changeset(CollectionKey::new(bucket, collection))),
-            _ => Self::Forward,
-        }
+        let below = path.strip_prefix("/buckets/").and_then(|path| path.split_once('/'));
+        let Some((bucket, path)) = below.filter(|(bucket, _)| is_id(bucket)) else { return Self::Forward };
+        let endpoint = match path.strip_prefix("collections/") {
+            Some(path) if has_changes => of_collection(bucket, path, settings),
+            None if has_history => of_history(bucket, path),
+            _ => None,
+        };
+        endpoint.map_or(Self::Forward, Self::Own)
     }
 
     /// The name of the endpoint in logs and metrics.
@@ -64,10 +61,32 @@ impl Route {
             Self::Own(Endpoint::MonitorChangeset) => "monitor-changeset",
             Self::Own(Endpoint::Changeset(_)) => "changeset",
             Self::Own(Endpoint::Broadcasts) => "broadcasts",
+            Self::Own(Endpoint::History(_)) => "history",
+            Self::Own(Endpoint::Snapshot(..)) => "snapshot",
             Self::Batch => "batch",
             Self::Forward => "forward",
         }
     }
+}
+
+fn of_collection(bucket: &str, path: &str, settings: &Settings) -> Option<Endpoint> {
+    let (collection, leaf) = path.split_once('/').filter(|(collection, _)| is_id(collection))?;
+    let is_monitor = bucket == settings.changes.bucket && collection == settings.changes.collection;
+    match (leaf, is_monitor) {
+        ("records", true) => Some(Endpoint::MonitorChanges),
+        ("changeset", true) => Some(Endpoint::MonitorChangeset),
+        ("changeset", false) => Some(Endpoint::Changeset(CollectionKey::new(bucket, collection))),
+        _ => None,
+    }
+}
+
+fn of_history(bucket: &str, path: &str) -> Option<Endpoint> {
+    if path == "history" {
+        return Some(Endpoint::History(bucket.to_owned()));
+    }
+    let (collection, moment) = path.strip_prefix("snapshot/collections/")?.split_once('@')?;
+    let is_plain = is_id(collection) && !moment.is_empty() && !moment.contains(['/', '%', '@']);
+    is_plain.then(|| Endpoint::Snapshot(CollectionKey::new(bucket, collection), moment.to_owned()))
 }
 
 #[cfg(test)]
@@ -95,6 +114,11 @@ mod tests {
             route("/v1/buckets/a/collections/b/changeset"),
             Route::Own(Endpoint::Changeset(CollectionKey::new("a", "b")))
         );
+        assert_eq!(route("/v1/buckets/a/history"), Route::Own(Endpoint::History("a".to_owned())));
+        assert_eq!(
+            route("/v1/buckets/a/snapshot/collections/b@12"),
+            Route::Own(Endpoint::Snapshot(CollectionKey::new("a", "b"), "12".to_owned()))
+        );
     }
 
     #[test]
@@ -113,14 +137,36 @@ mod tests {
             "/V1/buckets/a/collections/b/changeset",
             "/v1/buckets/monitor/collections/changes/records/x",
             "/v1/buckets/a/collections/b/records",
+            "/v1/buckets/a/history/",
+            "/v1/buckets/a/history/x",
+            "/v1/buckets/a.b/history",
+            "/v1/buckets/a/collections/history",
+            "/v1/buckets/a/snapshot/collections/b",
+            "/v1/buckets/a/snapshot/collections/b@",
+            "/v1/buckets/a/snapshot/collections/b%4012",
+            "/v1/buckets/a/snapshot/collections/b@12/",
+            "/v1/buckets/a/snapshot/collections/b@1@2",
         ] {
             assert_eq!(route(path), Route::Forward, "{path}");
         }
     }
 
     #[test]
-    fn nothing_is_the_sidecars_where_changes_are_off() {
-        let settings = Settings { changes_mode: ChangesMode::Off, ..Settings::default() };
-        assert_eq!(Route::of("/v1/buckets/a/collections/b/changeset", &settings), Route::Forward);
+    fn what_is_switched_off_is_forwarded() {
+        let (changeset, history) = ("/v1/buckets/a/collections/b/changeset", "/v1/buckets/a/history");
+        let no_changes = Settings { changes_mode: ChangesMode::Off, ..Settings::default() };
+        assert_eq!(Route::of(changeset, &no_changes), Route::Forward);
+        assert_eq!(Route::of("/v1/__broadcasts__", &no_changes), Route::Forward);
+        assert_ne!(Route::of(history, &no_changes), Route::Forward);
+        assert_eq!(Route::of("/v1/batch", &no_changes), Route::Batch);
+        for history_mode in [HistoryMode::Upstream, HistoryMode::Off] {
+            let no_history = Settings { history_mode, ..Settings::default() };
+            assert_eq!(Route::of(history, &no_history), Route::Forward);
+            assert_ne!(Route::of(changeset, &no_history), Route::Forward);
+            let neither = Settings { history_mode, ..no_changes.clone() };
+            for path in [changeset, history, "/v1/", "/v1/batch", "/v1/__api__"] {
+                assert_eq!(Route::of(path, &neither), Route::Forward, "{path}");
+            }
+        }
     }
 }

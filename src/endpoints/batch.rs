@@ -114,11 +114,18 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let settings = &core.app.settings;
     let batch: Option<Batch<'_>> = serde_json::from_slice(&body).ok();
     let requests = batch.as_ref().and_then(|batch| read(batch, settings));
-    let Some((batch, requests)) = batch.zip(requests) else {
+    let Some((batch, mut requests)) = batch.zip(requests) else {
         // The upstream says what is wrong with it.
         let (answer, body) = exchange(core, &parts, body, None, peer).await?;
         return Ok(Response::from_parts(answer, Body::full(body)));
     };
+    for request in &mut requests {
+        if let Some(endpoint) = &request.own
+            && super::is_upstreams(core, endpoint).await?
+        {
+            request.own = None;
+        }
+    }
     let is_recursive = requests.iter().any(|request| request.target.contains("/batch"));
     if is_recursive || requests.iter().all(|request| request.own.is_none()) {
         let targets: Vec<&SubRequest> = requests.iter().collect();
@@ -154,7 +161,9 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
         let endpoint = request.own.clone()?;
         Some(own(core, &parts, request, endpoint, peer))
     });
-    let mut ours = try_join_all(ours).await?.into_iter();
+    let has_writes = requests.iter().any(|request| request.own.is_some() && request.method == Method::DELETE);
+    let ours = if has_writes { in_turn(ours).await? } else { try_join_all(ours).await? };
+    let mut ours = ours.into_iter();
     let mut text = String::from("{\"responses\":[");
     for (index, request) in requests.iter().enumerate() {
         if index > 0 {
@@ -171,6 +180,17 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let mut response = list::json(Body::full(text));
     cors::finish(response.headers_mut(), origin, Exposed::Plain, &settings.kinto.cors_origins);
     Ok(response)
+}
+
+/// One after the other: a history that was deleted from is read without what was deleted.
+async fn in_turn(
+    ours: impl Iterator<Item = impl Future<Output = Result<String, Error>>>,
+) -> Result<Vec<String>, Error> {
+    let mut answers = Vec::new();
+    for own in ours {
+        answers.push(own.await?);
+    }
+    Ok(answers)
 }
 
 /// Gives the upstream a batch, and tells the observer what came of it. `requests` is `None` where the batch could not be

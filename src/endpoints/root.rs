@@ -1,5 +1,5 @@
-//! What the sidecar adds to the upstream's own descriptions: the `changes` capability in `GET /v1/`, and the paths of its
-//! endpoints in `GET /v1/__api__`.
+//! What the sidecar adds to the upstream's own descriptions: the `changes` and `history` capabilities in `GET /v1/`, and
+//! the paths of its endpoints in `GET /v1/__api__`.
 //!
 //! The upstream's document is what it answered to this requester; every byte of it stays as it was. It has to be read
 //! without a `Content-Encoding`, and its `Content-Length` is that of what is returned here.
@@ -8,10 +8,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use crate::settings::{ChangesSettings, Compat, Settings};
+mod history;
+
+use crate::settings::{ChangesMode, ChangesSettings, Compat, HistoryMode, Settings};
 
 /// `GET /v1/`, as far as it is looked at.
 #[derive(Deserialize)]
@@ -35,12 +37,19 @@ struct Insertion {
     text: String,
 }
 
-/// Adds the `changes` capability to the root view. A document that has it, or that is not one, stays as it is.
-pub fn add_capability(body: &Bytes, settings: &Settings) -> Bytes {
+/// Adds the capabilities to the root view. Those that a document has stay as they are, as does what is not a root view.
+pub fn add_capabilities(body: &Bytes, settings: &Settings) -> Bytes {
     let insertion = || {
         let document = std::str::from_utf8(body).ok()?;
         let root: Root<'_> = serde_json::from_str(document).ok()?;
-        append_members(document, root.capabilities, &[("changes", capability(settings))])
+        let mut capabilities = Vec::new();
+        if has_changes(settings) {
+            capabilities.push(("changes", capability(settings)));
+        }
+        if has_history(settings) {
+            capabilities.push(("history", history::capability(&settings.history)));
+        }
+        append_members(document, root.capabilities, &capabilities)
     };
     insertion().map_or_else(|| body.clone(), |insertion| insert(body, vec![insertion]))
 }
@@ -50,13 +59,30 @@ pub fn add_paths(body: &Bytes, settings: &Settings) -> Bytes {
     let insertions = || {
         let document = std::str::from_utf8(body).ok()?;
         let api: Api<'_> = serde_json::from_str(document).ok()?;
-        let paths = paths(&settings.changes);
+        let (mut paths, mut tags) = (Vec::new(), Vec::new());
+        if has_changes(settings) {
+            paths.extend(changes_paths(&settings.changes));
+            tags.extend(["Collection-changeset", "Changess"]);
+        }
+        if has_history(settings) {
+            paths.extend(history::paths());
+            tags.extend(history::TAGS);
+        }
         let paths: Vec<_> = paths.iter().map(|(path, text)| (path.as_str(), text.clone())).collect();
         let mut insertions = vec![append_members(document, api.paths, &paths)?];
-        insertions.extend(api.tags.and_then(|tags| append_tags(document, tags)));
+        insertions.extend(api.tags.and_then(|present| append_tags(document, present, &tags)));
         Some(insertions)
     };
     insertions().map_or_else(|| body.clone(), |insertions| insert(body, insertions))
+}
+
+fn has_changes(settings: &Settings) -> bool {
+    settings.changes_mode != ChangesMode::Off
+}
+
+/// Whether the history is the sidecar's, unless the upstream keeps it: then it describes it, too.
+fn has_history(settings: &Settings) -> bool {
+    matches!(settings.history_mode, HistoryMode::Auto | HistoryMode::Journal)
 }
 
 /// The capability, in the order and the words of the plugin.
@@ -74,14 +100,9 @@ fn capability(settings: &Settings) -> String {
     )
 }
 
-fn paths(changes: &ChangesSettings) -> [(String, String); 2] {
-    let parameter =
-        |name: &str, kind: &str| json!({"name": name, "in": "query", "required": false, "type": kind});
-    let in_path = |name: &str| json!({"name": name, "in": "path", "required": true, "type": "string"});
-    let tag = |name: &str| json!({"name": name, "in": "header", "required": false, "type": "string"});
-    let list = |name: &str| json!({"name": name, "in": "query", "required": false, "type": "array", "items": {"type": "string"}});
+fn changes_paths(changes: &ChangesSettings) -> [(String, String); 2] {
     let changeset = json!({
-        "parameters": [in_path("bid"), in_path("cid")],
+        "parameters": [in_path("bid", "string"), in_path("cid", "string")],
         "get": {
             "tags": ["Collection-changeset"],
             "operationId": "get_collection-changeset",
@@ -106,12 +127,7 @@ fn paths(changes: &ChangesSettings) -> [(String, String); 2] {
             "tags": ["Changess"],
             "operationId": "get_changess",
             "produces": ["application/json"],
-            "parameters": [
-                parameter("_limit", "integer"), list("_sort"), parameter("_token", "string"),
-                parameter("_since", "integer"), parameter("_to", "integer"), parameter("_before", "integer"),
-                parameter("id", "string"), parameter("last_modified", "integer"), list("_fields"),
-                tag("If-Match"), tag("If-None-Match"),
-            ],
+            "parameters": list_parameters(true),
             "responses": {
                 "200": {"description": "Return a list of matching objects."},
                 "304": {"description": "Response has not changed since value in If-None-Match header"},
@@ -127,6 +143,26 @@ fn paths(changes: &ChangesSettings) -> [(String, String); 2] {
         ("/buckets/{bid}/collections/{cid}/changeset".to_owned(), changeset.to_string()),
         (format!("/buckets/{bucket}/collections/{collection}/records"), records.to_string()),
     ]
+}
+
+fn parameter(name: &str, kind: &str) -> Value {
+    json!({"name": name, "in": "query", "required": false, "type": kind})
+}
+
+fn in_path(name: &str, kind: &str) -> Value {
+    json!({"name": name, "in": "path", "required": true, "type": kind})
+}
+
+/// The parameters of every list of Kinto; `_fields` only where it is read.
+fn list_parameters(is_read: bool) -> Vec<Value> {
+    let tag = |name: &str| json!({"name": name, "in": "header", "required": false, "type": "string"});
+    let list = |name: &str| json!({"name": name, "in": "query", "required": false, "type": "array", "items": {"type": "string"}});
+    let mut parameters = vec![parameter("_limit", "integer"), list("_sort"), parameter("_token", "string")];
+    parameters.extend(["_since", "_to", "_before"].map(|name| parameter(name, "integer")));
+    parameters.extend([parameter("id", "string"), parameter("last_modified", "integer")]);
+    parameters.extend(is_read.then(|| list("_fields")));
+    parameters.extend([tag("If-Match"), tag("If-None-Match")]);
+    parameters
 }
 
 /// The insertion that adds to an object what it does not have; `None` where it has all or is no object.
@@ -145,11 +181,11 @@ fn append_members(document: &str, object: &RawValue, members: &[(&str, String)])
     Some(Insertion { offset, text }).filter(|insertion| !insertion.text.is_empty())
 }
 
-fn append_tags(document: &str, tags: &RawValue) -> Option<Insertion> {
-    let present: Vec<serde_json::Value> = serde_json::from_str(tags.get()).ok()?;
+fn append_tags(document: &str, tags: &RawValue, names: &[&str]) -> Option<Insertion> {
+    let present: Vec<Value> = serde_json::from_str(tags.get()).ok()?;
     let mut text = String::new();
-    for name in ["Collection-changeset", "Changess"] {
-        if !present.iter().any(|tag| tag["name"] == name) {
+    for name in names {
+        if !present.iter().any(|tag| tag["name"] == **name) {
             text.push_str(if present.is_empty() && text.is_empty() { "" } else { "," });
             text.push_str(&json!({ "name": name }).to_string());
         }
@@ -181,104 +217,4 @@ fn insert(body: &[u8], mut insertions: Vec<Insertion>) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::Value;
-
-    fn settings() -> Settings {
-        let mut settings = Settings::default();
-        settings.changes.resources = vec!["/buckets/a".into(), "/buckets/b/collections/one".into()];
-        settings
-    }
-
-    const CAPABILITY: &str = r#"{"description":"Track modifications of records in Kinto and store the collection timestamps into a specific bucket and collection.","url":"http://kinto.readthedocs.io/en/latest/tutorials/synchronisation.html#polling-for-remote-changes","version":"4.1.2","collections":["/buckets/a","/buckets/b/collections/one"]}"#;
-
-    fn with_capability(document: &str) -> String {
-        String::from_utf8(add_capability(&Bytes::copy_from_slice(document.as_bytes()), &settings()).to_vec())
-            .unwrap()
-    }
-
-    #[test]
-    fn the_capability_is_added_and_nothing_else_changes() {
-        for (before, after) in [
-            (
-                "{\"url\": \"\\u002fv1/\",\"capabilities\":{\"a\":{}}, \"n\":1.50}\n",
-                "{\"url\": \"\\u002fv1/\",\"capabilities\":{\"a\":{},\"changes\":@}, \"n\":1.50}\n",
-            ),
-            ("{\"capabilities\":{}}", "{\"capabilities\":{\"changes\":@}}"),
-            (
-                "{\"x\":{\"capabilities\":{}},\"capabilities\":{ \"a\" : 1 } }",
-                "{\"x\":{\"capabilities\":{}},\"capabilities\":{ \"a\" : 1 ,\"changes\":@} }",
-            ),
-        ] {
-            assert_eq!(with_capability(before), after.replace('@', CAPABILITY));
-        }
-    }
-
-    #[test]
-    fn what_has_the_capability_or_is_no_root_view_stays() {
-        for document in [
-            "",
-            "null",
-            "[]",
-            "{}",
-            "{\"capabilities\":null}",
-            "{\"capabilities\":{\"changes\":{\"version\":\"1\"}}}",
-            "{\"capabilities\":{}",
-        ] {
-            assert_eq!(with_capability(document), document);
-        }
-        let garbage = Bytes::from_static(b"\xff{\"capabilities\":{}}");
-        assert_eq!(add_capability(&garbage, &settings()), garbage);
-    }
-
-    #[test]
-    fn the_description_gains_the_endpoints() {
-        let document = Bytes::from_static(
-            br#"{"tags":[{"name":"Batch"}],"paths":{"/batch":{"post":{}}},"swagger":"2.0"}"#,
-        );
-        let described = add_paths(&document, &settings());
-        let described: Value = serde_json::from_slice(&described).unwrap();
-        let names: Vec<_> =
-            described["tags"].as_array().unwrap().iter().map(|tag| tag["name"].as_str()).collect();
-        assert_eq!(names, [Some("Batch"), Some("Collection-changeset"), Some("Changess")]);
-        let get = &described["paths"]["/buckets/monitor/collections/changes/records"]["get"];
-        assert_eq!(get["operationId"], "get_changess");
-        assert!(described["paths"]["/buckets/{bid}/collections/{cid}/changeset"]["get"].is_object());
-        let again: Bytes = serde_json::to_vec(&described).unwrap().into();
-        assert_eq!(add_paths(&again, &settings()), again);
-    }
-
-    fn documents() -> impl Strategy<Value = String> {
-        let leaf = prop_oneof![
-            Just("null".to_owned()),
-            Just(" 1.50e0 ".to_owned()),
-            Just("\"capabilities\"".to_owned()),
-            Just("\"\\u007d}]\\\"\"".to_owned()),
-        ];
-        leaf.prop_recursive(3, 16, 3, |inner| {
-            let name = prop::sample::select(vec!["capabilities", "changes", "a", "paths", "tags"]);
-            let member = (name, inner.clone()).prop_map(|(name, value)| format!(" \"{name}\" :{value}"));
-            prop_oneof![
-                prop::collection::vec(inner, 0..3).prop_map(|items| format!("[{}]", items.join(","))),
-                prop::collection::vec(member, 0..4)
-                    .prop_map(|members| format!("{{{}\n}}", members.join(","))),
-            ]
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn any_document_stays_what_it_was_but_for_what_is_added(document in documents()) {
-            let before = Bytes::from(document.clone());
-            for added in [add_capability(&before, &settings()), add_paths(&before, &settings())] {
-                // All bytes are still there, in their order.
-                let mut rest = added.iter();
-                prop_assert!(before.iter().all(|byte| rest.any(|other| other == byte)));
-                let is_json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).is_ok();
-                prop_assert_eq!(is_json(&before), is_json(&added));
-            }
-        }
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::access::{Credentials, Refusal};
 use crate::error::{Error, Response};
-use crate::handler::Core;
+use crate::handler::{Core, history_of_default};
 
 const DEFAULT: &str = "default";
 
@@ -38,7 +38,11 @@ impl Requester {
         let uri = format!("/buckets/{DEFAULT}");
         let answer = core.upstream.ask_as(Method::GET, &uri, credentials.headers(), Bytes::new()).await?;
         match identity.default_bucket.filter(|_| identity.user_id.is_some()) {
-            Some(own) => Ok(ControlFlow::Continue(Self { bucket: own.to_string(), credentials })),
+            Some(own) => {
+                let path = format!("/{}{uri}", core.app.settings.upstream.version);
+                history_of_default(core, &path, &own, credentials.clone()).await;
+                Ok(ControlFlow::Continue(Self { bucket: own.to_string(), credentials }))
+            }
             None if answer.status() == StatusCode::UNAUTHORIZED => {
                 Ok(ControlFlow::Break(Refusal::new(answer).replay()))
             }

@@ -41,7 +41,8 @@ impl World {
         };
         let with_plugin = kinto(KintoOptions::memory().plugin(Plugin::Changes));
         let plain = kinto(KintoOptions::memory());
-        let of_sidecar: Vec<(&str, &str)> = settings.iter().copied().chain([SERVICE_ACCOUNT]).collect();
+        let of_sidecar: Vec<(&str, &str)> =
+            settings.iter().copied().chain([SERVICE_ACCOUNT, ("sidecar.history", "off")]).collect();
         let sidecar = Sidecar::start(plain.url(), &of_sidecar);
         let world = Self {
             plugin: with_plugin.client(),
