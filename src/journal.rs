@@ -5,24 +5,53 @@
 //! [`Journal::delete`], which give what Kinto's list language selects.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use tokio::sync::broadcast;
+use sqlx::Any;
+use sqlx::pool::PoolConnection;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::kinto::Timestamp;
 use crate::query::Query;
 use crate::settings::{HistorySettings, JournalUrl};
 
+mod append;
 mod change;
+mod engine;
+mod entry;
+mod intents;
+mod ledger;
 mod object;
+mod owner;
+mod page;
+mod readers;
+mod schema;
+mod state;
+mod statement;
+mod writer;
 
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, News, Outcome, Permissions};
 pub use object::{Object, ResourceName};
 
+use engine::{DEADLINE, Engine, unavailable};
+use owner::Owner;
+use readers::ReaderSets;
+use writer::{Done, Waiting, Work, Writer};
+
+/// News kept for a subscriber that is slow.
+const NEWS_KEPT: usize = 1024;
+
 /// Where history is kept. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Journal {}
+#[derive(Clone)]
+pub struct Journal {
+    engine: Arc<Engine>,
+    owner: Arc<Owner>,
+    queue: mpsc::Sender<Waiting>,
+    news: broadcast::Sender<News>,
+}
 
 /// Why the journal could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -65,7 +94,25 @@ pub struct EntriesPage {
     pub timestamp: Timestamp,
 }
 
-#[expect(clippy::unused_async, clippy::unimplemented, unused_variables, reason = "signatures only")]
+// === impl Sees ===
+
+impl fmt::Debug for Sees<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => formatter.write_str("Everything"),
+            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
+        }
+    }
+}
+
+// === impl Journal ===
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Journal").field(&self.engine.kind).finish()
+    }
+}
+
 impl Journal {
     /// Opens the journal, makes it or brings its schema up to date. Everything of the old process is known to be dead
     /// (SQLite: the file is locked for this process) or left to the process that it belongs to (PostgreSQL).
@@ -74,33 +121,66 @@ impl Journal {
         settings: &HistorySettings,
         explicit_permissions: bool,
     ) -> Result<Self, JournalError> {
-        unimplemented!()
+        let engine = Arc::new(Engine::at(url).await?);
+        schema::prepare(&engine, url).await?;
+        let owner = Arc::new(Owner::new(Arc::clone(&engine)));
+        owner.hold().await.map_err(|error| unavailable(&error))?;
+        let (news, _) = broadcast::channel(NEWS_KEPT);
+        let (queue, waiting) = mpsc::channel(writer::WAITING);
+        let writer = Writer {
+            engine: Arc::clone(&engine),
+            rules: settings.clone(),
+            explicit_permissions,
+            owner: owner.number,
+            news: news.clone(),
+            held: None,
+            reader_sets: ReaderSets::default(),
+            stray: Vec::new(),
+        };
+        tokio::spawn(writer.run(waiting));
+        tokio::spawn(Owner::keep_holding(Arc::downgrade(&owner)));
+        Ok(Self { engine, owner, queue, news })
     }
 
     /// Writes intents down; durable when it returns.
     pub async fn intend(&self, intents: Vec<Intent>) -> Result<IntentGroup, JournalError> {
-        unimplemented!()
+        let group = IntentGroup(owner::random());
+        self.write(Work::Intend(group, intents)).await?;
+        Ok(group)
     }
 
     /// Records what became of a write; durable when it returns. Changes that are recorded already (same object and
     /// `modified`), that are excluded, or that changed nothing make no entry. Gives the entries made.
     pub async fn settle(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
-        unimplemented!()
+        match self.write(Work::Settle(outcome)).await? {
+            Done::Entries(entries) => Ok(entries),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The intents that nobody alive will settle: left by this or another process that died.
     pub async fn abandoned(&self) -> Result<Vec<(IntentGroup, Vec<Intent>)>, JournalError> {
-        unimplemented!()
+        let open = intents::owners(&mut *self.reading().await?).await.map_err(|error| unavailable(&error))?;
+        let dead = self.owner.dead_among(open).await.map_err(|error| unavailable(&error))?;
+        if dead.is_empty() {
+            return Ok(Vec::new());
+        }
+        let groups = intents::of_owners(&mut *self.reading().await?, &dead)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        self.write(Work::Adopt(dead.clone())).await?;
+        self.owner.release(&dead).await.map_err(|error| unavailable(&error))?;
+        Ok(groups)
     }
 
     /// The groups that are open now, of this and of all other processes, with an intent in this bucket or in none.
     pub async fn open_groups(&self, bucket: &str) -> Result<Vec<IntentGroup>, JournalError> {
-        unimplemented!()
+        intents::open(&mut *self.reading().await?, bucket).await.map_err(|error| unavailable(&error))
     }
 
     /// What is known of objects; those that are not known are left out.
     pub async fn known(&self, objects: &[Object]) -> Result<BTreeMap<Object, Known>, JournalError> {
-        unimplemented!()
+        state::known(&mut *self.reading().await?, objects).await.map_err(|error| unavailable(&error))
     }
 
     /// Of these versions, those that are not recorded (neither an entry nor the known state has this `modified`).
@@ -108,23 +188,31 @@ impl Journal {
         &self,
         versions: Vec<(Object, Timestamp)>,
     ) -> Result<Vec<(Object, Timestamp)>, JournalError> {
-        unimplemented!()
+        state::missing(&mut *self.reading().await?, versions).await.map_err(|error| unavailable(&error))
     }
 
     /// The objects known to be alive below a URI with their versions: `/buckets` (buckets), `/buckets/a/collections`,
     /// `/buckets/a/groups`, `/buckets/a/collections/c/records`.
     pub async fn alive(&self, list: &str) -> Result<Vec<(Object, Timestamp)>, JournalError> {
-        unimplemented!()
+        state::alive(&mut *self.reading().await?, list).await.map_err(|error| unavailable(&error))
     }
 
     /// The watermark of a list, see [`Outcome::watermarks`].
     pub async fn watermark(&self, list: &str) -> Result<Option<Timestamp>, JournalError> {
-        unimplemented!()
+        state::watermark(&mut *self.reading().await?, list).await.map_err(|error| unavailable(&error))
     }
 
     /// The timestamp of a bucket's history.
     pub async fn timestamp(&self, bucket: &str) -> Result<Timestamp, JournalError> {
-        unimplemented!()
+        let history =
+            state::history(&mut *self.reading().await?, bucket).await.map_err(|error| unavailable(&error))?;
+        if let Some((_, timestamp)) = history {
+            return Ok(timestamp);
+        }
+        match self.write(Work::Begin(bucket.to_owned())).await? {
+            Done::Timestamp(timestamp) => Ok(timestamp),
+            _ => Err(writer::gone()),
+        }
     }
 
     /// The entries (and, where the query includes them, tombstones of deleted entries) that a query selects.
@@ -134,11 +222,24 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
-        unimplemented!()
+        let page = page::read(&mut *self.reading().await?, bucket, query, sees)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        match page {
+            Some(page) => Ok(page),
+            None => Ok(EntriesPage {
+                rows: Vec::new(),
+                next: None,
+                total: 0,
+                sees_any: false,
+                timestamp: self.timestamp(bucket).await?,
+            }),
+        }
     }
 
     /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the
     /// page of tombstones in the query's order.
+    #[expect(clippy::unused_async, clippy::unimplemented, unused_variables, reason = "signature only")]
     pub async fn delete(&self, bucket: &str, query: &Query) -> Result<EntriesPage, JournalError> {
         unimplemented!()
     }
@@ -151,16 +252,37 @@ impl Journal {
         records: &[String],
         moment: Timestamp,
     ) -> Result<(Vec<Box<RawValue>>, bool), JournalError> {
-        unimplemented!()
+        let bytewise = self.engine.kind.bytewise();
+        state::versions_at(&mut *self.reading().await?, collection, records, moment, bytewise)
+            .await
+            .map_err(|error| unavailable(&error))
     }
 
     /// Told of everything that is recorded, here or by another process on the same PostgreSQL journal.
     pub fn subscribe(&self) -> broadcast::Receiver<News> {
-        unimplemented!()
+        self.news.subscribe()
     }
 
     /// Waits until everything that was given to the journal is in it.
     pub async fn flush(&self) {
-        unimplemented!()
+        // Where it cannot be written, there is nothing to wait for.
+        let _ = self.write(Work::Nothing).await;
+    }
+
+    async fn write(&self, work: Work) -> Result<Done, JournalError> {
+        let (reply, done) = oneshot::channel();
+        let answered = async {
+            self.queue.send(Waiting { work, reply }).await.map_err(|_| writer::gone())?;
+            done.await.unwrap_or_else(|_| Err(writer::gone()))
+        };
+        let late = |_| Err(JournalError::Unavailable("it does not answer in time".into()));
+        timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
+    }
+
+    async fn reading(&self) -> Result<PoolConnection<Any>, JournalError> {
+        self.engine.reading().await.map_err(|error| unavailable(&error))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,14 @@ pub struct Page<R> {
     pub total: usize,
 }
 
+/// A page in the making, for rows that come bit by bit.
+#[derive(Debug)]
+pub struct Selection<'q, R> {
+    query: &'q Query,
+    total: usize,
+    held: Vec<(sort::Position, R)>,
+}
+
 // === impl Rules ===
 
 impl Rules<'_> {
@@ -102,33 +110,11 @@ impl Query {
 
     /// The rows that are selected. Of the rows seen, no more than about two pages are held at any time.
     pub fn select<R: Fields>(&self, rows: impl IntoIterator<Item = R>) -> Page<R> {
-        let wanted = self.limit.map(|limit| limit.saturating_add(1));
-        let in_order = |left: &(sort::Position, R), right: &(sort::Position, R)| {
-            sort::compare_positions(&self.sorting, &left.0, &right.0)
-        };
-        let mut total = 0;
-        let mut held = Vec::new();
-        for row in rows.into_iter().filter(|row| self.matches(row)) {
-            total += 1;
-            let position = sort::position(&row, &self.sorting);
-            let earlier = |after| sort::compare_positions(&self.sorting, &position, after).is_le();
-            if self.after.as_ref().is_some_and(earlier) {
-                continue;
-            }
-            held.push((position, row));
-            if let Some(wanted) = wanted.filter(|wanted| held.len() >= wanted.saturating_mul(2)) {
-                held.sort_by(in_order);
-                held.truncate(wanted);
-            }
+        let mut selection = Selection::of(self);
+        for row in rows {
+            selection.show(row);
         }
-        held.sort_by(in_order);
-        let more = self.limit.is_some_and(|limit| held.len() > limit);
-        if let Some(limit) = self.limit {
-            held.truncate(limit);
-        }
-        let last = held.last().filter(|_| more);
-        let next = last.map(|(position, _)| sort::write_token(&self.sorting, position));
-        Page { rows: held.into_iter().map(|(_, row)| row).collect(), next, total }
+        selection.page()
     }
 
     /// Whether the filters select a row.
@@ -147,6 +133,54 @@ impl Query {
             Some(fields) => subset(&row, fields),
             None => row,
         }
+    }
+}
+
+// === impl Selection ===
+
+impl<'q, R: Fields> Selection<'q, R> {
+    /// A page of what a query selects.
+    pub fn of(query: &'q Query) -> Self {
+        Self { query, total: 0, held: Vec::new() }
+    }
+
+    /// Shows a row to it; says whether the filters select it.
+    pub fn show(&mut self, row: R) -> bool {
+        if !self.query.matches(&row) {
+            return false;
+        }
+        self.total += 1;
+        let sorting = &self.query.sorting;
+        let position = sort::position(&row, sorting);
+        let earlier = |after| sort::compare_positions(sorting, &position, after).is_le();
+        if self.query.after.as_ref().is_some_and(earlier) {
+            return true;
+        }
+        self.held.push((position, row));
+        let wanted = self.query.limit.map(|limit| limit.saturating_add(1));
+        if let Some(wanted) = wanted.filter(|wanted| self.held.len() >= wanted.saturating_mul(2)) {
+            self.sort();
+            self.held.truncate(wanted);
+        }
+        true
+    }
+
+    /// The page of the rows shown.
+    pub fn page(mut self) -> Page<R> {
+        self.sort();
+        let Self { query, total, mut held } = self;
+        let more = query.limit.is_some_and(|limit| held.len() > limit);
+        if let Some(limit) = query.limit {
+            held.truncate(limit);
+        }
+        let last = held.last().filter(|_| more);
+        let next = last.map(|(position, _)| sort::write_token(&query.sorting, position));
+        Page { rows: held.into_iter().map(|(_, row)| row).collect(), next, total }
+    }
+
+    fn sort(&mut self) {
+        let sorting = &self.query.sorting;
+        self.held.sort_by(|left, right| sort::compare_positions(sorting, &left.0, &right.0));
     }
 }
 

@@ -1,0 +1,205 @@
+//! What becomes an entry, and what is learned without one.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::entry::{Draft, Told, is_same_but_modified, iso_date};
+use super::ledger::{EntryRow, Ledger, State, now_microseconds, parents};
+use super::readers::of_permissions;
+use super::statement::Statement;
+use super::{Action, Change, Entry, Object, Outcome, Permissions};
+
+impl Ledger<'_> {
+    /// Records what became of a write, once all that it needs was read. Gives the entries made.
+    pub(super) async fn settle(&mut self, outcome: &Outcome) -> sqlx::Result<Vec<Entry>> {
+        for known in &outcome.known {
+            self.learn(known, false).await?;
+        }
+        let mut entries = Vec::new();
+        for change in &outcome.changes {
+            entries.extend(self.record(change).await?);
+        }
+        for (list, timestamp) in &outcome.watermarks {
+            let mark = Statement::new("INSERT INTO sidecar_watermarks (list, timestamp) VALUES (")
+                .bind(list.as_str())
+                .push(", ")
+                .bind(*timestamp)
+                .push(") ON CONFLICT (list) DO UPDATE SET timestamp = excluded.timestamp");
+            mark.execute(self.connection).await?;
+        }
+        if let Some(group) = outcome.closes {
+            let close = Statement::new("DELETE FROM sidecar_intents WHERE intent_group = ").bind(group.0);
+            close.execute(self.connection).await?;
+        }
+        Ok(entries)
+    }
+
+    async fn record(&mut self, change: &Change) -> sqlx::Result<Option<Entry>> {
+        let object = &change.object;
+        let uri = object.to_string();
+        let before = self.state(&uri).cloned();
+        let is_same_state = |state: &State| {
+            state.modified == change.modified && state.deleted == (change.action == Some(Action::Delete))
+        };
+        let is_recorded =
+            self.is_recorded(&uri, change.modified) || before.as_ref().is_some_and(is_same_state);
+        let Some(data) = change.data.as_deref().filter(|_| !is_recorded && !self.is_of_the_past(change))
+        else {
+            let is_entry = self.is_recorded(&uri, change.modified);
+            self.learn(change, is_entry).await?;
+            return Ok(None);
+        };
+        let alive = before.filter(|state| !state.deleted);
+        let action = match change.action {
+            Some(action) => action,
+            None if alive.is_some() => Action::Update,
+            None => Action::Create,
+        };
+        self.news.push((object.clone(), change.modified));
+        if self.is_excluded(change) {
+            self.learn(change, false).await?;
+            self.mark_gap(object, change.modified).await?;
+            return Ok(None);
+        }
+        if action == Action::Update && alive.as_ref().is_some_and(|state| self.is_shown(state, &uri, change))
+        {
+            self.learn(change, true).await?;
+            return Ok(None);
+        }
+        let known = alive.and_then(|state| state.permissions).filter(|_| action == Action::Update);
+        let permissions = change.permissions.as_ref().or(known.as_ref()).filter(|_| action != Action::Delete);
+        let previous = self.newest(&uri).filter(|_| self.rules.include_previous);
+        let previous = previous.and_then(|json| serde_json::from_str::<Told<'_>>(json).ok());
+        let previous = previous.map(|told| told.target.data.to_owned());
+        let (reader_set, knows_readers) = self.readers(object, action, permissions).await?;
+        let last_modified = self.next_timestamp(object.bucket()).await?;
+        let microseconds = change.date.map_or_else(now_microseconds, |date| date.0.saturating_mul(1000));
+        let (id, date) = (Uuid::new_v4().to_string(), iso_date(microseconds));
+        let draft = Draft {
+            id: &id,
+            last_modified,
+            date: &date,
+            action,
+            object,
+            user_id: change.user_id.as_deref(),
+            data,
+            permissions,
+            previous: previous.as_deref(),
+        };
+        let json = draft.json();
+        let entry = Entry {
+            id: id.clone(),
+            last_modified,
+            json: json.as_str().into(),
+            object: object.clone(),
+            modified: change.modified,
+        };
+        let row = EntryRow {
+            history: self.history(object.bucket()).await?.id,
+            last_modified,
+            id,
+            object: object.clone(),
+            object_modified: change.modified,
+            action: action.as_str(),
+            user_id: change.user_id.clone(),
+            date,
+            reader_set,
+            knows_readers,
+            json,
+        };
+        self.add(row);
+        self.learn(change, true).await?;
+        Ok(Some(entry))
+    }
+
+    /// Notes an object's state, where it is not older than what is known.
+    async fn learn(&mut self, change: &Change, is_entry: bool) -> sqlx::Result<()> {
+        if parents(&change.object).any(|parent| self.was_deleted_after(&parent, change)) {
+            return Ok(());
+        }
+        let uri = change.object.to_string();
+        let deleted = change.action == Some(Action::Delete);
+        let before = self.state(&uri).cloned();
+        let (is_new, is_entry) = match &before {
+            Some(before) if change.modified < before.modified => return Ok(()),
+            Some(before) if change.modified == before.modified && deleted == before.deleted => {
+                (false, before.is_entry || is_entry && change.data.is_some())
+            }
+            _ => (true, is_entry && change.data.is_some()),
+        };
+        let begins_anew = matches!(change.action, Some(Action::Create)) && is_new;
+        let known =
+            before.filter(|before| !before.deleted && !begins_anew).and_then(|before| before.permissions);
+        let permissions = change.permissions.clone().or(known).filter(|_| !deleted);
+        if deleted && is_new {
+            self.forget_below(&change.object).await?;
+        }
+        self.set_state(&uri, State { modified: change.modified, deleted, permissions, is_entry });
+        Ok(())
+    }
+
+    /// Whether a change belongs to an earlier life of its bucket, of which no history is kept.
+    fn is_of_the_past(&self, change: &Change) -> bool {
+        let object = &change.object;
+        match (object, change.action) {
+            (Object::Bucket(_), Some(Action::Delete)) => {
+                self.state(&object.to_string()).is_some_and(|state| change.modified < state.modified)
+            }
+            (Object::Bucket(_), _) => false,
+            _ => self.was_deleted_after(&Object::Bucket(object.bucket().to_owned()), change),
+        }
+    }
+
+    fn was_deleted_after(&self, object: &Object, change: &Change) -> bool {
+        self.state(&object.to_string()).is_some_and(|state| state.deleted && change.modified < state.modified)
+    }
+
+    /// Whether the newest entry shows what an update made: it changed nothing. Where the answer did not show permissions,
+    /// nobody can tell.
+    fn is_shown(&self, state: &State, uri: &str, change: &Change) -> bool {
+        let (Some(data), Some(permissions)) = (&change.data, &change.permissions) else { return false };
+        let Some(Ok(told)) = self.newest(uri).map(serde_json::from_str::<Told<'_>>) else { return false };
+        let sets = |permissions: &Permissions| -> BTreeSet<(String, String)> {
+            let pairs =
+                permissions.iter().flat_map(|(name, principals)| principals.iter().map(move |p| (name, p)));
+            pairs.map(|(name, principal)| (name.clone(), principal.clone())).collect()
+        };
+        state.is_entry
+            && sets(permissions) == sets(&told.target.permissions)
+            && is_same_but_modified(data, told.target.data)
+    }
+
+    fn is_excluded(&self, change: &Change) -> bool {
+        let is_author =
+            change.user_id.as_ref().is_some_and(|user| self.rules.exclude_user_ids.contains(user));
+        let mut uris =
+            parents(&change.object).map(|parent| parent.to_string()).chain([change.object.to_string()]);
+        is_author || uris.any(|uri| self.rules.exclude_resources.contains(&uri))
+    }
+
+    /// The number of the set of those who may read an entry, and whether all of them are known.
+    async fn readers(
+        &mut self,
+        object: &Object,
+        action: Action,
+        permissions: Option<&Permissions>,
+    ) -> sqlx::Result<(i64, bool)> {
+        let nobody = Permissions::new();
+        let mut is_complete = self.explicit_permissions;
+        let mut known = Vec::new();
+        if self.explicit_permissions {
+            // Kinto: of a deleted object, no permissions are left.
+            let own = permissions.or((action == Action::Delete).then_some(&nobody));
+            let of_parents = parents(object)
+                .map(|parent| self.state(&parent.to_string()).and_then(|state| state.permissions.clone()));
+            for permissions in of_parents.chain([own.cloned()]) {
+                is_complete = is_complete && permissions.is_some();
+                known.extend(permissions);
+            }
+        }
+        let principals: BTreeSet<&String> = known.iter().flat_map(of_permissions).collect();
+        let number = self.reader_sets.number(self.connection, &principals).await?;
+        Ok((number, is_complete))
+    }
+}

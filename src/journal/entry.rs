@@ -1,0 +1,159 @@
+//! An entry as JSON, field for field as Kinto's plugin writes it.
+
+use std::fmt::Write;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Action, Object, Permissions, ResourceName};
+use crate::kinto::Timestamp;
+
+/// What an entry is made of.
+pub(super) struct Draft<'d> {
+    pub(super) id: &'d str,
+    pub(super) last_modified: Timestamp,
+    pub(super) date: &'d str,
+    pub(super) action: Action,
+    pub(super) object: &'d Object,
+    pub(super) user_id: Option<&'d str>,
+    pub(super) data: &'d RawValue,
+    pub(super) permissions: Option<&'d Permissions>,
+    pub(super) previous: Option<&'d RawValue>,
+}
+
+/// What an entry says of its object.
+#[derive(Debug, Deserialize)]
+pub(super) struct Told<'e> {
+    #[serde(borrow)]
+    pub(super) target: Target<'e>,
+}
+
+/// See [`Told`].
+#[derive(Debug, Deserialize)]
+pub(super) struct Target<'e> {
+    #[serde(borrow)]
+    pub(super) data: &'e RawValue,
+    #[serde(default)]
+    pub(super) permissions: Permissions,
+}
+
+impl Action {
+    /// As Kinto writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+impl Draft<'_> {
+    /// The whole entry.
+    pub(super) fn json(&self) -> String {
+        let mut json = String::with_capacity(self.data.get().len() + 512);
+        json.push('{');
+        member(&mut json, "id", Some(self.id));
+        // Writing to a String cannot fail.
+        let _ = write!(json, "\"last_modified\":{},", self.last_modified);
+        member(&mut json, "date", Some(self.date));
+        member(&mut json, "action", Some(self.action.as_str()));
+        member(&mut json, "resource_name", Some(self.object.resource().as_str()));
+        member(&mut json, "uri", Some(&self.object.to_string()));
+        member(&mut json, "user_id", self.user_id);
+        if let Object::Record(_, collection, _) = self.object {
+            member(&mut json, "collection_id", Some(collection));
+        }
+        let id = match self.object.resource() {
+            ResourceName::Bucket => "bucket_id",
+            ResourceName::Group => "group_id",
+            ResourceName::Collection => "collection_id",
+            ResourceName::Record => "record_id",
+        };
+        member(&mut json, id, Some(self.object.id()));
+        json.push_str("\"target\":{\"data\":");
+        json.push_str(self.data.get());
+        json.push_str(",\"permissions\":");
+        let permissions = self.permissions.and_then(|permissions| serde_json::to_string(permissions).ok());
+        json.push_str(permissions.as_deref().unwrap_or("{}"));
+        if let Some(previous) = self.previous {
+            json.push_str(",\"previous\":");
+            json.push_str(previous.get());
+        }
+        json.push_str("}}");
+        json
+    }
+}
+
+fn member(json: &mut String, name: &str, value: Option<&str>) {
+    let value = value.and_then(|value| serde_json::to_string(value).ok());
+    // Writing to a String cannot fail.
+    let _ = write!(json, "\"{name}\":{},", value.as_deref().unwrap_or("null"));
+}
+
+/// A moment as Python's `datetime.isoformat()` writes it in UTC.
+pub(super) fn iso_date(microseconds: u64) -> String {
+    let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // The days since 0000-03-01, in eras of 400 years, of which each has as many days: so the leap day is a year's last.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}+00:00")
+}
+
+/// Whether two objects say the same but for their `last_modified`. Numbers are compared by how they are written, so that
+/// none is too large or too precise.
+pub(super) fn is_same_but_modified(left: &RawValue, right: &RawValue) -> bool {
+    match (members(left), members(right)) {
+        (Some(mut left), Some(mut right)) => {
+            left.remove("last_modified");
+            right.remove("last_modified");
+            left.len() == right.len()
+                && left.iter().zip(&right).all(|(left, right)| left.0 == right.0 && is_same(left.1, right.1))
+        }
+        _ => is_same(left, right),
+    }
+}
+
+type Members<'j> = std::collections::BTreeMap<String, &'j RawValue>;
+
+fn items(json: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(json.get()).ok()
+}
+
+fn members(json: &RawValue) -> Option<Members<'_>> {
+    serde_json::from_str(json.get()).ok()
+}
+
+fn is_same(left: &RawValue, right: &RawValue) -> bool {
+    if left.get() == right.get() {
+        return true;
+    }
+    match (left.get().as_bytes().first(), right.get().as_bytes().first()) {
+        (Some(b'{'), Some(b'{')) => match (members(left), members(right)) {
+            (Some(left), Some(right)) => {
+                left.len() == right.len()
+                    && left.iter().zip(&right).all(|(l, r)| l.0 == r.0 && is_same(l.1, r.1))
+            }
+            _ => false,
+        },
+        (Some(b'['), Some(b'[')) => match (items(left), items(right)) {
+            (Some(left), Some(right)) => {
+                left.len() == right.len() && left.iter().zip(&right).all(|(l, r)| is_same(l, r))
+            }
+            _ => false,
+        },
+        (Some(b'"'), Some(b'"')) => {
+            let text = |json: &RawValue| serde_json::from_str::<String>(json.get()).ok();
+            text(left).is_some_and(|left| Some(left) == text(right))
+        }
+        _ => false,
+    }
+}

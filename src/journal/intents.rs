@@ -1,0 +1,97 @@
+//! Writes under way, and whose they are.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
+
+use super::statement::{Bound, Statement, timestamp};
+use super::{Intent, IntentGroup};
+
+/// Writes intents down.
+pub(super) async fn write(
+    connection: &mut AnyConnection,
+    group: IntentGroup,
+    owner: i64,
+    intents: &[Intent],
+) -> sqlx::Result<()> {
+    let rows = (0_i64..).zip(intents).map(|(position, intent)| -> [Bound; 9] {
+        [
+            group.0.into(),
+            position.into(),
+            owner.into(),
+            intent.bucket.as_str().into(),
+            intent.user_id.as_deref().into(),
+            intent.method.as_str().into(),
+            intent.uri.as_str().into(),
+            intent.sent.as_deref().map(RawValue::get).into(),
+            intent.known.into(),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    for rows in rows.chunks(200) {
+        let insert = Statement::new(
+            "INSERT INTO sidecar_intents \
+             (intent_group, position, owner, bucket, user_id, method, uri, sent, known) VALUES ",
+        );
+        insert.rows(rows.iter().cloned()).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Removes groups.
+pub(super) async fn remove(connection: &mut AnyConnection, groups: &[i64]) -> sqlx::Result<()> {
+    for groups in groups.chunks(super::ledger::CHUNK) {
+        let delete = Statement::new("DELETE FROM sidecar_intents WHERE intent_group IN (");
+        delete.list(groups.iter().copied()).push(")").execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Makes the intents of some owners another's.
+pub(super) async fn adopt(connection: &mut AnyConnection, from: &[i64], to: i64) -> sqlx::Result<()> {
+    let update = Statement::new("UPDATE sidecar_intents SET owner = ").bind(to).push(" WHERE owner IN (");
+    update.list(from.iter().copied()).push(")").execute(connection).await.map(drop)
+}
+
+/// The owners of open intents.
+pub(super) async fn owners(connection: &mut AnyConnection) -> sqlx::Result<Vec<i64>> {
+    let rows = Statement::new("SELECT DISTINCT owner FROM sidecar_intents").fetch(connection).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// The groups of these owners.
+pub(super) async fn of_owners(
+    connection: &mut AnyConnection,
+    owners: &[i64],
+) -> sqlx::Result<Vec<(IntentGroup, Vec<Intent>)>> {
+    let select = Statement::new(
+        "SELECT intent_group, bucket, user_id, method, uri, sent, known FROM sidecar_intents WHERE owner IN (",
+    );
+    let select = select.list(owners.iter().copied()).push(") ORDER BY intent_group, position");
+    let mut groups: BTreeMap<i64, Vec<Intent>> = BTreeMap::new();
+    for row in select.fetch(connection).await? {
+        groups.entry(row.try_get(0)?).or_default().push(intent(&row)?);
+    }
+    Ok(groups.into_iter().map(|(group, intents)| (IntentGroup(group), intents)).collect())
+}
+
+/// The groups with an intent in this bucket or in none.
+pub(super) async fn open(connection: &mut AnyConnection, bucket: &str) -> sqlx::Result<Vec<IntentGroup>> {
+    let select = Statement::new("SELECT DISTINCT intent_group FROM sidecar_intents WHERE bucket IN (");
+    let rows = select.list([bucket, ""]).push(")").fetch(connection).await?;
+    rows.iter().map(|row| row.try_get(0).map(IntentGroup)).collect()
+}
+
+fn intent(row: &AnyRow) -> sqlx::Result<Intent> {
+    let sent: Option<String> = row.try_get(5)?;
+    Ok(Intent {
+        bucket: row.try_get(1)?,
+        user_id: row.try_get(2)?,
+        method: row.try_get(3)?,
+        uri: row.try_get(4)?,
+        sent: sent.and_then(|sent| RawValue::from_string(sent).ok()),
+        known: timestamp(row, 6)?,
+    })
+}

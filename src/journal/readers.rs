@@ -1,0 +1,89 @@
+//! Sets of principals: each is written once, and entries name it by number.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+use sqlx::{AnyConnection, Row};
+
+use super::Permissions;
+use super::statement::Statement;
+
+/// Sets remembered; many more than are in use at once.
+const REMEMBERED: usize = 10_000;
+/// Longer principals are nobody's, and longer than what an index of PostgreSQL takes.
+const LONGEST: usize = 1000;
+
+/// The numbers of sets that are known to be written, and of those that are if the present transaction is.
+#[derive(Debug, Default)]
+pub(super) struct ReaderSets {
+    written: HashMap<String, i64>,
+    fresh: HashMap<String, i64>,
+}
+
+/// Who may read an object: those who may read it or write it.
+pub(super) fn of_permissions(permissions: &Permissions) -> impl Iterator<Item = &String> {
+    let names = ["read", "write"].into_iter();
+    names.filter_map(|name| permissions.get(name)).flatten().filter(|principal| principal.len() <= LONGEST)
+}
+
+impl ReaderSets {
+    /// The number of a set.
+    pub(super) async fn number(
+        &mut self,
+        connection: &mut AnyConnection,
+        principals: &BTreeSet<&String>,
+    ) -> sqlx::Result<i64> {
+        let json = serde_json::to_string(principals).unwrap_or_default();
+        let digest = Sha256::digest(&json).iter().fold(String::new(), |mut digest, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(digest, "{byte:02x}");
+            digest
+        });
+        if let Some(number) = self.fresh.get(&digest).or_else(|| self.written.get(&digest)) {
+            return Ok(*number);
+        }
+        let found =
+            Statement::new("SELECT id FROM sidecar_reader_sets WHERE digest = ").bind(digest.as_str());
+        let number = match found.first(connection).await? {
+            Some(row) => row.try_get(0)?,
+            None => write(connection, &digest, &json, principals).await?,
+        };
+        self.fresh.insert(digest, number);
+        Ok(number)
+    }
+
+    /// The transaction is committed, or not.
+    pub(super) fn end(&mut self, is_committed: bool) {
+        let fresh = std::mem::take(&mut self.fresh);
+        if self.written.len() > REMEMBERED {
+            self.written.clear();
+        }
+        if is_committed {
+            self.written.extend(fresh);
+        }
+    }
+}
+
+async fn write(
+    connection: &mut AnyConnection,
+    digest: &str,
+    json: &str,
+    principals: &BTreeSet<&String>,
+) -> sqlx::Result<i64> {
+    let insert = Statement::new("INSERT INTO sidecar_reader_sets (digest, principals) VALUES (")
+        .bind(digest)
+        .push(", ")
+        .bind(json)
+        .push(") RETURNING id");
+    let number: i64 = insert.first(connection).await?.ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
+    let principals: Vec<&String> = principals.iter().copied().collect();
+    for principals in principals.chunks(super::ledger::CHUNK) {
+        let rows = principals
+            .iter()
+            .map(|principal| [principal.as_str().into(), super::statement::Bound::from(number)]);
+        let insert = Statement::new("INSERT INTO sidecar_readers (principal, reader_set) VALUES ").rows(rows);
+        insert.execute(connection).await?;
+    }
+    Ok(number)
+}

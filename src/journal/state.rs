@@ -1,0 +1,126 @@
+//! Questions about what is known, without entries.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde_json::value::RawValue;
+use sqlx::{AnyConnection, Row};
+
+use super::entry::Told;
+use super::ledger::{CHUNK, recorded, states};
+use super::statement::{Statement, timestamp};
+use super::{Known, Object};
+use crate::kinto::Timestamp;
+
+/// What is known of objects.
+pub(super) async fn known(
+    connection: &mut AnyConnection,
+    objects: &[Object],
+) -> sqlx::Result<BTreeMap<Object, Known>> {
+    let uris: Vec<String> = objects.iter().map(Object::to_string).collect();
+    let states = states(connection, &uris).await?.into_iter();
+    Ok(states.filter_map(|(uri, state)| Some((Object::of_uri(&uri)?, state.known()))).collect())
+}
+
+/// The versions that are not recorded.
+pub(super) async fn missing(
+    connection: &mut AnyConnection,
+    versions: Vec<(Object, Timestamp)>,
+) -> sqlx::Result<Vec<(Object, Timestamp)>> {
+    let uris: Vec<String> = versions.iter().map(|(object, _)| object.to_string()).collect();
+    let states: HashMap<String, _> = states(connection, &uris).await?.into_iter().collect();
+    let mut is_missing: Vec<bool> = Vec::with_capacity(versions.len());
+    let mut unknown: BTreeMap<&str, Vec<Timestamp>> = BTreeMap::new();
+    for (uri, (object, modified)) in uris.iter().zip(&versions) {
+        let is_known = states.get(uri).is_some_and(|state| state.modified == *modified);
+        is_missing.push(!is_known);
+        if !is_known {
+            unknown.entry(object.bucket()).or_default().push(*modified);
+        }
+    }
+    let mut entries = HashSet::new();
+    for (bucket, versions) in unknown {
+        if let Some((history, _)) = history(connection, bucket).await? {
+            entries.extend(recorded(connection, history, versions.into_iter()).await?);
+        }
+    }
+    let versions = versions.into_iter().zip(uris).zip(is_missing);
+    let versions =
+        versions.map(|(((object, modified), uri), is_missing)| (object, (uri, modified), is_missing));
+    let missing = versions.filter(|(_, version, is_missing)| *is_missing && !entries.contains(version));
+    Ok(missing.map(|(object, (_, modified), _)| (object, modified)).collect())
+}
+
+/// The objects of a list that are known to be alive.
+pub(super) async fn alive(
+    connection: &mut AnyConnection,
+    list: &str,
+) -> sqlx::Result<Vec<(Object, Timestamp)>> {
+    let select = "SELECT uri, modified FROM sidecar_objects WHERE deleted = 0 AND list = ";
+    let mut alive = Vec::new();
+    for row in Statement::new(select).bind(list).push(" ORDER BY uri").fetch(connection).await? {
+        let uri: String = row.try_get(0)?;
+        if let Some(object) = Object::of_uri(&uri) {
+            alive.push((object, timestamp(&row, 1)?));
+        }
+    }
+    Ok(alive)
+}
+
+/// The watermark of a list.
+pub(super) async fn watermark(connection: &mut AnyConnection, list: &str) -> sqlx::Result<Option<Timestamp>> {
+    let select = Statement::new("SELECT timestamp FROM sidecar_watermarks WHERE list = ").bind(list);
+    select.first(connection).await?.map(|row| timestamp(&row, 0)).transpose()
+}
+
+/// A bucket's history, where there is one, with its timestamp.
+pub(super) async fn history(
+    connection: &mut AnyConnection,
+    bucket: &str,
+) -> sqlx::Result<Option<(i64, Timestamp)>> {
+    let select =
+        Statement::new("SELECT id, timestamp FROM sidecar_histories WHERE is_current = 1 AND bucket = ");
+    let row = select.bind(bucket).first(connection).await?;
+    row.map(|row| Ok((row.try_get(0)?, timestamp(&row, 1)?))).transpose()
+}
+
+/// For each record, the newest version at or before a moment, and whether one may be missing.
+pub(super) async fn versions_at(
+    connection: &mut AnyConnection,
+    collection: &Object,
+    records: &[String],
+    moment: Timestamp,
+    bytewise: &str,
+) -> sqlx::Result<(Vec<Box<RawValue>>, bool)> {
+    let Some((history, _)) = history(connection, collection.bucket()).await? else {
+        return Ok((Vec::new(), false));
+    };
+    let mut versions = Vec::new();
+    for records in records.chunks(CHUNK) {
+        let mut statement = Statement::new("WITH given (uri) AS (VALUES ");
+        for (index, record) in records.iter().enumerate() {
+            let uri = format!("{collection}/records/{record}");
+            statement = statement.push(if index == 0 { "(CAST(" } else { ", (CAST(" }).bind(uri);
+            statement = statement.push(" AS TEXT)").push(bytewise).push(")");
+        }
+        let statement = statement
+            .push(") SELECT (SELECT json FROM sidecar_entries WHERE history = ")
+            .bind(history)
+            .push(" AND uri = given.uri AND object_modified <= ")
+            .bind(moment)
+            .push(" ORDER BY last_modified DESC LIMIT 1) FROM given");
+        for row in statement.fetch(connection).await? {
+            let json: Option<String> = row.try_get(0)?;
+            let told = json.as_deref().and_then(|json| serde_json::from_str::<Told<'_>>(json).ok());
+            versions.extend(told.map(|told| told.target.data.to_owned()));
+        }
+    }
+    let gap = Statement::new("SELECT since FROM sidecar_gaps WHERE history = ")
+        .bind(history)
+        .push(" AND collection_id IN (")
+        .list(["", collection.collection().unwrap_or_default()])
+        .push(") AND since <= ")
+        .bind(moment)
+        .push(" LIMIT 1");
+    let is_gap = gap.first(connection).await?.is_some();
+    Ok((versions, is_gap))
+}

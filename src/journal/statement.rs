@@ -1,0 +1,136 @@
+//! Statements put together from pieces, for both engines: placeholders are `$1`, `$2`, …
+
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Row};
+
+use crate::kinto::Timestamp;
+
+/// A statement with what is bound to its placeholders.
+#[derive(Default)]
+pub(super) struct Statement {
+    text: String,
+    arguments: AnyArguments,
+}
+
+/// What can be bound to a placeholder.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Bound {
+    /// An integer.
+    Integer(i64),
+    /// A text.
+    Text(String),
+    /// A text that is not there.
+    NoText,
+}
+
+// === impl Bound ===
+
+impl From<i64> for Bound {
+    fn from(value: i64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<bool> for Bound {
+    fn from(value: bool) -> Self {
+        Self::Integer(value.into())
+    }
+}
+
+impl From<Timestamp> for Bound {
+    fn from(value: Timestamp) -> Self {
+        Self::Integer(i64::try_from(value.0).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<&str> for Bound {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<String> for Bound {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<T: Into<String>> From<Option<T>> for Bound {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::NoText, |text| Self::Text(text.into()))
+    }
+}
+
+// === impl Statement ===
+
+impl Statement {
+    /// Begins with a text that has no placeholders.
+    pub(super) fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), arguments: AnyArguments::default() }
+    }
+
+    /// Adds a text without placeholders.
+    pub(super) fn push(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Adds a placeholder.
+    pub(super) fn bind(mut self, value: impl Into<Bound>) -> Self {
+        let added = match value.into() {
+            Bound::Integer(value) => self.arguments.add(value),
+            Bound::Text(text) => self.arguments.add(text),
+            Bound::NoText => self.arguments.add(None::<String>),
+        };
+        added.expect("integers and texts can be bound");
+        self.text.push('$');
+        self.text.push_str(&self.arguments.len().to_string());
+        self
+    }
+
+    /// Adds placeholders with commas between them.
+    pub(super) fn list<V: Into<Bound>>(mut self, values: impl IntoIterator<Item = V>) -> Self {
+        for (index, value) in values.into_iter().enumerate() {
+            self = if index == 0 { self } else { self.push(", ") }.bind(value);
+        }
+        self
+    }
+
+    /// Adds rows of values: `(…), (…)`.
+    pub(super) fn rows<V: Into<Bound>, R: IntoIterator<Item = V>>(
+        mut self,
+        rows: impl IntoIterator<Item = R>,
+    ) -> Self {
+        for (index, row) in rows.into_iter().enumerate() {
+            self = self.push(if index == 0 { "(" } else { ", (" }).list(row).push(")");
+        }
+        self
+    }
+
+    /// Gives all rows.
+    pub(super) async fn fetch(self, connection: &mut AnyConnection) -> sqlx::Result<Vec<AnyRow>> {
+        sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_all(connection).await
+    }
+
+    /// Gives the first row.
+    pub(super) async fn first(self, connection: &mut AnyConnection) -> sqlx::Result<Option<AnyRow>> {
+        sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_optional(connection).await
+    }
+
+    /// Gives how many rows were changed.
+    pub(super) async fn execute(self, connection: &mut AnyConnection) -> sqlx::Result<u64> {
+        let done = sqlx::query_with(AssertSqlSafe(self.text), self.arguments).execute(connection).await?;
+        Ok(done.rows_affected())
+    }
+}
+
+/// An integer column as a timestamp.
+pub(super) fn timestamp(row: &AnyRow, column: usize) -> sqlx::Result<Timestamp> {
+    let value: i64 = row.try_get(column)?;
+    Ok(Timestamp(u64::try_from(value).unwrap_or_default()))
+}
+
+/// An integer column as a truth.
+pub(super) fn truth(row: &AnyRow, column: usize) -> sqlx::Result<bool> {
+    Ok(row.try_get::<i64, _>(column)? != 0)
+}

@@ -1,0 +1,126 @@
+//! What journals keep and give, on SQLite, and on PostgreSQL where `KINTO_SIDECAR_TEST_POSTGRES` names one.
+
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
+use sqlx::Executor;
+use tempfile::TempDir;
+
+use super::*;
+use crate::query::Rules;
+use crate::settings::Settings;
+
+mod recording;
+
+/// The fields of entries.
+const FIELDS: [&str; 13] = [
+    "id",
+    "last_modified",
+    "deleted",
+    "date",
+    "action",
+    "resource_name",
+    "uri",
+    "user_id",
+    "bucket_id",
+    "group_id",
+    "collection_id",
+    "record_id",
+    "target",
+];
+
+/// Somewhere to keep a journal.
+struct Place {
+    url: JournalUrl,
+    settings: HistorySettings,
+    explicit_permissions: bool,
+    _directory: TempDir,
+}
+
+impl Place {
+    async fn open(&self) -> Journal {
+        self.try_open().await.unwrap()
+    }
+
+    async fn try_open(&self) -> Result<Journal, JournalError> {
+        Journal::open(&self.url, &self.settings, self.explicit_permissions).await
+    }
+}
+
+/// An empty place on each engine that there is.
+async fn places() -> Vec<Place> {
+    let directory = tempfile::tempdir().unwrap();
+    let mut urls = vec![(JournalUrl::Sqlite(directory.path().join("journal ?#.db")), directory)];
+    if let Ok(address) = std::env::var("KINTO_SIDECAR_TEST_POSTGRES") {
+        sqlx::any::install_default_drivers();
+        let schema = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let pool = sqlx::AnyPool::connect(&address).await.unwrap();
+        pool.execute(sqlx::AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).await.unwrap();
+        let mark = if address.contains('?') { '&' } else { '?' };
+        let address = format!("{address}{mark}options=-c%20search_path%3D{schema}");
+        urls.push((JournalUrl::Postgres(address), tempfile::tempdir().unwrap()));
+    }
+    let place = |(url, directory)| Place {
+        url,
+        settings: Settings::default().history,
+        explicit_permissions: true,
+        _directory: directory,
+    };
+    urls.into_iter().map(place).collect()
+}
+
+/// A query as a request has it.
+fn query(text: &str) -> Query {
+    let rules = Rules {
+        known_fields: &FIELDS,
+        text_fields: &["record_id", "collection_id", "bucket_id", "group_id"],
+        in_like: true,
+        paginate_by: None,
+        max_fetch_size: Some(10_000),
+        now: Timestamp::now(),
+    };
+    Query::parse(Some(text), &rules).map_err(|invalid| invalid.message()).unwrap()
+}
+
+async fn entries(journal: &Journal, bucket: &str, text: &str) -> Vec<Value> {
+    let page = journal.page(bucket, &query(text), &Sees::Everything).await.unwrap();
+    page.rows.iter().map(|row| serde_json::from_str(row.get()).unwrap()).collect()
+}
+
+fn permissions(value: &Value) -> Permissions {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// A change by somebody, with permissions.
+fn change(uri: &str, action: Option<Action>, modified: u64, data: &Value) -> Change {
+    Change {
+        object: Object::of_uri(uri).unwrap(),
+        action,
+        modified: Timestamp(modified),
+        data: Some(to_raw_value(data).unwrap()),
+        permissions: Some(permissions(&json!({"write": ["me"]}))),
+        user_id: Some("me".to_owned()),
+        date: None,
+    }
+}
+
+async fn settle(journal: &Journal, changes: Vec<Change>) -> Vec<Value> {
+    let entries = journal.settle(Outcome { changes, ..Outcome::default() }).await.unwrap();
+    entries.iter().map(|entry| serde_json::from_str(&entry.json).unwrap()).collect()
+}
+
+fn assert_send<T: Send>(future: T) -> T {
+    future
+}
+
+#[tokio::test]
+async fn whoever_asks_may_do_so_from_any_thread() {
+    for place in places().await {
+        let journal = assert_send(place.open()).await;
+        let (all, everything) = (query(""), Sees::Everything);
+        assert_send(journal.page("a", &all, &everything)).await.unwrap();
+        assert_send(journal.settle(Outcome::default())).await.unwrap();
+        assert_send(journal.missing(Vec::new())).await.unwrap();
+        assert_send(journal.abandoned()).await.unwrap();
+        tokio::spawn(async move { journal.flush().await }).await.unwrap();
+    }
+}

@@ -1,0 +1,300 @@
+//! What becomes an entry.
+
+use super::*;
+
+const BUCKET: &str = "/buckets/a";
+const COLLECTION: &str = "/buckets/a/collections/c";
+const RECORD: &str = "/buckets/a/collections/c/records/r";
+
+#[tokio::test]
+async fn entries_have_the_fields_of_the_plugin() {
+    for place in places().await {
+        let journal = place.open().await;
+        let changes = vec![
+            change(BUCKET, None, 1, &json!({"id": "a", "last_modified": 1})),
+            change("/buckets/a/groups/g", None, 2, &json!({"id": "g"})),
+            change(COLLECTION, None, 3, &json!({"id": "c"})),
+            change(RECORD, None, 4, &json!({"id": "r", "last_modified": 4, "x": 1})),
+            change(RECORD, None, 5, &json!({"id": "r", "last_modified": 5, "x": 2})),
+            change(RECORD, Some(Action::Delete), 6, &json!({"id": "r", "last_modified": 6, "deleted": true})),
+        ];
+        let made = settle(&journal, changes).await;
+        let mut served = entries(&journal, "a", "").await;
+        served.reverse();
+        assert_eq!(made, served);
+        let without: Vec<Value> = served
+            .into_iter()
+            .map(|mut entry| {
+                let members = entry.as_object_mut().unwrap();
+                for name in ["id", "last_modified", "date"] {
+                    assert!(members.remove(name).is_some(), "{name}");
+                }
+                entry
+            })
+            .collect();
+        let target = |data: Value| json!({"data": data, "permissions": {"write": ["me"]}});
+        let about = |action: &str, kind: &str, uri: &str, ids: Value, target: Value| {
+            let mut entry = json!({
+                "action": action, "resource_name": kind, "uri": uri, "user_id": "me", "target": target
+            });
+            entry.as_object_mut().unwrap().extend(ids.as_object().unwrap().clone());
+            entry
+        };
+        let in_record = json!({"collection_id": "c", "record_id": "r"});
+        let expected = [
+            about(
+                "create",
+                "bucket",
+                BUCKET,
+                json!({"bucket_id": "a"}),
+                target(json!({"id": "a", "last_modified": 1})),
+            ),
+            about(
+                "create",
+                "group",
+                "/buckets/a/groups/g",
+                json!({"group_id": "g"}),
+                target(json!({"id": "g"})),
+            ),
+            about(
+                "create",
+                "collection",
+                COLLECTION,
+                json!({"collection_id": "c"}),
+                target(json!({"id": "c"})),
+            ),
+            about(
+                "create",
+                "record",
+                RECORD,
+                in_record.clone(),
+                target(json!({"id": "r", "last_modified": 4, "x": 1})),
+            ),
+            about(
+                "update",
+                "record",
+                RECORD,
+                in_record.clone(),
+                target(json!({"id": "r", "last_modified": 5, "x": 2})),
+            ),
+            about(
+                "delete",
+                "record",
+                RECORD,
+                in_record,
+                json!({"data": {"id": "r", "last_modified": 6, "deleted": true}, "permissions": {}}),
+            ),
+        ];
+        assert_eq!(without, expected);
+    }
+}
+
+#[tokio::test]
+async fn data_is_kept_as_it_was_sent() {
+    let sent = r#"{ "z":1.0, "a" :100000000000000000000000, "é\u0000": [ 1e400 ]}"#;
+    for place in places().await {
+        let journal = place.open().await;
+        let mut odd = change(RECORD, None, 4, &json!(null));
+        odd.data = Some(RawValue::from_string(sent.to_owned()).unwrap());
+        let made = journal.settle(Outcome { changes: vec![odd], ..Outcome::default() }).await.unwrap();
+        let page = journal.page("a", &query(""), &Sees::Everything).await.unwrap();
+        assert_eq!(page.rows[0].get(), &*made[0].json);
+        assert!(made[0].json.contains(sent));
+    }
+}
+
+#[tokio::test]
+async fn a_version_is_recorded_once() {
+    for place in places().await {
+        let journal = place.open().await;
+        let created = change(RECORD, None, 4, &json!({"x": 1}));
+        assert_eq!(settle(&journal, vec![created.clone(), created.clone()]).await.len(), 1);
+        assert_eq!(settle(&journal, vec![created.clone()]).await.len(), 0);
+        settle(&journal, vec![change(RECORD, None, 5, &json!({"x": 2}))]).await;
+        assert_eq!(settle(&journal, vec![created]).await.len(), 0);
+        let versions = [(RECORD, 4), (RECORD, 5), (RECORD, 6), (COLLECTION, 4)];
+        let versions = versions.map(|(uri, modified)| (Object::of_uri(uri).unwrap(), Timestamp(modified)));
+        let missing = journal.missing(versions.to_vec()).await.unwrap();
+        assert_eq!(missing, versions[2..]);
+    }
+}
+
+#[tokio::test]
+async fn what_changed_nothing_makes_no_entry() {
+    for place in places().await {
+        let journal = place.open().await;
+        settle(&journal, vec![change(RECORD, None, 4, &json!({"x": 1, "last_modified": 4}))]).await;
+        let same = |modified| change(RECORD, None, modified, &json!({"x": 1, "last_modified": modified}));
+        assert!(settle(&journal, vec![same(5), same(6)]).await.is_empty());
+        assert_eq!(journal.alive("/buckets/a/collections/c/records").await.unwrap()[0].1, Timestamp(6));
+        let mut shared = same(7);
+        shared.permissions = Some(permissions(&json!({"write": ["me"], "read": ["you"]})));
+        assert_eq!(settle(&journal, vec![shared]).await.len(), 1);
+        let mut unknown = same(8);
+        unknown.permissions = None;
+        let made = settle(&journal, vec![unknown]).await;
+        assert_eq!(made[0]["target"]["permissions"], json!({"write": ["me"], "read": ["you"]}));
+    }
+}
+
+#[tokio::test]
+async fn timestamps_are_unique_and_increase() {
+    for place in places().await {
+        let journal = place.open().await;
+        let at_first = journal.timestamp("a").await.unwrap();
+        assert_eq!(journal.timestamp("a").await.unwrap(), at_first);
+        let writers = (0..20_u64).map(|writer| {
+            let journal = journal.clone();
+            tokio::spawn(async move {
+                let uri = format!("/buckets/a/collections/c/records/r{writer}");
+                for modified in 1..10 {
+                    settle(&journal, vec![change(&uri, None, modified, &json!({"x": modified}))]).await;
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        let served = entries(&journal, "a", "").await;
+        let timestamps: Vec<u64> =
+            served.iter().map(|entry| entry["last_modified"].as_u64().unwrap()).collect();
+        assert_eq!(timestamps.len(), 180);
+        assert!(timestamps.is_sorted_by(|left, right| left > right));
+        assert_eq!(journal.timestamp("a").await.unwrap().0, timestamps[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_bucket_has_no_history() {
+    for place in places().await {
+        let journal = place.open().await;
+        settle(&journal, vec![change(BUCKET, None, 1, &json!({})), change(RECORD, None, 2, &json!({}))])
+            .await;
+        let before = journal.timestamp("a").await.unwrap();
+        let deletion = change(BUCKET, Some(Action::Delete), 3, &json!({"id": "a", "deleted": true}));
+        assert_eq!(settle(&journal, vec![deletion.clone()]).await[0]["action"], "delete");
+        assert!(entries(&journal, "a", "").await.is_empty());
+        assert!(journal.alive("/buckets/a/collections/c/records").await.unwrap().is_empty());
+        assert!(journal.timestamp("a").await.unwrap() > before);
+        settle(&journal, vec![change(BUCKET, None, 4, &json!({})), deletion.clone()]).await;
+        assert!(settle(&journal, vec![deletion, change(RECORD, None, 2, &json!({}))]).await.len() <= 1);
+        let actions: Vec<Value> = entries(&journal, "a", "resource_name=bucket").await;
+        assert_eq!(actions.len(), 1);
+        assert_eq!(actions[0]["action"], "create");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_collection_takes_its_records_along() {
+    for place in places().await {
+        let journal = place.open().await;
+        settle(&journal, vec![change(COLLECTION, None, 1, &json!({})), change(RECORD, None, 2, &json!({}))])
+            .await;
+        let deletion = change(COLLECTION, Some(Action::Delete), 3, &json!({"deleted": true}));
+        assert_eq!(settle(&journal, vec![deletion]).await.len(), 1);
+        assert!(journal.alive("/buckets/a/collections/c/records").await.unwrap().is_empty());
+        assert!(journal.alive("/buckets/a/collections").await.unwrap().is_empty());
+        let made = settle(&journal, vec![change(RECORD, None, 5, &json!({}))]).await;
+        assert_eq!(made[0]["action"], "create");
+        assert_eq!(entries(&journal, "a", "").await.len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn excluded_changes_are_known_and_not_recorded() {
+    for mut place in places().await {
+        place.settings.exclude_resources = vec![COLLECTION.to_owned(), "/buckets/b".to_owned()];
+        place.settings.exclude_user_ids = vec!["robot".to_owned()];
+        let journal = place.open().await;
+        let mut by_robot = change("/buckets/a/groups/g", None, 3, &json!({}));
+        by_robot.user_id = Some("robot".to_owned());
+        let excluded = vec![
+            change(RECORD, None, 1, &json!({})),
+            change(COLLECTION, None, 1, &json!({})),
+            change("/buckets/b/groups/g", None, 2, &json!({})),
+            by_robot,
+        ];
+        assert!(settle(&journal, excluded).await.is_empty());
+        assert_eq!(journal.alive("/buckets/a/groups").await.unwrap().len(), 1);
+        assert_eq!(settle(&journal, vec![change(BUCKET, None, 9, &json!({}))]).await.len(), 1);
+        let collection = Object::of_uri(COLLECTION).unwrap();
+        let records = ["r".to_owned()];
+        let (_, is_gap) = journal.versions_at(&collection, &records, Timestamp(5)).await.unwrap();
+        assert!(is_gap);
+    }
+}
+
+#[tokio::test]
+async fn the_version_before_is_told_where_that_is_wanted() {
+    for mut place in places().await {
+        place.settings.include_previous = true;
+        let journal = place.open().await;
+        let changes =
+            vec![change(RECORD, None, 1, &json!({"x": 1})), change(RECORD, None, 2, &json!({"x": 2}))];
+        let made = settle(&journal, changes).await;
+        assert_eq!(made[0]["target"].get("previous"), None);
+        assert_eq!(made[1]["target"]["previous"], json!({"x": 1}));
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_makes_no_entry() {
+    for place in places().await {
+        let journal = place.open().await;
+        let known = vec![change(RECORD, None, 4, &json!({})), change(COLLECTION, None, 2, &json!({}))];
+        let watermarks = vec![("/buckets/a/collections".to_owned(), Timestamp(2))];
+        let outcome = Outcome { known, watermarks, ..Outcome::default() };
+        assert!(journal.settle(outcome).await.unwrap().is_empty());
+        assert_eq!(journal.watermark("/buckets/a/collections").await.unwrap(), Some(Timestamp(2)));
+        assert_eq!(journal.watermark("/buckets").await.unwrap(), None);
+        let made =
+            settle(&journal, vec![change(RECORD, None, 4, &json!({})), change(RECORD, None, 5, &json!({}))])
+                .await;
+        assert_eq!(made.len(), 1);
+        assert_eq!(made[0]["action"], "update");
+        let object = Object::of_uri(RECORD).unwrap();
+        let known = journal.known(std::slice::from_ref(&object)).await.unwrap();
+        assert_eq!(known[&object].modified, Timestamp(5));
+        assert_eq!(known[&object].permissions, Some(permissions(&json!({"write": ["me"]}))));
+    }
+}
+
+#[tokio::test]
+async fn entries_and_intents_survive() {
+    for place in places().await {
+        let journal = place.open().await;
+        settle(&journal, vec![change(RECORD, None, 4, &json!({}))]).await;
+        let intent = Intent {
+            bucket: "a".to_owned(),
+            user_id: None,
+            method: "PUT".to_owned(),
+            uri: RECORD.to_owned(),
+            sent: Some(to_raw_value(&json!({"x": 1})).unwrap()),
+            known: Timestamp(4),
+        };
+        let first = journal.intend(vec![intent.clone(), intent.clone()]).await.unwrap();
+        let second = journal.intend(vec![intent.clone()]).await.unwrap();
+        assert_eq!(journal.open_groups("a").await.unwrap().len(), 2);
+        assert!(journal.open_groups("b").await.unwrap().is_empty());
+        assert!(journal.abandoned().await.unwrap().is_empty());
+        let closes = Some(second);
+        journal.settle(Outcome { closes, ..Outcome::default() }).await.unwrap();
+        drop(journal);
+        let journal = place.open().await;
+        let mut abandoned = journal.abandoned().await.unwrap();
+        for _ in 0..100 {
+            // The lock of the other one goes with its connection.
+            if !abandoned.is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            abandoned = journal.abandoned().await.unwrap();
+        }
+        assert_eq!(abandoned.len(), 1);
+        assert_eq!(abandoned[0].0, first);
+        assert_eq!(abandoned[0].1.len(), 2);
+        assert_eq!(abandoned[0].1[0].sent.as_ref().map(|sent| sent.get()), Some("{\"x\":1}"));
+        assert!(journal.abandoned().await.unwrap().is_empty(), "they are its own now");
+        assert_eq!(entries(&journal, "a", "").await.len(), 1);
+    }
+}
