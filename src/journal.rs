@@ -20,6 +20,7 @@ use crate::settings::{HistorySettings, JournalUrl};
 
 mod append;
 mod change;
+mod condition;
 mod engine;
 mod entry;
 mod intents;
@@ -28,7 +29,9 @@ mod object;
 mod owner;
 mod page;
 mod readers;
+mod remove;
 mod schema;
+mod select;
 mod state;
 mod statement;
 mod writer;
@@ -39,6 +42,7 @@ pub use object::{Object, ResourceName};
 use engine::{DEADLINE, Engine, unavailable};
 use owner::Owner;
 use readers::ReaderSets;
+use select::Question;
 use writer::{Done, Waiting, Work, Writer};
 
 /// News kept for a subscriber that is slow.
@@ -86,6 +90,15 @@ pub struct EntriesPage {
     pub rows: Vec<Box<RawValue>>,
     /// The token of the next page.
     pub next: Option<String>,
+    /// Whether there is any entry, of whatever filter, that the reader sees.
+    pub sees_any: bool,
+    /// The timestamp of the bucket's history.
+    pub timestamp: Timestamp,
+}
+
+/// How much of a bucket's history is selected.
+#[derive(Debug)]
+pub struct EntriesCount {
     /// How many entries the filters select on all pages, without tombstones.
     pub total: usize,
     /// Whether there is any entry, of whatever filter, that the reader sees.
@@ -222,26 +235,44 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
-        let page = page::read(&mut *self.reading().await?, bucket, query, sees)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        match page {
-            Some(page) => Ok(page),
-            None => Ok(EntriesPage {
-                rows: Vec::new(),
-                next: None,
-                total: 0,
-                sees_any: false,
-                timestamp: self.timestamp(bucket).await?,
-            }),
-        }
+        let mut connection = self.reading().await?;
+        let failed = |error| unavailable(&error);
+        let history = state::history(&mut connection, bucket).await.map_err(failed)?;
+        let Some((history, timestamp)) = history else {
+            drop(connection);
+            let timestamp = self.timestamp(bucket).await?;
+            return Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp });
+        };
+        let question = Question::new(self.engine.kind, history, query, sees);
+        page::read(&mut connection, question, timestamp).await.map_err(failed)
+    }
+
+    /// How many entries [`Self::page`] would give on all pages.
+    pub async fn count(
+        &self,
+        bucket: &str,
+        query: &Query,
+        sees: &Sees<'_>,
+    ) -> Result<EntriesCount, JournalError> {
+        let mut connection = self.reading().await?;
+        let failed = |error| unavailable(&error);
+        let history = state::history(&mut connection, bucket).await.map_err(failed)?;
+        let Some((history, timestamp)) = history else {
+            drop(connection);
+            let timestamp = self.timestamp(bucket).await?;
+            return Ok(EntriesCount { total: 0, sees_any: false, timestamp });
+        };
+        let question = Question::new(self.engine.kind, history, query, sees);
+        page::count(&mut connection, question, timestamp).await.map_err(failed)
     }
 
     /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the
     /// page of tombstones in the query's order.
-    #[expect(clippy::unused_async, clippy::unimplemented, unused_variables, reason = "signature only")]
     pub async fn delete(&self, bucket: &str, query: &Query) -> Result<EntriesPage, JournalError> {
-        unimplemented!()
+        match self.write(Work::Delete(bucket.to_owned(), query.clone())).await? {
+            Done::Page(page) => Ok(page),
+            _ => Err(writer::gone()),
+        }
     }
 
     /// For each record of a collection, the newest entry whose version is at or before a moment: its `target.data`.
@@ -252,8 +283,7 @@ impl Journal {
         records: &[String],
         moment: Timestamp,
     ) -> Result<(Vec<Box<RawValue>>, bool), JournalError> {
-        let bytewise = self.engine.kind.bytewise();
-        state::versions_at(&mut *self.reading().await?, collection, records, moment, bytewise)
+        state::versions_at(&mut *self.reading().await?, collection, records, moment)
             .await
             .map_err(|error| unavailable(&error))
     }

@@ -127,6 +127,23 @@ impl Query {
         self.filters.iter().any(|filter| filter.field == MODIFIED)
     }
 
+    /// Whether the rows are first of all ordered by their timestamps, and if so, newest first.
+    pub fn by_timestamp(&self) -> Option<bool> {
+        self.sorting.first().filter(|sort| sort.field == MODIFIED).map(|sort| sort.descending)
+    }
+
+    /// Where they are, the timestamp of the last row of the page before.
+    pub fn after_timestamp(&self) -> Option<Timestamp> {
+        self.by_timestamp()?;
+        self.after.as_ref()?.first()?.as_ref()?.as_u64().map(Timestamp)
+    }
+
+    /// The same selection, all on one page of which nothing is kept.
+    #[must_use]
+    pub fn unpaged(&self) -> Self {
+        Self { limit: Some(0), after: None, sorting: Vec::new(), ..self.clone() }
+    }
+
     /// What `_fields` leaves of a row.
     pub fn project(&self, row: Map<String, Value>) -> Map<String, Value> {
         match &self.fields {

@@ -20,7 +20,7 @@ use crate::cache_control;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::handler::Core;
-use crate::journal::{EntriesPage, Journal};
+use crate::journal::{EntriesCount, EntriesPage, Journal};
 use crate::kinto::Timestamp;
 use crate::query::{Given, Parameters, Query, Rules};
 use crate::server::Peer;
@@ -111,18 +111,25 @@ impl Listing<'_> {
             }
             Err(error) => return visible.any().await?.ok_or(error),
         };
-        match visible.page(&query).await? {
-            ControlFlow::Break(refusal) => Ok(refusal.replay()),
-            ControlFlow::Continue(page) => {
-                let total = page.total;
-                let mut response = self.respond(page, &query);
-                cache_control::forbid(response.headers_mut());
-                if self.request.method == Method::HEAD {
-                    list::insert_total(response.headers_mut(), total);
-                }
-                Ok(response)
+        // Kinto: only a `HEAD` is told how many there are, and only that: counting takes longer than reading a page.
+        let mut response = if self.request.method == Method::HEAD {
+            let count = match visible.count(&query).await? {
+                ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+                ControlFlow::Continue(count) => count,
+            };
+            let EntriesCount { total, sees_any, timestamp } = count;
+            let mut response =
+                self.respond(EntriesPage { rows: Vec::new(), next: None, sees_any, timestamp }, &query);
+            list::insert_total(response.headers_mut(), total);
+            response
+        } else {
+            match visible.page(&query).await? {
+                ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+                ControlFlow::Continue(page) => self.respond(page, &query),
             }
-        }
+        };
+        cache_control::forbid(response.headers_mut());
+        Ok(response)
     }
 
     async fn delete(&self) -> Result<Response, Error> {

@@ -19,7 +19,7 @@ use crate::settings::JournalUrl;
 /// How long anything may take that a writer waits for.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// Connections that read at once.
-const READERS: u32 = 4;
+const READERS: u32 = 8;
 /// How long a predecessor in the same process or one that is being killed may still hold the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement.

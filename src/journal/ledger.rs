@@ -151,13 +151,8 @@ impl<'c> Ledger<'c> {
     async fn read_newest(&mut self, history: i64, uris: BTreeSet<String>) -> sqlx::Result<()> {
         let uris: Vec<String> = uris.into_iter().filter(|uri| !self.newest.contains_key(uri)).collect();
         for uris in uris.chunks(CHUNK) {
-            let bytewise = self.kind.bytewise();
-            let mut statement = Statement::new("WITH given (uri) AS (VALUES ");
-            for (index, uri) in uris.iter().enumerate() {
-                statement = statement.push(if index == 0 { "(CAST(" } else { ", (CAST(" }).bind(uri.as_str());
-                statement = statement.push(" AS TEXT)").push(bytewise).push(")");
-            }
-            let statement = statement
+            let statement = Statement::new("WITH given (uri) AS (VALUES ")
+                .rows(uris.iter().map(|uri| [uri.as_str()]))
                 .push(") SELECT uri, (SELECT json FROM sidecar_entries WHERE history = ")
                 .bind(history)
                 .push(" AND uri = given.uri ORDER BY last_modified DESC LIMIT 1) FROM given");
@@ -166,6 +161,17 @@ impl<'c> Ledger<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Entries of a bucket were removed: the newest ones may be others now.
+    pub(super) async fn read_newest_again(&mut self, bucket: &str) -> sqlx::Result<()> {
+        let object = Object::Bucket(bucket.to_owned()).to_string();
+        let (from, to) = below(&object);
+        let is_inside = |uri: &str| uri == object || (from.as_str()..to.as_str()).contains(&uri);
+        let uris: BTreeSet<String> = self.newest.keys().filter(|uri| is_inside(uri)).cloned().collect();
+        self.newest.retain(|uri, _| !uris.contains(uri));
+        let history = self.history(bucket).await?.id;
+        self.read_newest(history, uris).await
     }
 
     /// A bucket's history; a new one where there is none.

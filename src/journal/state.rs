@@ -89,20 +89,15 @@ pub(super) async fn versions_at(
     collection: &Object,
     records: &[String],
     moment: Timestamp,
-    bytewise: &str,
 ) -> sqlx::Result<(Vec<Box<RawValue>>, bool)> {
     let Some((history, _)) = history(connection, collection.bucket()).await? else {
         return Ok((Vec::new(), false));
     };
     let mut versions = Vec::new();
     for records in records.chunks(CHUNK) {
-        let mut statement = Statement::new("WITH given (uri) AS (VALUES ");
-        for (index, record) in records.iter().enumerate() {
-            let uri = format!("{collection}/records/{record}");
-            statement = statement.push(if index == 0 { "(CAST(" } else { ", (CAST(" }).bind(uri);
-            statement = statement.push(" AS TEXT)").push(bytewise).push(")");
-        }
-        let statement = statement
+        let uris = records.iter().map(|record| [format!("{collection}/records/{record}")]);
+        let statement = Statement::new("WITH given (uri) AS (VALUES ")
+            .rows(uris)
             .push(") SELECT (SELECT json FROM sidecar_entries WHERE history = ")
             .bind(history)
             .push(" AND uri = given.uri AND object_modified <= ")

@@ -10,6 +10,7 @@ use crate::query::Rules;
 use crate::settings::Settings;
 
 mod recording;
+mod selecting;
 
 /// The fields of entries.
 const FIELDS: [&str; 13] = [
@@ -68,17 +69,20 @@ async fn places() -> Vec<Place> {
     urls.into_iter().map(place).collect()
 }
 
-/// A query as a request has it.
-fn query(text: &str) -> Query {
-    let rules = Rules {
+fn rules() -> Rules<'static> {
+    Rules {
         known_fields: &FIELDS,
         text_fields: &["record_id", "collection_id", "bucket_id", "group_id"],
         in_like: true,
         paginate_by: None,
         max_fetch_size: Some(10_000),
         now: Timestamp::now(),
-    };
-    Query::parse(Some(text), &rules).map_err(|invalid| invalid.message()).unwrap()
+    }
+}
+
+/// A query as a request has it.
+fn query(text: &str) -> Query {
+    Query::parse(Some(text), &rules()).map_err(|invalid| invalid.message()).unwrap()
 }
 
 async fn entries(journal: &Journal, bucket: &str, text: &str) -> Vec<Value> {

@@ -14,8 +14,9 @@ use tracing::warn;
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
 use super::ledger::Ledger;
 use super::readers::ReaderSets;
-use super::{Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, schema};
+use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, schema};
 use crate::kinto::Timestamp;
+use crate::query::Query;
 use crate::settings::HistorySettings;
 
 /// How many may wait; more wait to be let in.
@@ -34,6 +35,8 @@ pub(super) enum Work {
     Settle(Outcome),
     /// A bucket's history is looked at for the first time.
     Begin(String),
+    /// The entries of a bucket that a query selects are deleted.
+    Delete(String, Query),
     /// Groups of intents change their owner.
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
@@ -46,6 +49,7 @@ pub(super) enum Done {
     Nothing,
     Entries(Vec<Entry>),
     Timestamp(Timestamp),
+    Page(EntriesPage),
 }
 
 /// Work, and who waits for it.
@@ -207,6 +211,7 @@ impl Ledger<'_> {
             }
             Work::Settle(outcome) => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
+            Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
             Work::Adopt(groups) => {
                 intents::adopt(self.connection, groups, owner).await?;
                 Ok(Done::Nothing)

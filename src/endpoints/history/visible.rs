@@ -15,7 +15,7 @@ use super::rules;
 use crate::access::{Refusal, Verdict};
 use crate::error::{Error, Response};
 use crate::handler::Core;
-use crate::journal::{EntriesPage, Journal, Object, Sees};
+use crate::journal::{EntriesCount, EntriesPage, Journal, Object, Sees};
 use crate::query::Query;
 
 /// What of a bucket's history its requester sees.
@@ -69,11 +69,22 @@ impl<'v> Visible<'v> {
         let failure = Mutex::new(None);
         let verdict = |object: Object| -> BoxFuture<'_, bool> { Box::pin(self.verdict(object, &failure)) };
         let page = self.journal.page(bucket, query, &Sees::Some { principals, verdict: &verdict }).await?;
-        // Entries of which nobody could say whether they are to be seen would be missing.
-        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(error);
-        }
-        Ok(if page.sees_any { ControlFlow::Continue(page) } else { ControlFlow::Break(refusal.clone()) })
+        seen(failure, page.sees_any, page, refusal)
+    }
+
+    /// How many entries a query selects; a refusal as for [`Self::page`].
+    pub(super) async fn count(
+        &self,
+        query: &Query,
+    ) -> Result<ControlFlow<Arc<Refusal>, EntriesCount>, Error> {
+        let bucket = &self.requester.bucket;
+        let Some((principals, refusal)) = &self.limits else {
+            return Ok(ControlFlow::Continue(self.journal.count(bucket, query, &Sees::Everything).await?));
+        };
+        let failure = Mutex::new(None);
+        let verdict = |object: Object| -> BoxFuture<'_, bool> { Box::pin(self.verdict(object, &failure)) };
+        let count = self.journal.count(bucket, query, &Sees::Some { principals, verdict: &verdict }).await?;
+        seen(failure, count.sees_any, count, refusal)
     }
 
     /// The refusal of a requester who sees nothing.
@@ -97,4 +108,18 @@ impl<'v> Visible<'v> {
             }
         }
     }
+}
+
+/// What somebody is given who may not see everything.
+fn seen<T>(
+    failure: Mutex<Option<Error>>,
+    sees_any: bool,
+    given: T,
+    refusal: &Arc<Refusal>,
+) -> Result<ControlFlow<Arc<Refusal>, T>, Error> {
+    // Entries of which nobody could say whether they are to be seen would be missing.
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    Ok(if sees_any { ControlFlow::Continue(given) } else { ControlFlow::Break(Arc::clone(refusal)) })
 }

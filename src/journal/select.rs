@@ -1,0 +1,194 @@
+//! Rows of a history that a query selects and somebody sees: as much as possible by the engine, the rest in batches
+//! that go through the list language. Batches follow one another by timestamp, and so what comes meanwhile does no harm.
+
+use std::collections::HashMap;
+
+use sqlx::{AnyConnection, Row};
+
+use super::condition::{Conditions, Rows};
+use super::engine::Kind;
+use super::page::Candidate;
+use super::statement::{Statement, timestamp, truth};
+use super::{Object, Sees};
+use crate::query::{Query, Selection};
+
+/// Rows read at once: enough to be fast, and few enough to be held.
+const BATCH: usize = 500;
+
+/// A question to a history.
+pub(super) struct Question<'q, 's> {
+    pub(super) kind: Kind,
+    pub(super) history: i64,
+    pub(super) query: &'q Query,
+    pub(super) sees: &'q Sees<'s>,
+    /// What the upstream said of objects whose readers are not known.
+    verdicts: HashMap<String, bool>,
+}
+
+impl<'q, 's> Question<'q, 's> {
+    /// A new one.
+    pub(super) fn new(kind: Kind, history: i64, query: &'q Query, sees: &'q Sees<'s>) -> Self {
+        Self { kind, history, query, sees, verdicts: HashMap::new() }
+    }
+
+    /// Shows a selection the rows that belong on its page.
+    pub(super) async fn show(
+        &mut self,
+        connection: &mut AnyConnection,
+        rows: Rows,
+        selection: &mut Selection<'_, Candidate>,
+    ) -> sqlx::Result<()> {
+        let conditions = Conditions::of(self.query, rows);
+        let order = self.query.by_timestamp();
+        let is_ascending = order.is_some_and(|descending| !descending);
+        // One more than the page has, and the last one of the page before.
+        let wanted = self.query.limit.filter(|_| order.is_some()).map(|limit| limit.saturating_add(2));
+        let mut from = self.query.after_timestamp();
+        let (mut is_inclusive, mut shown) = (true, 0);
+        let batch = wanted.filter(|_| conditions.are_exact).unwrap_or(BATCH).min(BATCH);
+        while !conditions.are_hopeless() && wanted.is_none_or(|wanted| shown < wanted) {
+            let mut statement = self.columns(rows, &conditions);
+            if let Some(from) = from {
+                let operator = match (is_ascending, is_inclusive) {
+                    (false, true) => " AND last_modified <= ",
+                    (false, false) => " AND last_modified < ",
+                    (true, true) => " AND last_modified >= ",
+                    (true, false) => " AND last_modified > ",
+                };
+                statement = statement.push(operator).bind(from);
+            }
+            let direction = if is_ascending { "" } else { " DESC" };
+            let statement = statement.push(&format!(" ORDER BY last_modified{direction} LIMIT {batch}"));
+            let found = statement.fetch(connection).await?;
+            let Some(last) = found.last() else { break };
+            (from, is_inclusive) = (Some(timestamp(last, 1)?), false);
+            let is_end = found.len() < batch;
+            for row in found {
+                let candidate = match rows {
+                    Rows::Tombstones => Candidate::tombstone(row.try_get(0)?, timestamp(&row, 1)?),
+                    Rows::Entries => {
+                        if !truth(&row, 4)? && !self.verdict(row.try_get(3)?).await {
+                            continue;
+                        }
+                        Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, row.try_get(2)?)
+                    }
+                };
+                shown += usize::from(selection.show(candidate));
+            }
+            if is_end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// `id`, `last_modified`, and for entries `json`, `uri`, and whether the requester sees them for certain.
+    fn columns(&self, rows: Rows, conditions: &Conditions) -> Statement {
+        let statement = match rows {
+            Rows::Tombstones => {
+                Statement::new("SELECT id, last_modified FROM sidecar_tombstones WHERE history = ")
+                    .bind(self.history)
+            }
+            Rows::Entries => {
+                let statement = Statement::new("SELECT id, last_modified, json, uri, ");
+                let statement = match self.sees {
+                    Sees::Everything => statement.push("1"),
+                    Sees::Some { .. } => self.is_reader(statement.push("CAST(")).push(" AS INTEGER)"),
+                };
+                let statement = statement.push(" FROM sidecar_entries WHERE history = ").bind(self.history);
+                match self.sees {
+                    Sees::Everything => statement,
+                    Sees::Some { .. } => {
+                        self.is_reader(statement.push(" AND (knows_readers = 0 OR ")).push(")")
+                    }
+                }
+            }
+        };
+        conditions.write(statement, self.kind, true)
+    }
+
+    /// That one of the requester's principals is among an entry's readers.
+    fn is_reader(&self, statement: Statement) -> Statement {
+        let Sees::Some { principals, .. } = self.sees else { return statement.push("1 = 1") };
+        let principals = principals.iter().map(String::as_str);
+        statement
+            .push("reader_set IN (SELECT reader_set FROM sidecar_readers WHERE principal IN (")
+            .list(principals)
+            .push("))")
+    }
+
+    async fn verdict(&mut self, uri: String) -> bool {
+        let Sees::Some { verdict, .. } = self.sees else { return true };
+        if let Some(known) = self.verdicts.get(&uri) {
+            return *known;
+        }
+        let sees = match Object::of_uri(&uri) {
+            Some(object) => verdict(object).await,
+            None => false,
+        };
+        self.verdicts.insert(uri, sees);
+        sees
+    }
+
+    /// How many entries are selected and seen.
+    pub(super) async fn count(&mut self, connection: &mut AnyConnection) -> sqlx::Result<usize> {
+        let conditions = Conditions::of(self.query, Rows::Entries);
+        if !conditions.are_exact {
+            let unpaged = self.query.unpaged();
+            let mut selection = Selection::of(&unpaged);
+            let mut question = Question::new(self.kind, self.history, &unpaged, self.sees);
+            question.verdicts = std::mem::take(&mut self.verdicts);
+            question.show(connection, Rows::Entries, &mut selection).await?;
+            self.verdicts = question.verdicts;
+            return Ok(selection.page().total);
+        }
+        let everything = matches!(self.sees, Sees::Everything);
+        let statement = if everything && conditions.are_none() {
+            Statement::new("SELECT entries FROM sidecar_histories WHERE id = ").bind(self.history)
+        } else {
+            let statement =
+                Statement::new("SELECT count(*) FROM sidecar_entries WHERE history = ").bind(self.history);
+            let statement = if everything { statement } else { self.is_reader(statement.push(" AND ")) };
+            conditions.write(statement, self.kind, false)
+        };
+        let counted = statement.first(connection).await?.map_or(Ok(0), |row| row.try_get::<i64, _>(0))?;
+        let mut counted = usize::try_from(counted).unwrap_or_default();
+        if !everything {
+            let statement = Statement::new("SELECT uri, count(*) FROM sidecar_entries WHERE history = ");
+            let statement = statement.bind(self.history).push(" AND knows_readers = 0 AND NOT ");
+            let statement =
+                conditions.write(self.is_reader(statement), self.kind, false).push(" GROUP BY uri");
+            for row in statement.fetch(connection).await? {
+                let count = usize::try_from(row.try_get::<i64, _>(1)?).unwrap_or_default();
+                counted += if self.verdict(row.try_get(0)?).await { count } else { 0 };
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Whether the requester sees any entry at all.
+    pub(super) async fn any(&mut self, connection: &mut AnyConnection) -> sqlx::Result<bool> {
+        let any = Statement::new("SELECT id FROM sidecar_entries WHERE history = ").bind(self.history);
+        let any = self.is_reader(any.push(" AND ")).push(" LIMIT 1");
+        if any.first(connection).await?.is_some() || matches!(self.sees, Sees::Everything) {
+            return Ok(true);
+        }
+        let mut after = String::new();
+        loop {
+            let objects = Statement::new(
+                "SELECT DISTINCT uri FROM sidecar_entries WHERE knows_readers = 0 AND history = ",
+            );
+            let objects = objects.bind(self.history).push(" AND uri > ").bind(after.as_str());
+            let objects = objects.push(" ORDER BY uri LIMIT 100").fetch(connection).await?;
+            for row in &objects {
+                after = row.try_get(0)?;
+                if self.verdict(after.clone()).await {
+                    return Ok(true);
+                }
+            }
+            if objects.is_empty() {
+                return Ok(false);
+            }
+        }
+    }
+}
