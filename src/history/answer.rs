@@ -147,7 +147,8 @@ fn action(method: &Method, status: StatusCode) -> Option<Action> {
 pub fn in_kintos_order(changes: Vec<Change>) -> Vec<Change> {
     let last: HashMap<Object, Option<Permissions>> =
         changes.iter().map(|change| (change.object.clone(), change.permissions.clone())).collect();
-    let mut groups: Vec<((String, Option<Action>), Vec<Change>)> = Vec::new();
+    let mut kinds: Vec<(String, Option<Action>)> = Vec::new();
+    let mut groups: Vec<Vec<Change>> = Vec::new();
     for mut change in changes {
         if let Some(Some(permissions)) = last.get(&change.object) {
             change.permissions = Some(permissions.clone());
@@ -155,12 +156,16 @@ pub fn in_kintos_order(changes: Vec<Change>) -> Vec<Change> {
             change.permissions = Some(Permissions::new());
         }
         let kind = (list_of(&change.object), change.action);
-        match groups.iter_mut().find(|(known, _)| *known == kind) {
-            Some((_, group)) => group.push(change),
-            None => groups.push((kind, vec![change])),
+        let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(change),
+            None => {
+                kinds.push(kind);
+                groups.push(vec![change]);
+            }
         }
     }
-    groups.into_iter().flat_map(|(_, group)| group).collect()
+    groups.into_iter().flatten().collect()
 }
 
 /// These changes as an outcome. Of what is created everything within is news.
