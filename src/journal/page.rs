@@ -9,7 +9,7 @@ use sqlx::AnyConnection;
 
 use super::condition::Rows;
 use super::select::Question;
-use super::{EntriesCount, EntriesPage};
+use super::{EntriesCount, EntriesPage, Sees};
 use crate::kinto::Timestamp;
 use crate::query::{Fields, Page, Query, Selection, nested};
 
@@ -83,7 +83,9 @@ pub(super) async fn read(
     timestamp: Timestamp,
 ) -> sqlx::Result<EntriesPage> {
     let query = question.query;
-    let page = rows(connection, &mut question, query.includes_deleted()).await?;
+    // Of a tombstone nobody knows whose the entry was.
+    let with_tombstones = query.includes_deleted() && matches!(question.sees, Sees::Everything);
+    let page = rows(connection, &mut question, with_tombstones).await?;
     let sees_any = !page.rows.is_empty() || question.any(connection).await?;
     let rows = page.rows.into_iter().filter_map(|row| row.serve(query)).collect();
     Ok(EntriesPage { rows, next: page.next, sees_any, timestamp })

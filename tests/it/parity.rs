@@ -1,4 +1,5 @@
-//! The same requests to a Kinto with kinto-changes 4.1.2 and to a plain Kinto behind the sidecar, over the same writes.
+//! The same requests to a Kinto with a plugin (kinto-changes 4.1.2, or Kinto's own history) and to a plain Kinto behind the
+//! sidecar, over the same writes.
 //!
 //! Status, headers that clients read and body have to be the same. Where the sidecar means to differ, the table of
 //! differences says why, and both answers are checked.
@@ -7,6 +8,7 @@ mod ask;
 mod changesets;
 mod compare;
 mod differences;
+mod history;
 mod lists;
 mod others;
 mod world;

@@ -140,8 +140,7 @@ async fn killed_again_and_again(kinto: &Kinto, journal: &str, kills: usize) {
     for writer in writers {
         writer.await.unwrap();
     }
-    let acknowledged = seen.lock().unwrap().clone();
-    compare(kinto, &sidecar, &bucket, &acknowledged, &authors).await;
+    compare(kinto, &sidecar, &bucket, &seen.lock().unwrap().clone(), &authors).await;
 }
 
 async fn compare(

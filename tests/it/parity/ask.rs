@@ -34,6 +34,12 @@ impl Ask {
         self
     }
 
+    /// With another path, and other values of its headers.
+    pub(crate) fn map(&self, change: impl Fn(&str) -> String) -> Self {
+        let headers = self.headers.iter().map(|(name, value)| (*name, change(value))).collect();
+        Self { path: change(&self.path), headers, ..self.clone() }
+    }
+
     pub(crate) fn is_for_a_changeset(&self) -> bool {
         self.path.contains("/changeset")
     }

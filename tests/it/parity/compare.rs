@@ -36,7 +36,8 @@ pub(crate) async fn assert_same(world: &World, asks: impl IntoIterator<Item = As
     assert!(report.is_empty(), "the plugin and the sidecar differ (plugin first):\n{report}");
 }
 
-fn differences(ask: &Ask, plugin: &Response, sidecar: &Response) -> Vec<String> {
+/// What of the two answers is not the same.
+pub(crate) fn differences(ask: &Ask, plugin: &Response, sidecar: &Response) -> Vec<String> {
     let mut found = Vec::new();
     if plugin.status != sidecar.status {
         found.push(format!("status {} and {}", plugin.status, sidecar.status));

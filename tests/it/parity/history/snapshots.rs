@@ -1,0 +1,109 @@
+//! A collection as it was at a moment.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::world::{BUCKET, USERS, World};
+use crate::parity::ask::Ask;
+use crate::support::Response;
+
+const INCOMPLETE: &str = "snapshot-incomplete";
+
+fn snapshot(collection: &str, moment: &str) -> Ask {
+    Ask::get(&format!("{BUCKET}/snapshot/collections/{collection}@{moment}"))
+}
+
+fn records(answer: &Response) -> Vec<(String, Value)> {
+    let data = answer.clone().expect(200).data();
+    let name = |record: &Value| (record["id"].as_str().unwrap().to_owned(), record["n"].clone());
+    data.as_array().unwrap().iter().map(name).collect()
+}
+
+#[tokio::test]
+async fn moments_show_what_the_plugin_shows() {
+    let world = World::shared().await;
+    // All moments at which something was written, but that between a deletion and what made the record again.
+    let moments =
+        (0..20_u64).map(|n| 1_600_000_000_000 + 10 * n).filter(|moment| *moment != 1_600_000_000_140);
+    for moment in moments {
+        for collection in ["c", "public", "7", "nosuch"] {
+            world.assert_same([snapshot(collection, &moment.to_string()).by("bucket-reader")]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_was_gone_and_was_made_again_is_not_shown_as_a_tombstone() {
+    let world = World::shared().await;
+    let ask = snapshot("c", "1600000000140").by("bucket-reader");
+    let (plugin, sidecar) = (world.plugin.ask(&ask).await, world.sidecar.ask(&ask).await);
+    let is_tombstone = |record: &Value| record["deleted"] == true;
+    assert!(plugin.data().as_array().unwrap().iter().any(is_tombstone), "{plugin}");
+    assert_eq!(records(&sidecar), [("r".to_owned(), json!(6)), ("shared".to_owned(), Value::Null)]);
+    assert_eq!(sidecar.header(INCOMPLETE), None);
+}
+
+#[tokio::test]
+async fn what_is_no_moment_is_refused_alike() {
+    let world = World::shared().await;
+    let moments =
+        ["x", "-1", "+5", "1.5", "1_0", "01", "99999999999999999999999", "0", "abc", "5?x=1", "\"5\""];
+    for user in [None, Some("bucket-reader"), Some("stranger")] {
+        let asks = moments.map(|moment| {
+            let ask = snapshot("c", moment);
+            user.map_or(ask.clone(), |user| ask.by(user))
+        });
+        world.assert_same(asks).await;
+    }
+}
+
+#[tokio::test]
+async fn everybody_may_look_back_who_may_in_the_plugin() {
+    let world = World::shared().await;
+    for collection in ["c", "public", "7", "nosuch"] {
+        for method in [Method::GET, Method::HEAD] {
+            let asks = USERS.map(|user| {
+                let path = format!("{BUCKET}/snapshot/collections/{collection}@1600000000100");
+                let ask = Ask::new(method.clone(), &path);
+                user.map_or(ask.clone(), |user| ask.by(user))
+            });
+            world.assert_same(asks).await;
+        }
+    }
+    let elsewhere = Ask::get("/buckets/nosuch/snapshot/collections/c@5");
+    world.assert_same([elsewhere.clone(), elsewhere.by("owner")]).await;
+    let own = Ask::get("/buckets/default/snapshot/collections/c@5");
+    world.assert_same([own.clone(), own.by("somebody")]).await;
+    let tags = [("If-None-Match", "*"), ("If-None-Match", "abc"), ("If-Match", "\"1\"")];
+    world.assert_same(tags.map(|(name, value)| snapshot("c", "5").by("owner").header(name, value))).await;
+}
+
+#[tokio::test]
+async fn missing_history_is_said_to_be_missing() {
+    let world = World::start(&[]).await;
+    let ask = || snapshot("c", "1600000000085").by("bucket-reader");
+    assert_eq!(world.sidecar.ask(&ask()).await.header(INCOMPLETE), None);
+    let purge = Ask::new(Method::DELETE, &format!("{BUCKET}/history?record_id=r")).by("owner");
+    world.sidecar.ask(&purge).await.expect(200);
+    let answer = world.sidecar.ask(&ask()).await;
+    assert_eq!(answer.header(INCOMPLETE), Some("true"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_was_never_recorded_is_said_to_be_missing() {
+    let records = format!("{BUCKET}/collections/c/records");
+    let excluded = format!("{records}/r");
+    let world = World::start_with(&[], &[("history.exclude_resources", &excluded)]).await;
+    let answer = world.sidecar.ask(&snapshot("c", "1600000000085").by("bucket-reader")).await;
+    assert_eq!(answer.header(INCOMPLETE), Some("true"), "{answer}");
+    let answer = world.sidecar.ask(&snapshot("public", "1600000000085").by("bucket-reader")).await;
+    assert_eq!(answer.header(INCOMPLETE), None, "{answer}");
+}
+
+#[tokio::test]
+async fn collections_that_the_service_account_may_not_read_have_snapshots() {
+    let world = World::start_with(&[], &[("sidecar.auth", "nobody:secret")]).await;
+    for moment in ["1600000000080", "1600000000110", "1600000000150"] {
+        world.assert_same([snapshot("c", moment).by("bucket-reader")]).await;
+    }
+}
