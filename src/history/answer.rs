@@ -1,11 +1,13 @@
 //! What the upstream's answer to a write says was written.
 
+use std::collections::HashMap;
+
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::changed;
-use super::write::{Target, Write, object_in};
+use super::write::{Target, Write, list_of, object_in};
 use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
 use crate::kinto::Timestamp;
 
@@ -136,6 +138,34 @@ fn action(method: &Method, status: StatusCode) -> Option<Action> {
         Method::PUT | Method::PATCH => Some(Action::Update),
         _ => None,
     }
+}
+
+/// The changes of one request as Kinto tells its plugins of them at the request's end: together what was done to objects
+/// of one list in one way, in the order of the first of each, with the permissions that the objects have then.
+///
+/// Follows `kinto.core.events` (`EventCollector`).
+pub fn in_kintos_order(changes: Vec<Change>) -> Vec<Change> {
+    let last: HashMap<Object, Option<Permissions>> =
+        changes.iter().map(|change| (change.object.clone(), change.permissions.clone())).collect();
+    let mut kinds: Vec<(String, Option<Action>)> = Vec::new();
+    let mut groups: Vec<Vec<Change>> = Vec::new();
+    for mut change in changes {
+        if let Some(Some(permissions)) = last.get(&change.object) {
+            change.permissions = Some(permissions.clone());
+        } else if last.contains_key(&change.object) && change.permissions.is_some() {
+            change.permissions = Some(Permissions::new());
+        }
+        let kind = (list_of(&change.object), change.action);
+        let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(change),
+            None => {
+                kinds.push(kind);
+                groups.push(vec![change]);
+            }
+        }
+    }
+    groups.into_iter().flatten().collect()
 }
 
 /// These changes as an outcome. Of what is created everything within is news.

@@ -234,8 +234,9 @@ impl History {
     }
 
     async fn recover_once(&self, journal: &Journal) -> Result<(), ExamineError> {
-        for (group, intents) in journal.abandoned().await? {
-            let _mark = self.examining(group);
+        let abandoned = journal.abandoned().await?;
+        let _marks: Vec<_> = abandoned.iter().map(|(group, _)| self.examining(*group)).collect();
+        for (group, intents) in abandoned {
             let questions: Vec<_> =
                 intents.into_iter().map(|intent| Question { intent, source: self.source.clone() }).collect();
             let changes = examine(self, journal, Some(group), &questions).await?;

@@ -129,6 +129,7 @@ impl Kept {
             }
         }
         self.history.recorded(&changes);
+        let changes = answer::in_kintos_order(changes);
         if is_unknown {
             tokio::spawn(self.resolve(changes));
             return Ok(());

@@ -1,6 +1,6 @@
 //! What becomes an entry, and what is learned without one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use uuid::Uuid;
 
@@ -17,8 +17,14 @@ impl Ledger<'_> {
             self.learn(known, false).await?;
         }
         let mut entries = Vec::new();
+        let mut times: HashMap<&Object, usize> = HashMap::new();
         for change in &outcome.changes {
-            entries.extend(self.record(change).await?);
+            *times.entry(&change.object).or_default() += 1;
+        }
+        for change in &outcome.changes {
+            // Several changes of one object in one request show the permissions that it had in the end.
+            let is_single = times.get(&change.object) == Some(&1);
+            entries.extend(self.record(change, is_single).await?);
         }
         for (list, timestamp) in &outcome.watermarks {
             let mark = Statement::new("INSERT INTO sidecar_watermarks (list, timestamp) VALUES (")
@@ -35,7 +41,7 @@ impl Ledger<'_> {
         Ok(entries)
     }
 
-    async fn record(&mut self, change: &Change) -> sqlx::Result<Option<Entry>> {
+    async fn record(&mut self, change: &Change, is_single: bool) -> sqlx::Result<Option<Entry>> {
         let object = &change.object;
         let uri = object.to_string();
         let before = self.state(&uri).cloned();
@@ -62,8 +68,8 @@ impl Ledger<'_> {
             self.mark_gap(object, change.modified).await?;
             return Ok(None);
         }
-        if action == Action::Update && alive.as_ref().is_some_and(|state| self.is_shown(state, &uri, change))
-        {
+        let shows = |state: &State| self.is_shown(state, &uri, change);
+        if is_single && action == Action::Update && alive.as_ref().is_some_and(shows) {
             self.learn(change, true).await?;
             return Ok(None);
         }

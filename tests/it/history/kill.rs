@@ -140,7 +140,8 @@ async fn killed_again_and_again(kinto: &Kinto, journal: &str, kills: usize) {
     for writer in writers {
         writer.await.unwrap();
     }
-    compare(kinto, &sidecar, &bucket, &seen.lock().unwrap().clone(), &authors).await;
+    let acknowledged = seen.lock().unwrap().clone();
+    compare(kinto, &sidecar, &bucket, &acknowledged, &authors).await;
 }
 
 async fn compare(
