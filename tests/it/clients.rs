@@ -46,6 +46,18 @@ fn kinto_http_js_batches_and_follows_changes() {
     run(&environment(Environment::Node).node(), "http_client.mjs", &monitoring(&bucket), &bucket);
 }
 
+#[test]
+fn kinto_http_py_reads_and_purges_history() {
+    let bucket = unique("history-py");
+    run(&environment(Environment::Plain).python(), "history_client.py", &monitoring(&bucket), &bucket);
+}
+
+#[test]
+fn kinto_http_js_reads_history_and_snapshots() {
+    let bucket = unique("history-js");
+    run(&environment(Environment::Node).node(), "history_client.mjs", &monitoring(&bucket), &bucket);
+}
+
 #[tokio::test]
 async fn kinto_js_stores_synchronise_with_each_other() {
     let bucket = unique("sync");
