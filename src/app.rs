@@ -105,7 +105,7 @@ impl App {
             upstream.clone(),
         ));
         let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
-        background.spawn(history.clone().run(observer.clone(), poller.clone(), watching));
+        background.spawn(history.clone().run(observer.clone(), poller.clone(), mirrors.clone(), watching));
         background.spawn(poller.clone().run(
             upstream.clone(),
             settings.overlap,

@@ -170,7 +170,7 @@ async fn write(
             }
             Err(body) => body,
         };
-        let recording = core.app.history.begin(&core.upstream, vec![write]).await?;
+        let recording = core.app.history.begin(vec![write]).await?;
         let (answer, body) = forward::buffered(&core, Request::from_parts(parts, body), &peer).await?;
         let recorded = recording.answered(&[SubAnswer { status: answer.status, body: &body }]).await;
         passing.answered(answer.status, &body).await;

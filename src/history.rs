@@ -39,6 +39,7 @@ use crate::access::Access;
 use crate::error::Error;
 use crate::journal::{Change, Journal, JournalError, Object};
 use crate::kinto::Timestamp;
+use crate::mirror::Mirrors;
 use crate::mirror::read::Source;
 use crate::observe::Observer;
 use crate::settings::{HistoryMode, JournalFailure, Settings};
@@ -109,13 +110,28 @@ impl History {
 
     /// Looks up what a former process left open, follows what others record, and watches for what passes elsewhere. Ends
     /// where the history turns out not to be the sidecar's.
-    pub async fn run(self: Arc<Self>, observer: Arc<Observer>, poller: Arc<Poller>, settings: Watching) {
-        let Some(journal) = self.kept_at_last().await else { return };
+    pub async fn run(
+        self: Arc<Self>,
+        observer: Arc<Observer>,
+        poller: Arc<Poller>,
+        mirrors: Arc<Mirrors>,
+        settings: Watching,
+    ) {
+        let Some(journal) = self.journal.clone() else { return };
+        let is_clean = journal.abandoned().await.is_ok_and(|abandoned| abandoned.is_empty());
+        if is_clean {
+            self.recovered.send_replace(true);
+            // Whose history it is can wait until the first clients are served.
+            tokio::time::sleep(settings.delay()).await;
+        }
+        if !self.is_kept_at_last().await {
+            return;
+        }
         tokio::spawn(follow::follow(journal.subscribe(), observer));
         self.recover(&journal).await;
         self.recovered.send_replace(true);
         tokio::spawn(Arc::clone(&self).recover_others(journal.clone()));
-        watch::Watcher::new(self, journal, poller, settings).run().await;
+        watch::Watcher::new(self, journal, poller, mirrors, settings).run().await;
     }
 
     /// The journal, where the sidecar keeps the history. Where that depends on the upstream and it has not said yet, it is
@@ -132,12 +148,11 @@ impl History {
 
     /// Writes down what is about to be written. The journal has it when this returns; where it cannot, the write has to
     /// be refused, unless the operator wants it to go on.
-    pub async fn begin(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        writes: Vec<Write>,
-    ) -> Result<Recording, Error> {
-        let Some(journal) = self.journal(upstream).await? else { return Ok(Recording::nothing()) };
+    pub async fn begin(self: &Arc<Self>, writes: Vec<Write>) -> Result<Recording, Error> {
+        // Until the upstream says that the history is its own, it is the sidecar's.
+        let Some(journal) = self.journal.as_ref().filter(|_| self.is_kept()) else {
+            return Ok(Recording::nothing());
+        };
         if writes.iter().all(|write| write.target.is_none()) {
             return Ok(Recording::nothing());
         }
@@ -167,14 +182,15 @@ impl History {
         }
     }
 
-    async fn kept_at_last(&self) -> Option<Journal> {
-        let mut pause = Duration::from_millis(50);
+    /// Whether the history is the sidecar's, once the upstream says it.
+    async fn is_kept_at_last(&self) -> bool {
+        let mut pause = Duration::from_millis(100);
         loop {
             if let Ok(journal) = self.journal(&self.upstream).await {
-                return journal.cloned();
+                return journal.is_some();
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
+            pause = (pause * 2).min(LONGEST_WAIT);
         }
     }
 

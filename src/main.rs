@@ -21,6 +21,8 @@ use tokio::sync::watch;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Sent to a process that writes past the limit on the size of files.
+const SIGXFSZ: i32 = 25;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Something about the settings, which has to be mended before anything can run.
@@ -90,6 +92,8 @@ fn run(settings: Settings) -> std::io::Result<()> {
         .build()?;
     let mut stops = {
         let _inside = background.enter();
+        // What the limit on files refuses is an error like any other, and not the end.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
     };
     let (stop, stopping) = watch::channel(false);

@@ -211,7 +211,7 @@ async fn exchange(
         recorded.push(request.recorded(core, parts, default.as_ref()));
         writes.push(observe::batch::SubRequest { method: request.method.clone(), path, default });
     }
-    let recording = core.app.history.begin(&core.upstream, recorded).await?;
+    let recording = core.app.history.begin(recorded).await?;
     let mut passing = observer.begin_batch(&writes);
     let mut parts = parts.clone();
     // What comes back has to be read here.

@@ -6,7 +6,7 @@ use super::answer::Version;
 use super::write::{list_of, object_in};
 use crate::journal::Object;
 use crate::kinto::Timestamp;
-use crate::mirror::content::NewRow;
+use crate::mirror::content::{Content, NewRow, Row};
 use crate::mirror::read::{ReadError, Source};
 
 /// The rows of a list, and its timestamp when the first page was read.
@@ -34,6 +34,30 @@ pub(super) async fn read(source: &Source, list: &str, query: &str) -> Result<Lis
             None => return Ok(Listed { timestamp, versions }),
         }
     }
+}
+
+/// What a mirror has of a list of records: the live ones, or what is newer than `since` or was found late.
+pub(super) fn of_content(
+    list: &str,
+    content: &Content,
+    since: Option<Timestamp>,
+) -> Result<Listed, ReadError> {
+    let is_wanted = |row: &&Row| match since {
+        None => !row.deleted,
+        Some(since) => row.last_modified > since || row.late.is_some(),
+    };
+    let mut versions = Vec::new();
+    for row in content.rows().iter().filter(is_wanted) {
+        let Some(object) = object_in(list, &row.id) else { continue };
+        let row = NewRow {
+            id: row.id.clone(),
+            last_modified: row.last_modified,
+            deleted: row.deleted,
+            json: content.json(row),
+        };
+        versions.push((object, version(row)?));
+    }
+    Ok(Listed { timestamp: content.timestamp, versions })
 }
 
 /// The present version of an object, or its tombstone; `None` where there is neither.

@@ -23,7 +23,8 @@ use super::{History, changed, examine};
 use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::read::ReadError;
-use crate::settings::{Backfill, Settings};
+use crate::mirror::{Freshness, Mirrors};
+use crate::settings::{Backfill, HistoryMode, Settings};
 use crate::timeline::poll::{Poller, rest};
 use crate::timeline::resources::Resources;
 
@@ -31,6 +32,8 @@ use crate::timeline::resources::Resources;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The pause after the upstream failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How many records a collection may have to be mirrored for the sake of its history.
+const MIRRORED: u64 = 10_000;
 /// How many objects are told to the journal at once.
 const AT_ONCE: usize = 500;
 
@@ -43,6 +46,7 @@ pub struct Watching {
     ttl: Duration,
     budget: f64,
     exclusive: bool,
+    is_certain: bool,
     /// Told when a clock moved.
     pub moved: Arc<Notify>,
 }
@@ -53,6 +57,7 @@ pub(super) struct Watcher {
     history: Arc<History>,
     journal: Journal,
     poller: Arc<Poller>,
+    mirrors: Arc<Mirrors>,
     settings: Watching,
     lists: HashMap<String, Watched>,
 }
@@ -89,8 +94,14 @@ impl Watching {
             ttl: settings.timestamps_ttl,
             budget: settings.poll_budget,
             exclusive: settings.exclusive,
+            is_certain: settings.history_mode == HistoryMode::Journal,
             moved: Arc::default(),
         }
+    }
+
+    /// How long the start of watching can be put off.
+    pub fn delay(&self) -> Duration {
+        if self.is_certain { Duration::ZERO } else { Duration::from_millis(250) }
     }
 
     fn includes(&self, key: &CollectionKey) -> bool {
@@ -106,9 +117,10 @@ impl Watcher {
         history: Arc<History>,
         journal: Journal,
         poller: Arc<Poller>,
+        mirrors: Arc<Mirrors>,
         settings: Watching,
     ) -> Self {
-        Self { history, journal, poller, settings, lists: HashMap::new() }
+        Self { history, journal, poller, mirrors, settings, lists: HashMap::new() }
     }
 
     /// Watches until the process ends; once, where nothing is written past the sidecars.
@@ -256,8 +268,11 @@ impl Watcher {
 
     /// A list of which the journal knows nothing.
     async fn first_sight(&self, uri: &str) -> Result<Timestamp, WatchError> {
-        let query = if self.settings.backfill == Backfill::Current { "" } else { "_fields=last_modified" };
-        let Listed { timestamp, mut versions } = list::read(&self.history.source, uri, query).await?;
+        let Listed { timestamp, mut versions } = match self.mirrored(uri, None).await? {
+            Some(listed) => listed,
+            None if self.settings.backfill == Backfill::Current => self.read(uri, "").await?,
+            None => self.read(uri, "_fields=last_modified").await?,
+        };
         versions.reverse();
         let mut outcome = Outcome::default();
         for (object, version) in versions {
@@ -281,8 +296,10 @@ impl Watcher {
     /// What is newer than the watermark, less the overlap.
     async fn delta(&self, uri: &str, watermark: Timestamp) -> Result<Timestamp, WatchError> {
         let since = watermark.back(self.settings.overlap);
-        let Listed { timestamp, versions } =
-            list::read(&self.history.source, uri, &format!("_since={since}")).await?;
+        let Listed { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
+            Some(listed) => listed,
+            None => self.read(uri, &format!("_since={since}")).await?,
+        };
         let mut missing = self.missing(&versions).await?;
         if !missing.is_empty() {
             let bucket = match Resource::of(uri) {
@@ -320,6 +337,30 @@ impl Watcher {
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok(timestamp)
+    }
+
+    async fn read(&self, uri: &str, query: &str) -> Result<Listed, ReadError> {
+        list::read(&self.history.source, uri, query).await
+    }
+
+    /// The records of a collection as its mirror has them: those who ask for changesets and the history share each read.
+    /// `None` for other lists, and for what is too large to be mirrored for this alone.
+    async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listed>, ReadError> {
+        let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
+        let key = CollectionKey::new(bucket, collection);
+        if self.mirrors.mirror(&key).state().is_none() {
+            let (_, total) = self.history.source.head(&key).await?;
+            if total.is_none_or(|total| total > MIRRORED) {
+                return Ok(None);
+            }
+        }
+        match self.mirrors.current(&key, Some(self.history.timeline.clock(&key).timestamp())).await {
+            Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
+                list::of_content(uri, &state.content, since).map(Some)
+            }
+            Ok((_, Freshness::Stale)) | Err(ReadError::Oversize) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn missing(

@@ -1,8 +1,10 @@
 //! The history that the sidecar keeps: what is recorded, by whom, and that nothing of it is lost.
 
 mod elsewhere;
+mod failure;
 mod kill;
 mod recorded;
+mod shared;
 
 use serde_json::Value;
 

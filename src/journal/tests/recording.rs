@@ -125,7 +125,9 @@ async fn what_changed_nothing_makes_no_entry() {
         let journal = place.open().await;
         settle(&journal, vec![change(RECORD, None, 4, &json!({"x": 1, "last_modified": 4}))]).await;
         let same = |modified| change(RECORD, None, modified, &json!({"x": 1, "last_modified": modified}));
-        assert!(settle(&journal, vec![same(5), same(6)]).await.is_empty());
+        for modified in [5, 6] {
+            assert!(settle(&journal, vec![same(modified)]).await.is_empty());
+        }
         assert_eq!(journal.alive("/buckets/a/collections/c/records").await.unwrap()[0].1, Timestamp(6));
         let mut shared = same(7);
         shared.permissions = Some(permissions(&json!({"write": ["me"], "read": ["you"]})));

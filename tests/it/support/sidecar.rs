@@ -43,6 +43,11 @@ impl Sidecar {
         format!("http://{}/v1", self.address)
     }
 
+    /// The number of its process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A client that fails the test on a header which the sidecar has no business to send.
     pub fn client(&self) -> Client {
         Client::new(&self.address).strict()

@@ -1,0 +1,95 @@
+//! A journal that cannot be used, or cannot be written for a while.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+
+use super::entries;
+use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+
+/// Starts a sidecar that is expected to refuse.
+fn refused(journal: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+        .args(["--upstream", Kinto::shared().url().as_ref(), "--listen", "127.0.0.1:0", "--journal", journal])
+        .output()
+        .unwrap()
+}
+
+fn url(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+#[test]
+fn a_journal_that_cannot_be_used_is_named_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let corrupt = folder.path().join("corrupt.db");
+    let text = "this is no database, and somebody may want to have it back\n".repeat(100);
+    std::fs::write(&corrupt, &text).unwrap();
+    let used = folder.path().join("used.db");
+    let journal = url(&used);
+    let _user = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
+    let missing = folder.path().join("missing/journal.db");
+    for path in [&corrupt, &used, &missing] {
+        let output = refused(&url(path));
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{complaint}");
+        assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        assert!(complaint.contains(&*path.to_string_lossy()), "{complaint}");
+    }
+    assert_eq!(std::fs::read_to_string(&corrupt).unwrap(), text);
+}
+
+#[tokio::test]
+async fn on_a_full_disk_writes_are_refused_before_they_reach_the_upstream() {
+    let (folder, kinto) = (tempfile::tempdir().unwrap(), Kinto::shared());
+    let bucket = format!("/buckets/{}", unique("full"));
+    let journal = url(&folder.path().join("journal.db"));
+    let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    let process = Pid::from_raw(sidecar.process_id().try_into().unwrap());
+    let limit = |bytes| {
+        prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    };
+    limit(Some(1));
+    let refused = alice.put(&format!("{bucket}/collections/c")).await.expect(503);
+    assert!(refused.headers.contains_key("retry-after"), "{refused}");
+    assert_eq!(refused.json()["errno"], 201);
+    kinto.client().user("alice").get(&format!("{bucket}/collections/c")).await.expect(404);
+    assert_eq!(entries(&alice, &bucket).await.len(), 1, "what is there can be read");
+    alice.get(&bucket).await.expect(200);
+    limit(None);
+    eventually("writes again", async || {
+        (alice.put(&format!("{bucket}/collections/c")).await.status == 201).then_some(())
+    })
+    .await;
+    assert_eq!(entries(&alice, &bucket).await.len(), 2);
+}
+
+#[tokio::test]
+async fn where_the_operator_wants_it_writes_go_on_and_the_gap_is_healed() {
+    let (folder, kinto) = (tempfile::tempdir().unwrap(), Kinto::shared());
+    let bucket = format!("/buckets/{}", unique("forward"));
+    let journal = url(&folder.path().join("journal.db"));
+    let sidecar = Sidecar::start(
+        kinto.url(),
+        &[
+            SERVICE_ACCOUNT,
+            ("sidecar.journal", &journal),
+            ("history.on_journal_failure", "forward"),
+            ("history.resources", &bucket),
+        ],
+    );
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    let process = Pid::from_raw(sidecar.process_id().try_into().unwrap());
+    let limit = |bytes| {
+        prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+    };
+    limit(Some(1));
+    alice.put(&format!("{bucket}/groups/g")).data(json!({"members": []})).await.expect(201);
+    limit(None);
+    eventually("the entry", async || (entries(&alice, &bucket).await.len() == 2).then_some(())).await;
+}
