@@ -12,7 +12,12 @@ const MONITOR: &str = "/buckets/monitor/collections/changes";
 #[tokio::test]
 async fn what_needs_no_list_costs_the_upstream_nothing() {
     let recorder = Recorder::before(Kinto::shared().url());
-    let settings = [("changes.resources", "/buckets/a"), ("sidecar.timestamps_ttl", "3600s")];
+    let settings = [
+        ("changes.resources", "/buckets/a"),
+        ("sidecar.timestamps_ttl", "3600s"),
+        // Which would be watched.
+        ("sidecar.history", "off"),
+    ];
     let sidecar = Sidecar::start(recorder.url(), &settings);
     let client = sidecar.client();
     // The list is looked at once, and good for an hour.

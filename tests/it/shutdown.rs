@@ -19,7 +19,7 @@ fn starting_does_not_wait_for_the_upstream() {
 fn an_address_that_is_taken_is_told_at_once() {
     let stub = Stub::answering(HELLO);
     let output = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
-        .args(["--listen", &stub.address.to_string(), "--upstream", &stub.url()])
+        .args(["--listen", &stub.address.to_string(), "--upstream", &stub.url(), "--history", "off"])
         .output()
         .unwrap();
     assert!(!output.status.success());

@@ -130,7 +130,7 @@ fn a_certificate_that_cannot_be_read_is_named_and_nothing_is_served() {
     let identity = Identity::new();
     fs::write(identity.folder.path().join("certificate.pem"), "nonsense").unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
-        .args(["--listen", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--history", "off"])
         .args(identity.settings().iter().flat_map(|setting| ["--set", setting]))
         .output()
         .unwrap();

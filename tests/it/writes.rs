@@ -16,7 +16,7 @@ const EXCLUSIVE: (&str, &str) = ("sidecar.exclusive", "true");
 
 /// A sidecar that monitors these resources and has asked for them once.
 async fn sidecar(upstream: impl AsRef<str>, resources: &str) -> Sidecar {
-    let settings = [SERVICE_ACCOUNT, EXCLUSIVE, ("changes.resources", resources)];
+    let settings = [SERVICE_ACCOUNT, EXCLUSIVE, ("sidecar.history", "off"), ("changes.resources", resources)];
     let sidecar = Sidecar::start(upstream, &settings);
     listed(&sidecar.client()).await;
     sidecar

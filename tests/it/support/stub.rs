@@ -206,7 +206,7 @@ impl Proxy {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"));
         command.args(["--listen", "127.0.0.1:0", "--upstream", upstream, "--set", "sidecar.threads=2"]);
         // What the sidecar answers itself is not what these tests are about.
-        command.args(["--set", "sidecar.changes=off"]);
+        command.args(["--set", "sidecar.changes=off", "--set", "sidecar.history=off"]);
         for setting in settings {
             command.args(["--set", setting]);
         }
