@@ -1,4 +1,4 @@
-"""A Kinto in memory, with the changes plugin or without, and the records that are read from it."""
+"""A Kinto, with the changes plugin or without, in memory or on PostgreSQL, and the records that are read from it."""
 
 import base64
 import contextlib
@@ -20,14 +20,14 @@ SETTINGS = """
 [app:main]
 use = egg:kinto
 includes = {includes}
-storage_backend = kinto.core.storage.memory
-permission_backend = kinto.core.permission.memory
+storage_backend = kinto.core.storage.{backend}
+permission_backend = kinto.core.permission.{backend}
 cache_backend = kinto.core.cache.memory
 userid_hmac_secret = bench
 multiauth.policies = basicauth
 bucket_create_principals = system.Authenticated
 batch_max_requests = {batch}
-{resources}
+{more}
 
 [server:main]
 use = egg:waitress#main
@@ -69,20 +69,46 @@ def install():
 
 
 @contextlib.contextmanager
-def kinto(plugin, resources=("/buckets/bench",)):
-    """A Kinto, which monitors these resources if it has the plugin; gives its port and its processes."""
+def postgres():
+    """A PostgreSQL; gives the folder that its socket is in."""
+    server = HERE.parent / "it" / "support" / "serve_postgres.py"
+    command = [TARGET / "venv" / "bin" / "python", server]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    # Leaving closes its standard input, which ends it.
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        yield process.stdout.readline().strip()
+
+
+@contextlib.contextmanager
+def kinto(plugin, resources=("/buckets/bench",), database=None):
+    """A Kinto, which monitors these resources if it has the plugin; gives its port and its processes.
+
+    In memory, or in a new database of the PostgreSQL in the folder `database`.
+    """
     port = free_port()
+    programs = TARGET / "venv" / "bin"
+    more = [f"changes.resources = {' '.join(resources)}"] if plugin else []
     with tempfile.TemporaryDirectory() as folder:
+        if database:
+            name = f"kinto_{port}"
+            script = "import psycopg2, sys; c = psycopg2.connect(host=sys.argv[1], user='kinto', dbname='postgres')\n"
+            script += "c.autocommit = True; c.cursor().execute('CREATE DATABASE ' + sys.argv[2])"
+            subprocess.run([programs / "python", "-c", script, database, name], check=True)
+            url = f"postgresql://kinto@/{name}?host={database}"
+            more += [f"storage_url = {url}", f"permission_url = {url}"]
         settings = pathlib.Path(folder, "kinto.ini")
         text = SETTINGS.format(
             includes="kinto_changes" if plugin else "",
-            resources=f"changes.resources = {' '.join(resources)}" if plugin else "",
+            backend="postgresql" if database else "memory",
+            more="\n".join(more),
             batch=BATCH,
             port=port,
         )
         settings.write_text(text)
-        command = [TARGET / "venv" / "bin" / "kinto", "start", "--ini", settings]
-        with running(command, port, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        if database:
+            subprocess.run([programs / "kinto", "migrate", "--ini", settings], check=True, **quiet)
+        with running([programs / "kinto", "start", "--ini", settings], port, **quiet) as process:
             yield port, [process.pid]
 
 

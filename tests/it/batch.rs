@@ -127,10 +127,14 @@ async fn a_batch_with_nothing_of_the_sidecars_goes_up_to_the_byte() {
     let kinto = Kinto::shared();
     let recorder = Recorder::before(kinto.url());
     let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]);
-    let body =
-        "{ \"requests\" : [\n {\"path\": \"/\"}, { \"path\":\"/v1/buckets\\u002f\", \"method\":\"GET\"} ]\t}";
+    let bucket = unique("bytes");
+    kinto.client().user("alice").put(&format!("/buckets/{bucket}")).await.expect(201);
+    let path = format!("/v1/buckets\\u002f{bucket}");
+    let body = format!(
+        "{{ \"requests\" : [\n {{\"path\": \"/\"}}, {{ \"path\":\"{path}\", \"method\":\"GET\"}} ]\t}}"
+    );
     let ask = |client: Client| {
-        client.user("alice").post("/batch").header("Content-Type", "application/json").body(body)
+        client.user("alice").post("/batch").header("Content-Type", "application/json").body(body.clone())
     };
     let answer = ask(sidecar.client()).await.expect(200);
     let batches: Vec<_> =
