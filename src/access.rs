@@ -24,6 +24,8 @@ mod credentials;
 mod object;
 mod refusal;
 
+use object::SharedRecords;
+
 pub use credentials::Credentials;
 pub use refusal::Refusal;
 
@@ -36,6 +38,9 @@ use crate::upstream::{Upstream, UpstreamError};
 /// How many answers are remembered.
 const REMEMBERED: u64 = 100_000;
 
+/// How many lists of what is shared with somebody are remembered.
+const LISTS_REMEMBERED: u64 = 1000;
+
 /// What stands in place of a bucket for who somebody is.
 const EVERYBODY: &str = "";
 
@@ -47,6 +52,7 @@ const EPOCHS: usize = 1024;
 pub struct Access {
     collections: Cache<(CollectionKey, Credentials), Arc<Slot<Verdict>>>,
     objects: Cache<(Object, Credentials), Arc<Slot<Verdict>>>,
+    shared: Cache<(CollectionKey, Credentials), Arc<Slot<SharedRecords>>>,
     identities: Cache<Credentials, Arc<Slot<Identity>>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
     epochs: Vec<Arc<AtomicU64>>,
@@ -130,9 +136,10 @@ impl Access {
     /// Nothing is remembered yet.
     pub fn new(settings: &Settings) -> Self {
         Self {
-            collections: remembered(),
-            objects: remembered(),
-            identities: remembered(),
+            collections: remembered(REMEMBERED),
+            objects: remembered(REMEMBERED),
+            shared: remembered(LISTS_REMEMBERED),
+            identities: remembered(REMEMBERED),
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
@@ -314,12 +321,12 @@ impl Slot<Verdict> {
     }
 }
 
-fn remembered<K, V>() -> Cache<K, V>
+fn remembered<K, V>(most: u64) -> Cache<K, V>
 where
     K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    Cache::builder().max_capacity(REMEMBERED).time_to_idle(Duration::from_secs(3600)).build()
+    Cache::builder().max_capacity(most).time_to_idle(Duration::from_secs(3600)).build()
 }
 
 async fn ask_for_collection(

@@ -4,7 +4,11 @@
 //! something in it; and it says that something is not there only to those who may read what is there. So somebody may read
 //! a bucket or a collection if the upstream tells them that a thing with an id made up for the question is not in it. Whether
 //! somebody may write is told by a write whose precondition cannot hold: Kinto looks at permissions first.
+//!
+//! Whoever may not read a collection may yet read some of its records. Those are asked for all at once: a history has
+//! many more records than collections.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,10 +19,15 @@ use uuid::Uuid;
 use super::{Access, Credentials, Granted, Refusal, Slot, Verdict};
 use crate::error::Error;
 use crate::journal::Object;
+use crate::kinto::CollectionKey;
+use crate::mirror::read::{ReadError, Source};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Greater than any timestamp that Kinto can store.
 const IMPOSSIBLE: HeaderValue = HeaderValue::from_static("\"99999999999999999999\"");
+
+/// Ids of records that somebody may read.
+pub(super) type SharedRecords = Arc<HashSet<String>>;
 
 const GRANTED: Verdict = Verdict::Granted(Granted { metadata: None, stale: false });
 
@@ -31,11 +40,46 @@ impl Access {
         object: &Object,
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
+        let Object::Record(bucket, collection, record) = object else {
+            return self.may_read_whole(upstream, object, credentials).await;
+        };
+        let parent = Object::Collection(bucket.clone(), collection.clone());
+        let verdict = self.may_read_whole(upstream, &parent, credentials).await?;
+        if matches!(verdict, Verdict::Granted(_)) {
+            return Ok(verdict);
+        }
+        let key = CollectionKey::new(bucket, collection);
+        let shared = self.shared_records(upstream, key, credentials).await?;
+        Ok(if shared.contains(record) { GRANTED } else { verdict })
+    }
+
+    async fn may_read_whole(
+        &self,
+        upstream: &Upstream,
+        object: &Object,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Error> {
         let name = (object.clone(), credentials.clone());
         let slot = self.objects.get_with_by_ref(&name, || Arc::new(Slot::new(self.epoch(object.bucket()))));
         let question = || {
             let (upstream, object, credentials) = (upstream.clone(), object.clone(), credentials.clone());
             async move { ask_to_read(&upstream, &object, &credentials).await }
+        };
+        Ok(slot.get(self.ttl, question).await?)
+    }
+
+    /// The records of a collection that are shared with somebody who may not read the collection.
+    async fn shared_records(
+        &self,
+        upstream: &Upstream,
+        key: CollectionKey,
+        credentials: &Credentials,
+    ) -> Result<SharedRecords, Error> {
+        let name = (key.clone(), credentials.clone());
+        let slot = self.shared.get_with(name, || Arc::new(Slot::new(self.epoch(&key.bucket))));
+        let question = || {
+            let source = Source::on_behalf(upstream.clone(), credentials.headers());
+            async move { ask_for_shared(&source, &key).await }
         };
         Ok(slot.get(self.ttl, question).await?)
     }
@@ -80,6 +124,22 @@ async fn ask_to_read(
     };
     let answer = upstream.ask_as(Method::GET, &inside, credentials.headers(), Bytes::new()).await?;
     if answer.status() == StatusCode::NOT_FOUND { Ok(GRANTED) } else { refused(answer) }
+}
+
+async fn ask_for_shared(source: &Source, key: &CollectionKey) -> Result<SharedRecords, UpstreamError> {
+    let mut shared = HashSet::new();
+    let mut next = Some(format!("{}?_fields=id", key.records_uri()));
+    while let Some(path) = next {
+        let page = match source.page(&path).await {
+            Ok(page) => page,
+            Err(ReadError::Refused(_) | ReadError::Gone) => break,
+            Err(ReadError::Upstream(error)) => return Err(error),
+            Err(error) => return Err(UpstreamError::Unexpected(error.to_string().into())),
+        };
+        shared.extend(page.rows.into_iter().map(|row| row.id.to_string()));
+        next = page.next;
+    }
+    Ok(Arc::new(shared))
 }
 
 fn refused(answer: Response<Bytes>) -> Result<Verdict, UpstreamError> {

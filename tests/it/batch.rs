@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, stub, unique};
+use crate::support::{Client, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, stub, unique};
 
 const MONITOR: &str = "/buckets/monitor/collections/changes/records";
 
@@ -124,7 +124,8 @@ async fn each_sub_request_is_asked_with_its_own_credentials() {
 
 #[tokio::test]
 async fn a_batch_with_nothing_of_the_sidecars_goes_up_to_the_byte() {
-    let kinto = Kinto::shared();
+    // Nobody else makes buckets in it meanwhile.
+    let kinto = Kinto::start(KintoOptions::memory());
     let recorder = Recorder::before(kinto.url());
     let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]);
     let bucket = unique("bytes");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::world::{BUCKET, Side, USERS, World, id_of};
 use crate::parity::ask::Ask;
-use crate::support::eventually;
+use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 fn history(user: Option<&'static str>, query: &str) -> Ask {
     let ask = Ask::get(&format!("{BUCKET}/history{query}"));
@@ -175,4 +175,34 @@ async fn what_was_written_elsewhere_is_seen_by_those_who_may_read_it_now() {
     .await;
     let strangers = seen(&world.sidecar, "stranger").await.unwrap();
     assert!(find(&strangers, &open) && !find(&strangers, &secret), "{strangers:?}");
+}
+
+#[tokio::test]
+async fn what_is_shared_of_what_was_there_first_is_asked_for_at_once() {
+    let bucket = format!("/buckets/{}", unique("shared"));
+    let collection = format!("{bucket}/collections/c");
+    let kinto = Kinto::shared();
+    let direct = kinto.client().user("owner");
+    direct.put(&bucket).await.expect(201);
+    direct.put(&collection).await.expect(201);
+    let stranger = id_of(&kinto.client(), "stranger").await;
+    for n in 0..20 {
+        let readers = if n == 7 { json!([stranger]) } else { json!([]) };
+        let body = json!({"data": {"n": n}, "permissions": {"read": readers}});
+        direct.put(&format!("{collection}/records/r{n}")).json(body).await.expect(201);
+    }
+    let recorder = Recorder::before(kinto.url());
+    let settings = [SERVICE_ACCOUNT, ("history.resources", &*bucket), ("history.backfill", "current")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let entries = async |user: &str| {
+        let answer = sidecar.client().user(user).get(&format!("{bucket}/history?_sort=uri")).await;
+        answer.json()["data"].as_array().cloned().unwrap_or_default()
+    };
+    eventually("all that was there first", async || (entries("owner").await.len() == 22).then_some(())).await;
+    recorder.clear();
+    let seen = entries("stranger").await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0]["record_id"], "r7");
+    let of_records = recorder.count(|request| request.path().contains("/records/r"));
+    assert_eq!(of_records, 0);
 }
