@@ -7,10 +7,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
-use sqlx::Any;
-use sqlx::pool::PoolConnection;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -25,6 +24,7 @@ mod engine;
 mod entry;
 mod intents;
 mod ledger;
+mod notify;
 mod object;
 mod owner;
 mod page;
@@ -39,12 +39,14 @@ mod writer;
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, News, Outcome, Permissions};
 pub use object::{Object, ResourceName};
 
-use engine::{DEADLINE, Engine, unavailable};
+use engine::{DEADLINE, Engine, Reading, bounded, unavailable};
 use owner::Owner;
 use readers::ReaderSets;
 use select::Question;
 use writer::{Done, Waiting, Work, Writer};
 
+/// How long reading may take: the engine, and the upstream where it is asked who may see what.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// News kept for a subscriber that is slow.
 const NEWS_KEPT: usize = 1024;
 
@@ -140,12 +142,24 @@ impl Journal {
         owner.hold().await.map_err(|error| unavailable(&error))?;
         let (news, _) = broadcast::channel(NEWS_KEPT);
         let (queue, waiting) = mpsc::channel(writer::WAITING);
+        let channel = match &engine.address {
+            None => None,
+            Some(address) => {
+                let mut reading = engine.reading().await.map_err(|error| unavailable(&error))?;
+                let channel = bounded(DEADLINE, notify::channel(&mut reading)).await;
+                let channel = reading.take(channel)?;
+                let news = news.downgrade();
+                tokio::spawn(notify::listen(address.clone(), channel.clone(), owner.number, news));
+                Some(channel)
+            }
+        };
         let writer = Writer {
             engine: Arc::clone(&engine),
             rules: settings.clone(),
             explicit_permissions,
             owner: owner.number,
             news: news.clone(),
+            channel,
             held: None,
             reader_sets: ReaderSets::default(),
             stray: Vec::new(),
@@ -173,14 +187,16 @@ impl Journal {
 
     /// The intents that nobody alive will settle: left by this or another process that died.
     pub async fn abandoned(&self) -> Result<Vec<(IntentGroup, Vec<Intent>)>, JournalError> {
-        let open = intents::owners(&mut *self.reading().await?).await.map_err(|error| unavailable(&error))?;
+        let mut reading = self.reading().await?;
+        let open = bounded(DEADLINE, intents::owners(&mut reading)).await;
+        let open = reading.take(open)?;
         let dead = self.owner.dead_among(open).await.map_err(|error| unavailable(&error))?;
         if dead.is_empty() {
             return Ok(Vec::new());
         }
-        let groups = intents::of_owners(&mut *self.reading().await?, &dead)
-            .await
-            .map_err(|error| unavailable(&error))?;
+        let mut reading = self.reading().await?;
+        let groups = bounded(DEADLINE, intents::of_owners(&mut reading, &dead)).await;
+        let groups = reading.take(groups)?;
         self.write(Work::Adopt(dead.clone())).await?;
         self.owner.release(&dead).await.map_err(|error| unavailable(&error))?;
         Ok(groups)
@@ -188,12 +204,16 @@ impl Journal {
 
     /// The groups that are open now, of this and of all other processes, with an intent in this bucket or in none.
     pub async fn open_groups(&self, bucket: &str) -> Result<Vec<IntentGroup>, JournalError> {
-        intents::open(&mut *self.reading().await?, bucket).await.map_err(|error| unavailable(&error))
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, intents::open(&mut reading, bucket)).await;
+        reading.take(answer)
     }
 
     /// What is known of objects; those that are not known are left out.
     pub async fn known(&self, objects: &[Object]) -> Result<BTreeMap<Object, Known>, JournalError> {
-        state::known(&mut *self.reading().await?, objects).await.map_err(|error| unavailable(&error))
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::known(&mut reading, objects)).await;
+        reading.take(answer)
     }
 
     /// Of these versions, those that are not recorded (neither an entry nor the known state has this `modified`).
@@ -201,25 +221,31 @@ impl Journal {
         &self,
         versions: Vec<(Object, Timestamp)>,
     ) -> Result<Vec<(Object, Timestamp)>, JournalError> {
-        state::missing(&mut *self.reading().await?, versions).await.map_err(|error| unavailable(&error))
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::missing(&mut reading, versions)).await;
+        reading.take(answer)
     }
 
     /// The objects known to be alive below a URI with their versions: `/buckets` (buckets), `/buckets/a/collections`,
     /// `/buckets/a/groups`, `/buckets/a/collections/c/records`.
     pub async fn alive(&self, list: &str) -> Result<Vec<(Object, Timestamp)>, JournalError> {
-        state::alive(&mut *self.reading().await?, list).await.map_err(|error| unavailable(&error))
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::alive(&mut reading, list)).await;
+        reading.take(answer)
     }
 
     /// The watermark of a list, see [`Outcome::watermarks`].
     pub async fn watermark(&self, list: &str) -> Result<Option<Timestamp>, JournalError> {
-        state::watermark(&mut *self.reading().await?, list).await.map_err(|error| unavailable(&error))
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::watermark(&mut reading, list)).await;
+        reading.take(answer)
     }
 
     /// The timestamp of a bucket's history.
     pub async fn timestamp(&self, bucket: &str) -> Result<Timestamp, JournalError> {
-        let history =
-            state::history(&mut *self.reading().await?, bucket).await.map_err(|error| unavailable(&error))?;
-        if let Some((_, timestamp)) = history {
+        let mut reading = self.reading().await?;
+        let history = bounded(DEADLINE, state::history(&mut reading, bucket)).await;
+        if let Some((_, timestamp)) = reading.take(history)? {
             return Ok(timestamp);
         }
         match self.write(Work::Begin(bucket.to_owned())).await? {
@@ -235,16 +261,20 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
-        let mut connection = self.reading().await?;
-        let failed = |error| unavailable(&error);
-        let history = state::history(&mut connection, bucket).await.map_err(failed)?;
-        let Some((history, timestamp)) = history else {
-            drop(connection);
-            let timestamp = self.timestamp(bucket).await?;
-            return Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp });
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
+                return Ok(None);
+            };
+            let question = Question::new(self.engine.kind, history, query, sees);
+            page::read(&mut reading, question, timestamp).await.map(Some)
         };
-        let question = Question::new(self.engine.kind, history, query, sees);
-        page::read(&mut connection, question, timestamp).await.map_err(failed)
+        let answer = bounded(PATIENCE, answer).await;
+        if let Some(answer) = reading.take(answer)? {
+            return Ok(answer);
+        }
+        let timestamp = self.timestamp(bucket).await?;
+        Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp })
     }
 
     /// How many entries [`Self::page`] would give on all pages.
@@ -254,16 +284,20 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesCount, JournalError> {
-        let mut connection = self.reading().await?;
-        let failed = |error| unavailable(&error);
-        let history = state::history(&mut connection, bucket).await.map_err(failed)?;
-        let Some((history, timestamp)) = history else {
-            drop(connection);
-            let timestamp = self.timestamp(bucket).await?;
-            return Ok(EntriesCount { total: 0, sees_any: false, timestamp });
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
+                return Ok(None);
+            };
+            let question = Question::new(self.engine.kind, history, query, sees);
+            page::count(&mut reading, question, timestamp).await.map(Some)
         };
-        let question = Question::new(self.engine.kind, history, query, sees);
-        page::count(&mut connection, question, timestamp).await.map_err(failed)
+        let answer = bounded(PATIENCE, answer).await;
+        if let Some(answer) = reading.take(answer)? {
+            return Ok(answer);
+        }
+        let timestamp = self.timestamp(bucket).await?;
+        Ok(EntriesCount { total: 0, sees_any: false, timestamp })
     }
 
     /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the
@@ -283,9 +317,10 @@ impl Journal {
         records: &[String],
         moment: Timestamp,
     ) -> Result<(Vec<Box<RawValue>>, bool), JournalError> {
-        state::versions_at(&mut *self.reading().await?, collection, records, moment)
-            .await
-            .map_err(|error| unavailable(&error))
+        let mut reading = self.reading().await?;
+        let versions = state::versions_at(&mut reading, collection, records, moment);
+        let versions = bounded(PATIENCE, versions).await;
+        reading.take(versions)
     }
 
     /// Told of everything that is recorded, here or by another process on the same PostgreSQL journal.
@@ -309,7 +344,7 @@ impl Journal {
         timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
     }
 
-    async fn reading(&self) -> Result<PoolConnection<Any>, JournalError> {
+    async fn reading(&self) -> Result<Reading, JournalError> {
         self.engine.reading().await.map_err(|error| unavailable(&error))
     }
 }

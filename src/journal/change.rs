@@ -105,7 +105,8 @@ pub struct Entry {
 /// Something was recorded, by this process or by another one on the same journal.
 #[derive(Debug, Clone)]
 pub struct News {
-    /// The objects, with their versions; for large commits only the newest of each collection.
+    /// The objects, with their versions; for large commits only the newest of each list. None where this process was cut
+    /// off from the others for a while, and they may have recorded anything.
     pub objects: Vec<(Object, Timestamp)>,
     /// Whether another process recorded it.
     pub is_foreign: bool,

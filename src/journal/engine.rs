@@ -1,6 +1,8 @@
 //! The two engines: where the journal is, connections to it, and what their errors mean.
 
 use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Read};
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Once;
@@ -11,13 +13,15 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Executor};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::JournalError;
 use crate::settings::JournalUrl;
 
 /// How long anything may take that a writer waits for.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a reader waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Connections that read at once.
 const READERS: u32 = 8;
 /// How long a predecessor in the same process or one that is being killed may still hold the file.
@@ -26,7 +30,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; SET synchronous_commit = on";
 /// What a connection to SQLite is told: what is committed is on the disk, whatever happens to the power.
 const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
-                      PRAGMA cache_size = -16384; PRAGMA mmap_size = 268435456";
+                      PRAGMA cache_size = -16384";
 
 /// SQLite: not a database, corrupt, read-only (in its varieties), cannot be opened, not allowed.
 const SQLITE_UNUSABLE: [&str; 12] =
@@ -44,14 +48,23 @@ pub(super) enum Kind {
 }
 
 /// A journal's place and the connections that read it.
-#[derive(Debug)]
 pub(super) struct Engine {
     pub(super) kind: Kind,
+    /// PostgreSQL: what it listens at for news.
+    pub(super) address: Option<String>,
     options: AnyConnectOptions,
     pool: AnyPool,
     in_memory: bool,
     /// Locked for as long as this process uses the file.
     _lock: Option<File>,
+}
+
+/// A connection that reads. Where it is dropped in the middle of something, as nobody waits any more or PostgreSQL hangs,
+/// it is not used again.
+pub(super) struct Reading {
+    connection: PoolConnection<Any>,
+    kind: Kind,
+    is_idle: bool,
 }
 
 /// A connection that writes.
@@ -90,6 +103,39 @@ impl Kind {
     }
 }
 
+// === impl Reading ===
+
+impl Reading {
+    /// Takes an answer; one that never came is an error, and the connection is not used again.
+    pub(super) fn take<T>(mut self, answer: sqlx::Result<T>) -> Result<T, JournalError> {
+        let is_lost = matches!(answer, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
+        self.is_idle = !is_lost;
+        answer.map_err(|error| unavailable(&error))
+    }
+}
+
+impl Deref for Reading {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Reading {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if !self.is_idle && self.kind == Kind::Postgres {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
 // === impl Writing ===
 
 impl Writing {
@@ -113,6 +159,7 @@ impl Engine {
             JournalUrl::SqliteInMemory => (Kind::Sqlite, "sqlite::memory:".to_owned(), None),
             JournalUrl::Sqlite(path) => {
                 let lock = lock(path).await?;
+                check(path)?;
                 (Kind::Sqlite, format!("sqlite:{}?mode=rwc", encoded(path)?), Some(lock))
             }
             JournalUrl::Postgres(address) => (Kind::Postgres, address.clone(), None),
@@ -129,18 +176,19 @@ impl Engine {
             .min_connections(u32::from(in_memory))
             .idle_timeout((!in_memory).then_some(Duration::from_secs(300)))
             .max_lifetime(None)
-            .acquire_timeout(DEADLINE)
+            .acquire_timeout(PATIENCE)
             .test_before_acquire(kind == Kind::Postgres)
             .after_connect(move |connection, _| {
                 Box::pin(async move { connection.execute(prepare).await.map(drop) })
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { kind, options, pool, in_memory, _lock: lock })
+        let address = (kind == Kind::Postgres).then_some(address);
+        Ok(Self { kind, address, options, pool, in_memory, _lock: lock })
     }
 
     /// A connection that reads.
-    pub(super) async fn reading(&self) -> sqlx::Result<PoolConnection<Any>> {
-        self.pool.acquire().await
+    pub(super) async fn reading(&self) -> sqlx::Result<Reading> {
+        Ok(Reading { connection: self.pool.acquire().await?, kind: self.kind, is_idle: false })
     }
 
     /// A connection that writes.
@@ -157,6 +205,14 @@ impl Engine {
             .await?;
         Ok(Writing::Own(connection))
     }
+}
+
+/// Waits for an answer, but not for ever.
+pub(super) async fn bounded<T>(
+    patience: Duration,
+    answer: impl Future<Output = sqlx::Result<T>>,
+) -> sqlx::Result<T> {
+    timeout(patience, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Locks the file beside a journal that says that a process uses it.
@@ -189,6 +245,24 @@ async fn lock(path: &Path) -> Result<File, JournalError> {
             }
         }
     }
+}
+
+/// Refuses a file that is no database, which SQLite may take for an empty one, or that cannot be written.
+fn check(path: &Path) -> Result<(), JournalError> {
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let refuse =
+        |text: String| JournalError::Unusable(format!("the journal {} {text}", path.display()).into());
+    let mut head = Vec::new();
+    match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refuse(format!("cannot be used: {error}"))),
+        Ok(file) => file.take(16).read_to_end(&mut head),
+    }
+    .map_err(|error| refuse(format!("cannot be read: {error}")))?;
+    if head.is_empty() || head == MAGIC {
+        return Ok(());
+    }
+    Err(refuse("is a file that is not a database; it was left as it is".to_owned()))
 }
 
 /// A path in an address; encoded in full, so that nothing in it is taken for a part of the address.

@@ -9,6 +9,8 @@ use super::*;
 use crate::query::Rules;
 use crate::settings::Settings;
 
+mod opening;
+mod outage;
 mod recording;
 mod selecting;
 

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
 use super::ledger::Ledger;
 use super::readers::ReaderSets;
-use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, schema};
+use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, notify, schema};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 use crate::settings::HistorySettings;
@@ -66,6 +66,8 @@ pub(super) struct Writer {
     /// Who settles the intents of this process.
     pub(super) owner: i64,
     pub(super) news: broadcast::Sender<News>,
+    /// PostgreSQL: where other processes are told.
+    pub(super) channel: Option<String>,
     pub(super) held: Option<Writing>,
     pub(super) reader_sets: ReaderSets,
     /// Groups that were perhaps written, of which nobody knows.
@@ -147,12 +149,17 @@ impl Writer {
     }
 
     async fn transact(&mut self, waiting: &[Waiting]) -> sqlx::Result<(Vec<Done>, News)> {
+        let kind = self.engine.kind;
         // Taken out: what fails or is given up is not used again.
-        let mut writing = match self.held.take() {
-            Some(writing) => writing,
+        let held = match self.held.take() {
+            // What was held may have been cut since, which is no reason to refuse anything.
+            Some(mut held) => held.connection().ping().await.ok().map(|()| held),
+            None => None,
+        };
+        let mut writing = match held {
+            Some(held) => held,
             None => self.engine.writing().await?,
         };
-        let kind = self.engine.kind;
         let mut transaction = writing.connection().begin_with(kind.begin()).await?;
         schema::lock(kind, &mut transaction).await?;
         intents::remove(&mut transaction, &self.stray).await?;
@@ -170,8 +177,11 @@ impl Writer {
             done.push(ledger.work(&waiting.work, self.owner).await?);
         }
         ledger.store().await?;
-        let objects = std::mem::take(&mut ledger.news);
-        let news = News { objects: newest_of_many(objects), is_foreign: false };
+        let objects = newest_of_many(std::mem::take(&mut ledger.news));
+        if let Some(channel) = &self.channel {
+            notify::tell(&mut transaction, channel, self.owner, &objects).await?;
+        }
+        let news = News { objects, is_foreign: false };
         transaction.commit().await?;
         if let Writing::Own(_) = writing {
             self.held = Some(writing);

@@ -289,7 +289,7 @@ async fn entries_and_intents_survive() {
             if !abandoned.is_empty() {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             abandoned = journal.abandoned().await.unwrap();
         }
         assert_eq!(abandoned.len(), 1);
