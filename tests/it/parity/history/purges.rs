@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::world::{BUCKET, Side, USERS, World};
 use crate::parity::ask::Ask;
-use crate::support::Response;
+use crate::support::{Response, database};
 
 fn purge(query: &str) -> Ask {
     Ask::new(Method::DELETE, &format!("{BUCKET}/history{query}"))
@@ -83,7 +83,12 @@ async fn whether_somebody_may_is_found_without_writing() {
 
 #[tokio::test]
 async fn deletions_leave_what_they_leave_in_the_plugin() {
-    let world = World::start(&[]).await;
+    for journal in ["sqlite::memory:".to_owned(), database()] {
+        delete_alike(&World::start_with(&[], &[("sidecar.journal", &journal)]).await).await;
+    }
+}
+
+async fn delete_alike(world: &World) {
     // With a limit and no filter, Kinto forgets who may see what is left.
     for query in [
         "?record_id=shared",

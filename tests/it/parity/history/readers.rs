@@ -14,7 +14,12 @@ fn history(user: Option<&'static str>, query: &str) -> Ask {
 
 #[tokio::test]
 async fn everybody_sees_what_the_plugin_shows_them() {
-    let world = World::shared().await;
+    for world in World::on_each_engine().await {
+        everybody_sees_the_same(world).await;
+    }
+}
+
+async fn everybody_sees_the_same(world: &World) {
     for query in ["", "?_limit=2", "?resource_name=collection", "?_limit=x", "?unknown=1", "?_since=0"] {
         world.assert_same(USERS.map(|user| history(user, query))).await;
     }

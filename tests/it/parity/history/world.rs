@@ -7,7 +7,9 @@ use tokio::sync::OnceCell;
 
 use crate::parity::ask::Ask;
 use crate::parity::compare::differences;
-use crate::support::{Client, Kinto, KintoOptions, Plugin, Request, Response, SERVICE_ACCOUNT, Sidecar};
+use crate::support::{
+    Client, Kinto, KintoOptions, Plugin, Request, Response, SERVICE_ACCOUNT, Sidecar, database,
+};
 
 /// The bucket that most of it is about.
 pub(super) const BUCKET: &str = "/buckets/a";
@@ -48,6 +50,13 @@ impl World {
     pub(super) async fn shared() -> &'static Self {
         static SHARED: OnceCell<World> = OnceCell::const_new();
         SHARED.get_or_init(|| Self::start(&[])).await
+    }
+
+    /// That world, and one whose journal is in PostgreSQL.
+    pub(super) async fn on_each_engine() -> [&'static Self; 2] {
+        static ON_POSTGRES: OnceCell<World> = OnceCell::const_new();
+        let start = async || Self::start_with(&[], &[("sidecar.journal", &database())]).await;
+        [Self::shared().await, ON_POSTGRES.get_or_init(start).await]
     }
 
     /// A world of one's own, with settings that both servers get.
