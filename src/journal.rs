@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{broadcast, mpsc};
 
 use crate::kinto::Timestamp;
 use crate::query::Query;
@@ -34,6 +33,7 @@ mod schema;
 mod select;
 mod state;
 mod statement;
+mod trim;
 mod writer;
 
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, News, Outcome, Permissions};
@@ -165,6 +165,7 @@ impl Journal {
             stray: Vec::new(),
         };
         tokio::spawn(writer.run(waiting));
+        tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));
         tokio::spawn(Owner::keep_holding(Arc::downgrade(&owner)));
         Ok(Self { engine, owner, queue, news })
     }
@@ -335,13 +336,7 @@ impl Journal {
     }
 
     async fn write(&self, work: Work) -> Result<Done, JournalError> {
-        let (reply, done) = oneshot::channel();
-        let answered = async {
-            self.queue.send(Waiting { work, reply }).await.map_err(|_| writer::gone())?;
-            done.await.unwrap_or_else(|_| Err(writer::gone()))
-        };
-        let late = |_| Err(JournalError::Unavailable("it does not answer in time".into()));
-        timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
+        writer::write(&self.queue, work).await
     }
 
     async fn reading(&self) -> Result<Reading, JournalError> {

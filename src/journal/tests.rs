@@ -13,6 +13,7 @@ mod opening;
 mod outage;
 mod recording;
 mod selecting;
+mod trimming;
 
 /// The fields of entries.
 const FIELDS: [&str; 13] = [

@@ -14,6 +14,7 @@ use tracing::warn;
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
 use super::ledger::Ledger;
 use super::readers::ReaderSets;
+use super::trim::Surplus;
 use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, notify, schema};
 use crate::kinto::Timestamp;
 use crate::query::Query;
@@ -37,6 +38,10 @@ pub(super) enum Work {
     Begin(String),
     /// The entries of a bucket that a query selects are deleted.
     Delete(String, Query),
+    /// A portion of what is too much is removed.
+    Remove(Surplus),
+    /// It is asked which buckets have a history.
+    Buckets,
     /// Groups of intents change their owner.
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
@@ -50,6 +55,9 @@ pub(super) enum Done {
     Entries(Vec<Entry>),
     Timestamp(Timestamp),
     Page(EntriesPage),
+    /// Whether there may be more.
+    Removed(bool),
+    Buckets(Vec<String>),
 }
 
 /// Work, and who waits for it.
@@ -222,6 +230,8 @@ impl Ledger<'_> {
             Work::Settle(outcome) => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
             Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
+            Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
+            Work::Buckets => self.buckets().await.map(Done::Buckets),
             Work::Adopt(groups) => {
                 intents::adopt(self.connection, groups, owner).await?;
                 Ok(Done::Nothing)
@@ -239,6 +249,17 @@ fn newest_of_many(mut objects: Vec<(super::Object, Timestamp)>) -> Vec<(super::O
         objects.dedup_by_key(|(object, _)| super::ledger::list_of(object));
     }
     objects
+}
+
+/// Has something written, and waits for it.
+pub(super) async fn write(queue: &mpsc::Sender<Waiting>, work: Work) -> Result<Done, JournalError> {
+    let (reply, done) = oneshot::channel();
+    let answered = async {
+        queue.send(Waiting { work, reply }).await.map_err(|_| gone())?;
+        done.await.unwrap_or_else(|_| Err(gone()))
+    };
+    let late = |_| Err(JournalError::Unavailable("it does not answer in time".into()));
+    timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
 }
 
 /// What those are told whose writer is gone.
