@@ -8,7 +8,7 @@
 //! Follows `get_snapshot` of `kinto.plugins.history.views`. Its checks come in this order: method (405), timestamp (400),
 //! permission (401, 403).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -46,9 +46,11 @@ struct Version {
     deleted: bool,
 }
 
+/// An entry of a creation or a deletion.
 #[derive(Deserialize)]
-struct Creation {
+struct Coming {
     record_id: String,
+    action: String,
 }
 
 /// Answers a request for a snapshot from the history that `journal` keeps; `moment` is what stands behind the `@`. CORS
@@ -131,22 +133,27 @@ impl Snapshot<'_> {
         Ok((records, is_complete))
     }
 
-    /// Whether the journal has the creations of all these records, none of which it knows to have been there before.
+    /// Whether all these records, of which the journal knows no version of the moment, were made since: what it knows
+    /// first of each is its creation.
     async fn were_created_since(&self, ids: &[&str]) -> Result<bool, Error> {
         let rules = Rules { paginate_by: None, max_fetch_size: None, ..history::rules(self.core) };
-        let mut created = HashSet::new();
+        let mut firsts: HashMap<String, bool> = HashMap::new();
         for ids in ids.chunks(IDS_AT_ONCE) {
             let query = format!(
-                "action=create&resource_name=record&collection_id={}&in_record_id={}&_fields=record_id",
+                "in_action=create,delete&resource_name=record&collection_id={}&in_record_id={}&_sort=last_modified\
+                 &_fields=record_id,action",
                 self.key.collection,
                 ids.join(",")
             );
             let query = Query::parse(Some(&query), &rules)?;
             let page = self.journal.page(&self.key.bucket, &query, &Sees::Everything).await?;
-            let records = page.rows.iter().filter_map(|row| serde_json::from_str::<Creation>(row.get()).ok());
-            created.extend(records.map(|creation| creation.record_id));
+            for row in page.rows {
+                if let Ok(Coming { record_id, action }) = serde_json::from_str(row.get()) {
+                    firsts.entry(record_id).or_insert(action == "create");
+                }
+            }
         }
-        Ok(ids.iter().all(|id| created.contains(*id)))
+        Ok(ids.iter().all(|id| firsts.get(*id) == Some(&true)))
     }
 }
 

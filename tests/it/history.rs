@@ -1,8 +1,9 @@
-//! The history that the sidecar keeps: what is recorded, by whom, and that nothing of it is lost.
+//! The history that the sidecar keeps: what is recorded, by whom, what is read, and that nothing is lost.
 
 mod elsewhere;
 mod failure;
 mod kill;
+mod reading;
 mod recorded;
 mod shared;
 

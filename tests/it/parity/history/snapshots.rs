@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::world::{BUCKET, USERS, World};
 use crate::parity::ask::Ask;
-use crate::support::Response;
+use crate::support::{Kinto, Response, SERVICE_ACCOUNT, Sidecar, unique};
 
 const INCOMPLETE: &str = "snapshot-incomplete";
 
@@ -106,4 +106,33 @@ async fn collections_that_the_service_account_may_not_read_have_snapshots() {
     for moment in ["1600000000080", "1600000000110", "1600000000150"] {
         world.assert_same([snapshot("c", moment).by("bucket-reader")]).await;
     }
+}
+
+#[tokio::test]
+async fn a_history_that_began_later_says_so() {
+    let kinto = Kinto::shared();
+    let bucket = format!("/buckets/{}", unique("began-later"));
+    let record = |id: &str| format!("{bucket}/collections/c/records/{id}");
+    let direct = kinto.client().user("alice");
+    direct.put(&bucket).await.expect(201);
+    direct.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let before = direct.put(&record("r")).data(json!({"n": 1})).await.expect(201).timestamp();
+    let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT]);
+    let alice = sidecar.client().user("alice");
+    let look = async |moment: u64| {
+        let path = format!("{bucket}/snapshot/collections/c@{moment}");
+        let answer = alice.get(&path).await.expect(200);
+        (records(&answer), answer.header(INCOMPLETE).is_some())
+    };
+    let known = || vec![("r".to_owned(), json!(1))];
+    assert_eq!(look(before).await, (known(), false));
+    let made = alice.put(&record("new")).data(json!({"n": 2})).await.expect(201).timestamp();
+    assert_eq!(look(before).await, (known(), false), "what was made since is known to have been made since");
+    alice.delete(&record("r")).await.expect(200);
+    assert_eq!(look(before).await, (Vec::new(), true), "its version of that moment was never seen");
+    let again = alice.put(&record("r")).data(json!({"n": 3})).await.expect(201).timestamp();
+    assert_eq!(look(before).await, (Vec::new(), true), "that it was made again does not make it new");
+    assert_eq!(look(made).await.0, [("new".to_owned(), json!(2))]);
+    let now = vec![("r".to_owned(), json!(3)), ("new".to_owned(), json!(2))];
+    assert_eq!(look(again).await, (now, false));
 }

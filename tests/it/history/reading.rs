@@ -1,0 +1,85 @@
+//! What a list of entries is to those who read it while the world goes on.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Chaos, Client, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+
+/// The entries of a page, and where the next one is.
+async fn page(client: &Client, path: &str) -> (Vec<String>, Option<String>) {
+    let page = client.get(path).await.expect(200);
+    let next =
+        page.header("next-page").map(|address| address.split_once("/v1").expect("our address").1.to_owned());
+    let entries = page.data();
+    let ids = entries.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap().to_owned());
+    (ids.collect(), next)
+}
+
+#[tokio::test]
+async fn pages_stay_right_while_entries_arrive() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("pages"));
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let write = async |n: u64| {
+        let record = format!("{bucket}/collections/c/records/r{}", n % 5);
+        let answer = alice.put(&record).data(json!({"n": n})).await;
+        assert!(answer.status < 300, "{answer}");
+    };
+    for n in 0..8 {
+        write(n).await;
+    }
+    for (sort, shows_what_arrives) in [
+        ("-last_modified", false),
+        ("last_modified", true),
+        ("uri,-last_modified", true),
+        ("-action,last_modified", true),
+    ] {
+        let (before, _) = page(&alice, &format!("{bucket}/history?_sort={sort}")).await;
+        let mut next = Some(format!("{bucket}/history?_sort={sort}&_limit=3"));
+        let mut seen = Vec::new();
+        let mut n = 100;
+        while let Some(path) = next {
+            let (ids, following) = page(&alice, &path).await;
+            seen.extend(ids);
+            next = following;
+            if n < 103 {
+                write(n).await;
+                n += 1;
+            }
+        }
+        let mut once = seen.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(once.len(), seen.len(), "{sort}: twice");
+        let known: Vec<&String> = seen.iter().filter(|id| before.contains(id)).collect();
+        assert_eq!(known, before.iter().collect::<Vec<_>>(), "{sort}: what was there is there, in its order");
+        assert!(shows_what_arrives || seen.len() == before.len(), "{sort}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_shown_a_history_while_the_upstream_cannot_say_whether_they_may() {
+    let chaos = Chaos::before(Kinto::shared().url());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.permission_ttl", "0s")];
+    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let bucket = format!("/buckets/{}", unique("unsaid"));
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    let history = format!("{bucket}/history");
+    let snapshot = format!("{bucket}/snapshot/collections/c@5");
+    chaos.cut();
+    for path in [&history, &snapshot] {
+        for client in [&alice, &sidecar.client()] {
+            let answer = client.get(path).await;
+            assert!(matches!(answer.status, 502..=504), "{answer}");
+            assert_eq!(answer.json()["data"], Value::Null);
+        }
+    }
+    assert!(matches!(alice.delete(&history).await.status, 502..=504));
+    chaos.restore();
+    let entries = sidecar.client().get(&history).await.expect(200).data();
+    assert_eq!(entries.as_array().unwrap().len(), 1);
+    sidecar.client().request(Method::DELETE, &history).await.expect(401);
+}
