@@ -13,7 +13,7 @@
 //! died, is looked up in the upstream by [`examine`]. What passes elsewhere is found by [`watch`]. What others on the same
 //! journal record is told to the timeline by [`follow`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -65,8 +65,9 @@ pub struct History {
     recovered: state::Sender<bool>,
     /// Bounds the outcomes that wait for the journal in memory.
     late: Arc<Semaphore>,
-    /// Groups that are being looked up.
-    examined: Mutex<HashSet<i64>>,
+    /// Groups that are being looked up, and by how many.
+    examined: Mutex<HashMap<i64, usize>>,
+    lingering: examine::Lingering,
     /// For each list the newest timestamp that a passing write brought.
     recorded: Mutex<HashMap<String, Timestamp>>,
     access: Arc<Access>,
@@ -100,6 +101,7 @@ impl History {
             recovered: state::Sender::new(false),
             late: Arc::new(Semaphore::new(LATE)),
             examined: Mutex::default(),
+            lingering: examine::Lingering::default(),
             recorded: Mutex::default(),
             access,
             timeline,
@@ -118,8 +120,8 @@ impl History {
         settings: Watching,
     ) {
         let Some(journal) = self.journal.clone() else { return };
-        let is_clean = journal.abandoned().await.is_ok_and(|abandoned| abandoned.is_empty());
-        if is_clean {
+        let left = self.left(&journal).await;
+        if left.is_empty() {
             self.recovered.send_replace(true);
             // Whose history it is can wait until the first clients are served.
             tokio::time::sleep(settings.delay()).await;
@@ -128,7 +130,7 @@ impl History {
             return;
         }
         tokio::spawn(follow::follow(journal.subscribe(), observer));
-        self.recover(&journal).await;
+        self.recover(&journal, left).await;
         self.recovered.send_replace(true);
         tokio::spawn(Arc::clone(&self).recover_others(journal.clone()));
         watch::Watcher::new(self, journal, poller, mirrors, settings).run().await;
@@ -179,6 +181,17 @@ impl History {
             Ok(Ok(_)) => Ok(()),
             _ if self.on_failure == JournalFailure::Forward => Ok(()),
             _ => Err(Error::Unavailable { retry_after: None }),
+        }
+    }
+
+    /// What a former process left open.
+    async fn left(&self, journal: &Journal) -> Vec<examine::Left> {
+        loop {
+            match journal.abandoned().await {
+                Ok(left) => return left,
+                Err(error) => tracing::warn!(%error, "could not ask for the writes of a former process"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 

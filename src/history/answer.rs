@@ -157,12 +157,11 @@ pub fn in_kintos_order(changes: Vec<Change>) -> Vec<Change> {
         }
         let kind = (list_of(&change.object), change.action);
         let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
-        match groups.get_mut(place) {
-            Some(group) => group.push(change),
-            None => {
-                kinds.push(kind);
-                groups.push(vec![change]);
-            }
+        if let Some(group) = groups.get_mut(place) {
+            group.push(change);
+        } else {
+            kinds.push(kind);
+            groups.push(vec![change]);
         }
     }
     groups.into_iter().flatten().collect()

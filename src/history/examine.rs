@@ -3,8 +3,8 @@
 //! A version that nobody has recorded and that is newer than what was known when the write was begun is the write's.
 //! Before that is believed, every other write in the same bucket has the time to record its own.
 
-use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
@@ -13,11 +13,13 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::answer::{self, Version};
-use super::write::{Target, object_in};
+use super::write::{Target, list_of, object_in};
 use super::{History, changed, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::mirror::read::{ReadError, Source};
 
+/// How long the upstream may go on with a write whose client is gone.
+const LINGERING: Duration = Duration::from_secs(30);
 /// How long other writes have for recording their own.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -31,6 +33,9 @@ pub(super) struct Question {
     pub(super) source: Source,
 }
 
+/// A group of intents that nobody settles.
+pub(super) type Left = (IntentGroup, Vec<Intent>);
+
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExamineError {
@@ -40,6 +45,41 @@ pub(super) enum ExamineError {
     /// The journal did not.
     #[error(transparent)]
     Journal(#[from] JournalError),
+}
+
+/// Writes that nobody waits for any more, and that the upstream may still be working on: whatever of theirs turns up is
+/// theirs.
+#[derive(Debug, Default)]
+pub(super) struct Lingering(Mutex<Vec<(Instant, Intent)>>);
+
+impl Lingering {
+    fn add(&self, intents: impl Iterator<Item = Intent>) {
+        let until = Instant::now() + LINGERING;
+        self.kept().extend(intents.map(|intent| (until, intent)));
+    }
+
+    /// Who made a change of which nothing else is known.
+    pub(super) fn author_of(&self, change: &Change) -> Option<String> {
+        let uri = change.object.to_string();
+        let list = list_of(&change.object);
+        let is_deletion = change.action == Some(Action::Delete);
+        let is_of = |intent: &Intent| {
+            let is_in_list = intent.uri == list
+                && match intent.method.as_str() {
+                    "DELETE" => is_deletion,
+                    _ => change.data.as_ref().is_some_and(|data| is_what_was_sent(intent, data)),
+                };
+            is_in_list || intent.uri == uri || intent.uri.starts_with(&format!("{uri}/attachment"))
+        };
+        let kept = self.kept();
+        kept.iter().find(|(_, intent)| is_of(intent)).and_then(|(_, intent)| intent.user_id.clone())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<(Instant, Intent)>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(until, _)| *until > Instant::now());
+        kept
+    }
 }
 
 /// The changes that these writes made, as far as they are not recorded.
@@ -202,7 +242,13 @@ pub(super) struct Examining<'h> {
 
 impl Drop for Examining<'_> {
     fn drop(&mut self) {
-        self.history.examined().remove(&self.group.0);
+        let mut examined = self.history.examined();
+        if let Some(times) = examined.get_mut(&self.group.0) {
+            *times -= 1;
+            if *times == 0 {
+                examined.remove(&self.group.0);
+            }
+        }
     }
 }
 
@@ -210,48 +256,84 @@ impl Drop for Examining<'_> {
 
 impl History {
     pub(super) fn examining(&self, group: IntentGroup) -> Examining<'_> {
-        self.examined().insert(group.0);
+        *self.examined().entry(group.0).or_default() += 1;
         Examining { history: self, group }
     }
 
     fn leave_out_examined(&self, groups: &mut BTreeSet<i64>) {
         let examined = self.examined();
-        groups.retain(|group| !examined.contains(group));
+        groups.retain(|group| !examined.contains_key(group));
     }
 
-    fn examined(&self) -> MutexGuard<'_, HashSet<i64>> {
+    fn examined(&self) -> MutexGuard<'_, HashMap<i64, usize>> {
         self.examined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks up what a former process left open, until all of it is settled.
-    pub(super) async fn recover(&self, journal: &Journal) {
+    /// Looks up what became of writes that a process which is no more left open, once all of them, and again later those
+    /// that the upstream may still be working on.
+    pub(super) async fn recover(self: &Arc<Self>, journal: &Journal, mut left: Vec<Left>) {
+        let _marks: Vec<_> = left.iter().map(|(group, _)| self.examining(*group)).collect();
         let mut pause = BETWEEN_LOOKS;
-        while let Err(error) = self.recover_once(journal).await {
-            tracing::warn!(%error, "could not look up what became of the writes of a former process");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_WAIT);
+        while let Some((group, intents)) = left.last() {
+            let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
+            let questions = intents.iter().map(question).collect();
+            match self.look_up(journal, *group, questions).await {
+                Ok(changes) => {
+                    tracing::info!(changes, "a write of a former process was looked up");
+                    left.pop();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not look up what became of the writes of a former process");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_WAIT);
+                }
+            }
         }
     }
 
-    async fn recover_once(&self, journal: &Journal) -> Result<(), ExamineError> {
-        let abandoned = journal.abandoned().await?;
-        let _marks: Vec<_> = abandoned.iter().map(|(group, _)| self.examining(*group)).collect();
-        for (group, intents) in abandoned {
-            let questions: Vec<_> =
-                intents.into_iter().map(|intent| Question { intent, source: self.source.clone() }).collect();
-            let changes = examine(self, journal, Some(group), &questions).await?;
-            tracing::info!(changes = changes.len(), "a write of a former process was looked up");
+    /// Records what became of a group of intents, and closes it: now, if something was found, else when the upstream has
+    /// surely done with it. Gives the number of changes found.
+    pub(super) async fn look_up(
+        self: &Arc<Self>,
+        journal: &Journal,
+        group: IntentGroup,
+        questions: Vec<Question>,
+    ) -> Result<usize, ExamineError> {
+        let changes = examine(self, journal, Some(group), &questions).await?;
+        let found = changes.len();
+        if found >= questions.len() {
             journal.settle(answer::outcome(Some(group), changes)).await?;
+            return Ok(found);
         }
-        Ok(())
+        journal.settle(answer::outcome(None, changes)).await?;
+        self.lingering.add(questions.iter().map(|question| question.intent.clone()));
+        let (history, journal) = (Arc::clone(self), journal.clone());
+        tokio::spawn(async move {
+            let _mark = history.examining(group);
+            tokio::time::sleep(LINGERING).await;
+            loop {
+                let looked = examine(&history, &journal, Some(group), &questions).await;
+                let closed = match looked {
+                    Ok(changes) => journal.settle(answer::outcome(Some(group), changes)).await.map(drop),
+                    Err(ExamineError::Journal(error)) => Err(error),
+                    Err(ExamineError::Read(_)) => Err(JournalError::Unavailable("not looked up".into())),
+                };
+                if closed.is_ok() {
+                    return;
+                }
+                tokio::time::sleep(LONGEST_WAIT).await;
+            }
+        });
+        Ok(found)
     }
 
     /// Settles what other processes on the same journal leave open when they die.
     pub(super) async fn recover_others(self: Arc<Self>, journal: Journal) {
         loop {
             tokio::time::sleep(LONGEST_WAIT).await;
-            if let Err(error) = self.recover_once(&journal).await {
-                tracing::debug!(%error, "could not look up what became of the writes of another process");
+            match journal.abandoned().await {
+                Ok(left) => self.recover(&journal, left).await,
+                Err(error) => tracing::debug!(%error, "could not ask for the writes of other processes"),
             }
         }
     }

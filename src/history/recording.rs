@@ -159,12 +159,15 @@ impl Kept {
 
     async fn examine(&self) -> Result<Vec<Change>, examine::ExamineError> {
         let _mark = self.group.map(|group| self.history.examining(group));
+        examine::examine(&self.history, &self.journal, self.group, &self.questions()).await
+    }
+
+    fn questions(&self) -> Vec<Question> {
         let questions = self.writes.iter().zip(&self.intents).filter_map(|(write, intent)| {
             let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
             Some(Question { intent: intent.clone()?, source })
         });
-        let questions: Vec<Question> = questions.collect();
-        examine::examine(&self.history, &self.journal, self.group, &questions).await
+        questions.collect()
     }
 
     /// Asks the upstream what became of the writes until it says it; `changes` are known already.
@@ -173,15 +176,11 @@ impl Kept {
             let known = answer::outcome(None, changes);
             _ = self.history.settle(&self.journal, known).await;
         }
+        let Some(group) = self.group else { return };
+        let _mark = self.history.examining(group);
         let mut pause = SHORTEST_PAUSE;
-        loop {
-            match self.examine().await {
-                Ok(changes) => {
-                    _ = self.close(changes).await;
-                    return;
-                }
-                Err(error) => tracing::debug!(%error, "could not look up what became of a write"),
-            }
+        while let Err(error) = self.history.look_up(&self.journal, group, self.questions()).await {
+            tracing::debug!(%error, "could not look up what became of a write");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -315,6 +315,7 @@ impl Watcher {
             .into_iter()
             .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
             .map(|(object, version)| changed(version, object, None))
+            .map(|change| Change { user_id: self.history.lingering.author_of(&change), ..change })
             .collect();
         changes.sort_by_key(|change| change.modified);
         let mut outcome = super::answer::outcome(None, changes);
