@@ -46,16 +46,10 @@ pub enum Endpoint {
     Snapshot(CollectionKey, String),
 }
 
-/// Whether an endpoint is the upstream's after all, because it keeps the history itself.
-pub async fn is_upstreams(core: &Core, endpoint: &Endpoint) -> Result<bool, Error> {
-    match endpoint {
-        Endpoint::History(_) | Endpoint::Snapshot(..) => {
-            Ok(core.app.history.journal(&core.upstream).await?.is_none())
-        }
-        Endpoint::MonitorChanges
-        | Endpoint::MonitorChangeset
-        | Endpoint::Broadcasts
-        | Endpoint::Changeset(_) => Ok(false),
+impl Endpoint {
+    /// Whether it is the upstream's where that keeps the history itself.
+    pub fn is_of_history(&self) -> bool {
+        matches!(self, Self::History(_) | Self::Snapshot(..))
     }
 }
 

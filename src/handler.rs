@@ -63,17 +63,17 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
 
 async fn answer(
     core: &Arc<Core>,
-    route: Route,
+    mut route: Route,
     request: Request<Incoming>,
     peer: &Peer,
 ) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
-    if let Route::Own(endpoint) = &route
-        && !Box::pin(endpoints::is_upstreams(core, endpoint)).await?
-    {
-        let endpoint = endpoint.clone();
+    if let Route::Own(endpoint) = route {
         // Boxed, as what is large and not forwarding is below: its future would be moved with that of every request.
-        return Box::pin(endpoints::answer(core, endpoint, &parts, peer)).await;
+        if !endpoint.is_of_history() || Box::pin(core.app.history.journal(&core.upstream)).await?.is_some() {
+            return Box::pin(endpoints::answer(core, endpoint, &parts, peer)).await;
+        }
+        route = Route::Forward;
     }
     let body: Body = request_body::limited(incoming, &core.app.settings.limits)?;
     let request = Request::from_parts(parts, body);

@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+mod request;
 
 use super::{Endpoint, list};
 use crate::access::Credentials;
@@ -26,19 +28,14 @@ use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::forward;
 use crate::handler::{Core, fail, history_of_default};
-use crate::history;
 use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
 use crate::server::Peer;
-use crate::settings::Settings;
+use request::{Batch, SubRequest, read, rest_of};
 
 /// The most that one sub-answer of the sidecar's may take, in bytes.
 const LARGEST_ANSWER: usize = 1 << 28;
-
-/// The methods that Kinto takes.
-const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::POST, Method::PUT, Method::PATCH];
 
 /// What a target may not hold as it is.
 const ESCAPED: &AsciiSet = &CONTROLS
@@ -53,28 +50,6 @@ const ESCAPED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'\\')
     .add(b'^');
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Batch<'a> {
-    #[serde(borrow)]
-    defaults: Option<&'a RawValue>,
-    #[serde(borrow)]
-    requests: Vec<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Spec<'a> {
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    path: Option<Cow<'a, str>>,
-    #[serde(default)]
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(borrow, default)]
-    body: Option<&'a RawValue>,
-}
 
 #[derive(Deserialize)]
 struct Answers<'a> {
@@ -99,16 +74,6 @@ struct OwnAnswer<'a> {
     body: &'a RawValue,
 }
 
-/// One sub-request with the batch's defaults in it.
-struct SubRequest {
-    method: Method,
-    /// With the API version, as it was asked for.
-    target: String,
-    headers: BTreeMap<String, String>,
-    body: Option<Box<RawValue>>,
-    own: Option<Endpoint>,
-}
-
 /// Answers a batch whose body was read.
 pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Result<Response, Error> {
     let settings = &core.app.settings;
@@ -120,8 +85,8 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
         return Ok(Response::from_parts(answer, Body::full(body)));
     };
     for request in &mut requests {
-        if let Some(endpoint) = &request.own
-            && super::is_upstreams(core, endpoint).await?
+        if request.own.as_ref().is_some_and(Endpoint::is_of_history)
+            && core.app.history.journal(&core.upstream).await?.is_none()
         {
             request.own = None;
         }
@@ -326,43 +291,6 @@ fn followed(answer: &Response) -> Option<Uri> {
     Some(location.into_parts().path_and_query?.into())
 }
 
-/// Reads the sub-requests; `None` where one is not as Kinto takes it.
-fn read(batch: &Batch<'_>, settings: &Settings) -> Option<Vec<SubRequest>> {
-    let version = format!("/{}", settings.upstream.version);
-    let defaults: Spec<'_> = match batch.defaults {
-        Some(defaults) => serde_json::from_str(defaults.get()).ok()?,
-        None => Spec::default(),
-    };
-    let request = |raw: &&RawValue| {
-        let spec: Spec<'_> = serde_json::from_str(raw.get()).ok()?;
-        let path = spec.path.or_else(|| defaults.path.clone()).filter(|path| path.starts_with('/'))?;
-        let method = spec.method.or_else(|| defaults.method.clone()).unwrap_or(Cow::Borrowed("GET"));
-        let method = METHODS.into_iter().find(|known| known.as_str() == method)?;
-        let has_other_body = |body: Option<&RawValue>| body.is_some_and(|body| !body.get().starts_with('{'));
-        if has_other_body(spec.body) || has_other_body(defaults.body) {
-            return None;
-        }
-        let mut headers = defaults.headers.clone().unwrap_or_default();
-        headers.extend(spec.headers.unwrap_or_default());
-        let target = if path.starts_with(&version) { path.into_owned() } else { format!("{version}{path}") };
-        let body = spec.body.or(defaults.body).map(ToOwned::to_owned);
-        let mut request = SubRequest { method, target, headers, body, own: None };
-        if let Route::Own(endpoint) = Route::of(request.path(), settings) {
-            request.own = Some(endpoint);
-        }
-        Some(request)
-    };
-    batch.requests.iter().map(request).collect()
-}
-
-/// The batch without the sidecar's own sub-requests.
-fn rest_of(batch: &Batch<'_>, requests: &[SubRequest]) -> Bytes {
-    let defaults = batch.defaults.map_or_else(String::new, |defaults| format!("\"defaults\":{defaults},"));
-    let theirs = batch.requests.iter().zip(requests).filter(|(_, request)| request.own.is_none());
-    let theirs: Vec<&str> = theirs.map(|(raw, _)| raw.get()).collect();
-    format!("{{{defaults}\"requests\":[{}]}}", theirs.join(",")).into()
-}
-
 /// Headers under the names that Kinto writes them with.
 fn named(headers: &HeaderMap) -> BTreeMap<String, String> {
     let name = |name: &HeaderName| {
@@ -379,33 +307,4 @@ fn named(headers: &HeaderMap) -> BTreeMap<String, String> {
     };
     let pairs = headers.iter().filter_map(|(key, value)| Some((name(key), value.to_str().ok()?.to_owned())));
     pairs.collect()
-}
-
-impl SubRequest {
-    fn path(&self) -> &str {
-        self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
-    }
-
-    /// The request as the history sees it.
-    fn recorded(&self, core: &Core, outer: &Parts, default: Option<&Arc<str>>) -> history::Write {
-        let headers = self.headers_within(&outer.headers);
-        let path = core.app.observer.decoded(self.path()).unwrap_or_default();
-        let credentials = Credentials::of(&headers);
-        history::Write::new(&self.method, &path, &headers, credentials, default)
-            .with_body(self.body.as_ref().map_or(&[][..], |body| body.get().as_bytes()))
-    }
-
-    /// The batch's own headers, overridden by those of the sub-request.
-    fn headers_within(&self, outer: &HeaderMap) -> HeaderMap {
-        let mut headers = outer.clone();
-        for (name, value) in &self.headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                headers.insert(name, value);
-            }
-        }
-        for name in [header::CONTENT_LENGTH, header::ACCEPT_ENCODING, header::ACCEPT] {
-            headers.remove(name);
-        }
-        headers
-    }
 }
