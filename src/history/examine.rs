@@ -50,12 +50,19 @@ pub(super) enum ExamineError {
 /// Writes that nobody waits for any more, and that the upstream may still be working on: whatever of theirs turns up is
 /// theirs.
 #[derive(Debug, Default)]
-pub(super) struct Lingering(Mutex<Vec<(Instant, Intent)>>);
+pub(super) struct Lingering(Mutex<Vec<(Instant, IntentGroup, Intent)>>);
 
 impl Lingering {
-    fn add(&self, intents: impl Iterator<Item = Intent>) {
+    fn add(&self, group: IntentGroup, intents: impl Iterator<Item = Intent>) {
         let until = Instant::now() + LINGERING;
-        self.kept().extend(intents.map(|intent| (until, intent)));
+        self.kept().extend(intents.map(|intent| (until, group, intent)));
+    }
+
+    /// Nobody waits for these.
+    fn leave_out(&self, groups: &mut BTreeSet<i64>) {
+        for (_, group, _) in self.kept().iter() {
+            groups.remove(&group.0);
+        }
     }
 
     /// Who made a change of which nothing else is known.
@@ -72,12 +79,12 @@ impl Lingering {
             is_in_list || intent.uri == uri || intent.uri.starts_with(&format!("{uri}/attachment"))
         };
         let kept = self.kept();
-        kept.iter().find(|(_, intent)| is_of(intent)).and_then(|(_, intent)| intent.user_id.clone())
+        kept.iter().find(|(.., intent)| is_of(intent)).and_then(|(.., intent)| intent.user_id.clone())
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<(Instant, Intent)>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<(Instant, IntentGroup, Intent)>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(until, _)| *until > Instant::now());
+        kept.retain(|(until, ..)| *until > Instant::now());
         kept
     }
 }
@@ -86,7 +93,6 @@ impl Lingering {
 pub(super) async fn examine(
     history: &History,
     journal: &Journal,
-    group: Option<IntentGroup>,
     questions: &[Question],
 ) -> Result<Vec<Change>, ExamineError> {
     let mut changes: Vec<Change> = Vec::new();
@@ -105,7 +111,7 @@ pub(super) async fn examine(
     }
     let buckets: BTreeSet<&str> = questions.iter().map(|question| question.intent.bucket.as_str()).collect();
     for bucket in buckets {
-        others_settled(history, journal, bucket, group).await?;
+        others_settled(history, journal, bucket, true).await?;
     }
     let versions = changes.iter().map(|change| (change.object.clone(), change.modified)).collect();
     let missing: BTreeSet<_> = journal.missing(versions).await?.into_iter().collect();
@@ -114,28 +120,32 @@ pub(super) async fn examine(
     Ok(changes)
 }
 
-/// Waits until the writes in a bucket that are under way now have recorded what they wrote.
+/// Waits until the writes in a bucket that are under way now have recorded what they wrote. Those that are being looked
+/// up are waited for only by who does not look up anything themself: two that do would wait for each other.
 pub(super) async fn others_settled(
     history: &History,
     journal: &Journal,
     bucket: &str,
-    own: Option<IntentGroup>,
+    is_looking_up: bool,
 ) -> Result<(), JournalError> {
-    let mut waited_for: BTreeSet<i64> =
-        journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
-    if let Some(own) = own {
-        waited_for.remove(&own.0);
-    }
-    history.leave_out_examined(&mut waited_for);
     let until = Instant::now() + LONGEST_WAIT;
-    while !waited_for.is_empty() && Instant::now() < until {
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-        let open: BTreeSet<i64> =
+    let mut waited_for: Option<BTreeSet<i64>> = None;
+    loop {
+        let mut open: BTreeSet<i64> =
             journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
-        waited_for.retain(|group| open.contains(group));
-        history.leave_out_examined(&mut waited_for);
+        history.lingering.leave_out(&mut open);
+        if is_looking_up {
+            open.retain(|group| !history.examined().contains_key(group));
+        }
+        if let Some(waited_for) = &waited_for {
+            open.retain(|group| waited_for.contains(group));
+        }
+        if open.is_empty() || Instant::now() > until {
+            return Ok(());
+        }
+        waited_for = Some(open);
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
-    Ok(())
 }
 
 async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
@@ -260,11 +270,6 @@ impl History {
         Examining { history: self, group }
     }
 
-    fn leave_out_examined(&self, groups: &mut BTreeSet<i64>) {
-        let examined = self.examined();
-        groups.retain(|group| !examined.contains_key(group));
-    }
-
     fn examined(&self) -> MutexGuard<'_, HashMap<i64, usize>> {
         self.examined.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -299,20 +304,20 @@ impl History {
         group: IntentGroup,
         questions: Vec<Question>,
     ) -> Result<usize, ExamineError> {
-        let changes = examine(self, journal, Some(group), &questions).await?;
+        let changes = examine(self, journal, &questions).await?;
         let found = changes.len();
         if found >= questions.len() {
             journal.settle(answer::outcome(Some(group), changes)).await?;
             return Ok(found);
         }
         journal.settle(answer::outcome(None, changes)).await?;
-        self.lingering.add(questions.iter().map(|question| question.intent.clone()));
+        self.lingering.add(group, questions.iter().map(|question| question.intent.clone()));
         let (history, journal) = (Arc::clone(self), journal.clone());
         tokio::spawn(async move {
-            let _mark = history.examining(group);
             tokio::time::sleep(LINGERING).await;
+            let _mark = history.examining(group);
             loop {
-                let looked = examine(&history, &journal, Some(group), &questions).await;
+                let looked = examine(&history, &journal, &questions).await;
                 let closed = match looked {
                     Ok(changes) => journal.settle(answer::outcome(Some(group), changes)).await.map(drop),
                     Err(ExamineError::Journal(error)) => Err(error),

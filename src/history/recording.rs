@@ -159,7 +159,7 @@ impl Kept {
 
     async fn examine(&self) -> Result<Vec<Change>, examine::ExamineError> {
         let _mark = self.group.map(|group| self.history.examining(group));
-        examine::examine(&self.history, &self.journal, self.group, &self.questions()).await
+        examine::examine(&self.history, &self.journal, &self.questions()).await
     }
 
     fn questions(&self) -> Vec<Question> {

@@ -308,7 +308,7 @@ impl Watcher {
                 }
                 _ => "",
             };
-            examine::others_settled(&self.history, &self.journal, bucket, None).await?;
+            examine::others_settled(&self.history, &self.journal, bucket, false).await?;
             missing = self.missing(&versions).await?;
         }
         let mut changes: Vec<Change> = versions
