@@ -2,8 +2,9 @@
 //!
 //! A status alone does not tell. Kinto shows the attributes of a bucket or a collection to those, too, who may merely create
 //! something in it; and it says that something is not there only to those who may read what is there. So somebody may read
-//! a bucket or a collection if the upstream tells them that a thing with an id made up for the question is not in it. Whether
-//! somebody may write is told by a write whose precondition cannot hold: Kinto looks at permissions first.
+//! a bucket or a collection that they are shown if the upstream tells them, too, that a thing with an id made up for the
+//! question is not in it. Whether somebody may write is told by a write whose precondition cannot hold: Kinto looks at
+//! permissions first.
 //!
 //! Whoever may not read a collection may yet read some of its records. Those are asked for all at once: a history has
 //! many more records than collections.
@@ -41,16 +42,35 @@ impl Access {
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
         let Object::Record(bucket, collection, record) = object else {
-            return self.may_read_whole(upstream, object, credentials).await;
+            return self.may_read_in_bucket(upstream, object, credentials).await;
         };
         let parent = Object::Collection(bucket.clone(), collection.clone());
-        let verdict = self.may_read_whole(upstream, &parent, credentials).await?;
+        let verdict = self.may_read_in_bucket(upstream, &parent, credentials).await?;
         if matches!(verdict, Verdict::Granted(_)) {
             return Ok(verdict);
         }
         let key = CollectionKey::new(bucket, collection);
         let shared = self.shared_records(upstream, key, credentials).await?;
         Ok(if shared.contains(record) { GRANTED } else { verdict })
+    }
+
+    /// The same for all but records.
+    async fn may_read_in_bucket(
+        &self,
+        upstream: &Upstream,
+        object: &Object,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Error> {
+        let verdict = self.may_read_whole(upstream, object, credentials).await?;
+        match (&verdict, object) {
+            // SECURITY: somebody between the sidecar and Kinto may have made this of a 403. The bucket is there to be read.
+            (Verdict::Refused(refusal), Object::Collection(bucket, _) | Object::Group(bucket, _))
+                if refusal.status() == StatusCode::NOT_FOUND =>
+            {
+                self.may_read_whole(upstream, &Object::Bucket(bucket.clone()), credentials).await
+            }
+            _ => Ok(verdict),
+        }
     }
 
     async fn may_read_whole(
@@ -114,7 +134,7 @@ async fn ask_to_read(
 ) -> Result<Verdict, UpstreamError> {
     let uri = object.to_string();
     let answer = upstream.ask_as(Method::GET, &uri, credentials.headers(), Bytes::new()).await?;
-    if !matches!(answer.status(), StatusCode::OK | StatusCode::NOT_FOUND) {
+    if answer.status() != StatusCode::OK {
         return refused(answer);
     }
     let inside = match object {
