@@ -12,6 +12,7 @@ use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 /// Starts a sidecar that is expected to refuse.
 fn refused(journal: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+        .env_remove("KINTO_SIDECAR_TEST_ENV")
         .args(["--upstream", Kinto::shared().url().as_ref(), "--listen", "127.0.0.1:0", "--journal", journal])
         .output()
         .unwrap()
