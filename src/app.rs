@@ -48,8 +48,8 @@ pub struct App {
 }
 
 impl App {
-    /// Builds the state, and starts what keeps it up to date on the runtime of `background`. Without a journal, no history
-    /// is kept.
+    /// Builds the state, and starts what keeps it up to date on the runtime of `background`. Without a journal, the one
+    /// that the settings name is opened when it can be.
     pub fn start(
         settings: Settings,
         journal: Option<Journal>,

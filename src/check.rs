@@ -10,8 +10,9 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::journal::{Journal, JournalError};
 use crate::kinto::{CollectionKey, is_id};
-use crate::settings::{ChangesMode, Settings};
+use crate::settings::{ChangesMode, HistoryMode, Settings};
 use crate::timeline::poll::rest;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
@@ -45,6 +46,7 @@ pub async fn check(settings: &Settings, upstream: &Upstream) -> Report {
         }
     };
     describe(&mut report, settings, &root);
+    history(&mut report, settings, &root).await;
     if settings.changes_mode == ChangesMode::Auto {
         monitored(&mut report, settings, upstream).await;
     }
@@ -71,6 +73,31 @@ fn describe(report: &mut Report, settings: &Settings, root: &Value) {
              accepts (multiauth.policies)"
                 .to_owned(),
         ),
+    }
+}
+
+/// Who keeps the history, and whether its journal can be used.
+async fn history(report: &mut Report, settings: &Settings, root: &Value) {
+    let has_plugin = root.get("capabilities").is_some_and(|all| all.get("history").is_some());
+    match settings.history_mode {
+        HistoryMode::Off => return report.say("history       forwarded like any other path"),
+        HistoryMode::Upstream => return report.say("history       the upstream's own"),
+        HistoryMode::Auto if has_plugin => {
+            return report.say("history       the upstream's own, which it announces");
+        }
+        HistoryMode::Auto | HistoryMode::Journal => {}
+    }
+    let place = format!("{:?}", settings.journal);
+    let opened =
+        Journal::open(&settings.journal, &settings.history, settings.kinto.explicit_permissions).await;
+    match opened {
+        Ok(_) => report.say(&format!("history       in the journal {place}")),
+        Err(JournalError::InUse(_)) => {
+            report.say(&format!("history       in the journal {place}, which a running sidecar uses"));
+        }
+        Err(error) => report.problems.push(format!(
+            "{error}: is sidecar.journal = {place} the right place? (sidecar.history = off does without)"
+        )),
     }
 }
 

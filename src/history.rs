@@ -42,13 +42,16 @@ use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
 use crate::mirror::read::Source;
 use crate::observe::Observer;
-use crate::settings::{HistoryMode, JournalFailure, Settings};
+use crate::settings::{HistoryMode, HistorySettings, JournalFailure, JournalUrl, Settings};
 use crate::timeline::Timeline;
 use crate::timeline::poll::Poller;
 use crate::upstream::{Upstream, UpstreamError};
 
 /// How long a write waits for the writes that a former process left open to be looked up.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a journal that cannot be opened is left alone.
+const BETWEEN_OPENINGS: Duration = Duration::from_secs(1);
 
 /// How many outcomes that the journal did not take are tried again at a time.
 const LATE: usize = 10_000;
@@ -57,8 +60,12 @@ const LATE: usize = 10_000;
 #[derive(Debug)]
 pub struct History {
     mode: HistoryMode,
+    place: JournalUrl,
+    rules: HistorySettings,
+    explicit_permissions: bool,
     on_failure: JournalFailure,
-    journal: Option<Journal>,
+    /// Once it was opened.
+    journal: OnceLock<Journal>,
     /// Whether the upstream keeps the history itself, once it said so.
     upstreams: OnceLock<bool>,
     /// Becomes `true` when what a former process left open was looked up.
@@ -85,7 +92,8 @@ struct Root {
 // === impl History ===
 
 impl History {
-    /// Keeps history in `journal`; `None` where no history is to be kept. Asks as the service account through `upstream`.
+    /// Keeps history in `journal`, or, where there is none yet and the settings want one, in the one that [`Self::run`] opens.
+    /// Asks as the service account through `upstream`.
     pub fn new(
         settings: &Settings,
         journal: Option<Journal>,
@@ -95,8 +103,11 @@ impl History {
     ) -> Arc<Self> {
         Arc::new(Self {
             mode: settings.history_mode,
+            place: settings.journal.clone(),
+            rules: settings.history.clone(),
+            explicit_permissions: settings.kinto.explicit_permissions,
             on_failure: settings.history.on_journal_failure,
-            journal,
+            journal: journal.map_or_else(OnceLock::new, OnceLock::from),
             upstreams: OnceLock::new(),
             recovered: state::Sender::new(false),
             late: Arc::new(Semaphore::new(LATE)),
@@ -110,8 +121,8 @@ impl History {
         })
     }
 
-    /// Looks up what a former process left open, follows what others record, and watches for what passes elsewhere. Ends
-    /// where the history turns out not to be the sidecar's.
+    /// Opens the journal where it is not open yet, looks up what a former process left open, follows what others record,
+    /// and watches for what passes elsewhere. Ends where the history turns out not to be the sidecar's.
     pub async fn run(
         self: Arc<Self>,
         observer: Arc<Observer>,
@@ -119,7 +130,22 @@ impl History {
         mirrors: Arc<Mirrors>,
         settings: Watching,
     ) {
-        let Some(journal) = self.journal.clone() else { return };
+        if !self.mode.wants_journal() {
+            return;
+        }
+        let journal = loop {
+            if let Some(journal) = self.journal.get() {
+                break journal.clone();
+            }
+            let opened = Journal::open(&self.place, &self.rules, self.explicit_permissions).await;
+            match opened {
+                Ok(journal) => _ = self.journal.set(journal),
+                Err(error) => {
+                    tracing::error!(%error, "no history can be kept yet");
+                    tokio::time::sleep(BETWEEN_OPENINGS).await;
+                }
+            }
+        };
         let left = self.left(&journal).await;
         if left.is_empty() {
             self.recovered.send_replace(true);
@@ -139,27 +165,39 @@ impl History {
     /// The journal, where the sidecar keeps the history. Where that depends on the upstream and it has not said yet, it is
     /// asked.
     pub async fn journal(&self, upstream: &Upstream) -> Result<Option<&Journal>, Error> {
-        let Some(journal) = &self.journal else { return Ok(None) };
-        Ok(if self.is_upstreams(upstream).await? { None } else { Some(journal) })
+        if !self.mode.wants_journal() || self.is_upstreams(upstream).await? {
+            return Ok(None);
+        }
+        self.journal.get().map(Some).ok_or(Error::Unavailable { retry_after: None })
     }
 
     /// Whether the history is the sidecar's as far as it is known.
     pub fn is_kept(&self) -> bool {
-        self.journal.is_some() && self.mode != HistoryMode::Upstream && self.upstreams.get() != Some(&true)
+        self.mode.wants_journal() && self.upstreams.get() != Some(&true)
     }
 
     /// Writes down what is about to be written. The journal has it when this returns; where it cannot, the write has to
     /// be refused, unless the operator wants it to go on.
     pub async fn begin(self: &Arc<Self>, writes: Vec<Write>) -> Result<Recording, Error> {
         // Until the upstream says that the history is its own, it is the sidecar's.
-        let Some(journal) = self.journal.as_ref().filter(|_| self.is_kept()) else {
-            return Ok(Recording::nothing());
-        };
-        if writes.iter().all(|write| write.target.is_none()) {
+        if !self.is_kept() || writes.iter().all(|write| write.target.is_none()) {
             return Ok(Recording::nothing());
         }
+        let Some(journal) = self.journal.get() else {
+            return match self.on_failure {
+                JournalFailure::Forward => Ok(Recording::nothing()),
+                JournalFailure::Refuse => Err(Error::Unavailable { retry_after: None }),
+            };
+        };
         self.recovery().await?;
         Recording::begin(Arc::clone(self), journal.clone(), writes).await
+    }
+
+    /// Waits until everything that was given to the journal is in it.
+    pub async fn flush(&self) {
+        if let Some(journal) = self.journal.get() {
+            journal.flush().await;
+        }
     }
 
     /// A read in the default bucket may have made the bucket and a collection.

@@ -65,10 +65,13 @@ pub enum JournalError {
     /// The engine cannot be reached or written now; it may be later.
     #[error("the journal is not available: {0}")]
     Unavailable(Arc<str>),
-    /// The file or database cannot be used, and waiting does not help: its schema is newer, it is in use by another
-    /// process, it is no journal, it may not be written. The text says what to do.
+    /// The file or database cannot be used, and waiting does not help: its schema is newer, it is no journal, it may not
+    /// be written. The text says what to do.
     #[error("{0}")]
     Unusable(Arc<str>),
+    /// Another process uses the file, as its text says.
+    #[error("{0}")]
+    InUse(Arc<str>),
 }
 
 /// Which entries of a bucket somebody sees.

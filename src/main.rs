@@ -8,9 +8,9 @@ use kinto_sidecar::app::App;
 use kinto_sidecar::check;
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::endpoints::admin::Admin;
-use kinto_sidecar::journal::Journal;
+use kinto_sidecar::journal::{Journal, JournalError};
 use kinto_sidecar::server::{AdminServer, Server};
-use kinto_sidecar::settings::{Environment, HistoryMode, Settings};
+use kinto_sidecar::settings::{Environment, Settings};
 use kinto_sidecar::telemetry;
 use kinto_sidecar::upstream::Upstream;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -98,25 +98,14 @@ fn run(settings: Settings) -> std::io::Result<()> {
     };
     let (stop, stopping) = watch::channel(false);
     let upstream = Upstream::new(&settings)?;
-    let journal = match settings.history_mode {
-        HistoryMode::Auto | HistoryMode::Journal => Some(
-            background
-                .block_on(Journal::open(
-                    &settings.journal,
-                    &settings.history,
-                    settings.kinto.explicit_permissions,
-                ))
-                .map_err(std::io::Error::other)?,
-        ),
-        HistoryMode::Upstream | HistoryMode::Off => None,
-    };
-    let app =
-        App::start(settings, journal.clone(), background.handle().clone(), upstream.sibling(), stopping);
+    let journal = open_journal(&settings, &background)?;
+    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), stopping);
     if let Some(address) = &app.settings.admin_listen {
         let admin = AdminServer::open(address)?;
         eprintln!("metrics and health on {}", admin.address());
         serve_admin(&background, admin, &app, &upstream)?;
     }
+    let history = Arc::clone(&app.history);
     let server = Server::open(app, upstream)?;
     eprintln!("listening on {}", server.address());
     let threads = server.start()?;
@@ -132,11 +121,26 @@ fn run(settings: Settings) -> std::io::Result<()> {
             () = next(&mut stops) => {}
         }
     });
-    if let Some(journal) = journal {
-        background.block_on(journal.flush());
-    }
+    background.block_on(history.flush());
     end(background);
     Ok(())
+}
+
+/// The journal, where one may be needed and can be opened now. One that never can be ends the process; a database that is
+/// away is waited for while other things go on.
+fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Option<Journal>> {
+    if !settings.history_mode.wants_journal() {
+        return Ok(None);
+    }
+    let explicit_permissions = settings.kinto.explicit_permissions;
+    let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
+    match background.block_on(opening) {
+        Ok(journal) => Ok(Some(journal)),
+        Err(JournalError::Unavailable(_)) => Ok(None),
+        Err(error @ (JournalError::Unusable(_) | JournalError::InUse(_))) => {
+            Err(std::io::Error::other(error))
+        }
+    }
 }
 
 /// Answers operators from the background.

@@ -160,6 +160,13 @@ pub enum HistoryMode {
     Off,
 }
 
+impl HistoryMode {
+    /// Whether the sidecar's journal may be needed.
+    pub fn wants_journal(self) -> bool {
+        matches!(self, Self::Auto | Self::Journal)
+    }
+}
+
 /// What a log line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {

@@ -238,7 +238,8 @@ async fn lock(path: &Path) -> Result<File, JournalError> {
                 sleep(Duration::from_millis(20)).await;
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(refuse(format!("the journal {shown} is in use by another process")));
+                let text = format!("the journal {shown} is in use by another process");
+                return Err(JournalError::InUse(text.into()));
             }
             Err(TryLockError::Error(error)) => {
                 return Err(refuse(format!("the journal {shown} cannot be locked: {error}")));
