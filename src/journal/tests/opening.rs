@@ -9,7 +9,7 @@ use super::*;
 async fn refusal(path: PathBuf) -> String {
     let url = JournalUrl::Sqlite(path);
     match Journal::open(&url, &Settings::default().history, true).await {
-        Err(JournalError::Unusable(text)) => text.to_string(),
+        Err(JournalError::Unusable(text) | JournalError::InUse(text)) => text.to_string(),
         other => panic!("{other:?}"),
     }
 }
