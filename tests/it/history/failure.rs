@@ -1,13 +1,15 @@
 //! A journal that cannot be used, or cannot be written for a while.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::entries;
-use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
 
 /// Starts a sidecar that is expected to refuse.
 fn refused(journal: &str) -> Output {
@@ -93,4 +95,70 @@ async fn where_the_operator_wants_it_writes_go_on_and_the_gap_is_healed() {
     alice.put(&format!("{bucket}/groups/g")).data(json!({"members": []})).await.expect(201);
     limit(None);
     eventually("the entry", async || (entries(&alice, &bucket).await.len() == 2).then_some(())).await;
+}
+
+/// A way to PostgreSQL that can be closed.
+struct Way {
+    folder: tempfile::TempDir,
+    behind: PathBuf,
+    open: Option<JoinHandle<()>>,
+}
+
+impl Way {
+    const SOCKET: &str = ".s.PGSQL.5432";
+
+    fn before(url: &str) -> (Self, String) {
+        let (place, behind) = url.split_once("?host=").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let through = format!("{place}?host={}", folder.path().display());
+        let mut way = Self { folder, behind: Path::new(behind).join(Self::SOCKET), open: None };
+        way.open();
+        (way, through)
+    }
+
+    fn open(&mut self) {
+        let listener = UnixListener::bind(self.folder.path().join(Self::SOCKET)).unwrap();
+        let behind = self.behind.clone();
+        self.open = Some(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let behind = behind.clone();
+                connections.spawn(async move {
+                    let mut server = UnixStream::connect(behind).await?;
+                    tokio::io::copy_bidirectional(&mut client, &mut server).await
+                });
+            }
+        }));
+    }
+
+    async fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.abort();
+            let _ = open.await;
+        }
+        std::fs::remove_file(self.folder.path().join(Self::SOCKET)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_postgresql_is_away_writes_wait_outside_and_the_rest_goes_on() {
+    let (mut way, journal) = Way::before(&database());
+    let kinto = Kinto::shared();
+    let bucket = format!("/buckets/{}", unique("away"));
+    let settings = [SERVICE_ACCOUNT, ("sidecar.journal", &journal), ("changes.resources", &bucket)];
+    let sidecar = Sidecar::start(kinto.url(), &settings);
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let changeset = format!("{bucket}/collections/c/changeset?_expected=0");
+    alice.get(&changeset).await.expect(200);
+    way.close().await;
+    let record = format!("{bucket}/collections/c/records/r");
+    alice.put(&record).await.expect(503);
+    kinto.client().user("alice").get(&record).await.expect(404);
+    alice.get(&changeset).await.expect(200);
+    alice.get(&format!("{bucket}/history")).await.expect(503);
+    way.open();
+    eventually("writes again", async || (alice.put(&record).await.status == 201).then_some(())).await;
+    assert_eq!(entries(&alice, &bucket).await.len(), 3);
 }
