@@ -1,0 +1,123 @@
+//! How settings are found and refused.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::time::Duration;
+
+use super::*;
+use crate::settings::{Compat, ListenAddr};
+
+fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<(Settings, Vec<Warning>), String> {
+    let cli = Cli::parse(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())?;
+    let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Settings::load(&cli, &environment).map_err(|error| error.to_string())
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    write!(file, "[app:main]\n{text}").unwrap();
+    file
+}
+
+fn in_file(text: &str) -> Result<(Settings, Vec<Warning>), String> {
+    let file = file(text);
+    load(&["--settings", file.path().to_str().unwrap()], &[])
+}
+
+#[test]
+fn defaults_are_those_of_the_table() {
+    let (settings, warnings) = load(&[], &[]).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(settings.overlap, Duration::from_secs(10));
+    for key in KEYS {
+        let super::super::keys::Default::Value(text) = key.default else { continue };
+        let assignment = format!("{}={text}", key.name);
+        let (assigned, _) = load(&["--set", &assignment], &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(format!("{assigned:?}"), format!("{settings:?}"), "{}", key.name);
+    }
+}
+
+#[test]
+fn a_flag_wins_over_set_over_the_environment_over_the_file() {
+    let file = file("kinto.sidecar.listen = file:1\n");
+    let path = file.path().to_str().unwrap();
+    let environment = [("KINTO_SIDECAR_LISTEN", "environment:1")];
+    let listen = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let arguments = [&["--settings", path], arguments].concat();
+        load(&arguments, environment).unwrap().0.listen
+    };
+    let tcp = |text: &str| ListenAddr::Tcp(text.into());
+    assert_eq!(listen(&[], &[]), tcp("file:1"));
+    assert_eq!(listen(&[], &environment), tcp("environment:1"));
+    assert_eq!(listen(&["--set", "sidecar.listen=set:1"], &environment), tcp("set:1"));
+    assert_eq!(listen(&["--set", "sidecar.listen=set:1", "--listen", "flag:1"], &environment), tcp("flag:1"));
+}
+
+#[test]
+fn kintos_own_file_is_read() {
+    let (settings, warnings) = in_file(
+        "use = egg:kinto\nkinto.includes = kinto.plugins.history\nkinto.changes.resources =\n  /buckets/a\n  \
+         /buckets/b/collections/c\nhttp_host = www.example.com\nkinto.paginate_by = 100\n\
+         kinto.a.b.record_cache_expires_seconds = 60\nsidecar.compat = remote-settings\n",
+    )
+    .unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(settings.changes.resources, ["/buckets/a", "/buckets/b/collections/c"]);
+    assert_eq!(settings.kinto.http_host.as_deref(), Some("www.example.com"));
+    assert_eq!(settings.kinto.paginate_by, Some(100));
+    assert_eq!(settings.kinto.record_cache("a", "b").maximum, Some(60));
+    assert_eq!(settings.compat, Compat::RemoteSettings);
+}
+
+#[test]
+fn former_names_are_read_with_a_warning() {
+    let (settings, warnings) = in_file("kinto.event_listeners.changes.collections = /buckets/a\n").unwrap();
+    assert_eq!(settings.changes.resources, ["/buckets/a"]);
+    assert_eq!(
+        warnings[0].to_string(),
+        "setting kinto.event_listeners.changes.collections is now called changes.resources"
+    );
+}
+
+#[test]
+fn what_is_misspelt_is_named_with_what_was_meant() {
+    assert_eq!(
+        load(&["--set", "sidecar.overlab=1s"], &[]).unwrap_err(),
+        "unknown setting sidecar.overlab (from --set): did you mean sidecar.overlap?"
+    );
+    assert!(
+        in_file("kinto.changes.resource = /buckets/a\n")
+            .unwrap_err()
+            .contains("did you mean changes.resources?")
+    );
+    let (_, warnings) = load(&[], &[("SIDECAR_OVERLAB", "1s"), ("PATH", "/bin")]).unwrap();
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["environment variable SIDECAR_OVERLAB is no setting: did you mean sidecar.overlap?"]
+    );
+}
+
+#[test]
+fn malformed_values_say_key_value_and_what_was_expected() {
+    assert_eq!(
+        load(&["--overlap", "soon"], &[]).unwrap_err(),
+        "sidecar.overlap = \"soon\" (from --overlap): expected a duration such as 500ms, 10s, 5m, 1h, 1d, or a \
+         number of seconds"
+    );
+    assert!(load(&["--set", "nonsense"], &[]).unwrap_err().contains("expected KEY=VALUE"));
+    assert!(load(&["--settings", "/nowhere/kinto.ini"], &[]).unwrap_err().contains("/nowhere/kinto.ini"));
+}
+
+#[test]
+fn two_spellings_with_two_values_are_a_conflict() {
+    assert!(in_file("kinto.http_host = a\nhttp_host = b\n").unwrap_err().contains("are in conflict"));
+    assert!(in_file("kinto.http_host = a\nhttp_host = a\n").is_ok());
+}
+
+#[test]
+fn credentials_are_never_shown() {
+    let error = load(&["--auth", "secret"], &[]).unwrap_err();
+    assert!(!error.contains("secret"), "{error}");
+    let (settings, _) = load(&["--auth", "user:secret"], &[]).unwrap();
+    assert!(!format!("{settings:?}").contains("secret"));
+}
