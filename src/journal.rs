@@ -28,16 +28,19 @@ mod object;
 mod owner;
 mod page;
 mod readers;
+mod rows;
 mod remove;
 mod schema;
 mod select;
 mod state;
 mod statement;
+mod transfer;
 mod trim;
 mod writer;
 
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, News, Outcome, Permissions};
 pub use object::{Object, ResourceName};
+pub use transfer::{Export, Imported, Line};
 
 use engine::{DEADLINE, Engine, Reading, bounded, unavailable};
 use owner::Owner;

@@ -42,7 +42,7 @@ pub(super) async fn write(
 
 /// Removes groups.
 pub(super) async fn remove(connection: &mut AnyConnection, groups: &[i64]) -> sqlx::Result<()> {
-    for groups in groups.chunks(super::ledger::CHUNK) {
+    for groups in groups.chunks(super::rows::CHUNK) {
         let delete = Statement::new("DELETE FROM sidecar_intents WHERE intent_group IN (");
         delete.list(groups.iter().copied()).push(")").execute(connection).await?;
     }

@@ -2,19 +2,18 @@
 //! written in a few statements.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::SystemTime;
 
 use sqlx::{AnyConnection, Row};
 
 use super::engine::Kind;
 use super::readers::ReaderSets;
-use super::statement::{Bound, Statement, timestamp, truth};
+use super::state::history;
+use super::rows::{CHUNK, EntryRow, INSERT_ENTRIES, below, mark_gap, object_row, parents, recorded, states};
+use super::statement::Statement;
 use super::{Change, Known, Object, Permissions};
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
 
-/// Values of one statement; both engines take more.
-pub(super) const CHUNK: usize = 500;
 /// Rows of one statement, each of many values.
 const ROWS: usize = 200;
 
@@ -56,22 +55,6 @@ pub(super) struct State {
     pub(super) permissions: Option<Permissions>,
     /// Whether the newest entry about the object shows this state.
     pub(super) is_entry: bool,
-}
-
-/// A row of the table of entries.
-#[derive(Debug)]
-pub(super) struct EntryRow {
-    pub(super) history: i64,
-    pub(super) last_modified: Timestamp,
-    pub(super) id: String,
-    pub(super) object: Object,
-    pub(super) object_modified: Timestamp,
-    pub(super) action: &'static str,
-    pub(super) user_id: Option<String>,
-    pub(super) date: String,
-    pub(super) reader_set: i64,
-    pub(super) knows_readers: bool,
-    pub(super) json: String,
 }
 
 // === impl State ===
@@ -130,7 +113,7 @@ impl<'c> Ledger<'c> {
         Ok(())
     }
 
-    async fn read_objects(&mut self, uris: BTreeSet<String>) -> sqlx::Result<()> {
+    pub(super) async fn read_objects(&mut self, uris: BTreeSet<String>) -> sqlx::Result<()> {
         let uris: Vec<String> = uris.into_iter().collect();
         for (uri, state) in states(self.connection, &uris).await? {
             self.objects.insert(uri, Some(state));
@@ -179,18 +162,19 @@ impl<'c> Ledger<'c> {
         if let Some(history) = self.histories.get(bucket) {
             return Ok(*history);
         }
-        let found =
-            Statement::new("SELECT id, timestamp FROM sidecar_histories WHERE is_current = 1 AND bucket = ");
-        let found = found.bind(bucket).first(self.connection).await?;
+        let found = self.find_history(bucket).await?;
         let history = match found {
-            Some(row) => {
-                History { id: row.try_get(0)?, timestamp: timestamp(&row, 1)?, added: 0, is_changed: false }
-            }
+            Some(history) => history,
             // Kinto: the timestamp of a list that was never written is that of the first look at it.
             None => self.begin_history(bucket, Timestamp::now()).await?,
         };
         self.histories.insert(bucket.to_owned(), history);
         Ok(history)
+    }
+
+    async fn find_history(&mut self, bucket: &str) -> sqlx::Result<Option<History>> {
+        let found = history(self.connection, bucket).await?;
+        Ok(found.map(|(id, timestamp)| History { id, timestamp, added: 0, is_changed: false }))
     }
 
     async fn begin_history(&mut self, bucket: &str, timestamp: Timestamp) -> sqlx::Result<History> {
@@ -211,6 +195,20 @@ impl<'c> Ledger<'c> {
         history.is_changed = true;
         self.histories.insert(bucket.to_owned(), history);
         Ok(history.timestamp)
+    }
+
+    /// Sees to it that a bucket's history is not older than this.
+    pub(super) async fn reach(&mut self, bucket: &str, timestamp: Timestamp) -> sqlx::Result<()> {
+        if self.histories.contains_key(bucket) || self.find_history(bucket).await?.is_some() {
+            let mut history = self.history(bucket).await?;
+            history.is_changed |= history.timestamp < timestamp;
+            history.timestamp = history.timestamp.max(timestamp);
+            self.histories.insert(bucket.to_owned(), history);
+        } else {
+            let history = self.begin_history(bucket, timestamp).await?;
+            self.histories.insert(bucket.to_owned(), history);
+        }
+        Ok(())
     }
 
     /// Counts entries that came or went without [`Self::add`].
@@ -333,143 +331,4 @@ impl<'c> Ledger<'c> {
         }
         Ok(())
     }
-}
-
-// === impl EntryRow ===
-
-/// The columns of [`EntryRow::values`].
-pub(super) const INSERT_ENTRIES: &str = "INSERT INTO sidecar_entries (history, last_modified, id, uri, \
-    object_modified, resource_name, action, user_id, date, bucket_id, group_id, collection_id, record_id, reader_set, \
-    knows_readers, json) VALUES ";
-
-impl EntryRow {
-    /// The values of its columns, in the order of [`INSERT_ENTRIES`].
-    pub(super) fn values(&self) -> [Bound; 16] {
-        let object = &self.object;
-        let id_of = |is_it: bool| is_it.then(|| object.id());
-        [
-            self.history.into(),
-            self.last_modified.into(),
-            self.id.as_str().into(),
-            object.to_string().into(),
-            self.object_modified.into(),
-            object.resource().as_str().into(),
-            self.action.into(),
-            self.user_id.as_deref().into(),
-            self.date.as_str().into(),
-            id_of(matches!(object, Object::Bucket(_))).into(),
-            id_of(matches!(object, Object::Group(..))).into(),
-            object.collection().into(),
-            id_of(matches!(object, Object::Record(..))).into(),
-            self.reader_set.into(),
-            self.knows_readers.into(),
-            self.json.as_str().into(),
-        ]
-    }
-}
-
-fn object_row(uri: &str, state: &State) -> [Bound; 6] {
-    let list = list(uri);
-    let permissions =
-        state.permissions.as_ref().and_then(|permissions| serde_json::to_string(permissions).ok());
-    [
-        uri.into(),
-        list.into(),
-        state.modified.into(),
-        state.deleted.into(),
-        permissions.into(),
-        state.is_entry.into(),
-    ]
-}
-
-/// The objects that an object is in.
-pub(super) fn parents(object: &Object) -> impl Iterator<Item = Object> + use<> {
-    let bucket = (!matches!(object, Object::Bucket(_))).then(|| Object::Bucket(object.bucket().to_owned()));
-    let collection = match object {
-        Object::Record(bucket, collection, _) => Some(Object::Collection(bucket.clone(), collection.clone())),
-        _ => None,
-    };
-    bucket.into_iter().chain(collection)
-}
-
-/// The URI of the list that an object is in.
-pub(super) fn list_of(object: &Object) -> String {
-    list(&object.to_string()).to_owned()
-}
-
-fn list(uri: &str) -> &str {
-    uri.rsplit_once('/').map_or("", |(list, _)| list)
-}
-
-/// The range of the URIs below one.
-pub(super) fn below(uri: &str) -> (String, String) {
-    // `0` is what follows `/`.
-    (format!("{uri}/"), format!("{uri}0"))
-}
-
-/// The states of objects that are known.
-pub(super) async fn states(
-    connection: &mut AnyConnection,
-    uris: &[String],
-) -> sqlx::Result<Vec<(String, State)>> {
-    let mut states = Vec::new();
-    for uris in uris.chunks(CHUNK) {
-        let select =
-            "SELECT uri, modified, deleted, permissions, is_entry FROM sidecar_objects WHERE uri IN (";
-        let select = Statement::new(select).list(uris.iter().map(String::as_str)).push(")");
-        for row in select.fetch(connection).await? {
-            let permissions: Option<String> = row.try_get(3)?;
-            let permissions = permissions.and_then(|permissions| serde_json::from_str(&permissions).ok());
-            let (modified, deleted, is_entry) = (timestamp(&row, 1)?, truth(&row, 2)?, truth(&row, 4)?);
-            states.push((row.try_get(0)?, State { modified, deleted, permissions, is_entry }));
-        }
-    }
-    Ok(states)
-}
-
-/// The versions of a history's entries that have one of these timestamps.
-pub(super) async fn recorded(
-    connection: &mut AnyConnection,
-    history: i64,
-    versions: impl Iterator<Item = Timestamp>,
-) -> sqlx::Result<HashSet<(String, Timestamp)>> {
-    let mut recorded = HashSet::new();
-    let versions: Vec<Timestamp> = versions.collect();
-    for versions in versions.chunks(CHUNK) {
-        let select = Statement::new("SELECT uri, object_modified FROM sidecar_entries WHERE history = ")
-            .bind(history)
-            .push(" AND object_modified IN (")
-            .list(versions.iter().copied())
-            .push(")");
-        for row in select.fetch(connection).await? {
-            recorded.insert((row.try_get(0)?, timestamp(&row, 1)?));
-        }
-    }
-    Ok(recorded)
-}
-
-/// Says that versions of a collection's objects may be missing from a moment on.
-pub(super) async fn mark_gap(
-    connection: &mut AnyConnection,
-    history: i64,
-    collection: &str,
-    since: Timestamp,
-) -> sqlx::Result<()> {
-    let mark = Statement::new("INSERT INTO sidecar_gaps (history, collection_id, since) VALUES (")
-        .bind(history)
-        .push(", ")
-        .bind(collection)
-        .push(", ")
-        .bind(since)
-        .push(
-            ") ON CONFLICT (history, collection_id) DO UPDATE SET since = CASE \
-             WHEN excluded.since < sidecar_gaps.since THEN excluded.since ELSE sidecar_gaps.since END",
-        );
-    mark.execute(connection).await.map(drop)
-}
-
-/// This machine's clock in microseconds.
-pub(super) fn now_microseconds() -> u64 {
-    let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }

@@ -78,7 +78,7 @@ async fn write(
         .push(") RETURNING id");
     let number: i64 = insert.first(connection).await?.ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
     let principals: Vec<&String> = principals.iter().copied().collect();
-    for principals in principals.chunks(super::ledger::CHUNK) {
+    for principals in principals.chunks(super::rows::CHUNK) {
         let rows = principals
             .iter()
             .map(|principal| [principal.as_str().into(), super::statement::Bound::from(number)]);

@@ -2,7 +2,8 @@
 
 use sqlx::Row;
 
-use super::ledger::{CHUNK, Ledger, mark_gap};
+use super::ledger::Ledger;
+use super::rows::{CHUNK, mark_gap};
 use super::page::{Candidate, rows};
 use super::select::Question;
 use super::statement::{Bound, Statement, timestamp};

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use sqlx::{AnyConnection, Row};
 
 use super::entry::Told;
-use super::ledger::{CHUNK, recorded, states};
+use super::rows::{CHUNK, recorded, states};
 use super::statement::{Statement, timestamp};
 use super::{Known, Object};
 use crate::kinto::Timestamp;

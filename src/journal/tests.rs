@@ -13,6 +13,7 @@ mod opening;
 mod outage;
 mod recording;
 mod selecting;
+mod transferring;
 mod trimming;
 
 /// The fields of entries.

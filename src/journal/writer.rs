@@ -14,6 +14,7 @@ use tracing::warn;
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
 use super::ledger::Ledger;
 use super::readers::ReaderSets;
+use super::transfer::{Imported, Line};
 use super::trim::Surplus;
 use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, notify, schema};
 use crate::kinto::Timestamp;
@@ -42,6 +43,8 @@ pub(super) enum Work {
     Remove(Surplus),
     /// It is asked which buckets have a history.
     Buckets,
+    /// These lines are added.
+    Import(Vec<Line>),
     /// Groups of intents change their owner.
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
@@ -58,6 +61,7 @@ pub(super) enum Done {
     /// Whether there may be more.
     Removed(bool),
     Buckets(Vec<String>),
+    Imported(Imported),
 }
 
 /// Work, and who waits for it.
@@ -232,6 +236,7 @@ impl Ledger<'_> {
             Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
             Work::Buckets => self.buckets().await.map(Done::Buckets),
+            Work::Import(lines) => self.import(lines).await.map(Done::Imported),
             Work::Adopt(groups) => {
                 intents::adopt(self.connection, groups, owner).await?;
                 Ok(Done::Nothing)
@@ -245,8 +250,8 @@ impl Ledger<'_> {
 fn newest_of_many(mut objects: Vec<(super::Object, Timestamp)>) -> Vec<(super::Object, Timestamp)> {
     if objects.len() > NEWS {
         objects
-            .sort_by_key(|(object, modified)| (super::ledger::list_of(object), std::cmp::Reverse(*modified)));
-        objects.dedup_by_key(|(object, _)| super::ledger::list_of(object));
+            .sort_by_key(|(object, modified)| (super::rows::list_of(object), std::cmp::Reverse(*modified)));
+        objects.dedup_by_key(|(object, _)| super::rows::list_of(object));
     }
     objects
 }

@@ -54,6 +54,7 @@ CREATE TABLE sidecar_tombstones (
     id TEXT{bytes} NOT NULL,
     PRIMARY KEY (history, last_modified)
 );
+CREATE INDEX sidecar_tombstones_id ON sidecar_tombstones (history, id);
 
 -- What may be missing before a moment: versions from `since` on were trimmed, purged or excluded.
 CREATE TABLE sidecar_gaps (

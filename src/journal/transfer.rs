@@ -1,0 +1,158 @@
+//! Journals as lines of JSON, to move them between engines and to take over what an upstream's own plugin recorded.
+//!
+//! A line is a history (a bucket and its timestamp), an entry with its readers, a tombstone, a gap, the known state of an
+//! object, or a watermark. An entry as the plugin serves it is a line, too.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Action, Object, Permissions};
+use crate::kinto::Timestamp;
+
+mod export;
+mod import;
+
+pub use export::Export;
+
+/// What came of lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Entries that were added.
+    pub added: usize,
+    /// Entries that were there already, or had been deleted.
+    pub known: usize,
+}
+
+/// A line that was read.
+#[derive(Debug)]
+pub struct Line(Content);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Entry { entry: Box<RawValue>, readers: Vec<String>, knows_readers: bool },
+    Tombstone { bucket: String, tombstone: String, last_modified: u64 },
+    Gap { bucket: String, collection: String, since: u64 },
+    History { bucket: String, timestamp: u64 },
+    Object { object: String, modified: u64, deleted: bool, permissions: Option<Permissions>, is_entry: bool },
+    Watermark { list: String, timestamp: u64 },
+}
+
+/// What has to be known of an entry.
+#[derive(Debug, Deserialize)]
+struct Head<'e> {
+    id: String,
+    last_modified: u64,
+    #[serde(borrow)]
+    date: Cow<'e, str>,
+    #[serde(borrow)]
+    action: Cow<'e, str>,
+    resource_name: String,
+    uri: String,
+    user_id: Option<String>,
+    bucket_id: Option<String>,
+    group_id: Option<String>,
+    collection_id: Option<String>,
+    record_id: Option<String>,
+    target: Target,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    data: Data,
+}
+
+#[derive(Debug, Deserialize)]
+struct Data {
+    last_modified: Option<u64>,
+}
+
+type Members = BTreeMap<String, Box<RawValue>>;
+
+// === impl Line ===
+
+impl Line {
+    /// Reads a line; says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut members: Members = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if !members.contains_key("uri") {
+            let kinds = "it is neither an entry nor anything else that is exported";
+            return read_content(&members, text).map(Self).ok_or_else(|| kinds.to_owned());
+        }
+        // The bucket that whoever fetched it may have noted is in its `uri`, too.
+        members.remove("bucket");
+        let null = || RawValue::from_string("null".to_owned());
+        if let Ok(null) = null() {
+            members.entry("user_id".to_owned()).or_insert(null);
+        }
+        let entry = serde_json::value::to_raw_value(&members).map_err(|error| error.to_string())?;
+        Head::of(entry.get())?;
+        Ok(Self(Content::Entry { entry, readers: Vec::new(), knows_readers: false }))
+    }
+
+    fn text(content: &Content) -> String {
+        serde_json::to_string(content).unwrap_or_default()
+    }
+}
+
+/// What a line of an export says. Entries are taken as they are written.
+fn read_content(members: &Members, text: &str) -> Option<Content> {
+    if let Some(entry) = members.get("entry") {
+        Head::of(entry.get()).ok()?;
+        return Some(Content::Entry {
+            entry: entry.clone(),
+            readers: serde_json::from_str(members.get("readers")?.get()).ok()?,
+            knows_readers: serde_json::from_str(members.get("knows_readers")?.get()).ok()?,
+        });
+    }
+    serde_json::from_str(text).ok()
+}
+
+// === impl Head ===
+
+impl<'e> Head<'e> {
+    /// Reads an entry; refuses one that does not say the same everywhere.
+    fn of(entry: &'e str) -> Result<Self, String> {
+        let head: Self = serde_json::from_str(entry).map_err(|error| error.to_string())?;
+        let object = head.object().ok_or_else(|| format!("{} is no object's uri", head.uri))?;
+        let [bucket, group, collection, record] = [&head.bucket_id, &head.group_id, &head.collection_id, &head.record_id];
+        let fits = match &object {
+            Object::Bucket(_) => [Some(object.id()), None, None, None],
+            Object::Group(..) => [None, Some(object.id()), None, None],
+            Object::Collection(..) => [None, None, Some(object.id()), None],
+            Object::Record(..) => [None, None, object.collection(), Some(object.id())],
+        };
+        if [bucket, group, collection, record].map(|id| id.as_deref()) != fits
+            || head.resource_name != object.resource().as_str()
+        {
+            return Err(format!("resource_name or ids do not fit the uri {}", head.uri));
+        }
+        if Action::of(&head.action).is_none() {
+            return Err(format!("{} is no action", head.action));
+        }
+        if head.id.is_empty() || i64::try_from(head.last_modified).is_err() {
+            return Err("id or last_modified is none".to_owned());
+        }
+        Ok(head)
+    }
+
+    fn object(&self) -> Option<Object> {
+        Object::of_uri(&self.uri).filter(|object| object.to_string() == self.uri)
+    }
+
+    /// The version that it is about.
+    fn version(&self) -> Timestamp {
+        Timestamp(self.target.data.last_modified.unwrap_or(self.last_modified))
+    }
+}
+
+// === impl Action ===
+
+impl Action {
+    fn of(text: &str) -> Option<Self> {
+        [Self::Create, Self::Update, Self::Delete].into_iter().find(|action| action.as_str() == text)
+    }
+}

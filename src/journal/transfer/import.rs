@@ -1,0 +1,225 @@
+//! Lines read into a journal. What is there already is left as it is, and so an import can be repeated.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde_json::value::{RawValue, to_raw_value};
+use sqlx::Row;
+
+use super::{Action, Content, Head, Imported, Line, Members};
+use crate::journal::ledger::{Ledger, State};
+use crate::journal::rows::{EntryRow, mark_gap, recorded};
+use crate::journal::statement::{Bound, Statement, timestamp};
+use crate::journal::writer::{self, Done, Work};
+use crate::journal::{Journal, JournalError, Object, Permissions};
+use crate::kinto::Timestamp;
+
+impl Journal {
+    /// Adds what lines say; durable when it returns. Some hundred lines at once are best.
+    pub async fn import(&self, lines: Vec<Line>) -> Result<Imported, JournalError> {
+        match self.write(Work::Import(lines)).await? {
+            Done::Imported(imported) => Ok(imported),
+            _ => Err(writer::gone()),
+        }
+    }
+}
+
+/// An entry to be added.
+struct Arrival<'l> {
+    head: Head<'l>,
+    object: Object,
+    entry: &'l RawValue,
+    readers: &'l [String],
+    knows_readers: bool,
+}
+
+impl Ledger<'_> {
+    /// Adds what lines say.
+    pub(in crate::journal) async fn import(&mut self, lines: &[Line]) -> sqlx::Result<Imported> {
+        self.store().await?;
+        let mut arrivals: BTreeMap<String, Vec<Arrival<'_>>> = BTreeMap::new();
+        for Line(content) in lines {
+            match content {
+                Content::Entry { entry, readers, knows_readers } => {
+                    let Ok(head) = Head::of(entry.get()) else { continue };
+                    let Some(object) = head.object() else { continue };
+                    let arrivals = arrivals.entry(object.bucket().to_owned()).or_default();
+                    arrivals.push(Arrival { head, object, entry, readers, knows_readers: *knows_readers });
+                }
+                Content::History { bucket, timestamp } => self.reach(bucket, Timestamp(*timestamp)).await?,
+                Content::Gap { bucket, collection, since } => {
+                    let history = self.history(bucket).await?.id;
+                    mark_gap(self.connection, history, collection, Timestamp(*since)).await?;
+                }
+                Content::Tombstone { .. } | Content::Object { .. } | Content::Watermark { .. } => {}
+            }
+        }
+        let mut imported = Imported::default();
+        for (bucket, arrivals) in arrivals {
+            let total = arrivals.len();
+            let added = self.import_entries(&bucket, arrivals).await?;
+            imported.added += added;
+            imported.known += total - added;
+        }
+        self.import_tombstones(lines).await?;
+        self.import_states(lines).await?;
+        Ok(imported)
+    }
+
+    async fn import_entries(&mut self, bucket: &str, arrivals: Vec<Arrival<'_>>) -> sqlx::Result<usize> {
+        let history = self.history(bucket).await?.id;
+        let ids: Vec<&str> = arrivals.iter().map(|arrival| arrival.head.id.as_str()).collect();
+        let mut known = self.known_ids(history, &ids).await?;
+        let versions = arrivals.iter().map(|arrival| arrival.head.version());
+        let mut recorded = recorded(self.connection, history, versions).await?;
+        let mut taken = self.taken(history, &arrivals).await?;
+        let mut added = 0;
+        for arrival in arrivals {
+            let version = (arrival.head.uri.clone(), arrival.head.version());
+            if !known.insert(arrival.head.id.clone()) || !recorded.insert(version) {
+                continue;
+            }
+            let mut last_modified = Timestamp(arrival.head.last_modified);
+            while !taken.insert(last_modified) {
+                // Two journals may have given the same timestamp.
+                last_modified = self.free_after(history, last_modified).await?;
+            }
+            let readers: BTreeSet<&String> = arrival.readers.iter().collect();
+            let reader_set = self.reader_sets.number(self.connection, &readers).await?;
+            self.reach(bucket, last_modified).await?;
+            self.add(arrival.row(history, last_modified, reader_set));
+            added += 1;
+        }
+        self.store().await?;
+        Ok(added)
+    }
+
+    /// Of these ids, those of entries and tombstones.
+    async fn known_ids(&mut self, history: i64, ids: &[&str]) -> sqlx::Result<HashSet<String>> {
+        let mut known = HashSet::new();
+        for table in ["sidecar_entries", "sidecar_tombstones"] {
+            for ids in ids.chunks(crate::journal::rows::CHUNK) {
+                let select = Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
+                let select = select.push(" AND id IN (").list(ids.iter().copied()).push(")");
+                for row in select.fetch(self.connection).await? {
+                    known.insert(row.try_get(0)?);
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// Of these entries' timestamps, those that others have.
+    async fn taken(&mut self, history: i64, arrivals: &[Arrival<'_>]) -> sqlx::Result<HashSet<Timestamp>> {
+        let mut taken = HashSet::new();
+        for table in ["sidecar_entries", "sidecar_tombstones"] {
+            for arrivals in arrivals.chunks(crate::journal::rows::CHUNK) {
+                let timestamps = arrivals.iter().map(|arrival| Timestamp(arrival.head.last_modified));
+                let select = Statement::new(&format!("SELECT last_modified FROM {table} WHERE history = "));
+                let select = select.bind(history).push(" AND last_modified IN (").list(timestamps).push(")");
+                for row in select.fetch(self.connection).await? {
+                    taken.insert(timestamp(&row, 0)?);
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The first timestamp after this one that nothing that is written has.
+    async fn free_after(&mut self, history: i64, after: Timestamp) -> sqlx::Result<Timestamp> {
+        let mut free = after;
+        loop {
+            free = Timestamp(free.0.saturating_add(1));
+            let mut is_free = true;
+            for table in ["sidecar_entries", "sidecar_tombstones"] {
+                let select = Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
+                let select = select.push(" AND last_modified = ").bind(free);
+                is_free = is_free && select.first(self.connection).await?.is_none();
+            }
+            if is_free {
+                return Ok(free);
+            }
+        }
+    }
+
+    async fn import_tombstones(&mut self, lines: &[Line]) -> sqlx::Result<()> {
+        for Line(content) in lines {
+            let Content::Tombstone { bucket, tombstone, last_modified } = content else { continue };
+            let last_modified = Timestamp(*last_modified);
+            self.reach(bucket, last_modified).await?;
+            let history = self.history(bucket).await?.id;
+            if self.known_ids(history, &[tombstone]).await?.is_empty() {
+                let values: [Bound; 3] = [history.into(), last_modified.into(), tombstone.as_str().into()];
+                let insert = Statement::new("INSERT INTO sidecar_tombstones (history, last_modified, id) VALUES ")
+                    .rows([values])
+                    .push(" ON CONFLICT DO NOTHING");
+                insert.execute(self.connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn import_states(&mut self, lines: &[Line]) -> sqlx::Result<()> {
+        let objects: BTreeSet<String> = lines
+            .iter()
+            .filter_map(|Line(content)| match content {
+                Content::Object { object, .. } if Object::of_uri(object).is_some() => Some(object.clone()),
+                _ => None,
+            })
+            .collect();
+        self.read_objects(objects).await?;
+        for Line(content) in lines {
+            match content {
+                Content::Object { object, modified, deleted, permissions, is_entry } => {
+                    let modified = Timestamp(*modified);
+                    let is_older = self.state(object).is_some_and(|state| state.modified >= modified);
+                    if Object::of_uri(object).is_some() && !is_older {
+                        let permissions: Option<Permissions> = permissions.clone();
+                        let state = State { modified, deleted: *deleted, permissions, is_entry: *is_entry };
+                        self.set_state(object, state);
+                    }
+                }
+                Content::Watermark { list, timestamp } => {
+                    let insert = Statement::new("INSERT INTO sidecar_watermarks (list, timestamp) VALUES (")
+                        .bind(list.as_str())
+                        .push(", ")
+                        .bind(Timestamp(*timestamp))
+                        .push(") ON CONFLICT (list) DO NOTHING");
+                    insert.execute(self.connection).await?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Arrival<'_> {
+    fn row(self, history: i64, last_modified: Timestamp, reader_set: i64) -> EntryRow {
+        let Self { head, object, entry, knows_readers, .. } = self;
+        let action = Action::of(&head.action).unwrap_or(Action::Update).as_str();
+        let json = if last_modified.0 == head.last_modified {
+            entry.get().to_owned()
+        } else {
+            with_timestamp(entry, last_modified).unwrap_or_else(|| entry.get().to_owned())
+        };
+        EntryRow {
+            history,
+            last_modified,
+            object_modified: head.version(),
+            id: head.id,
+            object,
+            action,
+            user_id: head.user_id,
+            date: head.date.into_owned(),
+            reader_set,
+            knows_readers,
+            json,
+        }
+    }
+}
+
+fn with_timestamp(entry: &RawValue, last_modified: Timestamp) -> Option<String> {
+    let mut members: Members = serde_json::from_str(entry.get()).ok()?;
+    members.insert("last_modified".to_owned(), to_raw_value(&last_modified.0).ok()?);
+    serde_json::to_string(&members).ok()
+}
