@@ -8,15 +8,18 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::history_cli::Transfer;
 use crate::settings::KEYS;
 
 /// What the process was started to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
     /// Serve, until it is told to stop.
     Serve,
     /// Say what the settings and the upstream come to.
     Check,
+    /// Write the journal as lines, or read lines into it.
+    Transfer(Transfer),
 }
 
 /// A parsed command line.
@@ -44,6 +47,10 @@ impl Cli {
         let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
         let (task, matches) = match matches.subcommand() {
             Some(("check", matches)) => (Task::Check, matches),
+            Some(("history", matches)) => match transfer(matches) {
+                Some((transfer, matches)) => (Task::Transfer(transfer), matches),
+                None => (Task::Serve, matches),
+            },
             _ => (Task::Serve, &matches),
         };
         Ok(Self {
@@ -53,6 +60,18 @@ impl Cli {
             flags: KEYS.iter().filter_map(|key| Some((key.name, flag(matches, key)?))).collect(),
         })
     }
+}
+
+/// `history export` or `history import`.
+fn transfer(matches: &ArgMatches) -> Option<(Transfer, &ArgMatches)> {
+    let (name, matches) = matches.subcommand()?;
+    // A hyphen stands for the standard streams, as in other programs.
+    let file = matches.get_one::<PathBuf>("file").filter(|file| file.as_os_str() != "-").cloned();
+    let transfer = match name {
+        "export" => Transfer::Export { bucket: matches.get_one::<String>("bucket").cloned(), file },
+        _ => Transfer::Import { file },
+    };
+    Some((transfer, matches))
 }
 
 fn flag(matches: &ArgMatches, key: &crate::settings::Key) -> Option<String> {
@@ -95,6 +114,31 @@ fn command() -> Command {
                 "Reads the settings, contacts the upstream, and says what was found and what is missing",
             ),
         )
+        .subcommand(history())
+}
+
+fn history() -> Command {
+    let file = |help| {
+        Arg::new("file").value_name("FILE").value_parser(value_parser!(PathBuf)).default_value("-").help(help)
+    };
+    let bucket = Arg::new("bucket").long("bucket").value_name("ID").help("only the history of this bucket");
+    Command::new("history")
+        .about("Moves the journal of the history: newline-delimited JSON, to and from a file or a pipe")
+        .subcommand_required(true)
+        .subcommand(
+            Command::new("export")
+                .about("Writes the journal; one in SQLite while no sidecar uses it")
+                .arg(bucket)
+                .arg(file("where to; a file that is there already is left alone, and - is the standard output")),
+        )
+        .subcommand(
+            Command::new("import")
+                .about(
+                    "Adds what an export wrote, or entries as Kinto's own plugin serves them, one a line; what is \
+                     there already is left as it is",
+                )
+                .arg(file("where from; - is the standard input")),
+        )
 }
 
 #[cfg(test)]
@@ -120,6 +164,25 @@ mod tests {
             assert_eq!(cli.flags["sidecar.listen"], "h:1");
             assert_eq!(cli.flags["sidecar.exclusive"], "true");
         }
+    }
+
+    #[test]
+    fn transfers_name_a_file_or_a_stream() {
+        let task =
+            |arguments: &[&str]| parse(arguments).map(|cli| cli.task).map_err(|error| error.exit_code());
+        let file = |name: &str| Some(PathBuf::from(name));
+        let export =
+            |bucket: Option<&str>, file| Transfer::Export { bucket: bucket.map(str::to_owned), file };
+        assert_eq!(task(&["history", "export"]), Ok(Task::Transfer(export(None, None))));
+        assert_eq!(
+            task(&["history", "export", "--bucket", "a", "x.ndjson"]),
+            Ok(Task::Transfer(export(Some("a"), file("x.ndjson"))))
+        );
+        assert_eq!(task(&["history", "import", "-"]), Ok(Task::Transfer(Transfer::Import { file: None })));
+        assert_eq!(task(&["history"]), Err(2));
+        let cli = parse(&["--journal", "sqlite:a.db", "history", "import", "x"]).unwrap();
+        assert_eq!(cli.flags["sidecar.journal"], "sqlite:a.db");
+        assert_eq!(cli.task, Task::Transfer(Transfer::Import { file: file("x") }));
     }
 
     #[test]

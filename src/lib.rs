@@ -33,6 +33,7 @@ pub mod forward;
 pub mod handler;
 pub mod headers;
 pub mod history;
+pub mod history_cli;
 pub mod journal;
 pub mod kinto;
 pub mod metrics;

@@ -8,6 +8,7 @@ use kinto_sidecar::app::App;
 use kinto_sidecar::check;
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::endpoints::admin::Admin;
+use kinto_sidecar::history_cli::{self, Transfer};
 use kinto_sidecar::journal::{Journal, JournalError};
 use kinto_sidecar::server::{AdminServer, Server};
 use kinto_sidecar::settings::{Environment, Settings};
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let done = match cli.task {
         Task::Serve => run(settings).map(|()| ExitCode::SUCCESS),
         Task::Check => examine(&settings),
+        Task::Transfer(transfer) => carry(&settings, &transfer),
     };
     match done {
         Ok(code) => code,
@@ -68,6 +70,19 @@ fn examine(settings: &Settings) -> std::io::Result<ExitCode> {
         println!("problem       {problem}");
     }
     Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Moves the journal.
+fn carry(settings: &Settings, transfer: &Transfer) -> std::io::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(history_cli::transfer(settings, transfer)) {
+        Ok(done) => complain(&done),
+        Err(error) => {
+            complain(&error);
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The environment, but for what is no text.

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::entry::{Draft, Told, is_same_but_modified, iso_date};
 use super::ledger::{Ledger, State};
-use super::rows::{EntryRow, now_microseconds, parents};
 use super::readers::of_permissions;
+use super::rows::{EntryRow, now_microseconds, parents};
 use super::statement::Statement;
 use super::{Action, Change, Entry, Object, Outcome, Permissions};
 

@@ -7,8 +7,8 @@ use sqlx::{AnyConnection, Row};
 
 use super::engine::Kind;
 use super::readers::ReaderSets;
-use super::state::history;
 use super::rows::{CHUNK, EntryRow, INSERT_ENTRIES, below, mark_gap, object_row, parents, recorded, states};
+use super::state::history;
 use super::statement::Statement;
 use super::{Change, Known, Object, Permissions};
 use crate::kinto::Timestamp;

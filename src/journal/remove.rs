@@ -3,8 +3,8 @@
 use sqlx::Row;
 
 use super::ledger::Ledger;
-use super::rows::{CHUNK, mark_gap};
 use super::page::{Candidate, rows};
+use super::rows::{CHUNK, mark_gap};
 use super::select::Question;
 use super::statement::{Bound, Statement, timestamp};
 use super::{EntriesPage, Sees};

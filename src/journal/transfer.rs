@@ -118,7 +118,8 @@ impl<'e> Head<'e> {
     fn of(entry: &'e str) -> Result<Self, String> {
         let head: Self = serde_json::from_str(entry).map_err(|error| error.to_string())?;
         let object = head.object().ok_or_else(|| format!("{} is no object's uri", head.uri))?;
-        let [bucket, group, collection, record] = [&head.bucket_id, &head.group_id, &head.collection_id, &head.record_id];
+        let [bucket, group, collection, record] =
+            [&head.bucket_id, &head.group_id, &head.collection_id, &head.record_id];
         let fits = match &object {
             Object::Bucket(_) => [Some(object.id()), None, None, None],
             Object::Group(..) => [None, Some(object.id()), None, None],

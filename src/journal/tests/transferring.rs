@@ -111,7 +111,9 @@ async fn entries_of_the_plugin_are_taken_over() {
         bad[name] = value;
         assert!(Line::parse(&bad.to_string()).is_err(), "{bad}");
     }
-    for bad in ["", "{}", "[]", "x", "{\"bucket\":\"a\"}", "{\"entry\":{},\"readers\":[],\"knows_readers\":true}"] {
+    for bad in
+        ["", "{}", "[]", "x", "{\"bucket\":\"a\"}", "{\"entry\":{},\"readers\":[],\"knows_readers\":true}"]
+    {
         assert!(Line::parse(bad).is_err(), "{bad}");
     }
 }

@@ -74,7 +74,8 @@ async fn batch(
 
 /// All parts, those of each bucket in the order in which they are best read again.
 async fn begin(connection: &mut AnyConnection, only: Option<&str>) -> sqlx::Result<VecDeque<Part>> {
-    let histories = Statement::new("SELECT bucket, id, timestamp FROM sidecar_histories WHERE is_current = 1");
+    let histories =
+        Statement::new("SELECT bucket, id, timestamp FROM sidecar_histories WHERE is_current = 1");
     let histories = match only {
         Some(bucket) => histories.push(" AND bucket = ").bind(bucket),
         None => histories,
@@ -139,7 +140,8 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
             }
         }
         Part::Objects { from, to } => {
-            let select = "SELECT uri, modified, deleted, permissions, is_entry FROM sidecar_objects WHERE uri >= ";
+            let select =
+                "SELECT uri, modified, deleted, permissions, is_entry FROM sidecar_objects WHERE uri >= ";
             let select = Statement::new(select).bind(from).push(" AND uri < ").bind(to.as_str());
             for row in select.push(&format!(" ORDER BY uri LIMIT {BATCH}")).fetch(connection).await? {
                 let object: String = row.try_get(0)?;

@@ -98,7 +98,8 @@ impl Ledger<'_> {
         let mut known = HashSet::new();
         for table in ["sidecar_entries", "sidecar_tombstones"] {
             for ids in ids.chunks(crate::journal::rows::CHUNK) {
-                let select = Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
+                let select =
+                    Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
                 let select = select.push(" AND id IN (").list(ids.iter().copied()).push(")");
                 for row in select.fetch(self.connection).await? {
                     known.insert(row.try_get(0)?);
@@ -131,7 +132,8 @@ impl Ledger<'_> {
             free = Timestamp(free.0.saturating_add(1));
             let mut is_free = true;
             for table in ["sidecar_entries", "sidecar_tombstones"] {
-                let select = Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
+                let select =
+                    Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
                 let select = select.push(" AND last_modified = ").bind(free);
                 is_free = is_free && select.first(self.connection).await?.is_none();
             }
@@ -149,9 +151,10 @@ impl Ledger<'_> {
             let history = self.history(bucket).await?.id;
             if self.known_ids(history, &[tombstone]).await?.is_empty() {
                 let values: [Bound; 3] = [history.into(), last_modified.into(), tombstone.as_str().into()];
-                let insert = Statement::new("INSERT INTO sidecar_tombstones (history, last_modified, id) VALUES ")
-                    .rows([values])
-                    .push(" ON CONFLICT DO NOTHING");
+                let insert =
+                    Statement::new("INSERT INTO sidecar_tombstones (history, last_modified, id) VALUES ")
+                        .rows([values])
+                        .push(" ON CONFLICT DO NOTHING");
                 insert.execute(self.connection).await?;
             }
         }
