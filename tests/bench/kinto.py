@@ -1,4 +1,4 @@
-"""A Kinto, with the changes plugin or without, in memory or on PostgreSQL, and the records that are read from it."""
+"""A Kinto, with plugins or without, in memory or on PostgreSQL, and the records that are read from it."""
 
 import base64
 import contextlib
@@ -69,36 +69,44 @@ def install():
 
 
 @contextlib.contextmanager
-def postgres():
-    """A PostgreSQL; gives the folder that its socket is in."""
+def postgres(*options):
+    """A PostgreSQL, with options of its program beside the usual ones; gives the folder that its socket is in."""
     server = HERE.parent / "it" / "support" / "serve_postgres.py"
-    command = [TARGET / "venv" / "bin" / "python", server]
+    command = [TARGET / "venv" / "bin" / "python", server, *options]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     # Leaving closes its standard input, which ends it.
     with subprocess.Popen(command, text=True, **pipes) as process:
         yield process.stdout.readline().strip()
 
 
+def execute(folder, database, *statements):
+    """Runs statements in a database of the PostgreSQL in that folder, each in a transaction of its own."""
+    script = "import json, psycopg2, sys; c = psycopg2.connect(host=sys.argv[1], user='kinto', dbname=sys.argv[2])\n"
+    script += "c.autocommit = True; [c.cursor().execute(text) for text in json.load(sys.stdin)]"
+    command = [TARGET / "venv" / "bin" / "python", "-c", script, folder, database]
+    subprocess.run(command, input=json.dumps(statements), text=True, check=True)
+
+
 @contextlib.contextmanager
-def kinto(plugin, resources=("/buckets/bench",), database=None):
+def kinto(plugin, resources=("/buckets/bench",), database=None, history=False):
     """A Kinto, which monitors these resources if it has the plugin; gives its port and its processes.
 
-    In memory, or in a new database of the PostgreSQL in the folder `database`.
+    In memory, or in a new database of the PostgreSQL in the folder `database`: then it is called `kinto_PORT`. With
+    `history`, it has Kinto's own plugin for that, too.
     """
     port = free_port()
     programs = TARGET / "venv" / "bin"
+    plugins = ["kinto_changes"] * plugin + ["kinto.plugins.history"] * history
     more = [f"changes.resources = {' '.join(resources)}"] if plugin else []
     with tempfile.TemporaryDirectory() as folder:
         if database:
             name = f"kinto_{port}"
-            script = "import psycopg2, sys; c = psycopg2.connect(host=sys.argv[1], user='kinto', dbname='postgres')\n"
-            script += "c.autocommit = True; c.cursor().execute('CREATE DATABASE ' + sys.argv[2])"
-            subprocess.run([programs / "python", "-c", script, database, name], check=True)
+            execute(database, "postgres", f"CREATE DATABASE {name}")
             url = f"postgresql://kinto@/{name}?host={database}"
             more += [f"storage_url = {url}", f"permission_url = {url}"]
         settings = pathlib.Path(folder, "kinto.ini")
         text = SETTINGS.format(
-            includes="kinto_changes" if plugin else "",
+            includes=" ".join(plugins),
             backend="postgresql" if database else "memory",
             more="\n".join(more),
             batch=BATCH,

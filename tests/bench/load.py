@@ -23,6 +23,7 @@ class Cost:
     per_second: float
     p99_ms: float
     kilobytes: float  # per answer, as sent
+    beside_us: float = 0.0  # of `cpu_us`, what was taken by processes that are told apart
 
 
 def tree(roots):
@@ -46,8 +47,8 @@ def tree(roots):
 
 
 def cpu_seconds(roots):
-    """User and system time of these processes and all below them."""
-    return sum(int(fields[11]) + int(fields[12]) for fields in tree(roots)) / TICKS
+    """User and system time of these processes and all below them, also of those that have ended."""
+    return sum(sum(map(int, fields[11:15])) for fields in tree(roots)) / TICKS
 
 
 def resident_kilobytes(roots):
@@ -70,10 +71,10 @@ def number(pattern, text):
     return float(found[1]) if found else 0.0
 
 
-def measure(server, url, roots, *, headers=None, script="", seconds=4, warm_up=1, connections=64):
+def measure(server, url, roots, *, beside=(), headers=None, script="", seconds=4, warm_up=1, connections=64):
     """Loads a server, of which `roots` are the processes that do its work, and gives the cost.
 
-    `script` is Lua for wrk, where the requests are not all the same.
+    The processes `beside` count, too, and are told apart. `script` is Lua for wrk, where the requests are not all the same.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
         lua.write(script)
@@ -81,9 +82,9 @@ def measure(server, url, roots, *, headers=None, script="", seconds=4, warm_up=1
         path = lua.name if script else ""
         if warm_up:
             wrk(url, warm_up, headers or {}, path, connections)
-        before = cpu_seconds(roots)
+        before, before_beside = cpu_seconds(roots), cpu_seconds(beside)
         text = wrk(url, seconds, headers or {}, path, connections)
-        spent = cpu_seconds(roots) - before
+        spent, spent_beside = cpu_seconds(roots) - before, cpu_seconds(beside) - before_beside
     completed = number(r"(\d+) requests in", text)
     if completed == 0 or "Non-2xx" in text or re.search(r"(connect|read|write) [1-9]", text):
         raise RuntimeError(f"{server} did not answer well:\n{text}")
@@ -92,7 +93,8 @@ def measure(server, url, roots, *, headers=None, script="", seconds=4, warm_up=1
     scale = {"B": 1 / 1024, "KB": 1, "MB": 1024, "GB": 1024**2}
     return Cost(
         server=server,
-        cpu_us=spent / completed * 1e6,
+        cpu_us=(spent + spent_beside) / completed * 1e6,
+        beside_us=spent_beside / completed * 1e6,
         per_second=number(r"Requests/sec:\s+([\d.]+)", text),
         p99_ms=float(slowest[1]) * UNITS[slowest[2]],
         kilobytes=float(size[1]) * scale[size[2]] / completed,

@@ -1,7 +1,7 @@
 """Runs a PostgreSQL of its own, on a Unix socket in a new folder, until standard input ends; then removes the folder.
 
-Prints the folder once the server takes connections. PostgreSQL refuses to run as root, so as root everything is done as
-`nobody`, with a copy of the programs where `nobody` cannot reach the installed ones.
+Its arguments are passed on to the server. Prints the folder once the server takes connections. PostgreSQL refuses to run as
+root, so as root everything is done as `nobody`, with a copy of the programs where `nobody` cannot reach the installed ones.
 """
 
 import os
@@ -53,7 +53,8 @@ def main():
         )
         server = subprocess.Popen(
             [f"{programs}/postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
-            + ["-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "timezone=UTC"],
+            + ["-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "timezone=UTC"]
+            + sys.argv[1:],
             start_new_session=True,
             **quiet,
         )
