@@ -10,7 +10,7 @@ use crate::journal::{Imported, Journal, Line};
 use crate::settings::Settings;
 
 /// Lines that are added at once.
-const TOGETHER: usize = 300;
+const TOGETHER: usize = 1000;
 /// Bytes of lines that are added at once; one line may be longer.
 const TOGETHER_BYTES: usize = 4 << 20;
 /// After how many lines a terminal is told how far it is.

@@ -110,13 +110,24 @@ impl Conditions {
         self.conditions.is_empty() && self.are_exact
     }
 
+    /// What the rows are ordered by. Where an index finds a few for each of several values, they are put in order, and
+    /// not looked for among all rows in that order: SQLite, which does not know that they are few, is told by a sign.
+    pub(super) fn order(&self, kind: Kind) -> &'static str {
+        let ranked = self.conditions.iter().filter_map(|condition| Some((condition.rank(true)?, condition)));
+        match ranked.max_by_key(|(rank, _)| *rank) {
+            Some((_, Condition::Among(..))) if kind == Kind::Sqlite => "+last_modified",
+            _ => "last_modified",
+        }
+    }
+
     /// Adds them to a statement. In an ordered one, only conditions whose index gives that order may use theirs.
     pub(super) fn write(&self, mut statement: Statement, kind: Kind, is_ordered: bool) -> Statement {
         let best = self.conditions.iter().filter_map(|condition| condition.rank(is_ordered)).max();
         for condition in &self.conditions {
             // SQLite knows nothing of how many rows have a value: it is told which index to use, by a sign that hides
             // the other columns from it.
-            let is_hidden = kind == Kind::Sqlite && condition.rank(is_ordered) != best;
+            let is_other = condition.rank(is_ordered) != best && !condition.is_bound();
+            let is_hidden = kind == Kind::Sqlite && is_other;
             statement = condition.write(statement.push(" AND "), if is_hidden { "+" } else { "" });
         }
         statement
@@ -129,7 +140,7 @@ impl Condition {
     /// How good its index is; none where it has none, or one in another order.
     fn rank(&self, is_ordered: bool) -> Option<u8> {
         match self {
-            Self::Compare(column, "=", _) => Some(column.rank),
+            Self::Compare(column, "=", _) | Self::IsNull(column) => Some(column.rank),
             Self::Compare(column, ..) if column.name == MODIFIED => Some(0),
             // Few enough to be put in order.
             Self::Among(column, "IN", _) if !is_ordered || column.rank >= 5 => Some(column.rank),
@@ -138,6 +149,11 @@ impl Condition {
             }
             _ => None,
         }
+    }
+
+    /// Whether it bounds the timestamp, which comes last in all indexes.
+    fn is_bound(&self) -> bool {
+        matches!(self, Self::Compare(column, operator, _) if column.name == MODIFIED && *operator != "<>")
     }
 
     fn write(&self, statement: Statement, sign: &str) -> Statement {

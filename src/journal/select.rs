@@ -57,8 +57,8 @@ impl<'q, 's> Question<'q, 's> {
                 };
                 statement = statement.push(operator).bind(from);
             }
-            let direction = if is_ascending { "" } else { " DESC" };
-            let statement = statement.push(&format!(" ORDER BY last_modified{direction} LIMIT {batch}"));
+            let (column, direction) = (conditions.order(self.kind), if is_ascending { "" } else { " DESC" });
+            let statement = statement.push(&format!(" ORDER BY {column}{direction} LIMIT {batch}"));
             let found = statement.fetch(connection).await?;
             let Some(last) = found.last() else { break };
             (from, is_inclusive) = (Some(timestamp(last, 1)?), false);
@@ -83,7 +83,7 @@ impl<'q, 's> Question<'q, 's> {
     }
 
     /// `id`, `last_modified`, and for entries `json`, `uri`, and whether the requester sees them for certain.
-    fn columns(&self, rows: Rows, conditions: &Conditions) -> Statement {
+    pub(super) fn columns(&self, rows: Rows, conditions: &Conditions) -> Statement {
         let statement = match rows {
             Rows::Tombstones => {
                 Statement::new("SELECT id, last_modified FROM sidecar_tombstones WHERE history = ")

@@ -107,6 +107,13 @@ impl Statement {
         self
     }
 
+    /// The same statement, asking the engine how it would go about it.
+    #[cfg(test)]
+    pub(super) fn explained(mut self, how: &str) -> Self {
+        self.text.insert_str(0, how);
+        self
+    }
+
     /// Gives all rows.
     pub(super) async fn fetch(self, connection: &mut AnyConnection) -> sqlx::Result<Vec<AnyRow>> {
         sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_all(connection).await

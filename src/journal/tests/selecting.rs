@@ -288,3 +288,53 @@ async fn versions_are_those_of_a_moment() {
         }
     }
 }
+
+#[tokio::test]
+async fn common_queries_are_answered_by_indexes() {
+    use sqlx::Row;
+    let place = places().await.remove(0);
+    let journal = filled(&place).await;
+    let mut reading = journal.reading().await.unwrap();
+    for (text, index) in [
+        ("", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
+        ("_since=5", "sqlite_autoindex_sidecar_entries_1 (history=? AND last_modified>?)"),
+        (
+            "_since=5&_before=9",
+            "sqlite_autoindex_sidecar_entries_1 (history=? AND last_modified>? AND last_modified<?)",
+        ),
+        ("id=x", "sidecar_entries_id (history=? AND id=?)"),
+        ("uri=x&action=create", "sidecar_entries_uri (history=? AND uri=?)"),
+        (
+            "record_id=x&resource_name=record&collection_id=c",
+            "sidecar_entries_record (history=? AND record_id=?)",
+        ),
+        ("in_record_id=x,y", "sidecar_entries_record (history=? AND record_id=?)"),
+        ("in_uri=x,y&_since=5", "sidecar_entries_uri (history=? AND uri=? AND last_modified>?)"),
+        ("group_id=x", "sidecar_entries_group (history=? AND group_id=?)"),
+        (
+            "collection_id=x&resource_name=record",
+            "sidecar_entries_collection (history=? AND collection_id=?)",
+        ),
+        ("user_id=me&action=create", "sidecar_entries_user (history=? AND user_id=?)"),
+        ("user_id=null&resource_name=record", "sidecar_entries_user (history=? AND user_id=?)"),
+        ("resource_name=record&action=update", "sidecar_entries_resource (history=? AND resource_name=?)"),
+        ("action=update&_since=5", "sidecar_entries_action (history=? AND action=? AND last_modified>?)"),
+        ("in_action=create,update&target.data.x=1", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
+        ("exclude_resource_name=record", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
+    ] {
+        let query = query(text);
+        let question = Question::new(journal.engine.kind, 1, &query, &Sees::Everything);
+        let conditions = condition::Conditions::of(&query, condition::Rows::Entries);
+        let statement = question.columns(condition::Rows::Entries, &conditions);
+        let statement =
+            statement.push(&format!(" ORDER BY {} DESC LIMIT 10", conditions.order(engine::Kind::Sqlite)));
+        let plan = statement.explained("EXPLAIN QUERY PLAN ").fetch(&mut reading).await.unwrap();
+        let steps: Vec<String> = plan.iter().map(|step| step.get(3)).collect();
+        assert!(steps[0].ends_with(index), "{text}: {steps:?}");
+        assert_eq!(
+            steps.len(),
+            if text.starts_with("in_record") || text.starts_with("in_uri") { 2 } else { 1 },
+            "{steps:?}"
+        );
+    }
+}
