@@ -12,6 +12,8 @@ use crate::observe::Observer;
 pub(super) async fn follow(mut news: Receiver<News>, observer: Arc<Observer>) {
     loop {
         match news.recv().await {
+            // Some of what others recorded may have been missed.
+            Ok(news) if news.is_foreign && news.objects.is_empty() => observer.heard_of_everything(),
             Ok(news) if news.is_foreign => {
                 for (object, timestamp) in &news.objects {
                     observer.heard(object, *timestamp).await;
