@@ -229,7 +229,7 @@ def keeping(database, folder):
         yield compared
 
 
-def row_7(seconds, most=SIZES[-1]):
+def row_7(seconds, most=SIZES[1]):
     """Reading and purging history."""
     results = {}
     with (
