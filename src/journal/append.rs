@@ -35,10 +35,7 @@ impl Ledger<'_> {
                 .push(") ON CONFLICT (list) DO UPDATE SET timestamp = excluded.timestamp");
             mark.execute(self.connection).await?;
         }
-        if let Some(group) = outcome.closes {
-            let close = Statement::new("DELETE FROM sidecar_intents WHERE intent_group = ").bind(group.0);
-            close.execute(self.connection).await?;
-        }
+        self.settled.extend(outcome.closes.map(|group| group.0));
         Ok(entries)
     }
 

@@ -9,14 +9,12 @@ use sqlx::{AnyConnection, Row};
 use super::statement::{Bound, Statement, timestamp};
 use super::{Intent, IntentGroup};
 
-/// Writes intents down.
-pub(super) async fn write(
-    connection: &mut AnyConnection,
-    group: IntentGroup,
-    owner: i64,
-    intents: &[Intent],
-) -> sqlx::Result<()> {
-    let rows = (0_i64..).zip(intents).map(|(position, intent)| -> [Bound; 9] {
+/// An intent as a row of its table.
+pub(super) type IntentRow = [Bound; 9];
+
+/// A group of intents as rows.
+pub(super) fn rows(group: IntentGroup, owner: i64, intents: &[Intent]) -> impl Iterator<Item = IntentRow> {
+    (0_i64..).zip(intents).map(move |(position, intent)| {
         [
             group.0.into(),
             position.into(),
@@ -28,8 +26,11 @@ pub(super) async fn write(
             intent.sent.as_deref().map(RawValue::get).into(),
             intent.known.into(),
         ]
-    });
-    let rows: Vec<_> = rows.collect();
+    })
+}
+
+/// Writes intents down.
+pub(super) async fn write(connection: &mut AnyConnection, rows: &[IntentRow]) -> sqlx::Result<()> {
     for rows in rows.chunks(200) {
         let insert = Statement::new(
             "INSERT INTO sidecar_intents \

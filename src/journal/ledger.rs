@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use sqlx::{AnyConnection, Row};
 
 use super::engine::Kind;
+use super::intents::{self, IntentRow};
 use super::readers::ReaderSets;
 use super::rows::{CHUNK, EntryRow, INSERT_ENTRIES, below, mark_gap, object_row, parents, recorded, states};
 use super::state::history;
@@ -34,6 +35,10 @@ pub(super) struct Ledger<'c> {
     /// The newest entry of a URI.
     newest: HashMap<String, Option<String>>,
     rows: Vec<EntryRow>,
+    /// Of writes that are about to begin.
+    pub(super) intents: Vec<IntentRow>,
+    /// Groups of intents that are settled.
+    pub(super) settled: Vec<i64>,
     /// What was recorded, for those who wait for news.
     pub(super) news: Vec<(Object, Timestamp)>,
 }
@@ -88,6 +93,8 @@ impl<'c> Ledger<'c> {
             recorded: HashSet::new(),
             newest: HashMap::new(),
             rows: Vec::new(),
+            intents: Vec::new(),
+            settled: Vec::new(),
             news: Vec::new(),
         }
     }
@@ -291,6 +298,8 @@ impl<'c> Ledger<'c> {
 
     /// Writes what was noted.
     pub(super) async fn store(&mut self) -> sqlx::Result<()> {
+        intents::write(self.connection, &std::mem::take(&mut self.intents)).await?;
+        intents::remove(self.connection, &std::mem::take(&mut self.settled)).await?;
         self.store_entries().await?;
         for (_, history) in self.histories.iter_mut().filter(|(_, history)| history.is_changed) {
             let update = Statement::new("UPDATE sidecar_histories SET timestamp = ")

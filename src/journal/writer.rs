@@ -228,7 +228,7 @@ impl Ledger<'_> {
     async fn work(&mut self, work: &Work, owner: i64) -> sqlx::Result<Done> {
         match work {
             Work::Intend(group, intents) => {
-                intents::write(self.connection, *group, owner, intents).await?;
+                self.intents.extend(intents::rows(*group, owner, intents));
                 Ok(Done::Nothing)
             }
             Work::Settle(outcome) => self.settle(outcome).await.map(Done::Entries),
