@@ -117,6 +117,8 @@ class SqliteJournal:
             connection.execute(JOURNAL.format(entries=entries(start, end, "iso(stamp)")))
             connection.execute(COUNT)
             connection.commit()
+            # What was put in place is not for the sidecar to tidy up.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 class PluginHistory:
