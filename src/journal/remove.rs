@@ -1,5 +1,7 @@
 //! Entries that somebody deletes: each leaves a tombstone with a timestamp of its own.
 
+use std::collections::BTreeMap;
+
 use sqlx::Row;
 
 use super::ledger::Ledger;
@@ -47,12 +49,20 @@ impl Ledger<'_> {
                 let statement = Statement::new(text).bind(history);
                 statement.push(" AND last_modified IN (").list(entries.iter().copied()).push(")")
             };
-            let gaps =
-                these("SELECT collection_id, min(object_modified) FROM sidecar_entries WHERE history = ");
-            let gaps = gaps.push(" AND collection_id IS NOT NULL GROUP BY collection_id");
+            // Grouped here: to have them in order, SQLite would read all entries.
+            let gaps = these("SELECT collection_id, object_modified FROM sidecar_entries WHERE history = ");
+            let mut since: BTreeMap<String, Timestamp> = BTreeMap::new();
             for row in gaps.fetch(self.connection).await? {
-                let collection: String = row.try_get(0)?;
-                mark_gap(self.connection, history, &collection, timestamp(&row, 1)?).await?;
+                let (collection, modified): (Option<String>, _) = (row.try_get(0)?, timestamp(&row, 1)?);
+                if let Some(collection) = collection {
+                    since
+                        .entry(collection)
+                        .and_modify(|since| *since = modified.min(*since))
+                        .or_insert(modified);
+                }
+            }
+            for (collection, since) in since {
+                mark_gap(self.connection, history, &collection, since).await?;
             }
             let removed =
                 these("DELETE FROM sidecar_entries WHERE history = ").execute(self.connection).await?;

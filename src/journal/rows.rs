@@ -130,7 +130,8 @@ pub(super) async fn recorded(
     let mut recorded = HashSet::new();
     let versions: Vec<Timestamp> = versions.collect();
     for versions in versions.chunks(CHUNK) {
-        let select = Statement::new("SELECT uri, object_modified FROM sidecar_entries WHERE history = ")
+        // With the id, which the index by URI does not have: SQLite would read that one from end to end.
+        let select = Statement::new("SELECT uri, object_modified, id FROM sidecar_entries WHERE history = ")
             .bind(history)
             .push(" AND object_modified IN (")
             .list(versions.iter().copied())
