@@ -9,13 +9,15 @@
 //! A refresh is never cancelled by a reader that goes away. [`keeper`] reads each mirror once more when its collection
 //! has come to rest, and compares it with a listing now and then.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub mod content;
@@ -28,6 +30,7 @@ pub mod verify;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
+use crate::timeline::issued::Issued;
 use content::Content;
 use read::ReadError;
 use refresh::{Depth, Reader};
@@ -46,6 +49,8 @@ const OVERSIZE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Mirrors {
     kept: Cache<CollectionKey, Arc<Mirror>>,
+    /// Those that somebody holds on to, so that there is never a second one of a collection.
+    held: Mutex<HashMap<CollectionKey, Weak<Mirror>>>,
     timeline: Arc<Timeline>,
     reader: Reader,
     background: Handle,
@@ -61,6 +66,10 @@ pub struct Mirror {
     /// Held while the upstream is asked.
     gate: Arc<tokio::sync::Mutex<()>>,
     past: Mutex<Past>,
+    /// Moves with each content.
+    moved: watch::Sender<u64>,
+    /// Where readers were told to go on.
+    pub issued: Issued,
 }
 
 /// What happened to a mirror so far.
@@ -134,7 +143,8 @@ impl Mirrors {
                 u32::try_from(weight).unwrap_or(u32::MAX)
             })
             .build();
-        Self { kept, timeline, reader, background, timestamps_ttl, stale_if_error }
+        let held = Mutex::default();
+        Self { kept, held, timeline, reader, background, timestamps_ttl, stale_if_error }
     }
 
     /// The content of a collection, at least as new as all that was heard of it; where `newest` is plausible, at least
@@ -168,7 +178,27 @@ impl Mirrors {
         if let Some(mirror) = self.kept.get(key) {
             return mirror;
         }
-        self.kept.get_with_by_ref(key, || Arc::new(Mirror::new(self.timeline.clock(key))))
+        self.kept.get_with_by_ref(key, || {
+            let held = self.held().get(key).and_then(Weak::upgrade);
+            held.unwrap_or_else(|| Arc::new(Mirror::new(self.timeline.clock(key))))
+        })
+    }
+
+    /// The mirror of a collection, which remains the only one as long as the caller has it.
+    pub fn hold(&self, key: &CollectionKey) -> Arc<Mirror> {
+        let mirror = self.mirror(key);
+        let mut held = self.held();
+        held.retain(|_, mirror| mirror.strong_count() > 0);
+        // It may have been dropped from the cache, and been replaced, between the two looks.
+        let other = held.get(key).and_then(Weak::upgrade);
+        other.unwrap_or_else(|| {
+            held.insert(key.clone(), Arc::downgrade(&mirror));
+            mirror
+        })
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<CollectionKey, Weak<Mirror>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All mirrors that are kept.
@@ -271,6 +301,7 @@ impl Mirrors {
             variants: Variants::default(),
         });
         mirror.state.store(Some(state.clone()));
+        mirror.moved.send_replace(state.content.serial);
         let mut past = mirror.past();
         past.failure = None;
         past.ghost = None;
@@ -289,7 +320,14 @@ impl Mirrors {
 
 impl Mirror {
     fn new(clock: Arc<Clock>) -> Self {
-        Self { clock, state: ArcSwapOption::empty(), gate: Arc::default(), past: Mutex::default() }
+        Self {
+            clock,
+            state: ArcSwapOption::empty(),
+            gate: Arc::default(),
+            past: Mutex::default(),
+            moved: watch::Sender::new(0),
+            issued: Issued::default(),
+        }
     }
 
     /// The collection's clock.
@@ -300,6 +338,16 @@ impl Mirror {
     /// What is kept, however old.
     pub fn state(&self) -> Option<Arc<State>> {
         self.state.load_full()
+    }
+
+    /// Told of each new content.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    /// What is kept, where it accounts for all that was heard of the collection.
+    pub fn settled(&self) -> Option<Arc<State>> {
+        self.state().filter(|state| state.news >= self.clock.news())
     }
 
     /// Whether the last read found the collection too large to be kept.

@@ -9,22 +9,23 @@
 //! not hear of that collection until its next write.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub mod clock;
 pub mod entries;
+pub mod issued;
+pub mod ledger;
 pub mod poll;
 pub mod rendered;
 pub mod resources;
 
 use crate::kinto::{CollectionKey, Timestamp};
 use clock::{Clock, Heard, WriteUnderWay};
-use entries::{Entries, Entry, entry_id};
+use entries::Entries;
+use ledger::Ledger;
 use resources::Resources;
 
 /// Called with each collection of which there is news.
@@ -33,24 +34,12 @@ pub type OnNews = Box<dyn Fn(&CollectionKey) + Send + Sync>;
 /// The timestamps of all collections that somebody asked for or that are monitored.
 pub struct Timeline {
     resources: Resources,
-    host: String,
     clocks: RwLock<HashMap<CollectionKey, Arc<Clock>>>,
-    list: Mutex<List>,
-    /// The list's generation; `snapshot` is behind it until somebody reads.
-    generation: AtomicU64,
-    snapshot: ArcSwap<Entries>,
-    loaded: AtomicBool,
-    moved: watch::Sender<u64>,
+    /// All monitored collections.
+    monitored: Arc<Ledger>,
+    /// All collections of the buckets that somebody watches.
+    watched: RwLock<HashMap<Arc<str>, Weak<Ledger>>>,
     on_news: OnNews,
-}
-
-#[derive(Debug, Default)]
-struct List {
-    entries: HashMap<CollectionKey, Entry>,
-    order: BTreeSet<(Timestamp, CollectionKey)>,
-    /// The greatest timestamp that the list ever had.
-    high: Timestamp,
-    first_known: Timestamp,
 }
 
 impl Timeline {
@@ -58,13 +47,9 @@ impl Timeline {
     pub fn new(resources: Resources, host: String, on_news: OnNews) -> Self {
         Self {
             resources,
-            host,
             clocks: RwLock::default(),
-            list: Mutex::default(),
-            generation: AtomicU64::new(1),
-            snapshot: ArcSwap::default(),
-            loaded: AtomicBool::new(false),
-            moved: watch::Sender::new(1),
+            monitored: Arc::new(Ledger::new(host)),
+            watched: RwLock::default(),
             on_news,
         }
     }
@@ -76,7 +61,7 @@ impl Timeline {
 
     /// The `host` of the entries.
     pub fn host(&self) -> &str {
-        &self.host
+        self.monitored.host()
     }
 
     /// The clock of a collection, made where there is none yet.
@@ -121,7 +106,7 @@ impl Timeline {
     ) {
         let heard = clock.learned(timestamp, total, news, asked);
         self.tell(clock, heard);
-        if heard != Heard::Moved && self.resources.include(clock.key()) {
+        if heard != Heard::Moved {
             // The first sight of a collection whose clock a mirror had set already.
             self.enter(clock.key(), clock.timestamp());
         }
@@ -147,10 +132,9 @@ impl Timeline {
             clock.forget();
             self.tell(&clock, Heard::News);
         }
-        let mut list = self.list();
-        if let Some(entry) = list.entries.remove(key) {
-            list.order.remove(&(entry.last_modified, entry.key));
-            self.bump();
+        self.monitored.remove(key);
+        if let Some(bucket) = self.watched(&key.bucket) {
+            bucket.remove(key);
         }
     }
 
@@ -158,11 +142,11 @@ impl Timeline {
     pub fn removed_from_bucket(&self, bucket: &str, keep: &dyn Fn(&CollectionKey) -> bool) {
         let mut keys: BTreeSet<CollectionKey> =
             self.clocks().iter().map(|clock| clock.key().clone()).collect();
-        keys.extend(self.list().entries.keys().cloned());
+        keys.extend(self.monitored.keys());
         for key in keys.iter().filter(|key| &*key.bucket == bucket && !keep(key)) {
             // A clock that was never set stands for a question, not for a collection.
             let known = self.known_clock(key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
-            if known || self.list().entries.contains_key(key) {
+            if known || self.monitored.contains(key) {
                 self.removed(key);
             }
         }
@@ -179,83 +163,74 @@ impl Timeline {
 
     /// Whether all monitored collections were asked for once.
     pub fn is_loaded(&self) -> bool {
-        self.loaded.load(Ordering::Acquire)
+        self.monitored.is_loaded()
     }
 
     /// All monitored collections were asked for once: what the list says from now on is news.
     pub fn set_loaded(&self) {
-        let mut list = self.list();
-        if !self.loaded.swap(true, Ordering::AcqRel) {
-            list.first_known = list.high;
-            for entry in list.entries.values_mut() {
-                entry.late = None;
-            }
-            self.bump();
-        }
+        self.monitored.set_loaded();
     }
 
     /// The list of the monitored collections.
     pub fn entries(&self) -> Arc<Entries> {
-        let snapshot = self.snapshot.load();
-        if snapshot.generation == self.generation.load(Ordering::Acquire) {
-            return Arc::clone(&snapshot);
-        }
-        let list = self.list();
-        let generation = self.generation.load(Ordering::Acquire);
-        let rows: Vec<Entry> =
-            list.order.iter().rev().filter_map(|(_, key)| list.entries.get(key).cloned()).collect();
-        let timestamp = rows.first().map_or(Timestamp::ZERO, |entry| entry.last_modified);
-        let entries = Arc::new(Entries {
-            rows,
-            timestamp,
-            generation,
-            first_known: list.first_known,
-            ..Entries::default()
-        });
-        self.snapshot.store(Arc::clone(&entries));
-        entries
+        self.monitored.entries()
     }
 
     /// Told of each change of the list.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.moved.subscribe()
+        self.monitored.subscribe()
+    }
+
+    /// The list of the monitored collections, as it is kept.
+    pub fn monitored(&self) -> &Arc<Ledger> {
+        &self.monitored
+    }
+
+    /// The list of all collections of a bucket, kept as long as the caller has it. It is complete once it is loaded,
+    /// which is [`poll::Poller`]'s to see to.
+    pub fn watch(&self, bucket: &str) -> Arc<Ledger> {
+        if let Some(ledger) = self.watched(bucket) {
+            return ledger;
+        }
+        let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
+        watched.retain(|_, ledger| ledger.strong_count() > 0);
+        if let Some(ledger) = watched.get(bucket).and_then(Weak::upgrade) {
+            return ledger;
+        }
+        let ledger = Arc::new(Ledger::new(self.host().to_owned()));
+        watched.insert(bucket.into(), Arc::downgrade(&ledger));
+        ledger
+    }
+
+    /// The list of a bucket that somebody watches.
+    pub fn watched(&self, bucket: &str) -> Option<Arc<Ledger>> {
+        self.watched.read().unwrap_or_else(PoisonError::into_inner).get(bucket)?.upgrade()
+    }
+
+    /// The buckets that somebody watches.
+    pub fn watched_buckets(&self) -> Vec<Arc<str>> {
+        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        watched.iter().filter(|(_, ledger)| ledger.strong_count() > 0).map(|(id, _)| id.clone()).collect()
     }
 
     fn tell(&self, clock: &Clock, heard: Heard) {
         if heard == Heard::Nothing {
             return;
         }
-        if heard == Heard::Moved && self.resources.include(clock.key()) {
+        if heard == Heard::Moved {
             self.enter(clock.key(), clock.timestamp());
         }
         (self.on_news)(clock.key());
     }
 
-    /// Puts a collection's timestamp into the list.
+    /// Puts a collection's timestamp into the lists that it belongs to.
     fn enter(&self, key: &CollectionKey, timestamp: Timestamp) {
-        let mut list = self.list();
-        let before = list.entries.get(key).map(|entry| entry.last_modified);
-        if before == Some(timestamp) || timestamp == Timestamp::ZERO {
-            return;
+        if self.resources.include(key) {
+            self.monitored.enter(key, timestamp);
         }
-        let late = Some(list.high).filter(|high| timestamp <= *high);
-        let id = list.entries.get(key).map_or_else(|| entry_id(&self.host, key), |entry| entry.id.clone());
-        if let Some(before) = before {
-            list.order.remove(&(before, key.clone()));
+        if let Some(bucket) = self.watched(&key.bucket) {
+            bucket.enter(key, timestamp);
         }
-        list.order.insert((timestamp, key.clone()));
-        list.entries.insert(key.clone(), Entry { key: key.clone(), id, last_modified: timestamp, late });
-        list.high = list.high.max(timestamp);
-        self.bump();
-    }
-
-    fn bump(&self) {
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        self.moved.send_replace(generation);
-    }
-
-    fn list(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,8 +48,13 @@ pub struct Row {
     pub late: Option<Timestamp>,
     /// Whether this is a tombstone of the sidecar's own for a row that vanished without one.
     pub invented: bool,
+    /// The collection's timestamp when this row was first seen: who knows of nothing above it may have read before this
+    /// row was there, who knows of more has not.
+    pub found: Timestamp,
+    /// The first content of this mirror that had this row as it is, see [`Content::serial`].
+    pub serial: u64,
     /// Whether this row was once seen to be the collection's newest.
-    witnessed: bool,
+    pub witnessed: bool,
     hash: u64,
     place: Range<usize>,
 }
@@ -83,6 +88,8 @@ pub struct Content {
     pub metadata: Metadata,
     /// The records timestamp at that moment.
     pub timestamp: Timestamp,
+    /// Counts the contents of one mirror.
+    pub serial: u64,
     rows: Vec<Row>,
     /// All rows, separated by commas.
     bytes: Bytes,
@@ -91,6 +98,8 @@ pub struct Content {
     /// Indices of the rows that are marked late.
     late: Vec<usize>,
     digest: u64,
+    /// Indices of all rows by [`Row::seq`], oldest first.
+    by_seq: OnceLock<Vec<usize>>,
     /// The timestamps that this mirror had, ascending; the first is the one that it began with.
     own: Vec<Timestamp>,
     began: Timestamp,
@@ -113,7 +122,12 @@ impl Content {
 
     fn build(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, update: Update) -> Self {
         let known = before.map_or(Timestamp::ZERO, |before| before.timestamp);
-        let found_at = timestamp.max(known);
+        let find = Find {
+            known,
+            at: timestamp.max(known),
+            serial: before.map_or(1, |before| before.serial + 1),
+            any_known: before.is_some(),
+        };
         let mut fresh: HashMap<Arc<str>, NewRow> =
             update.rows.into_iter().map(|row| (row.id.clone(), row)).collect();
         let mut rows: Vec<(Row, Bytes)> =
@@ -124,17 +138,17 @@ impl Content {
                 Some(new) if new.last_modified == row.last_modified && hash(&new.json) == row.hash => {
                     rows.push((row.clone(), json));
                 }
-                Some(new) => rows.push(Row::found(new, known, found_at, before.is_some())),
+                Some(new) => rows.push(Row::found(new, find)),
                 None if row.invented => rows.push((row.clone(), json)),
                 None if update.complete || update.gone.contains(&row.id) => {
                     if !row.deleted {
-                        rows.push(Row::vanished(&row.id, found_at));
+                        rows.push(Row::vanished(&row.id, find));
                     }
                 }
                 None => rows.push((row.clone(), json)),
             }
         }
-        rows.extend(fresh.into_values().map(|new| Row::found(new, known, found_at, before.is_some())));
+        rows.extend(fresh.into_values().map(|new| Row::found(new, find)));
         rows.sort_by(|(one, _), (other, _)| {
             other.last_modified.cmp(&one.last_modified).then_with(|| one.id.cmp(&other.id))
         });
@@ -169,6 +183,7 @@ impl Content {
         Self {
             metadata,
             timestamp,
+            serial: find.serial,
             live: placed.iter().filter(|row| !row.deleted).count(),
             live_bytes: OnceLock::new(),
             late: (0..placed.len())
@@ -177,6 +192,7 @@ impl Content {
             rows: placed,
             bytes: bytes.freeze(),
             digest,
+            by_seq: OnceLock::new(),
             own,
             began,
         }
@@ -195,6 +211,15 @@ impl Content {
     /// All rows, newest first.
     pub fn rows(&self) -> &[Row] {
         &self.rows
+    }
+
+    /// Indices of all rows by their [`Row::seq`], oldest first.
+    pub fn by_seq(&self) -> &[usize] {
+        self.by_seq.get_or_init(|| {
+            let mut indices: Vec<usize> = (0..self.rows.len()).rev().collect();
+            indices.sort_by_key(|index| self.rows.get(*index).map(|row| (row.seq(), row.last_modified)));
+            indices
+        })
     }
 
     /// The JSON of a row of this content.
@@ -301,16 +326,32 @@ pub struct Selection {
 
 // === impl Row ===
 
+/// What is known of the moment when rows are found.
+#[derive(Clone, Copy)]
+struct Find {
+    /// The timestamp up to which the collection was known before.
+    known: Timestamp,
+    at: Timestamp,
+    serial: u64,
+    any_known: bool,
+}
+
 impl Row {
+    /// The timestamp by which readers hear of this row: its own, or that of the find where that was late.
+    pub fn seq(&self) -> Timestamp {
+        self.late.unwrap_or(self.last_modified)
+    }
+
     /// A row just read: late where its timestamp is not above what was known.
-    fn found(new: NewRow, known: Timestamp, found_at: Timestamp, any_known: bool) -> (Self, Bytes) {
-        let late = Some(found_at).filter(|_| any_known && new.last_modified <= known);
+    fn found(new: NewRow, find: Find) -> (Self, Bytes) {
         let row = Self {
             id: new.id,
             last_modified: new.last_modified,
             deleted: new.deleted,
-            late,
+            late: Some(find.at).filter(|_| find.any_known && new.last_modified <= find.known),
             invented: false,
+            found: find.at,
+            serial: find.serial,
             witnessed: false,
             hash: hash(&new.json),
             place: 0..0,
@@ -318,14 +359,17 @@ impl Row {
         (row, new.json)
     }
 
-    fn vanished(id: &Arc<str>, found_at: Timestamp) -> (Self, Bytes) {
-        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{found_at},"deleted":true}}"#));
+    fn vanished(id: &Arc<str>, find: Find) -> (Self, Bytes) {
+        let at = find.at;
+        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{at},"deleted":true}}"#));
         let row = Self {
             id: id.clone(),
-            last_modified: found_at,
+            last_modified: at,
             deleted: true,
-            late: Some(found_at),
+            late: Some(at),
             invented: true,
+            found: at,
+            serial: find.serial,
             witnessed: false,
             hash: hash(&json),
             place: 0..0,
@@ -341,110 +385,4 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OVERLAP: Duration = Duration::from_millis(10);
-
-    fn row(id: &str, last_modified: u64) -> NewRow {
-        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{last_modified}}}"#));
-        NewRow { id: id.into(), last_modified: Timestamp(last_modified), deleted: false, json }
-    }
-
-    fn tombstone(id: &str, last_modified: u64) -> NewRow {
-        NewRow { deleted: true, ..row(id, last_modified) }
-    }
-
-    fn metadata() -> Metadata {
-        Metadata { json: Bytes::from_static(b"{}"), last_modified: Timestamp(1) }
-    }
-
-    fn content(timestamp: u64, rows: Vec<NewRow>) -> Content {
-        Content::new(metadata(), Timestamp(timestamp), None, Update { rows, ..Update::default() })
-    }
-
-    fn updated(content: &Content, timestamp: u64, rows: Vec<NewRow>) -> Content {
-        content.updated(metadata(), Timestamp(timestamp), Update { rows, ..Update::default() })
-    }
-
-    fn ids(content: &Content, since: u64) -> Vec<String> {
-        let selection = content.since(Timestamp(since), None, OVERLAP);
-        let text: Vec<u8> = content.chunks(&selection).concat();
-        let rows: Vec<serde_json::Value> = serde_json::from_slice(&[b"[", &text[..], b"]"].concat()).unwrap();
-        rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn rows_are_newest_first_and_without_tombstones_unless_since_is_asked_for() {
-        let content = content(30, vec![row("a", 10), tombstone("b", 20), row("c", 30)]);
-        assert_eq!(
-            content.all(None).concat(),
-            br#"{"id":"c","last_modified":30},{"id":"a","last_modified":10}"#
-        );
-        assert_eq!(content.all(Some(1)).concat(), br#"{"id":"c","last_modified":30}"#);
-        assert!(content.all(Some(0)).is_empty());
-        assert_eq!(ids(&content, 5), ["c", "b", "a"]);
-        assert_eq!(content.live(), 2);
-    }
-
-    #[test]
-    fn a_row_found_late_goes_to_readers_of_that_moment_until_the_timestamp_moves_on() {
-        let before = updated(&content(100, vec![row("a", 100)]), 200, vec![row("b", 200)]);
-        assert_eq!(ids(&before, 200), [""; 0]);
-        let found = updated(&before, 200, vec![row("late", 150)]);
-        assert_eq!(ids(&found, 200), ["late"]);
-        let moved = updated(&found, 300, vec![row("c", 300)]);
-        assert_eq!(ids(&moved, 200), ["c", "late"]);
-        assert_eq!(ids(&moved, 300), [""; 0]);
-    }
-
-    #[test]
-    fn a_since_that_was_never_this_mirrors_own_is_answered_from_an_overlap_before_it() {
-        let content = updated(
-            &content(100, vec![row("old", 50), row("a", 95), row("b", 100)]),
-            200,
-            vec![row("c", 200)],
-        );
-        assert_eq!(ids(&content, 99), ["c", "b", "a"], "no mirror had 99 as its timestamp");
-        assert_eq!(ids(&content, 100), ["c", "a"], "who read at 100 did so before this mirror began");
-        assert_eq!(ids(&content, 200), [""; 0]);
-    }
-
-    #[test]
-    fn rows_once_seen_to_be_the_newest_are_not_repeated() {
-        let update = Update {
-            rows: vec![row("a", 95), row("b", 100)],
-            witnessed: vec![Timestamp(95)],
-            ..Update::default()
-        };
-        let content = Content::new(metadata(), Timestamp(100), None, update);
-        assert_eq!(ids(&content, 97), ["b"]);
-    }
-
-    #[test]
-    fn rows_that_vanished_get_a_tombstone() {
-        let before = content(100, vec![row("a", 50), tombstone("b", 60), row("c", 100)]);
-        let update = Update { rows: vec![row("c", 100)], ..Update::default() };
-        let after = Content::new(metadata(), Timestamp(100), Some(&before), update);
-        assert_eq!(ids(&after, 100), ["a"]);
-        assert_eq!(after.all(None).concat(), br#"{"id":"c","last_modified":100}"#);
-        let back = updated(&after, 120, vec![row("a", 120)]);
-        assert_eq!(ids(&back, 100), ["a"]);
-        assert_eq!(back.live(), 2);
-    }
-
-    #[test]
-    fn limits_select_the_newest() {
-        let content = content(30, vec![row("a", 10), row("b", 20), row("c", 30)]);
-        let selection = content.since(Timestamp(0), Some(2), OVERLAP);
-        assert_eq!(selection, Selection { newer: 2, others: vec![] });
-    }
-
-    #[test]
-    fn the_digest_names_the_content() {
-        let one = content(30, vec![row("a", 10), row("c", 30)]);
-        let other = updated(&content(10, vec![row("a", 10)]), 30, vec![row("c", 30)]);
-        assert_eq!(one.digest(), other.digest());
-        assert_ne!(one.digest(), updated(&other, 30, vec![row("b", 20)]).digest());
-    }
-}
+mod tests;

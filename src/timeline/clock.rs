@@ -3,10 +3,12 @@
 //! Reading it takes no lock: a changeset that is served from memory costs two atomic loads here.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::kinto::{CollectionKey, Timestamp};
@@ -23,6 +25,10 @@ pub struct Clock {
     timestamp: AtomicU64,
     total: AtomicU64,
     notes: Mutex<Notes>,
+    /// Who waits for news.
+    waiting: Notify,
+    /// Those who want to know of each change as soon as may be.
+    listeners: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +72,10 @@ pub struct WriteUnderWay {
     alone: bool,
 }
 
+/// Somebody listens to a clock.
+#[derive(Debug)]
+pub struct Listening(Arc<Clock>);
+
 // === impl Clock ===
 
 impl Clock {
@@ -77,6 +87,8 @@ impl Clock {
             timestamp: AtomicU64::new(0),
             total: AtomicU64::new(u64::MAX),
             notes: Mutex::default(),
+            waiting: Notify::new(),
+            listeners: AtomicUsize::new(0),
         }
     }
 
@@ -88,6 +100,30 @@ impl Clock {
     /// Moves whenever something was heard that may have changed the collection.
     pub fn news(&self) -> u64 {
         self.news.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is news beyond these.
+    pub async fn news_beyond(&self, known: u64) {
+        loop {
+            let mut more = pin!(self.waiting.notified());
+            // What comes between the look and the wait counts.
+            more.as_mut().enable();
+            if self.news() > known {
+                return;
+            }
+            more.await;
+        }
+    }
+
+    /// Wants to know of each change as soon as may be, until the guard is dropped.
+    pub fn listen(self: &Arc<Self>) -> Listening {
+        self.listeners.fetch_add(1, Ordering::AcqRel);
+        Listening(Arc::clone(self))
+    }
+
+    /// Whether somebody wants to know of each change as soon as may be.
+    pub fn is_listened_to(&self) -> bool {
+        self.listeners.load(Ordering::Acquire) > 0
     }
 
     /// The newest timestamp known; zero where none is.
@@ -137,7 +173,7 @@ impl Clock {
             notes.void = true;
             self.happened(&mut notes);
         } else {
-            self.news.fetch_add(1, Ordering::AcqRel);
+            self.more_news();
         }
         Heard::Moved
     }
@@ -234,7 +270,13 @@ impl Clock {
 
     /// There is news that no timestamp tells.
     fn happened(&self, notes: &mut Notes) {
-        notes.event = self.news.fetch_add(1, Ordering::AcqRel) + 1;
+        notes.event = self.more_news();
+    }
+
+    fn more_news(&self) -> u64 {
+        let news = self.news.fetch_add(1, Ordering::AcqRel) + 1;
+        self.waiting.notify_waiters();
+        news
     }
 
     fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
@@ -294,6 +336,12 @@ impl Drop for WriteUnderWay {
     fn drop(&mut self) {
         let mut notes = self.clock.notes();
         notes.in_flight = notes.in_flight.saturating_sub(1);
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listeners.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -22,6 +22,21 @@ pub struct Entry {
     /// The list's timestamp at the moment when this entry was learned, where that was not below `last_modified`:
     /// readers whose `_since` is at or below it have not heard of this entry.
     pub late: Option<Timestamp>,
+    /// The list's generation since which it has this entry.
+    pub generation: u64,
+}
+
+/// A collection that is no more in the list.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    /// The collection.
+    pub key: CollectionKey,
+    /// The id that it had in the list.
+    pub id: Arc<str>,
+    /// The greatest timestamp that the list had by then.
+    pub seen: Timestamp,
+    /// The list's generation since which it is gone.
+    pub generation: u64,
 }
 
 /// All monitored collections at one moment.
@@ -35,6 +50,10 @@ pub struct Entries {
     pub generation: u64,
     /// The list's timestamp when it was first known: what readers from before it have missed is not known.
     pub first_known: Timestamp,
+    /// The greatest timestamp that the list ever had.
+    pub high: Timestamp,
+    /// Collections that left the list lately.
+    pub gone: Vec<Gone>,
     /// The rows as bytes, made when they are first asked for.
     pub rendered: Rendered,
 }

@@ -5,6 +5,7 @@
 //! `sidecar.poll_budget` of the time. Quiet collections are asked less often than lively ones, and none at all while
 //! nobody reads. A *complete round* asks for everything at once; it is for readers who cannot be answered without it.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub mod ask;
 use super::Timeline;
 use super::clock::Clock;
 use super::entries::Entries;
+use super::ledger::Ledger;
 use crate::kinto::Timestamp;
 use crate::upstream::Upstream;
 use ask::{Asker, PollError};
@@ -46,6 +48,8 @@ pub struct Poller {
     used: Mutex<Option<Instant>>,
     /// When a complete round was last wanted.
     wanted: Mutex<Option<Instant>>,
+    /// Buckets whose list is not complete yet.
+    incomplete: Mutex<BTreeSet<Arc<str>>>,
     wake: Notify,
     outcome: watch::Sender<Outcome>,
 }
@@ -57,6 +61,8 @@ struct Outcome {
     done: Option<Instant>,
     /// When the last one that failed began, and why.
     failed: Option<(Instant, PollError)>,
+    /// The last list of a bucket that could not be completed: when that was tried, and why it failed.
+    failed_bucket: Option<(Instant, Arc<str>, PollError)>,
 }
 
 /// The rest after a question that took `busy`, so that it kept the upstream busy for no more than `budget` of the time.
@@ -78,6 +84,7 @@ impl Poller {
             exclusive,
             used: Mutex::default(),
             wanted: Mutex::default(),
+            incomplete: Mutex::default(),
             wake: Notify::new(),
             outcome: watch::Sender::default(),
         }
@@ -116,6 +123,32 @@ impl Poller {
             Err(error) if !self.timeline.is_loaded() => Err(error),
             asked => Ok((self.timeline.entries(), asked.is_err())),
         }
+    }
+
+    /// The list of all collections of a bucket, complete.
+    pub async fn bucket(&self, bucket: &str) -> Result<Arc<Ledger>, PollError> {
+        self.used();
+        let ledger = self.timeline.watch(bucket);
+        if ledger.is_loaded() {
+            return Ok(ledger);
+        }
+        let arrived = Instant::now();
+        let mut outcome = self.outcome.subscribe();
+        lock(&self.incomplete).insert(bucket.into());
+        self.wake.notify_one();
+        let failure = |outcome: &Outcome| {
+            let failed = outcome.failed_bucket.as_ref();
+            failed
+                .filter(|(when, failed, _)| *when >= arrived && **failed == *bucket)
+                .map(|(_, _, error)| error.clone())
+        };
+        let ended = outcome.wait_for(|outcome| ledger.is_loaded() || failure(outcome).is_some());
+        match tokio::time::timeout(LONGEST_WAIT, ended).await {
+            Ok(Ok(_)) if ledger.is_loaded() => {}
+            Ok(Ok(outcome)) => return Err(failure(&outcome).unwrap_or(PollError::TooSlow)),
+            Ok(Err(_)) | Err(_) => return Err(PollError::TooSlow),
+        }
+        Ok(ledger)
     }
 
     /// Waits until a complete round that began after `moment` has ended, at most for `bound`.
@@ -182,6 +215,15 @@ impl Poller {
                 });
                 continue;
             }
+            let incomplete = lock(&self.incomplete).pop_first();
+            if let Some(bucket) = incomplete {
+                let began = Instant::now();
+                let result = asker.complete_bucket(&bucket).await;
+                self.outcome.send_modify(|outcome| {
+                    outcome.failed_bucket = result.err().map(|error| (began, bucket, error));
+                });
+                continue;
+            }
             let active = lock(&self.used).is_some_and(|used| used.elapsed() < ACTIVE);
             if !active || self.exclusive {
                 self.wake.notified().await;
@@ -226,12 +268,17 @@ impl Poller {
 
     fn is_watched(&self, clock: &Clock) -> bool {
         self.timeline.resources().include(clock.key())
+            || self.timeline.watched(&clock.key().bucket).is_some()
+            || clock.is_listened_to()
             || clock.unused().is_some_and(|unused| unused < LONGEST_INTERVAL)
     }
 
     /// How often a clock could have been asked since it was: 1 means that it is due.
     fn overdue(&self, clock: &Clock) -> f64 {
         let Some(age) = clock.age() else { return f64::INFINITY };
+        if clock.is_listened_to() {
+            return age.as_secs_f64() / self.ttl.as_secs_f64().max(0.001);
+        }
         let quiet = clock.moved().map_or(Duration::ZERO, |moved| moved.elapsed());
         let interval = (quiet / 10).clamp(self.ttl, LONGEST_INTERVAL.max(self.ttl));
         age.as_secs_f64() / interval.as_secs_f64().max(0.001)

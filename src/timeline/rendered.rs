@@ -214,7 +214,7 @@ mod tests {
 
     fn entry(collection: &str, timestamp: u64) -> Entry {
         let key = CollectionKey::new("a", collection);
-        Entry { key, id: collection.into(), last_modified: Timestamp(timestamp), late: None }
+        Entry { key, id: collection.into(), last_modified: Timestamp(timestamp), late: None, generation: 1 }
     }
 
     fn text(chunks: &[Bytes]) -> String {

@@ -17,7 +17,7 @@ pub(in crate::endpoints) fn entries(late: Option<u64>) -> Entries {
     let entry = |bucket: &str, collection: &str, timestamp: u64| {
         let key = CollectionKey::new(bucket, collection);
         let late = late.filter(|_| collection == "one" && bucket == "a").map(Timestamp);
-        Entry { id: entry_id(HOST, &key), key, last_modified: Timestamp(timestamp), late }
+        Entry { id: entry_id(HOST, &key), key, last_modified: Timestamp(timestamp), late, generation: 1 }
     };
     let rows = vec![
         entry("b", "one", NEWEST),

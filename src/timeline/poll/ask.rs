@@ -179,6 +179,23 @@ impl Asker {
         Ok(())
     }
 
+    /// Asks for everything in a bucket that somebody watches.
+    pub async fn complete_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
+        let Some(ledger) = self.timeline.watched(bucket) else { return Ok(()) };
+        let began = Instant::now();
+        self.buckets.remove(bucket);
+        self.ask_bucket(bucket).await?;
+        let mut due = self.timeline.clocks();
+        due.retain(|clock| {
+            *clock.key().bucket == *bucket && clock.age().is_none_or(|age| age >= began.elapsed())
+        });
+        for clocks in due.chunks(self.at_once()) {
+            self.ask(clocks).await?;
+        }
+        ledger.set_loaded();
+        Ok(())
+    }
+
     /// Asks the questions that answer for many collections at once, where they are older than `ttl`; whether any was.
     pub async fn ask_cheaply(&mut self, ttl: Duration) -> Result<bool, PollError> {
         let is_due = |asked: Option<Instant>| asked.is_none_or(|asked| asked.elapsed() >= ttl);
@@ -194,9 +211,10 @@ impl Asker {
             self.ask_history(&bucket).await?;
             return Ok(true);
         }
-        let bucket = self.timeline.resources().buckets().find(|bucket| {
+        let watched = self.timeline.watched_buckets();
+        let bucket = self.timeline.resources().buckets().chain(watched.iter().map(|id| &**id)).find(|id| {
             // A list of collections changes less often than their records.
-            let asked = self.buckets.get(*bucket).and_then(|list| list.asked);
+            let asked = self.buckets.get(*id).and_then(|list| list.asked);
             asked.is_none_or(|asked| asked.elapsed() >= ttl * 5)
         });
         if let Some(bucket) = bucket.map(str::to_owned) {
@@ -342,9 +360,11 @@ impl Asker {
             present.contains(key)
                 || self.timeline.known_clock(key).is_some_and(|clock| before.get(key) != Some(&clock.news()))
         });
+        let is_watched = self.timeline.watched(bucket).is_some();
         let unknown: Vec<Arc<Clock>> = present
             .iter()
-            .filter(|key| self.timeline.resources().include(key) && !self.listed.contains(key))
+            .filter(|key| is_watched || self.timeline.resources().include(key))
+            .filter(|key| !self.listed.contains(key))
             .map(|key| self.timeline.clock(key))
             .filter(|clock| clock.timestamp() == Timestamp::ZERO)
             .collect();

@@ -1,0 +1,107 @@
+//! What readers are given of a content, and what they are not given twice.
+
+use super::*;
+
+const OVERLAP: Duration = Duration::from_millis(10);
+
+fn row(id: &str, last_modified: u64) -> NewRow {
+    let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{last_modified}}}"#));
+    NewRow { id: id.into(), last_modified: Timestamp(last_modified), deleted: false, json }
+}
+
+fn tombstone(id: &str, last_modified: u64) -> NewRow {
+    NewRow { deleted: true, ..row(id, last_modified) }
+}
+
+fn metadata() -> Metadata {
+    Metadata { json: Bytes::from_static(b"{}"), last_modified: Timestamp(1) }
+}
+
+fn content(timestamp: u64, rows: Vec<NewRow>) -> Content {
+    Content::new(metadata(), Timestamp(timestamp), None, Update { rows, ..Update::default() })
+}
+
+fn updated(content: &Content, timestamp: u64, rows: Vec<NewRow>) -> Content {
+    content.updated(metadata(), Timestamp(timestamp), Update { rows, ..Update::default() })
+}
+
+fn ids(content: &Content, since: u64) -> Vec<String> {
+    let selection = content.since(Timestamp(since), None, OVERLAP);
+    let text: Vec<u8> = content.chunks(&selection).concat();
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&[b"[", &text[..], b"]"].concat()).unwrap();
+    rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn rows_are_newest_first_and_without_tombstones_unless_since_is_asked_for() {
+    let content = content(30, vec![row("a", 10), tombstone("b", 20), row("c", 30)]);
+    assert_eq!(
+        content.all(None).concat(),
+        br#"{"id":"c","last_modified":30},{"id":"a","last_modified":10}"#
+    );
+    assert_eq!(content.all(Some(1)).concat(), br#"{"id":"c","last_modified":30}"#);
+    assert!(content.all(Some(0)).is_empty());
+    assert_eq!(ids(&content, 5), ["c", "b", "a"]);
+    assert_eq!(content.live(), 2);
+}
+
+#[test]
+fn a_row_found_late_goes_to_readers_of_that_moment_until_the_timestamp_moves_on() {
+    let before = updated(&content(100, vec![row("a", 100)]), 200, vec![row("b", 200)]);
+    assert_eq!(ids(&before, 200), [""; 0]);
+    let found = updated(&before, 200, vec![row("late", 150)]);
+    assert_eq!(ids(&found, 200), ["late"]);
+    let moved = updated(&found, 300, vec![row("c", 300)]);
+    assert_eq!(ids(&moved, 200), ["c", "late"]);
+    assert_eq!(ids(&moved, 300), [""; 0]);
+}
+
+#[test]
+fn a_since_that_was_never_this_mirrors_own_is_answered_from_an_overlap_before_it() {
+    let content = updated(
+        &content(100, vec![row("old", 50), row("a", 95), row("b", 100)]),
+        200,
+        vec![row("c", 200)],
+    );
+    assert_eq!(ids(&content, 99), ["c", "b", "a"], "no mirror had 99 as its timestamp");
+    assert_eq!(ids(&content, 100), ["c", "a"], "who read at 100 did so before this mirror began");
+    assert_eq!(ids(&content, 200), [""; 0]);
+}
+
+#[test]
+fn rows_once_seen_to_be_the_newest_are_not_repeated() {
+    let update = Update {
+        rows: vec![row("a", 95), row("b", 100)],
+        witnessed: vec![Timestamp(95)],
+        ..Update::default()
+    };
+    let content = Content::new(metadata(), Timestamp(100), None, update);
+    assert_eq!(ids(&content, 97), ["b"]);
+}
+
+#[test]
+fn rows_that_vanished_get_a_tombstone() {
+    let before = content(100, vec![row("a", 50), tombstone("b", 60), row("c", 100)]);
+    let update = Update { rows: vec![row("c", 100)], ..Update::default() };
+    let after = Content::new(metadata(), Timestamp(100), Some(&before), update);
+    assert_eq!(ids(&after, 100), ["a"]);
+    assert_eq!(after.all(None).concat(), br#"{"id":"c","last_modified":100}"#);
+    let back = updated(&after, 120, vec![row("a", 120)]);
+    assert_eq!(ids(&back, 100), ["a"]);
+    assert_eq!(back.live(), 2);
+}
+
+#[test]
+fn limits_select_the_newest() {
+    let content = content(30, vec![row("a", 10), row("b", 20), row("c", 30)]);
+    let selection = content.since(Timestamp(0), Some(2), OVERLAP);
+    assert_eq!(selection, Selection { newer: 2, others: vec![] });
+}
+
+#[test]
+fn the_digest_names_the_content() {
+    let one = content(30, vec![row("a", 10), row("c", 30)]);
+    let other = updated(&content(10, vec![row("a", 10)]), 30, vec![row("c", 30)]);
+    assert_eq!(one.digest(), other.digest());
+    assert_ne!(one.digest(), updated(&other, 30, vec![row("b", 20)]).digest());
+}
