@@ -62,7 +62,7 @@ sub vcl_recv {
         unset req.http.Cookie;
     }
     # A feed ends when its reader leaves; nobody can share it.
-    if (req.http.Accept ~ "text/event-stream") {
+    if (req.http.Accept ~ "text/event-stream" || req.url ~ "[?&]feed=(longpoll|continuous|live|eventsource)(&|$)") {
         return (pass);
     }
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use moka::sync::Cache;
 use serde::Deserialize;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -56,6 +56,8 @@ pub struct Access {
     identities: Cache<Credentials, Arc<Slot<Identity>>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
     epochs: Vec<Arc<AtomicU64>>,
+    /// Moves with any of them.
+    changed: watch::Sender<u64>,
     ttl: Duration,
     stale_if_error: Duration,
 }
@@ -72,7 +74,7 @@ pub enum Verdict {
 /// A permission to read.
 #[derive(Debug, Clone, Copy)]
 pub struct Granted {
-    /// The `last_modified` of the collection object that the requester was shown.
+    /// The `last_modified` of the object that the requester was shown.
     pub metadata: Option<Timestamp>,
     /// The upstream fails, and this is what it said before.
     pub stale: bool,
@@ -130,6 +132,15 @@ struct RootUser {
     bucket: Option<String>,
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// Of what the upstream need not be asked about.
+    pub fn open() -> Self {
+        Self::Granted(Granted { metadata: None, stale: false })
+    }
+}
+
 // === impl Access ===
 
 impl Access {
@@ -140,6 +151,7 @@ impl Access {
             objects: remembered(REMEMBERED),
             shared: remembered(LISTS_REMEMBERED),
             identities: remembered(REMEMBERED),
+            changed: watch::Sender::new(0),
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
@@ -226,6 +238,7 @@ impl Access {
         self.epoch(bucket).fetch_add(1, Ordering::AcqRel);
         // Groups are principals.
         self.epoch(EVERYBODY).fetch_add(1, Ordering::AcqRel);
+        self.changed.send_modify(|changes| *changes += 1);
     }
 
     /// Anything may have changed.
@@ -233,6 +246,12 @@ impl Access {
         for epoch in &self.epochs {
             epoch.fetch_add(1, Ordering::AcqRel);
         }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Told whenever permissions may have changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     fn epoch(&self, bucket: &str) -> Arc<AtomicU64> {

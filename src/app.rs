@@ -7,6 +7,8 @@ use tokio::sync::watch;
 
 use crate::access::Access;
 use crate::endpoints::broadcasts::Broadcasts;
+use crate::feeds::Feeds;
+use crate::feeds::source::Sources;
 use crate::history::{History, Watching};
 use crate::journal::Journal;
 use crate::kinto::CollectionKey;
@@ -39,6 +41,8 @@ pub struct App {
     pub history: Arc<History>,
     /// What push services are told.
     pub broadcasts: Broadcasts,
+    /// Who is told of each change.
+    pub feeds: Arc<Feeds>,
     /// The runtime of everything that outlives a request or takes long.
     pub background: Handle,
     /// The client that asks on that runtime.
@@ -117,6 +121,14 @@ impl App {
             settings.verify_every,
             settings.poll_budget,
         ));
+        let feeds = Feeds::start(
+            &settings,
+            Sources::new(timeline.clone(), poller.clone(), mirrors.clone(), settings.overlap),
+            &access,
+            background.clone(),
+            upstream.clone(),
+            stopping.clone(),
+        );
         Arc::new(Self {
             settings,
             timeline,
@@ -126,6 +138,7 @@ impl App {
             observer,
             history,
             broadcasts: Broadcasts::default(),
+            feeds: Arc::new(feeds),
             background,
             background_upstream: upstream,
             stopping,

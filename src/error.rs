@@ -41,6 +41,14 @@ pub enum Error {
     /// Parameters have values that Kinto refuses.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// A feed cannot be given as asked for. CouchDB's clients look for `reason`.
+    #[error("{reason}")]
+    Feed {
+        /// 400, 404 or 415.
+        status: StatusCode,
+        /// Why, in CouchDB's words where it has some.
+        reason: String,
+    },
     /// Nobody is logged in, and somebody has to be.
     #[error("authentication is required")]
     Unauthorized,
@@ -89,6 +97,8 @@ struct ErrorBody<'a> {
     errno: u16,
     error: &'a str,
     message: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<Detail<'a>>,
 }
@@ -107,6 +117,7 @@ impl Error {
             Self::BadRequest(_) | Self::InvalidJson(_) | Self::InvalidParameter { .. } | Self::Invalid(_) => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Feed { status, .. } => *status,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -125,10 +136,10 @@ impl Error {
     pub fn errno(&self) -> u16 {
         match self {
             Self::InvalidJson(_) => 106,
-            Self::InvalidParameter { .. } | Self::Invalid(_) | Self::NotAcceptable => 107,
             Self::Unauthorized => 104,
             Self::Forbidden => 121,
-            Self::NotFound => 111,
+            Self::NotFound | Self::Feed { status: StatusCode::NOT_FOUND, .. } => 111,
+            Self::InvalidParameter { .. } | Self::Invalid(_) | Self::NotAcceptable | Self::Feed { .. } => 107,
             Self::MethodNotAllowed { .. } => 115,
             Self::PreconditionFailed => 114,
             Self::TooLarge => 113,
@@ -185,15 +196,20 @@ impl Error {
             _ => Vec::new(),
         };
         let error = match self {
-            Self::InvalidJson(_) | Self::InvalidParameter { .. } | Self::NotAcceptable => {
-                "Invalid parameters"
-            }
+            Self::InvalidJson(_)
+            | Self::InvalidParameter { .. }
+            | Self::NotAcceptable
+            | Self::Feed { status: StatusCode::BAD_REQUEST, .. } => "Invalid parameters",
             Self::Invalid(invalid) => invalid.title(),
             Self::TooLarge => "Request Entity Too Large",
             _ => status.canonical_reason().unwrap_or("Error"),
         };
-        let body =
-            ErrorBody { code: status.as_u16(), errno: self.errno(), error, message: self.message(), details };
+        let reason = match self {
+            Self::Feed { reason, .. } => Some(reason.as_str()),
+            _ => None,
+        };
+        let (code, errno, message) = (status.as_u16(), self.errno(), self.message());
+        let body = ErrorBody { code, errno, error, message, reason, details };
         // Strings and numbers always serialize.
         serde_json::to_vec(&body).unwrap_or_default()
     }
@@ -203,6 +219,7 @@ impl Error {
         Cow::Borrowed(match self {
             Self::BadRequest(message) => message,
             Self::InvalidJson(message) => message,
+            Self::Feed { reason, .. } => reason,
             // Kinto: the name is put in front only where the description does not have it already.
             Self::InvalidParameter { location, name, message } => {
                 if message.contains(name.as_str()) {

@@ -18,6 +18,7 @@ use crate::body::{self, Body};
 use crate::cors;
 use crate::endpoints::{self, root};
 use crate::error::{Error, Response};
+use crate::feeds;
 use crate::forward;
 use crate::headers::insert_retry_after;
 use crate::history;
@@ -76,6 +77,16 @@ async fn answer(
         route = Route::Forward;
     }
     let body: Body = request_body::limited(incoming, &core.app.settings.limits)?;
+    let route = match route {
+        Route::Feed(subject) => {
+            return Box::pin(feeds::answer::answer(core, subject, parts, body, peer)).await;
+        }
+        // Any other method is Kinto's, which sends the client to the URL without a slash.
+        Route::Database(key) if matches!(parts.method, Method::GET | Method::HEAD) => {
+            return Box::pin(feeds::database::answer(core, key, &parts)).await;
+        }
+        route => route,
+    };
     let request = Request::from_parts(parts, body);
     match route {
         Route::Root if is_read(request.method()) => {

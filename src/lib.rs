@@ -12,10 +12,12 @@
 //!   the clock, and one delta brings it up to date for all. Changes that pass elsewhere are found by [`timeline::poll`].
 //! - **An answer** is a slice of bytes that are already there ([`mirror::content`], [`timeline::rendered`]), compressed
 //!   once ([`compression`]), dressed for caches ([`cache_control`]) and browsers ([`cors`]).
+//! - **A feed** ([`feeds`]) is an answer that goes on: its reader holds a position, is woken by thread, and is given what
+//!   was written once for all.
 //! - **Kinto** is spoken to by [`upstream`] alone; its words are in [`kinto`], its list language in [`query`], its errors in
 //!   [`error`].
 //!
-//! Arrows point one way: `server → handler → endpoints, forward → timeline, mirror, access → upstream → kinto, body,
+//! Arrows point one way: `server → handler → endpoints, feeds, forward → timeline, mirror, access → upstream → kinto, body,
 //! error`. The upstream decides every permission; the sidecar copies no access control.
 
 pub mod access;
@@ -29,6 +31,7 @@ pub mod conditional;
 pub mod cors;
 pub mod endpoints;
 pub mod error;
+pub mod feeds;
 pub mod forward;
 pub mod handler;
 pub mod headers;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::upstream::UpstreamError;
 
 /// The endpoints that are told apart, by [`crate::route::Route::name`].
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 11] = [
     "forward",
     "changeset",
     "monitor-changes",
@@ -23,6 +23,8 @@ const ENDPOINTS: [&str; 9] = [
     "api",
     "broadcasts",
     "batch",
+    "feed",
+    "database",
     "other",
 ];
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];

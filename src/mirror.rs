@@ -28,9 +28,8 @@ pub mod variants;
 pub mod verify;
 
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
-use crate::timeline::issued::Issued;
+use crate::timeline::{self, Timeline};
 use content::Content;
 use read::ReadError;
 use refresh::{Depth, Reader};
@@ -68,8 +67,8 @@ pub struct Mirror {
     past: Mutex<Past>,
     /// Moves with each content.
     moved: watch::Sender<u64>,
-    /// Where readers were told to go on.
-    pub issued: Issued,
+    /// Tells this mirror, and the serials of its contents, from all others.
+    pub lineage: u64,
 }
 
 /// What happened to a mirror so far.
@@ -326,7 +325,7 @@ impl Mirror {
             gate: Arc::default(),
             past: Mutex::default(),
             moved: watch::Sender::new(0),
-            issued: Issued::default(),
+            lineage: timeline::lineage(),
         }
     }
 

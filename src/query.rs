@@ -31,7 +31,8 @@ const MODIFIED: &str = "last_modified";
 /// What a list allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'r> {
-    /// The fields that rows may have; of a path with dots, the first part counts.
+    /// The fields that rows may have, where these are fixed: any where it is empty. Of a path with dots, the first part
+    /// counts.
     pub known_fields: &'r [&'r str],
     /// Fields that hold texts, and are compared as texts with what looks like a number; `id` always is.
     pub text_fields: &'r [&'r str],
@@ -85,7 +86,7 @@ pub struct Selection<'q, R> {
 impl Rules<'_> {
     fn knows(&self, path: &str) -> bool {
         let first = path.split('.').next().unwrap_or(path);
-        self.known_fields.contains(&first)
+        self.known_fields.is_empty() || self.known_fields.contains(&first)
     }
 }
 
@@ -208,7 +209,7 @@ fn read_fields(given: &Given, rules: &Rules<'_>) -> Result<Option<Vec<String>>, 
     let mut unknown: Vec<&str> = Vec::new();
     for field in &given.fields {
         let first = field.split('.').next().unwrap_or(field);
-        if !rules.known_fields.contains(&first) && !unknown.contains(&first) {
+        if !rules.knows(first) && !unknown.contains(&first) {
             unknown.push(first);
         }
     }

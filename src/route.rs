@@ -2,6 +2,7 @@
 //! exactly one of these, is forwarded as it came: the sidecar and Kinto never see two different resources in one path.
 
 use crate::endpoints::Endpoint;
+use crate::feeds::Subject;
 use crate::kinto::{CollectionKey, is_id};
 use crate::settings::{ChangesMode, HistoryMode, Settings};
 
@@ -14,6 +15,10 @@ pub enum Route {
     Api,
     /// One of the sidecar's own endpoints.
     Own(Endpoint),
+    /// A feed of changes.
+    Feed(Subject),
+    /// A collection as `CouchDB`'s clients ask for their database.
+    Database(CollectionKey),
     /// `/v1/batch`, which may ask for any of the others.
     Batch,
     /// Anything else: the upstream answers.
@@ -25,9 +30,6 @@ impl Route {
     pub fn of(path: &str, settings: &Settings) -> Self {
         let has_changes = settings.changes_mode != ChangesMode::Off;
         let has_history = matches!(settings.history_mode, HistoryMode::Auto | HistoryMode::Journal);
-        if !has_changes && !has_history {
-            return Self::Forward;
-        }
         let Some(path) = path
             .strip_prefix('/')
             .and_then(|path| path.strip_prefix(&*settings.upstream.version))
@@ -35,6 +37,13 @@ impl Route {
         else {
             return Self::Forward;
         };
+        if let Some(route) = Self::of_feed(path) {
+            let is_theirs = route == Self::Feed(Subject::Monitor) && !has_changes;
+            return if is_theirs { Self::Forward } else { route };
+        }
+        if !has_changes && !has_history {
+            return Self::Forward;
+        }
         match path {
             "/" => return Self::Root,
             "/batch" => return Self::Batch,
@@ -52,6 +61,29 @@ impl Route {
         endpoint.map_or(Self::Forward, Self::Own)
     }
 
+    /// Feeds, and what belongs to them, by the path below the version.
+    fn of_feed(path: &str) -> Option<Self> {
+        if path == "/_changes" {
+            return Some(Self::Feed(Subject::Monitor));
+        }
+        let (bucket, path) = path.strip_prefix("/buckets/")?.split_once('/')?;
+        if !is_id(bucket) {
+            return None;
+        }
+        if path == "_changes" {
+            return Some(Self::Feed(Subject::Bucket(bucket.into())));
+        }
+        let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
+        if !is_id(collection) {
+            return None;
+        }
+        match leaf {
+            "_changes" => Some(Self::Feed(Subject::Collection(CollectionKey::new(bucket, collection)))),
+            "" => Some(Self::Database(CollectionKey::new(bucket, collection))),
+            _ => None,
+        }
+    }
+
     /// The name of the endpoint in logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
@@ -63,6 +95,8 @@ impl Route {
             Self::Own(Endpoint::Broadcasts) => "broadcasts",
             Self::Own(Endpoint::History(_)) => "history",
             Self::Own(Endpoint::Snapshot(..)) => "snapshot",
+            Self::Feed(_) => "feed",
+            Self::Database(_) => "database",
             Self::Batch => "batch",
             Self::Forward => "forward",
         }
@@ -122,6 +156,22 @@ mod tests {
     }
 
     #[test]
+    fn feeds_are_known_whoever_answers_for_changes() {
+        let settings = Settings { changes_mode: ChangesMode::Off, ..Settings::default() };
+        let key = CollectionKey::new("a", "b");
+        for (path, feed) in [
+            ("/v1/buckets/a/collections/b/_changes", Route::Feed(Subject::Collection(key.clone()))),
+            ("/v1/buckets/a/_changes", Route::Feed(Subject::Bucket("a".into()))),
+            ("/v1/buckets/a/collections/b/", Route::Database(key)),
+        ] {
+            assert_eq!(route(path), feed);
+            assert_eq!(Route::of(path, &settings), feed);
+        }
+        assert_eq!(route("/v1/_changes"), Route::Feed(Subject::Monitor));
+        assert_eq!(Route::of("/v1/_changes", &settings), Route::Forward);
+    }
+
+    #[test]
     fn any_other_spelling_is_forwarded() {
         for path in [
             "/",
@@ -146,6 +196,13 @@ mod tests {
             "/v1/buckets/a/snapshot/collections/b%4012",
             "/v1/buckets/a/snapshot/collections/b@12/",
             "/v1/buckets/a/snapshot/collections/b@1@2",
+            "/v1/buckets/a/collections/b/_changes/",
+            "/v1/buckets/a/collections/b/records/_changes",
+            "/v1/buckets/a/_changes/",
+            "/v1/buckets/a/",
+            "/v1/buckets/%61/_changes",
+            "/v1/_changes/",
+            "/_changes",
         ] {
             assert_eq!(route(path), Route::Forward, "{path}");
         }

@@ -9,6 +9,7 @@
 //! not hear of that collection until its next write.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use tokio::sync::watch;
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 
 pub mod clock;
 pub mod entries;
-pub mod issued;
 pub mod ledger;
 pub mod poll;
 pub mod rendered;
@@ -27,6 +27,12 @@ use clock::{Clock, Heard, WriteUnderWay};
 use entries::Entries;
 use ledger::Ledger;
 use resources::Resources;
+
+/// A number that nothing else in this process has: counts that begin anew are told apart by it.
+pub fn lineage() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Called with each collection of which there is news.
 pub type OnNews = Box<dyn Fn(&CollectionKey) + Send + Sync>;

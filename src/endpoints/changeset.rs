@@ -221,7 +221,7 @@ impl Answer<'_> {
 }
 
 /// Says that an answer comes from memory, and whether it may be behind because the upstream fails.
-pub(super) fn mark(headers: &mut HeaderMap, is_stale: bool) {
+pub(crate) fn mark(headers: &mut HeaderMap, is_stale: bool) {
     if is_stale {
         cache_control::forbid(headers);
         headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed"));

@@ -19,6 +19,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::kinto::Timestamp;
 
+mod find;
+
+use find::Find;
+
 /// How many of a mirror's own timestamps are remembered.
 const OWN_TIMESTAMPS: usize = 4096;
 
@@ -49,7 +53,7 @@ pub struct Row {
     /// Whether this is a tombstone of the sidecar's own for a row that vanished without one.
     pub invented: bool,
     /// The collection's timestamp when this row was first seen: who knows of nothing above it may have read before this
-    /// row was there, who knows of more has not.
+    /// row was there, who knows of more has not. Of a late row, the timestamp up to which the collection was known then.
     pub found: Timestamp,
     /// The first content of this mirror that had this row as it is, see [`Content::serial`].
     pub serial: u64,
@@ -122,9 +126,12 @@ impl Content {
 
     fn build(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, update: Update) -> Self {
         let known = before.map_or(Timestamp::ZERO, |before| before.timestamp);
+        // The newest that could be seen, also where the list is not of one moment.
+        let newest = update.rows.iter().map(|row| row.last_modified).max().unwrap_or(timestamp);
         let find = Find {
             known,
             at: timestamp.max(known),
+            newest: timestamp.max(known).max(newest),
             serial: before.map_or(1, |before| before.serial + 1),
             any_known: before.is_some(),
         };
@@ -203,6 +210,11 @@ impl Content {
         self.digest
     }
 
+    /// The timestamp of the first content of this mirror.
+    pub fn began(&self) -> Timestamp {
+        self.began
+    }
+
     /// The number of live records.
     pub fn live(&self) -> usize {
         self.live
@@ -217,7 +229,10 @@ impl Content {
     pub fn by_seq(&self) -> &[usize] {
         self.by_seq.get_or_init(|| {
             let mut indices: Vec<usize> = (0..self.rows.len()).rev().collect();
-            indices.sort_by_key(|index| self.rows.get(*index).map(|row| (row.seq(), row.last_modified)));
+            // What was there first comes first: who has it has seen everything before it.
+            indices.sort_by_key(|index| {
+                self.rows.get(*index).map(|row| (row.seq(), row.late.is_some(), row.last_modified))
+            });
             indices
         })
     }
@@ -322,60 +337,6 @@ pub struct Selection {
     pub newer: usize,
     /// Indices of further rows, ascending.
     pub others: Vec<usize>,
-}
-
-// === impl Row ===
-
-/// What is known of the moment when rows are found.
-#[derive(Clone, Copy)]
-struct Find {
-    /// The timestamp up to which the collection was known before.
-    known: Timestamp,
-    at: Timestamp,
-    serial: u64,
-    any_known: bool,
-}
-
-impl Row {
-    /// The timestamp by which readers hear of this row: its own, or that of the find where that was late.
-    pub fn seq(&self) -> Timestamp {
-        self.late.unwrap_or(self.last_modified)
-    }
-
-    /// A row just read: late where its timestamp is not above what was known.
-    fn found(new: NewRow, find: Find) -> (Self, Bytes) {
-        let row = Self {
-            id: new.id,
-            last_modified: new.last_modified,
-            deleted: new.deleted,
-            late: Some(find.at).filter(|_| find.any_known && new.last_modified <= find.known),
-            invented: false,
-            found: find.at,
-            serial: find.serial,
-            witnessed: false,
-            hash: hash(&new.json),
-            place: 0..0,
-        };
-        (row, new.json)
-    }
-
-    fn vanished(id: &Arc<str>, find: Find) -> (Self, Bytes) {
-        let at = find.at;
-        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{at},"deleted":true}}"#));
-        let row = Self {
-            id: id.clone(),
-            last_modified: at,
-            deleted: true,
-            late: Some(at),
-            invented: true,
-            found: at,
-            serial: find.serial,
-            witnessed: false,
-            hash: hash(&json),
-            place: 0..0,
-        };
-        (row, json)
-    }
 }
 
 fn hash(bytes: &[u8]) -> u64 {

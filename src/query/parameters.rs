@@ -60,6 +60,23 @@ impl Parameters {
         }
     }
 
+    /// Those whose names are wanted.
+    #[must_use]
+    pub fn only(&self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        let mut kept = Self::default();
+        for (name, values) in self.iter().filter(|(name, _)| is_wanted(name)) {
+            for value in values {
+                kept.add(name.to_owned(), value.clone());
+            }
+        }
+        kept
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// All names with their values, by first occurrence.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.items.iter().map(|(name, values)| (name.as_str(), values.as_slice()))

@@ -69,7 +69,7 @@ where
             let in_flight = activity.begin_request();
             let serving = serving.clone();
             async move {
-                let answer = handler::handle(&serving.core, request, &serving.peer).await;
+                let answer = Box::pin(handler::handle(&serving.core, request, &serving.peer)).await;
                 Ok::<Response<InFlight>, Infallible>(answer.map(|body| InFlight::new(body, in_flight)))
             }
         })

@@ -16,6 +16,9 @@ use crate::kinto::{CollectionKey, Timestamp};
 /// How many writes in order are remembered for each collection.
 const WITNESSED: usize = 1024;
 
+/// For how long it counts that somebody was seen to write past this sidecar.
+const OTHERS: Duration = Duration::from_secs(60);
+
 /// The timestamp of one collection, and the number of times that something was heard of it.
 #[derive(Debug)]
 pub struct Clock {
@@ -51,6 +54,8 @@ struct Notes {
     void: bool,
     /// The last of [`Clock::news`] that was more than a higher timestamp.
     event: u64,
+    /// When it was last seen that somebody writes past this sidecar.
+    others: Option<Instant>,
 }
 
 /// What hearing a timestamp changed.
@@ -166,6 +171,9 @@ impl Clock {
             }
             return Heard::Nothing;
         }
+        if !overtaken {
+            notes.find_others(known);
+        }
         notes.witness(timestamp);
         notes.moved = Some(Instant::now());
         self.timestamp.store(timestamp.0, Ordering::Release);
@@ -185,6 +193,7 @@ impl Clock {
         if timestamp <= self.timestamp() {
             return Heard::Nothing;
         }
+        notes.find_others(self.timestamp());
         notes.moved = Some(Instant::now());
         self.timestamp.store(timestamp.0, Ordering::Release);
         Heard::Moved
@@ -287,6 +296,19 @@ impl Clock {
 // === impl Notes ===
 
 impl Notes {
+    /// The timestamp moved from `known`, and nobody here has done it.
+    fn find_others(&mut self, known: Timestamp) {
+        if known > Timestamp::ZERO && self.in_flight == 0 {
+            self.others = Some(Instant::now());
+            // Some may only have been the newest of those that passed here.
+            self.witnessed.clear();
+        }
+    }
+
+    fn has_others(&self) -> bool {
+        self.others.is_some_and(|others| others.elapsed() < OTHERS)
+    }
+
     fn witness(&mut self, timestamp: Timestamp) {
         if self.witnessed.back() == Some(&timestamp) {
             return;
@@ -311,7 +333,7 @@ impl WriteUnderWay {
         let known = self.clock.timestamp();
         if lowest <= known {
             notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
-        } else if self.alone && notes.begun == self.begun {
+        } else if self.alone && notes.begun == self.begun && !notes.has_others() {
             for timestamp in timestamps {
                 notes.witness(*timestamp);
             }
@@ -346,67 +368,4 @@ impl Drop for Listening {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn clock() -> Arc<Clock> {
-        Arc::new(Clock::new(CollectionKey::new("a", "b")))
-    }
-
-    #[test]
-    fn lone_writes_in_order_are_witnessed() {
-        let clock = clock();
-        assert_eq!(clock.begin_write().acknowledged(&[Timestamp(10)]), Heard::Moved);
-        assert_eq!(clock.witnessed(), [Timestamp(10)]);
-        assert_eq!(clock.take_low(), None);
-    }
-
-    #[test]
-    fn writes_that_overlap_are_not_witnessed() {
-        let clock = clock();
-        let (one, other) = (clock.begin_write(), clock.begin_write());
-        one.acknowledged(&[Timestamp(11)]);
-        other.acknowledged(&[Timestamp(10)]);
-        assert!(clock.witnessed().is_empty());
-        assert_eq!(clock.take_low(), Some(Timestamp(10)));
-        assert_eq!(clock.timestamp(), Timestamp(11));
-    }
-
-    #[test]
-    fn an_answer_that_a_write_overtook_does_not_move_the_clock_back() {
-        let clock = clock();
-        let (news, asked) = (clock.news(), Instant::now());
-        clock.begin_write().acknowledged(&[Timestamp(10)]);
-        assert_eq!(clock.learned(Timestamp(9), Some(1), news, asked), Heard::Nothing);
-        assert_eq!(clock.timestamp(), Timestamp(10));
-        assert!(!clock.take_void());
-    }
-
-    #[test]
-    fn a_timestamp_that_went_back_voids_what_was_known() {
-        let clock = clock();
-        clock.learned(Timestamp(10), Some(1), clock.news(), Instant::now());
-        assert_eq!(clock.learned(Timestamp(9), Some(1), clock.news(), Instant::now()), Heard::Moved);
-        assert!(clock.take_void());
-        assert!(!clock.take_void());
-    }
-
-    #[test]
-    fn a_read_accounts_for_a_timestamp_that_was_heard_while_it_was_under_way_and_for_no_write() {
-        let clock = clock();
-        let news = clock.news();
-        clock.learned(Timestamp(10), Some(1), news, Instant::now());
-        assert_eq!(clock.accounted(news, Timestamp(9)), news);
-        assert_eq!(clock.accounted(news, Timestamp(10)), clock.news());
-        clock.begin_write().acknowledged(&[Timestamp(9)]);
-        assert_eq!(clock.accounted(news, Timestamp(10)), news);
-    }
-
-    #[test]
-    fn another_number_of_records_at_the_same_timestamp_is_news() {
-        let clock = clock();
-        clock.learned(Timestamp(10), Some(1), clock.news(), Instant::now());
-        assert_eq!(clock.learned(Timestamp(10), Some(2), clock.news(), Instant::now()), Heard::News);
-        assert_eq!(clock.learned(Timestamp(10), Some(2), clock.news(), Instant::now()), Heard::Nothing);
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::entries::{Entries, Entry, Gone, entry_id};
-use super::issued::Issued;
+use super::lineage;
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// How many collections that are gone are remembered as such.
@@ -24,8 +24,8 @@ pub struct Ledger {
     snapshot: ArcSwap<Entries>,
     loaded: AtomicBool,
     moved: watch::Sender<u64>,
-    /// Where readers were told to go on.
-    pub issued: Issued,
+    /// Tells this list, and its generations, from all others.
+    pub lineage: u64,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Ledger {
             snapshot: ArcSwap::default(),
             loaded: AtomicBool::new(false),
             moved: watch::Sender::new(1),
-            issued: Issued::default(),
+            lineage: lineage(),
         }
     }
 

@@ -5,7 +5,7 @@
 //! `sidecar.poll_budget` of the time. Quiet collections are asked less often than lively ones, and none at all while
 //! nobody reads. A *complete round* asks for everything at once; it is for readers who cannot be answered without it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -61,8 +61,8 @@ struct Outcome {
     done: Option<Instant>,
     /// When the last one that failed began, and why.
     failed: Option<(Instant, PollError)>,
-    /// The last list of a bucket that could not be completed: when that was tried, and why it failed.
-    failed_bucket: Option<(Instant, Arc<str>, PollError)>,
+    /// Buckets whose lists were asked for lately: when that began, and how it ended.
+    buckets: HashMap<Arc<str>, (Instant, Result<(), PollError>)>,
 }
 
 /// The rest after a question that took `busy`, so that it kept the upstream busy for no more than `budget` of the time.
@@ -125,30 +125,33 @@ impl Poller {
         }
     }
 
-    /// The list of all collections of a bucket, complete.
-    pub async fn bucket(&self, bucket: &str) -> Result<Arc<Ledger>, PollError> {
+    /// The list of all collections of a bucket, complete; asked for anew where the reader knows of something `newest`
+    /// that the list does not have.
+    pub async fn bucket(&self, bucket: &str, newest: Option<Timestamp>) -> Result<Arc<Ledger>, PollError> {
         self.used();
         let ledger = self.timeline.watch(bucket);
-        if ledger.is_loaded() {
-            return Ok(ledger);
-        }
+        let behind = newest.is_some_and(|newest| newest > ledger.entries().high);
         let arrived = Instant::now();
         let mut outcome = self.outcome.subscribe();
+        let last = outcome.borrow().buckets.get(bucket).map(|(asked, _)| *asked);
+        // What the upstream does not have it cannot be asked for again and again.
+        let is_claimed_again = last.is_some_and(|asked| arrived - asked < LONGEST_PAUSE);
+        if ledger.is_loaded() && !self.ttl.is_zero() && (!behind || is_claimed_again) {
+            return Ok(ledger);
+        }
         lock(&self.incomplete).insert(bucket.into());
         self.wake.notify_one();
-        let failure = |outcome: &Outcome| {
-            let failed = outcome.failed_bucket.as_ref();
-            failed
-                .filter(|(when, failed, _)| *when >= arrived && **failed == *bucket)
-                .map(|(_, _, error)| error.clone())
+        let is_asked =
+            |outcome: &Outcome| outcome.buckets.get(bucket).is_some_and(|(asked, _)| *asked >= arrived);
+        let ended = tokio::time::timeout(LONGEST_WAIT, outcome.wait_for(is_asked)).await;
+        let failure = match &ended {
+            Ok(Ok(outcome)) => outcome.buckets.get(bucket).and_then(|(_, result)| result.clone().err()),
+            Ok(Err(_)) | Err(_) => Some(PollError::TooSlow),
         };
-        let ended = outcome.wait_for(|outcome| ledger.is_loaded() || failure(outcome).is_some());
-        match tokio::time::timeout(LONGEST_WAIT, ended).await {
-            Ok(Ok(_)) if ledger.is_loaded() => {}
-            Ok(Ok(outcome)) => return Err(failure(&outcome).unwrap_or(PollError::TooSlow)),
-            Ok(Err(_)) | Err(_) => return Err(PollError::TooSlow),
+        match failure {
+            Some(error) if !ledger.is_loaded() => Err(error),
+            _ => Ok(ledger),
         }
-        Ok(ledger)
     }
 
     /// Waits until a complete round that began after `moment` has ended, at most for `bound`.
@@ -220,7 +223,8 @@ impl Poller {
                 let began = Instant::now();
                 let result = asker.complete_bucket(&bucket).await;
                 self.outcome.send_modify(|outcome| {
-                    outcome.failed_bucket = result.err().map(|error| (began, bucket, error));
+                    outcome.buckets.retain(|_, (asked, _)| asked.elapsed() < ACTIVE);
+                    outcome.buckets.insert(bucket, (began, result));
                 });
                 continue;
             }

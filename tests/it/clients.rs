@@ -1,4 +1,4 @@
-//! Kinto's own clients work through the sidecar as they do against Kinto.
+//! Kinto's own clients work through the sidecar as they do against Kinto, and CouchDB's follow its collections.
 
 use std::path::Path;
 use std::process::Command;
@@ -66,4 +66,38 @@ async fn kinto_js_stores_synchronise_with_each_other() {
     alice.put(&format!("/buckets/{bucket}")).await.expect(201);
     alice.put(&format!("/buckets/{bucket}/collections/notes")).data(json!({})).await.expect(201);
     run(&environment(Environment::Node).node(), "offline_sync.mjs", &sidecar, &bucket);
+}
+
+/// A collection `notes` in a bucket that is not monitored.
+async fn with_notes() -> (Sidecar, String) {
+    let bucket = unique("notes");
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let alice = sidecar.client().user("alice");
+    alice.put(&format!("/buckets/{bucket}")).await.expect(201);
+    alice.put(&format!("/buckets/{bucket}/collections/notes")).await.expect(201);
+    (sidecar, bucket)
+}
+
+#[tokio::test]
+async fn pouchdb_follows_a_collection() {
+    let (sidecar, bucket) = with_notes().await;
+    run(&environment(Environment::Node).node(), "pouchdb_changes.mjs", &sidecar, &bucket);
+}
+
+#[tokio::test]
+async fn nano_follows_a_collection() {
+    let (sidecar, bucket) = with_notes().await;
+    run(&environment(Environment::Node).node(), "nano_changes.mjs", &sidecar, &bucket);
+}
+
+#[tokio::test]
+async fn an_eventsource_follows_a_collection_over_many_connections() {
+    let (sidecar, bucket) = with_notes().await;
+    run(&environment(Environment::Node).node(), "event_source.mjs", &sidecar, &bucket);
+}
+
+#[tokio::test]
+async fn cloudants_and_couchdbs_python_clients_follow_a_collection() {
+    let (sidecar, bucket) = with_notes().await;
+    run(&environment(Environment::Couch).python(), "couch_clients.py", &sidecar, &bucket);
 }

@@ -20,14 +20,14 @@ use crate::support::{
 };
 
 /// A cache, run with the configuration in `deploy/`; stopped when dropped.
-struct Cache {
+pub struct Cache {
     process: Child,
     port: u16,
     _folder: TempDir,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub enum Kind {
     Nginx,
     Varnish,
 }
@@ -95,7 +95,7 @@ impl Kind {
 
 impl Cache {
     /// Starts the cache in front of `origin` (`host:port`), if it is installed; waits until it accepts connections.
-    fn start(kind: Kind, port: u16, origin: &str) -> Option<Self> {
+    pub fn start(kind: Kind, port: u16, origin: &str) -> Option<Self> {
         let program = kind.program()?;
         let folder = tempfile::tempdir().unwrap();
         // nginx started by root works as somebody else.
@@ -121,6 +121,11 @@ impl Cache {
         Some(Self { process, port, _folder: folder })
     }
 
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     fn client(&self) -> Client {
         Client::new(&format!("127.0.0.1:{}", self.port))
     }
@@ -135,7 +140,7 @@ impl Drop for Cache {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

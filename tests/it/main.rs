@@ -18,6 +18,7 @@ mod changesets;
 mod clients;
 mod cold_to_hot;
 mod deploy;
+mod feeds;
 mod forwarding;
 mod harness;
 mod history;

@@ -5,7 +5,7 @@
 
 mod follower;
 mod ledger;
-mod random;
+pub(crate) mod random;
 mod reader;
 mod writer;
 

@@ -35,10 +35,7 @@ fn ids(content: &Content, since: u64) -> Vec<String> {
 #[test]
 fn rows_are_newest_first_and_without_tombstones_unless_since_is_asked_for() {
     let content = content(30, vec![row("a", 10), tombstone("b", 20), row("c", 30)]);
-    assert_eq!(
-        content.all(None).concat(),
-        br#"{"id":"c","last_modified":30},{"id":"a","last_modified":10}"#
-    );
+    assert_eq!(content.all(None).concat(), br#"{"id":"c","last_modified":30},{"id":"a","last_modified":10}"#);
     assert_eq!(content.all(Some(1)).concat(), br#"{"id":"c","last_modified":30}"#);
     assert!(content.all(Some(0)).is_empty());
     assert_eq!(ids(&content, 5), ["c", "b", "a"]);
@@ -58,11 +55,8 @@ fn a_row_found_late_goes_to_readers_of_that_moment_until_the_timestamp_moves_on(
 
 #[test]
 fn a_since_that_was_never_this_mirrors_own_is_answered_from_an_overlap_before_it() {
-    let content = updated(
-        &content(100, vec![row("old", 50), row("a", 95), row("b", 100)]),
-        200,
-        vec![row("c", 200)],
-    );
+    let content =
+        updated(&content(100, vec![row("old", 50), row("a", 95), row("b", 100)]), 200, vec![row("c", 200)]);
     assert_eq!(ids(&content, 99), ["c", "b", "a"], "no mirror had 99 as its timestamp");
     assert_eq!(ids(&content, 100), ["c", "a"], "who read at 100 did so before this mirror began");
     assert_eq!(ids(&content, 200), [""; 0]);

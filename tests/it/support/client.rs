@@ -21,7 +21,7 @@ const KNOWN_HEADERS: &str = "
     access-control-expose-headers access-control-max-age age alert allow backoff cache-control cache-status cache-tag
     cdn-cache-control content-encoding content-length content-security-policy content-type date etag expires last-modified
     link location next-page pragma retry-after server snapshot-incomplete surrogate-key total-objects total-records transfer-encoding vary via
-    www-authenticate x-content-type-options x-request-id
+    www-authenticate x-accel-buffering x-content-type-options x-request-id
 ";
 
 /// Who asks, and where.

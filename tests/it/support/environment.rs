@@ -20,6 +20,8 @@ pub enum Environment {
     Plugin,
     /// Node with the npm clients.
     Node,
+    /// CouchDB's Python clients.
+    Couch,
 }
 
 impl Environment {
@@ -28,6 +30,7 @@ impl Environment {
             Self::Plain => "plain",
             Self::Plugin => "plugin",
             Self::Node => "node",
+            Self::Couch => "couch",
         }
     }
 
@@ -75,10 +78,12 @@ pub fn environment(kind: Environment) -> &'static Installed {
     static PLAIN: OnceLock<Installed> = OnceLock::new();
     static PLUGIN: OnceLock<Installed> = OnceLock::new();
     static NODE: OnceLock<Installed> = OnceLock::new();
+    static COUCH: OnceLock<Installed> = OnceLock::new();
     let cell = match kind {
         Environment::Plain => &PLAIN,
         Environment::Plugin => &PLUGIN,
         Environment::Node => &NODE,
+        Environment::Couch => &COUCH,
     };
     cell.get_or_init(|| install(kind).unwrap_or_else(|trouble| panic!("{trouble}")))
 }

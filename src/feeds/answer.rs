@@ -1,0 +1,321 @@
+//! Answers a request for a feed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::framing::Layout;
+use super::moment::Position;
+use super::params::{Mode, Params};
+use super::reader::Reader;
+use super::shape::{Admission, Memory, Shape, Supply};
+use super::shown::ReaderId;
+use super::source::Beginning;
+use super::{Subject, filter, grants, request, seats};
+use crate::access::{Credentials, Verdict};
+use crate::body::Body;
+use crate::cache_control;
+use crate::compression::{self, Encoding};
+use crate::conditional::{self, Condition};
+use crate::cors::{self, Exposed};
+use crate::endpoints::changeset::mark;
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::headers;
+use crate::kinto::CollectionKey;
+use crate::mirror::Freshness;
+use crate::server::Peer;
+
+const METHODS: &str = "GET,HEAD,POST,OPTIONS";
+
+/// Has nginx pass on what it gets at once.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// How long a reader waits for the channel to know what was just read.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers a request for the feed of `subject`.
+pub async fn answer(
+    core: &Arc<Core>,
+    subject: Subject,
+    request: Parts,
+    body: Body,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let origins = &core.app.settings.kinto.cors_origins;
+    if request.method == Method::OPTIONS {
+        return Ok(cors::preflight(&request.headers, METHODS, Exposed::Changeset, origins)?);
+    }
+    let mut response = match granted(core, subject, &request, body, peer).await {
+        Err(error) if error.status().is_client_error() => error.into_response(),
+        answered => answered?,
+    };
+    cors::finish(response.headers_mut(), request.headers.get(ORIGIN), Exposed::Changeset, origins);
+    Ok(response)
+}
+
+/// Checks who asks, and for what.
+async fn granted(
+    core: &Arc<Core>,
+    subject: Subject,
+    request: &Parts,
+    body: Body,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    if !matches!(request.method, Method::GET | Method::HEAD | Method::POST) {
+        return Err(Error::MethodNotAllowed { allow: "GET, HEAD, POST, OPTIONS" });
+    }
+    let app = &core.app;
+    let settings = &app.settings;
+    cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
+    let credentials = Credentials::of(&request.headers);
+    let principals = &settings.changes.principals;
+    match grants::check(&app.access, &core.upstream, &subject, &credentials, principals).await? {
+        Verdict::Granted(_) => {}
+        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
+            return Err(Error::NotFound);
+        }
+        Verdict::Refused(refusal) => return Ok(refusal.replay()),
+    }
+    // Who may not read is not told what is wrong with the parameters.
+    let object = request::read(request, body, settings.limits.body_limit()).await?;
+    let params =
+        Params::read(request.uri.query(), &request.headers, object.as_ref(), settings.feeds.max_timeout)?;
+    let real = resolve(core, &subject, &credentials).await?;
+    let beginning = app.feeds.sources.moment(&real, params.since).await?;
+    let filter = filter::Filter::read(&params, async |name| named(core, &real, name).await).await?;
+    let shape = Shape {
+        layout: Layout { framing: params.mode.framing(), docs: params.docs },
+        end: params.mode.end(),
+        patience: params.patience,
+        limit: params.limit,
+        filter,
+    };
+    let client = seats::client(peer, &request.headers, settings);
+    let memory = Memory {
+        feeds: Arc::clone(&app.feeds),
+        lineage: beginning.moment.lineage(),
+        began: beginning.moment.began(),
+        reader: ReaderId::of(client, &credentials, &request.headers),
+    };
+    let asked = Asked { core, subject, real, request, credentials, params, beginning, memory };
+    if asked.params.mode == Mode::Normal {
+        asked.normal(shape).await
+    } else {
+        asked.live(shape, client).await
+    }
+}
+
+/// The source that is meant: `default` is a name for a bucket of the requester's own.
+async fn resolve(core: &Core, subject: &Subject, credentials: &Credentials) -> Result<Subject, Error> {
+    let access = &core.app.access;
+    Ok(match subject {
+        Subject::Collection(key) => {
+            Subject::Collection(access.resolve(&core.upstream, key.clone(), credentials).await?)
+        }
+        Subject::Bucket(bucket) => {
+            let key = CollectionKey { bucket: Arc::clone(bucket), collection: "".into() };
+            Subject::Bucket(access.resolve(&core.upstream, key, credentials).await?.bucket)
+        }
+        Subject::Monitor => Subject::Monitor,
+    })
+}
+
+/// The filter of this name in the collection's metadata, or else in the bucket's.
+async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Value>, Error> {
+    let defined = |json: &[u8]| {
+        let metadata: Value = serde_json::from_slice(json).unwrap_or_default();
+        metadata.get("filters")?.get(name).cloned()
+    };
+    let bucket = match subject {
+        Subject::Collection(key) => {
+            let state = core.app.mirrors.mirror(key).state();
+            if let Some(filter) = state.and_then(|state| defined(&state.content.metadata.json)) {
+                return Ok(Some(filter));
+            }
+            &key.bucket
+        }
+        Subject::Bucket(bucket) => bucket,
+        Subject::Monitor => return Ok(None),
+    };
+    let path = format!("/buckets/{bucket}");
+    let answer = core.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
+    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    Ok(document.get("data").and_then(|data| data.get("filters")?.get(name).cloned()))
+}
+
+/// A request that may be answered.
+struct Asked<'a> {
+    core: &'a Arc<Core>,
+    /// As the requester calls it.
+    subject: Subject,
+    real: Subject,
+    request: &'a Parts,
+    credentials: Credentials,
+    params: Params,
+    beginning: Beginning,
+    memory: Memory,
+}
+
+impl Asked<'_> {
+    /// Answers with a feed that waits for changes.
+    async fn live(self, shape: Shape, client: Option<IpAddr>) -> Result<Response, Error> {
+        let feeds = &self.core.app.feeds;
+        let framing = shape.layout.framing;
+        let body = if self.request.method == Method::HEAD {
+            Body::empty()
+        } else {
+            let seat = feeds.seats.take(client)?;
+            let channel = feeds.channel(&self.real);
+            let position = self.position();
+            channel.reach(self.beginning.moment.serial(), PATIENCE).await?;
+            let grant = feeds.grants.give(self.subject, self.credentials, &channel);
+            let admission = Some(Admission { seat, grant });
+            let supply = Supply::Live(channel.join());
+            Body::boxed(Reader::new(supply, admission, shape, position, self.memory))
+        };
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.content_type()));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+        headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        headers::insert_kinto_defaults(headers);
+        Ok(response)
+    }
+
+    /// Answers with what there is.
+    async fn normal(self, shape: Shape) -> Result<Response, Error> {
+        let is_get = self.request.method != Method::POST;
+        let tag = self.beginning.moment.tag();
+        let condition =
+            if is_get { conditional::evaluate(&self.request.headers, &tag) } else { Condition::Holds };
+        let accepted = compression::negotiate(self.request.headers.get_all(header::ACCEPT_ENCODING).iter());
+        let (mut response, encoding) = match condition {
+            Condition::Failed => return Err(Error::PreconditionFailed),
+            Condition::NotModified => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_MODIFIED;
+                (response, accepted)
+            }
+            Condition::Holds if self.request.method == Method::HEAD => {
+                (Response::new(Body::empty()), Encoding::Identity)
+            }
+            Condition::Holds => {
+                let (body, encoding) = self.body(shape, accepted, &tag).await?;
+                (Response::new(body), encoding)
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if encoding != Encoding::Identity && condition == Condition::Holds {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
+        }
+        let etag = match encoding {
+            Encoding::Identity => format!("\"{tag}\""),
+            encoding => format!("\"{tag}-{}\"", encoding.token()),
+        };
+        if let Ok(etag) = HeaderValue::try_from(etag) {
+            headers.insert(header::ETAG, etag);
+        }
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        headers::insert_kinto_defaults(headers);
+        self.insert_caching(headers);
+        Ok(response)
+    }
+
+    fn position(&self) -> Position {
+        self.beginning.position(self.params.since, &self.core.app.feeds.shown, self.memory.reader)
+    }
+
+    fn insert_caching(&self, headers: &mut HeaderMap) {
+        let settings = &self.core.app.settings;
+        let changes = &settings.changes;
+        let (bucket, collection) = match &self.real {
+            Subject::Collection(key) => (&*key.bucket, &*key.collection),
+            Subject::Bucket(bucket) => (&**bucket, ""),
+            Subject::Monitor => (changes.bucket.as_str(), changes.collection.as_str()),
+        };
+        // As a list of records: for no longer than settings say.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Some(seconds) = cache_control::expiry(settings, bucket, collection, None) {
+            cache_control::allow(headers, seconds, SystemTime::now());
+        }
+        if !self.credentials.is_anonymous() {
+            cache_control::keep_private(headers);
+        }
+        if !collection.is_empty() {
+            cache_control::tag(headers, bucket, collection);
+        }
+        mark(headers, self.beginning.freshness == Freshness::Stale);
+    }
+
+    async fn body(&self, shape: Shape, accepted: Encoding, tag: &str) -> Result<(Body, Encoding), Error> {
+        let moment = &self.beginning.moment;
+        let position = self.position();
+        let name = format!("{:?} {tag} {position:?} {:?} {}", self.real, self.params, accepted.token());
+        let is_shared = shape.filter.is_none() && accepted != Encoding::Identity;
+        let feeds = &self.core.app.feeds;
+        if let Some((body, last)) =
+            Some(&name).filter(|_| is_shared).and_then(|name| feeds.compressed.get(name))
+        {
+            self.memory.note(&position, &last);
+            return Ok((Body::full(body), accepted));
+        }
+        let supply = Supply::Fixed(Arc::clone(moment));
+        let reader = Reader::new(supply, None, shape.clone(), position.clone(), self.memory.clone());
+        if accepted == Encoding::Identity && !self.params.descending {
+            return Ok((Body::boxed(reader), accepted));
+        }
+        let (body, last) = if self.params.descending {
+            (self.descending(&shape).await?, position)
+        } else {
+            reader.whole().await?
+        };
+        if accepted == Encoding::Identity || body.len() < compression::WORTHWHILE {
+            return Ok((Body::full(body), Encoding::Identity));
+        }
+        let compress = move || compression::compress(accepted, &[body]);
+        let compressed = self.core.app.background.spawn_blocking(compress).await;
+        let compressed = compressed.map_err(|error| Error::Internal(error.into()))?;
+        let compressed = compressed.map_err(|error| Error::Internal(error.into()))?;
+        if is_shared && !self.params.descending {
+            feeds.compressed.insert(name, (compressed.clone(), last));
+        }
+        Ok((Body::full(compressed), accepted))
+    }
+
+    /// Newest first, whatever `since` says: that is what `CouchDB` and `PouchDB` give.
+    async fn descending(&self, shape: &Shape) -> Result<Bytes, Error> {
+        let moment = &self.beginning.moment;
+        let most = if shape.filter.is_some() { usize::MAX } else { shape.limit.unwrap_or(usize::MAX) };
+        let (rows, mut pending) = Arc::clone(moment).newest(most).await?;
+        let framing = shape.layout.framing;
+        let mut text = framing.opening().as_bytes().to_vec();
+        let begin = text.len();
+        let mut last = self.params.since.seq().unwrap_or_else(|| moment.timestamp());
+        let mut left = shape.limit.unwrap_or(usize::MAX);
+        for row in &rows {
+            if shape.filter.as_ref().is_some_and(|filter| !filter.matches(row)) {
+                continue;
+            }
+            if left == 0 {
+                pending += 1;
+                continue;
+            }
+            left -= 1;
+            shape.layout.write(&mut text, row);
+            last = row.seq;
+        }
+        if text.len() > begin {
+            text.drain(begin..begin + shape.layout.separator());
+        }
+        text.extend_from_slice(framing.closing(last, pending).as_bytes());
+        Ok(text.into())
+    }
+}

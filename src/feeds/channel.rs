@@ -1,0 +1,218 @@
+//! The one mechanism behind all live feeds: a source's newest moment, the latest changes written once for all readers, and
+//! the waking of those who wait.
+//!
+//! ```text
+//! source ── advance ──► latest: moment and batches ──► one wake-up for each thread ──► the readers on that thread
+//! ```
+//!
+//! A reader registers before it looks, and looks at its position in the newest moment: whatever was published before is
+//! found, and whatever comes later wakes it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::corner::{Corner, Spot};
+use super::framing::Layout;
+use super::moment::{Moment, Position, Room, Row};
+use crate::error::Error;
+use crate::kinto::Timestamp;
+
+/// How many batches are kept for readers who are a little behind.
+const BATCHES: usize = 8;
+
+/// What a source's live readers share.
+pub struct Channel {
+    latest: ArcSwapOption<Latest>,
+    /// Moves whenever there is something to look at.
+    moved: watch::Sender<u64>,
+    /// Set when the source is no more.
+    has_ended: AtomicBool,
+    corners: Mutex<HashMap<ThreadId, Arc<Corner>>>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// The newest moment of a source, and how it came about.
+#[derive(Debug)]
+pub struct Latest {
+    /// The moment.
+    pub moment: Arc<dyn Moment>,
+    /// The last serial that brought changes.
+    changed: u64,
+    batches: VecDeque<Arc<Batch>>,
+}
+
+/// Changes that came together.
+#[derive(Debug)]
+pub struct Batch {
+    /// Who has seen everything of this serial has seen everything before this batch,
+    after: u64,
+    /// and who was given this batch, everything of this one.
+    pub upto: u64,
+    /// The newest seq at [`Self::upto`].
+    pub timestamp: Timestamp,
+    /// The changes, oldest first; there is at least one.
+    pub rows: Vec<Row>,
+    written: [OnceLock<Bytes>; Layout::COUNT],
+}
+
+// === impl Channel ===
+
+impl Channel {
+    /// A channel of which nothing is known yet.
+    pub fn new(stopping: watch::Receiver<bool>) -> Self {
+        Self {
+            latest: ArcSwapOption::empty(),
+            moved: watch::Sender::new(0),
+            has_ended: AtomicBool::new(false),
+            corners: Mutex::default(),
+            stopping,
+        }
+    }
+
+    /// The newest moment.
+    pub fn latest(&self) -> Option<Arc<Latest>> {
+        self.latest.load_full()
+    }
+
+    /// Whether there is a moment newer than this serial. Costs next to nothing.
+    pub fn is_beyond(&self, serial: u64) -> bool {
+        self.latest.load().as_ref().is_some_and(|latest| latest.moment.serial() > serial)
+    }
+
+    /// Whether nothing more will come.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire) || *self.stopping.borrow()
+    }
+
+    /// Publishes a moment. There is one publisher for each channel.
+    pub async fn advance(&self, moment: Arc<dyn Moment>) -> Result<(), Error> {
+        let Some(before) = self.latest() else {
+            let changed = moment.serial();
+            self.publish(Latest { moment, changed, batches: VecDeque::new() });
+            return Ok(());
+        };
+        if moment.serial() <= before.moment.serial() {
+            return Ok(());
+        }
+        let from = Position::new(before.moment.timestamp(), before.moment.serial());
+        let page = Arc::clone(&moment).page(from, Room::SHARED).await?;
+        if page.rows.is_empty() {
+            let (changed, batches) = (before.changed, before.batches.clone());
+            self.latest.store(Some(Arc::new(Latest { moment, changed, batches })));
+            return Ok(());
+        }
+        let upto = moment.serial();
+        // A large change is read by each in pieces, as fast as they take it.
+        let batches = if page.pending > 0 {
+            VecDeque::new()
+        } else {
+            let mut batches = before.batches.clone();
+            if batches.len() >= BATCHES {
+                batches.pop_front();
+            }
+            batches.push_back(Arc::new(Batch {
+                after: before.changed,
+                upto,
+                timestamp: moment.timestamp(),
+                rows: page.rows,
+                written: Default::default(),
+            }));
+            batches
+        };
+        self.publish(Latest { moment, changed: upto, batches });
+        Ok(())
+    }
+
+    fn publish(&self, latest: Latest) {
+        let serial = latest.moment.serial();
+        self.latest.store(Some(Arc::new(latest)));
+        self.moved.send_replace(serial);
+    }
+
+    /// Nothing more will come.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has all readers look.
+    pub fn wake(&self) {
+        self.moved.send_modify(|_| ());
+    }
+
+    /// Waits until a moment of at least this serial was published.
+    pub async fn reach(&self, serial: u64, patience: Duration) -> Result<Arc<Latest>, Error> {
+        let mut moved = self.moved.subscribe();
+        let reached = async {
+            loop {
+                moved.borrow_and_update();
+                if let Some(latest) = self.latest().filter(|latest| latest.moment.serial() >= serial) {
+                    return Ok(latest);
+                }
+                if self.has_ended() {
+                    return Err(Error::NotFound);
+                }
+                // A moment without changes is not told of.
+                let _ = tokio::time::timeout(LOOK, moved.changed()).await;
+            }
+        };
+        let late = |_| Error::Unavailable { retry_after: Some(1) };
+        tokio::time::timeout(patience, reached).await.map_err(late)?
+    }
+
+    /// A place among the readers of the calling thread.
+    pub fn join(self: &Arc<Self>) -> Spot {
+        let mut corners = self.corners.lock().unwrap_or_else(PoisonError::into_inner);
+        let corner = corners
+            .entry(thread::current().id())
+            .or_insert_with(|| Corner::start(self.moved.subscribe(), self.stopping.clone()));
+        Spot::new(Arc::clone(self), Arc::clone(corner))
+    }
+}
+
+/// How often a channel is looked at for moments without changes.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Channel").finish_non_exhaustive()
+    }
+}
+
+// === impl Latest ===
+
+impl Latest {
+    /// The next batch for somebody who has seen everything at `serial`, if it is kept; `None` also where there is none.
+    pub fn batch_after(&self, serial: u64) -> Option<&Arc<Batch>> {
+        let batch = self.batches.iter().find(|batch| batch.upto > serial)?;
+        Some(batch).filter(|batch| batch.after <= serial)
+    }
+
+    /// Whether somebody who has seen everything at `serial` has seen all changes.
+    pub fn is_known_at(&self, serial: u64) -> bool {
+        serial >= self.changed
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    /// All rows in this layout, written by the first who asks.
+    pub fn written(&self, layout: Layout) -> Bytes {
+        let write = || {
+            let mut text = Vec::with_capacity(self.rows.iter().map(|row| row.json.len() + 128).sum());
+            for row in &self.rows {
+                layout.write(&mut text, row);
+            }
+            text.into()
+        };
+        self.written.get(layout.number()).map_or_else(write, |cell| cell.get_or_init(write).clone())
+    }
+}

@@ -1,0 +1,64 @@
+//! `GET …/collections/{collection}/`, with the slash: a collection as CouchDB describes a database.
+//!
+//! `PouchDB` takes `update_seq` from here for its `since: "now"`; on Kinto's redirect it would silently begin at 0.
+
+use http::header::{HeaderValue, ORIGIN};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use super::{Subject, grants};
+use crate::access::{Credentials, Verdict};
+use crate::body::Body;
+use crate::cache_control;
+use crate::cors::{self, Exposed};
+use crate::endpoints::list;
+use crate::error::{Error, Response};
+use crate::handler::Core;
+use crate::kinto::CollectionKey;
+
+/// Answers a `GET` or `HEAD`.
+pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
+    let mut response = match described(core, key, request).await {
+        Err(error) if error.status().is_client_error() => error.into_response(),
+        answered => answered?,
+    };
+    let origins = &core.app.settings.kinto.cors_origins;
+    cors::finish(response.headers_mut(), request.headers.get(ORIGIN), Exposed::Plain, origins);
+    Ok(response)
+}
+
+async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
+    let app = &core.app;
+    cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
+    let credentials = Credentials::of(&request.headers);
+    let subject = Subject::Collection(key.clone());
+    match grants::check(&app.access, &core.upstream, &subject, &credentials, &[]).await? {
+        Verdict::Granted(_) => {}
+        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
+            return Err(Error::NotFound);
+        }
+        Verdict::Refused(refusal) => return Ok(refusal.replay()),
+    }
+    let key = app.access.resolve(&core.upstream, key, &credentials).await?;
+    let (records, _) = app.feeds.sources.content(&key).await?;
+    let content = &records.state.content;
+    let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
+    let document = json!({
+        "db_name": &*key.collection,
+        "update_seq": content.timestamp.0,
+        "doc_count": content.live(),
+        "doc_del_count": content.rows().len() - content.live(),
+        "purge_seq": 0,
+        "sizes": { "external": bytes, "active": bytes, "file": bytes },
+        "props": {},
+        "compact_running": false,
+        "disk_format_version": 8,
+        "instance_start_time": "0",
+    });
+    let body = if request.method == Method::HEAD { Body::empty() } else { Body::full(document.to_string()) };
+    let mut response = list::json(body);
+    cache_control::forbid(response.headers_mut());
+    response.headers_mut().append("vary", HeaderValue::from_static("Authorization"));
+    Ok(response)
+}

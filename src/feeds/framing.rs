@@ -1,0 +1,203 @@
+//! How a feed is written: CouchDB's layout, to the line, because clients read it by lines.
+//!
+//! | | before | a row | nothing to say | after |
+//! | --- | --- | --- | --- | --- |
+//! | list (normal, longpoll) | `{"results":[` | the row, with `,` and a line end before it but for the first | an empty line | `],` and `"last_seq":…,"pending":…}` |
+//! | lines (continuous) | | the row | an empty line | `{"last_seq":…,"pending":…}` |
+//! | events (eventsource) | `retry: …` | `data:` and `id:` | an event `heartbeat` | |
+
+use std::fmt::Write;
+
+use super::moment::Row;
+use crate::kinto::Timestamp;
+
+/// After how many milliseconds a browser comes back.
+const RETRY: &str = "retry: 3000\n\n";
+
+/// The outer form of a feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// One JSON document.
+    List,
+    /// A JSON document on each line.
+    Lines,
+    /// Server-sent events.
+    Events,
+}
+
+/// A framing, and whether rows carry their documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// The outer form.
+    pub framing: Framing,
+    /// `include_docs`.
+    pub docs: bool,
+}
+
+impl Layout {
+    /// How many layouts there are.
+    pub const COUNT: usize = 6;
+
+    /// A number below [`Self::COUNT`].
+    pub fn number(self) -> usize {
+        let framing = match self.framing {
+            Framing::List => 0,
+            Framing::Lines => 1,
+            Framing::Events => 2,
+        };
+        framing * 2 + usize::from(self.docs)
+    }
+
+    /// Appends a row. In a list each begins with the comma after the one before it: see [`Self::separator`].
+    pub fn write(self, text: &mut Vec<u8>, row: &Row) {
+        match self.framing {
+            Framing::List => {
+                text.extend_from_slice(SEPARATOR);
+                self.write_json(text, row);
+            }
+            Framing::Lines => {
+                self.write_json(text, row);
+                text.push(b'\n');
+            }
+            Framing::Events => {
+                text.extend_from_slice(b"data: ");
+                self.write_json(text, row);
+                text.extend_from_slice(format!("\nid: {}\n\n", row.seq).as_bytes());
+            }
+        }
+    }
+
+    /// How much of what [`Self::write`] appends the first row does not have.
+    pub fn separator(self) -> usize {
+        match self.framing {
+            Framing::List => SEPARATOR.len(),
+            Framing::Lines | Framing::Events => 0,
+        }
+    }
+
+    fn write_json(self, text: &mut Vec<u8>, row: &Row) {
+        let id = serde_json::Value::from(&*row.id);
+        let (seq, version) = (row.seq, row.last_modified);
+        let mut head = String::with_capacity(128);
+        // Writing to a String cannot fail.
+        let _ = write!(head, r#"{{"seq":{seq},"id":{id},"changes":[{{"rev":"1-{version}"}}]"#);
+        if row.deleted {
+            head.push_str(r#","deleted":true"#);
+        }
+        text.extend_from_slice(head.as_bytes());
+        if self.docs {
+            text.extend_from_slice(br#","doc":"#);
+            write_document(text, row, &id);
+        }
+        text.push(b'}');
+    }
+}
+
+/// Between two rows of a list.
+const SEPARATOR: &[u8] = b",\r\n";
+
+/// The record to the byte, with CouchDB's two members behind its own: where a record has such members itself, the last count.
+fn write_document(text: &mut Vec<u8>, row: &Row, id: &serde_json::Value) {
+    let record = row.json.trim_ascii_end();
+    let record = record.strip_suffix(b"}").unwrap_or(record);
+    // A line end can only stand between tokens there, and would end the row.
+    text.extend(record.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+    if record.trim_ascii() != b"{" {
+        text.push(b',');
+    }
+    text.extend_from_slice(format!(r#""_id":{id},"_rev":"1-{}"}}"#, row.last_modified).as_bytes());
+}
+
+impl Framing {
+    /// The media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::List | Self::Lines => "application/json",
+            Self::Events => "text/event-stream",
+        }
+    }
+
+    /// What comes first.
+    pub fn opening(self) -> &'static str {
+        match self {
+            Self::List => "{\"results\":[\n",
+            Self::Lines => "",
+            Self::Events => RETRY,
+        }
+    }
+
+    /// What shows that the feed is alive.
+    pub fn heartbeat(self) -> &'static str {
+        match self {
+            Self::List | Self::Lines => "\n",
+            Self::Events => "event: heartbeat\ndata: \n\n",
+        }
+    }
+
+    /// What comes last.
+    pub fn closing(self, last_seq: Timestamp, pending: u64) -> String {
+        match self {
+            Self::List => format!("\n],\n\"last_seq\":{last_seq},\"pending\":{pending}}}\n"),
+            Self::Lines => format!("{{\"last_seq\":{last_seq},\"pending\":{pending}}}\n"),
+            Self::Events => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn row(json: &'static str, deleted: bool) -> Row {
+        Row {
+            seq: Timestamp(20),
+            id: "a".into(),
+            last_modified: Timestamp(10),
+            deleted,
+            json: Bytes::from_static(json.as_bytes()),
+        }
+    }
+
+    fn written(framing: Framing, docs: bool, row: &Row) -> String {
+        let mut text = Vec::new();
+        Layout { framing, docs }.write(&mut text, row);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn rows_are_written_as_couchdb_writes_them() {
+        let row = row(r#"{"id":"a","x":1.0}"#, true);
+        assert_eq!(
+            written(Framing::Lines, false, &row),
+            "{\"seq\":20,\"id\":\"a\",\"changes\":[{\"rev\":\"1-10\"}],\"deleted\":true}\n"
+        );
+        assert_eq!(
+            written(Framing::Events, true, &row),
+            "data: {\"seq\":20,\"id\":\"a\",\"changes\":[{\"rev\":\"1-10\"}],\"deleted\":true,\
+             \"doc\":{\"id\":\"a\",\"x\":1.0,\"_id\":\"a\",\"_rev\":\"1-10\"}}\nid: 20\n\n"
+        );
+        let list = written(Framing::List, false, &row);
+        assert!(list.starts_with(",\r\n{"), "{list}");
+        let separator = Layout { framing: Framing::List, docs: false }.separator();
+        assert_eq!(list.get(separator..=separator), Some("{"));
+    }
+
+    #[test]
+    fn an_empty_record_makes_a_document_too() {
+        assert!(
+            written(Framing::Lines, true, &row("{}", false))
+                .ends_with("\"doc\":{\"_id\":\"a\",\"_rev\":\"1-10\"}}\n")
+        );
+    }
+
+    #[test]
+    fn a_list_is_one_document() {
+        let framing = Framing::List;
+        let text =
+            format!("{}{}{}", framing.opening(), framing.heartbeat(), framing.closing(Timestamp(7), 3));
+        assert_eq!(text, "{\"results\":[\n\n\n],\n\"last_seq\":7,\"pending\":3}\n");
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(document["last_seq"], 7);
+    }
+}

@@ -1,0 +1,118 @@
+//! What a feed is made of: rows of a source at one moment, read in pages from a position.
+//!
+//! A reader has nothing but a position. Whatever it missed while it was slow, away or waiting is found again from there in
+//! the newest moment, so nobody's changes have to be queued for them.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::error::Error;
+use crate::kinto::Timestamp;
+
+/// How far a reader has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Everything with a seq up to this one was shown,
+    pub seq: Timestamp,
+    /// of what was known at this serial.
+    pub serial: u64,
+    /// Where the reader began with a seq of which is not known what its reader had been shown: how far it has been given
+    /// what may have been hidden from it then.
+    pub doubt: Option<Doubt>,
+}
+
+/// Rows that may have become visible behind a reader's back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt {
+    /// The reader's seq, which such rows are given.
+    pub since: Timestamp,
+    /// The last such row that was shown.
+    pub shown: Option<(Timestamp, Arc<str>)>,
+}
+
+/// A change.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// Its place in the order of changes.
+    pub seq: Timestamp,
+    /// The id of what changed.
+    pub id: Arc<str>,
+    /// The timestamp of the version that this is.
+    pub last_modified: Timestamp,
+    /// Whether it was deleted.
+    pub deleted: bool,
+    /// It as JSON: an object.
+    pub json: Bytes,
+}
+
+/// Some rows that follow a position, oldest first. A page never ends between two rows of one seq.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<Row>,
+    /// How many rows follow this page.
+    pub pending: u64,
+    /// The position after this page.
+    pub next: Position,
+}
+
+/// How much a page may hold; more only where a seq would be divided.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// In rows.
+    pub rows: usize,
+    /// In bytes of their JSON.
+    pub bytes: usize,
+}
+
+/// A source as it was at one moment.
+pub trait Moment: Debug + Send + Sync {
+    /// Tells this source, and its serials, from all others, and from itself where it was forgotten meanwhile.
+    fn lineage(&self) -> u64;
+
+    /// The newest seq of the first moment of this lineage.
+    fn began(&self) -> Timestamp;
+
+    /// Counts the moments of a source.
+    fn serial(&self) -> u64;
+
+    /// The newest seq.
+    fn timestamp(&self) -> Timestamp;
+
+    /// Names what there is, as an `ETag` does.
+    fn tag(&self) -> String;
+
+    /// The rows that follow a position.
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>>;
+
+    /// The newest rows, newest first, at most `limit` of them; and how many there are besides.
+    fn newest(self: Arc<Self>, limit: usize) -> BoxFuture<'static, Result<(Vec<Row>, u64), Error>>;
+}
+
+// === impl Position ===
+
+impl Position {
+    /// Everything with a seq up to `seq` was shown, of what was known at `serial`.
+    pub fn new(seq: Timestamp, serial: u64) -> Self {
+        Self { seq, serial, doubt: None }
+    }
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self::new(Timestamp::ZERO, 0)
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    /// What is made for one reader at a time.
+    pub const PIECE: Self = Self { rows: 256, bytes: 16 * 1024 };
+
+    /// What is made once for all readers.
+    pub const SHARED: Self = Self { rows: 4096, bytes: 256 * 1024 };
+}

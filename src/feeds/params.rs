@@ -1,0 +1,333 @@
+//! What a feed is asked for: CouchDB's parameters, and Kinto's own for the records that are wanted.
+//!
+//! Follows `parse_changes_query` of CouchDB 3: names in any case, the last of several values, unknown ones ignored. What is
+//! none of CouchDB's and does not begin with `_` is a filter of Kinto's list language.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+
+use super::shape::{End, Patience};
+use crate::error::Error;
+use crate::feeds::framing::Framing;
+use crate::kinto::Timestamp;
+use crate::query::Parameters;
+
+/// CouchDB's parameters.
+const RESERVED: [&str; 18] = [
+    "feed",
+    "since",
+    "last-event-id",
+    "limit",
+    "descending",
+    "include_docs",
+    "style",
+    "heartbeat",
+    "timeout",
+    "filter",
+    "doc_ids",
+    "selector",
+    "view",
+    "conflicts",
+    "attachments",
+    "att_encoding_info",
+    "seq_interval",
+    "partition",
+];
+
+/// CouchDB's default for `timeout` and for `heartbeat=true`.
+const DEFAULT: Duration = Duration::from_secs(60);
+
+/// How often an eventsource that asks for nothing is shown that it is alive: often enough for proxies that cut what is
+/// silent for a minute.
+const EVENTS_HEARTBEAT: Duration = Duration::from_secs(30);
+
+/// The four kinds of feeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// What there is.
+    Normal,
+    /// What there is, or the next change.
+    Longpoll,
+    /// Everything, line by line.
+    Continuous,
+    /// Everything, as server-sent events.
+    EventSource,
+}
+
+/// Where a feed begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// After this seq.
+    Seq(Timestamp),
+    /// When the request arrived.
+    Now,
+}
+
+/// What a feed is asked for.
+#[derive(Debug)]
+pub struct Params {
+    /// `feed`.
+    pub mode: Mode,
+    /// `since`, or what counts more.
+    pub since: Since,
+    /// `limit`.
+    pub limit: Option<usize>,
+    /// `descending`, of a normal feed.
+    pub descending: bool,
+    /// `include_docs`.
+    pub docs: bool,
+    /// What happens while there is nothing to say.
+    pub patience: Patience,
+    /// `filter`.
+    pub filter: Option<String>,
+    /// `doc_ids`, from the query or the body.
+    pub doc_ids: Option<Value>,
+    /// `selector`, from the query or the body.
+    pub selector: Option<Value>,
+    /// Filters of Kinto's.
+    pub kinto: Parameters,
+}
+
+impl Params {
+    /// Reads a request: its query, its headers, and the object in its body, where it has one.
+    pub fn read(
+        query: Option<&str>,
+        headers: &HeaderMap,
+        body: Option<&Value>,
+        max_timeout: Duration,
+    ) -> Result<Self, Error> {
+        let parameters = Parameters::parse(query)?;
+        let last = |wanted: &str| {
+            let named = parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            named.filter_map(|(_, values)| values.last()).last().map(String::as_str)
+        };
+        let mode = Mode::read(last("feed"))?;
+        let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        let since = [header, last("last-event-id"), last("since")];
+        // A browser sends an empty id before it was given one.
+        let since = since.into_iter().flatten().map(str::trim).find(|since| !since.is_empty());
+        let is_true = |name| last(name) == Some("true");
+        let json = |name: &str| match last(name) {
+            Some(text) => {
+                serde_json::from_str(text).map(Some).map_err(|_| refused(format!("`{name}` is not JSON.")))
+            }
+            None => Ok(body.and_then(|body| body.get(name)).cloned()),
+        };
+        let heartbeat = last("heartbeat").map(read_heartbeat).transpose()?;
+        let timeout = last("timeout").map(read_integer).transpose()?.map(Duration::from_millis);
+        let patience = match (heartbeat, timeout) {
+            (Some(interval), _) => Patience::Heartbeat(interval.min(max_timeout)),
+            (None, None) if mode == Mode::EventSource => Patience::Heartbeat(EVENTS_HEARTBEAT),
+            (None, timeout) => Patience::Timeout(timeout.unwrap_or(DEFAULT).min(max_timeout)),
+        };
+        let limit = last("limit").map(read_integer).transpose()?;
+        Ok(Self {
+            mode,
+            since: since.map_or(Ok(Since::Seq(Timestamp::ZERO)), Since::read)?,
+            limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            descending: is_true("descending"),
+            docs: is_true("include_docs"),
+            patience,
+            filter: last("filter").filter(|filter| !filter.is_empty()).map(str::to_owned),
+            doc_ids: json("doc_ids")?,
+            selector: json("selector")?,
+            kinto: parameters.only(|name| {
+                !name.starts_with('_') && !RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
+            }),
+        })
+    }
+}
+
+impl Mode {
+    fn read(text: Option<&str>) -> Result<Self, Error> {
+        match text {
+            None | Some("normal") => Ok(Self::Normal),
+            Some("longpoll") => Ok(Self::Longpoll),
+            Some("continuous" | "live") => Ok(Self::Continuous),
+            Some("eventsource") => Ok(Self::EventSource),
+            Some(_) => Err(refused(
+                "Supported `feed` types: normal, continuous, live, longpoll, eventsource".to_owned(),
+            )),
+        }
+    }
+
+    /// How such a feed is written.
+    pub fn framing(self) -> Framing {
+        match self {
+            Self::Normal | Self::Longpoll => Framing::List,
+            Self::Continuous => Framing::Lines,
+            Self::EventSource => Framing::Events,
+        }
+    }
+
+    /// When it ends.
+    pub fn end(self) -> End {
+        match self {
+            Self::Normal => End::Now,
+            Self::Longpoll => End::Changes,
+            Self::Continuous | Self::EventSource => End::Never,
+        }
+    }
+}
+
+impl Since {
+    fn read(text: &str) -> Result<Self, Error> {
+        if text == "now" {
+            return Ok(Self::Now);
+        }
+        let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        if digits == "now" {
+            return Ok(Self::Now);
+        }
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(refused("Malformed sequence supplied in 'since' parameter.".to_owned()));
+        }
+        Ok(Self::Seq(Timestamp(digits.parse().unwrap_or(u64::MAX))))
+    }
+
+    /// The seq after which the feed begins, where it is named.
+    pub fn seq(self) -> Option<Timestamp> {
+        match self {
+            Self::Seq(seq) => Some(seq),
+            Self::Now => None,
+        }
+    }
+}
+
+/// A request that CouchDB refuses, too.
+pub fn refused(reason: impl Into<String>) -> Error {
+    Error::Feed { status: StatusCode::BAD_REQUEST, reason: reason.into() }
+}
+
+fn read_heartbeat(text: &str) -> Result<Duration, Error> {
+    if text == "true" {
+        return Ok(DEFAULT);
+    }
+    let (sign, digits) = split_sign(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(refused(
+            "Invalid heartbeat value. Expecting a positive integer value (in milliseconds).",
+        ));
+    }
+    match digits.parse().unwrap_or(u64::MAX) {
+        milliseconds if milliseconds > 0 && sign != Some('-') => Ok(Duration::from_millis(milliseconds)),
+        _ => Err(refused("The heartbeat value should be a positive integer (in milliseconds).")),
+    }
+}
+
+fn read_integer(text: &str) -> Result<u64, Error> {
+    let (sign, digits) = split_sign(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(refused(format!("Invalid value for integer: {text:?}")));
+    }
+    match digits.parse().unwrap_or(u64::MAX) {
+        number if number > 0 && sign == Some('-') => {
+            Err(refused(format!("Invalid value for positive integer: {text:?}")))
+        }
+        number => Ok(number),
+    }
+}
+
+fn split_sign(text: &str) -> (Option<char>, &str) {
+    match text.strip_prefix(['-', '+']) {
+        Some(digits) => (text.chars().next(), digits),
+        None => (None, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    const MAX: Duration = Duration::from_secs(300);
+
+    fn read(query: &str) -> Result<Params, String> {
+        Params::read(Some(query), &HeaderMap::new(), None, MAX).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_feed_without_parameters_gives_everything_that_there_is() {
+        let params = read("").unwrap();
+        assert_eq!((params.mode, params.since), (Mode::Normal, Since::Seq(Timestamp::ZERO)));
+        assert_eq!((params.limit, params.docs, params.descending), (None, false, false));
+        assert_eq!(params.patience, Patience::Timeout(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn since_is_a_seq_in_many_spellings() {
+        for (query, since) in [
+            ("since=12", Since::Seq(Timestamp(12))),
+            ("since=%2212%22", Since::Seq(Timestamp(12))),
+            ("since=now", Since::Now),
+            ("SINCE=1&since=2", Since::Seq(Timestamp(2))),
+            ("since=1&last-event-id=7", Since::Seq(Timestamp(7))),
+            ("last-event-id=7&since=1", Since::Seq(Timestamp(7))),
+            ("last-event-id=&since=1", Since::Seq(Timestamp(1))),
+            ("since=99999999999999999999999", Since::Seq(Timestamp(u64::MAX))),
+        ] {
+            assert_eq!(read(query).unwrap().since, since, "{query}");
+        }
+        for query in ["since=abc", "since=-1", "since=1.5", "since=%22%22", "since=5-g1AAA"] {
+            let expected = "Malformed sequence supplied in 'since' parameter.";
+            assert_eq!(read(query).unwrap_err(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn the_header_of_a_browser_that_comes_back_counts_most() {
+        let headers = HeaderMap::from_iter([(
+            http::HeaderName::from_static("last-event-id"),
+            HeaderValue::from_static("9"),
+        )]);
+        let params = Params::read(Some("since=0&last-event-id=3"), &headers, None, MAX).unwrap();
+        assert_eq!(params.since, Since::Seq(Timestamp(9)));
+    }
+
+    #[test]
+    fn numbers_are_refused_in_couchdbs_words() {
+        for (query, reason) in [
+            ("heartbeat=0", "The heartbeat value should be a positive integer (in milliseconds)."),
+            ("heartbeat=-1000", "The heartbeat value should be a positive integer (in milliseconds)."),
+            (
+                "heartbeat=a1000",
+                "Invalid heartbeat value. Expecting a positive integer value (in milliseconds).",
+            ),
+            ("limit=x", "Invalid value for integer: \"x\""),
+            ("limit=-1", "Invalid value for positive integer: \"-1\""),
+            ("timeout=1.5", "Invalid value for integer: \"1.5\""),
+            ("feed=foo", "Supported `feed` types: normal, continuous, live, longpoll, eventsource"),
+        ] {
+            assert_eq!(read(query).unwrap_err(), reason, "{query}");
+        }
+    }
+
+    #[test]
+    fn heartbeats_overrule_timeouts_and_both_are_bounded() {
+        let patience = |query| read(query).unwrap().patience;
+        let (ms, second) = (Duration::from_millis, Duration::from_secs);
+        assert_eq!(patience("heartbeat=500&timeout=10"), Patience::Heartbeat(ms(500)));
+        assert_eq!(patience("heartbeat=true"), Patience::Heartbeat(second(60)));
+        assert_eq!(patience("timeout=999999999"), Patience::Timeout(MAX));
+        assert_eq!(patience("feed=eventsource"), Patience::Heartbeat(second(30)));
+        assert_eq!(patience("feed=eventsource&timeout=10"), Patience::Timeout(ms(10)));
+    }
+
+    #[test]
+    fn what_is_not_couchdbs_is_a_filter() {
+        let params = read("title=a&_since=3&Limit=1&style=all_docs&min_age=2&r=1").unwrap();
+        let names: Vec<_> = params.kinto.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["title", "min_age", "r"]);
+    }
+
+    #[test]
+    fn ids_and_selectors_come_from_the_query_or_the_body() {
+        let body = serde_json::json!({"doc_ids": ["a"], "selector": {"x": 1}});
+        let read = |query| Params::read(Some(query), &HeaderMap::new(), Some(&body), MAX).unwrap();
+        assert_eq!(read("").doc_ids, Some(serde_json::json!(["a"])));
+        assert_eq!(read("doc_ids=%5B%22b%22%5D").doc_ids, Some(serde_json::json!(["b"])));
+        assert_eq!(read("").selector, Some(serde_json::json!({"x": 1})));
+    }
+}

@@ -1,0 +1,379 @@
+//! One reader of a feed: the body of their answer, which is written as fast as they take it.
+//!
+//! ```text
+//! opening ─► past: pages from the position on, until there are no more ─► closing
+//!                  ▲                                        │
+//!                  └── too far behind ── waiting for batches ◄┘ (live feeds)
+//! ```
+//!
+//! A reader is no task and has no queue. It is looked at when its connection can be written to, or when its channel wakes
+//! it, and holds a position and a timer in between.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body as HttpBody, Frame};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::channel::{Batch, Latest};
+use super::framing::Framing;
+use super::moment::{Page, Position, Room};
+use super::shape::{Admission, End, Memory, Patience, Shape, Supply};
+use crate::body::BoxError;
+use crate::error::Error;
+
+/// How many pages in which a filter finds nothing are looked at before others have their turn.
+const PAGES_IN_A_ROW: usize = 4;
+
+/// A reader of a feed.
+pub struct Reader {
+    supply: Supply,
+    admission: Option<Admission>,
+    shape: Shape,
+    position: Position,
+    /// Where the reader began. Rows of its seq are there because they may not have been shown: they do not count.
+    begin: Position,
+    memory: Memory,
+    stage: Stage,
+    /// The rows that may still be written.
+    left: Option<usize>,
+    /// How many rows were not written when the feed ended.
+    pending: u64,
+    has_rows: bool,
+    is_silent: bool,
+    sent: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+enum Stage {
+    Opening,
+    Past,
+    Reading(Mutex<BoxFuture<'static, Result<Page, Error>>>),
+    Waiting,
+    Closing,
+    Done,
+}
+
+/// What came of a look at the channel.
+enum Waited {
+    /// Changes, written for all readers.
+    Shared(Bytes),
+    /// Another stage, or another look.
+    Moved,
+    /// Nothing, for now.
+    Idle,
+}
+
+impl Reader {
+    /// A reader who goes on from a position.
+    pub fn new(
+        supply: Supply,
+        admission: Option<Admission>,
+        shape: Shape,
+        position: Position,
+        memory: Memory,
+    ) -> Self {
+        Self {
+            supply,
+            admission,
+            left: shape.limit,
+            shape,
+            begin: position.clone(),
+            memory,
+            position,
+            stage: Stage::Opening,
+            pending: 0,
+            has_rows: false,
+            is_silent: true,
+            sent: Instant::now(),
+            timer: None,
+        }
+    }
+
+    /// All that is written, and the position at its end: for feeds that end at once.
+    pub async fn whole(mut self) -> Result<(Bytes, Position), Error> {
+        let mut whole = Vec::new();
+        poll_fn(|context| {
+            while let Some(text) = self.turn(context)? {
+                whole.extend_from_slice(&text);
+            }
+            if matches!(self.stage, Stage::Done) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+        .map(|()| (whole.into(), self.position.clone()))
+    }
+
+    /// What is to be written next; `None` where nothing is.
+    fn turn(&mut self, context: &mut Context<'_>) -> Result<Option<Bytes>, Error> {
+        let mut text = Vec::new();
+        let mut idle_pages = 0;
+        loop {
+            match &mut self.stage {
+                Stage::Opening => {
+                    text.extend_from_slice(self.shape.layout.framing.opening().as_bytes());
+                    self.stage = Stage::Past;
+                }
+                Stage::Past => self.read_past(context),
+                Stage::Reading(page) => {
+                    let page = page.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    let Poll::Ready(page) = page.as_mut().poll(context) else { break };
+                    self.take(page?, &mut text);
+                    if text.len() >= Room::PIECE.bytes {
+                        break;
+                    }
+                    if text.is_empty() {
+                        idle_pages += 1;
+                        self.beat(&mut text);
+                    }
+                    if idle_pages >= PAGES_IN_A_ROW && matches!(self.stage, Stage::Past) {
+                        context.waker().wake_by_ref();
+                        break;
+                    }
+                }
+                Stage::Waiting => match self.wait(context, &mut text) {
+                    Waited::Shared(shared) if text.is_empty() => {
+                        self.note_sent();
+                        return Ok(Some(shared));
+                    }
+                    Waited::Shared(shared) => text.extend_from_slice(&shared),
+                    Waited::Moved => {}
+                    Waited::Idle => break,
+                },
+                Stage::Closing => {
+                    let (seq, framing) = (self.position.seq, self.shape.layout.framing);
+                    text.extend_from_slice(framing.closing(seq, self.pending).as_bytes());
+                    self.stage = Stage::Done;
+                }
+                Stage::Done => break,
+            }
+        }
+        if text.is_empty() {
+            return Ok(None);
+        }
+        self.note_sent();
+        Ok(Some(text.into()))
+    }
+
+    /// Begins to read what the reader has not seen.
+    fn read_past(&mut self, context: &Context<'_>) {
+        if self.is_over() {
+            self.stage = Stage::Closing;
+            return;
+        }
+        let moment = match &self.supply {
+            Supply::Fixed(moment) => Some(Arc::clone(moment)),
+            Supply::Live(spot) => {
+                spot.register(context.waker());
+                spot.channel.latest().map(|latest| Arc::clone(&latest.moment))
+            }
+        };
+        let room = if self.left == Some(0) { Room { rows: 0, bytes: 0 } } else { Room::PIECE };
+        self.stage = match moment {
+            Some(moment) => Stage::Reading(Mutex::new(moment.page(self.position.clone(), room))),
+            None => Stage::Waiting,
+        };
+    }
+
+    /// Writes what the filter leaves of a page, as far as the limit reaches.
+    fn take(&mut self, page: Page, text: &mut Vec<u8>) {
+        if self.left == Some(0) && !self.has_rows {
+            self.pending = page.pending + page.rows.len() as u64;
+            self.stage = Stage::Closing;
+            return;
+        }
+        let total = page.rows.len();
+        let mut last = None;
+        for (index, row) in page.rows.iter().enumerate() {
+            if self.shape.filter.as_ref().is_some_and(|filter| !filter.matches(row)) {
+                continue;
+            }
+            // Rows of one seq come together: who goes on from it is not given the others.
+            if self.left == Some(0) && last.is_none_or(|last| row.seq > last) {
+                self.pending = page.pending + (total - index) as u64;
+                self.position = Position::new(last.unwrap_or(self.position.seq), page.next.serial);
+                self.stage = Stage::Closing;
+                return;
+            }
+            let begin = text.len();
+            self.shape.layout.write(text, row);
+            if !std::mem::replace(&mut self.has_rows, true) {
+                let separator = self.shape.layout.separator();
+                text.drain(begin..begin + separator);
+            }
+            if row.seq > self.begin.seq {
+                self.left = self.left.map(|left| left.saturating_sub(1));
+            }
+            last = Some(row.seq);
+        }
+        let is_last = page.pending == 0 && page.next.doubt.is_none();
+        self.pending = page.pending;
+        self.position = page.next;
+        if self.left == Some(0) && self.position.doubt.is_none() {
+            if let Some(last) = last {
+                self.position.seq = last;
+            }
+            self.stage = Stage::Closing;
+            return;
+        }
+        self.stage = if is_last { self.caught_up() } else { Stage::Past };
+    }
+
+    fn caught_up(&self) -> Stage {
+        match self.shape.end {
+            End::Now => Stage::Closing,
+            End::Changes if self.has_rows => Stage::Closing,
+            End::Changes | End::Never => Stage::Waiting,
+        }
+    }
+
+    /// Looks for changes.
+    fn wait(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) -> Waited {
+        let Supply::Live(spot) = &self.supply else {
+            self.stage = Stage::Closing;
+            return Waited::Moved;
+        };
+        spot.register(context.waker());
+        if self.is_over() {
+            self.stage = Stage::Closing;
+            return Waited::Moved;
+        }
+        if spot.channel.is_beyond(self.position.serial)
+            && let Some(latest) = spot.channel.latest()
+            && !latest.is_known_at(self.position.serial)
+        {
+            return self.take_batch(&latest, text);
+        }
+        if std::mem::take(&mut self.is_silent) && text.is_empty() {
+            // The reader is shown at once that it was understood.
+            text.extend_from_slice(self.shape.layout.framing.heartbeat().as_bytes());
+        }
+        if text.is_empty() {
+            self.look_at_clock(context, text);
+        }
+        if matches!(self.stage, Stage::Waiting) { Waited::Idle } else { Waited::Moved }
+    }
+
+    /// Goes on by what was written for all readers, or to pages of its own where the reader is too far behind.
+    fn take_batch(&mut self, latest: &Latest, text: &mut Vec<u8>) -> Waited {
+        let seq = self.position.seq;
+        let begins_after = |batch: &Batch| batch.rows.first().is_some_and(|row| row.seq >= seq);
+        let batch = latest
+            .batch_after(self.position.serial)
+            .filter(|batch| self.position.doubt.is_none() && begins_after(batch));
+        let Some(batch) = batch else {
+            self.stage = Stage::Past;
+            return Waited::Moved;
+        };
+        let next = Position::new(batch.timestamp.max(seq), batch.upto);
+        let count = batch.rows.len();
+        if self.shape.filter.is_some() || self.left.is_some_and(|left| left < count) {
+            self.take(Page { rows: batch.rows.clone(), pending: 0, next }, text);
+            return Waited::Moved;
+        }
+        let mut shared = batch.written(self.shape.layout);
+        if !std::mem::replace(&mut self.has_rows, true) {
+            shared = shared.slice(self.shape.layout.separator()..);
+        }
+        self.left = self.left.map(|left| left.saturating_sub(count));
+        self.position = next;
+        self.stage = if self.left == Some(0) { Stage::Closing } else { self.caught_up() };
+        Waited::Shared(shared)
+    }
+
+    fn look_at_clock(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {
+        let until = self.sent + self.patience();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        while timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            if now < until {
+                timer.as_mut().reset(until);
+                continue;
+            }
+            match self.shape.patience {
+                Patience::Timeout(_) => self.stage = Stage::Closing,
+                Patience::Heartbeat(interval) => {
+                    text.extend_from_slice(self.shape.layout.framing.heartbeat().as_bytes());
+                    timer.as_mut().reset(now + interval);
+                }
+            }
+            return;
+        }
+    }
+
+    /// A sign of life while a filter finds nothing.
+    fn beat(&mut self, text: &mut Vec<u8>) {
+        if let Patience::Heartbeat(interval) = self.shape.patience
+            && self.shape.end != End::Now
+            && self.sent.elapsed() >= interval
+        {
+            text.extend_from_slice(self.shape.layout.framing.heartbeat().as_bytes());
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.shape.patience {
+            Patience::Timeout(interval) | Patience::Heartbeat(interval) => interval,
+        }
+    }
+
+    /// Whether the feed has to end, whatever there is.
+    fn is_over(&self) -> bool {
+        let has_ended = match &self.supply {
+            Supply::Fixed(_) => false,
+            Supply::Live(spot) => spot.channel.has_ended(),
+        };
+        has_ended || self.admission.as_ref().is_some_and(|admission| admission.grant.is_lost())
+    }
+
+    fn note_sent(&mut self) {
+        self.is_silent = false;
+        self.sent = Instant::now();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let is_whole = matches!(self.stage, Stage::Done) && self.shape.layout.framing == Framing::List;
+        if is_whole {
+            self.memory.note(&self.begin, &self.position);
+            return;
+        }
+        // How much of it was read is not known. Of what there was at first, somebody who goes on in the middle is taken to
+        // have read the rest here, too: else they would be given a lot again.
+        let seq = self.position.seq.min(self.memory.began);
+        if seq >= self.begin.seq {
+            self.memory.note(&self.begin, &Position { seq, ..self.position.clone() });
+        }
+    }
+}
+
+impl HttpBody for Reader {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.turn(context) {
+            Ok(Some(text)) => Poll::Ready(Some(Ok(Frame::data(text)))),
+            Ok(None) if matches!(self.stage, Stage::Done) => Poll::Ready(None),
+            Ok(None) => Poll::Pending,
+            Err(error) => {
+                self.stage = Stage::Done;
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Reader").field("position", &self.position).finish_non_exhaustive()
+    }
+}

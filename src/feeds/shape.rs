@@ -1,0 +1,87 @@
+//! What a feed is to be like, and what its reader holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Feeds;
+use super::corner::Spot;
+use super::filter::Filter;
+use super::framing::Layout;
+use super::grants::Grant;
+use super::moment::{Moment, Position};
+use super::seats::Seat;
+use super::shown::ReaderId;
+use crate::kinto::Timestamp;
+
+/// When a feed ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// When there is no more at present.
+    Now,
+    /// With the first changes.
+    Changes,
+    /// Never.
+    Never,
+}
+
+/// What is done when nothing was written for some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The feed ends.
+    Timeout(Duration),
+    /// The reader is shown that it is alive.
+    Heartbeat(Duration),
+}
+
+/// What a feed is to be like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// How it is written.
+    pub layout: Layout,
+    /// When it ends.
+    pub end: End,
+    /// What happens meanwhile.
+    pub patience: Patience,
+    /// The most rows.
+    pub limit: Option<usize>,
+    /// Which rows.
+    pub filter: Option<Arc<Filter>>,
+}
+
+/// Where rows come from.
+#[derive(Debug)]
+pub enum Supply {
+    /// One moment.
+    Fixed(Arc<dyn Moment>),
+    /// A channel's newest.
+    Live(Spot),
+}
+
+/// What a live reader holds while it reads.
+#[derive(Debug)]
+pub struct Admission {
+    /// Its seat among all readers.
+    pub seat: Seat,
+    /// Its permission.
+    pub grant: Arc<Grant>,
+}
+
+/// Where it is noted what a reader was shown.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// All notes.
+    pub feeds: Arc<Feeds>,
+    /// Of which source.
+    pub lineage: u64,
+    /// The newest seq that it had when it was first known.
+    pub began: Timestamp,
+    /// Who reads.
+    pub reader: ReaderId,
+}
+
+impl Memory {
+    /// Notes that everything between two positions was shown.
+    pub fn note(&self, from: &Position, to: &Position) {
+        self.feeds.shown.note(self.lineage, self.reader, from, to);
+    }
+}

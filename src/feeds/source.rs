@@ -1,0 +1,246 @@
+//! What feeds are about, and who keeps their channels up to date: one task for each source that somebody listens to.
+//!
+//! A further source is a file with a [`super::table::Table`] (or, where it is not in memory, a
+//! [`super::moment::Moment`]), an arm of [`Sources::moment`] and one of [`follow`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+pub mod collections;
+pub mod records;
+
+use super::channel::Channel;
+use super::moment::{Moment, Position};
+use super::params::Since;
+use super::shown::{ReaderId, Shown};
+use super::{Feeds, Subject};
+use crate::error::Error;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::read::ReadError;
+use crate::mirror::{Freshness, Mirrors};
+use crate::timeline::Timeline;
+use crate::timeline::ledger::Ledger;
+use crate::timeline::poll::Poller;
+use collections::{Collections, Naming};
+use records::Records;
+
+/// How often a source is marked as in use, and looked at for whether it still is.
+const TICK: Duration = Duration::from_secs(5);
+
+/// How long a channel is kept after its last reader: those of a long poll come back.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How long the list of a bucket is kept for readers who come back.
+const IN_USE: Duration = Duration::from_secs(120);
+
+/// How many of them.
+const BUCKETS_IN_USE: u64 = 1000;
+
+/// The pause after a failure of the upstream.
+const BREATHER: Duration = Duration::from_secs(1);
+
+/// What moments are made of.
+#[derive(Debug)]
+pub struct Sources {
+    /// Timestamps.
+    pub timeline: Arc<Timeline>,
+    /// Who asks for them.
+    pub poller: Arc<Poller>,
+    /// Contents of collections.
+    pub mirrors: Arc<Mirrors>,
+    /// `sidecar.overlap`.
+    pub overlap: Duration,
+    /// Lists of buckets whose readers may come back.
+    in_use: Cache<Arc<str>, Arc<Ledger>>,
+}
+
+/// A source as it is now, and where a reader begins.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The moment.
+    pub moment: Arc<dyn Moment>,
+    /// Whether it comes from memory.
+    pub freshness: Freshness,
+    /// What was known to be the newest seq when the request arrived.
+    now: Option<Timestamp>,
+}
+
+impl Sources {
+    /// Sources of these timestamps and contents.
+    pub fn new(
+        timeline: Arc<Timeline>,
+        poller: Arc<Poller>,
+        mirrors: Arc<Mirrors>,
+        overlap: Duration,
+    ) -> Self {
+        let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
+        Self { timeline, poller, mirrors, overlap, in_use }
+    }
+
+    /// A source as it is now: at least as new as `since` if the upstream has it.
+    pub async fn moment(&self, subject: &Subject, since: Since) -> Result<Beginning, Error> {
+        self.poller.used();
+        match subject {
+            Subject::Collection(key) => self.records(key, since).await,
+            Subject::Bucket(bucket) => {
+                let ledger = self.poller.bucket(bucket, newer_than_known(since)).await?;
+                self.in_use.insert(Arc::clone(bucket), Arc::clone(&ledger));
+                Ok(self.collections(ledger, Naming::InBucket, false))
+            }
+            Subject::Monitor => {
+                let (_, is_stale) = self.poller.entries(newer_than_known(since)).await?;
+                Ok(self.collections(Arc::clone(self.timeline.monitored()), Naming::Monitored, is_stale))
+            }
+        }
+    }
+
+    /// A collection as it is now.
+    pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), Error> {
+        self.poller.used();
+        let mirror = self.mirrors.hold(key);
+        mirror.clock().used();
+        let (state, freshness) = self.mirrors.current(key, None).await?;
+        Ok((Records { mirror, state, overlap: self.overlap }, freshness))
+    }
+
+    async fn records(&self, key: &CollectionKey, since: Since) -> Result<Beginning, Error> {
+        let mirror = self.mirrors.hold(key);
+        let clock = mirror.clock();
+        // What was written through the sidecar before the request arrived is known to the clock; what comes until the
+        // mirror is read is news.
+        let is_watched = clock.age().is_some_and(|age| age < TICK);
+        let now = Some(clock.timestamp()).filter(|now| is_watched && *now > Timestamp::ZERO);
+        clock.used();
+        let (state, freshness) = self.mirrors.current(key, newer_than_known(since)).await?;
+        let moment = Arc::new(Records { mirror, state, overlap: self.overlap });
+        Ok(Beginning { moment, freshness, now })
+    }
+
+    fn collections(&self, ledger: Arc<Ledger>, naming: Naming, is_stale: bool) -> Beginning {
+        let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
+        let moment = Arc::new(Collections::now(ledger, naming, self.overlap));
+        Beginning { moment, freshness, now: None }
+    }
+}
+
+impl Beginning {
+    /// The position of a reader who wants what comes after `since`.
+    pub fn position(&self, since: Since, shown: &Shown, reader: ReaderId) -> Position {
+        match since {
+            Since::Seq(seq) => shown.resume(&*self.moment, reader, seq),
+            Since::Now => {
+                let newest = self.moment.timestamp();
+                Position::new(self.now.map_or(newest, |now| now.min(newest)), self.moment.serial())
+            }
+        }
+    }
+}
+
+/// A seq that the upstream may have to be asked for; what nobody can have been given is not.
+fn newer_than_known(since: Since) -> Option<Timestamp> {
+    since.seq().filter(|seq| *seq <= PLAUSIBLE)
+}
+
+/// Timestamps above this (the year 2100) are made up.
+const PLAUSIBLE: Timestamp = Timestamp(4_102_444_800_000);
+
+/// Publishes a source's moments until nobody listens any more.
+pub async fn follow(feeds: Arc<Feeds>, subject: Subject, channel: Arc<Channel>) {
+    match &subject {
+        Subject::Collection(key) => follow_records(&feeds, key, &subject, &channel).await,
+        Subject::Bucket(_) | Subject::Monitor => follow_collections(&feeds, &subject, &channel).await,
+    }
+}
+
+async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, channel: &Arc<Channel>) {
+    let sources = &feeds.sources;
+    let mirror = sources.mirrors.hold(key);
+    let clock = Arc::clone(mirror.clock());
+    let _listening = clock.listen();
+    let mut read = mirror.subscribe();
+    let mut usage = Usage::default();
+    loop {
+        clock.used();
+        sources.poller.used();
+        read.mark_unchanged();
+        let news = clock.news();
+        let current = match mirror.settled() {
+            Some(state) => Ok(state),
+            None => sources.mirrors.current(key, None).await.map(|(state, _)| state),
+        };
+        match current {
+            Ok(state) => {
+                let state = Records { mirror: Arc::clone(&mirror), state, overlap: sources.overlap };
+                if let Err(error) = channel.advance(Arc::new(state)).await {
+                    tracing::warn!(collection = %key, %error, "cannot tell the readers of {key} of a change");
+                }
+            }
+            Err(ReadError::Gone) => {
+                feeds.close(subject, channel);
+                return;
+            }
+            Err(error) => tracing::debug!(collection = %key, %error, "cannot read {key} for its readers"),
+        }
+        if mirror.settled().is_none() && clock.news() == news {
+            // The upstream fails: what is known is not all that there is.
+            tokio::time::sleep(BREATHER).await;
+            continue;
+        }
+        let known = if mirror.settled().is_some() { clock.news() } else { news };
+        tokio::select! {
+            () = clock.news_beyond(known) => {}
+            _ = read.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+        if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Channel>) {
+    let sources = &feeds.sources;
+    let (ledger, naming) = match subject {
+        // Kept from here on, loaded by the reader who asked for the channel.
+        Subject::Bucket(bucket) => (sources.timeline.watch(bucket), Naming::InBucket),
+        _ => (Arc::clone(sources.timeline.monitored()), Naming::Monitored),
+    };
+    let mut moved = ledger.subscribe();
+    let mut usage = Usage::default();
+    loop {
+        sources.poller.used();
+        moved.mark_unchanged();
+        if ledger.is_loaded() || *subject == Subject::Monitor {
+            let moment = Collections::now(Arc::clone(&ledger), naming, sources.overlap);
+            if let Err(error) = channel.advance(Arc::new(moment)).await {
+                tracing::warn!(%error, "cannot tell readers of a change");
+            }
+        }
+        tokio::select! {
+            _ = moved.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+        if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+/// For how long a channel has had no readers.
+#[derive(Debug, Default)]
+struct Usage {
+    alone_since: Option<Instant>,
+}
+
+impl Usage {
+    fn is_over(&mut self, channel: &Arc<Channel>) -> bool {
+        if !Feeds::is_unused(channel) {
+            self.alone_since = None;
+            return false;
+        }
+        self.alone_since.get_or_insert_with(Instant::now).elapsed() >= LINGER
+    }
+}

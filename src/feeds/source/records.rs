@@ -1,0 +1,76 @@
+//! The records of a collection, as their mirror has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::feeds::table::{Mark, Table};
+use crate::kinto::Timestamp;
+use crate::mirror::{Mirror, State};
+
+/// A collection at one moment.
+#[derive(Debug)]
+pub struct Records {
+    /// The collection's mirror.
+    pub mirror: Arc<Mirror>,
+    /// What it had at that moment.
+    pub state: Arc<State>,
+    /// `sidecar.overlap`.
+    pub overlap: Duration,
+}
+
+impl Records {
+    fn row(&self, place: usize) -> Option<&crate::mirror::content::Row> {
+        let content = &self.state.content;
+        content.rows().get(*content.by_seq().get(place)?)
+    }
+}
+
+impl Table for Records {
+    fn lineage(&self) -> u64 {
+        self.mirror.lineage
+    }
+
+    fn began(&self) -> Timestamp {
+        self.state.content.began()
+    }
+
+    fn serial(&self) -> u64 {
+        self.state.content.serial
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        self.state.content.timestamp
+    }
+
+    fn digest(&self) -> u64 {
+        self.state.content.digest()
+    }
+
+    fn count(&self) -> usize {
+        self.state.content.rows().len()
+    }
+
+    fn mark(&self, place: usize) -> Option<Mark<'_>> {
+        let row = self.row(place)?;
+        Some(Mark {
+            seq: row.seq(),
+            last_modified: row.last_modified,
+            is_late: row.late.is_some(),
+            serial: row.serial,
+            id: &row.id,
+            // What was once seen to be the newest row was there before anything newer.
+            doubtful_up_to: row.late.or(Some(row.found).filter(|_| !row.witnessed)),
+        })
+    }
+
+    fn json(&self, place: usize) -> (Bytes, bool) {
+        let row = self.row(place);
+        row.map_or_else(Default::default, |row| (self.state.content.json(row), row.deleted))
+    }
+
+    fn overlap(&self) -> Duration {
+        self.overlap
+    }
+}

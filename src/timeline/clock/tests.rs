@@ -1,0 +1,64 @@
+//! What clocks make of what they hear.
+
+use super::*;
+
+fn clock() -> Arc<Clock> {
+    Arc::new(Clock::new(CollectionKey::new("a", "b")))
+}
+
+#[test]
+fn lone_writes_in_order_are_witnessed() {
+    let clock = clock();
+    assert_eq!(clock.begin_write().acknowledged(&[Timestamp(10)]), Heard::Moved);
+    assert_eq!(clock.witnessed(), [Timestamp(10)]);
+    assert_eq!(clock.take_low(), None);
+}
+
+#[test]
+fn writes_that_overlap_are_not_witnessed() {
+    let clock = clock();
+    let (one, other) = (clock.begin_write(), clock.begin_write());
+    one.acknowledged(&[Timestamp(11)]);
+    other.acknowledged(&[Timestamp(10)]);
+    assert!(clock.witnessed().is_empty());
+    assert_eq!(clock.take_low(), Some(Timestamp(10)));
+    assert_eq!(clock.timestamp(), Timestamp(11));
+}
+
+#[test]
+fn an_answer_that_a_write_overtook_does_not_move_the_clock_back() {
+    let clock = clock();
+    let (news, asked) = (clock.news(), Instant::now());
+    clock.begin_write().acknowledged(&[Timestamp(10)]);
+    assert_eq!(clock.learned(Timestamp(9), Some(1), news, asked), Heard::Nothing);
+    assert_eq!(clock.timestamp(), Timestamp(10));
+    assert!(!clock.take_void());
+}
+
+#[test]
+fn a_timestamp_that_went_back_voids_what_was_known() {
+    let clock = clock();
+    clock.learned(Timestamp(10), Some(1), clock.news(), Instant::now());
+    assert_eq!(clock.learned(Timestamp(9), Some(1), clock.news(), Instant::now()), Heard::Moved);
+    assert!(clock.take_void());
+    assert!(!clock.take_void());
+}
+
+#[test]
+fn a_read_accounts_for_a_timestamp_that_was_heard_while_it_was_under_way_and_for_no_write() {
+    let clock = clock();
+    let news = clock.news();
+    clock.learned(Timestamp(10), Some(1), news, Instant::now());
+    assert_eq!(clock.accounted(news, Timestamp(9)), news);
+    assert_eq!(clock.accounted(news, Timestamp(10)), clock.news());
+    clock.begin_write().acknowledged(&[Timestamp(9)]);
+    assert_eq!(clock.accounted(news, Timestamp(10)), news);
+}
+
+#[test]
+fn another_number_of_records_at_the_same_timestamp_is_news() {
+    let clock = clock();
+    clock.learned(Timestamp(10), Some(1), clock.news(), Instant::now());
+    assert_eq!(clock.learned(Timestamp(10), Some(2), clock.news(), Instant::now()), Heard::News);
+    assert_eq!(clock.learned(Timestamp(10), Some(2), clock.news(), Instant::now()), Heard::Nothing);
+}

@@ -1,0 +1,13 @@
+// What pouchdb-server is, in memory: serves until its input ends, and says on which port.
+
+import express from "express";
+import expressPouchDB from "express-pouchdb";
+import PouchDB from "pouchdb";
+import memory from "pouchdb-adapter-memory";
+
+PouchDB.plugin(memory);
+const InMemory = PouchDB.defaults({ adapter: "memory" });
+const application = express();
+application.use("/", expressPouchDB(InMemory, { inMemoryConfig: true, logPath: process.argv[2] }));
+const listener = application.listen(0, "127.0.0.1", () => console.log(listener.address().port));
+process.stdin.on("end", () => process.exit(0)).resume();

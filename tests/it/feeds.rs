@@ -1,0 +1,81 @@
+//! Feeds over real Kintos: everybody who follows one is told of each change, once, in order, and at once.
+
+mod answers;
+mod couchdb;
+mod ends;
+mod filters;
+mod follower;
+mod live;
+mod page;
+mod proxies;
+mod random;
+mod sources;
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+use follower::Follower;
+
+/// A collection that everybody may read, behind a sidecar.
+struct World {
+    sidecar: Sidecar,
+    /// `/buckets/{bucket}`
+    bucket: String,
+    /// `/buckets/{bucket}/collections/{collection}`
+    collection: String,
+    alice: Client,
+}
+
+impl World {
+    async fn new(settings: &[(&str, &str)]) -> Self {
+        Self::before(Kinto::shared(), settings).await
+    }
+
+    async fn before(kinto: &Kinto, settings: &[(&str, &str)]) -> Self {
+        let bucket = format!("/buckets/{}", unique("feeds"));
+        let collection = format!("{bucket}/collections/c");
+        let mut all = vec![SERVICE_ACCOUNT];
+        all.extend_from_slice(settings);
+        let sidecar = Sidecar::start(kinto.url(), &all);
+        let alice = sidecar.client().user("alice");
+        let readable = json!({"permissions": {"read": ["system.Everyone"]}});
+        alice.put(&bucket).json(readable).await.expect(201);
+        alice.put(&collection).await.expect(201);
+        Self { sidecar, bucket, collection, alice }
+    }
+
+    /// Writes a record through the sidecar; its timestamp.
+    async fn write(&self, id: &str, data: Value) -> u64 {
+        let path = format!("{}/records/{id}", self.collection);
+        let answer = self.alice.put(&path).data(data).await;
+        assert!(matches!(answer.status, 200 | 201), "{answer}");
+        answer.data()["last_modified"].as_u64().unwrap()
+    }
+
+    /// Deletes a record through the sidecar; its tombstone's timestamp.
+    async fn delete(&self, id: &str) -> u64 {
+        let path = format!("{}/records/{id}", self.collection);
+        let answer = self.alice.delete(&path).await.expect(200);
+        answer.data()["last_modified"].as_u64().unwrap()
+    }
+
+    /// The path of the collection's feed.
+    fn feed(&self, query: &str) -> String {
+        format!("{}/_changes?{query}", self.collection)
+    }
+
+    /// What there is in the collection's feed.
+    async fn changes(&self, query: &str) -> Value {
+        self.sidecar.client().get(&self.feed(query)).await.expect(200).json()
+    }
+
+    /// Follows the collection's feed.
+    async fn follow(&self, query: &str) -> Follower {
+        Follower::open(&self.sidecar, &self.feed(query), &[]).await
+    }
+}
+
+/// The ids of an answer's rows.
+fn ids(answer: &Value) -> Vec<&str> {
+    answer["results"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()
+}

@@ -1,0 +1,96 @@
+//! Feeds of some records only.
+
+use serde_json::{Value, json};
+
+use super::{World, ids};
+
+async fn world() -> World {
+    let world = World::new(&[]).await;
+    for (id, kind, age) in [("a", "odd", 1), ("b", "even", 2), ("c", "odd", 3)] {
+        world.write(id, json!({"kind": kind, "age": age})).await;
+    }
+    world
+}
+
+async fn posted(world: &World, query: &str, body: Value) -> Vec<String> {
+    let answer = world.sidecar.client().post(&world.feed(query)).json(body).await.expect(200).json();
+    ids(&answer).into_iter().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn records_are_chosen_by_id() {
+    let world = world().await;
+    let query = "doc_ids=%5B%22c%22%2C%22a%22%2C%22x%22%5D";
+    assert_eq!(ids(&world.changes(&format!("filter=_doc_ids&{query}")).await), ["a", "c"]);
+    assert_eq!(ids(&world.changes(query).await), ["a", "c"]);
+    assert_eq!(posted(&world, "filter=_doc_ids", json!({"doc_ids": ["b"]})).await, ["b"]);
+}
+
+#[tokio::test]
+async fn records_are_chosen_by_mango() {
+    let world = world().await;
+    let selector = json!({"selector": {"kind": "odd", "age": {"$gt": 1}}});
+    assert_eq!(posted(&world, "filter=_selector", selector).await, ["c"]);
+    let selector = json!({"selector": {"_id": {"$in": ["b", "c"]}}});
+    assert_eq!(posted(&world, "filter=_selector", selector).await, ["b", "c"]);
+    world.delete("b").await;
+    let selector = json!({"selector": {"_deleted": true}});
+    assert_eq!(posted(&world, "filter=_selector", selector).await, ["b"]);
+    let refused = json!({"selector": {"$foo": 1}});
+    let answer = world.sidecar.client().post(&world.feed("filter=_selector")).json(refused).await;
+    assert_eq!(answer.expect(400).json()["reason"], "Invalid operator: $foo");
+}
+
+#[tokio::test]
+async fn records_are_chosen_by_kintos_list_language() {
+    let world = world().await;
+    assert_eq!(ids(&world.changes("kind=odd").await), ["a", "c"]);
+    assert_eq!(ids(&world.changes("min_age=2&kind=even&_unknown=1").await), ["b"]);
+    assert_eq!(ids(&world.changes("in_id=a,b&limit=1").await), ["a"]);
+    assert_eq!(world.changes("kind=none").await["results"], json!([]));
+}
+
+#[tokio::test]
+async fn filters_have_names_in_the_metadata() {
+    let world = world().await;
+    let filters = json!({"filters": {"k/odd": {"kind": "odd"}, "k/old": "min_age=3", "k/bad": 1}});
+    world.alice.patch(&world.collection).data(filters).await.expect(200);
+    let filters = json!({"filters": {"k/odd": {"kind": "even"}, "b/even": {"kind": "even"}}});
+    world.alice.patch(&world.bucket).data(filters).await.expect(200);
+    assert_eq!(ids(&world.changes("filter=k/odd").await), ["a", "c"]);
+    assert_eq!(ids(&world.changes("filter=k%2Fold").await), ["c"]);
+    assert_eq!(ids(&world.changes("filter=b/even").await), ["b"]);
+    assert_eq!(world.changes("filter=_design").await["results"], json!([]));
+    let client = world.sidecar.client();
+    client.get(&world.feed("filter=k/bad")).await.expect(400);
+    for unknown in ["app/important", "_view"] {
+        let answer = client.get(&world.feed(&format!("filter={unknown}"))).await.expect(404).json();
+        assert!(answer["reason"].as_str().unwrap().contains("JavaScript"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn filtered_pages_are_filled_as_long_as_there_is_more() {
+    let world = World::new(&[]).await;
+    for number in 0..60 {
+        world.write(&format!("r{number:02}"), json!({"n": number % 10})).await;
+    }
+    let page = world.changes("n=3&limit=4").await;
+    assert_eq!(ids(&page), ["r03", "r13", "r23", "r33"]);
+    let page = world.changes(&format!("n=3&limit=4&since={}", page["last_seq"])).await;
+    assert_eq!((ids(&page), &page["pending"]), (vec!["r43", "r53"], &json!(0)));
+}
+
+#[tokio::test]
+async fn live_readers_are_only_told_of_what_they_want() {
+    let world = world().await;
+    let mut odd = world.follow("feed=continuous&since=now&heartbeat=60000&kind=odd").await;
+    let mut first = world.follow("feed=longpoll&since=now&heartbeat=60000&kind=odd").await;
+    assert_eq!(odd.line().await.unwrap(), "");
+    world.write("d", json!({"kind": "even"})).await;
+    let seq = world.write("e", json!({"kind": "odd"})).await;
+    assert_eq!(odd.row().await.unwrap()["seq"], seq);
+    assert_eq!(first.line().await.unwrap(), "{\"results\":[");
+    let row: Value = serde_json::from_str(first.line().await.unwrap().trim()).unwrap();
+    assert_eq!(row["id"], "e");
+}
