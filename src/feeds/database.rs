@@ -46,7 +46,7 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
     let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
     let document = json!({
         "db_name": &*key.collection,
-        "update_seq": content.timestamp.0,
+        "update_seq": content.high.0,
         "doc_count": content.live(),
         "doc_del_count": content.rows().len() - content.live(),
         "purge_seq": 0,

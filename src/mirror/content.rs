@@ -53,8 +53,11 @@ pub struct Row {
     /// Whether this is a tombstone of the sidecar's own for a row that vanished without one.
     pub invented: bool,
     /// The collection's timestamp when this row was first seen: who knows of nothing above it may have read before this
-    /// row was there, who knows of more has not. Of a late row, the timestamp up to which the collection was known then.
+    /// row was there, who knows of more has not.
     pub found: Timestamp,
+    /// The timestamp by which readers of feeds hear of this row: its own, or that of the newest row which they had heard of
+    /// when this one was found behind that.
+    pub seq: Timestamp,
     /// The first content of this mirror that had this row as it is, see [`Content::serial`].
     pub serial: u64,
     /// Whether this row was once seen to be the collection's newest.
@@ -102,6 +105,8 @@ pub struct Content {
     /// Indices of the rows that are marked late.
     late: Vec<usize>,
     digest: u64,
+    /// The timestamp of the newest row that there ever was. Kinto may tell a collection's timestamp before it shows the row.
+    pub high: Timestamp,
     /// Indices of all rows by [`Row::seq`], oldest first.
     by_seq: OnceLock<Vec<usize>>,
     /// The timestamps that this mirror had, ascending; the first is the one that it began with.
@@ -130,6 +135,7 @@ impl Content {
         let newest = update.rows.iter().map(|row| row.last_modified).max().unwrap_or(timestamp);
         let find = Find {
             known,
+            high: before.map_or(Timestamp::ZERO, |before| before.high),
             at: timestamp.max(known),
             newest: timestamp.max(known).max(newest),
             serial: before.map_or(1, |before| before.serial + 1),
@@ -187,6 +193,7 @@ impl Content {
             own.push(timestamp);
         }
         let began = before.map_or(timestamp, |before| before.began);
+        let high = placed.first().map_or(Timestamp::ZERO, |row: &Row| row.last_modified);
         Self {
             metadata,
             timestamp,
@@ -199,6 +206,7 @@ impl Content {
             rows: placed,
             bytes: bytes.freeze(),
             digest,
+            high: find.high.max(high),
             by_seq: OnceLock::new(),
             own,
             began,
@@ -231,7 +239,7 @@ impl Content {
             let mut indices: Vec<usize> = (0..self.rows.len()).rev().collect();
             // What was there first comes first: who has it has seen everything before it.
             indices.sort_by_key(|index| {
-                self.rows.get(*index).map(|row| (row.seq(), row.late.is_some(), row.last_modified))
+                self.rows.get(*index).map(|row| (row.seq, row.is_behind(), row.last_modified))
             });
             indices
         })

@@ -56,6 +56,8 @@ struct Notes {
     event: u64,
     /// When it was last seen that somebody writes past this sidecar.
     others: Option<Instant>,
+    /// Timestamps that were found while writes were under way: theirs, or somebody else's.
+    unexplained: Vec<Timestamp>,
 }
 
 /// What hearing a timestamp changed.
@@ -172,7 +174,7 @@ impl Clock {
             return Heard::Nothing;
         }
         if !overtaken {
-            notes.find_others(known);
+            notes.find_others(known, timestamp);
         }
         notes.witness(timestamp);
         notes.moved = Some(Instant::now());
@@ -193,7 +195,8 @@ impl Clock {
         if timestamp <= self.timestamp() {
             return Heard::Nothing;
         }
-        notes.find_others(self.timestamp());
+        let known = self.timestamp();
+        notes.find_others(known, timestamp);
         notes.moved = Some(Instant::now());
         self.timestamp.store(timestamp.0, Ordering::Release);
         Heard::Moved
@@ -297,12 +300,26 @@ impl Clock {
 
 impl Notes {
     /// The timestamp moved from `known`, and nobody here has done it.
-    fn find_others(&mut self, known: Timestamp) {
-        if known > Timestamp::ZERO && self.in_flight == 0 {
-            self.others = Some(Instant::now());
-            // Some may only have been the newest of those that passed here.
-            self.witnessed.clear();
+    fn find_others(&mut self, known: Timestamp, found: Timestamp) {
+        if self.in_flight > 0 && self.unexplained.len() < WITNESSED {
+            self.unexplained.push(found);
+        } else if known > Timestamp::ZERO {
+            self.note_others();
         }
+    }
+
+    /// A write that was the only one under way made these: what else was found meanwhile is not ours.
+    fn explain(&mut self, timestamps: &[Timestamp]) {
+        let unexplained = std::mem::take(&mut self.unexplained);
+        if unexplained.iter().any(|found| !timestamps.contains(found)) {
+            self.note_others();
+        }
+    }
+
+    fn note_others(&mut self) {
+        self.others = Some(Instant::now());
+        // Some may only have been the newest of those that passed here.
+        self.witnessed.clear();
     }
 
     fn has_others(&self) -> bool {
@@ -331,6 +348,11 @@ impl WriteUnderWay {
         let (lowest, highest) = (*lowest, *highest);
         let mut notes = self.clock.notes();
         let known = self.clock.timestamp();
+        if self.alone && notes.begun == self.begun {
+            notes.explain(timestamps);
+        } else {
+            notes.unexplained.clear();
+        }
         if lowest <= known {
             notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
         } else if self.alone && notes.begun == self.begun && !notes.has_others() {

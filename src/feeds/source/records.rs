@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::feeds::table::{Mark, Table};
 use crate::kinto::Timestamp;
+use crate::mirror::content::Content;
 use crate::mirror::{Mirror, State};
 
 /// A collection at one moment.
@@ -41,7 +42,8 @@ impl Table for Records {
     }
 
     fn timestamp(&self) -> Timestamp {
-        self.state.content.timestamp
+        let Content { high, .. } = self.state.content;
+        high
     }
 
     fn digest(&self) -> u64 {
@@ -55,13 +57,13 @@ impl Table for Records {
     fn mark(&self, place: usize) -> Option<Mark<'_>> {
         let row = self.row(place)?;
         Some(Mark {
-            seq: row.seq(),
+            seq: row.seq,
             last_modified: row.last_modified,
-            is_late: row.late.is_some(),
+            is_late: row.is_behind(),
             serial: row.serial,
             id: &row.id,
             // What was once seen to be the newest row was there before anything newer.
-            doubtful_up_to: row.late.or(Some(row.found).filter(|_| !row.witnessed)),
+            doubtful_up_to: Some(row.found).filter(|_| row.is_behind() || !row.witnessed),
         })
     }
 

@@ -12,6 +12,8 @@ use crate::kinto::Timestamp;
 pub(super) struct Find {
     /// The timestamp up to which the collection was known before.
     pub(super) known: Timestamp,
+    /// The newest row that was known before.
+    pub(super) high: Timestamp,
     /// The collection's timestamp.
     pub(super) at: Timestamp,
     /// The newest timestamp that could be seen.
@@ -23,10 +25,9 @@ pub(super) struct Find {
 }
 
 impl Row {
-    /// The timestamp by which readers hear of this row: its own, or that up to which they had heard of others when it was
-    /// found late.
-    pub fn seq(&self) -> Timestamp {
-        if self.late.is_some() { self.found } else { self.last_modified }
+    /// Whether readers hear of this row by the timestamp of another.
+    pub fn is_behind(&self) -> bool {
+        self.invented || self.seq != self.last_modified
     }
 
     /// A row just read: late where its timestamp is not above what was known.
@@ -38,7 +39,8 @@ impl Row {
             deleted: new.deleted,
             late: Some(find.newest).filter(|_| is_late),
             invented: false,
-            found: if is_late { find.known } else { find.newest },
+            found: find.newest,
+            seq: if find.any_known { new.last_modified.max(find.high) } else { new.last_modified },
             serial: find.serial,
             witnessed: false,
             hash: hash(&new.json),
@@ -56,7 +58,8 @@ impl Row {
             deleted: true,
             late: Some(at),
             invented: true,
-            found: find.known,
+            found: find.newest,
+            seq: find.high,
             serial: find.serial,
             witnessed: false,
             hash: hash(&json),
