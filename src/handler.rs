@@ -21,7 +21,7 @@ use crate::error::{Error, Response};
 use crate::feeds;
 use crate::forward;
 use crate::headers::insert_retry_after;
-use crate::history;
+use crate::history::{self, Recording};
 use crate::metrics::{self, CacheOutcome};
 use crate::observe::batch::SubAnswer;
 use crate::observe::default_bucket;
@@ -117,28 +117,29 @@ async fn read_default(core: &Core, request: Request<Body>, peer: &Peer) -> Resul
     let observer = &core.app.observer;
     let credentials = Credentials::of(request.headers());
     let path = request.uri().path().to_owned();
+    let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
+    let recording = recording_of_default(core, &path, default.as_ref(), credentials).await;
     let response = forward::stream(core, request, peer).await?;
-    if response.status().is_success()
-        && let Some(default) = default_bucket(observer, &core.upstream, &path, &credentials).await
-    {
+    if let Some(default) = default.filter(|_| response.status().is_success()) {
         observer.read_default(&path, &default).await;
-        history_of_default(core, &path, &default, credentials).await;
     }
+    recording.answered(&[SubAnswer { status: response.status(), body: &[] }]).await?;
     Ok(response)
 }
 
-/// Has the history of what a read in the default bucket made.
-pub(crate) async fn history_of_default(
+/// Begins the recording of what a read in the default bucket may make.
+pub(crate) async fn recording_of_default(
     core: &Core,
     path: &str,
-    default: &Arc<str>,
+    default: Option<&Arc<str>>,
     credentials: Credentials,
-) {
-    let Some(path) = core.app.observer.decoded(path) else { return };
-    let write = history::Write::new(&Method::GET, &path, &HeaderMap::new(), credentials, Some(default));
-    if let Err(error) = core.app.history.read_default(&core.upstream, write).await {
-        tracing::warn!(%error, "what the default bucket made is not in the history yet");
-    }
+) -> Recording {
+    let Some(path) = core.app.observer.decoded(path).filter(|_| default.is_some()) else {
+        return Recording::nothing();
+    };
+    let read = history::Write::new(&Method::GET, &path, &HeaderMap::new(), credentials, default);
+    // What cannot be written down does not keep anybody from reading.
+    core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing())
 }
 
 /// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the

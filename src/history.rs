@@ -180,8 +180,11 @@ impl History {
     /// be refused, unless the operator wants it to go on.
     pub async fn begin(self: &Arc<Self>, writes: Vec<Write>) -> Result<Recording, Error> {
         // Until the upstream says that the history is its own, it is the sidecar's.
-        if !self.is_kept() || writes.iter().all(|write| write.target.is_none()) {
+        if !self.is_kept() {
             return Ok(Recording::nothing());
+        }
+        if writes.iter().all(|write| write.target.is_none()) {
+            return Ok(self.begin_reads(writes).await);
         }
         let Some(journal) = self.journal.get() else {
             return match self.on_failure {
@@ -193,22 +196,22 @@ impl History {
         Recording::begin(Arc::clone(self), journal.clone(), writes).await
     }
 
+    /// Writes down what reads in the default bucket are about to make. They go on without the journal, too.
+    async fn begin_reads(self: &Arc<Self>, reads: Vec<Write>) -> Recording {
+        let Some(journal) = self.journal.get().filter(|_| reads.iter().any(|read| read.is_default)) else {
+            return Recording::nothing();
+        };
+        Recording::begin(Arc::clone(self), journal.clone(), reads).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the default bucket makes is not in the journal yet");
+            Recording::nothing()
+        })
+    }
+
     /// Waits until everything that was given to the journal is in it.
     pub async fn flush(&self) {
         if let Some(journal) = self.journal.get() {
             journal.flush().await;
         }
-    }
-
-    /// A read in the default bucket may have made the bucket and a collection.
-    pub async fn read_default(self: &Arc<Self>, upstream: &Upstream, write: Write) -> Result<(), Error> {
-        let Some(journal) = self.journal(upstream).await? else { return Ok(()) };
-        let changes = implicit::created(self, journal, &write).await?;
-        if !changes.is_empty() {
-            let outcome = answer::outcome(None, changes);
-            self.settle(journal, outcome).await?;
-        }
-        Ok(())
     }
 
     /// Waits until what a former process left open was looked up, so that nobody else's write is taken for it.

@@ -209,8 +209,9 @@ impl Journal {
         Ok(groups)
     }
 
-    /// The groups that are open now, of this and of all other processes, with an intent in this bucket or in none.
-    pub async fn open_groups(&self, bucket: &str) -> Result<Vec<IntentGroup>, JournalError> {
+    /// The groups that are open now, of this and of all other processes, with an intent in this bucket or in none; all
+    /// groups where no bucket is named.
+    pub async fn open_groups(&self, bucket: Option<&str>) -> Result<Vec<IntentGroup>, JournalError> {
         let mut reading = self.reading().await?;
         let answer = bounded(DEADLINE, intents::open(&mut reading, bucket)).await;
         reading.take(answer)

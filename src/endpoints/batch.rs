@@ -27,7 +27,7 @@ use crate::body::{self, Body};
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::forward;
-use crate::handler::{Core, fail, history_of_default};
+use crate::handler::{Core, fail};
 use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
@@ -221,7 +221,6 @@ async fn exchange(
     for (request, answer) in writes.iter().zip(&answers) {
         if let Some(default) = request.default.as_ref().filter(|_| answer.status.is_success()) {
             observer.read_default(&request.path, default).await;
-            history_of_default(core, &request.path, default, credentials.clone()).await;
         }
     }
     Ok((answer, answered))

@@ -20,7 +20,7 @@ use crate::mirror::read::{ReadError, Source};
 
 /// How long the upstream may go on with a write whose client is gone.
 const LINGERING: Duration = Duration::from_secs(30);
-/// How long other writes have for recording their own.
+/// How long other writes have for recording their own, before what is being looked up is taken for somebody else's.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
@@ -111,6 +111,7 @@ pub(super) async fn examine(
     }
     let buckets: BTreeSet<&str> = questions.iter().map(|question| question.intent.bucket.as_str()).collect();
     for bucket in buckets {
+        let bucket = Some(bucket).filter(|bucket| !bucket.is_empty());
         others_settled(history, journal, bucket, true).await?;
     }
     let versions = changes.iter().map(|change| (change.object.clone(), change.modified)).collect();
@@ -120,15 +121,15 @@ pub(super) async fn examine(
     Ok(changes)
 }
 
-/// Waits until the writes in a bucket that are under way now have recorded what they wrote. Those that are being looked
+/// Waits until the writes in a bucket, or anywhere, that are under way now have recorded what they wrote. Those that are being looked
 /// up are waited for only by who does not look up anything themself: two that do would wait for each other.
 pub(super) async fn others_settled(
     history: &History,
     journal: &Journal,
-    bucket: &str,
+    bucket: Option<&str>,
     is_looking_up: bool,
 ) -> Result<(), JournalError> {
-    let until = Instant::now() + LONGEST_WAIT;
+    let until = Instant::now() + if is_looking_up { LONGEST_WAIT } else { LINGERING };
     let mut waited_for: Option<BTreeSet<i64>> = None;
     loop {
         let mut open: BTreeSet<i64> =

@@ -7,7 +7,7 @@ use super::answer::Version;
 use super::write::{Target, Write};
 use super::{History, changed};
 use crate::error::Error;
-use crate::journal::{Action, Change, Journal, Object};
+use crate::journal::{Action, Change, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::mirror::read::{ReadError, Source};
 
@@ -18,27 +18,7 @@ pub(super) async fn created(
     write: &Write,
 ) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
-    if !write.is_default {
-        return Ok(changes);
-    }
-    let (bucket, collection) = match Resource::of(&write.uri) {
-        Resource::Bucket(bucket) | Resource::Groups(bucket) | Resource::Collections(bucket) => (bucket, None),
-        Resource::Collection(bucket, collection)
-        | Resource::Records(bucket, collection)
-        | Resource::Record(bucket, collection, _) => (bucket, Some(collection)),
-        Resource::Buckets | Resource::Other => return Ok(changes),
-    };
-    let bucket_object = Object::Bucket(bucket.to_owned());
-    let collection =
-        collection.map(|collection| Object::Collection(bucket.to_owned(), collection.to_owned()));
-    let objects: Vec<Object> = std::iter::once(bucket_object).chain(collection).collect();
-    let known = journal.known(&objects).await?;
-    let unknown: Vec<Object> = objects
-        .into_iter()
-        .filter(|object| known.get(object).is_none_or(|known| known.deleted))
-        // What the request itself writes stands in its own answer.
-        .filter(|object| write.target != Some(Target::Object(object.clone())))
-        .collect();
+    let unknown = unknown(journal, write).await?;
     if unknown.is_empty() {
         return Ok(changes);
     }
@@ -56,4 +36,34 @@ pub(super) async fn created(
         }
     }
     Ok(changes)
+}
+
+/// Whether a request in the default bucket may bring about creations.
+pub(super) async fn may_create(journal: &Journal, write: &Write) -> Result<bool, JournalError> {
+    Ok(!unknown(journal, write).await?.is_empty())
+}
+
+/// What the default bucket makes for a request, as far as it is not known to be there.
+async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, JournalError> {
+    if !write.is_default {
+        return Ok(Vec::new());
+    }
+    let (bucket, collection) = match Resource::of(&write.uri) {
+        Resource::Bucket(bucket) | Resource::Groups(bucket) | Resource::Collections(bucket) => (bucket, None),
+        Resource::Collection(bucket, collection)
+        | Resource::Records(bucket, collection)
+        | Resource::Record(bucket, collection, _) => (bucket, Some(collection)),
+        Resource::Buckets | Resource::Other => return Ok(Vec::new()),
+    };
+    let bucket_object = Object::Bucket(bucket.to_owned());
+    let collection =
+        collection.map(|collection| Object::Collection(bucket.to_owned(), collection.to_owned()));
+    let objects: Vec<Object> = std::iter::once(bucket_object).chain(collection).collect();
+    let known = journal.known(&objects).await?;
+    let unknown = objects
+        .into_iter()
+        .filter(|object| known.get(object).is_none_or(|known| known.deleted))
+        // What the request itself writes stands in its own answer.
+        .filter(|object| write.target != Some(Target::Object(object.clone())));
+    Ok(unknown.collect())
 }

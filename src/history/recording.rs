@@ -53,13 +53,19 @@ impl Recording {
     ) -> Result<Self, Error> {
         let mut intents = Vec::with_capacity(writes.len());
         for write in &writes {
-            let Some(target) = &write.target else {
-                intents.push(None);
-                continue;
+            let known = match &write.target {
+                Some(target) => newest(&history, &journal, target).await,
+                None if implicit::may_create(&journal, write).await? => Timestamp::ZERO,
+                None => {
+                    intents.push(None);
+                    continue;
+                }
             };
             let user_id = user_id(&history, &write.credentials).await?;
-            let known = newest(&history, &journal, target).await;
             intents.push(Some(write.intent(user_id, known)));
+        }
+        if intents.iter().all(Option::is_none) {
+            return Ok(Self::nothing());
         }
         let group = match journal.intend(intents.iter().flatten().cloned().collect()).await {
             Ok(group) => Some(group),
@@ -75,7 +81,8 @@ impl Recording {
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
     pub async fn answered(mut self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
         let Some(kept) = self.0.take() else { return Ok(()) };
-        let forwards = kept.history.on_failure == JournalFailure::Forward;
+        let are_reads = kept.writes.iter().all(|write| write.target.is_none());
+        let forwards = are_reads || kept.history.on_failure == JournalFailure::Forward;
         match kept.answered(answers).await {
             Err(_) if forwards => Ok(()),
             recorded => recorded,

@@ -274,6 +274,8 @@ impl Watcher {
             None => self.read(uri, "_fields=last_modified").await?,
         };
         versions.reverse();
+        // What is being written is told of by those who write it.
+        self.others_settled(uri).await?;
         let mut outcome = Outcome::default();
         for (object, version) in versions {
             let date = Some(version.modified);
@@ -302,13 +304,7 @@ impl Watcher {
         };
         let mut missing = self.missing(&versions).await?;
         if !missing.is_empty() {
-            let bucket = match Resource::of(uri) {
-                Resource::Records(bucket, _) | Resource::Collections(bucket) | Resource::Groups(bucket) => {
-                    bucket
-                }
-                _ => "",
-            };
-            examine::others_settled(&self.history, &self.journal, bucket, false).await?;
+            self.others_settled(uri).await?;
             missing = self.missing(&versions).await?;
         }
         let mut changes: Vec<Change> = versions
@@ -338,6 +334,17 @@ impl Watcher {
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok(timestamp)
+    }
+
+    /// Waits until the writes under way that may have to do with a list have recorded what they wrote.
+    async fn others_settled(&self, uri: &str) -> Result<(), JournalError> {
+        let bucket = match Resource::of(uri) {
+            Resource::Records(bucket, _) | Resource::Collections(bucket) | Resource::Groups(bucket) => {
+                Some(bucket)
+            }
+            _ => None,
+        };
+        examine::others_settled(&self.history, &self.journal, bucket, false).await
     }
 
     async fn read(&self, uri: &str, query: &str) -> Result<Listed, ReadError> {

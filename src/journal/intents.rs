@@ -78,10 +78,17 @@ pub(super) async fn of_owners(
     Ok(groups.into_iter().map(|(group, intents)| (IntentGroup(group), intents)).collect())
 }
 
-/// The groups with an intent in this bucket or in none.
-pub(super) async fn open(connection: &mut AnyConnection, bucket: &str) -> sqlx::Result<Vec<IntentGroup>> {
-    let select = Statement::new("SELECT DISTINCT intent_group FROM sidecar_intents WHERE bucket IN (");
-    let rows = select.list([bucket, ""]).push(")").fetch(connection).await?;
+/// The groups with an intent in this bucket or in none; all groups where no bucket is named.
+pub(super) async fn open(
+    connection: &mut AnyConnection,
+    bucket: Option<&str>,
+) -> sqlx::Result<Vec<IntentGroup>> {
+    let select = Statement::new("SELECT DISTINCT intent_group FROM sidecar_intents");
+    let select = match bucket {
+        Some(bucket) => select.push(" WHERE bucket IN (").list([bucket, ""]).push(")"),
+        None => select,
+    };
+    let rows = select.fetch(connection).await?;
     rows.iter().map(|row| row.try_get(0).map(IntentGroup)).collect()
 }
 

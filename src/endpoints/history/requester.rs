@@ -10,7 +10,8 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::access::{Credentials, Refusal};
 use crate::error::{Error, Response};
-use crate::handler::{Core, history_of_default};
+use crate::handler::{Core, recording_of_default};
+use crate::observe::batch::SubAnswer;
 
 const DEFAULT: &str = "default";
 
@@ -36,13 +37,13 @@ impl Requester {
         }
         let identity = core.app.access.identity(&core.upstream, &credentials).await?;
         let uri = format!("/buckets/{DEFAULT}");
+        let default = identity.default_bucket.filter(|_| identity.user_id.is_some());
+        let path = format!("/{}{uri}", core.app.settings.upstream.version);
+        let recording = recording_of_default(core, &path, default.as_ref(), credentials.clone()).await;
         let answer = core.upstream.ask_as(Method::GET, &uri, credentials.headers(), Bytes::new()).await?;
-        match identity.default_bucket.filter(|_| identity.user_id.is_some()) {
-            Some(own) => {
-                let path = format!("/{}{uri}", core.app.settings.upstream.version);
-                history_of_default(core, &path, &own, credentials.clone()).await;
-                Ok(ControlFlow::Continue(Self { bucket: own.to_string(), credentials }))
-            }
+        recording.answered(&[SubAnswer { status: answer.status(), body: &[] }]).await?;
+        match default {
+            Some(own) => Ok(ControlFlow::Continue(Self { bucket: own.to_string(), credentials })),
             None if answer.status() == StatusCode::UNAUTHORIZED => {
                 Ok(ControlFlow::Break(Refusal::new(answer).replay()))
             }

@@ -184,7 +184,7 @@ async fn intents_are_left_to_those_who_live() {
     };
     let group = first.intend(vec![intent]).await.unwrap();
     assert!(second.abandoned().await.unwrap().is_empty());
-    assert_eq!(second.open_groups("a").await.unwrap(), [group]);
+    assert_eq!(second.open_groups(Some("a")).await.unwrap(), [group]);
     line.stall(true);
     line.cut();
     drop(first);
@@ -200,5 +200,5 @@ async fn intents_are_left_to_those_who_live() {
     assert_eq!(abandoned[0].0, group);
     assert!(second.abandoned().await.unwrap().is_empty());
     second.settle(Outcome { closes: Some(group), ..Outcome::default() }).await.unwrap();
-    assert!(second.open_groups("a").await.unwrap().is_empty());
+    assert!(second.open_groups(Some("a")).await.unwrap().is_empty());
 }

@@ -276,8 +276,8 @@ async fn entries_and_intents_survive() {
         };
         let first = journal.intend(vec![intent.clone(), intent.clone()]).await.unwrap();
         let second = journal.intend(vec![intent.clone()]).await.unwrap();
-        assert_eq!(journal.open_groups("a").await.unwrap().len(), 2);
-        assert!(journal.open_groups("b").await.unwrap().is_empty());
+        assert_eq!(journal.open_groups(Some("a")).await.unwrap().len(), 2);
+        assert!(journal.open_groups(Some("b")).await.unwrap().is_empty());
         assert!(journal.abandoned().await.unwrap().is_empty());
         let closes = Some(second);
         journal.settle(Outcome { closes, ..Outcome::default() }).await.unwrap();
