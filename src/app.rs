@@ -123,8 +123,15 @@ impl App {
         ));
         let feeds = Feeds::start(
             &settings,
-            Sources::new(timeline.clone(), poller.clone(), mirrors.clone(), settings.overlap),
-            &access,
+            Sources::new(
+                timeline.clone(),
+                poller.clone(),
+                mirrors.clone(),
+                history.clone(),
+                upstream.clone(),
+                settings.overlap,
+            ),
+            access.clone(),
             background.clone(),
             upstream.clone(),
             stopping.clone(),

@@ -1,9 +1,9 @@
-//! Feeds: `CouchDB`'s `_changes` over collections, buckets and the list of monitored collections.
+//! Feeds: `CouchDB`'s `_changes` over collections, buckets, the list of monitored collections and histories.
 //!
 //! # A change on its way to its readers
 //!
 //! ```text
-//! write, poll ─► clock, ledger ─► source ─► channel: the newest moment, written once ─► corner of each thread ─► readers
+//! write, poll ─► clock, ledger, journal ─► source ─► channel: the newest moment, written once ─► corner of each thread ─► readers
 //! ```
 //!
 //! - A [`source`] is followed by one task while somebody listens. It makes a [`moment`] of each new state: rows in the
@@ -34,6 +34,7 @@ pub mod framing;
 pub mod grants;
 pub mod moment;
 pub mod params;
+pub mod permission;
 pub mod reader;
 pub mod request;
 pub mod seats;
@@ -42,13 +43,14 @@ pub mod shown;
 pub mod source;
 pub mod table;
 
-use crate::access::Access;
+use crate::access::{Access, Credentials};
 use crate::kinto::CollectionKey;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use channel::Channel;
 use grants::Grants;
 use moment::Position;
+use permission::Questions;
 use seats::Seats;
 use shown::Shown;
 use source::Sources;
@@ -65,6 +67,17 @@ pub enum Subject {
     Bucket(Arc<str>),
     /// The monitored collections.
     Monitor,
+    /// The entries of a bucket's history,
+    History(Arc<str>, View),
+}
+
+/// How much of a history is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum View {
+    /// All of it.
+    Everything,
+    /// What somebody sees who may not read the whole bucket.
+    Of(Credentials),
 }
 
 /// All feeds of one process.
@@ -90,18 +103,21 @@ impl Feeds {
     pub fn start(
         settings: &Settings,
         sources: Sources,
-        access: &Arc<Access>,
+        access: Arc<Access>,
         background: Handle,
         upstream: Upstream,
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let grants = Arc::new(Grants::default());
         background.spawn(Arc::clone(&grants).keep(
-            Arc::clone(access),
-            upstream,
+            Questions {
+                access,
+                upstream,
+                history: Arc::clone(&sources.history),
+                principals: settings.changes.principals.clone(),
+            },
             settings.permission_ttl,
             settings.poll_budget,
-            settings.changes.principals.clone(),
         ));
         let weigh = |name: &String, (body, _): &(Bytes, Position)| {
             u32::try_from(name.len() + body.len()).unwrap_or(u32::MAX)

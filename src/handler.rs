@@ -18,7 +18,7 @@ use crate::body::{self, Body};
 use crate::cors;
 use crate::endpoints::{self, root};
 use crate::error::{Error, Response};
-use crate::feeds;
+use crate::feeds::{self, Subject};
 use crate::forward;
 use crate::headers::insert_retry_after;
 use crate::history::{self, Recording};
@@ -74,6 +74,10 @@ async fn answer(
         if !endpoint.is_of_history() || Box::pin(core.app.history.journal(&core.upstream)).await?.is_some() {
             return Box::pin(endpoints::answer(core, endpoint, &parts, peer)).await;
         }
+        route = Route::Forward;
+    }
+    let is_of_history = matches!(route, Route::Feed(Subject::History(..)));
+    if is_of_history && Box::pin(core.app.history.journal(&core.upstream)).await?.is_none() {
         route = Route::Forward;
     }
     let body: Body = request_body::limited(incoming, &core.app.settings.limits)?;

@@ -28,10 +28,12 @@ mod follow;
 mod implicit;
 mod list;
 mod recording;
+mod visible;
 mod watch;
 mod write;
 
 pub use recording::Recording;
+pub use visible::Visible;
 pub use watch::Watching;
 pub use write::{LARGEST_SENT, Write};
 
@@ -42,7 +44,7 @@ use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
 use crate::mirror::read::Source;
 use crate::observe::Observer;
-use crate::settings::{HistoryMode, HistorySettings, JournalFailure, JournalUrl, Settings};
+use crate::settings::{HistoryMode, HistorySettings, JournalFailure, JournalUrl, KintoSettings, Settings};
 use crate::timeline::Timeline;
 use crate::timeline::poll::Poller;
 use crate::upstream::{Upstream, UpstreamError};
@@ -62,7 +64,7 @@ pub struct History {
     mode: HistoryMode,
     place: JournalUrl,
     rules: HistorySettings,
-    explicit_permissions: bool,
+    kinto: KintoSettings,
     on_failure: JournalFailure,
     /// Once it was opened.
     journal: OnceLock<Journal>,
@@ -105,7 +107,7 @@ impl History {
             mode: settings.history_mode,
             place: settings.journal.clone(),
             rules: settings.history.clone(),
-            explicit_permissions: settings.kinto.explicit_permissions,
+            kinto: settings.kinto.clone(),
             on_failure: settings.history.on_journal_failure,
             journal: journal.map_or_else(OnceLock::new, OnceLock::from),
             upstreams: OnceLock::new(),
@@ -137,7 +139,7 @@ impl History {
             if let Some(journal) = self.journal.get() {
                 break journal.clone();
             }
-            let opened = Journal::open(&self.place, &self.rules, self.explicit_permissions).await;
+            let opened = Journal::open(&self.place, &self.rules, self.kinto.explicit_permissions).await;
             match opened {
                 Ok(journal) => _ = self.journal.set(journal),
                 Err(error) => {

@@ -18,6 +18,9 @@ impl Timestamp {
     /// Before everything; also "not known".
     pub const ZERO: Self = Self(0);
 
+    /// After everything: no database stores a greater one.
+    pub const LAST: Self = Self(i64::MAX.unsigned_abs());
+
     /// The timestamp between double quotes, as Kinto writes it in `ETag`.
     pub fn etag(self) -> HeaderValue {
         HeaderValue::try_from(format!("\"{self}\"")).unwrap_or(HeaderValue::from_static("\"0\""))

@@ -109,6 +109,23 @@ impl Query {
         Ok(Self { filters, sorting, limit: limit(given, rules), fields, uses_to, after })
     }
 
+    /// The rows, deleted ones among them, that came after one moment and until another, by their timestamps.
+    pub fn between(after: Timestamp, until: Timestamp, limit: usize, descending: bool) -> Self {
+        let bound = |operator, timestamp: Timestamp| Filter {
+            field: MODIFIED.to_owned(),
+            operator,
+            value: Value::from(timestamp.0),
+        };
+        Self {
+            filters: vec![bound(Operator::Gt, after), bound(Operator::Max, until)],
+            sorting: vec![Sort { field: MODIFIED.to_owned(), descending }],
+            limit: Some(limit),
+            fields: None,
+            uses_to: false,
+            after: None,
+        }
+    }
+
     /// The rows that are selected. Of the rows seen, no more than about two pages are held at any time.
     pub fn select<R: Fields>(&self, rows: impl IntoIterator<Item = R>) -> Page<R> {
         let mut selection = Selection::of(self);

@@ -2,7 +2,7 @@
 //! exactly one of these, is forwarded as it came: the sidecar and Kinto never see two different resources in one path.
 
 use crate::endpoints::Endpoint;
-use crate::feeds::Subject;
+use crate::feeds::{Subject, View};
 use crate::kinto::{CollectionKey, is_id};
 use crate::settings::{ChangesMode, HistoryMode, Settings};
 
@@ -38,8 +38,12 @@ impl Route {
             return Self::Forward;
         };
         if let Some(route) = Self::of_feed(path) {
-            let is_theirs = route == Self::Feed(Subject::Monitor) && !has_changes;
-            return if is_theirs { Self::Forward } else { route };
+            let is_ours = match route {
+                Self::Feed(Subject::Monitor) => has_changes,
+                Self::Feed(Subject::History(..)) => has_history,
+                _ => true,
+            };
+            return if is_ours { route } else { Self::Forward };
         }
         if !has_changes && !has_history {
             return Self::Forward;
@@ -72,6 +76,9 @@ impl Route {
         }
         if path == "_changes" {
             return Some(Self::Feed(Subject::Bucket(bucket.into())));
+        }
+        if path == "history/_changes" {
+            return Some(Self::Feed(Subject::History(bucket.into(), View::Everything)));
         }
         let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
         if !is_id(collection) {
@@ -169,6 +176,10 @@ mod tests {
         }
         assert_eq!(route("/v1/_changes"), Route::Feed(Subject::Monitor));
         assert_eq!(Route::of("/v1/_changes", &settings), Route::Forward);
+        let history = Route::Feed(Subject::History("a".into(), View::Everything));
+        assert_eq!(Route::of("/v1/buckets/a/history/_changes", &settings), history);
+        let settings = Settings { history_mode: HistoryMode::Off, ..Settings::default() };
+        assert_eq!(Route::of("/v1/buckets/a/history/_changes", &settings), Route::Forward);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use http::header::HOST;
 use http::request::Parts;
 
 pub mod requester;
-mod visible;
 
 use super::list::{self, Preconditions, Verdict as Precondition};
 use crate::access::Verdict;
@@ -25,7 +24,6 @@ use crate::kinto::Timestamp;
 use crate::query::{Given, Parameters, Query, Rules};
 use crate::server::Peer;
 use requester::Requester;
-use visible::Visible;
 
 /// The fields that entries may have.
 const FIELDS: [&str; 13] = [
@@ -99,7 +97,9 @@ struct Listing<'l> {
 
 impl Listing<'_> {
     async fn read(&self) -> Result<Response, Error> {
-        let visible = match Visible::to(self.core, self.journal, self.requester).await? {
+        let Self { core, journal, requester, .. } = self;
+        let Requester { bucket, credentials } = requester;
+        let visible = match core.app.history.visible(&core.upstream, journal, bucket, credentials).await? {
             ControlFlow::Break(refusal) => return Ok(refusal.replay()),
             ControlFlow::Continue(visible) => visible,
         };
@@ -107,9 +107,10 @@ impl Listing<'_> {
             Ok(ControlFlow::Continue(query)) => query,
             // Who sees nothing is not told what is wrong with the request.
             Ok(ControlFlow::Break(response)) => {
-                return visible.any().await.map(|refusal| refusal.unwrap_or(response));
+                let refusal = visible.refusal().await?;
+                return Ok(refusal.map_or(response, |refusal| refusal.replay()));
             }
-            Err(error) => return visible.any().await?.ok_or(error),
+            Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
         };
         // Kinto: only a `HEAD` is told how many there are, and only that: counting takes longer than reading a page.
         let mut response = if self.request.method == Method::HEAD {

@@ -1,6 +1,7 @@
 //! Answers a request for a feed.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,12 +14,13 @@ use serde_json::Value;
 use super::framing::Layout;
 use super::moment::Position;
 use super::params::{Mode, Params};
+use super::permission::admitted;
 use super::reader::Reader;
 use super::shape::{Admission, Memory, Shape, Supply};
 use super::shown::ReaderId;
 use super::source::Beginning;
-use super::{Subject, filter, grants, request, seats};
-use crate::access::{Credentials, Verdict};
+use super::{Subject, filter, request, seats};
+use crate::access::Credentials;
 use crate::body::Body;
 use crate::cache_control;
 use crate::compression::{self, Encoding};
@@ -28,7 +30,6 @@ use crate::endpoints::changeset::mark;
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers;
-use crate::kinto::CollectionKey;
 use crate::mirror::Freshness;
 use crate::server::Peer;
 
@@ -75,19 +76,14 @@ async fn granted(
     let settings = &app.settings;
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
     let credentials = Credentials::of(&request.headers);
-    let principals = &settings.changes.principals;
-    match grants::check(&app.access, &core.upstream, &subject, &credentials, principals).await? {
-        Verdict::Granted(_) => {}
-        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
-            return Err(Error::NotFound);
-        }
-        Verdict::Refused(refusal) => return Ok(refusal.replay()),
-    }
+    let (subject, real) = match admitted(core, subject, &credentials, request).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(admitted) => admitted,
+    };
     // Who may not read is not told what is wrong with the parameters.
     let object = request::read(request, body, settings.limits.body_limit()).await?;
     let params =
         Params::read(request.uri.query(), &request.headers, object.as_ref(), settings.feeds.max_timeout)?;
-    let real = resolve(core, &subject, &credentials).await?;
     let beginning = app.feeds.sources.moment(&real, params.since).await?;
     let filter = filter::Filter::read(&params, async |name| named(core, &real, name).await).await?;
     let shape = Shape {
@@ -112,21 +108,6 @@ async fn granted(
     }
 }
 
-/// The source that is meant: `default` is a name for a bucket of the requester's own.
-async fn resolve(core: &Core, subject: &Subject, credentials: &Credentials) -> Result<Subject, Error> {
-    let access = &core.app.access;
-    Ok(match subject {
-        Subject::Collection(key) => {
-            Subject::Collection(access.resolve(&core.upstream, key.clone(), credentials).await?)
-        }
-        Subject::Bucket(bucket) => {
-            let key = CollectionKey { bucket: Arc::clone(bucket), collection: "".into() };
-            Subject::Bucket(access.resolve(&core.upstream, key, credentials).await?.bucket)
-        }
-        Subject::Monitor => Subject::Monitor,
-    })
-}
-
 /// The filter of this name in the collection's metadata, or else in the bucket's.
 async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Value>, Error> {
     let defined = |json: &[u8]| {
@@ -141,7 +122,7 @@ async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Valu
             }
             &key.bucket
         }
-        Subject::Bucket(bucket) => bucket,
+        Subject::Bucket(bucket) | Subject::History(bucket, _) => bucket,
         Subject::Monitor => return Ok(None),
     };
     let path = format!("/buckets/{bucket}");
@@ -240,6 +221,10 @@ impl Asked<'_> {
             Subject::Collection(key) => (&*key.bucket, &*key.collection),
             Subject::Bucket(bucket) => (&**bucket, ""),
             Subject::Monitor => (changes.bucket.as_str(), changes.collection.as_str()),
+            Subject::History(..) => {
+                cache_control::forbid(headers);
+                return;
+            }
         };
         // As a list of records: for no longer than settings say.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -259,7 +244,10 @@ impl Asked<'_> {
         let moment = &self.beginning.moment;
         let position = self.position();
         let name = format!("{:?} {tag} {position:?} {:?} {}", self.real, self.params, accepted.token());
-        let is_shared = shape.filter.is_none() && accepted != Encoding::Identity;
+        // Nobody asks twice for the same of a history.
+        let is_shared = shape.filter.is_none()
+            && accepted != Encoding::Identity
+            && !matches!(self.real, Subject::History(..));
         let feeds = &self.core.app.feeds;
         if let Some((body, last)) =
             Some(&name).filter(|_| is_shared).and_then(|name| feeds.compressed.get(name))

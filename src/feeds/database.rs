@@ -2,13 +2,16 @@
 //!
 //! `PouchDB` takes `update_seq` from here for its `since: "now"`; on Kinto's redirect it would silently begin at 0.
 
+use std::ops::ControlFlow;
+
+use http::Method;
 use http::header::{HeaderValue, ORIGIN};
 use http::request::Parts;
-use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::{Subject, grants};
-use crate::access::{Credentials, Verdict};
+use super::Subject;
+use super::permission::admitted;
+use crate::access::Credentials;
 use crate::body::Body;
 use crate::cache_control;
 use crate::cors::{self, Exposed};
@@ -32,15 +35,11 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
     let app = &core.app;
     cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
     let credentials = Credentials::of(&request.headers);
-    let subject = Subject::Collection(key.clone());
-    match grants::check(&app.access, &core.upstream, &subject, &credentials, &[]).await? {
-        Verdict::Granted(_) => {}
-        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
-            return Err(Error::NotFound);
-        }
-        Verdict::Refused(refusal) => return Ok(refusal.replay()),
-    }
-    let key = app.access.resolve(&core.upstream, key, &credentials).await?;
+    let key = match admitted(core, Subject::Collection(key), &credentials, request).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue((_, Subject::Collection(key))) => key,
+        ControlFlow::Continue(_) => return Err(Error::NotFound),
+    };
     let (records, _) = app.feeds.sources.content(&key).await?;
     let content = &records.state.content;
     let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();

@@ -10,11 +10,10 @@ use tokio::time::Instant;
 
 use super::Subject;
 use super::channel::Channel;
-use crate::access::{Access, Credentials, Verdict};
+use super::permission::Questions;
+use crate::access::{Credentials, Verdict};
 use crate::error::Error;
-use crate::journal::Object;
 use crate::timeline::poll::rest;
-use crate::upstream::Upstream;
 
 /// Permissions are not asked for more often than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,15 +58,8 @@ impl Grants {
     }
 
     /// Asks again and again until the process ends.
-    pub async fn keep(
-        self: Arc<Self>,
-        access: Arc<Access>,
-        upstream: Upstream,
-        interval: Duration,
-        budget: f64,
-        principals: Vec<String>,
-    ) {
-        let mut changed = access.subscribe();
+    pub async fn keep(self: Arc<Self>, questions: Questions, interval: Duration, budget: f64) {
+        let mut changed = questions.access.subscribe();
         let interval = interval.max(SHORTEST_INTERVAL);
         loop {
             // Before the round: what changes while it goes on makes another.
@@ -77,8 +69,7 @@ impl Grants {
             let mut to_wake: Vec<Arc<Channel>> = Vec::new();
             for grant in grants {
                 let began = Instant::now();
-                let verdict =
-                    check(&access, &upstream, &grant.subject, &grant.credentials, &principals).await;
+                let verdict = questions.ask(&grant.subject, &grant.credentials).await;
                 let is_withdrawn =
                     matches!(verdict, Ok(Verdict::Refused(_)) | Err(Error::Unauthorized | Error::Forbidden));
                 if is_withdrawn {
@@ -106,29 +97,4 @@ impl Grants {
 
 fn is_of(grant: &Grant, channel: &Arc<Channel>) -> bool {
     std::ptr::eq(grant.channel.as_ptr(), Arc::as_ptr(channel))
-}
-
-/// Whether somebody may read a source, as the upstream says; for the list of monitored collections, as the settings say.
-pub async fn check(
-    access: &Access,
-    upstream: &Upstream,
-    subject: &Subject,
-    credentials: &Credentials,
-    principals: &[String],
-) -> Result<Verdict, Error> {
-    match subject {
-        Subject::Collection(key) => {
-            let collection = Object::Collection(key.bucket.to_string(), key.collection.to_string());
-            access.may_read_object(upstream, &collection, credentials).await
-        }
-        Subject::Bucket(bucket) => {
-            access.may_read_object(upstream, &Object::Bucket(bucket.to_string()), credentials).await
-        }
-        Subject::Monitor => {
-            if access.has_principal(upstream, credentials, principals).await? {
-                return Ok(Verdict::open());
-            }
-            Err(if credentials.is_anonymous() { Error::Unauthorized } else { Error::Forbidden })
-        }
-    }
 }

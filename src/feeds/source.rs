@@ -1,30 +1,37 @@
 //! What feeds are about, and who keeps their channels up to date: one task for each source that somebody listens to.
 //!
-//! A further source is a file with a [`super::table::Table`] (or, where it is not in memory, a
-//! [`super::moment::Moment`]), an arm of [`Sources::moment`] and one of [`follow`].
+//! Each is a file with a [`super::table::Table`] (or, where it is not in memory, a [`super::moment::Moment`]), an arm of
+//! [`Sources::moment`] and one of [`follow`].
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 pub mod collections;
+pub mod entries;
 pub mod records;
 
 use super::channel::Channel;
 use super::moment::{Moment, Position};
 use super::params::Since;
 use super::shown::{ReaderId, Shown};
-use super::{Feeds, Subject};
+use super::{Feeds, Subject, View};
 use crate::error::Error;
+use crate::history::{History, Visible};
+use crate::journal::{Journal, News, Object};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::read::ReadError;
 use crate::mirror::{Freshness, Mirrors};
 use crate::timeline::Timeline;
 use crate::timeline::ledger::Ledger;
 use crate::timeline::poll::Poller;
+use crate::upstream::Upstream;
 use collections::{Collections, Naming};
+use entries::Entries;
 use records::Records;
 
 /// How often a source is marked as in use, and looked at for whether it still is.
@@ -51,6 +58,10 @@ pub struct Sources {
     pub poller: Arc<Poller>,
     /// Contents of collections.
     pub mirrors: Arc<Mirrors>,
+    /// Histories.
+    pub history: Arc<History>,
+    /// Says who sees what of them.
+    upstream: Upstream,
     /// `sidecar.overlap`.
     pub overlap: Duration,
     /// Lists of buckets whose readers may come back.
@@ -74,10 +85,12 @@ impl Sources {
         timeline: Arc<Timeline>,
         poller: Arc<Poller>,
         mirrors: Arc<Mirrors>,
+        history: Arc<History>,
+        upstream: Upstream,
         overlap: Duration,
     ) -> Self {
         let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
-        Self { timeline, poller, mirrors, overlap, in_use }
+        Self { timeline, poller, mirrors, history, upstream, overlap, in_use }
     }
 
     /// A source as it is now: at least as new as `since` if the upstream has it.
@@ -94,6 +107,10 @@ impl Sources {
                 let (_, is_stale) = self.poller.entries(newer_than_known(since)).await?;
                 Ok(self.collections(Arc::clone(self.timeline.monitored()), Naming::Monitored, is_stale))
             }
+            Subject::History(bucket, view) => {
+                let moment = Arc::new(self.entries(bucket, view).await?);
+                Ok(Beginning { moment, freshness: Freshness::Hit, now: None })
+            }
         }
     }
 
@@ -104,6 +121,20 @@ impl Sources {
         mirror.clock().used();
         let (state, freshness) = self.mirrors.current(key, None).await?;
         Ok((Records { mirror, state, overlap: self.overlap }, freshness))
+    }
+
+    async fn entries(&self, bucket: &str, view: &View) -> Result<Entries, Error> {
+        let Some(journal) = self.history.journal(&self.upstream).await? else { return Err(Error::NotFound) };
+        let visible = match view {
+            View::Everything => Visible::everything(&self.history, &self.upstream, journal, bucket),
+            View::Of(credentials) => {
+                match self.history.visible(&self.upstream, journal, bucket, credentials).await? {
+                    ControlFlow::Continue(visible) => visible,
+                    ControlFlow::Break(_) => return Err(Error::Forbidden),
+                }
+            }
+        };
+        Entries::now(visible).await
     }
 
     async fn records(&self, key: &CollectionKey, since: Since) -> Result<Beginning, Error> {
@@ -152,6 +183,7 @@ pub async fn follow(feeds: Arc<Feeds>, subject: Subject, channel: Arc<Channel>) 
     match &subject {
         Subject::Collection(key) => follow_records(&feeds, key, &subject, &channel).await,
         Subject::Bucket(_) | Subject::Monitor => follow_collections(&feeds, &subject, &channel).await,
+        Subject::History(bucket, view) => follow_entries(&feeds, bucket, view, &subject, &channel).await,
     }
 }
 
@@ -224,6 +256,42 @@ async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Chan
             () = tokio::time::sleep(TICK) => {}
         }
         if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+async fn follow_entries(feeds: &Feeds, bucket: &str, view: &View, subject: &Subject, channel: &Arc<Channel>) {
+    let sources = &feeds.sources;
+    let mut usage = Usage::default();
+    loop {
+        // Before the journal is read: what is recorded from here on is news.
+        let news = match sources.history.journal(&sources.upstream).await {
+            Ok(journal) => journal.map(Journal::subscribe),
+            Err(_) => None,
+        };
+        let advanced = match sources.entries(bucket, view).await {
+            Ok(moment) => channel.advance(Arc::new(moment)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = advanced {
+            tracing::debug!(bucket, %error, "cannot read a history for its readers");
+            tokio::time::sleep(BREATHER).await;
+        } else if let Some(news) = news {
+            // What leaves no news, such as a deletion, is seen by looking.
+            _ = tokio::time::timeout(TICK, news_of(bucket, news)).await;
+        }
+        if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+/// Waits until there may be something new in a bucket's history.
+async fn news_of(bucket: &str, mut news: broadcast::Receiver<News>) {
+    while let Ok(news) = news.recv().await {
+        let is_about = |(object, _): &(Object, Timestamp)| object.bucket() == bucket;
+        if news.objects.is_empty() || news.objects.iter().any(is_about) {
             return;
         }
     }

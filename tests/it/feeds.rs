@@ -3,6 +3,7 @@
 mod answers;
 mod couchdb;
 mod ends;
+mod entries;
 mod filters;
 mod follower;
 mod live;

@@ -1,0 +1,163 @@
+//! Which entries of a bucket's history somebody sees.
+//!
+//! Whoever may read the bucket, and whom `history_read_principals` names, sees all of them. Others see the entries whose
+//! readers they were when they were made; of entries whose readers the sidecar does not know completely, those about
+//! objects that the upstream lets them read now. Where Kinto keeps no explicit permissions, there are no such readers.
+//! Who sees no entry at all gets the refusal that the upstream gave them for the bucket.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+
+use super::History;
+use crate::access::{Access, Credentials, Refusal, Verdict};
+use crate::error::Error;
+use crate::journal::{EntriesCount, EntriesPage, Journal, JournalError, Object, Sees};
+use crate::kinto::Timestamp;
+use crate::query::Query;
+use crate::upstream::Upstream;
+
+/// What of a bucket's history somebody sees.
+#[derive(Debug)]
+pub struct Visible {
+    access: Arc<Access>,
+    upstream: Upstream,
+    journal: Journal,
+    bucket: String,
+    /// For somebody who does not see everything: who they are, and what they are told where they see nothing.
+    limits: Option<Limits>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    credentials: Credentials,
+    principals: Vec<String>,
+    refusal: Arc<Refusal>,
+}
+
+impl History {
+    /// Finds out what somebody sees of a bucket's history in `journal`; a refusal where that is nothing for certain.
+    pub async fn visible(
+        &self,
+        upstream: &Upstream,
+        journal: &Journal,
+        bucket: &str,
+        credentials: &Credentials,
+    ) -> Result<ControlFlow<Arc<Refusal>, Visible>, Error> {
+        let everything = Visible::everything(self, upstream, journal, bucket);
+        let readers = &self.kinto.history_read_principals;
+        if !readers.is_empty() && self.access.has_principal(upstream, credentials, readers).await? {
+            return Ok(ControlFlow::Continue(everything));
+        }
+        let object = Object::Bucket(bucket.to_owned());
+        let refusal = match self.access.may_read_object(upstream, &object, credentials).await? {
+            Verdict::Granted(_) => return Ok(ControlFlow::Continue(everything)),
+            Verdict::Refused(refusal) => refusal,
+        };
+        if !self.kinto.explicit_permissions {
+            return Ok(ControlFlow::Break(refusal));
+        }
+        let identity = self.access.identity(upstream, credentials).await?;
+        let mut principals = identity.principals;
+        let everybody = [("system.Everyone", true), ("system.Authenticated", identity.user_id.is_some())];
+        for (principal, is_theirs) in everybody {
+            if is_theirs && !principals.iter().any(|known| known == principal) {
+                principals.push(principal.to_owned());
+            }
+        }
+        let limits = Some(Limits { credentials: credentials.clone(), principals, refusal });
+        Ok(ControlFlow::Continue(Visible { limits, ..everything }))
+    }
+}
+
+impl Visible {
+    /// All of it.
+    pub fn everything(history: &History, upstream: &Upstream, journal: &Journal, bucket: &str) -> Self {
+        Self {
+            access: Arc::clone(&history.access),
+            upstream: upstream.clone(),
+            journal: journal.clone(),
+            bucket: bucket.to_owned(),
+            limits: None,
+        }
+    }
+
+    /// Whether that is everything.
+    pub fn is_everything(&self) -> bool {
+        self.limits.is_none()
+    }
+
+    /// Whose history it is.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The timestamp of the bucket's history.
+    pub async fn timestamp(&self) -> Result<Timestamp, JournalError> {
+        self.journal.timestamp(&self.bucket).await
+    }
+
+    /// The entries that a query selects; a refusal where the requester sees none, whatever is asked for.
+    pub async fn page(&self, query: &Query) -> Result<ControlFlow<Arc<Refusal>, EntriesPage>, Error> {
+        let bucket = &self.bucket;
+        let Some(limits) = &self.limits else {
+            return Ok(ControlFlow::Continue(self.journal.page(bucket, query, &Sees::Everything).await?));
+        };
+        let failure = Mutex::new(None);
+        let verdict =
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(self.verdict(limits, object, &failure)) };
+        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
+        let page = self.journal.page(bucket, query, &sees).await?;
+        seen(failure, page.sees_any, page, &limits.refusal)
+    }
+
+    /// How many entries a query selects; a refusal as for [`Self::page`].
+    pub async fn count(&self, query: &Query) -> Result<ControlFlow<Arc<Refusal>, EntriesCount>, Error> {
+        let bucket = &self.bucket;
+        let Some(limits) = &self.limits else {
+            return Ok(ControlFlow::Continue(self.journal.count(bucket, query, &Sees::Everything).await?));
+        };
+        let failure = Mutex::new(None);
+        let verdict =
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(self.verdict(limits, object, &failure)) };
+        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
+        let count = self.journal.count(bucket, query, &sees).await?;
+        seen(failure, count.sees_any, count, &limits.refusal)
+    }
+
+    /// The refusal of somebody who sees nothing.
+    pub async fn refusal(&self) -> Result<Option<Arc<Refusal>>, Error> {
+        if self.limits.is_none() {
+            return Ok(None);
+        }
+        let any = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
+        Ok(self.page(&any).await?.break_value())
+    }
+
+    /// Whether they may see what is about this object now.
+    async fn verdict(&self, limits: &Limits, object: Object, failure: &Mutex<Option<Error>>) -> bool {
+        let asked = self.access.may_read_object(&self.upstream, &object, &limits.credentials).await;
+        match asked {
+            Ok(verdict) => matches!(verdict, Verdict::Granted(_)),
+            Err(error) => {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                false
+            }
+        }
+    }
+}
+
+/// What somebody is given who may not see everything.
+fn seen<T>(
+    failure: Mutex<Option<Error>>,
+    sees_any: bool,
+    given: T,
+    refusal: &Arc<Refusal>,
+) -> Result<ControlFlow<Arc<Refusal>, T>, Error> {
+    // Entries of which nobody could say whether they are to be seen would be missing.
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    Ok(if sees_any { ControlFlow::Continue(given) } else { ControlFlow::Break(Arc::clone(refusal)) })
+}
