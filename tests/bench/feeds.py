@@ -19,6 +19,7 @@ from relay import Relay
 HERE = pathlib.Path(__file__).resolve().parent
 COUNTS = (100, 1_000, 10_000)
 WRITES = 3
+PATIENCE = 60
 
 PEER = """
 import express from "express";
@@ -39,14 +40,15 @@ class Readers:
         self.poll = select.epoll()
         self.sockets = {}
         request = f"GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n".encode()
+        end = time.monotonic() + PATIENCE
         for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", port), 30)
+            connection = socket.create_connection(("127.0.0.1", port), max(0.1, end - time.monotonic()))
             connection.sendall(request)
             connection.setblocking(False)
             self.sockets[connection.fileno()] = connection
             self.poll.register(connection, select.EPOLLIN)
 
-    def wait_for(self, text, seconds=60):
+    def wait_for(self, text, seconds=PATIENCE):
         """Until each was sent this; the moments at which that was seen."""
         seen, moments, end = set(), [], time.monotonic() + seconds
         while len(seen) < len(self.sockets):
@@ -66,7 +68,7 @@ class Readers:
             connection.close()
 
 
-def fan_out(port, path, count, pids, write, opening, reads=lambda: None):
+def fan_out(port, path, count, pids, write, opening, row, reads=lambda: None):
     """What `count` readers cost: KiB of memory for each, and of some writes the best: milliseconds until half, 99 % and all of
     them were told, milliseconds of CPU, and how often the upstream was read."""
     before = resident_kilobytes(pids)
@@ -80,7 +82,7 @@ def fan_out(port, path, count, pids, write, opening, reads=lambda: None):
             asked, spent = reads(), cpu_seconds(pids)
             write(number)
             acknowledged = time.perf_counter()
-            moments = sorted(moment - acknowledged for moment in readers.wait_for(b"data: {"))
+            moments = sorted(moment - acknowledged for moment in readers.wait_for(row))
             spent = cpu_seconds(pids) - spent
             asked = None if asked is None else reads() - asked
             part = lambda share: max(0.0, moments[int(share * (count - 1))]) * 1000
@@ -105,7 +107,9 @@ def of_sidecar():
                     uri = f"/buckets/bench/collections/feed/records/{number:032x}"
                     writer.write("PATCH", uri, {"data": {"title": f"{count} {number}"}})
 
-                yield "sidecar", count, fan_out(port, path, count, pids, write, b"retry:", lambda: relay.received)
+                yield "sidecar", count, fan_out(
+                    port, path, count, pids, write, b"retry:", b"data: {", lambda: relay.received
+                )
 
 
 def of_peer():
@@ -125,13 +129,15 @@ def of_peer():
         port = servers.free_port()
         with servers.running(["node", folder / "peer.mjs", port], port, stderr=subprocess.DEVNULL) as process:
             put = lambda path: subprocess.run(
-                ["curl", "-sf", "-X", "PUT", f"http://127.0.0.1:{port}{path}", "-d", "{}", "-H", "Content-Type: application/json"],
+                ["curl", "-sf", "-m", str(PATIENCE), "-X", "PUT", f"http://127.0.0.1:{port}{path}", "-d", "{}", "-H", "Content-Type: application/json"],
                 stdout=subprocess.DEVNULL, check=True,
             )
             put("/db")
             try:
-                path = "/db/_changes?feed=eventsource&since=now"
-                found = fan_out(port, path, count, [process.pid], lambda number: put(f"/db/{number}"), b"200 OK")
+                # It has no eventsource.
+                path = "/db/_changes?feed=continuous&since=now&heartbeat=1000"
+                write = lambda number: put(f"/db/{number}")
+                found = fan_out(port, path, count, [process.pid], write, b"200 OK", b'"seq":')
             except (OSError, RuntimeError, subprocess.CalledProcessError):
                 found = None
         yield "pouchdb-server", count, found
