@@ -15,6 +15,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
+mod plugins;
+
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
@@ -22,9 +24,6 @@ use crate::upstream::{Upstream, UpstreamError};
 
 /// How long the upstream's capabilities are taken to be what they were.
 const CAPABILITIES: Duration = Duration::from_secs(300);
-
-/// The path of the changes plugin's list.
-const MONITOR: &str = "/buckets/monitor/collections/changes/records";
 
 /// Why timestamps could not be learned.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -93,19 +92,6 @@ struct List<T> {
 #[derive(Deserialize)]
 struct Id {
     id: String,
-}
-
-#[derive(Deserialize)]
-struct MonitorEntry {
-    bucket: String,
-    collection: String,
-    last_modified: u64,
-}
-
-#[derive(Deserialize)]
-struct HistoryEntry {
-    last_modified: u64,
-    collection_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -287,46 +273,6 @@ impl Asker {
         self.capabilities.is_some_and(|(_, capabilities)| capabilities.changes)
     }
 
-    /// Takes what the upstream's own monitor/changes says, where it has one.
-    async fn ask_monitor(&mut self) -> Result<(), PollError> {
-        if !self.has_changes() {
-            self.listed.clear();
-            return Ok(());
-        }
-        let asked = Instant::now();
-        let news: BTreeMap<CollectionKey, u64> =
-            self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
-        let mut listed = BTreeMap::new();
-        let mut next = Some(MONITOR.to_owned());
-        while let Some(path) = next {
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-            expect(answer.status(), "GET monitor/changes")?;
-            let list: List<MonitorEntry> = parse(answer.body())?;
-            for entry in list.data {
-                listed.insert(
-                    CollectionKey::new(&entry.bucket, &entry.collection),
-                    Timestamp(entry.last_modified),
-                );
-            }
-            next = self.next_page(answer.headers());
-        }
-        self.listed = listed.keys().cloned().collect();
-        self.listed_at = Some(asked);
-        if self.timeline.resources().set_listed(self.listed.clone()) {
-            for entry in &self.timeline.entries().rows {
-                if !self.listed.contains(&entry.key) {
-                    self.timeline.removed(&entry.key);
-                }
-            }
-        }
-        for (key, timestamp) in listed {
-            let clock = self.timeline.clock(&key);
-            let news = news.get(&key).copied().unwrap_or_else(|| clock.news());
-            self.timeline.learned(&clock, timestamp, None, news, asked);
-        }
-        Ok(())
-    }
-
     /// Learns which collections a monitored bucket has.
     async fn ask_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
         let list = self.buckets.entry(bucket.to_owned()).or_default();
@@ -372,61 +318,6 @@ impl Asker {
             self.ask(clocks).await?;
         }
         self.buckets.entry(bucket.to_owned()).or_default().etag = etag;
-        Ok(())
-    }
-
-    /// Finds which buckets' histories the service account can follow.
-    async fn begin_histories(&mut self) {
-        self.histories.clear();
-        if !self.capabilities.is_some_and(|(_, capabilities)| capabilities.history) || self.has_changes() {
-            return;
-        }
-        let mut buckets: BTreeSet<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
-        buckets.extend(self.timeline.resources().collections().map(|key| key.bucket.to_string()));
-        for bucket in buckets {
-            let path = format!("/buckets/{bucket}/history?_limit=1&_fields=last_modified");
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await;
-            let newest = answer.ok().filter(|answer| answer.status() == StatusCode::OK);
-            if let Some(newest) =
-                newest.and_then(|answer| Timestamp::from_etag(answer.headers().get(header::ETAG)?))
-            {
-                // What changed since the round began is asked for again.
-                self.histories.insert(bucket, (newest.back(self.overlap), Instant::now()));
-            }
-        }
-    }
-
-    /// Asks for the collections that a bucket's history says have changed.
-    async fn ask_history(&mut self, bucket: &str) -> Result<(), PollError> {
-        let Some((newest, asked)) = self.histories.get_mut(bucket) else { return Ok(()) };
-        *asked = Instant::now();
-        let mut seen = *newest;
-        let mut changed = BTreeSet::new();
-        let since = newest.back(self.overlap);
-        let mut next = Some(format!(
-            "/buckets/{bucket}/history?_since={since}&_fields=last_modified,collection_id,resource_name"
-        ));
-        while let Some(path) = next {
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-            if answer.status().is_client_error() {
-                self.histories.remove(bucket);
-                return Ok(());
-            }
-            expect(answer.status(), "GET history")?;
-            let list: List<HistoryEntry> = parse(answer.body())?;
-            for entry in list.data {
-                seen = seen.max(Timestamp(entry.last_modified));
-                changed.extend(entry.collection_id.map(|collection| CollectionKey::new(bucket, &collection)));
-            }
-            next = self.next_page(answer.headers());
-        }
-        let clocks: Vec<Arc<Clock>> = changed.iter().map(|key| self.timeline.clock(key)).collect();
-        for clocks in clocks.chunks(self.at_once()) {
-            self.ask(clocks).await?;
-        }
-        if let Some((newest, _)) = self.histories.get_mut(bucket) {
-            *newest = seen;
-        }
         Ok(())
     }
 

@@ -1,0 +1,126 @@
+//! What an upstream with plugins of its own can be asked for: its monitor/changes, and its histories.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{Asker, List, PollError, expect, parse};
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::timeline::clock::Clock;
+
+/// The path of the changes plugin's list.
+const MONITOR: &str = "/buckets/monitor/collections/changes/records";
+
+#[derive(Deserialize)]
+struct MonitorEntry {
+    bucket: String,
+    collection: String,
+    last_modified: u64,
+}
+
+#[derive(Deserialize)]
+struct HistoryEntry {
+    last_modified: u64,
+    collection_id: Option<String>,
+}
+
+impl Asker {
+    /// Takes what the upstream's own monitor/changes says, where it has one.
+    pub(super) async fn ask_monitor(&mut self) -> Result<(), PollError> {
+        if !self.has_changes() {
+            self.listed.clear();
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let news: BTreeMap<CollectionKey, u64> =
+            self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
+        let mut listed = BTreeMap::new();
+        let mut next = Some(MONITOR.to_owned());
+        while let Some(path) = next {
+            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
+            expect(answer.status(), "GET monitor/changes")?;
+            let list: List<MonitorEntry> = parse(answer.body())?;
+            for entry in list.data {
+                listed.insert(
+                    CollectionKey::new(&entry.bucket, &entry.collection),
+                    Timestamp(entry.last_modified),
+                );
+            }
+            next = self.next_page(answer.headers());
+        }
+        self.listed = listed.keys().cloned().collect();
+        self.listed_at = Some(asked);
+        if self.timeline.resources().set_listed(self.listed.clone()) {
+            for entry in &self.timeline.entries().rows {
+                if !self.listed.contains(&entry.key) {
+                    self.timeline.removed(&entry.key);
+                }
+            }
+        }
+        for (key, timestamp) in listed {
+            let clock = self.timeline.clock(&key);
+            let news = news.get(&key).copied().unwrap_or_else(|| clock.news());
+            self.timeline.learned(&clock, timestamp, None, news, asked);
+        }
+        Ok(())
+    }
+
+    /// Finds which buckets' histories the service account can follow.
+    pub(super) async fn begin_histories(&mut self) {
+        self.histories.clear();
+        if !self.capabilities.is_some_and(|(_, capabilities)| capabilities.history) || self.has_changes() {
+            return;
+        }
+        let mut buckets: BTreeSet<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
+        buckets.extend(self.timeline.resources().collections().map(|key| key.bucket.to_string()));
+        for bucket in buckets {
+            let path = format!("/buckets/{bucket}/history?_limit=1&_fields=last_modified");
+            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await;
+            let newest = answer.ok().filter(|answer| answer.status() == StatusCode::OK);
+            if let Some(newest) =
+                newest.and_then(|answer| Timestamp::from_etag(answer.headers().get(header::ETAG)?))
+            {
+                // What changed since the round began is asked for again.
+                self.histories.insert(bucket, (newest.back(self.overlap), Instant::now()));
+            }
+        }
+    }
+
+    /// Asks for the collections that a bucket's history says have changed.
+    pub(super) async fn ask_history(&mut self, bucket: &str) -> Result<(), PollError> {
+        let Some((newest, asked)) = self.histories.get_mut(bucket) else { return Ok(()) };
+        *asked = Instant::now();
+        let mut seen = *newest;
+        let mut changed = BTreeSet::new();
+        let since = newest.back(self.overlap);
+        let mut next = Some(format!(
+            "/buckets/{bucket}/history?_since={since}&_fields=last_modified,collection_id,resource_name"
+        ));
+        while let Some(path) = next {
+            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
+            if answer.status().is_client_error() {
+                self.histories.remove(bucket);
+                return Ok(());
+            }
+            expect(answer.status(), "GET history")?;
+            let list: List<HistoryEntry> = parse(answer.body())?;
+            for entry in list.data {
+                seen = seen.max(Timestamp(entry.last_modified));
+                changed.extend(entry.collection_id.map(|collection| CollectionKey::new(bucket, &collection)));
+            }
+            next = self.next_page(answer.headers());
+        }
+        let clocks: Vec<Arc<Clock>> = changed.iter().map(|key| self.timeline.clock(key)).collect();
+        for clocks in clocks.chunks(self.at_once()) {
+            self.ask(clocks).await?;
+        }
+        if let Some((newest, _)) = self.histories.get_mut(bucket) {
+            *newest = seen;
+        }
+        Ok(())
+    }
+}
