@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::upstream::UpstreamError;
 
 /// The endpoints that are told apart, by [`crate::route::Route::name`].
-const ENDPOINTS: [&str; 11] = [
+const ENDPOINTS: [&str; 13] = [
     "forward",
     "changeset",
     "monitor-changes",
@@ -25,6 +25,8 @@ const ENDPOINTS: [&str; 11] = [
     "batch",
     "feed",
     "database",
+    "history",
+    "snapshot",
     "other",
 ];
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
