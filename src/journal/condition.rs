@@ -50,6 +50,8 @@ struct Column {
     absent: Absent,
     /// How few rows have the same value: the index of the fewest is used.
     rank: u8,
+    /// The index of entries that has it, and then the timestamp.
+    index: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,17 +64,22 @@ enum Absent {
 }
 
 const COLUMNS: [Column; 11] = [
-    Column { name: "last_modified", absent: Absent::Never, rank: 10 },
-    Column { name: "id", absent: Absent::Never, rank: 9 },
-    Column { name: "uri", absent: Absent::Never, rank: 8 },
-    Column { name: "record_id", absent: Absent::Missing, rank: 7 },
-    Column { name: "group_id", absent: Absent::Missing, rank: 6 },
-    Column { name: "bucket_id", absent: Absent::Missing, rank: 0 },
-    Column { name: "user_id", absent: Absent::AsNull, rank: 5 },
-    Column { name: "collection_id", absent: Absent::Missing, rank: 4 },
-    Column { name: "resource_name", absent: Absent::Never, rank: 3 },
-    Column { name: "action", absent: Absent::Never, rank: 2 },
-    Column { name: "date", absent: Absent::Never, rank: 1 },
+    Column { name: "last_modified", absent: Absent::Never, rank: 10, index: None },
+    Column { name: "id", absent: Absent::Never, rank: 9, index: Some("sidecar_entries_id") },
+    Column { name: "uri", absent: Absent::Never, rank: 8, index: Some("sidecar_entries_uri") },
+    Column { name: "record_id", absent: Absent::Missing, rank: 7, index: Some("sidecar_entries_record") },
+    Column { name: "group_id", absent: Absent::Missing, rank: 6, index: Some("sidecar_entries_group") },
+    Column { name: "bucket_id", absent: Absent::Missing, rank: 0, index: None },
+    Column { name: "user_id", absent: Absent::AsNull, rank: 5, index: Some("sidecar_entries_user") },
+    Column {
+        name: "collection_id",
+        absent: Absent::Missing,
+        rank: 4,
+        index: Some("sidecar_entries_collection"),
+    },
+    Column { name: "resource_name", absent: Absent::Never, rank: 3, index: Some("sidecar_entries_resource") },
+    Column { name: "action", absent: Absent::Never, rank: 2, index: Some("sidecar_entries_action") },
+    Column { name: "date", absent: Absent::Never, rank: 1, index: Some("sidecar_entries_date") },
 ];
 const MODIFIED: &str = "last_modified";
 
@@ -120,6 +127,15 @@ impl Conditions {
         }
     }
 
+    /// Names the index that ordered entries are found by, after the name of their table. PostgreSQL counts what its
+    /// indexes hold, and chooses by itself; SQLite takes bounds of time for fewer rows than they may be.
+    pub(super) fn hint(&self, kind: Kind) -> Option<String> {
+        let ranked = self.conditions.iter().filter_map(|condition| Some((condition.rank(true)?, condition)));
+        let (_, best) = ranked.max_by_key(|(rank, _)| *rank).filter(|_| kind == Kind::Sqlite)?;
+        let column = best.column().filter(|column| !best.is_bound() && column.rank > 0)?;
+        Some(format!(" INDEXED BY {}", column.index?))
+    }
+
     /// Adds them to a statement. In an ordered one, only conditions whose index gives that order may use theirs.
     pub(super) fn write(&self, mut statement: Statement, kind: Kind, is_ordered: bool) -> Statement {
         let best = self.conditions.iter().filter_map(|condition| condition.rank(is_ordered)).max();
@@ -140,7 +156,9 @@ impl Condition {
     /// How good its index is; none where it has none, or one in another order.
     fn rank(&self, is_ordered: bool) -> Option<u8> {
         match self {
-            Self::Compare(column, "=", _) | Self::IsNull(column) => Some(column.rank),
+            Self::Compare(column, "=", _) => Some(column.rank),
+            // Where a field is missing from most rows, no index has those.
+            Self::IsNull(column) if matches!(column.absent, Absent::AsNull) => Some(column.rank),
             Self::Compare(column, ..) if column.name == MODIFIED => Some(0),
             // Few enough to be put in order.
             Self::Among(column, "IN", _) if !is_ordered || column.rank >= 5 => Some(column.rank),

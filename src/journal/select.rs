@@ -95,7 +95,12 @@ impl<'q, 's> Question<'q, 's> {
                     Sees::Everything => statement.push("1"),
                     Sees::Some { .. } => self.is_reader(statement.push("CAST(")).push(" AS INTEGER)"),
                 };
-                let statement = statement.push(" FROM sidecar_entries WHERE history = ").bind(self.history);
+                let statement = statement.push(" FROM sidecar_entries");
+                let statement = match conditions.hint(self.kind) {
+                    Some(hint) => statement.push(&hint),
+                    None => statement,
+                };
+                let statement = statement.push(" WHERE history = ").bind(self.history);
                 match self.sees {
                     Sees::Everything => statement,
                     Sees::Some { .. } => {

@@ -302,6 +302,10 @@ async fn common_queries_are_answered_by_indexes() {
             "_since=5&_before=9",
             "sqlite_autoindex_sidecar_entries_1 (history=? AND last_modified>? AND last_modified<?)",
         ),
+        (
+            "user_id=me&_since=5&_before=9",
+            "sidecar_entries_user (history=? AND user_id=? AND last_modified>? AND last_modified<?)",
+        ),
         ("id=x", "sidecar_entries_id (history=? AND id=?)"),
         ("uri=x&action=create", "sidecar_entries_uri (history=? AND uri=?)"),
         (
