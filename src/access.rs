@@ -116,7 +116,7 @@ struct Collection {
 
 #[derive(Deserialize)]
 struct CollectionData {
-    last_modified: u64,
+    last_modified: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -357,7 +357,7 @@ async fn ask_for_collection(
     let status = answer.status();
     if status == StatusCode::OK {
         let collection: Option<Collection> = serde_json::from_slice(answer.body()).ok();
-        let metadata = collection.map(|collection| Timestamp(collection.data.last_modified));
+        let metadata = collection.map(|collection| collection.data.last_modified);
         return Ok(Verdict::Granted(Granted { metadata, stale: false }));
     }
     if matches!(

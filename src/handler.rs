@@ -156,7 +156,10 @@ async fn write(
 ) -> Result<Response, Error> {
     let (core, peer) = (Arc::clone(core), peer.clone());
     let carried = tokio::spawn(async move {
-        if route == Route::Batch && request.method() == Method::POST {
+        // However a batch's path is spelt, what is in it counts.
+        let is_batch = route == Route::Batch
+            || core.app.observer.decoded(request.uri().path()).as_deref() == Some("/batch");
+        if is_batch && request.method() == Method::POST {
             let (parts, body) = request.into_parts();
             let limit = core.app.settings.limits.body_limit();
             let body = body::read_limited(body, limit).await?;

@@ -2,6 +2,7 @@
 //!
 //! Follows `kinto.core.utils` (`instance_uri`, `decode_header`) and the id generators of `kinto.core.storage.generators`.
 
+use serde::de::{Deserialize, Deserializer, Error as _};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,16 @@ use http::HeaderValue;
 /// It is never compared with the sidecar's own clock, except for the age of a `_since`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
+
+impl<'de> Deserialize<'de> for Timestamp {
+    /// Reads a whole number. Kinto takes a negative one for a record that is made; it is before everything here.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        let negative = || number.as_i64().map(|_| Self::ZERO);
+        let whole = number.as_u64().map(Self).or_else(negative);
+        whole.ok_or_else(|| D::Error::custom(format!("{number} is no timestamp")))
+    }
+}
 
 impl Timestamp {
     /// Before everything; also "not known".

@@ -17,6 +17,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 mod request;
@@ -32,6 +33,7 @@ use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
 use crate::server::Peer;
+use crate::settings::Settings;
 use request::{Batch, SubRequest, read, rest_of};
 
 /// The most that one sub-answer of the sidecar's may take, in bytes.
@@ -77,7 +79,9 @@ struct OwnAnswer<'a> {
 /// Answers a batch whose body was read.
 pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Result<Response, Error> {
     let settings = &core.app.settings;
-    let batch: Option<Batch<'_>> = serde_json::from_slice(&body).ok();
+    check_charset(&parts.headers)?;
+    let plain = plain(&body, settings);
+    let batch: Option<Batch<'_>> = serde_json::from_slice(&plain).ok();
     let requests = batch.as_ref().and_then(|batch| read(batch, settings));
     let Some((batch, mut requests)) = batch.zip(requests) else {
         // The upstream says what is wrong with it.
@@ -145,6 +149,36 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let mut response = list::json(Body::full(text));
     cors::finish(response.headers_mut(), origin, Exposed::Plain, &settings.kinto.cors_origins);
     Ok(response)
+}
+
+/// What Kinto reads as another text than it is here would pass unseen.
+fn check_charset(headers: &HeaderMap) -> Result<(), Error> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let charset = content_type.and_then(|value| {
+        let parameters = value.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+        let mut named = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+        named.next().map(|(_, charset)| charset.trim().trim_matches('"'))
+    });
+    let is_known = |charset: &str| {
+        ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+    };
+    match charset.filter(|charset| !is_known(charset)) {
+        Some(charset) => Err(Error::InvalidJson(format!("a batch in {charset}, and not in UTF-8"))),
+        None => Ok(()),
+    }
+}
+
+/// A batch as Kinto's JSON reader has it: of members with one name, the last counts.
+fn plain(body: &Bytes, settings: &Settings) -> Bytes {
+    let is_readable = |body: &[u8]| {
+        let batch: Option<Batch<'_>> = serde_json::from_slice(body).ok();
+        batch.is_some_and(|batch| read(&batch, settings).is_some())
+    };
+    if is_readable(body) {
+        return body.clone();
+    }
+    let plain = serde_json::from_slice::<Value>(body).map(|batch| Bytes::from(batch.to_string()));
+    plain.ok().filter(|plain| is_readable(plain)).unwrap_or_else(|| body.clone())
 }
 
 /// One after the other: a history that was deleted from is read without what was deleted.

@@ -94,12 +94,9 @@ async fn granted(
         filter,
     };
     let client = seats::client(peer, &request.headers, settings);
-    let memory = Memory {
-        feeds: Arc::clone(&app.feeds),
-        lineage: beginning.moment.lineage(),
-        began: beginning.moment.began(),
-        reader: ReaderId::of(client, &credentials, &request.headers),
-    };
+    let reader = ReaderId::of(client, &credentials, &request.headers);
+    let presence = Arc::new(app.feeds.shown.enter(beginning.moment.lineage(), reader).await);
+    let memory = Memory { began: beginning.moment.began(), presence };
     let asked = Asked { core, subject, real, request, credentials, params, beginning, memory };
     if asked.params.mode == Mode::Normal {
         asked.normal(shape).await
@@ -211,7 +208,7 @@ impl Asked<'_> {
     }
 
     fn position(&self) -> Position {
-        self.beginning.position(self.params.since, &self.core.app.feeds.shown, self.memory.reader)
+        self.beginning.position(self.params.since, &self.memory.presence)
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap) {
@@ -252,7 +249,7 @@ impl Asked<'_> {
         if let Some((body, last)) =
             Some(&name).filter(|_| is_shared).and_then(|name| feeds.compressed.get(name))
         {
-            self.memory.note(&position, &last);
+            self.memory.presence.note(&position, &last, true);
             return Ok((Body::full(body), accepted));
         }
         let supply = Supply::Fixed(Arc::clone(moment));

@@ -156,6 +156,9 @@ impl Channel {
                 if let Some(latest) = self.latest().filter(|latest| latest.moment.serial() >= serial) {
                     return Ok(latest);
                 }
+                if *self.stopping.borrow() {
+                    return Err(Error::Unavailable { retry_after: Some(1) });
+                }
                 if self.has_ended() {
                     return Err(Error::NotFound);
                 }

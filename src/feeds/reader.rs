@@ -340,14 +340,15 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let is_whole = matches!(self.stage, Stage::Done) && self.shape.layout.framing == Framing::List;
         if is_whole {
-            self.memory.note(&self.begin, &self.position);
+            self.memory.presence.note(&self.begin, &self.position, true);
             return;
         }
         // How much of it was read is not known. Of what there was at first, somebody who goes on in the middle is taken to
         // have read the rest here, too: else they would be given a lot again.
         let seq = self.position.seq.min(self.memory.began);
         if seq >= self.begin.seq {
-            self.memory.note(&self.begin, &Position { seq, ..self.position.clone() });
+            let reached = Position { seq, ..self.position.clone() };
+            self.memory.presence.note(&self.begin, &reached, false);
         }
     }
 }

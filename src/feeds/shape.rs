@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Feeds;
 use super::corner::Spot;
 use super::filter::Filter;
 use super::framing::Layout;
 use super::grants::Grant;
-use super::moment::{Moment, Position};
+use super::moment::Moment;
 use super::seats::Seat;
-use super::shown::ReaderId;
+use super::shown::Presence;
 use crate::kinto::Timestamp;
 
 /// When a feed ends by itself.
@@ -69,19 +68,8 @@ pub struct Admission {
 /// Where it is noted what a reader was shown.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    /// All notes.
-    pub feeds: Arc<Feeds>,
-    /// Of which source.
-    pub lineage: u64,
-    /// The newest seq that it had when it was first known.
+    /// The newest seq that the source had when it was first known.
     pub began: Timestamp,
-    /// Who reads.
-    pub reader: ReaderId,
-}
-
-impl Memory {
-    /// Notes that everything between two positions was shown.
-    pub fn note(&self, from: &Position, to: &Position) {
-        self.feeds.shown.note(self.lineage, self.reader, from, to);
-    }
+    /// Who reads it.
+    pub presence: Arc<Presence>,
 }

@@ -3,15 +3,19 @@
 //! A seq does not say what its reader has seen: a row with a lower one may have become visible after they read, here or at
 //! another sidecar. So whoever comes with a seq is given again what may have been hidden from them, unless this sidecar
 //! remembers that it showed them everything up to there. They are known by their address, credentials and program.
+//!
+//! Several may look like one: behind one address, or as threads of one program. As soon as a name is seen to be that of
+//! several, because two read at once or one comes back with less than was given last, nothing of it is believed any more.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue};
 use moka::sync::Cache;
+use tokio::sync::watch;
 
 use super::moment::{Doubt, Moment, Position};
 use crate::access::Credentials;
@@ -26,9 +30,33 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 /// How many stretches are remembered of one reader.
 const STRETCHES: usize = 8;
 
+/// For how long a reader who comes back may still seem to be there.
+const LEAVING: Duration = Duration::from_millis(100);
+
 /// Who has seen what.
 #[derive(Debug)]
-pub struct Shown(Cache<(u64, ReaderId), Arc<Mutex<Vec<Stretch>>>>);
+pub struct Shown(Cache<(u64, ReaderId), Arc<Seen>>);
+
+/// What is remembered of a name.
+#[derive(Debug, Default)]
+struct Seen {
+    /// How many read under it now.
+    reading: watch::Sender<usize>,
+    past: Mutex<Past>,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    /// Whether several go by this name.
+    is_shared: bool,
+    stretches: Vec<Stretch>,
+    /// No single reader comes back with less than this.
+    least: Timestamp,
+}
+
+/// Somebody who reads now.
+#[derive(Debug)]
+pub struct Presence(Arc<Seen>);
 
 /// Tells readers apart, as far as that is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,17 +89,40 @@ impl Default for Shown {
 }
 
 impl Shown {
+    /// Somebody begins to read a source.
+    pub async fn enter(&self, lineage: u64, reader: ReaderId) -> Presence {
+        let seen = self.0.get_with((lineage, reader), Arc::default);
+        if !seen.past().is_shared {
+            let mut reading = seen.reading.subscribe();
+            let alone = reading.wait_for(|reading| *reading == 0);
+            // Whoever is still there is somebody else, as the count says below.
+            _ = tokio::time::timeout(LEAVING, alone).await;
+        }
+        let mut is_alone = false;
+        seen.reading.send_modify(|reading| {
+            is_alone = *reading == 0;
+            *reading += 1;
+        });
+        if !is_alone {
+            seen.past().share();
+        }
+        Presence(seen)
+    }
+}
+
+impl Presence {
     /// The position of a reader who comes with `seq`.
-    pub fn resume(&self, moment: &dyn Moment, reader: ReaderId, seq: Timestamp) -> Position {
+    pub fn resume(&self, moment: &dyn Moment, seq: Timestamp) -> Position {
         if seq == Timestamp::ZERO {
             return Position::new(seq, moment.serial());
         }
-        let stretches = self.0.get(&(moment.lineage(), reader));
-        let serial = stretches.and_then(|stretches| {
-            let stretches = stretches.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = stretches.iter().filter(|stretch| stretch.from <= seq && seq <= stretch.to);
-            known.map(|stretch| if stretch.to == seq { stretch.last } else { stretch.serial }).min()
-        });
+        let mut past = self.0.past();
+        if seq < past.least {
+            past.share();
+        }
+        let known = past.stretches.iter().filter(|stretch| stretch.from <= seq && seq <= stretch.to);
+        let serial = known.map(|stretch| if stretch.to == seq { stretch.last } else { stretch.serial }).min();
+        drop(past);
         if let Some(serial) = serial {
             return Position::new(seq, serial);
         }
@@ -79,15 +130,16 @@ impl Shown {
         Position { seq, serial: moment.serial(), doubt }
     }
 
-    /// A reader who began at one position was shown everything up to another.
-    pub fn note(&self, lineage: u64, reader: ReaderId, from: &Position, to: &Position) {
+    /// A reader who began at one position was shown everything up to another; all of it, where they read it as a whole.
+    pub fn note(&self, from: &Position, to: &Position, is_whole: bool) {
+        let mut past = self.0.past();
+        past.least = if is_whole { to.seq } else { from.seq };
         // Who was not shown everything that was in doubt is not known to have seen anything.
-        if to.doubt.is_some() {
+        if to.doubt.is_some() || past.is_shared {
             return;
         }
         let new = Stretch { from: from.seq, to: to.seq, serial: from.serial, last: to.serial };
-        let stretches = self.0.get_with((lineage, reader), Arc::default);
-        let mut stretches = stretches.lock().unwrap_or_else(PoisonError::into_inner);
+        let stretches = &mut past.stretches;
         let before = stretches.iter_mut().find(|stretch| {
             stretch.from <= new.from && new.from <= stretch.to && stretch.serial <= new.serial
         });
@@ -101,5 +153,24 @@ impl Shown {
             stretches.remove(0);
         }
         stretches.push(new);
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.reading.send_modify(|reading| *reading = reading.saturating_sub(1));
+    }
+}
+
+impl Seen {
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Past {
+    /// Several go by this name.
+    fn share(&mut self) {
+        *self = Self { is_shared: true, ..Self::default() };
     }
 }

@@ -18,7 +18,7 @@ pub mod records;
 use super::channel::Channel;
 use super::moment::{Moment, Position};
 use super::params::Since;
-use super::shown::{ReaderId, Shown};
+use super::shown::Presence;
 use super::{Feeds, Subject, View};
 use crate::error::Error;
 use crate::history::{History, Visible};
@@ -159,9 +159,9 @@ impl Sources {
 
 impl Beginning {
     /// The position of a reader who wants what comes after `since`.
-    pub fn position(&self, since: Since, shown: &Shown, reader: ReaderId) -> Position {
+    pub fn position(&self, since: Since, reader: &Presence) -> Position {
         match since {
-            Since::Seq(seq) => shown.resume(&*self.moment, reader, seq),
+            Since::Seq(seq) => reader.resume(&*self.moment, seq),
             Since::Now => {
                 let newest = self.moment.timestamp();
                 Position::new(self.now.map_or(newest, |now| now.min(newest)), self.moment.serial())

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::changed;
@@ -52,9 +53,10 @@ struct Answer<'a> {
 #[derive(Deserialize)]
 struct Head {
     id: String,
-    last_modified: u64,
+    last_modified: Timestamp,
+    /// Anything, in a record that somebody wrote so.
     #[serde(default)]
-    deleted: bool,
+    deleted: Value,
 }
 
 // === impl Version ===
@@ -65,8 +67,8 @@ impl Version {
         let head: Head = serde_json::from_str(data.get()).ok()?;
         Some(Self {
             id: head.id,
-            modified: Timestamp(head.last_modified),
-            deleted: head.deleted,
+            modified: head.last_modified,
+            deleted: head.deleted == Value::Bool(true),
             data: data.to_owned(),
             permissions,
         })

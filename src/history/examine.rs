@@ -71,12 +71,11 @@ impl Lingering {
         let list = list_of(&change.object);
         let is_deletion = change.action == Some(Action::Delete);
         let is_of = |intent: &Intent| {
-            let is_in_list = intent.uri == list
-                && match intent.method.as_str() {
-                    "DELETE" => is_deletion,
-                    _ => change.data.as_ref().is_some_and(|data| is_what_was_sent(intent, data)),
-                };
-            is_in_list || intent.uri == uri || intent.uri.starts_with(&format!("{uri}/attachment"))
+            let is_about = intent.uri == list || intent.uri == uri;
+            let is_attached = intent.uri.starts_with(&format!("{uri}/attachment"));
+            is_attached
+                || is_about
+                    && change.data.as_ref().is_some_and(|data| may_have_made(intent, is_deletion, data))
         };
         let kept = self.kept();
         kept.iter().find(|(.., intent)| is_of(intent)).and_then(|(.., intent)| intent.user_id.clone())
@@ -166,6 +165,11 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         Ok(versions) => Ok(versions.into_iter().map(change).collect()),
         // Nobody can be asked who may see it.
         Err(ReadError::Gone | ReadError::Refused(_)) => Ok(Vec::new()),
+        // Asking again would not make it better, and nothing can be written meanwhile.
+        Err(error @ ReadError::Garbled(_)) => {
+            tracing::warn!(uri = intent.uri, %error, "what became of a write cannot be read");
+            Ok(Vec::new())
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -173,7 +177,8 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
 async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, ReadError> {
     let version = list::look(source, &object).await?;
     let is_theirs = |version: &Version| {
-        version.modified > intent.known || (!version.deleted && is_what_was_sent(intent, &version.data))
+        let may_be_new = version.modified > intent.known || intent.sent.is_some();
+        may_be_new && may_have_made(intent, version.deleted, &version.data)
     };
     Ok(version.filter(is_theirs).map(|version| (object, version)).into_iter().collect())
 }
@@ -199,10 +204,7 @@ async fn several(
         .versions
         .into_iter()
         .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
-        .filter(|(_, version)| match *method {
-            Method::DELETE => version.deleted,
-            _ => !version.deleted && is_what_was_sent(intent, &version.data),
-        })
+        .filter(|(_, version)| may_have_made(intent, version.deleted, &version.data))
         .collect();
     if *method != Method::DELETE {
         versions.truncate(1);
@@ -236,12 +238,20 @@ fn sent_id(intent: &Intent) -> Option<String> {
     Some(sent.get("id")?.as_str()?.to_owned())
 }
 
+/// Whether a version is one that a write can have led to: of writes of one object that are under way together, each has its
+/// own.
+fn may_have_made(intent: &Intent, deleted: bool, data: &RawValue) -> bool {
+    if intent.method == "DELETE" { deleted } else { !deleted && is_what_was_sent(intent, data) }
+}
+
 /// Whether an object has everything that was sent.
 fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
     let read = |json: &RawValue| serde_json::from_str::<Map<String, Value>>(json.get()).ok();
     let sent = intent.sent.as_deref().map_or_else(|| Some(Map::new()), read);
     let (Some(sent), Some(data)) = (sent, read(data)) else { return false };
-    sent.iter().all(|(name, value)| data.get(name) == Some(value))
+    // What a patch merges or takes away looks otherwise afterwards.
+    let is_merged = |value: &Value| intent.method == "PATCH" && (value.is_null() || value.is_object());
+    sent.iter().all(|(name, value)| data.get(name) == Some(value) || is_merged(value))
 }
 
 /// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.

@@ -47,7 +47,8 @@ pub(super) fn of_content(
         Some(since) => row.last_modified > since || row.late.is_some(),
     };
     let mut versions = Vec::new();
-    for row in content.rows().iter().filter(is_wanted) {
+    // Of what went with its collection, Kinto makes no versions.
+    for row in content.rows().iter().filter(|row| is_wanted(row) && !row.invented) {
         let Some(object) = object_in(list, &row.id) else { continue };
         let row = NewRow {
             id: row.id.clone(),

@@ -54,14 +54,14 @@ struct Data<T> {
 #[derive(Deserialize)]
 struct Head {
     id: String,
-    last_modified: u64,
+    last_modified: Timestamp,
     #[serde(default)]
     deleted: serde_json::Value,
 }
 
 #[derive(Deserialize)]
 struct Stamp {
-    last_modified: u64,
+    last_modified: Timestamp,
 }
 
 /// Whom to ask, and on whose behalf.
@@ -102,7 +102,7 @@ impl Source {
         let Data { data } = parse::<Data<&RawValue>>(&body)?;
         let stamp: Stamp = parse(data.get().as_bytes())?;
         let json = body.slice_ref(data.get().as_bytes());
-        Ok(Some(Metadata { json, last_modified: Timestamp(stamp.last_modified) }))
+        Ok(Some(Metadata { json, last_modified: stamp.last_modified }))
     }
 
     /// Reads one object with its permissions, as the upstream shows it.
@@ -148,7 +148,7 @@ impl Source {
             let head: Head = parse(json.get().as_bytes())?;
             Ok(NewRow {
                 id: head.id.into(),
-                last_modified: Timestamp(head.last_modified),
+                last_modified: head.last_modified,
                 deleted: head.deleted == serde_json::Value::Bool(true),
                 json: body.slice_ref(json.get().as_bytes()),
             })

@@ -6,6 +6,7 @@
 //! been noticed.
 
 use std::collections::VecDeque;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,12 +22,15 @@ const SILENT_CLOSE: Duration = Duration::from_secs(1);
 const NOTICED: Duration = Duration::from_millis(100);
 /// How long a connection is kept that nobody needs.
 const IDLE: Duration = Duration::from_secs(60);
-/// How many idle connections one thread keeps.
-const MOST_IDLE: usize = 1_024;
+/// How many idle connections all threads keep: each may take a place at the upstream, which has few (waitress, which
+/// `kinto start` runs, takes a hundred), and lets others wait for it.
+const MOST_IDLE: usize = 64;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     idle: Mutex<VecDeque<Idle>>,
+    /// This thread's part of [`MOST_IDLE`].
+    most_idle: usize,
     /// Whether the upstream was last seen to answer twice on one connection.
     keeps_alive: AtomicBool,
 }
@@ -35,6 +39,17 @@ pub(super) struct Pool {
 struct Idle {
     sender: http1::SendRequest<Body>,
     since: Instant,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            idle: Mutex::default(),
+            most_idle: (MOST_IDLE / threads).max(2),
+            keeps_alive: AtomicBool::new(false),
+        }
+    }
 }
 
 impl Pool {
@@ -64,7 +79,7 @@ impl Pool {
         }
         let now = Instant::now();
         let mut idle = self.lock();
-        while idle.len() >= MOST_IDLE
+        while idle.len() >= self.most_idle
             || idle.front().is_some_and(|oldest| now - oldest.since > IDLE || oldest.sender.is_closed())
         {
             idle.pop_front();
