@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::{NewRow, Row, hash};
 use crate::kinto::Timestamp;
@@ -51,7 +52,8 @@ impl Row {
 
     pub(super) fn vanished(id: &Arc<str>, find: Find) -> (Self, Bytes) {
         let at = find.at;
-        let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{at},"deleted":true}}"#));
+        let quoted = Value::from(&**id);
+        let json = Bytes::from(format!(r#"{{"id":{quoted},"last_modified":{at},"deleted":true}}"#));
         let row = Self {
             id: id.clone(),
             last_modified: at,

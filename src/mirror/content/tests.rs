@@ -86,6 +86,15 @@ fn rows_that_vanished_get_a_tombstone() {
 }
 
 #[test]
+fn a_tombstone_is_json_whatever_the_id() {
+    let odd =
+        NewRow { json: Bytes::from_static(br#"{"id":"a\"\\","last_modified":50}"#), ..row("a\"\\", 50) };
+    let before = content(100, vec![odd, row("c", 100)]);
+    let after = Content::new(metadata(), Timestamp(100), Some(&before), Update::default());
+    assert_eq!(ids(&after, 100), ["a\"\\", "c"]);
+}
+
+#[test]
 fn limits_select_the_newest() {
     let content = content(30, vec![row("a", 10), row("b", 20), row("c", 30)]);
     let selection = content.since(Timestamp(0), Some(2), OVERLAP);
