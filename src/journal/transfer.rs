@@ -10,12 +10,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Action, Object, Permissions};
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, is_id};
 
 mod export;
 mod import;
 
 pub use export::Export;
+
+/// The end of the year 9999. Whatever a history says later than that is a mistake, and would leave no room for what comes
+/// after it.
+const LATEST: u64 = 253_402_300_799_999;
 
 /// What came of lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,7 +112,24 @@ fn read_content(members: &Members, text: &str) -> Option<Content> {
             knows_readers: serde_json::from_str(members.get("knows_readers")?.get()).ok()?,
         });
     }
-    serde_json::from_str(text).ok()
+    serde_json::from_str(text).ok().filter(Content::is_plausible)
+}
+
+// === impl Content ===
+
+impl Content {
+    /// Whether it names what a journal can hold.
+    fn is_plausible(&self) -> bool {
+        match self {
+            Self::Tombstone { bucket, last_modified: timestamp, .. }
+            | Self::History { bucket, timestamp } => is_id(bucket) && *timestamp <= LATEST,
+            Self::Gap { bucket, .. } => is_id(bucket),
+            Self::Object { object, .. } => {
+                Object::of_uri(object).is_some_and(|known| known.to_string() == *object)
+            }
+            Self::Entry { .. } | Self::Watermark { .. } => true,
+        }
+    }
 }
 
 // === impl Head ===
@@ -134,7 +155,7 @@ impl<'e> Head<'e> {
         if Action::of(&head.action).is_none() {
             return Err(format!("{} is no action", head.action));
         }
-        if head.id.is_empty() || i64::try_from(head.last_modified).is_err() {
+        if head.id.is_empty() || !(1..=LATEST).contains(&head.last_modified) {
             return Err("id or last_modified is none".to_owned());
         }
         Ok(head)

@@ -105,15 +105,26 @@ async fn entries_of_the_plugin_are_taken_over() {
         ("group_id", json!("g")),
         ("id", json!(5)),
         ("last_modified", json!("x")),
+        ("last_modified", json!(0)),
+        ("last_modified", json!(i64::MAX)),
         ("target", json!({})),
     ] {
         let mut bad = entry.clone();
         bad[name] = value;
         assert!(Line::parse(&bad.to_string()).is_err(), "{bad}");
     }
-    for bad in
-        ["", "{}", "[]", "x", "{\"bucket\":\"a\"}", "{\"entry\":{},\"readers\":[],\"knows_readers\":true}"]
-    {
+    for bad in [
+        "",
+        "{}",
+        "[]",
+        "x",
+        r#"{"bucket":"a"}"#,
+        r#"{"bucket":"a","timestamp":9223372036854775807}"#,
+        r#"{"bucket":"a/b","timestamp":5}"#,
+        r#"{"bucket":"a","tombstone":"t","last_modified":9223372036854775807}"#,
+        r#"{"object":"/buckets/a/x","modified":5,"deleted":false,"permissions":null,"is_entry":true}"#,
+        r#"{"entry":{},"readers":[],"knows_readers":true}"#,
+    ] {
         assert!(Line::parse(bad).is_err(), "{bad}");
     }
 }
