@@ -58,7 +58,8 @@ impl Object {
                 Self::Record(bucket.to_owned(), collection.to_owned(), record.to_owned())
             }
             Resource::Groups(bucket) => {
-                let group = uri.trim_end_matches('/').rsplit_once("/groups/")?.1;
+                let group = uri.strip_prefix("/buckets/")?.strip_prefix(bucket)?.strip_prefix("/groups/")?;
+                let group = group.strip_suffix('/').unwrap_or(group);
                 is_id(group).then(|| Self::Group(bucket.to_owned(), group.to_owned()))?
             }
             _ => return None,
@@ -131,9 +132,14 @@ mod tests {
         ] {
             assert_eq!(Object::of_uri(uri).map(|object| object.to_string()), Some(uri.to_owned()));
         }
-        for uri in
-            ["/buckets", "/buckets/a/groups", "/buckets/a/groups/g/x", "/buckets/a/collections/c/records"]
-        {
+        for uri in [
+            "/buckets",
+            "/buckets/a/groups",
+            "/buckets/a/groups/g/x",
+            "/buckets/a/groups/x/groups/g",
+            "/buckets/a/groups/g//",
+            "/buckets/a/collections/c/records",
+        ] {
             assert_eq!(Object::of_uri(uri), None, "{uri}");
         }
     }
