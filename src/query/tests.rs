@@ -251,6 +251,17 @@ fn a_token_that_was_tampered_with_is_refused() {
     }
 }
 
+#[test]
+fn a_number_in_a_token_is_the_number_of_the_row() {
+    let rows = ["6.2810880380454246e-12", "7.5"].map(|number| -> Row {
+        serde_json::from_str(&format!(r#"{{"id":"{number}","last_modified":1,"n":{number}}}"#)).unwrap()
+    });
+    let rules = Rules { known_fields: &[], max_fetch_size: Some(1), ..RULES };
+    let first = Query::parse(Some("_sort=n"), &rules).unwrap().select(rows.clone());
+    let next = format!("_sort=n&_token={}", first.next.unwrap());
+    assert_eq!(Query::parse(Some(&next), &rules).unwrap().select(rows.clone()).rows, rows[1..]);
+}
+
 /// Rows with few different values, so that they are often equal.
 fn some_rows() -> impl Strategy<Value = Vec<Row>> {
     let value = prop_oneof![
