@@ -3,6 +3,7 @@
 mod elsewhere;
 mod failure;
 mod kill;
+mod odd;
 mod reading;
 mod recorded;
 mod shared;
