@@ -366,13 +366,13 @@ async fn ask_for_collection(
     ) {
         return Ok(Verdict::Refused(Arc::new(Refusal::new(answer))));
     }
-    Err(UpstreamError::Unexpected(format!("{status} for a collection").into()))
+    Err(UpstreamError::of_status(status, "a collection"))
 }
 
 async fn ask_for_identity(upstream: &Upstream, credentials: &Credentials) -> Result<Identity, UpstreamError> {
     let answer = upstream.ask_as(Method::GET, "/", credentials.headers(), Bytes::new()).await?;
     if answer.status() != StatusCode::OK {
-        return Err(UpstreamError::Unexpected(format!("{} for the root view", answer.status()).into()));
+        return Err(UpstreamError::of_status(answer.status(), "the root view"));
     }
     let root: Root = serde_json::from_slice(answer.body())
         .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;

@@ -67,12 +67,7 @@ impl App {
                 Resources::new(&settings.changes.resources, &settings.changes.excluded_collections)
             }
         };
-        let host = settings
-            .changes
-            .http_host
-            .clone()
-            .or_else(|| settings.kinto.http_host.clone())
-            .unwrap_or_default();
+        let host = settings.kinto.http_host.clone().unwrap_or_default();
         let watching = Watching::new(&settings);
         let (purger, moved) = (Purger::start(&settings, &background), watching.moved.clone());
         let on_news: OnNews = Box::new(move |key: &CollectionKey| {

@@ -167,6 +167,6 @@ fn refused(answer: Response<Bytes>) -> Result<Verdict, UpstreamError> {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
             Ok(Verdict::Refused(Arc::new(Refusal::new(answer))))
         }
-        status => Err(UpstreamError::Unexpected(format!("{status} to a question of permission").into())),
+        status => Err(UpstreamError::of_status(status, "a question of permission")),
     }
 }

@@ -142,7 +142,7 @@ pub static KEYS: &[Key] = &[
 
     Key::new("changes.resources", "", "URIs of the monitored buckets and collections; a bucket means every collection in it").formerly("event_listeners.changes.collections"),
     Key::new("changes.excluded_collections", "", "URIs of collections that are left out"),
-    Key::new("changes.http_host", "", "the host of entries and redirects, where it is not `http_host`").formerly("event_listeners.changes.http_host"),
+    Key::new("changes.http_host", "", "the host of redirects, where it is not `http_host`").formerly("event_listeners.changes.http_host"),
     Key::new("changes.since_max_age_days", "21", "an older `_since` is redirected to the whole list; `-1` for never"),
     Key::new("changes.since_max_age_redirect_ttl_seconds", "86400", "for how long that redirect may be cached; `-1` for no such header"),
     Key::new("changes.principals", "system.Everyone", "who may read the list of timestamps").formerly("event_listeners.changes.principals"),

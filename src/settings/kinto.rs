@@ -55,7 +55,7 @@ pub struct ChangesSettings {
     pub resources: Vec<String>,
     /// URIs of collections that are left out.
     pub excluded_collections: Vec<String>,
-    /// The host of entries and redirects, where it is not `http_host`.
+    /// The host of redirects, where it is not `http_host`.
     pub http_host: Option<String>,
     /// A `_since` older than this many days is redirected; negative for never.
     pub since_max_age_days: i64,

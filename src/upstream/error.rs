@@ -32,6 +32,9 @@ pub enum UpstreamError {
     /// The question cannot be written as a request.
     #[error("not a path that can be asked for")]
     Unaskable,
+    /// The upstream said that it cannot answer now.
+    #[error("the upstream is not available")]
+    Unavailable,
     /// The answer is none that Kinto gives.
     #[error("the upstream did not answer as Kinto does: {0}")]
     Unexpected(Arc<str>),
@@ -41,10 +44,18 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// For an answer with a status that is none to the question of `what`.
+    pub(crate) fn of_status(status: StatusCode, what: &str) -> Self {
+        match status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Self::Unavailable,
+            status => Self::Unexpected(format!("{status} for {what}").into()),
+        }
+    }
+
     /// What a client is answered: 503 for an upstream that is not there, 504 for a slow one, 502 for a broken one.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Connect(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connect(_) | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Broken(_) | Self::TooLarge | Self::Unaskable | Self::Unexpected(_) => {
                 StatusCode::BAD_GATEWAY
