@@ -28,6 +28,7 @@ mod follow;
 mod implicit;
 mod list;
 mod recording;
+mod turns;
 mod visible;
 mod watch;
 mod write;
@@ -77,6 +78,7 @@ pub struct History {
     /// Groups that are being looked up, and by how many.
     examined: Mutex<HashMap<i64, usize>>,
     lingering: examine::Lingering,
+    turns: turns::Turns,
     /// For each list the newest timestamp that a passing write brought.
     recorded: Mutex<HashMap<String, Timestamp>>,
     access: Arc<Access>,
@@ -115,6 +117,7 @@ impl History {
             late: Arc::new(Semaphore::new(LATE)),
             examined: Mutex::default(),
             lingering: examine::Lingering::default(),
+            turns: turns::Turns::default(),
             recorded: Mutex::default(),
             access,
             timeline,

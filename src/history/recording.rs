@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use super::answer::{self, Said};
 use super::examine::{self, Question};
+use super::turns::Turn;
 use super::write::{Target, Write};
 use super::{History, implicit, list};
 use crate::access::Credentials;
@@ -35,6 +36,7 @@ struct Kept {
     /// One for each request, also for those that write nothing.
     writes: Vec<Write>,
     intents: Vec<Option<Intent>>,
+    turns: Vec<Turn>,
 }
 
 // === impl Recording ===
@@ -75,7 +77,12 @@ impl Recording {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(Self(Some(Kept { history, journal, group, writes, intents })))
+        let turns = writes.iter().filter_map(|write| match &write.target {
+            Some(Target::Object(object) | Target::Part(object)) => Some(history.turns.send(object)),
+            _ => None,
+        });
+        let turns = turns.collect();
+        Ok(Self(Some(Kept { history, journal, group, writes, intents, turns })))
     }
 
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
@@ -137,6 +144,7 @@ impl Kept {
         }
         self.history.recorded(&changes);
         let changes = answer::in_kintos_order(changes);
+        Turn::wait(&self.turns, &changes).await;
         if is_unknown {
             tokio::spawn(self.resolve(changes));
             return Ok(());
@@ -153,7 +161,7 @@ impl Kept {
     }
 
     /// What was really written is read before the client has its answer; if that cannot be, later.
-    async fn examined(self) -> Result<(), Error> {
+    async fn examined(mut self) -> Result<(), Error> {
         match self.examine().await {
             Ok(changes) => self.close(changes).await,
             Err(error) => {
@@ -164,7 +172,8 @@ impl Kept {
         }
     }
 
-    async fn examine(&self) -> Result<Vec<Change>, examine::ExamineError> {
+    async fn examine(&mut self) -> Result<Vec<Change>, examine::ExamineError> {
+        self.turns.clear();
         let _mark = self.group.map(|group| self.history.examining(group));
         examine::examine(&self.history, &self.journal, &self.questions()).await
     }
@@ -178,11 +187,12 @@ impl Kept {
     }
 
     /// Asks the upstream what became of the writes until it says it; `changes` are known already.
-    async fn resolve(self, changes: Vec<Change>) {
+    async fn resolve(mut self, changes: Vec<Change>) {
         if !changes.is_empty() {
             let known = answer::outcome(None, changes);
             _ = self.history.settle(&self.journal, known).await;
         }
+        self.turns.clear();
         let Some(group) = self.group else { return };
         let _mark = self.history.examining(group);
         let mut pause = SHORTEST_PAUSE;

@@ -1,6 +1,7 @@
 //! Writes that nobody expects: Kinto takes them, so they are recorded, and nothing stops because of them.
 
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::entries;
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
@@ -89,4 +90,30 @@ async fn what_went_with_its_collection_is_not_deleted_again() {
         .filter(|entry| entry["resource_name"] == "record" && entry["action"] == "delete")
         .collect();
     assert!(invented.is_empty(), "{invented:#?}");
+}
+
+#[tokio::test]
+async fn entries_of_one_object_have_the_order_of_its_versions() {
+    let (sidecar, bucket) = world(&[]).await;
+    let record = format!("{bucket}/collections/c/records/r");
+    let open = json!({"permissions": {"write": ["system.Authenticated"]}});
+    let alice = sidecar.client().user("alice");
+    alice.put(&record).json(open).await.expect(201);
+    let mut writers = JoinSet::new();
+    for user in 0..12 {
+        let (client, record) = (sidecar.client().user(&format!("user{user}")), record.clone());
+        writers.spawn(async move {
+            for n in 0..8 {
+                client.put(&record).data(json!({"of": user, "n": n})).await;
+            }
+        });
+    }
+    writers.join_all().await;
+    let recorded = entries(&alice, &bucket).await;
+    let versions: Vec<u64> = recorded
+        .iter()
+        .filter(|entry| entry["record_id"] == "r")
+        .map(|entry| entry["target"]["data"]["last_modified"].as_u64().unwrap())
+        .collect();
+    assert!(versions.len() > 12 && versions.is_sorted(), "{versions:?}");
 }
