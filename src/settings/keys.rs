@@ -153,7 +153,7 @@ pub static KEYS: &[Key] = &[
     Key::new("history.backfill", "none", "data that was there first: `none`, or `current` for one `create` entry per object"),
     Key::new("history.exclude_resources", "", "URIs that are not recorded"),
     Key::new("history.exclude_user_ids", "", "authors whose changes are not recorded"),
-    Key::new("history.auto_trim_max_count", "-1", "how many entries an object keeps; `-1` for all"),
+    Key::new("history.auto_trim_max_count", "-1", "how many entries a bucket keeps about each kind of object; `-1` for all"),
     Key::new("history.auto_trim_threshold", "100", "how many entries past that count bring a trim about"),
     Key::new("history.auto_trim_user_ids", "", "authors whose entries are trimmed"),
     Key::new("history.on_journal_failure", "refuse", "writes while the journal cannot be written: `refuse` (503) or `forward`"),
