@@ -80,10 +80,15 @@ struct OwnAnswer<'a> {
 pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Result<Response, Error> {
     let settings = &core.app.settings;
     check_charset(&parts.headers)?;
-    let plain = plain(&body, settings);
-    let batch: Option<Batch<'_>> = serde_json::from_slice(&plain).ok();
-    let requests = batch.as_ref().and_then(|batch| read(batch, settings));
-    let Some((batch, mut requests)) = batch.zip(requests) else {
+    let plain: String;
+    let mut parsed = parse(&body, settings);
+    if parsed.is_none() {
+        // As Kinto's JSON reader has it: of members with one name, the last counts.
+        plain =
+            serde_json::from_slice(&body).map_or_else(|_| String::new(), |batch: Value| batch.to_string());
+        parsed = parse(plain.as_bytes(), settings);
+    }
+    let Some((batch, mut requests)) = parsed else {
         // The upstream says what is wrong with it.
         let (answer, body) = exchange(core, &parts, body, None, peer).await?;
         return Ok(Response::from_parts(answer, Body::full(body)));
@@ -168,17 +173,11 @@ fn check_charset(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
-/// A batch as Kinto's JSON reader has it: of members with one name, the last counts.
-fn plain(body: &Bytes, settings: &Settings) -> Bytes {
-    let is_readable = |body: &[u8]| {
-        let batch: Option<Batch<'_>> = serde_json::from_slice(body).ok();
-        batch.is_some_and(|batch| read(&batch, settings).is_some())
-    };
-    if is_readable(body) {
-        return body.clone();
-    }
-    let plain = serde_json::from_slice::<Value>(body).map(|batch| Bytes::from(batch.to_string()));
-    plain.ok().filter(|plain| is_readable(plain)).unwrap_or_else(|| body.clone())
+/// A batch and its sub-requests; `None` where they are not as Kinto takes them.
+fn parse<'b>(body: &'b [u8], settings: &Settings) -> Option<(Batch<'b>, Vec<SubRequest>)> {
+    let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
+    let requests = read(&batch, settings)?;
+    Some((batch, requests))
 }
 
 /// One after the other: a history that was deleted from is read without what was deleted.
