@@ -316,7 +316,7 @@ impl From<JournalError> for Error {
     }
 }
 
-/// A change of an object to this version.
+/// A change of an object to this version, as an answer told of it.
 fn changed(version: answer::Version, object: Object, user_id: Option<String>) -> Change {
     Change {
         object,
@@ -326,5 +326,6 @@ fn changed(version: answer::Version, object: Object, user_id: Option<String>) ->
         permissions: version.permissions,
         user_id,
         date: None,
+        is_found: false,
     }
 }

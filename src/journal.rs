@@ -23,6 +23,7 @@ mod engine;
 mod entry;
 mod intents;
 mod ledger;
+mod news;
 mod notify;
 mod object;
 mod owner;
@@ -183,8 +184,8 @@ impl Journal {
         Ok(group)
     }
 
-    /// Records what became of a write; durable when it returns. Changes that are recorded already (same object and
-    /// `modified`), that are excluded, or that changed nothing make no entry. Gives the entries made.
+    /// Records what became of a write; durable when it returns. Changes that are recorded already, that are excluded, or that
+    /// were found and are overtaken by what is recorded make no entry. Gives the entries made.
     pub async fn settle(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
         match self.write(Work::Settle(outcome)).await? {
             Done::Entries(entries) => Ok(entries),

@@ -57,6 +57,8 @@ pub struct Query {
     pub limit: Option<usize>,
     /// The paths to keep of each row, `id` and `last_modified` among them; `None` for all of it.
     pub fields: Option<Vec<String>>,
+    /// Whether rows that repeat the one before about the same thing are left out.
+    pub(crate) changed: bool,
     /// `_to` was used, of which Kinto warns in an `Alert` header.
     pub uses_to: bool,
     after: Option<sort::Position>,
@@ -106,7 +108,8 @@ impl Query {
         let fields = read_fields(given, rules)?;
         let after = given.token.as_deref().map(|token| sort::read_token(token, &sorting)).transpose()?;
         let uses_to = given.filters.iter().any(|filter| filter.name.trim() == "_to");
-        Ok(Self { filters, sorting, limit: limit(given, rules), fields, uses_to, after })
+        let limit = limit(given, rules);
+        Ok(Self { filters, sorting, limit, fields, changed: false, uses_to, after })
     }
 
     /// The rows, deleted ones among them, that came after one moment and until another, by their timestamps.
@@ -121,6 +124,7 @@ impl Query {
             sorting: vec![Sort { field: MODIFIED.to_owned(), descending }],
             limit: Some(limit),
             fields: None,
+            changed: false,
             uses_to: false,
             after: None,
         }
@@ -133,6 +137,12 @@ impl Query {
             selection.show(row);
         }
         selection.page()
+    }
+
+    /// The same selection; without rows that repeat the one before about the same thing, where only changes are wanted.
+    #[must_use]
+    pub fn only_changes(self, changed: bool) -> Self {
+        Self { changed, ..self }
     }
 
     /// Whether the filters select a row.

@@ -21,7 +21,7 @@ use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::journal::{EntriesCount, EntriesPage, Journal};
 use crate::kinto::Timestamp;
-use crate::query::{Given, Parameters, Query, Rules};
+use crate::query::{Fault, Given, Parameters, Query, Rules};
 use crate::server::Peer;
 use requester::Requester;
 
@@ -86,6 +86,19 @@ pub(super) fn rules(core: &Core) -> Rules<'static> {
     }
 }
 
+/// `_changed=true`: entries that repeat the one before are not wanted.
+fn changed(parameters: &Parameters, faults: &mut Vec<Fault>) -> bool {
+    let mut changed = false;
+    for value in parameters.values("_changed").unwrap_or_default() {
+        match value.as_str() {
+            "true" => changed = true,
+            "false" => changed = false,
+            other => faults.push(Fault::query("_changed", format!("\"{other}\" is neither true nor false"))),
+        }
+    }
+    changed
+}
+
 /// A request that wants entries or wants them gone.
 struct Listing<'l> {
     core: &'l Core,
@@ -141,21 +154,21 @@ impl Listing<'_> {
         {
             return Ok(refusal.replay());
         }
-        let (preconditions, given) = self.parameters()?;
+        let (preconditions, given, changed) = self.parameters()?;
         if !preconditions.is_none() {
             let timestamp = journal.timestamp(bucket).await?;
             if !preconditions.allow_deletion(timestamp) {
                 return Ok(list::precondition_failed(timestamp));
             }
         }
-        let query = Query::of(&given.without_fields(), &rules(core))?;
+        let query = Query::of(&given.without_fields(), &rules(core))?.only_changes(changed);
         let deleted = journal.delete(bucket, &query).await?;
         Ok(self.respond(deleted, &query))
     }
 
     /// What the request selects, unless its preconditions are answer enough.
     async fn selection(&self) -> Result<ControlFlow<Response, Query>, Error> {
-        let (preconditions, given) = self.parameters()?;
+        let (preconditions, given, changed) = self.parameters()?;
         if !preconditions.is_none() {
             let timestamp = self.journal.timestamp(&self.requester.bucket).await?;
             match preconditions.verdict(timestamp) {
@@ -164,14 +177,17 @@ impl Listing<'_> {
                 Precondition::Failed => return Ok(ControlFlow::Break(list::precondition_failed(timestamp))),
             }
         }
-        Ok(ControlFlow::Continue(Query::of(&given, &rules(self.core))?))
+        Ok(ControlFlow::Continue(Query::of(&given, &rules(self.core))?.only_changes(changed)))
     }
 
-    fn parameters(&self) -> Result<(Preconditions, Given), Error> {
+    /// Preconditions, what is given of the list language, and whether only what changed is wanted.
+    fn parameters(&self) -> Result<(Preconditions, Given, bool), Error> {
         let mut faults = Vec::new();
         let preconditions = Preconditions::read(&self.request.headers, &mut faults);
-        let given = Given::read(&Parameters::parse(self.request.uri.query())?, faults)?;
-        Ok((preconditions, given))
+        let parameters = Parameters::parse(self.request.uri.query())?;
+        let changed = changed(&parameters, &mut faults);
+        let given = Given::read(&parameters, faults)?;
+        Ok((preconditions, given, changed))
     }
 
     fn respond(&self, page: EntriesPage, query: &Query) -> Response {

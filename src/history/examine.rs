@@ -151,7 +151,10 @@ pub(super) async fn others_settled(
 async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
     let Question { intent, source } = question;
     let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
-    let change = |(object, version): (Object, Version)| changed(version, object, intent.user_id.clone());
+    let change = |(object, version): (Object, Version)| {
+        let change = changed(version, object, intent.user_id.clone());
+        Change { is_found: true, ..change }
+    };
     let looked = match Target::of(&method, &intent.uri) {
         None => return Ok(Vec::new()),
         Some(Target::Everything) => return ended(journal, source).await,
@@ -226,6 +229,7 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Examin
                 permissions: None,
                 user_id: None,
                 date: None,
+                is_found: true,
             }),
             Err(error) => return Err(error.into()),
         }

@@ -29,7 +29,7 @@ pub(super) async fn created(
             Ok(body) => {
                 let Some(version) = Version::of_answer(&body) else { continue };
                 let change = changed(version, object, user_id.clone());
-                changes.push(Change { action: Some(Action::Create), ..change });
+                changes.push(Change { action: Some(Action::Create), is_found: true, ..change });
             }
             Err(ReadError::Gone | ReadError::Refused(_)) => {}
             Err(error) => return Err(error.into()),

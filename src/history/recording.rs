@@ -234,6 +234,7 @@ impl Kept {
             permissions: None,
             user_id: None,
             date: None,
+            is_found: false,
         });
         Ok(gone.collect())
     }

@@ -114,6 +114,7 @@ mod tests {
             permissions: None,
             user_id: None,
             date: None,
+            is_found: false,
         }
     }
 

@@ -314,6 +314,7 @@ impl Watcher {
             .map(|change| Change { user_id: self.history.lingering.author_of(&change), ..change })
             .collect();
         changes.sort_by_key(|change| change.modified);
+        let changes = self.present(changes).await?;
         let mut outcome = super::answer::outcome(None, changes);
         // A collection or bucket that nobody knew of: everything in it is news.
         let known = self
@@ -334,6 +335,28 @@ impl Watcher {
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok(timestamp)
+    }
+
+    /// These changes as found ones. One that is older than the deletion that is recorded begins a new life if it is still
+    /// there, else it was read before the deletion.
+    async fn present(&self, changes: Vec<Change>) -> Result<Vec<Change>, WatchError> {
+        let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
+        let known = self.journal.known(&objects).await?;
+        let mut present = Vec::with_capacity(changes.len());
+        for change in changes {
+            let is_before_deletion = known
+                .get(&change.object)
+                .is_some_and(|known| known.deleted && change.modified < known.modified);
+            if is_before_deletion && change.action != Some(Action::Delete) {
+                let now = list::look(&self.history.source, &change.object).await?;
+                if now.is_some_and(|now| !now.deleted && now.modified == change.modified) {
+                    present.push(Change { action: Some(Action::Create), ..change });
+                }
+            } else {
+                present.push(Change { is_found: true, ..change });
+            }
+        }
+        Ok(present)
     }
 
     /// Waits until the writes under way that may have to do with a list have recorded what they wrote.

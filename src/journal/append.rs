@@ -1,11 +1,12 @@
 //! What becomes an entry, and what is learned without one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::entry::{Draft, Told, is_same_but_modified, iso_date};
+use super::entry::{Draft, Told, iso_date};
 use super::ledger::{Ledger, State};
+use super::news::{Meaning, meaning};
 use super::readers::of_permissions;
 use super::rows::{EntryRow, now_microseconds, parents};
 use super::statement::Statement;
@@ -15,17 +16,11 @@ impl Ledger<'_> {
     /// Records what became of a write, once all that it needs was read. Gives the entries made.
     pub(super) async fn settle(&mut self, outcome: &Outcome) -> sqlx::Result<Vec<Entry>> {
         for known in &outcome.known {
-            self.learn(known, false).await?;
+            self.learn(known, Meaning::Moved, false).await?;
         }
         let mut entries = Vec::new();
-        let mut times: HashMap<&Object, usize> = HashMap::new();
         for change in &outcome.changes {
-            *times.entry(&change.object).or_default() += 1;
-        }
-        for change in &outcome.changes {
-            // Several changes of one object in one request show the permissions that it had in the end.
-            let is_single = times.get(&change.object) == Some(&1);
-            entries.extend(self.record(change, is_single).await?);
+            entries.extend(self.record(change).await?);
         }
         for (list, timestamp) in &outcome.watermarks {
             let mark = Statement::new("INSERT INTO sidecar_watermarks (list, timestamp) VALUES (")
@@ -39,19 +34,18 @@ impl Ledger<'_> {
         Ok(entries)
     }
 
-    async fn record(&mut self, change: &Change, is_single: bool) -> sqlx::Result<Option<Entry>> {
+    async fn record(&mut self, change: &Change) -> sqlx::Result<Option<Entry>> {
         let object = &change.object;
         let uri = object.to_string();
         let before = self.state(&uri).cloned();
-        let is_same_state = |state: &State| {
-            state.modified == change.modified && state.deleted == (change.action == Some(Action::Delete))
-        };
-        let is_recorded =
-            self.is_recorded(&uri, change.modified) || before.as_ref().is_some_and(is_same_state);
-        let Some(data) = change.data.as_deref().filter(|_| !is_recorded && !self.is_of_the_past(change))
-        else {
-            let is_entry = self.is_recorded(&uri, change.modified);
-            self.learn(change, is_entry).await?;
+        let is_recorded = self.is_recorded(&uri, change.modified);
+        let meaning = meaning(change, before.as_ref(), is_recorded);
+        if meaning == Meaning::Overtaken {
+            return Ok(None);
+        }
+        let is_news = meaning != Meaning::Known && !self.is_of_the_past(change);
+        let Some(data) = change.data.as_deref().filter(|_| is_news) else {
+            self.learn(change, meaning, is_recorded).await?;
             return Ok(None);
         };
         let alive = before.filter(|state| !state.deleted);
@@ -62,13 +56,8 @@ impl Ledger<'_> {
         };
         self.news.push((object.clone(), change.modified));
         if self.is_excluded(change) {
-            self.learn(change, false).await?;
+            self.learn(change, meaning, false).await?;
             self.mark_gap(object, change.modified).await?;
-            return Ok(None);
-        }
-        let shows = |state: &State| self.is_shown(state, &uri, change);
-        if is_single && action == Action::Update && alive.as_ref().is_some_and(shows) {
-            self.learn(change, true).await?;
             return Ok(None);
         }
         let known = alive.and_then(|state| state.permissions).filter(|_| action == Action::Update);
@@ -113,12 +102,12 @@ impl Ledger<'_> {
             json,
         };
         self.add(row);
-        self.learn(change, true).await?;
+        self.learn(change, meaning, true).await?;
         Ok(Some(entry))
     }
 
     /// Notes an object's state, where it is not older than what is known.
-    async fn learn(&mut self, change: &Change, is_entry: bool) -> sqlx::Result<()> {
+    async fn learn(&mut self, change: &Change, meaning: Meaning, is_entry: bool) -> sqlx::Result<()> {
         if parents(&change.object).any(|parent| self.was_deleted_after(&parent, change)) {
             return Ok(());
         }
@@ -126,7 +115,9 @@ impl Ledger<'_> {
         let deleted = change.action == Some(Action::Delete);
         let before = self.state(&uri).cloned();
         let (is_new, is_entry) = match &before {
-            Some(before) if change.modified < before.modified => return Ok(()),
+            Some(before) if change.modified < before.modified && meaning != Meaning::Reborn => return Ok(()),
+            // Told again, of a life that is over perhaps.
+            Some(before) if meaning == Meaning::Known && change.modified != before.modified => return Ok(()),
             Some(before) if change.modified == before.modified && deleted == before.deleted => {
                 (false, before.is_entry || is_entry && change.data.is_some())
             }
@@ -157,21 +148,6 @@ impl Ledger<'_> {
 
     fn was_deleted_after(&self, object: &Object, change: &Change) -> bool {
         self.state(&object.to_string()).is_some_and(|state| state.deleted && change.modified < state.modified)
-    }
-
-    /// Whether the newest entry shows what an update made: it changed nothing. Where the answer did not show permissions,
-    /// nobody can tell.
-    fn is_shown(&self, state: &State, uri: &str, change: &Change) -> bool {
-        let (Some(data), Some(permissions)) = (&change.data, &change.permissions) else { return false };
-        let Some(Ok(told)) = self.newest(uri).map(serde_json::from_str::<Told<'_>>) else { return false };
-        let sets = |permissions: &Permissions| -> BTreeSet<(String, String)> {
-            let pairs =
-                permissions.iter().flat_map(|(name, principals)| principals.iter().map(move |p| (name, p)));
-            pairs.map(|(name, principal)| (name.clone(), principal.clone())).collect()
-        };
-        state.is_entry
-            && sets(permissions) == sets(&told.target.permissions)
-            && is_same_but_modified(data, told.target.data)
     }
 
     fn is_excluded(&self, change: &Change) -> bool {

@@ -40,6 +40,9 @@ pub struct Change {
     pub user_id: Option<String>,
     /// When it was done, for the entry's `date`; now where it is `None`.
     pub date: Option<Timestamp>,
+    /// Whether it was seen when the upstream was looked at, and not told by the answer to a write: what is recorded since
+    /// may be newer.
+    pub is_found: bool,
 }
 
 /// A write that is about to go to the upstream.

@@ -97,7 +97,9 @@ impl Fields for Sample<'_> {
 impl Conditions {
     /// What a query's filters say of these rows.
     pub(super) fn of(query: &Query, rows: Rows) -> Self {
-        let mut these = Self { conditions: Vec::new(), are_exact: true };
+        // What the entry before says is compared outside of the engine.
+        let is_compared = query.changed && rows == Rows::Entries;
+        let mut these = Self { conditions: Vec::new(), are_exact: !is_compared };
         for filter in &query.filters {
             match translate(filter, rows) {
                 Some(conditions) => these.conditions.extend(conditions),

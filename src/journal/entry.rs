@@ -1,5 +1,7 @@
 //! An entry as JSON, field for field as Kinto's plugin writes it.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde::Deserialize;
@@ -24,6 +26,8 @@ pub(super) struct Draft<'d> {
 /// What an entry says of its object.
 #[derive(Debug, Deserialize)]
 pub(super) struct Told<'e> {
+    #[serde(borrow)]
+    pub(super) action: Cow<'e, str>,
     #[serde(borrow)]
     pub(super) target: Target<'e>,
 }
@@ -108,9 +112,24 @@ pub(super) fn iso_date(microseconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:06}+00:00")
 }
 
+/// Whether an entry tells of an update that made what the entry before it shows already: the same data, but for their
+/// `last_modified`, and the same permissions.
+pub(super) fn is_repetition(entry: &str, before: &str) -> bool {
+    let read = |json| serde_json::from_str::<Told<'_>>(json);
+    let (Ok(entry), Ok(before)) = (read(entry), read(before)) else { return false };
+    let sets = |target: &Target<'_>| -> BTreeSet<(String, String)> {
+        let permissions = target.permissions.iter();
+        let pairs = permissions.flat_map(|(name, principals)| principals.iter().map(move |who| (name, who)));
+        pairs.map(|(name, who)| (name.clone(), who.clone())).collect()
+    };
+    entry.action == Action::Update.as_str()
+        && sets(&entry.target) == sets(&before.target)
+        && is_same_but_modified(entry.target.data, before.target.data)
+}
+
 /// Whether two objects say the same but for their `last_modified`. Numbers are compared by how they are written, so that
 /// none is too large or too precise.
-pub(super) fn is_same_but_modified(left: &RawValue, right: &RawValue) -> bool {
+fn is_same_but_modified(left: &RawValue, right: &RawValue) -> bool {
     match (members(left), members(right)) {
         (Some(mut left), Some(mut right)) => {
             left.remove("last_modified");

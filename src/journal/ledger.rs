@@ -139,6 +139,9 @@ impl<'c> Ledger<'c> {
     }
 
     async fn read_newest(&mut self, history: i64, uris: BTreeSet<String>) -> sqlx::Result<()> {
+        if !self.rules.include_previous {
+            return Ok(());
+        }
         let uris: Vec<String> = uris.into_iter().filter(|uri| !self.newest.contains_key(uri)).collect();
         for uris in uris.chunks(CHUNK) {
             let statement = Statement::new("WITH given (uri) AS (VALUES ")

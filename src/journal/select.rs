@@ -7,6 +7,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
+use super::entry;
 use super::page::Candidate;
 use super::statement::{Statement, timestamp, truth};
 use super::{Object, Sees};
@@ -14,6 +15,11 @@ use crate::query::{Query, Selection};
 
 /// Rows read at once: enough to be fast, and few enough to be held.
 const BATCH: usize = 500;
+
+/// The entry before about the same object, as a column.
+const BEFORE: &str = ", (SELECT earlier.json FROM sidecar_entries AS earlier WHERE earlier.history = sidecar_entries.history \
+                      AND earlier.uri = sidecar_entries.uri AND earlier.last_modified < sidecar_entries.last_modified \
+                      ORDER BY earlier.last_modified DESC LIMIT 1)";
 
 /// A question to a history.
 pub(super) struct Question<'q, 's> {
@@ -70,7 +76,14 @@ impl<'q, 's> Question<'q, 's> {
                         if !truth(&row, 4)? && !self.verdict(row.try_get(3)?).await {
                             continue;
                         }
-                        Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, row.try_get(2)?)
+                        let json: String = row.try_get(2)?;
+                        if self.query.changed {
+                            let before: Option<String> = row.try_get(5)?;
+                            if before.is_some_and(|before| entry::is_repetition(&json, &before)) {
+                                continue;
+                            }
+                        }
+                        Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, json)
                     }
                 };
                 shown += usize::from(selection.show(candidate));
@@ -82,7 +95,8 @@ impl<'q, 's> Question<'q, 's> {
         Ok(())
     }
 
-    /// `id`, `last_modified`, and for entries `json`, `uri`, and whether the requester sees them for certain.
+    /// `id`, `last_modified`, and for entries `json`, `uri`, whether the requester sees them for certain, and where it matters
+    /// the entry before about the same object.
     pub(super) fn columns(&self, rows: Rows, conditions: &Conditions) -> Statement {
         let statement = match rows {
             Rows::Tombstones => {
@@ -95,6 +109,7 @@ impl<'q, 's> Question<'q, 's> {
                     Sees::Everything => statement.push("1"),
                     Sees::Some { .. } => self.is_reader(statement.push("CAST(")).push(" AS INTEGER)"),
                 };
+                let statement = if self.query.changed { statement.push(BEFORE) } else { statement };
                 let statement = statement.push(" FROM sidecar_entries");
                 let statement = match conditions.hint(self.kind) {
                     Some(hint) => statement.push(&hint),

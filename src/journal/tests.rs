@@ -108,6 +108,7 @@ fn change(uri: &str, action: Option<Action>, modified: u64, data: &Value) -> Cha
         permissions: Some(permissions(&json!({"write": ["me"]}))),
         user_id: Some("me".to_owned()),
         date: None,
+        is_found: false,
     }
 }
 

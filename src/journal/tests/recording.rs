@@ -120,13 +120,13 @@ async fn a_version_is_recorded_once() {
 }
 
 #[tokio::test]
-async fn what_changed_nothing_makes_no_entry() {
+async fn a_version_with_the_same_data_makes_an_entry() {
     for place in places().await {
         let journal = place.open().await;
         settle(&journal, vec![change(RECORD, None, 4, &json!({"x": 1, "last_modified": 4}))]).await;
         let same = |modified| change(RECORD, None, modified, &json!({"x": 1, "last_modified": modified}));
         for modified in [5, 6] {
-            assert!(settle(&journal, vec![same(modified)]).await.is_empty());
+            assert_eq!(settle(&journal, vec![same(modified)]).await[0]["action"], "update");
         }
         assert_eq!(journal.alive("/buckets/a/collections/c/records").await.unwrap()[0].1, Timestamp(6));
         let mut shared = same(7);
@@ -136,6 +136,43 @@ async fn what_changed_nothing_makes_no_entry() {
         unknown.permissions = None;
         let made = settle(&journal, vec![unknown]).await;
         assert_eq!(made[0]["target"]["permissions"], json!({"write": ["me"], "read": ["you"]}));
+    }
+}
+
+#[tokio::test]
+async fn a_new_life_may_begin_with_a_version_of_the_last_one() {
+    let versions = async |journal: &Journal| {
+        let about = entries(journal, "a", "resource_name=record&_sort=last_modified").await;
+        let version = |entry: &Value| (entry["action"].clone(), entry["target"]["data"]["x"].clone());
+        about.iter().map(version).collect::<Vec<_>>()
+    };
+    for place in places().await {
+        let journal = place.open().await;
+        let made = |modified, x: u64| change(RECORD, Some(Action::Create), modified, &json!({"x": x}));
+        let deletion = change(RECORD, Some(Action::Delete), 9, &json!({"deleted": true}));
+        let made_again = made(4, 2);
+        settle(&journal, vec![made(4, 1), deletion.clone(), made_again.clone()]).await;
+        // Told once more, as where nobody knows whether it was recorded.
+        settle(&journal, vec![made_again, deletion]).await;
+        let expected =
+            [(json!("create"), json!(1)), (json!("delete"), Value::Null), (json!("create"), json!(2))];
+        assert_eq!(versions(&journal).await, expected);
+        settle(&journal, vec![change(RECORD, Some(Action::Update), 5, &json!({"x": 3}))]).await;
+        assert_eq!(versions(&journal).await[3], (json!("update"), json!(3)));
+        assert_eq!(journal.alive("/buckets/a/collections/c/records").await.unwrap()[0].1, Timestamp(5));
+    }
+}
+
+#[tokio::test]
+async fn what_was_found_is_not_recorded_behind_what_is_newer() {
+    for place in places().await {
+        let journal = place.open().await;
+        settle(&journal, vec![change(RECORD, None, 4, &json!({"x": 1}))]).await;
+        let found = |modified| Change { is_found: true, ..change(RECORD, None, modified, &json!({"x": 2})) };
+        assert!(settle(&journal, vec![found(3)]).await.is_empty());
+        assert_eq!(settle(&journal, vec![found(5)]).await.len(), 1);
+        // What was acknowledged is, whatever its place.
+        assert_eq!(settle(&journal, vec![change(RECORD, None, 2, &json!({"x": 0}))]).await.len(), 1);
     }
 }
 

@@ -83,3 +83,39 @@ async fn nobody_is_shown_a_history_while_the_upstream_cannot_say_whether_they_ma
     assert_eq!(entries.as_array().unwrap().len(), 1);
     sidecar.client().request(Method::DELETE, &history).await.expect(401);
 }
+
+#[tokio::test]
+async fn entries_of_writes_that_changed_nothing_can_be_left_out_of_the_list() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("changed"));
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let record = format!("{bucket}/collections/c/records/r");
+    for n in [1, 1, 1, 2, 2, 1] {
+        alice.put(&record).data(json!({"n": n})).await;
+    }
+    let shared = json!({"permissions": {"read": ["system.Everyone"]}});
+    alice.patch(&record).json(shared.clone()).await.expect(200);
+    alice.patch(&record).json(shared).await.expect(200);
+    let all = page(&alice, &format!("{bucket}/history")).await.0;
+    assert_eq!(all.len(), 10);
+    assert_eq!(page(&alice, &format!("{bucket}/history?_changed=false")).await.0, all);
+    let expected: Vec<_> = [1, 2, 4, 7, 8, 9].iter().map(|place| all[*place].clone()).collect();
+    let (mut seen, mut next) = (Vec::new(), Some(format!("{bucket}/history?_changed=true&_limit=2")));
+    while let Some(path) = next {
+        let (ids, after) = page(&alice, &path).await;
+        seen.extend(ids);
+        next = after;
+    }
+    assert_eq!(seen, expected);
+    let counted = alice.request(Method::HEAD, &format!("{bucket}/history?_changed=true&record_id=r")).await;
+    assert_eq!(counted.header("total-objects"), Some("4"));
+    // Whoever sees some entries only is told by the same rule.
+    let seen = page(&sidecar.client(), &format!("{bucket}/history?_changed=true")).await.0;
+    assert_eq!(seen, expected[..1]);
+    for value in ["", "1", "yes", "True", "true&_changed=x"] {
+        let refused = alice.get(&format!("{bucket}/history?_changed={value}")).await.expect(400).json();
+        assert_eq!((&refused["errno"], &refused["details"][0]["name"]), (&json!(107), &json!("_changed")));
+    }
+}

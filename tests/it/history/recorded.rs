@@ -248,12 +248,59 @@ async fn a_deleted_bucket_takes_its_history_along() {
 }
 
 #[tokio::test]
-async fn a_write_that_changed_nothing_makes_no_entry() {
+async fn writes_of_equal_data_are_entries_too() {
     let both = Both::start().await;
+    let alice = |client: &Client| client.user("alice");
+    let group = format!("{}/groups/g", both.bucket);
+    let data = json!({"n": 1, "members": []});
+    for uri in [&both.record("r"), &group, &both.collection(), &both.bucket] {
+        let kept = json!({"data": data, "permissions": {"read": ["basicauth:q"]}});
+        for client in &both.clients {
+            let answer = alice(client).put(uri).json(kept.clone()).await;
+            assert!(answer.status < 300, "{answer}");
+        }
+        both.send(200, |client| alice(client).put(uri).json(kept.clone())).await;
+        both.send(200, |client| alice(client).put(uri).data(data.clone())).await;
+        both.send(200, |client| alice(client).patch(uri).data(json!({}))).await;
+        both.send(200, |client| alice(client).patch(uri).json(json!({"permissions": {}}))).await;
+        both.send(200, |client| {
+            alice(client).patch(uri).json(json!({"permissions": {"read": ["basicauth:q"]}}))
+        })
+        .await;
+    }
+    let record = json!({"path": both.record("r"), "body": {"data": data}});
+    let batch = json!({"defaults": {"method": "PUT"}, "requests": [record, record, record]});
+    both.send(200, |client| alice(client).post("/batch").json(batch.clone())).await;
+    assert_eq!(both.compare("alice", &both.bucket).await.len(), 2 + 4 * 6 + 3);
+}
+
+#[tokio::test]
+async fn a_record_made_again_with_the_timestamp_of_its_last_life_is_recorded() {
+    let both = Both::start().await;
+    let alice = |client: &Client| client.user("alice");
+    let record = both.record("r");
+    for end in [&record, &both.collection()] {
+        for text in ["seen", "unseen"] {
+            let data = json!({"text": text, "last_modified": 1_500_000_000_000_u64});
+            both.send(201, |client| alice(client).put(&record).data(data.clone())).await;
+            both.send(200, |client| alice(client).delete(end)).await;
+            if *end == both.collection() {
+                both.send(201, |client| alice(client).put(end)).await;
+            }
+        }
+    }
+    both.compare("alice", &both.bucket).await;
+}
+
+#[tokio::test]
+async fn the_value_before_is_recorded_again_after_a_change_elsewhere() {
+    let both = Both::start().await;
+    let record = both.record("r");
     let ours = both.clients[1].user("alice");
-    ours.put(&both.record("r")).data(json!({"n": 1})).await.expect(201);
-    ours.put(&both.record("r")).data(json!({"n": 1})).await.expect(200);
-    ours.patch(&both.record("r")).data(json!({})).await.expect(200);
-    let about: Vec<_> = entries(&ours, &both.bucket).await;
-    assert_eq!(about.iter().filter(|entry| entry["resource_name"] == "record").count(), 1);
+    ours.put(&record).data(json!({"x": 1})).await.expect(201);
+    PLAIN.client().user("alice").put(&record).data(json!({"x": 2})).await.expect(200);
+    let last = ours.put(&record).data(json!({"x": 1})).await.expect(200).json();
+    let about = entries(&ours, &both.bucket).await;
+    let entry = about.iter().find(|entry| entry["target"]["data"] == last["data"]);
+    assert!(entry.is_some_and(|entry| entry["user_id"].is_string()), "{about:#?}");
 }
