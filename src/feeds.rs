@@ -18,6 +18,7 @@
 //! the newest version of everything missed, which is what `CouchDB` promises.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ pub mod answer;
 pub mod channel;
 pub mod corner;
 pub mod database;
+pub mod document;
 pub mod filter;
 pub mod framing;
 pub mod grants;
@@ -42,6 +44,7 @@ pub mod shape;
 pub mod shown;
 pub mod source;
 pub mod table;
+pub mod told;
 
 use crate::access::{Access, Credentials};
 use crate::kinto::CollectionKey;
@@ -54,6 +57,7 @@ use permission::Questions;
 use seats::Seats;
 use shown::Shown;
 use source::Sources;
+use told::Told;
 
 /// The memory for compressed answers, in bytes.
 const COMPRESSED: u64 = 16 << 20;
@@ -80,6 +84,17 @@ pub enum View {
     Of(Credentials),
 }
 
+impl fmt::Display for Subject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Collection(key) => key.fmt(formatter),
+            Self::Bucket(bucket) => write!(formatter, "/buckets/{bucket}"),
+            Self::Monitor => formatter.write_str("the monitored collections"),
+            Self::History(bucket, _) => write!(formatter, "/buckets/{bucket}/history"),
+        }
+    }
+}
+
 /// All feeds of one process.
 #[derive(Debug)]
 pub struct Feeds {
@@ -93,6 +108,8 @@ pub struct Feeds {
     pub compressed: Cache<String, (Bytes, Position)>,
     /// What was shown to whom.
     pub shown: Shown,
+    /// What the log was told.
+    pub told: Told,
     channels: Mutex<HashMap<Subject, Arc<Channel>>>,
     background: Handle,
     stopping: watch::Receiver<bool>,
@@ -128,6 +145,7 @@ impl Feeds {
             grants,
             compressed: Cache::builder().max_capacity(COMPRESSED).weigher(weigh).build(),
             shown: Shown::default(),
+            told: Told::default(),
             channels: Mutex::default(),
             background,
             stopping,

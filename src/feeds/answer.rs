@@ -11,14 +11,16 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::framing::Layout;
+use super::framing::{self, Layout};
 use super::moment::Position;
 use super::params::{Mode, Params};
 use super::permission::admitted;
 use super::reader::Reader;
-use super::shape::{Admission, Memory, Shape, Supply};
+use super::seats::Seat;
+use super::shape::{Admission, End, Memory, Shape, Supply};
 use super::shown::ReaderId;
 use super::source::Beginning;
+use super::told::Matter;
 use super::{Subject, filter, request, seats};
 use crate::access::Credentials;
 use crate::body::Body;
@@ -84,12 +86,21 @@ async fn granted(
     let object = request::read(request, body, settings.limits.body_limit()).await?;
     let params =
         Params::read(request.uri.query(), &request.headers, object.as_ref(), settings.feeds.max_timeout)?;
+    if let Some(name) = params.ignored.as_deref().filter(|_| app.feeds.told.is_new(&real, Matter::Ignored)) {
+        tracing::warn!(
+            collection = %real,
+            parameter = name,
+            "{name:?} is no parameter of feeds, and is ignored in that of {real}: filters of Kinto's need filter=_kinto"
+        );
+    }
     let beginning = app.feeds.sources.moment(&real, params.since).await?;
     let filter = filter::Filter::read(&params, async |name| named(core, &real, name).await).await?;
     let shape = Shape {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
-        end: params.mode.end(),
+        // Newest first, nothing that is waited for can follow.
+        end: if params.descending { End::Now } else { params.mode.end() },
         patience: params.patience,
+        is_descending: params.descending,
         limit: params.limit,
         filter,
     };
@@ -146,17 +157,21 @@ impl Asked<'_> {
     async fn live(self, shape: Shape, client: Option<IpAddr>) -> Result<Response, Error> {
         let feeds = &self.core.app.feeds;
         let framing = shape.layout.framing;
+        let position = self.position();
         let body = if self.request.method == Method::HEAD {
             Body::empty()
-        } else {
-            let seat = feeds.seats.take(client)?;
+        } else if shape.end == End::Now {
+            let supply = Supply::Fixed(Arc::clone(&self.beginning.moment));
+            Body::boxed(Reader::new(supply, None, shape, position, self.memory))
+        } else if let Some(seat) = self.seat(client)? {
             let channel = feeds.channel(&self.real);
-            let position = self.position();
             channel.reach(self.beginning.moment.serial(), PATIENCE).await?;
             let grant = feeds.grants.give(self.subject, self.credentials, &channel);
             let admission = Some(Admission { seat, grant });
             let supply = Supply::Live(channel.join());
             Body::boxed(Reader::new(supply, admission, shape, position, self.memory))
+        } else {
+            Body::full(framing::FULL)
         };
         let mut response = Response::new(body);
         let headers = response.headers_mut();
@@ -165,6 +180,14 @@ impl Asked<'_> {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
         headers::insert_kinto_defaults(headers);
         Ok(response)
+    }
+
+    /// A seat among the readers; `None` where a browser has to be told that there is none: it would never come back from a 503.
+    fn seat(&self, client: Option<IpAddr>) -> Result<Option<Seat>, Error> {
+        match self.core.app.feeds.seats.take(client) {
+            Err(Error::Unavailable { .. }) if self.params.mode == Mode::EventSource => Ok(None),
+            taken => taken.map(Some),
+        }
     }
 
     /// Answers with what there is.
@@ -207,7 +230,13 @@ impl Asked<'_> {
         Ok(response)
     }
 
+    /// Where the reader begins. Newest first, that is at the newest, whatever `since` says: so `CouchDB` and `PouchDB` have it.
     fn position(&self) -> Position {
+        if self.params.descending {
+            let moment = &self.beginning.moment;
+            let seq = self.params.since.seq().unwrap_or_else(|| moment.timestamp());
+            return Position::new(seq, moment.serial());
+        }
         self.beginning.position(self.params.since, &self.memory.presence)
     }
 
@@ -240,9 +269,11 @@ impl Asked<'_> {
     async fn body(&self, shape: Shape, accepted: Encoding, tag: &str) -> Result<(Body, Encoding), Error> {
         let moment = &self.beginning.moment;
         let position = self.position();
-        let name = format!("{:?} {tag} {position:?} {:?} {}", self.real, self.params, accepted.token());
+        let Params { docs, limit, .. } = &self.params;
+        let name = format!("{:?} {tag} {position:?} {docs} {limit:?} {}", self.real, accepted.token());
         // Nobody asks twice for the same of a history.
         let is_shared = shape.filter.is_none()
+            && !shape.is_descending
             && accepted != Encoding::Identity
             && !matches!(self.real, Subject::History(..));
         let feeds = &self.core.app.feeds;
@@ -253,54 +284,21 @@ impl Asked<'_> {
             return Ok((Body::full(body), accepted));
         }
         let supply = Supply::Fixed(Arc::clone(moment));
-        let reader = Reader::new(supply, None, shape.clone(), position.clone(), self.memory.clone());
-        if accepted == Encoding::Identity && !self.params.descending {
+        let reader = Reader::new(supply, None, shape, position.clone(), self.memory.clone());
+        if accepted == Encoding::Identity {
             return Ok((Body::boxed(reader), accepted));
         }
-        let (body, last) = if self.params.descending {
-            (self.descending(&shape).await?, position)
-        } else {
-            reader.whole().await?
-        };
-        if accepted == Encoding::Identity || body.len() < compression::WORTHWHILE {
+        let (body, last) = reader.whole().await?;
+        if body.len() < compression::WORTHWHILE {
             return Ok((Body::full(body), Encoding::Identity));
         }
         let compress = move || compression::compress(accepted, &[body]);
         let compressed = self.core.app.background.spawn_blocking(compress).await;
         let compressed = compressed.map_err(|error| Error::Internal(error.into()))?;
         let compressed = compressed.map_err(|error| Error::Internal(error.into()))?;
-        if is_shared && !self.params.descending {
+        if is_shared {
             feeds.compressed.insert(name, (compressed.clone(), last));
         }
         Ok((Body::full(compressed), accepted))
-    }
-
-    /// Newest first, whatever `since` says: that is what `CouchDB` and `PouchDB` give.
-    async fn descending(&self, shape: &Shape) -> Result<Bytes, Error> {
-        let moment = &self.beginning.moment;
-        let most = if shape.filter.is_some() { usize::MAX } else { shape.limit.unwrap_or(usize::MAX) };
-        let (rows, mut pending) = Arc::clone(moment).newest(most).await?;
-        let framing = shape.layout.framing;
-        let mut text = framing.opening().as_bytes().to_vec();
-        let begin = text.len();
-        let mut last = self.params.since.seq().unwrap_or_else(|| moment.timestamp());
-        let mut left = shape.limit.unwrap_or(usize::MAX);
-        for row in &rows {
-            if shape.filter.as_ref().is_some_and(|filter| !filter.matches(row)) {
-                continue;
-            }
-            if left == 0 {
-                pending += 1;
-                continue;
-            }
-            left -= 1;
-            shape.layout.write(&mut text, row);
-            last = row.seq;
-        }
-        if text.len() > begin {
-            text.drain(begin..begin + shape.layout.separator());
-        }
-        text.extend_from_slice(framing.closing(last, pending).as_bytes());
-        Ok(text.into())
     }
 }

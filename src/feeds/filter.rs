@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value};
 
+use super::document;
 use super::moment::Row;
 use super::params::{Params, refused};
 use crate::error::Error;
@@ -16,6 +17,15 @@ pub mod collation;
 pub mod selector;
 
 use selector::Selector;
+
+/// Parameters of Kinto's lists that are no filters, and what feeds have in their place.
+const OF_LISTS: [(&str, &str); 5] = [
+    ("_since", "`since`"),
+    ("_limit", "`limit`"),
+    ("_sort", "`descending`"),
+    ("_fields", "`include_docs`"),
+    ("_token", "`since`"),
+];
 
 /// A condition on changes.
 #[derive(Debug)]
@@ -28,8 +38,6 @@ pub enum Filter {
     Kinto(Query),
     /// Nothing: CouchDB's `_design`, as there are no design documents.
     Nothing,
-    /// All of these.
-    All(Vec<Self>),
 }
 
 impl Filter {
@@ -38,28 +46,23 @@ impl Filter {
         params: &Params,
         named: impl AsyncFnOnce(&str) -> Result<Option<Value>, Error>,
     ) -> Result<Option<Arc<Self>>, Error> {
-        let mut filters = Vec::new();
-        match params.filter.as_deref() {
-            None => filters.extend(params.doc_ids.as_ref().map(ids).transpose()?),
-            Some("_doc_ids") => filters.push(ids(params.doc_ids.as_ref().unwrap_or(&Value::Null))?),
+        let filter = match params.filter.as_deref() {
+            None => match &params.doc_ids {
+                Some(list) => ids(list)?,
+                None => return Ok(None),
+            },
+            Some("_doc_ids") => ids(params.doc_ids.as_ref().unwrap_or(&Value::Null))?,
             Some("_selector") => {
-                let selector = params.selector.as_ref().unwrap_or(&Value::Null);
-                filters.push(Self::Selector(Selector::read(selector)?));
+                Self::Selector(Selector::read(params.selector.as_ref().unwrap_or(&Value::Null))?)
             }
-            Some("_design") => filters.push(Self::Nothing),
+            Some("_kinto") => Self::kinto(&params.kinto)?,
+            Some("_design") => Self::Nothing,
             Some(name) => {
                 let found = if name.starts_with('_') { None } else { named(name).await? };
-                filters.push(Self::defined(name, found)?);
+                Self::defined(name, found)?
             }
-        }
-        if !params.kinto.is_empty() {
-            filters.push(Self::kinto(&params.kinto)?);
-        }
-        Ok(match filters.len() {
-            0 => None,
-            1 => filters.pop().map(Arc::new),
-            _ => Some(Arc::new(Self::All(filters))),
-        })
+        };
+        Ok(Some(Arc::new(filter)))
     }
 
     /// A filter that the metadata defines.
@@ -80,7 +83,13 @@ impl Filter {
         }
     }
 
+    /// What Kinto's list language says of single records; what it says of the list is the feed's to say.
     fn kinto(parameters: &Parameters) -> Result<Self, Error> {
+        let of_lists =
+            |(name, _): (&str, &[String])| OF_LISTS.iter().find(|(theirs, _)| *theirs == name.trim());
+        if let Some((name, ours)) = parameters.iter().find_map(of_lists) {
+            return Err(refused(format!("`{name}` is no filter of records: a feed has {ours}.")));
+        }
         let rules = Rules {
             known_fields: &[],
             text_fields: &[],
@@ -97,37 +106,18 @@ impl Filter {
         match self {
             Self::Ids(ids) => ids.contains(&*row.id),
             Self::Nothing => false,
-            Self::Selector(_) | Self::Kinto(_) | Self::All(_) => {
-                let record = serde_json::from_slice(&row.json).unwrap_or_default();
-                self.matches_record(row, &record)
-            }
-        }
-    }
-
-    fn matches_record(&self, row: &Row, record: &Map<String, Value>) -> bool {
-        match self {
-            Self::Ids(ids) => ids.contains(&*row.id),
-            Self::Nothing => false,
-            Self::Selector(selector) => selector.matches(&document(row, record)),
-            Self::Kinto(query) => query.matches(record),
-            Self::All(filters) => filters.iter().all(|filter| filter.matches_record(row, record)),
+            Self::Selector(selector) => selector.matches(&document::value(row, record(row))),
+            Self::Kinto(query) => query.matches(&record(row)),
         }
     }
 }
 
-/// The record with the members that CouchDB's documents have.
-fn document(row: &Row, record: &Map<String, Value>) -> Value {
-    let mut document = record.clone();
-    document.insert("_id".to_owned(), Value::from(&*row.id));
-    document.insert("_rev".to_owned(), Value::from(format!("1-{}", row.last_modified)));
-    if row.deleted {
-        document.insert("_deleted".to_owned(), Value::Bool(true));
-    }
-    Value::Object(document)
+fn record(row: &Row) -> Map<String, Value> {
+    serde_json::from_slice(&row.json).unwrap_or_default()
 }
 
 fn ids(list: &Value) -> Result<Filter, Error> {
-    let not_a_list = || refused("`doc_ids` filter parameter is not a list.");
+    let not_a_list = || refused("`doc_ids` filter parameter is not a list of doc ids.");
     let ids = list.as_array().ok_or_else(not_a_list)?.iter();
     let ids = ids.map(|id| id.as_str().map(str::to_owned).ok_or_else(not_a_list));
     Ok(Filter::Ids(ids.collect::<Result<_, _>>()?))

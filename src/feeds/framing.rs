@@ -8,11 +8,15 @@
 
 use std::fmt::Write;
 
+use super::document;
 use super::moment::Row;
 use crate::kinto::Timestamp;
 
 /// After how many milliseconds a browser comes back.
 const RETRY: &str = "retry: 3000\n\n";
+
+/// All that an eventsource is told where there is no seat for it: to come back in half a minute.
+pub const FULL: &str = "retry: 30000\n\n";
 
 /// The outer form of a feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,17 +81,17 @@ impl Layout {
 
     fn write_json(self, text: &mut Vec<u8>, row: &Row) {
         let id = serde_json::Value::from(&*row.id);
-        let (seq, version) = (row.seq, row.last_modified);
+        let (seq, rev) = (row.seq, row.rev());
         let mut head = String::with_capacity(128);
         // Writing to a String cannot fail.
-        let _ = write!(head, r#"{{"seq":{seq},"id":{id},"changes":[{{"rev":"1-{version}"}}]"#);
+        let _ = write!(head, r#"{{"seq":{seq},"id":{id},"changes":[{{"rev":"{rev}"}}]"#);
         if row.deleted {
             head.push_str(r#","deleted":true"#);
         }
         text.extend_from_slice(head.as_bytes());
         if self.docs {
             text.extend_from_slice(br#","doc":"#);
-            write_document(text, row, &id);
+            document::write(text, row);
         }
         text.push(b'}');
     }
@@ -95,18 +99,6 @@ impl Layout {
 
 /// Between two rows of a list.
 const SEPARATOR: &[u8] = b",\r\n";
-
-/// The record to the byte, with CouchDB's two members behind its own: where a record has such members itself, the last count.
-fn write_document(text: &mut Vec<u8>, row: &Row, id: &serde_json::Value) {
-    let record = row.json.trim_ascii_end();
-    let record = record.strip_suffix(b"}").unwrap_or(record);
-    // A line end can only stand between tokens there, and would end the row.
-    text.extend(record.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
-    if record.trim_ascii() != b"{" {
-        text.push(b',');
-    }
-    text.extend_from_slice(format!(r#""_id":{id},"_rev":"1-{}"}}"#, row.last_modified).as_bytes());
-}
 
 impl Framing {
     /// The media type.
@@ -175,20 +167,12 @@ mod tests {
         assert_eq!(
             written(Framing::Events, true, &row),
             "data: {\"seq\":20,\"id\":\"a\",\"changes\":[{\"rev\":\"1-10\"}],\"deleted\":true,\
-             \"doc\":{\"id\":\"a\",\"x\":1.0,\"_id\":\"a\",\"_rev\":\"1-10\"}}\nid: 20\n\n"
+             \"doc\":{\"id\":\"a\",\"x\":1.0,\"_id\":\"a\",\"_rev\":\"1-10\",\"_deleted\":true}}\nid: 20\n\n"
         );
         let list = written(Framing::List, false, &row);
         assert!(list.starts_with(",\r\n{"), "{list}");
         let separator = Layout { framing: Framing::List, docs: false }.separator();
         assert_eq!(list.get(separator..=separator), Some("{"));
-    }
-
-    #[test]
-    fn an_empty_record_makes_a_document_too() {
-        assert!(
-            written(Framing::Lines, true, &row("{}", false))
-                .ends_with("\"doc\":{\"_id\":\"a\",\"_rev\":\"1-10\"}}\n")
-        );
     }
 
     #[test]

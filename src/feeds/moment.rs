@@ -88,8 +88,13 @@ pub trait Moment: Debug + Send + Sync {
     /// The rows that follow a position.
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>>;
 
-    /// The newest rows, newest first, at most `limit` of them; and how many there are besides.
-    fn newest(self: Arc<Self>, limit: usize) -> BoxFuture<'static, Result<(Vec<Row>, u64), Error>>;
+    /// The rows below a seq, or all of them, newest first. Of the position after such a page only the seq means anything: it
+    /// is that of the last row.
+    fn before(
+        self: Arc<Self>,
+        below: Option<Timestamp>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<Page, Error>>;
 }
 
 // === impl Position ===
@@ -104,6 +109,15 @@ impl Position {
 impl Default for Position {
     fn default() -> Self {
         Self::new(Timestamp::ZERO, 0)
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    /// The version that this is, as CouchDB's clients name versions.
+    pub fn rev(&self) -> String {
+        format!("1-{}", self.last_modified)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a feed is asked for: CouchDB's parameters, and Kinto's own for the records that are wanted.
 //!
-//! Follows `parse_changes_query` of CouchDB 3: names in any case, the last of several values, unknown ones ignored. What is
-//! none of CouchDB's and does not begin with `_` is a filter of Kinto's list language.
+//! Follows `parse_changes_query` of CouchDB 3: names in any case, the last of several values, unknown ones ignored: whatever
+//! an HTTP library or a proxy adds must not empty a feed in silence. Only beside `filter=_kinto` they are filters of
+//! Kinto's list language.
 
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ const DEFAULT: Duration = Duration::from_secs(60);
 /// silent for a minute.
 const EVENTS_HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// How many characters of a name the log is told.
+const LONGEST_TOLD: usize = 100;
+
 /// The four kinds of feeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -74,7 +78,7 @@ pub struct Params {
     pub since: Since,
     /// `limit`.
     pub limit: Option<usize>,
-    /// `descending`, of a normal feed.
+    /// `descending`. In whichever mode, such a feed ends with the oldest row: nothing older can come.
     pub descending: bool,
     /// `include_docs`.
     pub docs: bool,
@@ -86,8 +90,10 @@ pub struct Params {
     pub doc_ids: Option<Value>,
     /// `selector`, from the query or the body.
     pub selector: Option<Value>,
-    /// Filters of Kinto's.
+    /// Beside `filter=_kinto`, Kinto's filters.
     pub kinto: Parameters,
+    /// Without that, a parameter which would be one.
+    pub ignored: Option<String>,
 }
 
 impl Params {
@@ -116,13 +122,20 @@ impl Params {
             None => Ok(body.and_then(|body| body.get(name)).cloned()),
         };
         let heartbeat = last("heartbeat").map(read_heartbeat).transpose()?;
-        let timeout = last("timeout").map(read_integer).transpose()?.map(Duration::from_millis);
+        let timeout = last("timeout").map(|text| read_integer("timeout", text)).transpose()?;
+        let timeout = timeout.map(Duration::from_millis);
         let patience = match (heartbeat, timeout) {
             (Some(interval), _) => Patience::Heartbeat(interval.min(max_timeout)),
             (None, None) if mode == Mode::EventSource => Patience::Heartbeat(EVENTS_HEARTBEAT),
             (None, timeout) => Patience::Timeout(timeout.unwrap_or(DEFAULT).min(max_timeout)),
         };
-        let limit = last("limit").map(read_integer).transpose()?;
+        let limit = last("limit").map(|text| read_integer("limit", text)).transpose()?;
+        let filter = last("filter").filter(|filter| !filter.is_empty()).map(str::to_owned);
+        let others =
+            parameters.only(|name| !RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)));
+        let is_kinto = filter.as_deref() == Some("_kinto");
+        let ignored = others.iter().find(|(name, _)| !is_kinto && !name.starts_with('_'));
+        let ignored = ignored.map(|(name, _)| name.chars().take(LONGEST_TOLD).collect());
         Ok(Self {
             mode,
             since: since.map_or(Ok(Since::Seq(Timestamp::ZERO)), Since::read)?,
@@ -130,12 +143,11 @@ impl Params {
             descending: is_true("descending"),
             docs: is_true("include_docs"),
             patience,
-            filter: last("filter").filter(|filter| !filter.is_empty()).map(str::to_owned),
+            filter,
             doc_ids: json("doc_ids")?,
             selector: json("selector")?,
-            kinto: parameters.only(|name| {
-                !name.starts_with('_') && !RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
-            }),
+            kinto: if is_kinto { others } else { Parameters::default() },
+            ignored,
         })
     }
 }
@@ -217,14 +229,14 @@ fn read_heartbeat(text: &str) -> Result<Duration, Error> {
     }
 }
 
-fn read_integer(text: &str) -> Result<u64, Error> {
+fn read_integer(name: &str, text: &str) -> Result<u64, Error> {
     let (sign, digits) = split_sign(text);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(refused(format!("Invalid value for integer: {text:?}")));
+        return Err(refused(format!("The {name} parameter should be a non-negative integer")));
     }
     match digits.parse().unwrap_or(u64::MAX) {
         number if number > 0 && sign == Some('-') => {
-            Err(refused(format!("Invalid value for positive integer: {text:?}")))
+            Err(refused(format!("The {name} value should be a non-negative integer")))
         }
         number => Ok(number),
     }
@@ -295,9 +307,11 @@ mod tests {
                 "heartbeat=a1000",
                 "Invalid heartbeat value. Expecting a positive integer value (in milliseconds).",
             ),
-            ("limit=x", "Invalid value for integer: \"x\""),
-            ("limit=-1", "Invalid value for positive integer: \"-1\""),
-            ("timeout=1.5", "Invalid value for integer: \"1.5\""),
+            ("limit=x", "The limit parameter should be a non-negative integer"),
+            ("limit=", "The limit parameter should be a non-negative integer"),
+            ("limit=-1", "The limit value should be a non-negative integer"),
+            ("timeout=1.5", "The timeout parameter should be a non-negative integer"),
+            ("timeout=-5", "The timeout value should be a non-negative integer"),
             ("feed=foo", "Supported `feed` types: normal, continuous, live, longpoll, eventsource"),
         ] {
             assert_eq!(read(query).unwrap_err(), reason, "{query}");
@@ -316,10 +330,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_couchdbs_is_a_filter() {
-        let params = read("title=a&_since=3&Limit=1&style=all_docs&min_age=2&r=1").unwrap();
+    fn what_is_not_couchdbs_is_a_filter_only_where_that_is_said() {
+        let query = "_x=3&title=a&Limit=1&style=all_docs&min_age=2";
+        let params = read(query).unwrap();
+        assert!(params.kinto.is_empty());
+        assert_eq!(params.ignored.as_deref(), Some("title"));
+        let params = read(&format!("filter=_kinto&{query}")).unwrap();
         let names: Vec<_> = params.kinto.iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["title", "min_age", "r"]);
+        assert_eq!(names, ["_x", "title", "min_age"]);
+        assert_eq!(params.ignored, None);
+        assert_eq!(read("Limit=1&style=all_docs&_x=3").unwrap().ignored, None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::moment::{Page, Position, Room};
 use super::shape::{Admission, End, Memory, Patience, Shape, Supply};
 use crate::body::BoxError;
 use crate::error::Error;
+use crate::kinto::Timestamp;
 
 /// How many pages in which a filter finds nothing are looked at before others have their turn.
 const PAGES_IN_A_ROW: usize = 4;
@@ -36,6 +37,8 @@ pub struct Reader {
     admission: Option<Admission>,
     shape: Shape,
     position: Position,
+    /// Newest first: what is left is below this seq.
+    below: Option<Timestamp>,
     /// Where the reader began. Rows of its seq are there because they may not have been shown: they do not count.
     begin: Position,
     memory: Memory,
@@ -86,6 +89,7 @@ impl Reader {
             begin: position.clone(),
             memory,
             position,
+            below: None,
             stage: Stage::Opening,
             pending: 0,
             has_rows: false,
@@ -121,14 +125,17 @@ impl Reader {
                 Stage::Past => self.read_past(context),
                 Stage::Reading(page) => {
                     let page = page.get_mut().unwrap_or_else(PoisonError::into_inner);
-                    let Poll::Ready(page) = page.as_mut().poll(context) else { break };
+                    let Poll::Ready(page) = page.as_mut().poll(context) else {
+                        self.beat(context, &mut text);
+                        break;
+                    };
                     self.take(page?, &mut text);
                     if text.len() >= Room::PIECE.bytes {
                         break;
                     }
                     if text.is_empty() {
                         idle_pages += 1;
-                        self.beat(&mut text);
+                        self.beat(context, &mut text);
                     }
                     if idle_pages >= PAGES_IN_A_ROW && matches!(self.stage, Stage::Past) {
                         context.waker().wake_by_ref();
@@ -172,8 +179,14 @@ impl Reader {
                 spot.channel.latest().map(|latest| Arc::clone(&latest.moment))
             }
         };
-        let room = if self.left == Some(0) { Room { rows: 0, bytes: 0 } } else { Room::PIECE };
+        let mut room = if self.left == Some(0) { Room { rows: 0, bytes: 0 } } else { Room::PIECE };
+        if self.shape.filter.is_none() {
+            room.rows = room.rows.min(self.left.unwrap_or(usize::MAX));
+        }
         self.stage = match moment {
+            Some(moment) if self.shape.is_descending => {
+                Stage::Reading(Mutex::new(moment.before(self.below, room)))
+            }
             Some(moment) => Stage::Reading(Mutex::new(moment.page(self.position.clone(), room))),
             None => Stage::Waiting,
         };
@@ -193,7 +206,7 @@ impl Reader {
                 continue;
             }
             // Rows of one seq come together: who goes on from it is not given the others.
-            if self.left == Some(0) && last.is_none_or(|last| row.seq > last) {
+            if self.left == Some(0) && last != Some(row.seq) {
                 self.pending = page.pending + (total - index) as u64;
                 self.position = Position::new(last.unwrap_or(self.position.seq), page.next.serial);
                 self.stage = Stage::Closing;
@@ -205,14 +218,19 @@ impl Reader {
                 let separator = self.shape.layout.separator();
                 text.drain(begin..begin + separator);
             }
-            if row.seq > self.begin.seq {
+            if row.seq > self.begin.seq || self.shape.is_descending {
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             last = Some(row.seq);
         }
         let is_last = page.pending == 0 && page.next.doubt.is_none();
         self.pending = page.pending;
-        self.position = page.next;
+        if !self.shape.is_descending {
+            self.position = page.next;
+        } else if total > 0 {
+            self.below = Some(page.next.seq);
+            self.position.seq = page.next.seq;
+        }
         if self.left == Some(0) && self.position.doubt.is_none() {
             if let Some(last) = last {
                 self.position.seq = last;
@@ -305,13 +323,10 @@ impl Reader {
         }
     }
 
-    /// A sign of life while a filter finds nothing.
-    fn beat(&mut self, text: &mut Vec<u8>) {
-        if let Patience::Heartbeat(interval) = self.shape.patience
-            && self.shape.end != End::Now
-            && self.sent.elapsed() >= interval
-        {
-            text.extend_from_slice(self.shape.layout.framing.heartbeat().as_bytes());
+    /// A sign of life while a page is waited for, or a filter finds nothing.
+    fn beat(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {
+        if text.is_empty() && matches!(self.shape.patience, Patience::Heartbeat(_)) {
+            self.look_at_clock(context, text);
         }
     }
 
@@ -338,6 +353,10 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        // Whoever reads backwards has seen nothing from a seq on.
+        if self.shape.is_descending {
+            return;
+        }
         let is_whole = matches!(self.stage, Stage::Done) && self.shape.layout.framing == Framing::List;
         if is_whole {
             self.memory.presence.note(&self.begin, &self.position, true);

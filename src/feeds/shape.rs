@@ -41,6 +41,8 @@ pub struct Shape {
     pub end: End,
     /// What happens meanwhile.
     pub patience: Patience,
+    /// Whether the newest row comes first.
+    pub is_descending: bool,
     /// The most rows.
     pub limit: Option<usize>,
     /// Which rows.

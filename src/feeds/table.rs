@@ -76,8 +76,12 @@ impl<T: Table + Send + Sync + 'static> Moment for T {
         Box::pin(async move { Ok(page(&*self, &from, room)) })
     }
 
-    fn newest(self: Arc<Self>, limit: usize) -> BoxFuture<'static, Result<(Vec<Row>, u64), Error>> {
-        Box::pin(async move { Ok(newest(&*self, limit)) })
+    fn before(
+        self: Arc<Self>,
+        below: Option<Timestamp>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<Page, Error>> {
+        Box::pin(async move { Ok(before(&*self, below, room)) })
     }
 }
 
@@ -131,15 +135,24 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> Page {
     page
 }
 
-/// The newest rows, newest first; and how many there are besides.
-pub fn newest(table: &impl Table, limit: usize) -> (Vec<Row>, u64) {
-    let count = table.count().min(limit);
-    let places = (table.count() - count..table.count()).rev();
-    let rows = places.filter_map(|place| {
-        let mark = table.mark(place)?;
-        Some(row(table, place, &mark, mark.seq))
-    });
-    (rows.collect(), (table.count() - count) as u64)
+/// The rows below a seq, or all of them, newest first.
+pub fn before(table: &impl Table, below: Option<Timestamp>, room: Room) -> Page {
+    let mut page = Page::default();
+    let mut room = Left { room, rows: 0, bytes: 0 };
+    let mut place =
+        below.map_or(table.count(), |below| first_after(table, Timestamp(below.0.saturating_sub(1))));
+    while let Some(mark) = place.checked_sub(1).and_then(|place| table.mark(place)) {
+        if room.is_full() && (page.rows.is_empty() || mark.seq < page.next.seq) {
+            break;
+        }
+        place -= 1;
+        let row = row(table, place, &mark, mark.seq);
+        page.next.seq = row.seq;
+        room.take(&row);
+        page.rows.push(row);
+    }
+    page.pending = place as u64;
+    page
 }
 
 /// The place of the first row with a seq above this.

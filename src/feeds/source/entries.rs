@@ -24,17 +24,21 @@ use crate::query::Query;
 /// Entries of one page: they are larger than most records.
 const MOST: usize = 512;
 
-/// The most that is read newest first, where it is held as a whole.
-const NEWEST: usize = 10_000;
-
 /// Entries that somebody sees, up to one moment.
 #[derive(Debug)]
 pub struct Entries {
     visible: Visible,
     timestamp: Timestamp,
     lineage: u64,
-    /// How many entries follow a seq, as last counted.
-    following: Mutex<Option<(Timestamp, u64)>>,
+    /// How many entries there are on one side of a seq, as last counted.
+    counted: Mutex<Option<(Side, Timestamp, u64)>>,
+}
+
+/// A side of a seq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Following,
+    UpTo,
 }
 
 #[derive(Deserialize)]
@@ -52,36 +56,43 @@ impl Entries {
         let timestamp = visible.timestamp().await?;
         let mut hasher = DefaultHasher::new();
         ("history", visible.bucket()).hash(&mut hasher);
-        Ok(Self { visible, timestamp, lineage: hasher.finish(), following: Mutex::default() })
+        Ok(Self { visible, timestamp, lineage: hasher.finish(), counted: Mutex::default() })
     }
 
     async fn read(
         &self,
         after: Timestamp,
+        until: Timestamp,
         limit: usize,
         descending: bool,
     ) -> Result<(Vec<Row>, usize), Error> {
         // What comes while a moment is read belongs to the next.
-        let query = Query::between(after, self.timestamp, limit, descending);
+        let query = Query::between(after, until.min(self.timestamp), limit, descending);
         let EntriesPage { rows, .. } = permitted(self.visible.page(&query).await?)?;
         let read = rows.len();
         Ok((rows.into_iter().filter_map(row).collect(), read))
     }
 
-    /// How many entries follow a seq.
-    async fn following(&self, seq: Timestamp) -> Result<u64, Error> {
-        let counted = *self.following.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, count)) = counted.filter(|(known, _)| *known == seq) {
+    /// How many entries follow a seq, or go up to it.
+    async fn count(&self, side: Side, seq: Timestamp) -> Result<u64, Error> {
+        let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, count)) = counted.filter(|(known, at, _)| (*known, *at) == (side, seq)) {
             return Ok(count);
         }
-        let query = Query::between(seq, self.timestamp, 0, false);
-        let count = permitted(self.visible.count(&query).await?)?.total as u64;
-        self.note(seq, count);
-        Ok(count)
+        let query = match side {
+            Side::Following => Query::between(seq, self.timestamp, 0, false),
+            Side::UpTo => Query::between(Timestamp::ZERO, seq, 0, false),
+        };
+        Ok(permitted(self.visible.count(&query).await?)?.total as u64)
     }
 
-    fn note(&self, seq: Timestamp, count: u64) {
-        *self.following.lock().unwrap_or_else(PoisonError::into_inner) = Some((seq, count));
+    /// How many entries there are beyond `rows`, which begin at `from` and go on at `next`.
+    async fn beyond(&self, side: Side, from: Timestamp, next: Timestamp, rows: &[Row]) -> Result<u64, Error> {
+        let entries = rows.iter().filter(|row| !row.deleted).count() as u64;
+        let beyond = self.count(side, from).await?.saturating_sub(entries);
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some((side, next, beyond));
+        // Tombstones may follow even where no entry does.
+        Ok(if rows.is_empty() { beyond } else { beyond.max(1) })
     }
 }
 
@@ -111,29 +122,39 @@ impl Moment for Entries {
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move {
             let limit = room.rows.min(MOST);
-            let (rows, read) =
-                if limit == 0 { Default::default() } else { self.read(from.seq, limit, false).await? };
+            let (rows, read) = if limit == 0 {
+                Default::default()
+            } else {
+                self.read(from.seq, self.timestamp, limit, false).await?
+            };
             let newest = rows.last().map(|row| row.seq);
             if read < limit {
                 let seq = from.seq.max(self.timestamp);
                 return Ok(Page { rows, pending: 0, next: Position::new(seq, self.serial()) });
             }
-            let entries = rows.iter().filter(|row| !row.deleted).count() as u64;
-            let pending = self.following(from.seq).await?.saturating_sub(entries);
             let seq = newest.unwrap_or(from.seq);
-            self.note(seq, pending);
-            // Tombstones may follow even where no entry does.
-            let pending = if limit == 0 { pending } else { pending.max(1) };
+            let pending = self.beyond(Side::Following, from.seq, seq, &rows).await?;
             Ok(Page { rows, pending, next: Position::new(seq, self.serial()) })
         })
     }
 
-    fn newest(self: Arc<Self>, limit: usize) -> BoxFuture<'static, Result<(Vec<Row>, u64), Error>> {
+    fn before(
+        self: Arc<Self>,
+        below: Option<Timestamp>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move {
-            let count = self.following(Timestamp::ZERO).await?;
-            let (rows, _) = self.read(Timestamp::ZERO, limit.min(NEWEST), true).await?;
-            let entries = rows.iter().filter(|row| !row.deleted).count() as u64;
-            Ok((rows, count.saturating_sub(entries)))
+            let limit = room.rows.min(MOST);
+            let until = below.map_or(self.timestamp, |below| Timestamp(below.0.saturating_sub(1)));
+            let (rows, read) = if limit == 0 {
+                Default::default()
+            } else {
+                self.read(Timestamp::ZERO, until, limit, true).await?
+            };
+            let last = rows.last().map_or(until, |row| row.seq);
+            let below = Timestamp(last.0.saturating_sub(1));
+            let pending = if read < limit { 0 } else { self.beyond(Side::UpTo, until, below, &rows).await? };
+            Ok(Page { rows, pending, next: Position::new(last, self.serial()) })
         })
     }
 }

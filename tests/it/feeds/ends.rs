@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::World;
-use super::follower::Follower;
+use super::follower::{Event, Follower};
 use crate::support::{Kinto, eventually};
 
 const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
@@ -89,12 +89,21 @@ async fn feeds_end_cleanly_when_the_process_stops() {
 async fn readers_are_limited_altogether_and_for_each_client() {
     for (limit, value) in [("feeds.max_readers", "2"), ("feeds.max_readers_per_client", "2")] {
         let world = World::new(&[(limit, value)]).await;
-        let path = world.feed("feed=eventsource");
+        let path = world.feed("feed=continuous&heartbeat=60000");
         let first = Follower::open(&world.sidecar, &path, &[]).await;
         let _second = Follower::open(&world.sidecar, &path, &[]).await;
         let refused = world.sidecar.client().get(&path).await.expect(503);
         assert!(refused.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
+        // A browser would never come back from a 503.
+        let mut events = world.follow("feed=eventsource").await;
+        assert_eq!(
+            (events.status, &events.headers["content-type"]),
+            (200, &"text/event-stream".parse().unwrap())
+        );
+        assert_eq!(events.event().await.unwrap(), Event { retry: Some("30000".into()), ..Event::default() });
+        assert!(events.event().await.is_none());
         world.sidecar.client().get(&world.feed("")).await.expect(200);
+        world.sidecar.client().get(&world.feed("feed=continuous&descending=true")).await.expect(200);
         drop(first);
         eventually("the seat is free again", async || {
             (Follower::open(&world.sidecar, &path, &[]).await.status == 200).then_some(())
@@ -108,7 +117,7 @@ async fn behind_a_trusted_proxy_each_of_its_clients_has_a_limit() {
     let world =
         World::new(&[("feeds.max_readers_per_client", "1"), ("sidecar.trusted_proxies", "127.0.0.0/8")])
             .await;
-    let path = world.feed("feed=eventsource");
+    let path = world.feed("feed=longpoll&since=now");
     let of = |address: &'static str| [("x-forwarded-for", address)];
     let _one = Follower::open(&world.sidecar, &path, &of("192.0.2.1")).await;
     assert_eq!(Follower::open(&world.sidecar, &path, &of("192.0.2.1")).await.status, 503);

@@ -74,9 +74,13 @@ async fn pages_of_a_history_follow_one_another() {
     let newest = world.entries(&world.alice, "descending=true&limit=2").await;
     assert_eq!(ids(&newest), [ids(&all)[7], ids(&all)[6]]);
     assert_eq!(newest["pending"], 6);
+    let oldest = world.entries(&world.alice, "descending=true").await;
+    assert_eq!(ids(&oldest), ids(&all).into_iter().rev().collect::<Vec<_>>());
+    assert_eq!((&oldest["last_seq"], &oldest["pending"]), (&all["results"][0]["seq"], &json!(0)));
+    assert_eq!(world.entries(&world.alice, "descending=true&limit=0").await["pending"], 8);
     let none = world.entries(&world.alice, "limit=0").await;
     assert_eq!((&none["last_seq"], &none["pending"]), (&json!(0), &json!(8)));
-    let records = world.entries(&world.alice, "resource_name=record&record_id=r3").await;
+    let records = world.entries(&world.alice, "filter=_kinto&resource_name=record&record_id=r3").await;
     assert_eq!(ids(&records).len(), 1);
 }
 
@@ -90,6 +94,9 @@ async fn purged_entries_are_told_of_as_deleted() {
     let after = world.entries(&world.alice, &format!("since={}", before["last_seq"])).await;
     assert_eq!(ids(&after), ids(&before));
     assert_eq!(after["results"][0]["deleted"], true);
+    let purged =
+        world.entries(&world.alice, &format!("since={}&include_docs=true", before["last_seq"])).await;
+    assert_eq!(purged["results"][0]["doc"]["_deleted"], true);
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ async fn records_are_chosen_by_mango() {
     let selector = json!({"selector": {"_id": {"$in": ["b", "c"]}}});
     assert_eq!(posted(&world, "filter=_selector", selector).await, ["b", "c"]);
     world.delete("b").await;
+    // What a record says of itself in these names does not count.
+    world.write("x", json!({"_deleted": true, "_id": "b"})).await;
     let selector = json!({"selector": {"_deleted": true}});
     assert_eq!(posted(&world, "filter=_selector", selector).await, ["b"]);
     let refused = json!({"selector": {"$foo": 1}});
@@ -44,16 +46,51 @@ async fn records_are_chosen_by_mango() {
 #[tokio::test]
 async fn records_are_chosen_by_kintos_list_language() {
     let world = world().await;
-    assert_eq!(ids(&world.changes("kind=odd").await), ["a", "c"]);
-    assert_eq!(ids(&world.changes("min_age=2&kind=even&_unknown=1").await), ["b"]);
-    assert_eq!(ids(&world.changes("in_id=a,b&limit=1").await), ["a"]);
-    assert_eq!(world.changes("kind=none").await["results"], json!([]));
+    let changes = async |query: &str| world.changes(&format!("filter=_kinto&{query}")).await;
+    assert_eq!(ids(&changes("kind=odd").await), ["a", "c"]);
+    assert_eq!(ids(&changes("min_age=2&kind=even&_unknown=1").await), ["b"]);
+    assert_eq!(ids(&changes("in_id=a,b&limit=1").await), ["a"]);
+    assert_eq!(ids(&changes("").await), ["a", "b", "c"]);
+    assert_eq!(changes("kind=none").await["results"], json!([]));
+    world.write("d", json!({"_kind": "odd"})).await;
+    for parameter in ["_since=0", "_limit=1", "_sort=age", "_fields=age", "_token=x"] {
+        let answer = world.sidecar.client().get(&world.feed(&format!("filter=_kinto&{parameter}"))).await;
+        let name = parameter.split_once('=').unwrap().0;
+        let reason = answer.expect(400).json()["reason"].clone();
+        assert!(reason.as_str().unwrap().starts_with(&format!("`{name}` is no filter")), "{reason}");
+    }
+    let refused = world.sidecar.client().get(&world.feed("filter=_kinto&last_modified=x")).await;
+    assert_eq!(refused.expect(400).json()["errno"], 107);
+}
+
+#[tokio::test]
+async fn what_nobody_meant_as_a_filter_empties_no_feed() {
+    let world = world().await;
+    for query in
+        ["kind=even&access_token=x&batch_size=10", "title=none", "filter=_doc_ids&doc_ids=[%22a%22]&x=1"]
+    {
+        let all = if query.contains("doc_ids") { vec!["a"] } else { vec!["a", "b", "c"] };
+        assert_eq!(ids(&world.changes(query).await), all, "{query}");
+    }
+    world.changes("style=all_docs&_cachebuster=1&seq_interval=5&Last-Event-ID=0").await;
+    let told: Vec<_> = world
+        .sidecar
+        .log()
+        .lines()
+        .filter(|line| line.contains("filter=_kinto"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("kind") && told[0].contains(world.collection.split('/').nth(2).unwrap()),
+        "{told:?}"
+    );
 }
 
 #[tokio::test]
 async fn filters_have_names_in_the_metadata() {
     let world = world().await;
-    let filters = json!({"filters": {"k/odd": {"kind": "odd"}, "k/old": "min_age=3", "k/bad": 1}});
+    let filters = json!({"filters": {"k/odd": {"kind": "odd"}, "k/old": "min_age=3", "k/bad": 1, "k/list": "_limit=1"}});
     world.alice.patch(&world.collection).data(filters).await.expect(200);
     let filters = json!({"filters": {"k/odd": {"kind": "even"}, "b/even": {"kind": "even"}}});
     world.alice.patch(&world.bucket).data(filters).await.expect(200);
@@ -63,6 +100,7 @@ async fn filters_have_names_in_the_metadata() {
     assert_eq!(world.changes("filter=_design").await["results"], json!([]));
     let client = world.sidecar.client();
     client.get(&world.feed("filter=k/bad")).await.expect(400);
+    client.get(&world.feed("filter=k/list")).await.expect(400);
     for unknown in ["app/important", "_view"] {
         let answer = client.get(&world.feed(&format!("filter={unknown}"))).await.expect(404).json();
         assert!(answer["reason"].as_str().unwrap().contains("JavaScript"), "{answer}");
@@ -75,17 +113,17 @@ async fn filtered_pages_are_filled_as_long_as_there_is_more() {
     for number in 0..60 {
         world.write(&format!("r{number:02}"), json!({"n": number % 10})).await;
     }
-    let page = world.changes("n=3&limit=4").await;
+    let page = world.changes("filter=_kinto&n=3&limit=4").await;
     assert_eq!(ids(&page), ["r03", "r13", "r23", "r33"]);
-    let page = world.changes(&format!("n=3&limit=4&since={}", page["last_seq"])).await;
+    let page = world.changes(&format!("filter=_kinto&n=3&limit=4&since={}", page["last_seq"])).await;
     assert_eq!((ids(&page), &page["pending"]), (vec!["r43", "r53"], &json!(0)));
 }
 
 #[tokio::test]
 async fn live_readers_are_only_told_of_what_they_want() {
     let world = world().await;
-    let mut odd = world.follow("feed=continuous&since=now&heartbeat=60000&kind=odd").await;
-    let mut first = world.follow("feed=longpoll&since=now&heartbeat=60000&kind=odd").await;
+    let mut odd = world.follow("feed=continuous&since=now&heartbeat=60000&filter=_kinto&kind=odd").await;
+    let mut first = world.follow("feed=longpoll&since=now&heartbeat=60000&filter=_kinto&kind=odd").await;
     assert_eq!(odd.line().await.unwrap(), "");
     world.write("d", json!({"kind": "even"})).await;
     let seq = world.write("e", json!({"kind": "odd"})).await;

@@ -124,7 +124,7 @@ async fn silence_is_filled_with_heartbeats() {
     }
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     // A filter that lets nothing pass does not keep the feed silent.
-    let mut filtered = world.follow("feed=continuous&since=now&heartbeat=100&title=none").await;
+    let mut filtered = world.follow("feed=continuous&since=now&heartbeat=100&filter=_kinto&title=none").await;
     world.write("b", json!({})).await;
     for _ in 0..4 {
         assert_eq!(filtered.line().await.unwrap(), "");
