@@ -69,6 +69,10 @@ async fn answer(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
+    // SECURITY: a TRACE is answered with the request, credentials and all (CVE-2004-2320); a CONNECT is not for a gateway.
+    if matches!(parts.method, Method::TRACE | Method::CONNECT) {
+        return Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE" });
+    }
     if let Route::Own(endpoint) = route {
         // Boxed, as what is large and not forwarding is below: its future would be moved with that of every request.
         if !endpoint.is_of_history() || Box::pin(core.app.history.journal(&core.upstream)).await?.is_some() {

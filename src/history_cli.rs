@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::journal::{Imported, Journal, Line};
@@ -46,8 +47,11 @@ pub async fn transfer(settings: &Settings, transfer: &Transfer) -> io::Result<St
 
 async fn export(journal: &Journal, bucket: Option<String>, file: Option<&Path>) -> io::Result<String> {
     let mut output: Box<dyn Write + Send> = match file {
-        // An export is not written over anything.
-        Some(file) => Box::new(File::create_new(file).map_err(|error| named(file, &error))?),
+        // An export is not written over anything, and is as private as the journal.
+        Some(file) => {
+            let created = File::options().create_new(true).write(true).mode(0o600).open(file);
+            Box::new(created.map_err(|error| named(file, &error))?)
+        }
         None => Box::new(io::stdout()),
     };
     let mut output = BufWriter::new(&mut output);

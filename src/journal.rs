@@ -145,6 +145,7 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let engine = Arc::new(Engine::at(url).await?);
         schema::prepare(&engine, url).await?;
+        engine::keep_private(url);
         let owner = Arc::new(Owner::new(Arc::clone(&engine)));
         owner.hold().await.map_err(|error| unavailable(&error))?;
         let (news, _) = broadcast::channel(NEWS_KEPT);

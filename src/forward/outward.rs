@@ -79,9 +79,6 @@ fn is_host_byte(byte: u8) -> bool {
 }
 
 fn target(parts: &mut request::Parts, path_prefix: &str) -> Result<Uri, Error> {
-    if parts.method == Method::CONNECT {
-        return Err(Error::BadRequest("CONNECT is not for a gateway"));
-    }
     let is_origin_form = parts.uri.authority().is_none() && parts.uri.scheme().is_none();
     if path_prefix.is_empty() && is_origin_form {
         return Ok(std::mem::take(&mut parts.uri));

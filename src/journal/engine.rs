@@ -1,9 +1,10 @@
 //! The two engines: where the journal is, connections to it, and what their errors mean.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io::{ErrorKind, Read};
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Once;
 use std::time::Duration;
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const READERS: u32 = 8;
 /// How long a predecessor in the same process or one that is being killed may still hold the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// SECURITY: what is in a journal is nobody's business but that of the user who runs the sidecar.
+const PRIVATE: u32 = 0o600;
 /// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement.
 const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; SET synchronous_commit = on";
 /// What a connection to SQLite is told: what is committed is on the disk, whatever happens to the power.
@@ -160,6 +163,7 @@ impl Engine {
             JournalUrl::Sqlite(path) => {
                 let lock = lock(path).await?;
                 check(path)?;
+                create(path)?;
                 (Kind::Sqlite, format!("sqlite:{}?mode=rwc", encoded(path)?), Some(lock))
             }
             JournalUrl::Postgres(address) => (Kind::Postgres, address.clone(), None),
@@ -226,9 +230,8 @@ async fn lock(path: &Path) -> Result<File, JournalError> {
             parent.display()
         )));
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&name);
+    let name = beside(path, ".lock");
+    let file = File::options().create(true).truncate(false).write(true).mode(PRIVATE).open(&name);
     let file = file.map_err(|error| refuse(format!("the journal {shown} cannot be locked: {error}")))?;
     let patience = Instant::now() + LOCK_PATIENCE;
     loop {
@@ -264,6 +267,36 @@ fn check(path: &Path) -> Result<(), JournalError> {
         return Ok(());
     }
     Err(refuse("is a file that is not a database; it was left as it is".to_owned()))
+}
+
+/// Makes the file, where there is none. SQLite gives the files beside it the mode that it has.
+fn create(path: &Path) -> Result<(), JournalError> {
+    let created = File::options().create(true).append(true).mode(PRIVATE).open(path);
+    let refuse = |error| {
+        JournalError::Unusable(format!("the journal {} cannot be made: {error}", path.display()).into())
+    };
+    created.map(drop).map_err(refuse)
+}
+
+/// Sees to it that nobody else reads the journal, also one that was made with another mode.
+pub(super) fn keep_private(url: &JournalUrl) {
+    let JournalUrl::Sqlite(path) = url else { return };
+    for file in ["", "-wal", "-shm", ".lock"].map(|suffix| beside(path, suffix)) {
+        let mode = std::fs::metadata(&file).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o777 != PRIVATE)
+            && let Err(error) = std::fs::set_permissions(&file, Permissions::from_mode(PRIVATE))
+        {
+            // It is another user's, who lets this one write it.
+            tracing::warn!(%error, "others may be able to read {}", file.display());
+        }
+    }
+}
+
+/// The name of a file beside the journal.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// A path in an address; encoded in full, so that nothing in it is taken for a part of the address.

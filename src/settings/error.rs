@@ -107,6 +107,13 @@ pub enum Warning {
         /// A known key that looks like it.
         suggestion: Option<&'static str>,
     },
+    /// A secret on the command line.
+    Exposed {
+        /// Its key.
+        key: &'static str,
+        /// Where it was written.
+        origin: Origin,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -115,6 +122,16 @@ impl fmt::Display for Warning {
             Self::Former { name, present } => write!(f, "setting {name} is now called {present}"),
             Self::Unknown { name, suggestion } => {
                 write!(f, "environment variable {name} is no setting{}", did_you_mean(*suggestion))
+            }
+            Self::Exposed { key, origin } => {
+                write!(
+                    f,
+                    "{key} ({origin}) can be seen by every user of this machine, in its list of processes: "
+                )?;
+                f.write_str(match *key {
+                    "sidecar.auth" => "write it into a file of your own and name that with --auth-file",
+                    _ => "write it into the settings file or the environment",
+                })
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Puts the settings together: a flag wins over `--set`, that over the environment, that over the file, that over the
 //! default. Nothing is opened or contacted here but the files that the settings name.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::error::{Origin, SettingsError, Warning};
@@ -31,6 +32,7 @@ impl Settings {
         let places = Places::open(cli, environment)?;
         let mut warnings = places.misspelt()?;
         warnings.extend(places.formerly());
+        warnings.extend(places.exposed()?);
         Ok((places.settings()?, warnings))
     }
 }
@@ -42,7 +44,7 @@ impl<'a> Places<'a> {
             let (key, value) = assignment
                 .split_once('=')
                 .filter(|(key, _)| !key.trim().is_empty())
-                .ok_or_else(|| SettingsError::Assignment(assignment.clone()))?;
+                .ok_or_else(|| SettingsError::Assignment(beginning(assignment)))?;
             assigned.insert(without_prefix(key.trim()).to_owned(), value.to_owned());
         }
         let file = cli.settings_file.as_deref().map(IniFile::read).transpose()?;
@@ -96,6 +98,21 @@ impl<'a> Places<'a> {
             Some(Warning::Former { name: name.to_owned(), present: key.name })
         });
         names.collect()
+    }
+
+    /// Secrets on the command line, which every user of the machine can read there.
+    fn exposed(&self) -> Result<Vec<Warning>, SettingsError> {
+        let mut warnings = Vec::new();
+        for key in KEYS.iter().filter(|key| key.is_secret) {
+            let Some((text, origin)) = self.written(key)? else { continue };
+            let is_on_command_line = matches!(origin, Origin::Flag(_) | Origin::Assignment);
+            // A journal's address need not have a password in it.
+            let is_secret = key.name != "sidecar.journal" || text.contains('@');
+            if is_on_command_line && is_secret && !text.trim().is_empty() {
+                warnings.push(Warning::Exposed { key: key.name, origin });
+            }
+        }
+        Ok(warnings)
     }
 
     /// What is written for a key, in the strongest place.
@@ -389,8 +406,24 @@ impl<'a> Places<'a> {
 
 fn malformed(key: &Key, text: &str, origin: Origin, expected: &'static str) -> SettingsError {
     // SECURITY: a secret that cannot be read is still a secret.
-    let value = if key.is_secret { "…".to_owned() } else { format!("{text:?}") };
+    let value = if key.is_secret { "…".to_owned() } else { format!("{:?}", without_credentials(text)) };
     SettingsError::Malformed { key: key.name, value, origin, expected }
+}
+
+/// An address without what stands between its scheme and an `@`.
+fn without_credentials(text: &str) -> Cow<'_, str> {
+    let Some((before, host)) = text.rsplit_once('@') else { return text.into() };
+    let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}…@{host}").into()
+}
+
+/// What of a malformed assignment can be shown: its key, as far as it looks like one.
+fn beginning(assignment: &str) -> String {
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let end = assignment.find(|c| !is_of_key(c)).unwrap_or(assignment.len());
+    let key = assignment.get(..end).unwrap_or_default();
+    if end == assignment.len() { key.to_owned() } else { format!("{key}…") }
 }
 
 /// The known key that looks most like what was written, if any looks much like it.

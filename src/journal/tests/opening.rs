@@ -55,6 +55,28 @@ async fn a_journal_is_used_by_one_process() {
 }
 
 #[tokio::test]
+async fn nobody_else_can_read_a_journal() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("journal.db");
+    for _ in 0..2 {
+        let url = JournalUrl::Sqlite(path.clone());
+        let journal = Journal::open(&url, &Settings::default().history, true).await.unwrap();
+        settle(&journal, vec![change("/buckets/a", None, 1, &json!({}))]).await;
+        let mut names = Vec::new();
+        for file in fs::read_dir(directory.path()).unwrap().map(Result::unwrap) {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+            names.push(file.file_name().into_string().unwrap());
+            // As one that was made before modes were looked at.
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        names.sort();
+        assert_eq!(names, ["journal.db", "journal.db-shm", "journal.db-wal", "journal.db.lock"]);
+    }
+}
+
+#[tokio::test]
 async fn a_newer_journal_is_refused() {
     for place in places().await {
         settle(&place.open().await, vec![change("/buckets/a", None, 1, &json!({}))]).await;

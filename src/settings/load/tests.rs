@@ -121,3 +121,42 @@ fn credentials_are_never_shown() {
     let (settings, _) = load(&["--auth", "user:secret"], &[]).unwrap();
     assert!(!format!("{settings:?}").contains("secret"));
 }
+
+#[test]
+fn no_complaint_shows_a_secret() {
+    for arguments in [
+        &["--upstream", "http://me:hush@kinto.test/v1"][..],
+        &["--upstream", "https://me:hush@kinto.test"],
+        &["--set", "sidecar.upstream=http://me:hush@kinto.test/v1"],
+        &["--set", "sidecar.purge_url=http://me:hush@varnish.test/"],
+        &["--set", "sidecar.upstream=me:hu@sh@kinto.test/v1"],
+        &["--set", "sidecar.auth hush"],
+        &["--set", "sidecar.auth:me:hush"],
+        &["--auth", "hush"],
+        &["--journal", "mysql://me:hush@db/x"],
+        &["--upsteam", "http://me:hush@kinto.test/v1"],
+        &["--upsteam=http://me:hush@kinto.test/v1"],
+        &["--auth=me:hush", "--auth=me:hush"],
+    ] {
+        let error = load(arguments, &[]).unwrap_err();
+        assert!(!error.contains("hu"), "{arguments:?}: {error}");
+    }
+    let error = in_file("kinto.sidecar.upstream = http://me:hush@kinto.test/v1\n").unwrap_err();
+    assert!(!error.contains("hush") && error.contains("http://…@kinto.test/v1"), "{error}");
+}
+
+#[test]
+fn a_secret_on_the_command_line_is_warned_of() {
+    let warned = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let (_, warnings) = load(arguments, environment).unwrap();
+        warnings.iter().map(ToString::to_string).collect::<String>()
+    };
+    for arguments in [&["--auth", "me:hush"][..], &["--set", "sidecar.auth=me:hush"]] {
+        let warning = warned(arguments, &[]);
+        assert!(warning.contains("--auth-file") && !warning.contains("hush"), "{warning}");
+    }
+    let warning = warned(&["--journal", "postgres://me:hush@db/x"], &[]);
+    assert!(warning.contains("sidecar.journal") && !warning.contains("hush"), "{warning}");
+    assert_eq!(warned(&["--journal", "postgres://db/x"], &[]), "");
+    assert_eq!(warned(&[], &[("SIDECAR_AUTH", "me:hush")]), "");
+}
