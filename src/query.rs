@@ -28,6 +28,14 @@ pub use sort::Sort;
 /// The field that holds a row's timestamp.
 const MODIFIED: &str = "last_modified";
 
+/// SECURITY: the most conditions that a query may have: each is looked at for each row, and engines nest them no deeper
+/// than a thousand. Kinto's clients send a handful.
+const MOST_FILTERS: usize = 256;
+/// SECURITY: the most patterns or parts of one condition, which are looked for one by one in each row.
+const MOST_PATTERNS: usize = 256;
+/// SECURITY: the most keys that rows may be put in order by.
+const MOST_KEYS: usize = 64;
+
 /// What a list allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'r> {
@@ -102,6 +110,7 @@ impl Query {
 
     /// Reads a query from parameters that have passed the schema.
     pub fn of(given: &Given, rules: &Rules<'_>) -> Result<Self, Invalid> {
+        bound(given)?;
         let filters = given.filters.iter().map(|filter| Filter::read(filter, rules));
         let filters = filters.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let sorting = sort::read_sorting(&given.sort, rules)?;
@@ -227,6 +236,23 @@ impl<'q, R: Fields> Selection<'q, R> {
         let sorting = &self.query.sorting;
         self.held.sort_by(|left, right| sort::compare_positions(sorting, &left.0, &right.0));
     }
+}
+
+/// Refuses what would take long to hold against each row.
+fn bound(given: &Given) -> Result<(), Invalid> {
+    let too_many = |what, number, most| {
+        Err(Invalid::unnamed(format!("{number} {what} are too many: at most {most} are taken")))
+    };
+    if given.filters.len() > MOST_FILTERS {
+        return too_many("filters", given.filters.len(), MOST_FILTERS);
+    }
+    if given.sort.len() > MOST_KEYS {
+        return too_many("keys of _sort", given.sort.len(), MOST_KEYS);
+    }
+    if given.fields.len() > MOST_FILTERS {
+        return too_many("_fields", given.fields.len(), MOST_FILTERS);
+    }
+    Ok(())
 }
 
 fn read_fields(given: &Given, rules: &Rules<'_>) -> Result<Option<Vec<String>>, Invalid> {

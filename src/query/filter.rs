@@ -13,7 +13,7 @@ use super::fields::Fields;
 use super::given::GivenFilter;
 use super::invalid::Invalid;
 use super::order::{compare, same};
-use super::{MODIFIED, Rules};
+use super::{MODIFIED, MOST_PATTERNS, Rules};
 use crate::kinto::Timestamp;
 
 const DAY: u64 = 24 * 3600 * 1000;
@@ -26,7 +26,8 @@ pub struct Filter {
     pub field: String,
     /// How the field's value is compared with `value`.
     pub operator: Operator,
-    /// What it is compared with; an array for `In`, `Exclude`, `Contains`, `ContainsAny` and `InLike`.
+    /// What it is compared with; an array for `In`, `Exclude`, `Contains`, `ContainsAny` and `InLike`, of the former two in
+    /// order.
     pub value: Value,
 }
 
@@ -86,7 +87,7 @@ impl Filter {
         }
         let filter = Self { field: field.to_owned(), operator, value: given.value.clone() };
         filter.check(name, rules)?;
-        Ok(Some(filter.with_texts(given, rules)))
+        Ok(Some(filter.with_texts(given, rules).with_order()))
     }
 
     /// `_since`, `_before` and `_to`.
@@ -116,6 +117,11 @@ impl Filter {
                 return invalid();
             }
             Operator::InLike if !all(Value::is_string) => return invalid(),
+            Operator::InLike | Operator::Contains | Operator::ContainsAny
+                if self.items().len() > MOST_PATTERNS =>
+            {
+                return refused(format!("at most {MOST_PATTERNS} values are taken"));
+            }
             _ => {}
         }
         if self.field.contains('\0') || has_null_character(&self.value) {
@@ -156,6 +162,15 @@ impl Filter {
         self
     }
 
+    /// Long lists are looked into as sets.
+    fn with_order(mut self) -> Self {
+        if let (Operator::In | Operator::Exclude, Value::Array(items)) = (self.operator, &mut self.value) {
+            items.sort_by(|left, right| compare(Some(left), Some(right)));
+            items.dedup_by(|left, right| same(left, right));
+        }
+        self
+    }
+
     /// Whether a row is selected.
     pub fn matches(&self, row: &(impl Fields + ?Sized)) -> bool {
         if self.operator == Operator::Since {
@@ -171,8 +186,8 @@ impl Filter {
             Operator::Not => order() != Ordering::Equal,
             Operator::Min => order() != Ordering::Less,
             Operator::Gt => order() == Ordering::Greater,
-            Operator::In => left.is_some_and(|left| self.items().iter().any(|item| same(left, item))),
-            Operator::Exclude => !left.is_some_and(|left| self.items().iter().any(|item| same(left, item))),
+            Operator::In => left.is_some_and(|left| self.has(left)),
+            Operator::Exclude => !left.is_some_and(|left| self.has(left)),
             Operator::Has => left.is_some() == is_true(&self.value),
             Operator::Like => left.is_some_and(|left| like(left, std::slice::from_ref(&self.value))),
             Operator::InLike => left.is_some_and(|left| like(left, self.items())),
@@ -184,6 +199,11 @@ impl Filter {
             }),
             Operator::Since => true,
         }
+    }
+
+    /// Whether a value is among the items, which are in order.
+    fn has(&self, value: &Value) -> bool {
+        self.items().binary_search_by(|item| compare(Some(item), Some(value))).is_ok()
     }
 
     fn items(&self) -> &[Value] {

@@ -399,3 +399,20 @@ async fn common_queries_are_answered_by_indexes() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_largest_queries_are_statements_that_engines_take() {
+    for place in places().await {
+        let journal = filled(&place).await;
+        let some = entries(&journal, "a", "uri=/buckets/a&_limit=100").await;
+        let others: Vec<String> = (0..400).map(|n| format!("/buckets/a/groups/g{n}")).collect();
+        for operator in ["in_uri=/buckets/a,", "exclude_uri="] {
+            let filter = format!("{operator}{}", others.join(","));
+            let mut filters = vec![filter; 255];
+            filters.push("uri=/buckets/a".to_owned());
+            assert_eq!(entries(&journal, "a", &filters.join("&")).await, some);
+        }
+        let filters = vec!["uri=/buckets/a"; 256].join("&");
+        assert_eq!(entries(&journal, "a", &filters).await, some);
+    }
+}

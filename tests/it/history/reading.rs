@@ -119,3 +119,28 @@ async fn entries_of_writes_that_changed_nothing_can_be_left_out_of_the_list() {
         assert_eq!((&refused["errno"], &refused["details"][0]["name"]), (&json!(107), &json!("_changed")));
     }
 }
+
+#[tokio::test]
+async fn more_than_an_engine_can_take_is_the_requests_fault() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("filters"));
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    let history = |query: String| alice.get(&format!("{bucket}/history?{query}"));
+    let entries = |number: usize| vec!["action=create"; number].join("&");
+    assert_eq!(history(entries(256)).await.expect(200).data().as_array().unwrap().len(), 1);
+    let answer = history(entries(1_100)).await.expect(400);
+    assert_eq!(answer.json()["errno"], 107);
+    for query in [
+        vec!["uri"; 1_100].join(",").replacen("uri", "_sort=uri", 1),
+        vec!["uri"; 1_100].join(",").replacen("uri", "_fields=uri", 1),
+        vec!["*a*"; 1_100].join(",").replacen("*a*", "in_like_uri=*a*", 1),
+    ] {
+        history(query).await.expect(400);
+    }
+    // Long lists of what is looked for are none of these.
+    let ids = vec!["x"; 10_000].join(",");
+    history(format!("in_user_id={ids}")).await.expect(200);
+    history(format!("exclude_uri={ids}&exclude_user_id={ids}")).await.expect(200);
+    alice.delete(&format!("{bucket}/history?{}", entries(1_100))).await.expect(400);
+}
