@@ -2,44 +2,38 @@
 //!
 //! Nothing of Kinto's access control is copied. Whether somebody may read a collection is what the upstream answers to
 //! their own `GET /buckets/{bucket}/collections/{collection}`, remembered for `sidecar.permission_ttl`, and for as long
-//! again while it is asked anew. Answers are kept by collection and by a digest of the credentials, so no requester is
+//! again while it is asked anew. Answers are kept by a digest of the question and the credentials, so no requester is
 //! ever shown another's; those who ask alike share one question. A write that may have changed permissions voids what is
 //! remembered of its bucket.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use moka::sync::Cache;
 use serde::Deserialize;
-use tokio::sync::{OwnedMutexGuard, watch};
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
 mod credentials;
+mod memory;
 mod object;
 mod refusal;
 
+use memory::{Answer, Memory, Name};
 use object::SharedRecords;
 
 pub use credentials::Credentials;
 pub use refusal::Refusal;
 
 use crate::error::Error;
-use crate::journal::Object;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamError};
 
-/// How many answers are remembered.
-const REMEMBERED: u64 = 100_000;
-
-/// How many lists of what is shared with somebody are remembered.
-const LISTS_REMEMBERED: u64 = 1000;
+/// SECURITY: how much is remembered of each kind of answer, in bytes.
+const REMEMBERED: u64 = 16 << 20;
 
 /// What stands in place of a bucket for who somebody is.
 const EVERYBODY: &str = "";
@@ -50,10 +44,9 @@ const EPOCHS: usize = 1024;
 /// Permissions and identities, as the upstream gave them.
 #[derive(Debug)]
 pub struct Access {
-    collections: Cache<(CollectionKey, Credentials), Arc<Slot<Verdict>>>,
-    objects: Cache<(Object, Credentials), Arc<Slot<Verdict>>>,
-    shared: Cache<(CollectionKey, Credentials), Arc<Slot<SharedRecords>>>,
-    identities: Cache<Credentials, Arc<Slot<Identity>>>,
+    verdicts: Arc<Memory<Verdict>>,
+    shared: Arc<Memory<SharedRecords>>,
+    identities: Arc<Memory<Identity>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
     epochs: Vec<Arc<AtomicU64>>,
     /// Moves with any of them.
@@ -89,24 +82,6 @@ pub struct Identity {
     pub principals: Vec<String>,
     /// The bucket that they know as `default`.
     pub default_bucket: Option<Arc<str>>,
-}
-
-/// One remembered answer, and the asking for it.
-#[derive(Debug)]
-struct Slot<T> {
-    known: ArcSwapOption<Known<T>>,
-    /// Held while the upstream is asked.
-    gate: Arc<tokio::sync::Mutex<()>>,
-    failure: Mutex<Option<(Instant, UpstreamError)>>,
-    /// The bucket's epoch.
-    epoch: Arc<AtomicU64>,
-}
-
-#[derive(Debug)]
-struct Known<T> {
-    value: T,
-    asked: Instant,
-    epoch: u64,
 }
 
 #[derive(Deserialize)]
@@ -147,10 +122,9 @@ impl Access {
     /// Nothing is remembered yet.
     pub fn new(settings: &Settings) -> Self {
         Self {
-            collections: remembered(REMEMBERED),
-            objects: remembered(REMEMBERED),
-            shared: remembered(LISTS_REMEMBERED),
-            identities: remembered(REMEMBERED),
+            verdicts: Arc::new(Memory::new(REMEMBERED)),
+            shared: Arc::new(Memory::new(REMEMBERED)),
+            identities: Arc::new(Memory::new(REMEMBERED)),
             changed: watch::Sender::new(0),
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
@@ -165,21 +139,18 @@ impl Access {
         key: &CollectionKey,
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
-        let name = (key.clone(), credentials.clone());
-        let slot = match self.collections.get(&name) {
-            Some(slot) => slot,
-            None => self.collections.get_with(name, || Arc::new(Slot::new(self.epoch(&key.bucket)))),
-        };
+        let name = Name::new("collection", &[&key.bucket, &key.collection], credentials);
+        let epoch = self.epoch(&key.bucket);
         let question = || {
             let (upstream, key, credentials) = (upstream.clone(), key.clone(), credentials.clone());
             async move { ask_for_collection(&upstream, &key, &credentials).await }
         };
-        match slot.get(self.ttl, question).await {
+        match self.verdicts.get(name, &epoch, self.ttl, question).await {
             Ok(verdict) => Ok(verdict),
             // An upstream that fails cannot say that what was public is public no more; of somebody with credentials it
             // could have said that they were withdrawn.
-            Err(error) => match slot.granted(self.stale_if_error) {
-                Some(granted) if credentials.is_anonymous() => {
+            Err(error) => match self.verdicts.given(name, &epoch, self.stale_if_error) {
+                Some(Verdict::Granted(granted)) if credentials.is_anonymous() => {
                     Ok(Verdict::Granted(Granted { stale: true, ..granted }))
                 }
                 _ => Err(error.into()),
@@ -189,13 +160,12 @@ impl Access {
 
     /// Who the requester is.
     pub async fn identity(&self, upstream: &Upstream, credentials: &Credentials) -> Result<Identity, Error> {
-        let slot =
-            self.identities.get_with_by_ref(credentials, || Arc::new(Slot::new(self.epoch(EVERYBODY))));
+        let (name, epoch) = (Name::new("identity", &[], credentials), self.epoch(EVERYBODY));
         let question = || {
             let (upstream, credentials) = (upstream.clone(), credentials.clone());
             async move { ask_for_identity(&upstream, &credentials).await }
         };
-        Ok(slot.get(self.ttl, question).await?)
+        Ok(self.identities.get(name, &epoch, self.ttl, question).await?)
     }
 
     /// The collection that the requester means: `default` is a name for a bucket of their own.
@@ -262,90 +232,24 @@ impl Access {
     }
 }
 
-// === impl Slot ===
-
-impl<T: Clone + Send + Sync + 'static> Slot<T> {
-    fn new(epoch: Arc<AtomicU64>) -> Self {
-        Self { known: ArcSwapOption::empty(), gate: Arc::default(), failure: Mutex::default(), epoch }
+impl Answer for Verdict {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Granted(_) => 0,
+            Self::Refused(refusal) => refusal.weight(),
+        }
     }
 
-    /// What the upstream says. It is asked where nothing is remembered, or for longer than twice `ttl`; after `ttl` it is
-    /// asked behind the back of a requester, who gets what is remembered.
-    async fn get<Q>(self: &Arc<Self>, ttl: Duration, question: impl FnOnce() -> Q) -> Result<T, UpstreamError>
-    where
-        Q: Future<Output = Result<T, UpstreamError>> + Send + 'static,
-    {
-        let arrived = Instant::now();
-        if let Some(known) = self.current().filter(|known| arrived.duration_since(known.asked) < 2 * ttl) {
-            if arrived.duration_since(known.asked) >= ttl
-                && let Ok(turn) = Arc::clone(&self.gate).try_lock_owned()
-            {
-                let _unwatched = self.ask(turn, question());
-            }
-            return Ok(known.value.clone());
-        }
-        // SECURITY: a slot belongs to one requester, so those who wait here for the same question ask alike.
-        let turn = Arc::clone(&self.gate).lock_owned().await;
-        if let Some(known) =
-            self.current().filter(|known| known.asked >= arrived || known.asked.elapsed() < ttl)
-        {
-            return Ok(known.value.clone());
-        }
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((_, error)) = failure.filter(|(ended, _)| *ended >= arrived) {
-            return Err(error);
-        }
-        let asking = self.ask(turn, question());
-        asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
-    }
-
-    /// What is remembered, unless permissions may have changed since it was asked for.
-    fn current(&self) -> Option<Arc<Known<T>>> {
-        let known = self.known.load();
-        let known = known.as_ref().filter(|known| known.epoch == self.epoch.load(Ordering::Acquire))?;
-        Some(Arc::clone(known))
-    }
-
-    /// Asks the upstream in a task of its own: it goes on for the others if the requester goes away.
-    fn ask(
-        self: &Arc<Self>,
-        turn: OwnedMutexGuard<()>,
-        question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
-    ) -> JoinHandle<Result<T, UpstreamError>> {
-        let slot = Arc::clone(self);
-        tokio::spawn(async move {
-            let _turn = turn;
-            let (asked, epoch) = (Instant::now(), slot.epoch.load(Ordering::Acquire));
-            let answer = question.await;
-            match &answer {
-                Ok(value) => slot.known.store(Some(Arc::new(Known { value: value.clone(), asked, epoch }))),
-                Err(error) => {
-                    *slot.failure.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some((Instant::now(), error.clone()));
-                }
-            }
-            answer
-        })
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(_))
     }
 }
 
-impl Slot<Verdict> {
-    /// A permission that was given no longer than `age` ago.
-    fn granted(&self, age: Duration) -> Option<Granted> {
-        let known = self.current().filter(|known| known.asked.elapsed() < age)?;
-        match &known.value {
-            Verdict::Granted(granted) => Some(*granted),
-            Verdict::Refused(_) => None,
-        }
+impl Answer for Identity {
+    fn weight(&self) -> usize {
+        let texts = self.principals.iter().chain(&self.user_id).map(String::len);
+        texts.map(|length| length + size_of::<String>()).sum()
     }
-}
-
-fn remembered<K, V>(most: u64) -> Cache<K, V>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    Cache::builder().max_capacity(most).time_to_idle(Duration::from_secs(3600)).build()
 }
 
 async fn ask_for_collection(

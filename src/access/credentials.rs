@@ -51,7 +51,8 @@ impl Credentials {
         self.0.as_ref().map_or_else(HeaderMap::new, |named| named.headers.clone())
     }
 
-    fn digest(&self) -> Option<&[u8; 32]> {
+    /// What tells them apart from all others.
+    pub(super) fn digest(&self) -> Option<&[u8; 32]> {
         self.0.as_ref().map(|named| &named.digest)
     }
 }

@@ -17,7 +17,8 @@ use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH};
 use http::{Method, Response, StatusCode};
 use uuid::Uuid;
 
-use super::{Access, Credentials, Granted, Refusal, Slot, Verdict};
+use super::memory::{Answer, Name};
+use super::{Access, Credentials, Granted, Refusal, Verdict};
 use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::CollectionKey;
@@ -29,6 +30,12 @@ const IMPOSSIBLE: HeaderValue = HeaderValue::from_static("\"99999999999999999999
 
 /// Ids of records that somebody may read.
 pub(super) type SharedRecords = Arc<HashSet<String>>;
+
+impl Answer for SharedRecords {
+    fn weight(&self) -> usize {
+        self.iter().map(|id| id.len() + 2 * size_of::<String>()).sum()
+    }
+}
 
 const GRANTED: Verdict = Verdict::Granted(Granted { metadata: None, stale: false });
 
@@ -79,13 +86,13 @@ impl Access {
         object: &Object,
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
-        let name = (object.clone(), credentials.clone());
-        let slot = self.objects.get_with_by_ref(&name, || Arc::new(Slot::new(self.epoch(object.bucket()))));
+        let name = Name::new("object", &[&object.to_string()], credentials);
+        let epoch = self.epoch(object.bucket());
         let question = || {
             let (upstream, object, credentials) = (upstream.clone(), object.clone(), credentials.clone());
             async move { ask_to_read(&upstream, &object, &credentials).await }
         };
-        Ok(slot.get(self.ttl, question).await?)
+        Ok(self.verdicts.get(name, &epoch, self.ttl, question).await?)
     }
 
     /// The records of a collection that are shared with somebody who may not read the collection.
@@ -95,13 +102,13 @@ impl Access {
         key: CollectionKey,
         credentials: &Credentials,
     ) -> Result<SharedRecords, Error> {
-        let name = (key.clone(), credentials.clone());
-        let slot = self.shared.get_with(name, || Arc::new(Slot::new(self.epoch(&key.bucket))));
+        let name = Name::new("shared", &[&key.bucket, &key.collection], credentials);
+        let epoch = self.epoch(&key.bucket);
         let question = || {
             let source = Source::on_behalf(upstream.clone(), credentials.headers());
             async move { ask_for_shared(&source, &key).await }
         };
-        Ok(slot.get(self.ttl, question).await?)
+        Ok(self.shared.get(name, &epoch, self.ttl, question).await?)
     }
 
     /// Whether the requester may write a bucket. The upstream is asked each time.

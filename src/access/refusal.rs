@@ -36,6 +36,12 @@ impl Refusal {
         self.status
     }
 
+    /// How many bytes it holds.
+    pub(super) fn weight(&self) -> usize {
+        let headers = self.challenges.iter().chain(&self.content_type);
+        self.body.len() + headers.map(HeaderValue::len).sum::<usize>()
+    }
+
     /// The answer again.
     pub fn replay(&self) -> Response {
         let mut response = Response::new(Body::full(self.body.clone()));

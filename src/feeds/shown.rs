@@ -21,8 +21,8 @@ use super::moment::{Doubt, Moment, Position};
 use crate::access::Credentials;
 use crate::kinto::Timestamp;
 
-/// How many readers of how many sources are remembered.
-const READERS: u64 = 100_000;
+/// SECURITY: how many readers of how many sources are remembered, each of which takes less than a KiB.
+const READERS: u64 = 25_000;
 
 /// For how long after they were last seen.
 const REMEMBERED: Duration = Duration::from_secs(3600);

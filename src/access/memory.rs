@@ -1,0 +1,282 @@
+//! What the upstream said, by what it was asked, for a while.
+//!
+//! Names are digests: however long ids and credentials are, what is remembered of a question takes the same room. All is
+//! weighed in bytes. Refusals are what a stranger can make the upstream say without end, so they are remembered apart from
+//! what is granted, fewer of them and for a shorter time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use moka::sync::Cache;
+use sha2::{Digest, Sha256};
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::Credentials;
+use crate::upstream::UpstreamError;
+
+/// For how long something is remembered that nobody asks for.
+const IDLE: Duration = Duration::from_secs(3600);
+/// For how long a refusal is remembered.
+const REFUSED: Duration = Duration::from_secs(60);
+/// How much less room there is for refusals.
+const REFUSED_SHARE: u64 = 8;
+/// What an answer takes beside what it holds, in bytes.
+const OVERHEAD: usize = 256;
+
+/// What was asked, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Name([u8; 16]);
+
+/// An answer of the upstream.
+pub(super) trait Answer: Clone + Send + Sync + 'static {
+    /// How many bytes it holds.
+    fn weight(&self) -> usize;
+
+    /// Whether it says no.
+    fn is_refusal(&self) -> bool {
+        false
+    }
+}
+
+/// Answers by what was asked.
+pub(super) struct Memory<T> {
+    given: Cache<Name, Arc<Known<T>>>,
+    refused: Cache<Name, Arc<Known<T>>>,
+    gates: Gates,
+}
+
+struct Known<T> {
+    value: T,
+    asked: Instant,
+    epoch: u64,
+}
+
+type Gates = Arc<Mutex<HashMap<Name, Weak<Gate>>>>;
+
+/// Where those wait who ask the same.
+struct Gate {
+    name: Name,
+    gates: Gates,
+    /// Held while the upstream is asked.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    failure: Mutex<Option<(Instant, UpstreamError)>>,
+}
+
+impl Name {
+    /// The name of a question of this kind about something.
+    pub(super) fn new(kind: &str, subject: &[&str], credentials: &Credentials) -> Self {
+        let mut digest = Sha256::new();
+        for part in [kind].iter().chain(subject) {
+            // Lengths keep two questions from reading as one.
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        }
+        digest.update(credentials.digest().map_or(&[][..], |digest| digest));
+        let mut name = [0; 16];
+        name.iter_mut().zip(digest.finalize()).for_each(|(place, byte)| *place = byte);
+        Self(name)
+    }
+}
+
+// === impl Memory ===
+
+impl<T: Answer> Memory<T> {
+    /// Nothing is remembered yet; then at most so many bytes are.
+    pub(super) fn new(bytes: u64) -> Self {
+        let weigh = |_: &Name, known: &Arc<Known<T>>| {
+            u32::try_from(OVERHEAD.saturating_add(known.value.weight())).unwrap_or(u32::MAX)
+        };
+        let refused = Cache::builder().max_capacity(bytes / REFUSED_SHARE).weigher(weigh);
+        Self {
+            given: Cache::builder().max_capacity(bytes).weigher(weigh).time_to_idle(IDLE).build(),
+            refused: refused.time_to_live(REFUSED).build(),
+            gates: Gates::default(),
+        }
+    }
+
+    /// What the upstream says. It is asked where nothing is remembered, or for longer than twice `ttl`; after `ttl` it is
+    /// asked behind the back of a requester, who gets what is remembered.
+    pub(super) async fn get<Q>(
+        self: &Arc<Self>,
+        name: Name,
+        epoch: &Arc<AtomicU64>,
+        ttl: Duration,
+        question: impl FnOnce() -> Q,
+    ) -> Result<T, UpstreamError>
+    where
+        Q: Future<Output = Result<T, UpstreamError>> + Send + 'static,
+    {
+        let arrived = Instant::now();
+        if let Some(known) =
+            self.current(name, epoch).filter(|known| arrived.duration_since(known.asked) < 2 * ttl)
+        {
+            if arrived.duration_since(known.asked) >= ttl {
+                let gate = self.gate(name);
+                if let Ok(turn) = Arc::clone(&gate.turn).try_lock_owned() {
+                    let _unwatched = self.ask(gate, turn, epoch, question());
+                }
+            }
+            return Ok(known.value.clone());
+        }
+        // SECURITY: a name belongs to one requester, so those who wait here for the same question ask alike.
+        let gate = self.gate(name);
+        let turn = Arc::clone(&gate.turn).lock_owned().await;
+        let is_new = |known: &Arc<Known<T>>| known.asked >= arrived || known.asked.elapsed() < ttl;
+        if let Some(known) = self.current(name, epoch).filter(is_new) {
+            return Ok(known.value.clone());
+        }
+        let failure = gate.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, error)) = failure.filter(|(ended, _)| *ended >= arrived) {
+            return Err(error);
+        }
+        let asking = self.ask(gate, turn, epoch, question());
+        asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
+    }
+
+    /// What was said no longer than `age` ago and was no refusal.
+    pub(super) fn given(&self, name: Name, epoch: &Arc<AtomicU64>, age: Duration) -> Option<T> {
+        let known = self.current(name, epoch)?;
+        (known.asked.elapsed() < age && !known.value.is_refusal()).then(|| known.value.clone())
+    }
+
+    /// What is remembered, unless permissions may have changed since it was asked for.
+    fn current(&self, name: Name, epoch: &AtomicU64) -> Option<Arc<Known<T>>> {
+        let known = self.given.get(&name).or_else(|| self.refused.get(&name));
+        known.filter(|known| known.epoch == epoch.load(Ordering::Acquire))
+    }
+
+    fn keep(&self, name: Name, known: Known<T>) {
+        let (to, from) = if known.value.is_refusal() {
+            (&self.refused, &self.given)
+        } else {
+            (&self.given, &self.refused)
+        };
+        from.invalidate(&name);
+        to.insert(name, Arc::new(known));
+    }
+
+    fn gate(&self, name: Name) -> Arc<Gate> {
+        let mut gates = lock(&self.gates);
+        if let Some(gate) = gates.get(&name).and_then(Weak::upgrade) {
+            return gate;
+        }
+        let (turn, failure) = (Arc::default(), Mutex::default());
+        let gate = Arc::new(Gate { name, gates: Arc::clone(&self.gates), turn, failure });
+        gates.insert(name, Arc::downgrade(&gate));
+        gate
+    }
+
+    /// Asks the upstream in a task of its own: it goes on for the others if the requester goes away.
+    fn ask(
+        self: &Arc<Self>,
+        gate: Arc<Gate>,
+        turn: OwnedMutexGuard<()>,
+        epoch: &Arc<AtomicU64>,
+        question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
+    ) -> JoinHandle<Result<T, UpstreamError>> {
+        let (memory, epoch) = (Arc::clone(self), Arc::clone(epoch));
+        tokio::spawn(async move {
+            let _turn = turn;
+            let (asked, epoch) = (Instant::now(), epoch.load(Ordering::Acquire));
+            let answer = question.await;
+            match &answer {
+                Ok(value) => memory.keep(gate.name, Known { value: value.clone(), asked, epoch }),
+                Err(error) => {
+                    *gate.failure.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some((Instant::now(), error.clone()));
+                }
+            }
+            answer
+        })
+    }
+}
+
+impl<T> fmt::Debug for Memory<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Memory")
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let mut gates = lock(&self.gates);
+        // Somebody may have made another one meanwhile.
+        if gates.get(&self.name).is_some_and(|gate| gate.strong_count() == 0) {
+            gates.remove(&self.name);
+        }
+    }
+}
+
+fn lock(gates: &Gates) -> MutexGuard<'_, HashMap<Name, Weak<Gate>>> {
+    gates.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderMap;
+    use http::header::{AUTHORIZATION, HeaderValue};
+
+    #[derive(Clone)]
+    struct Said(usize, bool);
+
+    impl Answer for Said {
+        fn weight(&self) -> usize {
+            self.0
+        }
+
+        fn is_refusal(&self) -> bool {
+            self.1
+        }
+    }
+
+    fn name(number: usize) -> Name {
+        let value = HeaderValue::try_from(format!("Basic {number}{}", "x".repeat(60_000))).unwrap();
+        Name::new("records", &["a"], &Credentials::of(&HeaderMap::from_iter([(AUTHORIZATION, value)])))
+    }
+
+    async fn ask(memory: &Arc<Memory<Said>>, number: usize, answer: Said) {
+        let epoch = Arc::default();
+        let said = memory.get(name(number), &epoch, IDLE, || async { Ok(answer) }).await;
+        assert!(said.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded_in_bytes_and_refusals_more_so() {
+        let memory = Arc::new(Memory::new(1 << 20));
+        for number in 0..200 {
+            ask(&memory, number, Said(64 << 10, number % 2 == 0)).await;
+        }
+        memory.given.run_pending_tasks();
+        memory.refused.run_pending_tasks();
+        assert!(memory.given.weighted_size() <= 1 << 20 && memory.given.entry_count() >= 10);
+        assert!(memory.refused.weighted_size() <= 1 << 17, "{}", memory.refused.weighted_size());
+        assert!(lock(&memory.gates).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_name_has_one_answer() {
+        let (memory, epoch) = (Arc::new(Memory::new(1 << 20)), Arc::default());
+        ask(&memory, 1, Said(1, false)).await;
+        assert!(memory.given(name(1), &epoch, IDLE).is_some());
+        memory.keep(name(1), Known { value: Said(1, true), asked: Instant::now(), epoch: 0 });
+        assert!(memory.given(name(1), &epoch, IDLE).is_none());
+        assert!(memory.current(name(1), &epoch).is_some_and(|known| known.value.1));
+    }
+
+    #[test]
+    fn other_questions_have_other_names() {
+        let nobody = Credentials::of(&HeaderMap::new());
+        let of = |kind, subject: &[&str]| Name::new(kind, subject, &nobody);
+        assert_ne!(of("a", &["b", "c"]), of("a", &["bc"]));
+        assert_ne!(of("a", &["b"]), of("b", &["b"]));
+        assert_ne!(of("records", &["a"]), name(1));
+        assert_ne!(name(2), name(1));
+        assert_eq!(name(1), name(1));
+    }
+}
