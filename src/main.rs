@@ -109,6 +109,10 @@ fn run(settings: Settings) -> std::io::Result<()> {
         let _inside = background.enter();
         // What the limit on files refuses is an error like any other, and not the end.
         drop(signal(SignalKind::from_raw(SIGXFSZ))?);
+        // What other servers take for a word about their logs or their settings must not end this one.
+        drop(signal(SignalKind::user_defined1())?);
+        drop(signal(SignalKind::user_defined2())?);
+        background.spawn(explain_hangups(signal(SignalKind::hangup())?));
         [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
     };
     let (stop, stopping) = watch::channel(false);
@@ -188,6 +192,15 @@ async fn next([terminate, interrupt]: &mut [Signal; 2]) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+/// Says what `SIGHUP` does not do.
+async fn explain_hangups(mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        tracing::warn!(
+            "SIGHUP changes nothing: settings are read at start only, so a restart is what changes them"
+        );
     }
 }
 

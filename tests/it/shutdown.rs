@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use crate::support::Sidecar;
 use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub};
 
 #[test]
@@ -84,4 +85,21 @@ fn what_does_not_end_by_itself_is_cut_off_when_the_grace_is_over() {
     proxy.signal("-TERM");
     assert_eq!(proxy.child.wait().unwrap().code(), Some(0));
     assert!(client.0.read(&mut [0]).is_ok_and(|read| read == 0));
+}
+
+#[test]
+fn signals_that_mean_something_to_other_servers_end_nothing() {
+    let stub = Stub::answering(HELLO);
+    let sidecar = Sidecar::start(stub.url(), &[("sidecar.changes", "off"), ("sidecar.history", "off")]);
+    for signal in ["-HUP", "-USR1", "-USR2"] {
+        let sent = Command::new("kill").args([signal, &sidecar.process_id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+    let until = Instant::now() + PATIENCE;
+    while !sidecar.log().contains("settings are read at start only") {
+        assert!(Instant::now() < until, "{}", sidecar.log());
+        std::thread::yield_now();
+    }
+    let answer = sidecar.connect().send("GET /v1/x HTTP/1.1\r\nHost: h\r\n\r\n").read().unwrap();
+    assert_eq!(answer.text(), "hello");
 }
