@@ -26,6 +26,7 @@ use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
 
 mod connect;
+mod dial;
 mod error;
 mod pool;
 mod transfer;

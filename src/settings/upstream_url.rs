@@ -22,8 +22,8 @@ pub struct UpstreamUrl {
 }
 
 impl UpstreamUrl {
-    pub(super) const EXPECTED: &str =
-        "an http:// or https:// URL that ends in the API version, such as http://127.0.0.1:8888/v1";
+    pub(super) const EXPECTED: &str = "an http:// or https:// URL that ends in the API version, such as \
+                                       http://127.0.0.1:8888/v1, with no zone in an IPv6 address";
 
     pub(super) fn parse(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
@@ -35,6 +35,10 @@ impl UpstreamUrl {
         let authority = uri.authority()?;
         // SECURITY: credentials in a URL would end up in `Host` and in logs; they belong in `sidecar.auth`.
         if authority.as_str().contains('@') || uri.query().is_some() {
+            return None;
+        }
+        // A zone means something on one machine only: neither `Host` nor a certificate can name it.
+        if authority.as_str().contains('%') {
             return None;
         }
         let (_, port_text) = authority.as_str().split_at_checked(authority.host().len())?;
@@ -106,6 +110,8 @@ mod tests {
             "http://u:p@h/v1",
             "http://h:99999/v1",
             "http://h/v1?x=1",
+            "http://[fe80::1%25lo]:8888/v1",
+            "http://[fe80::1%lo]:8888/v1",
         ] {
             assert_eq!(UpstreamUrl::parse(bad), None, "{bad}");
         }

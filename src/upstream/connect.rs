@@ -12,10 +12,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
+use super::dial::Dialer;
 use crate::body::Body;
 use crate::metrics;
 use crate::settings::Settings;
@@ -31,8 +31,7 @@ pub(super) enum Sender {
 /// How connections are made; shared by all threads.
 #[derive(Clone)]
 pub(super) struct Connector {
-    host: Arc<str>,
-    port: u16,
+    dialer: Arc<Dialer>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     prior_knowledge: bool,
     timeout: Duration,
@@ -49,8 +48,7 @@ impl Connector {
             None
         };
         Ok(Self {
-            host: upstream.host.as_str().into(),
-            port: upstream.port,
+            dialer: Arc::new(Dialer::new(&upstream.host, upstream.port)),
             tls,
             prior_knowledge: settings.upstream_http2 && !upstream.https,
             timeout: settings.limits.upstream_connect_timeout,
@@ -70,7 +68,7 @@ impl Connector {
     }
 
     async fn connect_unbounded(&self) -> Result<Sender, UpstreamError> {
-        let stream = TcpStream::connect((&*self.host, self.port)).await?;
+        let stream = self.dialer.dial().await?;
         stream.set_nodelay(true)?;
         metrics::count_upstream_connection();
         let Some((connector, name)) = &self.tls else {
@@ -84,7 +82,7 @@ impl Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connector({}:{}, tls: {})", self.host, self.port, self.tls.is_some())
+        write!(f, "Connector({:?}, tls: {})", self.dialer, self.tls.is_some())
     }
 }
 

@@ -1,0 +1,161 @@
+//! Finds an address of the upstream's that answers: a name may have several, and some of them may swallow what is sent.
+//!
+//! Follows RFC 8305: families take turns, the next address is tried when one has not answered for a while, and the first
+//! connection that comes about is used. The address that answered is tried first from then on.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+
+/// How long an address has for itself before the next one is tried, too.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Connects to one name and port.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    host: String,
+    port: u16,
+    /// The address that answered last.
+    answered: Mutex<Option<SocketAddr>>,
+}
+
+impl Dialer {
+    /// For this host, which may be an address.
+    pub(super) fn new(host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port, answered: Mutex::default() }
+    }
+
+    /// Connects to whichever address of the name answers.
+    pub(super) async fn dial(&self) -> io::Result<TcpStream> {
+        let found = tokio::net::lookup_host((&*self.host, self.port)).await?;
+        self.dial_one_of(found.collect()).await
+    }
+
+    async fn dial_one_of(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stream, address) = first_of(in_order(addresses, last)).await?;
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        Ok(stream)
+    }
+}
+
+/// The one that answered last, then both families in turn, each in the order of the resolver.
+fn in_order(addresses: Vec<SocketAddr>, last: Option<SocketAddr>) -> VecDeque<SocketAddr> {
+    let prefers_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let is_last = |address: &SocketAddr| Some(*address) == last;
+    let mut ordered: VecDeque<_> = addresses.iter().copied().filter(is_last).take(1).collect();
+    let (mut preferred, mut others): (VecDeque<_>, VecDeque<_>) = addresses
+        .into_iter()
+        .filter(|address| !is_last(address))
+        .partition(|address| address.is_ipv6() == prefers_v6);
+    while !preferred.is_empty() || !others.is_empty() {
+        ordered.extend(preferred.pop_front());
+        ordered.extend(others.pop_front());
+    }
+    ordered
+}
+
+/// The first connection that comes about; where none does, the last failure.
+async fn first_of(mut addresses: VecDeque<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut attempts = FuturesUnordered::new();
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = addresses.pop_front() {
+            attempts.push(async move { TcpStream::connect(address).await.map(|stream| (stream, address)) });
+        }
+        let next = if addresses.is_empty() {
+            attempts.next().await
+        } else {
+            match tokio::time::timeout(HEAD_START, attempts.next()).await {
+                Ok(next) => next,
+                Err(_elapsed) => continue,
+            }
+        };
+        match next {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => failure = error,
+            None => return Err(failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    /// An address whose queue of connections is full: it swallows what comes.
+    struct Swallowing {
+        address: SocketAddr,
+        _listener: socket2::Socket,
+        _queued: Vec<TcpStream>,
+    }
+
+    impl Swallowing {
+        async fn open() -> Self {
+            let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            listener.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+            listener.listen(0).unwrap();
+            let address = listener.local_addr().unwrap().as_socket().unwrap();
+            let mut queued = Vec::new();
+            while let Ok(Ok(stream)) =
+                tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await
+            {
+                queued.push(stream);
+            }
+            Self { address, _listener: listener, _queued: queued }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_everything_costs_a_quarter_of_a_second_once() {
+        let (silent, there) = (Swallowing::open().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let good = there.local_addr().unwrap();
+        let dialer = Dialer::new("unused", 0);
+        let dial = async || {
+            let began = Instant::now();
+            let stream = dialer.dial_one_of(vec![silent.address, good]).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), good);
+            began.elapsed()
+        };
+        let first = dial().await;
+        assert!(first >= HEAD_START && first < 8 * HEAD_START, "{first:?}");
+        assert_eq!(*dialer.answered.lock().unwrap(), Some(good));
+        assert!(dial().await < HEAD_START);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_costs_nothing_and_the_one_that_answered_may_go_away() {
+        let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = there.local_addr().unwrap();
+        let refusing = {
+            let gone = TcpListener::bind("127.0.0.3:0").await.unwrap();
+            gone.local_addr().unwrap()
+        };
+        let dialer = Dialer::new("unused", 0);
+        *dialer.answered.lock().unwrap() = Some(refusing);
+        let stream = dialer.dial_one_of(vec![good, refusing]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        assert!(dialer.dial_one_of(vec![refusing]).await.is_err());
+        assert!(dialer.dial_one_of(Vec::new()).await.is_err());
+    }
+
+    #[test]
+    fn families_take_turns_behind_the_address_that_answered_last() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let found = addresses(&["[::1]:1", "[::2]:1", "127.0.0.1:1", "127.0.0.2:1"]);
+        let ordered: Vec<SocketAddr> = in_order(found.clone(), None).into();
+        assert_eq!(ordered, addresses(&["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1"]));
+        let ordered: Vec<SocketAddr> = in_order(found, Some("127.0.0.2:1".parse().unwrap())).into();
+        assert_eq!(ordered, addresses(&["127.0.0.2:1", "[::1]:1", "127.0.0.1:1", "[::2]:1"]));
+        let other = in_order(addresses(&["127.0.0.1:1"]), Some("127.0.0.9:1".parse().unwrap()));
+        assert_eq!(Vec::from(other), addresses(&["127.0.0.1:1"]), "which the name no longer has");
+    }
+}
