@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
-use serde_json::{Value, json};
-use tokio::time::Instant;
+use serde_json::Value;
 
 use crate::journal::{Journal, JournalError};
 use crate::kinto::{CollectionKey, is_id};
+use crate::mirror::read::ReadError;
 use crate::settings::{ChangesMode, HistoryMode, Settings};
+use crate::timeline::poll::heads::Heads;
 use crate::timeline::poll::rest;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
@@ -124,25 +124,37 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
         report.say("monitored     nothing: name buckets or collections in changes.resources");
         return;
     }
-    let at_once = settings.kinto.batch_max_requests.max(1);
+    let heads = Heads::new(upstream.clone(), settings.kinto.batch_max_requests);
+    let description = upstream.described().await.ok();
+    let at_once = heads.at_once(description.as_deref());
     let mut slowest = Duration::ZERO;
     for keys in keys.chunks(at_once) {
-        let began = Instant::now();
-        match statuses(upstream, keys).await {
-            Ok(statuses) => {
-                for (key, status) in
-                    keys.iter().zip(statuses).filter(|(_, status)| matches!(status, 401 | 403))
-                {
-                    report.problems.push(format!(
-                        "the records of {} cannot be read ({status}): give the service account read permission on the \
-                         bucket or the collection, or name its user id in Kinto's record_read_principals",
-                        key.uri()
-                    ));
+        let answers = match heads.ask(keys).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                report.problems.push(format!("the timestamps cannot be asked for: {error}"));
+                break;
+            }
+        };
+        for (key, head) in keys.iter().zip(answers.heads) {
+            match head {
+                Ok(_) | Err(ReadError::Gone) => {}
+                Err(ReadError::Refused(status)) => report.problems.push(format!(
+                    "the records of {} cannot be read ({status}): give the service account read permission on the \
+                     bucket or the collection, or name its user id in Kinto's record_read_principals",
+                    key.uri()
+                )),
+                Err(error) => {
+                    report.problems.push(format!("the timestamp of {} cannot be learned: {error}", key.uri()));
                 }
             }
-            Err(error) => report.problems.push(format!("a batch of questions failed: {error}")),
         }
-        slowest = slowest.max(began.elapsed());
+        slowest = slowest.max(answers.busy);
+    }
+    if let Some(why) = heads.refusal() {
+        report.say(&format!(
+            "batches       none here ({why}): each collection is asked for by itself, which takes longer where Kinto is far"
+        ));
     }
     let batches = u32::try_from(keys.len().div_ceil(at_once)).unwrap_or(u32::MAX);
     let round = (slowest + rest(slowest, settings.poll_budget)).saturating_mul(batches);
@@ -172,20 +184,6 @@ async fn collections(
         keys.extend(ids.map(|id| CollectionKey::new(bucket, id)));
     }
     Ok(Ok(keys))
-}
-
-/// What the upstream answers to a `HEAD` of each collection's records.
-async fn statuses(upstream: &Upstream, keys: &[CollectionKey]) -> Result<Vec<u64>, UpstreamError> {
-    let requests: Vec<Value> = keys.iter().map(|key| json!({"path": key.records_uri()})).collect();
-    let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
-    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-    let answer = upstream.ask(Method::POST, "/batch", headers, body.into()).await?;
-    if answer.status() != StatusCode::OK {
-        return Err(UpstreamError::Unexpected(format!("{} for a batch", answer.status()).into()));
-    }
-    let answer: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let responses = answer.get("responses").and_then(Value::as_array).into_iter().flatten();
-    Ok(responses.filter_map(|response| response.get("status")?.as_u64()).collect())
 }
 
 async fn ask(upstream: &Upstream, path: &str) -> Result<(StatusCode, Value), UpstreamError> {

@@ -26,14 +26,17 @@ use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
 
 mod connect;
+mod described;
 mod dial;
 mod error;
 mod pool;
 mod transfer;
 
+pub use described::Description;
 pub use error::UpstreamError;
 
 use connect::{Connector, Sender};
+use described::Described;
 use pool::Pool;
 use transfer::{Download, Progress, Upload};
 
@@ -59,6 +62,7 @@ struct Inner {
     host: HeaderValue,
     auth: Option<ServiceAuth>,
     patience: Duration,
+    described: Arc<Described>,
 }
 
 /// A connection that was chosen for a request.
@@ -93,6 +97,7 @@ impl Upstream {
             host: HeaderValue::try_from(&upstream.authority).map_err(io::Error::other)?,
             auth: settings.auth.clone(),
             patience: settings.limits.upstream_timeout,
+            described: Arc::default(),
         })))
     }
 
@@ -111,6 +116,7 @@ impl Upstream {
             host: inner.host.clone(),
             auth: inner.auth.clone(),
             patience: inner.patience,
+            described: Arc::clone(&inner.described),
         }))
     }
 

@@ -108,7 +108,11 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     }
     let origin = parts.headers.get(header::ORIGIN);
     cors::check_origin(&parts.headers, &settings.kinto.cors_origins)?;
-    let limit = settings.kinto.batch_max_requests;
+    // The upstream would refuse the whole; where it does not say how many it takes, the settings do.
+    let limit = match core.upstream.described().await {
+        Ok(description) => description.batch_max_requests().unwrap_or_default(),
+        Err(_) => settings.kinto.batch_max_requests,
+    };
     if limit > 0 && requests.len() > limit {
         return Err(Error::InvalidParameter {
             location: "body",

@@ -169,7 +169,7 @@ pub static KEYS: &[Key] = &[
     Key::new("project_name", "kinto", "the name in the root view, and the `Logger` of log lines"),
     Key::new("paginate_by", "", "the largest page, in objects"),
     Key::new("storage_max_fetch_size", "10000", "the most objects that Kinto reads at once"),
-    Key::new("batch_max_requests", "25", "the most requests in a batch"),
+    Key::new("batch_max_requests", "25", "the most requests in a batch, where Kinto does not say it itself; no more than this in a batch of the sidecar's own"),
     Key::new("retry_after_seconds", "3", "`Retry-After` of a 503"),
     Key::new("cors_origins", "*", "origins that browsers may call from"),
     Key::new("explicit_permissions", "true", "whether permissions of objects count, or those of settings alone"),

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 pub mod ask;
+pub mod heads;
 
 use super::Timeline;
 use super::clock::Clock;

@@ -52,6 +52,11 @@ impl UpstreamError {
         }
     }
 
+    /// Whether no connection came about: nothing was sent.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::ConnectTimeout)
+    }
+
     /// What a client is answered: 503 for an upstream that is not there, 504 for a slow one, 502 for a broken one.
     pub fn status(&self) -> StatusCode {
         match self {

@@ -28,6 +28,7 @@ mod mirror_equals_upstream;
 mod monitor_changes;
 mod outage;
 mod parity;
+mod polling;
 mod quickstart;
 mod security;
 mod settings;

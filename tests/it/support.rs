@@ -29,7 +29,7 @@ pub use client::{Client, Request, Response};
 pub use environment::{Environment, environment, tests_folder};
 pub use kinto::{Kinto, KintoOptions, Plugin};
 pub use postgres::database;
-pub use recorder::{Recorded, Recorder};
+pub use recorder::{Fate, Recorded, Recorder};
 pub use sidecar::Sidecar;
 
 /// The setting that gives a sidecar the account which every test's Kinto lets read everything.

@@ -12,18 +12,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
-use serde_json::json;
 use tokio::time::Instant;
 
 mod plugins;
 
+use super::heads::Heads;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::read::ReadError;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
-use crate::upstream::{Upstream, UpstreamError};
-
-/// How long the upstream's capabilities are taken to be what they were.
-const CAPABILITIES: Duration = Duration::from_secs(300);
+use crate::upstream::{Description, Upstream, UpstreamError};
 
 /// Why timestamps could not be learned.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -48,8 +46,9 @@ pub struct Asker {
     timeline: Arc<Timeline>,
     upstream: Upstream,
     overlap: Duration,
-    batch_max_requests: usize,
-    capabilities: Option<(Instant, Capabilities)>,
+    heads: Heads,
+    /// What the upstream says of itself, once it did.
+    description: Option<Arc<Description>>,
     /// For each monitored bucket: the `ETag` of its list of collections, and when it was asked for.
     buckets: BTreeMap<String, BucketList>,
     /// The collections for which the changes plugin answers.
@@ -65,25 +64,6 @@ struct BucketList {
     asked: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Capabilities {
-    changes: bool,
-    history: bool,
-    batch_max_requests: usize,
-}
-
-#[derive(Deserialize)]
-struct Root {
-    capabilities: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
-    settings: RootSettings,
-}
-
-#[derive(Deserialize, Default)]
-struct RootSettings {
-    batch_max_requests: Option<usize>,
-}
-
 #[derive(Deserialize)]
 struct List<T> {
     data: Vec<T>,
@@ -92,18 +72,6 @@ struct List<T> {
 #[derive(Deserialize)]
 struct Id {
     id: String,
-}
-
-#[derive(Deserialize)]
-struct Batch {
-    responses: Vec<SubAnswer>,
-}
-
-#[derive(Deserialize)]
-struct SubAnswer {
-    status: u16,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
 }
 
 impl Asker {
@@ -116,10 +84,10 @@ impl Asker {
     ) -> Self {
         Self {
             timeline,
+            heads: Heads::new(upstream.clone(), batch_max_requests),
             upstream,
             overlap,
-            batch_max_requests: batch_max_requests.max(1),
-            capabilities: None,
+            description: None,
             buckets: BTreeMap::new(),
             listed: BTreeSet::new(),
             listed_at: None,
@@ -129,8 +97,7 @@ impl Asker {
 
     /// How many collections one question can name.
     pub fn at_once(&self) -> usize {
-        let known = self.capabilities.map_or(usize::MAX, |(_, capabilities)| capabilities.batch_max_requests);
-        self.batch_max_requests.min(known).max(1)
+        self.heads.at_once(self.description.as_deref())
     }
 
     /// Whether a collection has to be asked for by itself.
@@ -140,7 +107,7 @@ impl Asker {
 
     /// Asks for everything that is monitored.
     pub async fn complete_round(&mut self) -> Result<(), PollError> {
-        self.learn_capabilities().await?;
+        self.description = Some(self.upstream.described().await?);
         self.ask_monitor().await?;
         let buckets: Vec<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
         for bucket in &buckets {
@@ -185,9 +152,7 @@ impl Asker {
     /// Asks the questions that answer for many collections at once, where they are older than `ttl`; whether any was.
     pub async fn ask_cheaply(&mut self, ttl: Duration) -> Result<bool, PollError> {
         let is_due = |asked: Option<Instant>| asked.is_none_or(|asked| asked.elapsed() >= ttl);
-        if self.capabilities.is_none() {
-            self.learn_capabilities().await?;
-        }
+        self.description = Some(self.upstream.described().await?);
         if self.has_changes() && is_due(self.listed_at) {
             self.ask_monitor().await?;
             return Ok(true);
@@ -210,67 +175,30 @@ impl Asker {
         Ok(false)
     }
 
-    /// Asks for the timestamps of some collections, in one batch.
+    /// Asks for the timestamps of some collections.
     pub async fn ask(&self, clocks: &[Arc<Clock>]) -> Result<(), PollError> {
         let asked = Instant::now();
         let news: Vec<u64> = clocks.iter().map(|clock| clock.news()).collect();
-        // Kinto refuses a batch in which a path holds "/batch", be it the beginning of an id.
-        let path = |clock: &Arc<Clock>| clock.key().records_uri().replace("/batch", "/%62atch");
-        let requests: Vec<_> = clocks.iter().map(|clock| json!({"path": path(clock)})).collect();
-        let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = self.upstream.ask(Method::POST, "/batch", headers, body.into()).await?;
-        expect(answer.status(), "POST /batch")?;
-        let batch: Batch = parse(answer.body())?;
-        if batch.responses.len() != clocks.len() {
-            return Err(PollError::Garbled("a batch with another number of answers than questions".into()));
-        }
-        for ((clock, news), answer) in clocks.iter().zip(news).zip(batch.responses) {
-            match answer.status {
-                200 => {
-                    let header = |name: &str| {
-                        answer
-                            .headers
-                            .iter()
-                            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                            .map(|(_, value)| value)
-                    };
-                    let timestamp = header("etag")
-                        .and_then(|etag| Timestamp::from_etag(&HeaderValue::try_from(etag).ok()?));
-                    let total = header("total-objects").and_then(|total| total.parse().ok());
-                    if let Some(timestamp) = timestamp {
-                        self.timeline.learned(clock, timestamp, total, news, asked);
-                    }
-                }
-                404 | 410 if clock.news() == news => self.timeline.removed(clock.key()),
-                401 | 403 => {
+        let keys: Vec<CollectionKey> = clocks.iter().map(|clock| clock.key().clone()).collect();
+        let answers = self.heads.ask(&keys).await?;
+        for ((clock, news), head) in clocks.iter().zip(news).zip(answers.heads) {
+            match head {
+                Ok((timestamp, total)) => self.timeline.learned(clock, timestamp, total, news, asked),
+                Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(clock.key()),
+                Err(ReadError::Gone) => {}
+                Err(ReadError::Refused(_)) => {
                     metrics::counter!("kinto_sidecar_timestamps_refused_total").increment(1);
                 }
-                _ => {}
+                Err(error) => {
+                    tracing::debug!(collection = %clock.key(), %error, "could not ask for a timestamp");
+                }
             }
         }
         Ok(())
     }
 
-    async fn learn_capabilities(&mut self) -> Result<(), PollError> {
-        if self.capabilities.is_some_and(|(learned, _)| learned.elapsed() < CAPABILITIES) {
-            return Ok(());
-        }
-        let answer = self.upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
-        expect(answer.status(), "GET /")?;
-        let root: Root = parse(answer.body())?;
-        let capabilities = Capabilities {
-            changes: root.capabilities.contains_key("changes"),
-            history: root.capabilities.contains_key("history"),
-            batch_max_requests: root.settings.batch_max_requests.unwrap_or(usize::MAX),
-        };
-        self.capabilities = Some((Instant::now(), capabilities));
-        Ok(())
-    }
-
     fn has_changes(&self) -> bool {
-        self.capabilities.is_some_and(|(_, capabilities)| capabilities.changes)
+        self.description.as_ref().is_some_and(|description| description.has("changes"))
     }
 
     /// Learns which collections a monitored bucket has.
@@ -290,10 +218,11 @@ impl Asker {
             let answer =
                 self.upstream.ask(Method::GET, &path, std::mem::take(&mut headers), Bytes::new()).await?;
             match answer.status() {
-                StatusCode::NOT_MODIFIED => return Ok(()),
                 StatusCode::OK => {}
-                // A bucket that is not there (yet), or that nobody but its owner may list.
-                StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => break,
+                // A bucket that is not there (yet).
+                StatusCode::NOT_FOUND => break,
+                // One that nobody but its owner may list, or may not any more, says nothing of what is in it.
+                StatusCode::NOT_MODIFIED | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Ok(()),
                 status => return Err(PollError::Status(status, format!("GET {path}"))),
             }
             etag = etag.or_else(|| answer.headers().get(header::ETAG).cloned());

@@ -1,4 +1,4 @@
-//! A pass-through in front of Kinto that notes each request, and can hold them back.
+//! A pass-through in front of Kinto that notes each request, and can hold some of them back or answer in Kinto's place.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,19 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on to Kinto.
+    Pass,
+    /// It waits.
+    Hold,
+    /// It is answered with this status.
+    Answer(u16),
+}
+
+type Decide = Arc<dyn Fn(&Recorded) -> Fate + Send + Sync>;
 
 /// A request that came by.
 #[derive(Clone, Debug)]
@@ -35,17 +48,25 @@ impl Recorded {
     }
 }
 
+impl Recorded {
+    /// The paths of its sub-requests, where it is a batch.
+    pub fn sub_requests(&self) -> Vec<String> {
+        let body: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let requests = body["requests"].as_array().cloned().unwrap_or_default();
+        requests.iter().map(|request| request["path"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Notes {
     requests: Mutex<Vec<Recorded>>,
 }
 
 /// The pass-through; ends when dropped. It runs on threads of its own.
-#[derive(Debug)]
 pub struct Recorder {
     address: SocketAddr,
     notes: Arc<Notes>,
-    held: watch::Sender<bool>,
+    fates: watch::Sender<Decide>,
     runtime: Option<Runtime>,
 }
 
@@ -59,15 +80,16 @@ impl Recorder {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let notes = Arc::new(Notes::default());
-        let (held, holding) = watch::channel(false);
+        let pass: Decide = Arc::new(|_| Fate::Pass);
+        let (fates, deciding) = watch::channel(pass);
         let noted = Arc::clone(&notes);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connection(client, upstream.clone(), Arc::clone(&noted), holding.clone()));
+                tokio::spawn(connection(client, upstream.clone(), Arc::clone(&noted), deciding.clone()));
             }
         });
-        Self { address, notes, held, runtime: Some(runtime) }
+        Self { address, notes, fates, runtime: Some(runtime) }
     }
 
     /// The API root behind this pass-through.
@@ -92,12 +114,17 @@ impl Recorder {
 
     /// Notes requests from now on, but lets none through.
     pub fn hold(&self) {
-        self.held.send_replace(true);
+        self.intercept(|_| Fate::Hold);
+    }
+
+    /// Decides of each request from now on, and of those that are held.
+    pub fn intercept(&self, decide: impl Fn(&Recorded) -> Fate + Send + Sync + 'static) {
+        self.fates.send_replace(Arc::new(decide));
     }
 
     /// Lets through what is held, and what comes.
     pub fn release(&self) {
-        self.held.send_replace(false);
+        self.intercept(|_| Fate::Pass);
     }
 
     /// Waits until so many such requests have come.
@@ -116,7 +143,12 @@ impl Drop for Recorder {
 }
 
 /// Serves one connection over one connection to the upstream, so that what happens to one happens to the other.
-async fn connection(client: TcpStream, upstream: String, notes: Arc<Notes>, holding: watch::Receiver<bool>) {
+async fn connection(
+    client: TcpStream,
+    upstream: String,
+    notes: Arc<Notes>,
+    deciding: watch::Receiver<Decide>,
+) {
     let Ok(server) = TcpStream::connect(&upstream).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let Ok((sender, driver)) = hyper::client::conn::http1::handshake(TokioIo::new(server)).await else {
@@ -125,7 +157,7 @@ async fn connection(client: TcpStream, upstream: String, notes: Arc<Notes>, hold
     tokio::spawn(driver);
     let sender = Arc::new(tokio::sync::Mutex::new(sender));
     let service = service_fn(move |request: http::Request<Incoming>| {
-        let (sender, notes, holding) = (Arc::clone(&sender), Arc::clone(&notes), holding.clone());
+        let (sender, notes, mut deciding) = (Arc::clone(&sender), Arc::clone(&notes), deciding.clone());
         async move {
             let (head, body) = request.into_parts();
             let body = body.collect().await?.to_bytes();
@@ -135,10 +167,22 @@ async fn connection(client: TcpStream, upstream: String, notes: Arc<Notes>, hold
                 headers: head.headers.clone(),
                 body: body.clone(),
             };
-            notes.requests.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
-            let mut holding = holding;
-            let _ = holding.wait_for(|held| !held).await;
-            sender.lock().await.send_request(http::Request::from_parts(head, Full::new(body))).await
+            notes.requests.lock().unwrap_or_else(PoisonError::into_inner).push(recorded.clone());
+            loop {
+                let decide = Arc::clone(&deciding.borrow_and_update());
+                match decide(&recorded) {
+                    Fate::Pass => break,
+                    Fate::Answer(status) => {
+                        let body =
+                            Full::new(Bytes::from_static(b"{}")).map_err(|never| match never {}).boxed();
+                        return Ok(http::Response::builder().status(status).body(body).unwrap());
+                    }
+                    Fate::Hold => drop(deciding.changed().await),
+                }
+            }
+            let request = http::Request::from_parts(head, Full::new(body));
+            let answer = sender.lock().await.send_request(request).await?;
+            Ok::<_, hyper::Error>(answer.map(BodyExt::boxed))
         }
     });
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service).await;

@@ -72,7 +72,9 @@ impl Asker {
     /// Finds which buckets' histories the service account can follow.
     pub(super) async fn begin_histories(&mut self) {
         self.histories.clear();
-        if !self.capabilities.is_some_and(|(_, capabilities)| capabilities.history) || self.has_changes() {
+        if !self.description.as_ref().is_some_and(|description| description.has("history"))
+            || self.has_changes()
+        {
             return;
         }
         let mut buckets: BTreeSet<String> = self.timeline.resources().buckets().map(str::to_owned).collect();

@@ -1,0 +1,262 @@
+//! The timestamps of some collections: the one place that asks for many at once.
+//!
+//! They are asked for together, in a batch, where the upstream takes batches. A read-only Kinto answers 405 to every
+//! `POST`, and a server in front of one may have a mind of its own: then each collection is asked for by itself, a few
+//! at a time, and a batch is tried again now and then. A batch that fails as a whole is asked again one by one, so
+//! that a collection on which the upstream chokes costs nobody else anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::read::{ReadError, Source};
+use crate::upstream::{Description, Upstream, UpstreamError};
+
+/// How many collections are asked for in a batch where nobody says how many it may hold.
+const MOST: usize = 25;
+
+/// How many are asked for at a time where there are no batches.
+const AT_A_TIME: usize = 4;
+
+/// How long an upstream that takes no batches is taken for such a one.
+const AGAIN: Duration = Duration::from_secs(300);
+
+/// So many batches in a row failed though each of their questions was answered: then it is the batches.
+const STRIKES: u32 = 3;
+
+/// So many questions that fail, with none that is answered, are the upstream's trouble and not the collections'.
+const GIVE_UP: usize = 3;
+
+/// How long one collection is waited for after a batch failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks as the service account.
+#[derive(Debug)]
+pub struct Heads {
+    upstream: Upstream,
+    source: Source,
+    /// The most that the settings allow in a batch; 0 where they do not say.
+    most: usize,
+    batches: Mutex<Batches>,
+}
+
+/// A collection's timestamp, and the number of its live records.
+pub type Head = (Timestamp, Option<u64>);
+
+/// What was answered.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// What the upstream says of each collection, in their order.
+    pub heads: Vec<Result<Head, ReadError>>,
+    /// For how long the upstream was kept busy.
+    pub busy: Duration,
+}
+
+/// How the upstream takes batches.
+#[derive(Debug, Default)]
+struct Batches {
+    refused: Option<Refused>,
+    strikes: u32,
+}
+
+#[derive(Debug)]
+struct Refused {
+    since: Instant,
+    why: String,
+}
+
+/// Why a batch as a whole was not answered.
+#[derive(Debug, thiserror::Error)]
+enum BatchError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("{0}")]
+    Status(StatusCode),
+    #[error("{0}")]
+    Garbled(String),
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    responses: Vec<SubAnswer>,
+}
+
+#[derive(Deserialize)]
+struct SubAnswer {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+impl Heads {
+    /// Asks `upstream`, of at most `most` collections in a batch, 0 where it is for the upstream to say.
+    pub fn new(upstream: Upstream, most: usize) -> Self {
+        Self { source: Source::new(upstream.clone()), upstream, most, batches: Mutex::default() }
+    }
+
+    /// How many collections one question can name.
+    pub fn at_once(&self, description: Option<&Description>) -> usize {
+        let own = if self.most == 0 { MOST } else { self.most };
+        let theirs = description.and_then(Description::batch_max_requests);
+        theirs.map_or(own, |theirs| theirs.min(own))
+    }
+
+    /// Why collections are asked for one by one, where they are.
+    pub fn refusal(&self) -> Option<String> {
+        let batches = self.batches();
+        batches
+            .refused
+            .as_ref()
+            .filter(|refused| refused.since.elapsed() < AGAIN)
+            .map(|refused| refused.why.clone())
+    }
+
+    /// What the upstream says of each collection; an error where it says nothing at all.
+    pub async fn ask(&self, keys: &[CollectionKey]) -> Result<Answers, UpstreamError> {
+        if keys.len() < 2 || self.refusal().is_some() {
+            return self.ask_singly(keys).await;
+        }
+        let began = Instant::now();
+        let error = match self.ask_together(keys).await {
+            Ok(heads) => {
+                *self.batches() = Batches::default();
+                return Ok(Answers { heads, busy: began.elapsed() });
+            }
+            Err(BatchError::Upstream(error)) if error.is_absent() => return Err(error),
+            Err(error) => error,
+        };
+        let is_no_batch = matches!(&error, BatchError::Status(status) if is_refusal(*status));
+        if is_no_batch {
+            self.refuse(&error);
+        }
+        tracing::debug!(%error, "a batch failed: its collections are asked for one by one");
+        let mut answers = self.ask_singly(keys).await?;
+        answers.busy = began.elapsed().max(answers.busy);
+        let is_nobodys_fault =
+            answers.heads.iter().all(|answer| answer.as_ref().map_or_else(is_answer, |_| true));
+        if !is_no_batch && is_nobodys_fault {
+            let strikes = {
+                let mut batches = self.batches();
+                batches.strikes += 1;
+                batches.strikes
+            };
+            if strikes >= STRIKES {
+                self.refuse(&error);
+            }
+        }
+        Ok(answers)
+    }
+
+    fn refuse(&self, error: &BatchError) {
+        let why = error.to_string();
+        let before = self.batches().refused.replace(Refused { since: Instant::now(), why });
+        if before.is_none() {
+            tracing::warn!(
+                %error,
+                "the upstream takes no batches: each collection is asked for by itself"
+            );
+        }
+    }
+
+    async fn ask_together(&self, keys: &[CollectionKey]) -> Result<Vec<Result<Head, ReadError>>, BatchError> {
+        // Kinto refuses a batch in which a path holds "/batch", be it the beginning of an id.
+        let path = |key: &CollectionKey| key.records_uri().replace("/batch", "/%62atch");
+        let requests: Vec<_> = keys.iter().map(|key| json!({"path": path(key)})).collect();
+        let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
+        let headers =
+            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+        let answer = self.upstream.ask(Method::POST, "/batch", headers, body.into()).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(BatchError::Status(answer.status()));
+        }
+        let batch: Batch = serde_json::from_slice(answer.body())
+            .map_err(|error| BatchError::Garbled(format!("no answer to a batch: {error}")))?;
+        if batch.responses.len() != keys.len() {
+            return Err(BatchError::Garbled("another number of answers than questions".to_owned()));
+        }
+        Ok(batch.responses.iter().map(SubAnswer::head).collect())
+    }
+
+    async fn ask_singly(&self, keys: &[CollectionKey]) -> Result<Answers, UpstreamError> {
+        let questions: Vec<_> = keys.iter().map(|key| ask_one(self.source.clone(), key.clone())).collect();
+        let mut asked = stream::iter(questions).buffered(AT_A_TIME);
+        let mut answers = Answers::default();
+        while let Some((head, busy)) = asked.next().await {
+            answers.busy += busy;
+            answers.heads.push(head);
+            if let Some(error) = trouble(&answers.heads, keys.len()) {
+                return Err(error);
+            }
+        }
+        Ok(answers)
+    }
+
+    fn batches(&self) -> MutexGuard<'_, Batches> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SubAnswer {
+    fn head(&self) -> Result<Head, ReadError> {
+        let status = StatusCode::from_u16(self.status)
+            .map_err(|_| ReadError::Garbled(format!("a sub-answer of status {}", self.status)))?;
+        match status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(ReadError::Gone),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(ReadError::Refused(status)),
+            status => return Err(ReadError::Status(status)),
+        }
+        let header = |name: &str| {
+            self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        let timestamp =
+            header("etag").and_then(|etag| Timestamp::from_etag(&HeaderValue::try_from(etag).ok()?));
+        let timestamp = timestamp
+            .ok_or_else(|| ReadError::Garbled("a list without a timestamp as its ETag".to_owned()))?;
+        Ok((timestamp, header("total-objects").and_then(|total| total.parse().ok())))
+    }
+}
+
+async fn ask_one(source: Source, key: CollectionKey) -> (Result<Head, ReadError>, Duration) {
+    let began = Instant::now();
+    let asked = tokio::time::timeout(PATIENCE, source.head(&key)).await;
+    (asked.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into())), began.elapsed())
+}
+
+/// What is the matter with the upstream, if the questions asked so far show that it is not the collections.
+fn trouble(heads: &[Result<Head, ReadError>], of: usize) -> Option<UpstreamError> {
+    let last = heads.last()?.as_ref().err()?;
+    let is_absent = matches!(last, ReadError::Upstream(error) if error.is_absent());
+    let is_given_up = of > 1
+        && heads.len() == of.min(GIVE_UP)
+        && heads.iter().all(|head| head.as_ref().is_err_and(|error| !is_answer(error)));
+    (is_absent || is_given_up).then(|| match last {
+        ReadError::Upstream(error) => error.clone(),
+        ReadError::Status(status) => UpstreamError::of_status(*status, "a timestamp"),
+        error => UpstreamError::Unexpected(error.to_string().into()),
+    })
+}
+
+/// Whether the upstream answered, be it that there is no such collection, or that the account may not read it.
+fn is_answer(error: &ReadError) -> bool {
+    matches!(error, ReadError::Gone | ReadError::Refused(_))
+}
+
+/// Whether a status says that there are no batches here, as opposed to something about this one.
+fn is_refusal(status: StatusCode) -> bool {
+    let is_of_this_batch = matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::CONFLICT
+    );
+    !is_of_this_batch && (!status.is_server_error() || status == StatusCode::NOT_IMPLEMENTED)
+}

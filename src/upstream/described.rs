@@ -1,0 +1,107 @@
+//! What the upstream says of itself in `GET /v1/`: which plugins it has, and how much it takes at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::{Upstream, UpstreamError};
+
+/// How long the upstream is taken to be what it was.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// What the upstream says of itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Description {
+    #[serde(default)]
+    capabilities: BTreeMap<String, Value>,
+    #[serde(default)]
+    settings: BTreeMap<String, Value>,
+}
+
+/// The last description, and the asking for it; one for all threads.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    known: ArcSwapOption<(Instant, Arc<Description>)>,
+    /// Held while the upstream is asked.
+    gate: tokio::sync::Mutex<()>,
+}
+
+impl Description {
+    /// Whether it has a plugin.
+    pub fn has(&self, capability: &str) -> bool {
+        self.capabilities.contains_key(capability)
+    }
+
+    /// The most requests that it takes in a batch; `None` where it does not say, and for any number.
+    pub fn batch_max_requests(&self) -> Option<usize> {
+        let said = self.settings.get("batch_max_requests")?;
+        let number = said.as_u64().or_else(|| said.as_str()?.trim().parse().ok())?;
+        usize::try_from(number).ok().filter(|number| *number > 0)
+    }
+}
+
+impl Described {
+    fn fresh(&self) -> Option<Arc<Description>> {
+        let known = self.known.load();
+        let known = known.as_ref().filter(|known| known.0.elapsed() < REMEMBERED)?;
+        Some(Arc::clone(&known.1))
+    }
+}
+
+impl Upstream {
+    /// What the upstream says of itself, asked for once in a while for all. Where it cannot say now, what it said before.
+    pub async fn described(&self) -> Result<Arc<Description>, UpstreamError> {
+        let described = &self.0.described;
+        if let Some(description) = described.fresh() {
+            return Ok(description);
+        }
+        let _turn = described.gate.lock().await;
+        if let Some(description) = described.fresh() {
+            return Ok(description);
+        }
+        match self.ask_description().await {
+            Ok(description) => {
+                let description = Arc::new(description);
+                described.known.store(Some(Arc::new((Instant::now(), Arc::clone(&description)))));
+                Ok(description)
+            }
+            Err(error) => described.known.load().as_ref().map(|known| Arc::clone(&known.1)).ok_or(error),
+        }
+    }
+
+    async fn ask_description(&self) -> Result<Description, UpstreamError> {
+        let answer = self.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(UpstreamError::of_status(answer.status(), "GET /"));
+        }
+        serde_json::from_slice(answer.body())
+            .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_batches_is_read_as_a_number() {
+        let most = |settings: &str| {
+            let root = format!(r#"{{"capabilities":{{"history":{{}}}},"settings":{settings}}}"#);
+            let description: Description = serde_json::from_str(&root).unwrap();
+            assert!(description.has("history") && !description.has("changes"));
+            description.batch_max_requests()
+        };
+        assert_eq!(most(r#"{"batch_max_requests":7}"#), Some(7));
+        assert_eq!(most(r#"{"batch_max_requests":"7"}"#), Some(7));
+        for unbounded in [r#"{"batch_max_requests":0}"#, r#"{"batch_max_requests":null}"#, "{}"] {
+            assert_eq!(most(unbounded), None);
+        }
+    }
+}
