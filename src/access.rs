@@ -1,10 +1,10 @@
 //! Who may read what: the upstream decides, with the requester's own credentials.
 //!
-//! Nothing of Kinto's access control is copied. Whether somebody may read a collection is what the upstream answers to
-//! their own `GET /buckets/{bucket}/collections/{collection}`, remembered for `sidecar.permission_ttl`, and for as long
-//! again while it is asked anew. Answers are kept by a digest of the question and the credentials, so no requester is
-//! ever shown another's; those who ask alike share one question. A write that may have changed permissions voids what is
-//! remembered of its bucket.
+//! Nothing of Kinto's access control is copied. Whether somebody may read a collection and all of its records is one
+//! [`question`] to the upstream, whose answer is remembered for `sidecar.permission_ttl`, and for as long again while it is
+//! asked anew. Answers are kept by a digest of the question and the credentials, so no requester is ever shown another's;
+//! those who ask alike share one question. A write that may have changed permissions voids what is remembered of its bucket.
+//! While the upstream fails, its last yes holds for those who show no credentials.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 mod credentials;
 mod memory;
 mod object;
+mod question;
 mod refusal;
 
 use memory::{Answer, Memory, Name};
@@ -28,6 +29,7 @@ pub use credentials::Credentials;
 pub use refusal::Refusal;
 
 use crate::error::Error;
+use crate::journal::Object;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamError};
@@ -53,6 +55,7 @@ pub struct Access {
     changed: watch::Sender<u64>,
     ttl: Duration,
     stale_if_error: Duration,
+    batches: Arc<question::Refused>,
 }
 
 /// What the upstream says of somebody who wants to read a collection.
@@ -82,16 +85,6 @@ pub struct Identity {
     pub principals: Vec<String>,
     /// The bucket that they know as `default`.
     pub default_bucket: Option<Arc<str>>,
-}
-
-#[derive(Deserialize)]
-struct Collection {
-    data: CollectionData,
-}
-
-#[derive(Deserialize)]
-struct CollectionData {
-    last_modified: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -129,10 +122,12 @@ impl Access {
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
+            batches: Arc::default(),
         }
     }
 
-    /// Whether the requester may read a collection.
+    /// Whether the requester may read a collection, which is the collection object and all of its records. `key` is not in
+    /// the bucket that everybody calls `default`: see [`Self::resolve`].
     pub async fn may_read(
         &self,
         upstream: &Upstream,
@@ -140,22 +135,37 @@ impl Access {
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
         let name = Name::new("collection", &[&key.bucket, &key.collection], credentials);
-        let epoch = self.epoch(&key.bucket);
+        let collection = || Object::Collection(key.bucket.to_string(), key.collection.to_string());
+        self.verdict(name, &key.bucket, collection, upstream, credentials).await
+    }
+
+    /// What is remembered of a permission, or what the upstream says of it now. While it fails, its last yes to those who
+    /// show no credentials holds: of what was public it cannot say that it is public no more. Of somebody with credentials
+    /// it could have said that they were withdrawn.
+    async fn verdict(
+        &self,
+        name: Name,
+        bucket: &str,
+        object: impl FnOnce() -> Object,
+        upstream: &Upstream,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Error> {
+        let epoch = self.epoch(bucket);
         let question = || {
-            let (upstream, key, credentials) = (upstream.clone(), key.clone(), credentials.clone());
-            async move { ask_for_collection(&upstream, &key, &credentials).await }
+            let (object, batches) = (object(), Arc::clone(&self.batches));
+            let (upstream, credentials) = (upstream.clone(), credentials.clone());
+            async move { question::ask_to_read(&upstream, &object, &credentials, &batches).await }
         };
-        match self.verdicts.get(name, &epoch, self.ttl, question).await {
-            Ok(verdict) => Ok(verdict),
-            // An upstream that fails cannot say that what was public is public no more; of somebody with credentials it
-            // could have said that they were withdrawn.
-            Err(error) => match self.verdicts.given(name, &epoch, self.stale_if_error) {
-                Some(Verdict::Granted(granted)) if credentials.is_anonymous() => {
-                    Ok(Verdict::Granted(Granted { stale: true, ..granted }))
-                }
-                _ => Err(error.into()),
-            },
+        let error = match self.verdicts.get(name, &epoch, self.ttl, question).await {
+            Ok(verdict) => return Ok(verdict),
+            Err(error) => error,
+        };
+        let last = self.verdicts.given(name, &epoch, self.stale_if_error);
+        if let Some(Verdict::Granted(granted)) = last.filter(|_| credentials.is_anonymous()) {
+            return Ok(Verdict::Granted(Granted { stale: true, ..granted }));
         }
+        tracing::warn!(%error, "the upstream does not say who may read what");
+        Err(Error::Unavailable { retry_after: None })
     }
 
     /// Who the requester is.
@@ -250,27 +260,6 @@ impl Answer for Identity {
         let texts = self.principals.iter().chain(&self.user_id).map(String::len);
         texts.map(|length| length + size_of::<String>()).sum()
     }
-}
-
-async fn ask_for_collection(
-    upstream: &Upstream,
-    key: &CollectionKey,
-    credentials: &Credentials,
-) -> Result<Verdict, UpstreamError> {
-    let answer = upstream.ask_as(Method::GET, &key.uri(), credentials.headers(), Bytes::new()).await?;
-    let status = answer.status();
-    if status == StatusCode::OK {
-        let collection: Option<Collection> = serde_json::from_slice(answer.body()).ok();
-        let metadata = collection.map(|collection| collection.data.last_modified);
-        return Ok(Verdict::Granted(Granted { metadata, stale: false }));
-    }
-    if matches!(
-        status,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
-    ) {
-        return Ok(Verdict::Refused(Arc::new(Refusal::new(answer))));
-    }
-    Err(UpstreamError::of_status(status, "a collection"))
 }
 
 async fn ask_for_identity(upstream: &Upstream, credentials: &Credentials) -> Result<Identity, UpstreamError> {

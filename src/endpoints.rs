@@ -17,6 +17,7 @@ pub mod history;
 pub mod list;
 pub mod monitor_changes;
 pub mod monitor_changeset;
+pub mod own_bucket;
 pub mod root;
 pub mod snapshot;
 

@@ -1,10 +1,7 @@
 //! Who may read an object and all that is in it, and who may write a bucket.
 //!
-//! A status alone does not tell. Kinto shows the attributes of a bucket or a collection to those, too, who may merely create
-//! something in it; and it says that something is not there only to those who may read what is there. So somebody may read
-//! a bucket or a collection that they are shown if the upstream tells them, too, that a thing with an id made up for the
-//! question is not in it. Whether somebody may write is told by a write whose precondition cannot hold: Kinto looks at
-//! permissions first.
+//! Whether somebody may read is what [`super::question`] finds out. Whether somebody may write is told by a write whose
+//! precondition cannot hold: Kinto looks at permissions first.
 //!
 //! Whoever may not read a collection may yet read some of its records. Those are asked for all at once: a history has
 //! many more records than collections.
@@ -14,11 +11,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH};
-use http::{Method, Response, StatusCode};
-use uuid::Uuid;
+use http::{Method, StatusCode};
 
 use super::memory::{Answer, Name};
-use super::{Access, Credentials, Granted, Refusal, Verdict};
+use super::{Access, Credentials, Granted, Refusal, Verdict, question};
 use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::CollectionKey;
@@ -86,13 +82,11 @@ impl Access {
         object: &Object,
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
+        if let Object::Collection(bucket, collection) = object {
+            return self.may_read(upstream, &CollectionKey::new(bucket, collection), credentials).await;
+        }
         let name = Name::new("object", &[&object.to_string()], credentials);
-        let epoch = self.epoch(object.bucket());
-        let question = || {
-            let (upstream, object, credentials) = (upstream.clone(), object.clone(), credentials.clone());
-            async move { ask_to_read(&upstream, &object, &credentials).await }
-        };
-        Ok(self.verdicts.get(name, &epoch, self.ttl, question).await?)
+        self.verdict(name, object.bucket(), || object.clone(), upstream, credentials).await
     }
 
     /// The records of a collection that are shared with somebody who may not read the collection.
@@ -129,28 +123,9 @@ impl Access {
             StatusCode::PRECONDITION_FAILED => GRANTED,
             // The upstream is read-only.
             StatusCode::METHOD_NOT_ALLOWED => Verdict::Refused(Arc::new(Refusal::new(answer))),
-            _ => refused(answer)?,
+            _ => question::refusal(answer)?,
         })
     }
-}
-
-async fn ask_to_read(
-    upstream: &Upstream,
-    object: &Object,
-    credentials: &Credentials,
-) -> Result<Verdict, UpstreamError> {
-    let uri = object.to_string();
-    let answer = upstream.ask_as(Method::GET, &uri, credentials.headers(), Bytes::new()).await?;
-    if answer.status() != StatusCode::OK {
-        return refused(answer);
-    }
-    let inside = match object {
-        Object::Bucket(_) => format!("{uri}/groups/{}", Uuid::new_v4()),
-        Object::Collection(..) => format!("{uri}/records/{}", Uuid::new_v4()),
-        Object::Group(..) | Object::Record(..) => return Ok(GRANTED),
-    };
-    let answer = upstream.ask_as(Method::GET, &inside, credentials.headers(), Bytes::new()).await?;
-    if answer.status() == StatusCode::NOT_FOUND { Ok(GRANTED) } else { refused(answer) }
 }
 
 async fn ask_for_shared(source: &Source, key: &CollectionKey) -> Result<SharedRecords, UpstreamError> {
@@ -167,13 +142,4 @@ async fn ask_for_shared(source: &Source, key: &CollectionKey) -> Result<SharedRe
         next = page.next;
     }
     Ok(Arc::new(shared))
-}
-
-fn refused(answer: Response<Bytes>) -> Result<Verdict, UpstreamError> {
-    match answer.status() {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
-            Ok(Verdict::Refused(Arc::new(Refusal::new(answer))))
-        }
-        status => Err(UpstreamError::of_status(status, "a question of permission")),
-    }
 }

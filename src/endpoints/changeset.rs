@@ -1,7 +1,7 @@
 //! `GET /buckets/{bucket}/collections/{collection}/changeset`: a collection's metadata, timestamp and changes, of one
 //! moment.
 //!
-//! Whoever may read the collection may read its changeset; the upstream says who. The answer is a slice of the
+//! Whoever may read the collection and all of its records may read its changeset; the upstream says who. The answer is a slice of the
 //! collection's mirror. What cannot be mirrored (the service account may not read it, or it is larger than the cache) is
 //! read from the upstream and streamed, page by page.
 
@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
-use super::{list, monitor_changes::METHODS};
+use super::{list, monitor_changes::METHODS, own_bucket};
 use crate::access::{Credentials, Verdict};
 use crate::app::App;
 use crate::body::Body;
@@ -53,15 +53,14 @@ pub async fn answer(
     cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
     let params = ChangesetParams::parse(request.uri.query(), app.settings.compat, Timestamp::now());
     let credentials = Credentials::of(&request.headers);
-    // Asked for under the name that the requester used: in their default bucket that makes the collection, as in Kinto.
-    let granted = match app.access.may_read(&core.upstream, &key, &credentials).await? {
+    let (key, verdict) = own_bucket::readable(core, key, &credentials).await?;
+    let granted = match verdict {
         Verdict::Granted(granted) => granted,
         Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
             return Err(Error::NotFound);
         }
         Verdict::Refused(refusal) => return Ok(refusal.replay()),
     };
-    let key = app.access.resolve(&core.upstream, key, &credentials).await?;
     // As in the plugin, who may not read the collection is not told what is wrong with the parameters.
     let params = params?;
     let mirror = app.mirrors.mirror(&key);

@@ -78,7 +78,7 @@ async fn granted(
     let settings = &app.settings;
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
     let credentials = Credentials::of(&request.headers);
-    let (subject, real) = match admitted(core, subject, &credentials, request).await? {
+    let (subject, is_stale) = match admitted(core, subject, &credentials, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(admitted) => admitted,
     };
@@ -86,15 +86,19 @@ async fn granted(
     let object = request::read(request, body, settings.limits.body_limit()).await?;
     let params =
         Params::read(request.uri.query(), &request.headers, object.as_ref(), settings.feeds.max_timeout)?;
-    if let Some(name) = params.ignored.as_deref().filter(|_| app.feeds.told.is_new(&real, Matter::Ignored)) {
+    if let Some(name) = params.ignored.as_deref().filter(|_| app.feeds.told.is_new(&subject, Matter::Ignored))
+    {
         tracing::warn!(
-            collection = %real,
+            collection = %subject,
             parameter = name,
-            "{name:?} is no parameter of feeds, and is ignored in that of {real}: filters of Kinto's need filter=_kinto"
+            "{name:?} is no parameter of feeds, and is ignored in that of {subject}: filters of Kinto's need filter=_kinto"
         );
     }
-    let beginning = app.feeds.sources.moment(&real, params.since).await?;
-    let filter = filter::Filter::read(&params, async |name| named(core, &real, name).await).await?;
+    let mut beginning = app.feeds.sources.moment(&subject, params.since).await?;
+    if is_stale {
+        beginning.freshness = Freshness::Stale;
+    }
+    let filter = filter::Filter::read(&params, async |name| named(core, &subject, name).await).await?;
     let shape = Shape {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
         // Newest first, nothing that is waited for can follow.
@@ -108,7 +112,7 @@ async fn granted(
     let reader = ReaderId::of(client, &credentials, &request.headers);
     let presence = Arc::new(app.feeds.shown.enter(beginning.moment.lineage(), reader).await);
     let memory = Memory { began: beginning.moment.began(), presence };
-    let asked = Asked { core, subject, real, request, credentials, params, beginning, memory };
+    let asked = Asked { core, subject, request, credentials, params, beginning, memory };
     if asked.params.mode == Mode::Normal {
         asked.normal(shape).await
     } else {
@@ -142,9 +146,7 @@ async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Valu
 /// A request that may be answered.
 struct Asked<'a> {
     core: &'a Arc<Core>,
-    /// As the requester calls it.
     subject: Subject,
-    real: Subject,
     request: &'a Parts,
     credentials: Credentials,
     params: Params,
@@ -164,7 +166,7 @@ impl Asked<'_> {
             let supply = Supply::Fixed(Arc::clone(&self.beginning.moment));
             Body::boxed(Reader::new(supply, None, shape, position, self.memory))
         } else if let Some(seat) = self.seat(client)? {
-            let channel = feeds.channel(&self.real);
+            let channel = feeds.channel(&self.subject);
             channel.reach(self.beginning.moment.serial(), PATIENCE).await?;
             let grant = feeds.grants.give(self.subject, self.credentials, &channel);
             let admission = Some(Admission { seat, grant });
@@ -243,7 +245,7 @@ impl Asked<'_> {
     fn insert_caching(&self, headers: &mut HeaderMap) {
         let settings = &self.core.app.settings;
         let changes = &settings.changes;
-        let (bucket, collection) = match &self.real {
+        let (bucket, collection) = match &self.subject {
             Subject::Collection(key) => (&*key.bucket, &*key.collection),
             Subject::Bucket(bucket) => (&**bucket, ""),
             Subject::Monitor => (changes.bucket.as_str(), changes.collection.as_str()),
@@ -270,12 +272,12 @@ impl Asked<'_> {
         let moment = &self.beginning.moment;
         let position = self.position();
         let Params { docs, limit, .. } = &self.params;
-        let name = format!("{:?} {tag} {position:?} {docs} {limit:?} {}", self.real, accepted.token());
+        let name = format!("{:?} {tag} {position:?} {docs} {limit:?} {}", self.subject, accepted.token());
         // Nobody asks twice for the same of a history.
         let is_shared = shape.filter.is_none()
             && !shape.is_descending
             && accepted != Encoding::Identity
-            && !matches!(self.real, Subject::History(..));
+            && !matches!(self.subject, Subject::History(..));
         let feeds = &self.core.app.feeds;
         if let Some((body, last)) =
             Some(&name).filter(|_| is_shared).and_then(|name| feeds.compressed.get(name))

@@ -15,10 +15,12 @@ use crate::access::Credentials;
 use crate::body::Body;
 use crate::cache_control;
 use crate::cors::{self, Exposed};
+use crate::endpoints::changeset::mark;
 use crate::endpoints::list;
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::kinto::CollectionKey;
+use crate::mirror::Freshness;
 
 /// Answers a `GET` or `HEAD`.
 pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
@@ -35,12 +37,12 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
     let app = &core.app;
     cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
     let credentials = Credentials::of(&request.headers);
-    let key = match admitted(core, Subject::Collection(key), &credentials, request).await? {
+    let (key, is_stale) = match admitted(core, Subject::Collection(key), &credentials, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue((_, Subject::Collection(key))) => key,
+        ControlFlow::Continue((Subject::Collection(key), is_stale)) => (key, is_stale),
         ControlFlow::Continue(_) => return Err(Error::NotFound),
     };
-    let (records, _) = app.feeds.sources.content(&key).await?;
+    let (records, freshness) = app.feeds.sources.content(&key).await?;
     let content = &records.state.content;
     let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
     let document = json!({
@@ -58,6 +60,7 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
     let body = if request.method == Method::HEAD { Body::empty() } else { Body::full(document.to_string()) };
     let mut response = list::json(body);
     cache_control::forbid(response.headers_mut());
+    mark(response.headers_mut(), is_stale || freshness == Freshness::Stale);
     response.headers_mut().append("vary", HeaderValue::from_static("Authorization"));
     Ok(response)
 }

@@ -9,11 +9,11 @@ use http::request::Parts;
 use super::{Subject, View};
 use crate::access::{Access, Credentials, Refusal, Verdict};
 use crate::endpoints::history::requester::Requester;
+use crate::endpoints::own_bucket;
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::history::History;
 use crate::journal::Object;
-use crate::kinto::CollectionKey;
 use crate::upstream::Upstream;
 
 /// Whom to ask who may read what.
@@ -34,10 +34,7 @@ impl Questions {
     pub async fn ask(&self, subject: &Subject, credentials: &Credentials) -> Result<Verdict, Error> {
         let Self { access, upstream, principals, .. } = self;
         match subject {
-            Subject::Collection(key) => {
-                let collection = Object::Collection(key.bucket.to_string(), key.collection.to_string());
-                access.may_read_object(upstream, &collection, credentials).await
-            }
+            Subject::Collection(key) => access.may_read(upstream, key, credentials).await,
             Subject::Bucket(bucket) => {
                 access.may_read_object(upstream, &Object::Bucket(bucket.to_string()), credentials).await
             }
@@ -78,50 +75,49 @@ impl Questions {
     }
 }
 
-/// Checks who asks. Gives what is asked for as it was called and as it is.
+/// Checks who asks. Gives what is asked for under the name that it has for everybody, and whether the upstream's last word on
+/// it had to do.
 pub async fn admitted(
     core: &Core,
     subject: Subject,
     credentials: &Credentials,
     request: &Parts,
-) -> Result<ControlFlow<Response, (Subject, Subject)>, Error> {
-    let (access, history) = (Arc::clone(&core.app.access), Arc::clone(&core.app.history));
-    let principals = core.app.settings.changes.principals.clone();
-    let questions = Questions { access, upstream: core.upstream.clone(), history, principals };
-    if let Subject::History(bucket, _) = &subject {
-        let bucket = match Requester::of(core, &request.headers, bucket).await? {
-            ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
-            ControlFlow::Continue(requester) => requester.bucket,
-        };
-        return Ok(match questions.seen(&bucket, credentials).await? {
-            ControlFlow::Break(refusal) => ControlFlow::Break(refusal.replay()),
-            ControlFlow::Continue(view) => {
-                let subject = Subject::History(bucket.into(), view);
-                ControlFlow::Continue((subject.clone(), subject))
-            }
-        });
-    }
-    match questions.ask(&subject, credentials).await? {
-        Verdict::Granted(_) => {
-            let real = resolve(core, &subject, credentials).await?;
-            Ok(ControlFlow::Continue((subject, real)))
+) -> Result<ControlFlow<Response, (Subject, bool)>, Error> {
+    let (subject, verdict) = match subject {
+        Subject::Collection(key) => {
+            let (key, verdict) = own_bucket::readable(core, key, credentials).await?;
+            (Subject::Collection(key), verdict)
         }
+        Subject::Bucket(bucket) => {
+            let (bucket, verdict) = own_bucket::readable_bucket(core, &bucket, credentials).await?;
+            (Subject::Bucket(bucket), verdict)
+        }
+        Subject::Monitor => (Subject::Monitor, questions(core).ask(&subject, credentials).await?),
+        Subject::History(bucket, _) => {
+            let bucket = match Requester::of(core, &request.headers, &bucket).await? {
+                ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
+                ControlFlow::Continue(requester) => requester.bucket,
+            };
+            return Ok(match questions(core).seen(&bucket, credentials).await? {
+                ControlFlow::Break(refusal) => ControlFlow::Break(refusal.replay()),
+                ControlFlow::Continue(view) => {
+                    ControlFlow::Continue((Subject::History(bucket.into(), view), false))
+                }
+            });
+        }
+    };
+    match verdict {
+        Verdict::Granted(granted) => Ok(ControlFlow::Continue((subject, granted.stale))),
         Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => Err(Error::NotFound),
         Verdict::Refused(refusal) => Ok(ControlFlow::Break(refusal.replay())),
     }
 }
 
-/// The source that is meant: `default` is a name for a bucket of the requester's own.
-async fn resolve(core: &Core, subject: &Subject, credentials: &Credentials) -> Result<Subject, Error> {
-    let access = &core.app.access;
-    Ok(match subject {
-        Subject::Collection(key) => {
-            Subject::Collection(access.resolve(&core.upstream, key.clone(), credentials).await?)
-        }
-        Subject::Bucket(bucket) => {
-            let key = CollectionKey { bucket: Arc::clone(bucket), collection: "".into() };
-            Subject::Bucket(access.resolve(&core.upstream, key, credentials).await?.bucket)
-        }
-        Subject::Monitor | Subject::History(..) => subject.clone(),
-    })
+fn questions(core: &Core) -> Questions {
+    Questions {
+        access: Arc::clone(&core.app.access),
+        upstream: core.upstream.clone(),
+        history: Arc::clone(&core.app.history),
+        principals: core.app.settings.changes.principals.clone(),
+    }
 }

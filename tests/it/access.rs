@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+mod matrix;
+
 use crate::support::{
     Chaos, Client, Kinto, Recorded, Recorder, Response, SERVICE_ACCOUNT, Sidecar, eventually, unique,
 };
@@ -30,14 +32,16 @@ async fn principal(client: &Client) -> String {
     client.get("/").await.expect(200).json()["user"]["id"].as_str().unwrap().to_owned()
 }
 
+/// Whether the service account asks.
+fn is_the_sidecars_own(request: &Recorded) -> bool {
+    request.headers.get("authorization").is_some_and(|value| value == "Basic c2lkZWNhcjpzZWNyZXQ=")
+}
+
 /// Whether a request asks, for a requester, whether they may read a collection.
 fn is_question(request: &Recorded, collection: &str) -> bool {
-    // The service account reads the collection, too, to mirror it.
-    let is_the_sidecars_own = request
-        .headers
-        .get("authorization")
-        .is_some_and(|authorization| authorization == "Basic c2lkZWNhcjpzZWNyZXQ=");
-    request.method == "GET" && request.path() == format!("/v1{collection}") && !is_the_sidecars_own
+    let body = String::from_utf8_lossy(&request.body);
+    let is_about = request.path() == "/v1/batch" && body.contains(&format!("\"{collection}\""));
+    is_about && !is_the_sidecars_own(request)
 }
 
 #[tokio::test]
@@ -174,8 +178,31 @@ async fn what_was_public_stays_public_while_the_upstream_fails() {
     assert_eq!(stale.json(), fresh.json());
     assert!(stale.header("cache-status").unwrap().contains("detail=upstream-failed"), "{stale}");
     // Somebody's credentials may have been withdrawn: nobody can say.
-    let refused = changeset(&alice, &collection).await;
-    assert!(refused.status >= 500, "{refused}");
+    changeset(&alice, &collection).await.expect(503);
+}
+
+#[tokio::test]
+async fn nothing_that_is_there_is_asked_for_below_default() {
+    let kinto = Kinto::shared();
+    let recorder = Recorder::before(kinto.url());
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT, ("sidecar.permission_ttl", "0s")]);
+    let user = sidecar.client().user(&unique("somebody"));
+    let collection = "/buckets/default/collections/c";
+    // The first makes it.
+    changeset(&user, collection).await.expect(200);
+    recorder.clear();
+    for path in ["/changeset?_expected=0", "/_changes", "/"] {
+        user.get(&format!("{collection}{path}")).await.expect(200);
+    }
+    user.get("/buckets/default/_changes").await.expect(200);
+    let below = |request: &Recorded| {
+        request.target.contains("/default") || String::from_utf8_lossy(&request.body).contains("/default")
+    };
+    assert_eq!(recorder.count(below), 0, "{:?}", recorder.requests());
+    // Nobody's own bucket is nobody's.
+    for path in ["/changeset?_expected=0", "/_changes", "/"] {
+        sidecar.client().get(&format!("{collection}{path}")).await.expect(401);
+    }
 }
 
 #[tokio::test]

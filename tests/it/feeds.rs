@@ -7,6 +7,7 @@ mod entries;
 mod filters;
 mod follower;
 mod live;
+mod outage;
 mod page;
 mod proxies;
 mod random;

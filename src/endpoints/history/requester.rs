@@ -5,13 +5,12 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use crate::access::{Credentials, Refusal};
+use crate::endpoints::own_bucket;
 use crate::error::{Error, Response};
-use crate::handler::{Core, recording_of_default};
-use crate::observe::batch::SubAnswer;
+use crate::handler::Core;
 
 const DEFAULT: &str = "default";
 
@@ -36,12 +35,8 @@ impl Requester {
             return Ok(ControlFlow::Continue(Self { bucket: bucket.to_owned(), credentials }));
         }
         let identity = core.app.access.identity(&core.upstream, &credentials).await?;
-        let uri = format!("/buckets/{DEFAULT}");
         let default = identity.default_bucket.filter(|_| identity.user_id.is_some());
-        let path = format!("/{}{uri}", core.app.settings.upstream.version);
-        let recording = recording_of_default(core, &path, default.as_ref(), credentials.clone()).await;
-        let answer = core.upstream.ask_as(Method::GET, &uri, credentials.headers(), Bytes::new()).await?;
-        recording.answered(&[SubAnswer { status: answer.status(), body: &[] }]).await?;
+        let answer = own_bucket::make(core, &format!("/buckets/{DEFAULT}"), &credentials).await?;
         match default {
             Some(own) => Ok(ControlFlow::Continue(Self { bucket: own.to_string(), credentials })),
             None if answer.status() == StatusCode::UNAUTHORIZED => {

@@ -1,0 +1,230 @@
+//! The question whether somebody may read an object and, where it is a bucket or a collection, all that is in it.
+//!
+//! A status alone does not tell. Kinto shows the attributes of a bucket or a collection to those, too, who may merely create
+//! something in it, and a list with whatever they may see to those who may see one thing of it. But it says that something
+//! is not there only to those who may read all that is. So two things are asked for with the requester's own credentials: the
+//! object, and something in it with an id made up for the question. Both go up in one batch, or one after the other where
+//! the upstream takes none.
+//!
+//! It is never asked below `/buckets/default`, where asking makes what is asked for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Credentials, Granted, Refusal, Verdict};
+use crate::journal::Object;
+use crate::kinto::Timestamp;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How long an upstream that takes no batch is asked singly.
+const SINGLY: Duration = Duration::from_secs(60);
+
+/// When the upstream last said that it takes no batch.
+#[derive(Debug, Default)]
+pub(super) struct Refused(Mutex<Option<Instant>>);
+
+#[derive(Deserialize)]
+struct Shown {
+    data: ShownData,
+}
+
+#[derive(Deserialize)]
+struct ShownData {
+    last_modified: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Batch<'b> {
+    #[serde(borrow)]
+    responses: Vec<SubAnswer<'b>>,
+}
+
+#[derive(Deserialize)]
+struct SubAnswer<'b> {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(borrow, default)]
+    body: Option<&'b RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+struct Problem {
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    details: serde_json::Value,
+}
+
+impl Refused {
+    fn is_recent(&self) -> bool {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() < SINGLY)
+    }
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+/// Asks for an object, and for something in it that nobody has.
+pub(super) async fn ask_to_read(
+    upstream: &Upstream,
+    object: &Object,
+    credentials: &Credentials,
+    refused: &Refused,
+) -> Result<Verdict, UpstreamError> {
+    let uri = object.to_string();
+    let (list, kind) = match object {
+        Object::Bucket(_) => ("groups", "group"),
+        Object::Collection(..) => ("records", "record"),
+        Object::Group(..) | Object::Record(..) => {
+            let answer = get(upstream, &uri, credentials).await?;
+            return if answer.status() == StatusCode::OK { Ok(granted(&answer)) } else { refusal(answer) };
+        }
+    };
+    let absent = format!("{uri}/{list}/{}", Uuid::new_v4());
+    let together = both(upstream, [&uri, &absent], credentials, refused).await?;
+    let (shown, absence) = match together {
+        Some((shown, absence)) => (shown, Some(absence)),
+        None => (get(upstream, &uri, credentials).await?, None),
+    };
+    if shown.status() != StatusCode::OK {
+        return refusal(shown);
+    }
+    let absence = match absence {
+        Some(absence) => absence,
+        None => get(upstream, &absent, credentials).await?,
+    };
+    if is_absence(&absence, kind) { Ok(granted(&shown)) } else { refusal(absence) }
+}
+
+/// What the upstream answers to somebody who may not.
+pub(super) fn refusal(answer: Response<Bytes>) -> Result<Verdict, UpstreamError> {
+    match answer.status() {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
+            Ok(Verdict::Refused(Arc::new(Refusal::new(answer))))
+        }
+        status => Err(UpstreamError::of_status(status, "a question of permission")),
+    }
+}
+
+fn granted(shown: &Response<Bytes>) -> Verdict {
+    let shown: Option<Shown> = serde_json::from_slice(shown.body()).ok();
+    Verdict::Granted(Granted { metadata: shown.map(|shown| shown.data.last_modified), stale: false })
+}
+
+/// Whether an answer says that there is no object of this kind with the id that was made up, to somebody who would be shown
+/// it.
+fn is_absence(answer: &Response<Bytes>, kind: &str) -> bool {
+    let problem: Problem = serde_json::from_slice(answer.body()).unwrap_or_default();
+    match answer.status() {
+        // SECURITY: somebody between the sidecar and Kinto may have made a bare 404 of a 403.
+        StatusCode::NOT_FOUND => {
+            problem.details.get("resource_name").and_then(serde_json::Value::as_str) == Some(kind)
+        }
+        // Kinto: an id that its generator would not make is told of behind the check of permissions.
+        StatusCode::BAD_REQUEST => problem.message.contains("Invalid object id"),
+        _ => false,
+    }
+}
+
+/// Asks for both at once; `None` where the upstream takes no batch.
+async fn both(
+    upstream: &Upstream,
+    paths: [&str; 2],
+    credentials: &Credentials,
+    refused: &Refused,
+) -> Result<Option<(Response<Bytes>, Response<Bytes>)>, UpstreamError> {
+    if refused.is_recent() {
+        return Ok(None);
+    }
+    // Kinto refuses a batch in which a path holds "/batch", be it the beginning of an id.
+    let requests = paths.map(|path| json!({"path": path.replace("/batch", "/%62atch")}));
+    let body = json!({"defaults": {"method": "GET"}, "requests": requests}).to_string();
+    let mut headers = credentials.headers();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let answer = upstream.ask_as(Method::POST, "/batch", headers, body.into()).await?;
+    match answer.status() {
+        StatusCode::OK => {}
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            return Err(UpstreamError::of_status(answer.status(), "a question of permission"));
+        }
+        status => {
+            // A read-only Kinto, or a front that lets no batch through; of this one alone it says nothing about others.
+            let is_of_this_one = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
+            if !is_of_this_one && status != StatusCode::BAD_REQUEST && status != StatusCode::UNAUTHORIZED {
+                refused.note();
+            }
+            return Ok(None);
+        }
+    }
+    let garbled = || UpstreamError::Unexpected("an answer to a batch that is none".into());
+    let batch: Batch<'_> = serde_json::from_slice(answer.body()).map_err(|_| garbled())?;
+    let mut answers = batch.responses.iter().map(single);
+    match (answers.next().flatten(), answers.next().flatten(), answers.next()) {
+        (Some(shown), Some(absence), None) => Ok(Some((shown, absence))),
+        _ => Err(garbled()),
+    }
+}
+
+/// A sub-answer as the answer that it would be by itself.
+fn single(answer: &SubAnswer<'_>) -> Option<Response<Bytes>> {
+    let body = answer.body.map_or_else(Bytes::new, |body| Bytes::copy_from_slice(body.get().as_bytes()));
+    let mut single = Response::new(body);
+    *single.status_mut() = StatusCode::from_u16(answer.status).ok()?;
+    let pairs = answer.headers.iter();
+    let pairs = pairs.filter_map(|(name, value)| {
+        Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+    });
+    *single.headers_mut() = pairs.collect();
+    Some(single)
+}
+
+async fn get(
+    upstream: &Upstream,
+    path: &str,
+    credentials: &Credentials,
+) -> Result<Response<Bytes>, UpstreamError> {
+    upstream.ask_as(Method::GET, path, credentials.headers(), Bytes::new()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_yes(status: StatusCode, body: &'static str) -> bool {
+        let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
+        *answer.status_mut() = status;
+        is_absence(&answer, "record")
+    }
+
+    #[test]
+    fn only_kintos_own_word_that_a_record_is_not_there_is_a_yes() {
+        let named = r#"{"code":404,"errno":110,"details":{"id":"x","resource_name":"record"}}"#;
+        let collection = r#"{"code":404,"errno":111,"details":{"id":"c","resource_name":"collection"}}"#;
+        let invalid = r#"{"code":400,"errno":107,"message":"path: Invalid object id","details":[]}"#;
+        assert!(is_yes(StatusCode::NOT_FOUND, named));
+        assert!(is_yes(StatusCode::BAD_REQUEST, invalid));
+        for (status, body) in [
+            (StatusCode::NOT_FOUND, collection),
+            (StatusCode::NOT_FOUND, "<html>not found</html>"),
+            (StatusCode::NOT_FOUND, r#"{"code":404,"errno":111,"error":"Not Found"}"#),
+            (StatusCode::BAD_REQUEST, r#"{"code":400,"message":"no"}"#),
+            (StatusCode::FORBIDDEN, named),
+            (StatusCode::OK, named),
+        ] {
+            assert!(!is_yes(status, body), "{status} {body}");
+        }
+    }
+}

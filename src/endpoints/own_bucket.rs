@@ -1,0 +1,68 @@
+//! The bucket that each requester has for themself and calls `default`, on the sidecar's own endpoints.
+//!
+//! Follows `kinto.plugins.default_bucket`: what is asked for there is made when it is first asked for. So permissions are
+//! asked for under the names that everybody uses, and only what turns out not to be there is asked for under this one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Response};
+
+use crate::access::{Credentials, Verdict};
+use crate::error::Error;
+use crate::handler::{Core, recording_of_default};
+use crate::journal::Object;
+use crate::kinto::CollectionKey;
+use crate::observe::batch::SubAnswer;
+
+/// The collection that the requester means, and whether they may read it and all of its records.
+pub async fn readable(
+    core: &Core,
+    key: CollectionKey,
+    credentials: &Credentials,
+) -> Result<(CollectionKey, Verdict), Error> {
+    let access = &core.app.access;
+    let real = access.resolve(&core.upstream, key.clone(), credentials).await?;
+    let verdict = access.may_read(&core.upstream, &real, credentials).await?;
+    if real == key || matches!(verdict, Verdict::Granted(_)) {
+        return Ok((real, verdict));
+    }
+    make(core, &key.uri(), credentials).await?;
+    let verdict = access.may_read(&core.upstream, &real, credentials).await?;
+    Ok((real, verdict))
+}
+
+/// The same for a bucket and all that is in it.
+pub async fn readable_bucket(
+    core: &Core,
+    bucket: &Arc<str>,
+    credentials: &Credentials,
+) -> Result<(Arc<str>, Verdict), Error> {
+    let access = &core.app.access;
+    let key = CollectionKey { bucket: Arc::clone(bucket), collection: "".into() };
+    let real = access.resolve(&core.upstream, key, credentials).await?.bucket;
+    let object = Object::Bucket(real.to_string());
+    let verdict = access.may_read_object(&core.upstream, &object, credentials).await?;
+    if real == *bucket || matches!(verdict, Verdict::Granted(_)) {
+        return Ok((real, verdict));
+    }
+    make(core, &format!("/buckets/{bucket}"), credentials).await?;
+    let verdict = access.may_read_object(&core.upstream, &object, credentials).await?;
+    Ok((real, verdict))
+}
+
+/// Has the upstream make what stands at a path below `/buckets/default`, and records what it made.
+pub async fn make(core: &Core, uri: &str, credentials: &Credentials) -> Result<Response<Bytes>, Error> {
+    let app = &core.app;
+    let identity = app.access.identity(&core.upstream, credentials).await?;
+    let own = identity.default_bucket.filter(|_| identity.user_id.is_some());
+    let path = format!("/{}{uri}", app.settings.upstream.version);
+    let recording = recording_of_default(core, &path, own.as_ref(), credentials.clone()).await;
+    let answer = core.upstream.ask_as(Method::GET, uri, credentials.headers(), Bytes::new()).await?;
+    recording.answered(&[SubAnswer { status: answer.status(), body: &[] }]).await?;
+    if let Some(own) = own.filter(|_| answer.status().is_success()) {
+        app.access.invalidate_bucket(&own);
+        app.observer.read_default(&path, &own).await;
+    }
+    Ok(answer)
+}

@@ -1,0 +1,97 @@
+//! While Kinto is down, feeds answer what changesets answer, and nobody who reads is sent away.
+
+use serde_json::json;
+
+use super::follower::Follower;
+use crate::support::{Chaos, Client, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+
+const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
+
+#[tokio::test]
+async fn who_comes_back_while_kinto_is_down_is_kept() {
+    let kinto = Kinto::shared();
+    let chaos = Chaos::before(kinto.url());
+    let direct = kinto.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("outage"));
+    let collection = format!("{bucket}/collections/c");
+    direct.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    direct.put(&collection).await.expect(201);
+    direct.put(&format!("{collection}/records/a")).await.expect(201);
+    // Nothing that was asked before the outage is young enough to be believed without asking.
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("sidecar.permission_ttl", "0s"),
+        ("sidecar.timestamps_ttl", "100ms"),
+        ("sidecar.poll_budget", "100%"),
+    ];
+    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let (client, alice) = (sidecar.client(), sidecar.client().user("alice"));
+    let paths = [
+        format!("{collection}/changeset?_expected=0"),
+        format!("{collection}/_changes"),
+        format!("{collection}/_changes?feed=longpoll&since=0"),
+        format!("{collection}/"),
+        format!("{bucket}/_changes"),
+    ];
+    let ask = async |client: &Client| {
+        let mut answers = Vec::new();
+        for path in &paths {
+            answers.push(client.get(path).await);
+        }
+        answers
+    };
+    let before = ask(&client).await;
+    for answer in ask(&alice).await {
+        answer.expect(200);
+    }
+
+    chaos.cut();
+    for (before, after) in before.iter().zip(ask(&client).await) {
+        let after = after.expect(200);
+        assert_eq!(after.json(), before.json());
+        let is_live = after.header("x-accel-buffering").is_some();
+        assert!(is_live || after.header("cache-status").unwrap().contains("upstream-failed"), "{after}");
+    }
+    for answer in ask(&alice).await {
+        answer.expect(503);
+    }
+    let path = format!("{collection}/_changes?feed=eventsource&since=now");
+    let mut events = Follower::open(&sidecar, &path, &[]).await;
+    assert_eq!(events.status, 200);
+    events.event().await.unwrap();
+    assert_eq!(Follower::open(&sidecar, &path, &[ALICE]).await.status, 503);
+
+    chaos.restore();
+    let written = direct.put(&format!("{collection}/records/b")).await.expect(201);
+    loop {
+        let event = events.event().await.unwrap();
+        if event.id == Some(written.data()["last_modified"].to_string()) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_feed_that_is_open_when_kinto_goes_down_stays_open() {
+    let kinto = Kinto::shared();
+    let chaos = Chaos::before(kinto.url());
+    let sidecar = Sidecar::start(
+        chaos.url(),
+        &[SERVICE_ACCOUNT, ("sidecar.permission_ttl", "10ms"), ("sidecar.poll_budget", "100%")],
+    );
+    let bucket = format!("/buckets/{}", unique("outage"));
+    let collection = format!("{bucket}/collections/c");
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&collection).await.expect(201);
+    let path = format!("{collection}/_changes?feed=continuous&since=now&heartbeat=100");
+    let mut feed = Follower::open(&sidecar, &path, &[ALICE]).await;
+    chaos.cut();
+    // Permissions are asked for again each second.
+    for _ in 0..15 {
+        assert_eq!(feed.line().await.unwrap(), "");
+    }
+    chaos.restore();
+    let written = kinto.client().user("alice").put(&format!("{collection}/records/b")).await.expect(201);
+    assert_eq!(feed.row().await.unwrap()["seq"], written.data()["last_modified"]);
+}
