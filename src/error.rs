@@ -64,6 +64,9 @@ pub enum Error {
         /// The methods that it knows, as `Allow` lists them.
         allow: &'static str,
     },
+    /// The request's body is coded in a way that is not known here.
+    #[error("the body has a transfer coding that is not known")]
+    UnknownCoding,
     /// The client does not take JSON.
     #[error("not acceptable")]
     NotAcceptable,
@@ -122,6 +125,7 @@ impl Error {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -144,7 +148,7 @@ impl Error {
             Self::PreconditionFailed => 114,
             Self::TooLarge => 113,
             Self::Upstream(_) | Self::Unavailable { .. } => 201,
-            Self::BadRequest(_) | Self::TooSlow | Self::Internal(_) => 999,
+            Self::BadRequest(_) | Self::UnknownCoding | Self::TooSlow | Self::Internal(_) => 999,
         }
     }
 
@@ -234,6 +238,7 @@ impl Error {
             Self::NotFound => "The resource you are looking for could not be found.",
             Self::MethodNotAllowed { .. } => "Method not allowed on this endpoint.",
             Self::NotAcceptable => NOT_ACCEPTABLE,
+            Self::UnknownCoding => "The only transfer coding that is known is chunked.",
             Self::PreconditionFailed => "Resource was modified meanwhile",
             Self::TooLarge => "Request body too large.",
             Self::TooSlow => "The request's body did not arrive in time.",

@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, StatusCode, Version, request, response};
 use crate::body::Body;
 use crate::error::{Error, Response};
 use crate::handler::Core;
-use crate::headers::strip_hop_by_hop;
+use crate::headers::{self, strip_hop_by_hop};
 use crate::server::Peer;
 use crate::upstream::{UpstreamError, read_whole};
 
@@ -61,6 +61,9 @@ fn prepare_answer(answer: &mut Response) -> Result<(), Error> {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(UpstreamError::Unexpected("101 Switching Protocols".into()).into());
     }
+    if !headers::is_coding_known(answer.headers()) {
+        return Err(UpstreamError::Unexpected("a transfer coding other than chunked".into()).into());
+    }
     let via = match answer.version() {
         Version::HTTP_2 => HeaderValue::from_static("2 kinto-sidecar"),
         Version::HTTP_10 => HeaderValue::from_static("1.0 kinto-sidecar"),
@@ -68,11 +71,11 @@ fn prepare_answer(answer: &mut Response) -> Result<(), Error> {
     };
     *answer.version_mut() = Version::HTTP_11;
     let has_no_length = answer.status() == StatusCode::NO_CONTENT;
-    let headers = answer.headers_mut();
-    strip_hop_by_hop(headers);
+    let fields = answer.headers_mut();
+    strip_hop_by_hop(fields);
     if has_no_length {
-        headers.remove(CONTENT_LENGTH);
+        fields.remove(CONTENT_LENGTH);
     }
-    headers.append(VIA, via);
+    fields.append(VIA, via);
     Ok(())
 }

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::access::Credentials;
@@ -20,7 +20,7 @@ use crate::endpoints::{self, root};
 use crate::error::{Error, Response};
 use crate::feeds::{self, Subject};
 use crate::forward;
-use crate::headers::insert_retry_after;
+use crate::headers::{self, insert_retry_after};
 use crate::history::{self, Recording};
 use crate::metrics::{self, CacheOutcome};
 use crate::observe::batch::SubAnswer;
@@ -72,6 +72,9 @@ async fn answer(
     // SECURITY: a TRACE is answered with the request, credentials and all (CVE-2004-2320); a CONNECT is not for a gateway.
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
         return Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE" });
+    }
+    if !incoming.is_end_stream() && !headers::is_coding_known(&parts.headers) {
+        return Err(Error::UnknownCoding);
     }
     if let Route::Own(endpoint) = route {
         // Boxed, as what is large and not forwarding is below: its future would be moved with that of every request.

@@ -14,6 +14,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// A field has a name, a colon, a value and an end; few are shorter than this.
+const SMALLEST: usize = 8;
+
 /// What Kinto puts on each of its answers, for those that are made here.
 pub fn insert_kinto_defaults(headers: &mut HeaderMap) {
     const POLICY: HeaderValue =
@@ -33,6 +36,12 @@ pub fn insert_retry_after(headers: &mut HeaderMap, status: StatusCode, seconds: 
     }
 }
 
+/// How many fields a head of so many bytes may have. Each parser makes room for as many; more than this, and it would take that
+/// of the system each time.
+pub fn most(bytes: usize) -> usize {
+    (bytes / SMALLEST).clamp(100, 8_192)
+}
+
 /// What taking off the hop-by-hop headers brought to light.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct HopByHop {
@@ -40,6 +49,14 @@ pub struct HopByHop {
     pub takes_trailers: bool,
     /// The message had a `Transfer-Encoding`, so its body has no length of its own.
     pub is_chunked: bool,
+}
+
+/// Whether the body is coded for this connection in no other way than by chunks, which a gateway reads. What else it may be
+/// coded in would be taken off with the header, and nobody would know of it.
+pub fn is_coding_known(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 /// Takes off what belongs to one connection only.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -25,11 +25,14 @@ use crate::upstream::Upstream;
 mod activity;
 mod admin;
 mod connection;
+mod framing;
+mod linger;
 mod listener;
 mod peer;
 pub(crate) mod request_body;
 mod target;
 mod tls;
+mod watched;
 
 pub use admin::AdminServer;
 pub use peer::Peer;
@@ -224,7 +227,7 @@ impl Thread {
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                connection::serve(stream, Bytes::new(), is_http2, serving).await;
+                connection::serve(stream, BytesMut::new(), is_http2, serving).await;
             }
             drop(held);
         });

@@ -30,6 +30,7 @@ mod described;
 mod dial;
 mod error;
 mod pool;
+mod socket;
 mod transfer;
 
 pub use described::Description;
@@ -291,7 +292,10 @@ impl Upstream {
                 }
                 (Arc::clone(&self.0.pool), sender)
             });
-            Ok(response.map(|incoming| Download::new(incoming, connection, self.0.patience).into_body()))
+            let (parts, incoming) = response.into_parts();
+            let body = Download::new(incoming, connection, progress, self.0.patience).into_body();
+            let body = body.map_err(|error| Failure { error, is_lost: false, unsent: None })?;
+            Ok(Response::from_parts(parts, body))
         }
     }
 

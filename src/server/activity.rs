@@ -4,49 +4,53 @@
 //! since: a request costs a few counts and no timer of its own. A limit is therefore kept to within half of itself.
 //! hyper's own timer for heads is not used: it takes an idle connection for one whose head is late.
 
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::target;
+use super::framing::Following;
 use crate::body::{Body, BoxError};
 use crate::settings::Limits;
 
 /// What a connection is doing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
     /// Counts everything that happens.
     events: AtomicU32,
     /// Requests that are not answered to the end.
     in_flight: AtomicU32,
+    /// The newest request has an answer, which is being sent.
+    is_answering: AtomicBool,
     /// A request's head has begun to arrive. On HTTP/2 the frames between requests are not told apart, so it stays unset.
     in_head: AtomicBool,
+    /// What follows the newest head, until that is taken note of. Two numbers that no length has stand for the rest.
+    following: AtomicU64,
+    /// Not all of the newest request's body was read.
+    awaits_body: AtomicBool,
     /// The client does not take what is written to it.
     is_blocked: AtomicBool,
+    /// The client has sent its last byte.
+    has_ended: AtomicBool,
+    /// Who is to be told, once it has, that its requests are answered.
+    reader: AtomicWaker,
 }
+
+const UNKNOWN: u64 = u64::MAX;
+const CHUNKS: u64 = u64::MAX - 1;
 
 /// What the timer of a connection last saw.
 #[derive(Debug)]
 pub(super) struct Quiet {
     events: u32,
     since: Instant,
-}
-
-/// A client's socket, watched. What was read to tell the protocol is read again first.
-pub(super) struct Watched<S> {
-    stream: S,
-    first: Bytes,
-    activity: Arc<Activity>,
-    /// Whether heads are told from what else arrives.
-    has_heads: bool,
 }
 
 /// An answer's body that keeps its request in flight.
@@ -59,12 +63,71 @@ pub(super) struct InFlight {
 pub(super) struct RequestGuard(Arc<Activity>);
 
 impl Activity {
-    /// A request has begun.
-    pub(super) fn begin_request(self: &Arc<Self>) -> RequestGuard {
+    /// A request has begun, with this body.
+    pub(super) fn begin_request(self: &Arc<Self>, body: &Incoming) -> RequestGuard {
+        let length = if body.is_end_stream() { 0 } else { body.size_hint().exact().unwrap_or(CHUNKS) };
+        self.following.store(length, Relaxed);
+        self.awaits_body.store(length > 0, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
         self.in_head.store(false, Relaxed);
+        self.is_answering.store(false, Relaxed);
         self.events.fetch_add(1, Relaxed);
         RequestGuard(Arc::clone(self))
+    }
+
+    /// What follows the newest head, which is told once.
+    pub(super) fn take_following(&self) -> Following {
+        match self.following.load(Relaxed) {
+            UNKNOWN => Following::Unknown,
+            CHUNKS => {
+                self.following.store(UNKNOWN, Relaxed);
+                Following::Chunks
+            }
+            length => {
+                self.following.store(UNKNOWN, Relaxed);
+                Following::Length(length)
+            }
+        }
+    }
+
+    /// Notes that some of a head has arrived. How often does not count: it has its time from the first byte on.
+    pub(super) fn note_head(&self) {
+        if !self.in_head.load(Relaxed) {
+            self.in_head.store(true, Relaxed);
+            self.events.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// All of the newest request's body was read.
+    pub(super) fn note_body(&self) {
+        self.awaits_body.store(false, Relaxed);
+    }
+
+    /// Whether some of the newest request's body was not read.
+    pub(super) fn awaits_body(&self) -> bool {
+        self.awaits_body.load(Relaxed)
+    }
+
+    pub(super) fn note_write(&self, is_blocked: bool) {
+        let has_ended = self.has_ended.load(Relaxed);
+        if is_blocked || has_ended || self.is_blocked.load(Relaxed) {
+            self.events.fetch_add(u32::from(!is_blocked), Relaxed);
+            self.is_blocked.store(is_blocked, Relaxed);
+            if has_ended && !is_blocked {
+                self.reader.wake();
+            }
+        }
+    }
+
+    /// The client has sent its last byte. Whether nothing of its requests' answers is left to write; else `context` is
+    /// woken when that may be so.
+    pub(super) fn note_end(&self, context: &Context<'_>) -> bool {
+        if !self.has_ended.load(Relaxed) {
+            self.has_ended.store(true, Relaxed);
+            self.events.fetch_add(1, Relaxed);
+        }
+        self.reader.register(context.waker());
+        self.is_idle() && !self.is_blocked.load(Relaxed)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -86,6 +149,9 @@ impl Activity {
         }
         let limit = if self.is_blocked.load(Relaxed) {
             limits.body_timeout
+        } else if !self.is_idle() && self.has_ended.load(Relaxed) {
+            // It waits for its answer, or it is gone: that looks the same until something is written to it.
+            if self.is_answering.load(Relaxed) { limits.header_timeout } else { limits.body_timeout }
         } else if !self.is_idle() {
             // How long an answer may take is the upstream's limit, or the feed's.
             return false;
@@ -98,105 +164,25 @@ impl Activity {
     }
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            events: AtomicU32::default(),
+            in_flight: AtomicU32::default(),
+            is_answering: AtomicBool::default(),
+            in_head: AtomicBool::default(),
+            following: AtomicU64::new(UNKNOWN),
+            awaits_body: AtomicBool::default(),
+            is_blocked: AtomicBool::default(),
+            has_ended: AtomicBool::default(),
+            reader: AtomicWaker::new(),
+        }
+    }
+}
+
 impl Quiet {
     pub(super) fn new() -> Self {
         Self { events: 0, since: Instant::now() }
-    }
-}
-
-// === impl Watched ===
-
-impl<S> Watched<S> {
-    pub(super) fn new(stream: S, first: Bytes, activity: Arc<Activity>, has_heads: bool) -> Self {
-        let mut first = first;
-        if has_heads && !first.is_empty() {
-            activity.in_head.store(true, Relaxed);
-            if let Some(escaped) = target::escaped(&first) {
-                first = escaped.into();
-            }
-        }
-        Self { stream, first, activity, has_heads }
-    }
-
-    /// Notes that something was read, and whether it begins a head.
-    fn note_read(&self) -> bool {
-        let begins = self.has_heads && self.activity.is_idle() && !self.activity.in_head.load(Relaxed);
-        if begins {
-            self.activity.in_head.store(true, Relaxed);
-            self.activity.events.fetch_add(1, Relaxed);
-        }
-        begins
-    }
-
-    /// Gives out what was read before.
-    fn give_first(&mut self, buffer: &mut ReadBuf<'_>) {
-        let length = self.first.len().min(buffer.remaining());
-        buffer.put_slice(&self.first.split_to(length));
-    }
-
-    fn note_write(&self, is_blocked: bool) {
-        if self.activity.is_blocked.load(Relaxed) || is_blocked {
-            self.activity.events.fetch_add(u32::from(!is_blocked), Relaxed);
-            self.activity.is_blocked.store(is_blocked, Relaxed);
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.first.has_remaining() {
-            self.give_first(buffer);
-            return Poll::Ready(Ok(()));
-        }
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before
-            && self.note_read()
-            && let Some(escaped) = buffer.filled().get(before..).and_then(target::escaped)
-        {
-            buffer.set_filled(before);
-            self.first = escaped.into();
-            self.give_first(buffer);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note_write(written.is_pending());
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_write(written.is_pending());
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -204,6 +190,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 impl InFlight {
     pub(super) fn new(body: Body, request: RequestGuard) -> Self {
+        request.0.is_answering.store(true, Relaxed);
         Self { body, _request: request }
     }
 }
@@ -232,5 +219,8 @@ impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
         self.0.events.fetch_add(1, Relaxed);
+        if self.0.has_ended.load(Relaxed) {
+            self.0.reader.wake();
+        }
     }
 }

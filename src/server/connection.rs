@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use bytes::BytesMut;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -15,9 +16,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::Peer;
-use super::activity::{Activity, InFlight, Quiet, Watched};
+use super::activity::{Activity, InFlight, Quiet};
+use super::framing::Framing;
+use super::watched::Watched;
+use super::{Peer, linger};
 use crate::handler::{self, Core};
+use crate::headers;
 use crate::settings::Limits;
 
 /// The first bytes of HTTP/2 (RFC 9113 §3.4) that no request of HTTP/1.1 that Kinto answers begins with.
@@ -50,26 +54,32 @@ where
         }
     };
     if let Ok(Some(is_http2)) = told {
-        serve(stream, first.freeze(), is_http2, serving).await;
+        serve(stream, first, is_http2, serving).await;
     }
 }
 
 /// Serves a connection whose protocol is known.
-pub(super) async fn serve<S>(stream: S, first: Bytes, is_http2: bool, serving: Serving)
+pub(super) async fn serve<S>(stream: S, first: BytesMut, is_http2: bool, serving: Serving)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = serving.core.app.settings.limits.clone();
     let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(Watched::new(stream, first, Arc::clone(&activity), !is_http2));
+    let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));
+    let io = TokioIo::new(Watched::new(stream, first, framing, Arc::clone(&activity)));
     let stopping = serving.stopping.clone();
     let answer = {
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| {
-            let in_flight = activity.begin_request();
+            let in_flight = activity.begin_request(request.body());
             let serving = serving.clone();
+            let activity = Arc::clone(&activity);
             async move {
-                let answer = Box::pin(handler::handle(&serving.core, request, &serving.peer)).await;
+                let mut answer = Box::pin(handler::handle(&serving.core, request, &serving.peer)).await;
+                if !is_http2 && activity.awaits_body() {
+                    // What is still to come of the request is not waited for.
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<Response<InFlight>, Infallible>(answer.map(|body| InFlight::new(body, in_flight)))
             }
         })
@@ -91,8 +101,15 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .max_header_size(limits.header_bytes)
+            .max_headers(headers::most(limits.header_bytes))
             .serve_connection(io, answer);
-        Supervised::new(connection, activity, limits, stopping).await;
+        let mut supervised = Supervised::new(connection, activity, limits, stopping);
+        if (&mut supervised).await
+            && let Some(stream) =
+                Pin::into_inner(supervised.connection).into_parts().io.into_inner().into_open()
+        {
+            Box::pin(linger::close(stream)).await;
+        }
     }
 }
 
@@ -182,12 +199,13 @@ impl<C: Stoppable> Supervised<C> {
 }
 
 impl<C: Stoppable> Future for Supervised<C> {
-    type Output = ();
+    /// Whether it ended by itself.
+    type Output = bool;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         let this = &mut *self;
         if this.connection.as_mut().poll(context).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(true);
         }
         if !this.is_stopped {
             if !this.listens {
@@ -202,7 +220,7 @@ impl<C: Stoppable> Future for Supervised<C> {
         }
         while this.look.as_mut().poll(context).is_ready() {
             if this.activity.is_overdue(&mut this.quiet, &this.limits) {
-                return Poll::Ready(());
+                return Poll::Ready(false);
             }
             this.look.as_mut().reset(Instant::now() + Activity::pace(&this.limits));
         }

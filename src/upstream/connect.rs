@@ -16,7 +16,9 @@ use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
 use super::dial::Dialer;
+use super::socket::Socket;
 use crate::body::Body;
+use crate::headers;
 use crate::metrics;
 use crate::settings::Settings;
 
@@ -35,6 +37,7 @@ pub(super) struct Connector {
     tls: Option<(TlsConnector, ServerName<'static>)>,
     prior_knowledge: bool,
     timeout: Duration,
+    header_bytes: usize,
 }
 
 impl Connector {
@@ -52,6 +55,7 @@ impl Connector {
             tls,
             prior_knowledge: settings.upstream_http2 && !upstream.https,
             timeout: settings.limits.upstream_connect_timeout,
+            header_bytes: settings.limits.header_bytes,
         })
     }
 
@@ -71,42 +75,49 @@ impl Connector {
         let stream = self.dialer.dial().await?;
         stream.set_nodelay(true)?;
         metrics::count_upstream_connection();
+        let stream = Socket::new(stream);
         let Some((connector, name)) = &self.tls else {
-            return shake_hands(stream, self.prior_knowledge).await;
+            return self.shake_hands(stream, self.prior_knowledge).await;
         };
         let stream = connector.connect(name.clone(), stream).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        shake_hands(stream, is_http2).await
+        self.shake_hands(stream, is_http2).await
+    }
+
+    async fn shake_hands<S>(&self, stream: S, is_http2: bool) -> Result<Sender, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
+        let broken = |error| UpstreamError::Broken(Arc::new(error));
+        // The connection's task ends with the connection, whose last user has been told of an error already.
+        if is_http2 {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .adaptive_window(true)
+                .max_header_list_size(u32::try_from(self.header_bytes).unwrap_or(u32::MAX))
+                .keep_alive_interval(Duration::from_secs(20))
+                .handshake(io)
+                .await
+                .map_err(broken)?;
+            tokio::spawn(async { drop(connection.await) });
+            Ok(Sender::Http2(sender))
+        } else {
+            let (sender, connection) = http1::Builder::new()
+                .max_header_size(self.header_bytes)
+                .max_headers(headers::most(self.header_bytes))
+                .handshake(io)
+                .await
+                .map_err(broken)?;
+            tokio::spawn(async { drop(connection.await) });
+            Ok(Sender::Http1(sender))
+        }
     }
 }
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Connector({:?}, tls: {})", self.dialer, self.tls.is_some())
-    }
-}
-
-async fn shake_hands<S>(stream: S, is_http2: bool) -> Result<Sender, UpstreamError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let io = TokioIo::new(stream);
-    let broken = |error| UpstreamError::Broken(Arc::new(error));
-    // The connection's task ends with the connection, whose last user has been told of an error already.
-    if is_http2 {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .adaptive_window(true)
-            .keep_alive_interval(Duration::from_secs(20))
-            .handshake(io)
-            .await
-            .map_err(broken)?;
-        tokio::spawn(async { drop(connection.await) });
-        Ok(Sender::Http2(sender))
-    } else {
-        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(broken)?;
-        tokio::spawn(async { drop(connection.await) });
-        Ok(Sender::Http1(sender))
     }
 }
 

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -20,7 +21,15 @@ use crate::body::{Body, BoxError};
 pub(super) struct Progress {
     frames: AtomicU64,
     waits_for_client: AtomicBool,
+    /// Nobody needs the rest of it.
+    is_stopped: AtomicBool,
+    sender: AtomicWaker,
 }
+
+/// The request was answered before all of it was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is answered already")]
+struct Answered;
 
 impl Progress {
     /// Whether the body moved since `seen`, which is brought up to date.
@@ -28,6 +37,12 @@ impl Progress {
         let frames = self.frames.load(Ordering::Relaxed);
         let moved = frames != std::mem::replace(seen, frames);
         moved || self.waits_for_client.load(Ordering::Relaxed)
+    }
+
+    /// Ends the body where it is: what was to be learnt from the upstream is known.
+    fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Release);
+        self.sender.wake();
     }
 }
 
@@ -51,6 +66,10 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.progress.sender.register(context.waker());
+        if self.progress.is_stopped.load(Ordering::Acquire) {
+            return Poll::Ready(Some(Err(Answered.into())));
+        }
         let frame = Pin::new(&mut self.body).poll_frame(context);
         self.progress.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
         if frame.is_ready() {
@@ -72,8 +91,10 @@ impl HttpBody for Upload {
 pub(super) struct Download {
     incoming: Incoming,
     /// What was read to see whether the body is there already.
-    first: Option<Result<Frame<Bytes>, hyper::Error>>,
+    first: Option<Frame<Bytes>>,
     connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
+    /// The body of the request, where it has one.
+    upload: Option<Arc<Progress>>,
     patience: Duration,
     stall: Option<Pin<Box<Sleep>>>,
 }
@@ -82,30 +103,31 @@ impl Download {
     pub(super) fn new(
         incoming: Incoming,
         connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
+        upload: Option<Arc<Progress>>,
         patience: Duration,
     ) -> Self {
-        Self { incoming, first: None, connection, patience, stall: None }
+        Self { incoming, first: None, connection, upload, patience, stall: None }
     }
 
     /// The body for the answer. One that is there already, in one piece, is taken as it is, and its connection is free
-    /// at once.
-    pub(super) fn into_body(mut self) -> Body {
+    /// at once. One that is broken from its beginning is no answer.
+    pub(super) fn into_body(mut self) -> Result<Body, UpstreamError> {
         if !self.incoming.is_end_stream() {
             // Nobody needs to be woken: what is not there yet is asked for again by whoever reads the body.
             let mut context = Context::from_waker(Waker::noop());
             if let Poll::Ready(first) = Pin::new(&mut self.incoming).poll_frame(&mut context) {
-                self.first = first;
+                self.first = first.transpose().map_err(UpstreamError::of_exchange)?;
             }
         }
         if !self.incoming.is_end_stream() {
-            return Body::boxed(self);
+            return Ok(Body::boxed(self));
         }
-        match self.first.take() {
+        Ok(match self.first.take() {
             None => {
                 self.release();
                 Body::empty()
             }
-            Some(Ok(frame)) if frame.is_data() => {
+            Some(frame) if frame.is_data() => {
                 self.release();
                 Body::full(frame.into_data().unwrap_or_default())
             }
@@ -113,7 +135,7 @@ impl Download {
                 self.first = first;
                 Body::boxed(self)
             }
-        }
+        })
     }
 
     fn release(&mut self) {
@@ -127,7 +149,7 @@ impl Download {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(first.map_err(UpstreamError::of_exchange)));
+            return Poll::Ready(Some(Ok(first)));
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
             self.stall = None;
@@ -165,8 +187,8 @@ impl HttpBody for Download {
     fn size_hint(&self) -> SizeHint {
         let rest = self.incoming.size_hint();
         let read = match &self.first {
-            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
-            _ => 0,
+            Some(frame) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            None => 0,
         };
         rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest + read))
     }
@@ -177,6 +199,9 @@ impl Drop for Download {
         // A reader that knows the length stops at the last byte without asking for the end.
         if self.is_end_stream() {
             self.release();
+        }
+        if let Some(upload) = &self.upload {
+            upload.stop();
         }
     }
 }

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::stub::Stub;
+use crate::framing::growing_body;
+use crate::support::stub::{HELLO, Proxy, Raw, Stub};
 use crate::support::{
     Client, Kinto, PATIENCE, Response, SERVICE_ACCOUNT, Sidecar, eventually, undertaker, unique,
 };
@@ -140,8 +141,15 @@ impl Drop for Cache {
     }
 }
 
+/// A port below those that the system gives to whoever asks for any: another test could be given it meanwhile.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = std::process::id() as usize * 64;
+    let ports = std::iter::repeat_with(|| 16_384 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 16_384);
+    ports
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
 
 /// Whether the outermost cache had the answer.
@@ -332,6 +340,27 @@ async fn nginx_gives_out_a_stale_copy_when_there_is_no_other() {
     })
     .await;
     assert_eq!(stale.body, "0", "{stale}");
+}
+
+#[test]
+fn nobody_smuggles_a_request_to_the_sidecar_through_nginx() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::start(&stub.url(), &["sidecar.changes=auto"]);
+    let Some(cache) = Cache::start(Kind::Nginx, free_port(), &proxy.address.to_string()) else { return };
+    let (body, length) = growing_body("h");
+    for number in 0..20 {
+        let mut attacker = Raw::connect(cache.address().parse().unwrap());
+        let line = "POST /v1/buckets/a/collections/b/changeset HTTP/1.1";
+        let head = format!("{line}\r\nHost: h\r\nContent-Length: {length}\r\nX-Pad: ");
+        attacker.send(format!("{head:p<4092}\r\n\r\n{body}"));
+        assert_eq!(attacker.read().unwrap().status(), 405);
+        // Whoever comes next has the answer to their own request, on whichever connection nginx takes.
+        let mut victim = Raw::connect(cache.address().parse().unwrap());
+        victim.send(format!("GET /v1/{number}?\"x\" HTTP/1.1\r\nHost: h\r\nAuthorization: Basic x\r\n\r\n"));
+        assert_eq!(victim.read().unwrap().status(), 200);
+        assert_eq!(stub.next().line(), format!("GET /v1/{number}?%22x%22 HTTP/1.1"));
+    }
+    assert!(!stub.has_next());
 }
 
 #[tokio::test]

@@ -370,7 +370,8 @@ fn a_client_that_goes_away_ends_the_request_upstream() {
         upstream.wait_for_close();
         let _ = closed.send(());
     });
-    let proxy = Proxy::before(&stub);
+    // It might still wait for its answer.
+    let proxy = Proxy::start(&stub.url(), &["sidecar.body_timeout=300ms"]);
     let mut client = proxy.connect();
     client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
     stub.next();

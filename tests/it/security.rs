@@ -163,7 +163,7 @@ fn header_bombs_are_refused() {
     let stub = Stub::answering(HELLO);
     let proxy = Proxy::before(&stub);
     let large = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "a".repeat(100 << 10));
-    let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: a\r\n".repeat(1_000));
+    let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: a\r\n".repeat(10_000));
     let endless = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(1 << 20));
     for bomb in [large, many, endless] {
         let answers = statuses(&proxy, bomb);

@@ -96,6 +96,11 @@ impl Stub {
         self.requests.try_recv().is_ok()
     }
 
+    /// The next request that has reached the stub and was not taken yet.
+    pub fn seen(&self) -> Option<Seen> {
+        self.requests.try_recv().ok()
+    }
+
     /// The stub's address as an API root.
     pub fn url(&self) -> String {
         format!("http://{}/v1", self.address)
@@ -134,6 +139,11 @@ impl Upstream {
     /// Writes bytes; that nobody reads them is not the stub's affair.
     pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.get_mut().write_all(bytes.as_ref());
+    }
+
+    /// Tells the test that it came to this, as if it were a request.
+    pub fn tell(&mut self, what: &str) {
+        let _ = self.seen.send(Seen { connection: self.number, head: what.to_owned(), body: Vec::new() });
     }
 
     /// Waits until the other side closes.
