@@ -17,6 +17,7 @@ use crate::mirror::{Mirrors, keeper, read::Source};
 use crate::observe::Observer;
 use crate::purge::Purger;
 use crate::settings::{ChangesMode, Settings};
+use crate::timeline::budget::Budget;
 use crate::timeline::poll::Poller;
 use crate::timeline::resources::Resources;
 use crate::timeline::{OnNews, Timeline};
@@ -68,7 +69,8 @@ impl App {
             }
         };
         let host = settings.kinto.http_host.clone().unwrap_or_default();
-        let watching = Watching::new(&settings);
+        let budget = Budget::new(settings.poll_budget);
+        let watching = Watching::new(&settings, Arc::clone(&budget));
         let (purger, moved) = (Purger::start(&settings, &background), watching.moved.clone());
         let on_news: OnNews = Box::new(move |key: &CollectionKey| {
             moved.notify_one();
@@ -80,7 +82,7 @@ impl App {
         let poller = Arc::new(Poller::new(
             timeline.clone(),
             settings.timestamps_ttl,
-            settings.poll_budget,
+            Arc::clone(&budget),
             settings.exclusive,
         ));
         let reader = Reader {
@@ -104,18 +106,13 @@ impl App {
             upstream.clone(),
         ));
         let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
-        background.spawn(history.clone().run(observer.clone(), poller.clone(), mirrors.clone(), watching));
+        background.spawn(history.clone().run(observer.clone(), mirrors.clone(), watching));
         background.spawn(poller.clone().run(
             upstream.clone(),
             settings.overlap,
             settings.kinto.batch_max_requests,
         ));
-        background.spawn(keeper::keep(
-            mirrors.clone(),
-            settings.overlap,
-            settings.verify_every,
-            settings.poll_budget,
-        ));
+        background.spawn(keeper::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
         let feeds = Feeds::start(
             &settings,
             Sources::new(

@@ -1,21 +1,21 @@
 //! `kinto-sidecar check`: contacts the upstream as the sidecar would, and says what was found, what is missing, and how
 //! to mend it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
+mod pace;
+
 use crate::journal::{Journal, JournalError};
-use crate::kinto::{CollectionKey, is_id};
-use crate::mirror::read::ReadError;
+use crate::kinto::CollectionKey;
 use crate::settings::{ChangesMode, HistoryMode, Settings};
-use crate::timeline::poll::heads::Heads;
-use crate::timeline::poll::rest;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
+use pace::Pace;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -46,9 +46,9 @@ pub async fn check(settings: &Settings, upstream: &Upstream) -> Report {
         }
     };
     describe(&mut report, settings, &root);
-    history(&mut report, settings, &root).await;
-    if settings.changes_mode == ChangesMode::Auto {
-        monitored(&mut report, settings, upstream).await;
+    let is_journalled = history(&mut report, settings, &root).await;
+    if is_journalled || settings.changes_mode == ChangesMode::Auto {
+        monitored(&mut report, settings, upstream, is_journalled).await;
     }
     report
 }
@@ -76,14 +76,21 @@ fn describe(report: &mut Report, settings: &Settings, root: &Value) {
     }
 }
 
-/// Who keeps the history, and whether its journal can be used.
-async fn history(report: &mut Report, settings: &Settings, root: &Value) {
+/// Who keeps the history, and whether its journal can be used; whether the sidecar does.
+async fn history(report: &mut Report, settings: &Settings, root: &Value) -> bool {
     let has_plugin = root.get("capabilities").is_some_and(|all| all.get("history").is_some());
     match settings.history_mode {
-        HistoryMode::Off => return report.say("history       forwarded like any other path"),
-        HistoryMode::Upstream => return report.say("history       the upstream's own"),
+        HistoryMode::Off => {
+            report.say("history       forwarded like any other path");
+            return false;
+        }
+        HistoryMode::Upstream => {
+            report.say("history       the upstream's own");
+            return false;
+        }
         HistoryMode::Auto if has_plugin => {
-            return report.say("history       the upstream's own, which it announces");
+            report.say("history       the upstream's own, which it announces");
+            return false;
         }
         HistoryMode::Auto | HistoryMode::Journal => {}
     }
@@ -99,91 +106,59 @@ async fn history(report: &mut Report, settings: &Settings, root: &Value) {
             "{error}: is sidecar.journal = {place} the right place? (sidecar.history = off does without)"
         )),
     }
+    true
 }
 
-/// The collections that the settings name, and whether they can be read.
-async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream) {
+/// The collections that the settings name, whether they can be read, and how far behind the sidecar is with them and with
+/// those that it follows for the history.
+async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream, is_journalled: bool) {
     let changes = &settings.changes;
+    let is_changes = settings.changes_mode == ChangesMode::Auto;
     let resources = Resources::new(&changes.resources, &changes.excluded_collections);
-    let mut keys: Vec<CollectionKey> = resources.collections().cloned().collect();
-    for bucket in resources.buckets() {
-        match collections(upstream, bucket).await {
-            Ok(Ok(found)) => keys.extend(found.into_iter().filter(|key| resources.include(key))),
-            Ok(Err(StatusCode::NOT_FOUND)) => report.say(&format!("bucket        {bucket} does not exist (yet)")),
-            Ok(Err(status)) => report.problems.push(format!(
-                "the collections of /buckets/{bucket} cannot be listed ({status}): give the service account read \
-                 permission on that bucket, or name its user id in Kinto's bucket_read_principals and \
-                 collection_read_principals"
-            )),
+    let mut pace = Pace::new(settings, upstream);
+    let mut keys: BTreeSet<CollectionKey> = BTreeSet::new();
+    if is_changes {
+        keys.extend(resources.collections().cloned());
+        for bucket in resources.buckets() {
+            match pace.collections(bucket).await {
+                Ok(Ok(found)) => keys.extend(found.into_iter().filter(|key| resources.include(key))),
+                Ok(Err(StatusCode::NOT_FOUND)) => {
+                    report.say(&format!("bucket        {bucket} does not exist (yet)"));
+                }
+                Ok(Err(status)) => report.problems.push(format!(
+                    "the collections of /buckets/{bucket} cannot be listed ({status}): give the service account read \
+                     permission on that bucket, or name its user id in Kinto's bucket_read_principals and \
+                     collection_read_principals"
+                )),
+                Err(error) => report.problems.push(error.to_string()),
+            }
+        }
+    }
+    let count = keys.len();
+    if is_journalled && !settings.exclusive {
+        match pace.journalled().await {
+            Ok(journalled) => keys.extend(journalled),
             Err(error) => report.problems.push(error.to_string()),
         }
     }
-    keys.sort();
-    keys.dedup();
-    if changes.resources.is_empty() {
+    let keys: Vec<CollectionKey> = keys.into_iter().collect();
+    pace.timestamps(report, &keys, |key| is_changes && resources.include(key)).await;
+    let behind = pace.behind(is_journalled);
+    let mut said =
+        format!("{:.1} s behind at worst for writes that do not pass through", behind.as_secs_f64());
+    if behind > settings.timestamps_ttl {
+        said.push_str(
+            " (longer for those that nobody reads while many others are read, at most 4 times as long)",
+        );
+    }
+    if is_changes && changes.resources.is_empty() {
         report.say("monitored     nothing: name buckets or collections in changes.resources");
-        return;
+    } else if is_changes {
+        report.say(&format!("monitored     {count} collections, {said}"));
     }
-    let heads = Heads::new(upstream.clone(), settings.kinto.batch_max_requests);
-    let description = upstream.described().await.ok();
-    let at_once = heads.at_once(description.as_deref());
-    let mut slowest = Duration::ZERO;
-    for keys in keys.chunks(at_once) {
-        let answers = match heads.ask(keys).await {
-            Ok(answers) => answers,
-            Err(error) => {
-                report.problems.push(format!("the timestamps cannot be asked for: {error}"));
-                break;
-            }
-        };
-        for (key, head) in keys.iter().zip(answers.heads) {
-            match head {
-                Ok(_) | Err(ReadError::Gone) => {}
-                Err(ReadError::Refused(status)) => report.problems.push(format!(
-                    "the records of {} cannot be read ({status}): give the service account read permission on the \
-                     bucket or the collection, or name its user id in Kinto's record_read_principals",
-                    key.uri()
-                )),
-                Err(error) => {
-                    report.problems.push(format!("the timestamp of {} cannot be learned: {error}", key.uri()));
-                }
-            }
-        }
-        slowest = slowest.max(answers.busy);
+    if keys.len() > count {
+        report.say(&format!("journalled    {} collections, {said}", keys.len()));
     }
-    if let Some(why) = heads.refusal() {
-        report.say(&format!(
-            "batches       none here ({why}): each collection is asked for by itself, which takes longer where Kinto is far"
-        ));
-    }
-    let batches = u32::try_from(keys.len().div_ceil(at_once)).unwrap_or(u32::MAX);
-    let round = (slowest + rest(slowest, settings.poll_budget)).saturating_mul(batches);
-    let behind = if settings.exclusive { Duration::ZERO } else { round.max(settings.timestamps_ttl) };
-    report.say(&format!(
-        "monitored     {} collections, {:.1} s behind at worst for writes that do not pass through",
-        keys.len(),
-        behind.as_secs_f64()
-    ));
-}
-
-async fn collections(
-    upstream: &Upstream,
-    bucket: &str,
-) -> Result<Result<Vec<CollectionKey>, StatusCode>, UpstreamError> {
-    let mut keys = Vec::new();
-    let mut next = Some(format!("/buckets/{bucket}/collections?_fields=id"));
-    while let Some(path) = next {
-        let answer = upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-        if answer.status() != StatusCode::OK {
-            return Ok(Err(answer.status()));
-        }
-        next = answer.headers().get("next-page").and_then(|next| upstream.relative(next.to_str().ok()?));
-        let list: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        let ids = list.get("data").and_then(Value::as_array).into_iter().flatten();
-        let ids = ids.filter_map(|object| object.get("id")?.as_str()).filter(|id| is_id(id));
-        keys.extend(ids.map(|id| CollectionKey::new(bucket, id)));
-    }
-    Ok(Ok(keys))
 }
 
 async fn ask(upstream: &Upstream, path: &str) -> Result<(StatusCode, Value), UpstreamError> {

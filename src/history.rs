@@ -47,7 +47,6 @@ use crate::mirror::read::Source;
 use crate::observe::Observer;
 use crate::settings::{HistoryMode, HistorySettings, JournalFailure, JournalUrl, KintoSettings, Settings};
 use crate::timeline::Timeline;
-use crate::timeline::poll::Poller;
 use crate::upstream::{Upstream, UpstreamError};
 
 /// How long a write waits for the writes that a former process left open to be looked up.
@@ -128,13 +127,7 @@ impl History {
 
     /// Opens the journal where it is not open yet, looks up what a former process left open, follows what others record,
     /// and watches for what passes elsewhere. Ends where the history turns out not to be the sidecar's.
-    pub async fn run(
-        self: Arc<Self>,
-        observer: Arc<Observer>,
-        poller: Arc<Poller>,
-        mirrors: Arc<Mirrors>,
-        settings: Watching,
-    ) {
+    pub async fn run(self: Arc<Self>, observer: Arc<Observer>, mirrors: Arc<Mirrors>, settings: Watching) {
         if !self.mode.wants_journal() {
             return;
         }
@@ -151,6 +144,8 @@ impl History {
                 }
             }
         };
+        // What others record from here on is heard of, however long it takes to know whose the history is.
+        let news = journal.subscribe();
         let left = self.left(&journal).await;
         if left.is_empty() {
             self.recovered.send_replace(true);
@@ -160,11 +155,11 @@ impl History {
         if !self.is_kept_at_last().await {
             return;
         }
-        tokio::spawn(follow::follow(journal.subscribe(), observer));
+        tokio::spawn(follow::follow(news, observer));
         self.recover(&journal, left).await;
         self.recovered.send_replace(true);
         tokio::spawn(Arc::clone(&self).recover_others(journal.clone()));
-        watch::Watcher::new(self, journal, poller, mirrors, settings).run().await;
+        watch::Watcher::new(self, journal, mirrors, settings).run().await;
     }
 
     /// The journal, where the sidecar keeps the history. Where that depends on the upstream and it has not said yet, it is

@@ -172,6 +172,11 @@ impl Mirrors {
         }
     }
 
+    /// The mirror of a collection, where it is kept.
+    pub fn known(&self, key: &CollectionKey) -> Option<Arc<Mirror>> {
+        self.kept.get(key).or_else(|| self.held().get(key).and_then(Weak::upgrade))
+    }
+
     /// The mirror of a collection, empty where it was not there.
     pub fn mirror(&self, key: &CollectionKey) -> Arc<Mirror> {
         if let Some(mirror) = self.kept.get(key) {

@@ -11,7 +11,6 @@
 //! A write whose outcome is not known (no answer, a 5xx, an answer that says no timestamp) has the upstream asked for the
 //! collection's timestamp, until it says it.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 pub mod answer;
 pub mod batch;
 mod heard;
+mod pending;
 
 use crate::access::{Access, Credentials};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
@@ -30,6 +30,7 @@ use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
 use crate::upstream::Upstream;
 use answer::Objects;
+use pending::Pending;
 
 /// How long the upstream is left alone after it could not say a timestamp: at first, and at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
@@ -45,7 +46,7 @@ pub struct Observer {
     /// Asks where an answer does not say enough.
     source: Source,
     /// The collections for which the upstream is asked again and again, because it could not answer.
-    pending: Mutex<HashSet<CollectionKey>>,
+    pending: Mutex<Pending>,
 }
 
 /// A write on its way.
@@ -171,7 +172,7 @@ impl Observer {
     /// Learns a collection's timestamp from the upstream; later, where it cannot answer now.
     async fn ask(self: &Arc<Self>, key: &CollectionKey) {
         self.timeline.clock(key).touch();
-        if self.learn(key).await || !self.pending().insert(key.clone()) {
+        if self.learn(key).await || !self.pending().insert(key) {
             return;
         }
         let (observer, key) = (Arc::clone(self), key.clone());
@@ -206,7 +207,7 @@ impl Observer {
         true
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashSet<CollectionKey>> {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -15,7 +15,9 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub mod budget;
 pub mod clock;
+pub mod clocks;
 pub mod entries;
 pub mod ledger;
 pub mod poll;
@@ -24,6 +26,7 @@ pub mod resources;
 
 use crate::kinto::{CollectionKey, Timestamp};
 use clock::{Clock, Heard, WriteUnderWay};
+use clocks::Clocks;
 use entries::Entries;
 use ledger::Ledger;
 use resources::Resources;
@@ -40,7 +43,7 @@ pub type OnNews = Box<dyn Fn(&CollectionKey) + Send + Sync>;
 /// The timestamps of all collections that somebody asked for or that are monitored.
 pub struct Timeline {
     resources: Resources,
-    clocks: RwLock<HashMap<CollectionKey, Arc<Clock>>>,
+    clocks: Clocks,
     /// All monitored collections.
     monitored: Arc<Ledger>,
     /// All collections of the buckets that somebody watches.
@@ -53,7 +56,7 @@ impl Timeline {
     pub fn new(resources: Resources, host: String, on_news: OnNews) -> Self {
         Self {
             resources,
-            clocks: RwLock::default(),
+            clocks: Clocks::default(),
             monitored: Arc::new(Ledger::new(host)),
             watched: RwLock::default(),
             on_news,
@@ -70,34 +73,47 @@ impl Timeline {
         self.monitored.host()
     }
 
-    /// The clock of a collection, made where there is none yet.
+    /// The clock of a collection. One that the upstream has not acknowledged is gone with the last who holds its clock.
     pub fn clock(&self, key: &CollectionKey) -> Arc<Clock> {
-        if let Some(clock) = self.known_clock(key) {
-            return clock;
-        }
-        let mut clocks = self.clocks.write().unwrap_or_else(PoisonError::into_inner);
-        clocks.entry(key.clone()).or_insert_with(|| Arc::new(Clock::new(key.clone()))).clone()
+        self.clocks.get_or_make(key)
     }
 
-    /// The clock of a collection of which something is known.
+    /// The clock of a collection, where anybody has it.
     pub fn known_clock(&self, key: &CollectionKey) -> Option<Arc<Clock>> {
-        self.clocks.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.clocks.get(key)
     }
 
-    /// All clocks.
+    /// All clocks that anybody has.
     pub fn clocks(&self) -> Vec<Arc<Clock>> {
-        self.clocks.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.clocks.all()
     }
 
-    /// Drops the clocks for which `keep` is false and that nobody holds.
-    pub fn retain_clocks(&self, keep: impl Fn(&Clock) -> bool) {
-        let mut clocks = self.clocks.write().unwrap_or_else(PoisonError::into_inner);
-        clocks.retain(|_, clock| Arc::strong_count(clock) > 1 || keep(clock));
+    /// The clocks of all collections that the upstream acknowledged.
+    pub fn kept_clocks(&self) -> Vec<Arc<Clock>> {
+        self.clocks.kept()
+    }
+
+    /// Whether the upstream acknowledged a collection.
+    pub fn is_kept(&self, key: &CollectionKey) -> bool {
+        self.clocks.is_kept(key)
+    }
+
+    /// How many places clocks take.
+    pub fn places(&self) -> usize {
+        self.clocks.places()
+    }
+
+    /// The upstream has this collection; its timestamp is not known yet.
+    pub fn found(&self, key: &CollectionKey) -> Arc<Clock> {
+        let clock = self.clocks.get_or_make(key);
+        self.clocks.keep(key);
+        clock
     }
 
     /// A passing write of records was acknowledged with these timestamps.
     pub fn acknowledged(&self, write: &WriteUnderWay, timestamps: &[Timestamp]) {
         let heard = write.acknowledged(timestamps);
+        self.clocks.keep(write.clock().key());
         self.tell(write.clock(), heard);
     }
 
@@ -111,6 +127,7 @@ impl Timeline {
         asked: Instant,
     ) {
         let heard = clock.learned(timestamp, total, news, asked);
+        self.clocks.keep(clock.key());
         self.tell(clock, heard);
         if heard != Heard::Moved {
             // The first sight of a collection whose clock a mirror had set already.
@@ -121,6 +138,7 @@ impl Timeline {
     /// A complete read of the collection found this timestamp.
     pub fn read(&self, clock: &Clock, timestamp: Timestamp, asked: Instant) {
         let heard = clock.read(timestamp, asked);
+        self.clocks.keep(clock.key());
         self.tell(clock, heard);
     }
 
@@ -132,11 +150,18 @@ impl Timeline {
         }
     }
 
-    /// A collection is gone.
+    /// A collection is gone. That is news of one that was known.
     pub fn removed(&self, key: &CollectionKey) {
-        if let Some(clock) = self.known_clock(key) {
+        if let Some(clock) = self.known_clock(key)
+            && (clock.timestamp() > Timestamp::ZERO || self.is_kept(key))
+        {
             clock.forget();
+            self.clocks.let_go(key);
             self.tell(&clock, Heard::News);
+            if self.is_kept(key) {
+                // It came again meanwhile.
+                return;
+            }
         }
         self.monitored.remove(key);
         if let Some(bucket) = self.watched(&key.bucket) {
@@ -150,11 +175,7 @@ impl Timeline {
             self.clocks().iter().map(|clock| clock.key().clone()).collect();
         keys.extend(self.monitored.keys());
         for key in keys.iter().filter(|key| &*key.bucket == bucket && !keep(key)) {
-            // A clock that was never set stands for a question, not for a collection.
-            let known = self.known_clock(key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
-            if known || self.monitored.contains(key) {
-                self.removed(key);
-            }
+            self.removed(key);
         }
     }
 
@@ -296,6 +317,27 @@ mod tests {
         assert_eq!(listed(&timeline), [("one".into(), 10, None)]);
         timeline.removed_all();
         assert!(listed(&timeline).is_empty());
+    }
+
+    #[test]
+    fn what_was_only_asked_for_is_no_news_when_it_is_not_there() {
+        let news = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&news);
+        let on_news: OnNews = Box::new(move |_| _ = counted.fetch_add(1, Ordering::Relaxed));
+        let timeline = Timeline::new(Resources::default(), String::new(), on_news);
+        let key = CollectionKey::new("a", "b");
+        for _ in 0..10 {
+            let clock = timeline.clock(&key);
+            let _refused = clock.begin_write();
+            timeline.removed(&key);
+        }
+        assert!(timeline.clocks().is_empty());
+        assert_eq!(news.load(Ordering::Relaxed), 0);
+        write(&timeline, "b", 1);
+        timeline.removed(&key);
+        timeline.removed(&key);
+        assert_eq!(news.load(Ordering::Relaxed), 2, "it came, and it went");
+        assert!(timeline.kept_clocks().is_empty());
     }
 
     #[test]

@@ -59,6 +59,9 @@ impl Admin {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let bytes = mirrors.bytes() as f64;
         ::metrics::gauge!("kinto_sidecar_mirror_bytes").set(bytes);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        let clocks = self.app.timeline.places() as f64;
+        ::metrics::gauge!("kinto_sidecar_clocks").set(clocks);
         if let Some(age) = self.app.poller.age() {
             ::metrics::gauge!("kinto_sidecar_timestamps_age_seconds").set(age.as_secs_f64());
         }

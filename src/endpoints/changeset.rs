@@ -65,7 +65,6 @@ pub async fn answer(
     let params = params?;
     let mirror = app.mirrors.mirror(&key);
     mirror.clock().used();
-    app.poller.used();
     if let Some(metadata) = granted.metadata {
         // The requester was just shown other metadata than what is mirrored.
         let mirrored = mirror.state().map(|state| state.content.metadata.last_modified);

@@ -13,7 +13,7 @@ use super::channel::Channel;
 use super::permission::Questions;
 use crate::access::{Credentials, Verdict};
 use crate::error::Error;
-use crate::timeline::poll::rest;
+use crate::timeline::budget::rest;
 
 /// Permissions are not asked for more often than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);

@@ -95,7 +95,6 @@ impl Sources {
 
     /// A source as it is now: at least as new as `since` if the upstream has it.
     pub async fn moment(&self, subject: &Subject, since: Since) -> Result<Beginning, Error> {
-        self.poller.used();
         match subject {
             Subject::Collection(key) => self.records(key, since).await,
             Subject::Bucket(bucket) => {
@@ -116,7 +115,6 @@ impl Sources {
 
     /// A collection as it is now.
     pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), Error> {
-        self.poller.used();
         let mirror = self.mirrors.hold(key);
         mirror.clock().used();
         let (state, freshness) = self.mirrors.current(key, None).await?;
@@ -196,7 +194,6 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
     let mut usage = Usage::default();
     loop {
         clock.used();
-        sources.poller.used();
         read.mark_unchanged();
         let news = clock.news();
         let current = match mirror.settled() {
@@ -243,7 +240,6 @@ async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Chan
     let mut moved = ledger.subscribe();
     let mut usage = Usage::default();
     loop {
-        sources.poller.used();
         moved.mark_unchanged();
         if ledger.is_loaded() || *subject == Subject::Monitor {
             let moment = Collections::now(Arc::clone(&ledger), naming, sources.overlap);

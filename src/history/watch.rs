@@ -11,11 +11,14 @@
 //! into being under the eyes of the journal has the watermark zero, and all of it is news.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
+
+mod watched;
+mod watching;
 
 use super::answer::Version;
 use super::list::{self, Listed};
@@ -24,53 +27,30 @@ use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::read::ReadError;
 use crate::mirror::{Freshness, Mirrors};
-use crate::settings::{Backfill, HistoryMode, Settings};
-use crate::timeline::poll::{Poller, rest};
-use crate::timeline::resources::Resources;
+use crate::settings::Backfill;
+
+use watched::Watched;
+pub use watching::Watching;
 
 /// The shortest pause between two rounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 /// The pause after the upstream failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// How many records a collection may have to be mirrored for the sake of its history.
-const MIRRORED: u64 = 10_000;
+/// The longest pause between two looks at what moved.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How many objects are told to the journal at once.
 const AT_ONCE: usize = 500;
-
-/// What the watcher has to know of the settings.
-#[derive(Debug)]
-pub struct Watching {
-    resources: Option<Resources>,
-    backfill: Backfill,
-    overlap: Duration,
-    ttl: Duration,
-    budget: f64,
-    exclusive: bool,
-    is_certain: bool,
-    /// Told when a clock moved.
-    pub moved: Arc<Notify>,
-}
 
 /// Watches until the process ends.
 #[derive(Debug)]
 pub(super) struct Watcher {
     history: Arc<History>,
     journal: Journal,
-    poller: Arc<Poller>,
     mirrors: Arc<Mirrors>,
     settings: Watching,
     lists: HashMap<String, Watched>,
-}
-
-/// What is remembered of a list.
-#[derive(Debug, Default)]
-struct Watched {
-    /// The timestamp that it had when it was last read, and when that was.
-    read: Option<(Timestamp, Instant)>,
-    /// When a passing write, or something that may become visible late, has it read again.
-    again: Option<Instant>,
-    /// The clock's news at that time.
-    news: u64,
+    /// Counts the rounds.
+    round: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,34 +61,6 @@ enum WatchError {
     Journal(#[from] JournalError),
 }
 
-// === impl Watching ===
-
-impl Watching {
-    /// What the settings say.
-    pub fn new(settings: &Settings) -> Self {
-        let named = &settings.history.resources;
-        Self {
-            resources: (!named.is_empty()).then(|| Resources::new(named, &[])),
-            backfill: settings.history.backfill,
-            overlap: settings.overlap,
-            ttl: settings.timestamps_ttl,
-            budget: settings.poll_budget,
-            exclusive: settings.exclusive,
-            is_certain: settings.history_mode == HistoryMode::Journal,
-            moved: Arc::default(),
-        }
-    }
-
-    /// How long the start of watching can be put off.
-    pub fn delay(&self) -> Duration {
-        if self.is_certain { Duration::ZERO } else { Duration::from_millis(250) }
-    }
-
-    fn includes(&self, key: &CollectionKey) -> bool {
-        self.resources.as_ref().is_none_or(|resources| resources.include(key))
-    }
-}
-
 // === impl Watcher ===
 
 impl Watcher {
@@ -116,63 +68,92 @@ impl Watcher {
     pub(super) fn new(
         history: Arc<History>,
         journal: Journal,
-        poller: Arc<Poller>,
         mirrors: Arc<Mirrors>,
         settings: Watching,
     ) -> Self {
-        Self { history, journal, poller, mirrors, settings, lists: HashMap::new() }
+        Self { history, journal, mirrors, settings, lists: HashMap::new(), round: 0 }
     }
 
     /// Watches until the process ends; once, where nothing is written past the sidecars.
     pub(super) async fn run(mut self) {
         loop {
-            let began = Instant::now();
-            let pause = match self.round().await {
+            let pause = match self.look_at_everything().await {
                 Ok(()) if self.settings.exclusive => return,
-                Ok(()) => {
-                    let paced = rest(began.elapsed(), self.settings.budget);
-                    paced.max(self.settings.ttl).max(SHORTEST_PAUSE)
-                }
+                Ok(()) => self.settings.ttl.max(SHORTEST_PAUSE),
                 Err(error) => {
                     tracing::debug!(%error, "could not look for what passes elsewhere");
                     AFTER_FAILURE
                 }
             };
-            let until = Instant::now() + pause;
-            // What moves meanwhile is looked at without waiting for the next round.
-            while tokio::time::timeout_at(until, self.settings.moved.notified()).await.is_ok() {
-                let began = Instant::now();
-                if let Err(error) = self.moved().await {
-                    tracing::debug!(%error, "could not look for what passes elsewhere");
-                }
-                tokio::time::sleep(rest(began.elapsed(), self.settings.budget).min(pause)).await;
-            }
+            let pause = tokio::time::sleep(pause);
+            self.look_at_moved_until(pause).await;
         }
     }
 
-    /// Looks at everything once.
-    async fn round(&mut self) -> Result<(), WatchError> {
+    /// Looks at everything once. Where the upstream fails on something, at the rest.
+    async fn look_at_everything(&mut self) -> Result<(), WatchError> {
+        self.round += 1;
         for bucket in self.buckets().await? {
-            let collections = self.refresh_or_forget(&format!("/buckets/{bucket}/collections")).await?;
-            self.refresh_or_forget(&format!("/buckets/{bucket}/groups")).await?;
+            let collections = self.in_turn(&format!("/buckets/{bucket}/collections")).await?;
+            self.in_turn(&format!("/buckets/{bucket}/groups")).await?;
             if !collections {
                 continue;
             }
             for (object, _) in self.journal.alive(&format!("/buckets/{bucket}/collections")).await? {
                 let Object::Collection(bucket, collection) = object else { continue };
                 let key = CollectionKey::new(&bucket, &collection);
-                if self.settings.includes(&key) {
-                    self.poller.used();
-                    self.history.timeline.clock(&key).used();
+                if !self.settings.includes(&key) {
+                    continue;
+                }
+                let uri = key.records_uri();
+                let is_known = self.lists.get(&uri).is_some_and(|watched| watched.read.is_some());
+                if is_known && !self.history.timeline.is_kept(&key) {
+                    // It was there before, and went: the list of collections will say whether it came again.
+                    self.lists.remove(&uri);
+                    continue;
+                }
+                let clock = self.history.timeline.found(&key);
+                clock.followed();
+                let round = self.round;
+                let watched = self.lists.entry(uri.clone()).or_default();
+                watched.round = round;
+                if watched.read.is_none() {
+                    watched.news = clock.news();
+                    self.in_turn(&uri).await?;
+                } else {
                     self.records(&key).await?;
                 }
             }
         }
+        let round = self.round;
+        self.lists.retain(|_, watched| watched.round == round);
         Ok(())
     }
 
+    /// Looks at what moves, without waiting for the next round, until something else is to be done.
+    async fn look_at_moved_until<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        let moved = Arc::clone(&self.settings.moved);
+        let mut again = Instant::now();
+        loop {
+            let moves = async {
+                tokio::time::sleep_until(again).await;
+                moved.notified().await;
+            };
+            tokio::select! {
+                other = &mut other => return other,
+                () = moves => {}
+            }
+            let began = Instant::now();
+            if let Err(error) = self.look_at_moved().await {
+                tracing::debug!(%error, "could not look for what passes elsewhere");
+            }
+            again = Instant::now() + self.settings.budget.rest(began.elapsed()).min(LONGEST_REST);
+        }
+    }
+
     /// Looks at the collections whose clocks moved.
-    async fn moved(&mut self) -> Result<(), WatchError> {
+    async fn look_at_moved(&mut self) -> Result<(), WatchError> {
         for clock in self.history.timeline.clocks() {
             let is_watched = self.lists.contains_key(&clock.key().records_uri());
             if is_watched && self.settings.includes(clock.key()) {
@@ -190,7 +171,7 @@ impl Watcher {
             buckets.extend(resources.collections().map(|key| key.bucket.to_string()));
         }
         // Who may not list the buckets knows those that were written to.
-        let is_listed = self.refresh_or_forget("/buckets").await?;
+        let is_listed = self.in_turn("/buckets").await?;
         if self.settings.resources.is_none() || !is_listed {
             for (object, _) in self.journal.alive("/buckets").await? {
                 let is_included = self.settings.resources.is_none() || buckets.contains(object.bucket());
@@ -207,27 +188,44 @@ impl Watcher {
         let uri = key.records_uri();
         let clock = self.history.timeline.clock(key);
         let (news, timestamp) = (clock.news(), clock.timestamp());
-        let watched = self.lists.entry(uri.clone()).or_default();
-        let is_first = watched.read.is_none();
-        if !is_first && watched.news != news {
+        let Some(watched) = self.lists.get_mut(&uri).filter(|watched| watched.read.is_some()) else {
+            return Ok(());
+        };
+        if watched.news != news {
             watched.news = news;
             let is_own = self.history.is_recorded(&uri, timestamp);
             let at = if is_own { Instant::now() + self.settings.overlap } else { Instant::now() };
             watched.again = Some(watched.again.map_or(at, |again| again.min(at)));
         }
-        if is_first || watched.again.is_some_and(|again| again <= Instant::now()) {
-            watched.news = news;
+        if watched.again.is_some_and(|again| again <= Instant::now()) {
             self.refresh_or_forget(&uri).await?;
         }
         Ok(())
     }
 
-    /// Brings a list up to date; `false` where it is not there or may not be read.
+    /// Brings a list up to date when there is time for it within the budget; `false` where it cannot be read. What
+    /// moves is not kept waiting by that.
+    async fn in_turn(&mut self, uri: &str) -> Result<bool, WatchError> {
+        let turn = Arc::clone(&self.settings.budget).turn();
+        let _turn = self.look_at_moved_until(turn).await;
+        let round = self.round;
+        self.lists.entry(uri.to_owned()).or_default().round = round;
+        self.refresh_or_forget(uri).await
+    }
+
+    /// Brings a list up to date; `false` where it is not there, may not be read, or where the upstream fails on it.
     async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, WatchError> {
         match self.refresh(uri).await {
             Ok(()) => Ok(true),
             Err(WatchError::Read(ReadError::Gone | ReadError::Refused(_))) => {
                 self.lists.remove(uri);
+                Ok(false)
+            }
+            Err(WatchError::Read(ReadError::Upstream(error))) if error.is_absent() => {
+                Err(WatchError::Read(error.into()))
+            }
+            Err(WatchError::Read(error)) => {
+                tracing::debug!(uri, %error, "could not look for what passes elsewhere");
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -268,10 +266,12 @@ impl Watcher {
 
     /// A list of which the journal knows nothing.
     async fn first_sight(&self, uri: &str) -> Result<Timestamp, WatchError> {
-        let Listed { timestamp, mut versions } = match self.mirrored(uri, None).await? {
-            Some(listed) => listed,
-            None if self.settings.backfill == Backfill::Current => self.read(uri, "").await?,
-            None => self.read(uri, "_fields=last_modified").await?,
+        let Listed { timestamp, mut versions } = match self.settings.backfill {
+            Backfill::Current => match self.mirrored(uri, None).await? {
+                Some(listed) => listed,
+                None => self.read(uri, "").await?,
+            },
+            Backfill::None => self.read(uri, "_fields=last_modified").await?,
         };
         versions.reverse();
         // What is being written is told of by those who write it.
@@ -374,16 +374,13 @@ impl Watcher {
         list::read(&self.history.source, uri, query).await
     }
 
-    /// The records of a collection as its mirror has them: those who ask for changesets and the history share each read.
-    /// `None` for other lists, and for what is too large to be mirrored for this alone.
+    /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history
+    /// share each read. `None` for all other lists.
     async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listed>, ReadError> {
         let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
         let key = CollectionKey::new(bucket, collection);
-        if self.mirrors.mirror(&key).state().is_none() {
-            let (_, total) = self.history.source.head(&key).await?;
-            if total.is_none_or(|total| total > MIRRORED) {
-                return Ok(None);
-            }
+        if self.mirrors.known(&key).is_none_or(|mirror| mirror.state().is_none()) {
+            return Ok(None);
         }
         match self.mirrors.current(&key, Some(self.history.timeline.clock(&key).timestamp())).await {
             Ok((state, Freshness::Hit | Freshness::Refreshed)) => {

@@ -8,17 +8,18 @@ use tokio::time::Instant;
 
 use super::refresh::Depth;
 use super::{Mirror, Mirrors, Need};
-use crate::timeline::poll::rest;
+use crate::timeline::budget::Budget;
 
 /// Mirrors that nobody asked for during this time are left as they are until somebody does.
 const IN_USE: Duration = Duration::from_secs(3600);
 
 /// Keeps `mirrors` true until the process ends.
-pub async fn keep(mirrors: Arc<Mirrors>, overlap: Duration, verify_every: Duration, budget: f64) {
+pub async fn keep(mirrors: Arc<Mirrors>, overlap: Duration, verify_every: Duration, budget: Arc<Budget>) {
     let tick = (overlap.min(verify_every) / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         tokio::time::sleep(tick).await;
         for mirror in mirrors.all().iter().filter(|mirror| is_due(mirror, overlap, verify_every)) {
+            let _turn = Arc::clone(&budget).turn().await;
             let began = Instant::now();
             let need = Need {
                 news: mirror.clock.news(),
@@ -30,7 +31,6 @@ pub async fn keep(mirrors: Arc<Mirrors>, overlap: Duration, verify_every: Durati
             if let Err(error) = mirrors.bring(Arc::clone(mirror), need).await {
                 tracing::debug!(collection = %mirror.clock.key(), %error, "could not compare {}", mirror.clock.key());
             }
-            tokio::time::sleep(rest(began.elapsed(), budget)).await;
         }
     }
 }

@@ -11,7 +11,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+mod schedule;
+
 use crate::kinto::{CollectionKey, Timestamp};
+use schedule::Schedule;
 
 /// How many writes in order are remembered for each collection.
 const WITNESSED: usize = 1024;
@@ -48,8 +51,7 @@ struct Notes {
     moved: Option<Instant>,
     /// When the upstream was last asked for its timestamp.
     asked: Option<Instant>,
-    /// When a reader last wanted it.
-    used: Option<Instant>,
+    schedule: Schedule,
     /// A timestamp lower than one already known was seen: what was known is void.
     void: bool,
     /// The last of [`Clock::news`] that was more than a higher timestamp.
@@ -268,16 +270,6 @@ impl Clock {
     /// How long ago the upstream was asked; `None` where it never was.
     pub fn age(&self) -> Option<Duration> {
         self.notes().asked.map(|asked| asked.elapsed())
-    }
-
-    /// A reader wants to know of this collection.
-    pub fn used(&self) {
-        self.notes().used = Some(Instant::now());
-    }
-
-    /// How long ago a reader wanted to know; `None` where none did.
-    pub fn unused(&self) -> Option<Duration> {
-        self.notes().used.map(|used| used.elapsed())
     }
 
     /// There is news that no timestamp tells.

@@ -1,124 +1,137 @@
 //! Asking the upstream for timestamps, for what is written past the sidecar.
 //!
 //! Asking is dear (several milliseconds of Kinto's time for each collection), so polling paces itself by the time that
-//! the upstream takes to answer: it rests after each question until it has kept the upstream busy for no more than
-//! `sidecar.poll_budget` of the time. Quiet collections are asked less often than lively ones, and none at all while
-//! nobody reads. A *complete round* asks for everything at once; it is for readers who cannot be answered without it.
+//! the upstream takes to answer: after each question it rests until it has kept the upstream busy for no more than
+//! [`sidecar.poll_budget`](super::budget) of the time. As long as that does, everything that is monitored, journalled or
+//! listened to is asked for each `sidecar.timestamps_ttl`; beyond it, [`order`] says what waits. A [`sweep`] asks for
+//! everything once, for readers who cannot be answered without it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-pub mod ask;
+mod ask;
 pub mod heads;
+mod order;
+mod sweep;
 
 use super::Timeline;
-use super::clock::Clock;
+use super::budget::{Budget, Turn};
 use super::entries::Entries;
 use super::ledger::Ledger;
 use crate::kinto::Timestamp;
 use crate::upstream::Upstream;
-use ask::{Asker, PollError};
+use ask::Asker;
+pub use ask::PollError;
+use sweep::{Purpose, Sweep};
 
-/// Polling goes on for this long after the last reader.
-const ACTIVE: Duration = Duration::from_secs(30);
-
-/// The longest time for which a collection that never changes is not asked for.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(300);
-
-/// The longest rest after one question.
-const LONGEST_REST: Duration = Duration::from_secs(60);
-
-/// The longest time for which a reader waits for a complete round.
+/// The longest time for which a reader waits for a sweep.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// The longest pause between two complete rounds that readers wait for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long what readers claim to know is not looked for again in a bucket.
+const BETWEEN_CLAIMS: Duration = Duration::from_secs(1);
+
+/// How far ahead of the budget a sweep goes for somebody who knows of something newer.
+const ADVANCE: Duration = Duration::from_secs(30);
+
+/// The pause after the upstream could not be asked, where somebody waits, and where nobody does.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const UNWANTED: Duration = Duration::from_secs(10);
+
+/// The shortest pause between two looks at what is due, where nothing is.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long it is remembered how the asking for a bucket's list ended.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Paces the questions and shares their outcome.
 #[derive(Debug)]
 pub struct Poller {
     timeline: Arc<Timeline>,
     ttl: Duration,
-    budget: f64,
+    budget: Arc<Budget>,
     exclusive: bool,
-    /// When a reader last wanted to know anything.
-    used: Mutex<Option<Instant>>,
-    /// When a complete round was last wanted.
-    wanted: Mutex<Option<Instant>>,
-    /// Buckets whose list is not complete yet.
-    incomplete: Mutex<BTreeSet<Arc<str>>>,
+    wishes: Mutex<Wishes>,
     wake: Notify,
     outcome: watch::Sender<Outcome>,
 }
 
-/// How the last complete rounds ended.
+/// What readers wait for.
+#[derive(Debug, Default)]
+struct Wishes {
+    /// When somebody last wanted a list where there was none.
+    first: Option<Instant>,
+    /// When somebody last wanted a list that was asked for after that.
+    anew: Option<Instant>,
+    /// The newest timestamp that somebody claims to know of, and when that was last done.
+    claim: Option<(Timestamp, Instant)>,
+    /// Buckets whose lists are wanted; whether within the budget.
+    buckets: BTreeMap<Arc<str>, bool>,
+}
+
+/// How the last sweeps ended.
 #[derive(Debug, Clone, Default)]
 struct Outcome {
-    /// When the last one that succeeded began.
+    /// When the last one for everything that succeeded began.
     done: Option<Instant>,
+    /// When the last one began that looked for a claim.
+    examined: Option<Instant>,
     /// When the last one that failed began, and why.
     failed: Option<(Instant, PollError)>,
     /// Buckets whose lists were asked for lately: when that began, and how it ended.
     buckets: HashMap<Arc<str>, (Instant, Result<(), PollError>)>,
 }
 
-/// The rest after a question that took `busy`, so that it kept the upstream busy for no more than `budget` of the time.
-pub fn rest(busy: Duration, budget: f64) -> Duration {
-    if budget >= 1.0 {
-        return Duration::ZERO;
-    }
-    let share = budget.max(0.0001);
-    busy.mul_f64(1.0 / share - 1.0).min(LONGEST_REST)
-}
+/// A place in the line of those who ask within the budget.
+type Place = Pin<Box<dyn Future<Output = Turn> + Send>>;
 
 impl Poller {
     /// A poller for `timeline`; nothing is asked before [`Poller::run`].
-    pub fn new(timeline: Arc<Timeline>, ttl: Duration, budget: f64, exclusive: bool) -> Self {
+    pub fn new(timeline: Arc<Timeline>, ttl: Duration, budget: Arc<Budget>, exclusive: bool) -> Self {
         Self {
             timeline,
             ttl,
             budget,
             exclusive,
-            used: Mutex::default(),
-            wanted: Mutex::default(),
-            incomplete: Mutex::default(),
+            wishes: Mutex::default(),
             wake: Notify::new(),
             outcome: watch::Sender::default(),
         }
     }
 
-    /// A reader was answered from what is known: it is worth keeping up to date.
-    pub fn used(&self) {
-        let mut used = lock(&self.used);
-        let now = Instant::now();
-        let idle = used.is_none_or(|used| now.duration_since(used) > ACTIVE);
-        *used = Some(now);
-        drop(used);
-        if idle {
-            self.wake.notify_one();
-        }
-    }
-
-    /// The list of timestamps: asked for where nothing is known yet, where `timestamps_ttl` is zero, and where the reader
+    /// The list of timestamps: waited for where nothing is known yet, where `timestamps_ttl` is zero, and where the reader
     /// knows of something `newest` that the list does not have. The flag says that the upstream fails, and that the list
     /// may be behind.
     pub async fn entries(&self, newest: Option<Timestamp>) -> Result<(Arc<Entries>, bool), PollError> {
-        self.used();
-        let resources = self.timeline.resources();
         let entries = self.timeline.entries();
-        let behind = newest.is_some_and(|newest| newest > entries.timestamp);
-        if resources.is_empty() || (self.timeline.is_loaded() && !self.ttl.is_zero() && !behind) {
+        let is_loaded = self.timeline.is_loaded();
+        let claim = newest.filter(|newest| *newest > entries.timestamp);
+        if self.timeline.resources().is_empty() || (is_loaded && !self.ttl.is_zero() && claim.is_none()) {
             return Ok((entries, false));
         }
         let arrived = Instant::now();
-        let asked = if self.timeline.is_loaded() {
-            self.complete_after(arrived, LONGEST_WAIT).await
+        let asked = if !is_loaded {
+            self.lock().first = Some(arrived);
+            self.ended(arrived, |_| self.timeline.is_loaded()).await
+        } else if self.ttl.is_zero() {
+            self.lock().anew = Some(arrived);
+            self.ended(arrived, |outcome| outcome.done.is_some_and(|done| done >= arrived)).await
         } else {
-            self.ended(arrived, LONGEST_WAIT, |outcome| outcome.done.is_some()).await
+            let claim = claim.unwrap_or_default();
+            {
+                let mut wishes = self.lock();
+                let newest = wishes.claim.map_or(claim, |(newest, _)| newest.max(claim));
+                wishes.claim = Some((newest, arrived));
+            }
+            let is_examined = |outcome: &Outcome| {
+                outcome.examined.max(outcome.done).is_some_and(|examined| examined >= arrived)
+            };
+            self.ended(arrived, |outcome| self.timeline.entries().timestamp >= claim || is_examined(outcome))
+                .await
         };
         match asked {
             Err(error) if !self.timeline.is_loaded() => Err(error),
@@ -129,18 +142,18 @@ impl Poller {
     /// The list of all collections of a bucket, complete; asked for anew where the reader knows of something `newest`
     /// that the list does not have.
     pub async fn bucket(&self, bucket: &str, newest: Option<Timestamp>) -> Result<Arc<Ledger>, PollError> {
-        self.used();
         let ledger = self.timeline.watch(bucket);
         let behind = newest.is_some_and(|newest| newest > ledger.entries().high);
         let arrived = Instant::now();
         let mut outcome = self.outcome.subscribe();
         let last = outcome.borrow().buckets.get(bucket).map(|(asked, _)| *asked);
         // What the upstream does not have it cannot be asked for again and again.
-        let is_claimed_again = last.is_some_and(|asked| arrived - asked < LONGEST_PAUSE);
+        let is_claimed_again = last.is_some_and(|asked| arrived - asked < BETWEEN_CLAIMS);
         if ledger.is_loaded() && !self.ttl.is_zero() && (!behind || is_claimed_again) {
             return Ok(ledger);
         }
-        lock(&self.incomplete).insert(bucket.into());
+        let is_paid = ledger.is_loaded() && !self.ttl.is_zero();
+        self.lock().buckets.insert(bucket.into(), is_paid);
         self.wake.notify_one();
         let is_asked =
             |outcome: &Outcome| outcome.buckets.get(bucket).is_some_and(|(asked, _)| *asked >= arrived);
@@ -155,33 +168,32 @@ impl Poller {
         }
     }
 
-    /// Waits until a complete round that began after `moment` has ended, at most for `bound`.
-    pub async fn complete_after(&self, moment: Instant, bound: Duration) -> Result<(), PollError> {
-        self.ended(moment, bound, |outcome| outcome.done.is_some_and(|done| done >= moment)).await
-    }
-
-    /// Wants a complete round that begins after `moment`, and waits until one is `enough` or fails.
-    async fn ended(
-        &self,
-        moment: Instant,
-        bound: Duration,
-        enough: impl Fn(&Outcome) -> bool,
-    ) -> Result<(), PollError> {
+    /// Waits until the outcome is `enough`, or a sweep fails that began after `moment`.
+    async fn ended(&self, moment: Instant, enough: impl Fn(&Outcome) -> bool) -> Result<(), PollError> {
         let mut outcome = self.outcome.subscribe();
-        {
-            let mut wanted = lock(&self.wanted);
-            *wanted = (*wanted).max(Some(moment));
-        }
+        let mut moved = self.timeline.subscribe();
         self.wake.notify_one();
-        let failure = |outcome: &Outcome| {
-            outcome.failed.as_ref().filter(|(failed, _)| *failed >= moment).map(|(_, error)| error.clone())
+        let waited = async {
+            loop {
+                moved.mark_unchanged();
+                {
+                    let outcome = outcome.borrow_and_update();
+                    if enough(&outcome) {
+                        return Ok(());
+                    }
+                    if let Some((_, error)) = outcome.failed.as_ref().filter(|(failed, _)| *failed >= moment)
+                    {
+                        return Err(error.clone());
+                    }
+                }
+                let ended = tokio::select! {
+                    ended = outcome.changed() => ended,
+                    ended = moved.changed() => ended,
+                };
+                ended.map_err(|_| PollError::TooSlow)?;
+            }
         };
-        let ended = outcome.wait_for(|outcome| enough(outcome) || failure(outcome).is_some());
-        match tokio::time::timeout(bound, ended).await {
-            Ok(Ok(outcome)) if enough(&outcome) => Ok(()),
-            Ok(Ok(outcome)) => Err(failure(&outcome).unwrap_or(PollError::TooSlow)),
-            Ok(Err(_)) | Err(_) => Err(PollError::TooSlow),
-        }
+        tokio::time::timeout(LONGEST_WAIT, waited).await.unwrap_or(Err(PollError::TooSlow))
     }
 
     /// How old the oldest thing known of a monitored collection is.
@@ -194,114 +206,157 @@ impl Poller {
     /// Asks until the process ends.
     pub async fn run(self: Arc<Self>, upstream: Upstream, overlap: Duration, batch_max_requests: usize) {
         let mut asker = Asker::new(self.timeline.clone(), upstream, overlap, batch_max_requests);
-        let mut last_round = Duration::ZERO;
+        let mut sweeps: VecDeque<Sweep> = VecDeque::new();
+        let mut place: Option<Place> = None;
+        let mut hold: Option<Instant> = None;
         loop {
-            let wanted = *lock(&self.wanted);
-            let done = self.outcome.borrow().done;
-            let failed = self.outcome.borrow().failed.as_ref().map(|(failed, _)| *failed);
-            if wanted.is_some_and(|wanted| done.max(failed).is_none_or(|ended| ended < wanted)) {
-                if !self.ttl.is_zero() {
-                    let pause = (last_round * 3).min(LONGEST_PAUSE);
-                    tokio::time::sleep(
-                        pause.saturating_sub(done.map_or(LONGEST_PAUSE, |done| done.elapsed())),
-                    )
-                    .await;
+            let mut next = self.begin_sweeps(&mut sweeps);
+            hold = hold.filter(|hold| *hold > Instant::now());
+            if place.is_none() && hold.is_none() && !self.exclusive {
+                let (question, later) = asker.next(self.ttl, !sweeps.is_empty());
+                place = question.map(|_| -> Place { Box::pin(self.budget.clone().turn()) });
+                // What begins to matter meanwhile is looked at soon.
+                let soon = Instant::now() + self.ttl.clamp(SHORTEST_PAUSE, AFTER_FAILURE);
+                next = next.into_iter().chain(later).chain([soon]).min();
+            }
+            next = next.into_iter().chain(hold).min();
+            let debt = self.budget.debt();
+            let ready = sweeps.iter().position(|sweep| !sweep.is_paid() || debt <= ADVANCE);
+            if ready.is_none() && !sweeps.is_empty() {
+                next = next.into_iter().chain([Instant::now() + debt.saturating_sub(ADVANCE)]).min();
+            }
+            tokio::select! {
+                mut turn = taken(&mut place) => {
+                    place = None;
+                    hold = self.ask(&mut asker, &mut turn, !sweeps.is_empty()).await;
                 }
-                let began = Instant::now();
-                let result = asker.complete_round().await;
-                last_round = began.elapsed();
-                self.outcome.send_modify(|outcome| match result {
-                    Ok(()) => outcome.done = Some(began),
-                    Err(error) => {
-                        tracing::warn!(%error, "could not ask the upstream for timestamps");
-                        outcome.failed = Some((began, error));
+                () = std::future::ready(()), if ready.is_some() => {
+                    if let Some(sweep) = ready.and_then(|ready| sweeps.remove(ready)) {
+                        sweeps.extend(self.step(sweep, &mut asker).await);
                     }
-                });
-                continue;
+                }
+                () = self.wake.notified() => {}
+                () = until(next) => {}
             }
-            let incomplete = lock(&self.incomplete).pop_first();
-            if let Some(bucket) = incomplete {
-                let began = Instant::now();
-                let result = asker.complete_bucket(&bucket).await;
-                self.outcome.send_modify(|outcome| {
-                    outcome.buckets.retain(|_, (asked, _)| asked.elapsed() < ACTIVE);
-                    outcome.buckets.insert(bucket, (began, result));
-                });
-                continue;
+        }
+    }
+
+    /// Begins what is wanted; when to look again, if that is known.
+    fn begin_sweeps(&self, sweeps: &mut VecDeque<Sweep>) -> Option<Instant> {
+        let now = Instant::now();
+        let outcome = self.outcome.borrow().clone();
+        let failed = outcome.failed.as_ref().map(|(failed, _)| *failed);
+        let mut wishes = self.lock();
+        wishes.buckets.retain(|bucket, is_paid| {
+            let is_of_it =
+                |sweep: &Sweep| matches!(&sweep.purpose, Purpose::Bucket(other, _) if other == bucket);
+            let is_under_way = sweeps.iter().any(is_of_it);
+            if !is_under_way {
+                sweeps.push_back(Sweep::begin(Purpose::Bucket(Arc::clone(bucket), *is_paid)));
             }
-            let active = lock(&self.used).is_some_and(|used| used.elapsed() < ACTIVE);
-            if !active || self.exclusive {
-                self.wake.notified().await;
-                continue;
+            is_under_way
+        });
+        if sweeps.iter().any(|sweep| !matches!(sweep.purpose, Purpose::Bucket(..))) {
+            return None;
+        }
+        if !self.timeline.is_loaded() {
+            if self.timeline.resources().is_empty() {
+                return None;
             }
-            let began = Instant::now();
-            let asked = self.ask_due(&mut asker).await;
-            if let Err(error) = &asked {
+            let is_wanted = wishes.first > failed;
+            let at = failed.map_or(now, |failed| failed + if is_wanted { AFTER_FAILURE } else { UNWANTED });
+            if at > now {
+                return Some(at);
+            }
+            sweeps.push_back(Sweep::begin(Purpose::Everything));
+        } else if wishes.anew > outcome.done.max(failed) {
+            sweeps.push_back(Sweep::begin(Purpose::Everything));
+        } else if let Some((newest, claimed)) = wishes.claim {
+            let is_open = newest > self.timeline.entries().timestamp
+                && Some(claimed) > outcome.examined.max(outcome.done).max(failed);
+            let debt = self.budget.debt();
+            if is_open && !debt.is_zero() {
+                return Some(now + debt);
+            }
+            wishes.claim = None;
+            if is_open {
+                sweeps.push_back(Sweep::begin(Purpose::Claim(newest)));
+            }
+        }
+        None
+    }
+
+    /// Goes on with a sweep, and gives it back if there is more to ask.
+    async fn step(&self, mut sweep: Sweep, asker: &mut Asker) -> Option<Sweep> {
+        let (ended, busy) = sweep.step(asker).await;
+        if sweep.is_paid() {
+            self.budget.pay(busy);
+        }
+        let Some(result) = ended else { return Some(sweep) };
+        if result.is_ok() {
+            match &sweep.purpose {
+                Purpose::Everything => self.timeline.set_loaded(),
+                Purpose::Bucket(bucket, _) => {
+                    if let Some(ledger) = self.timeline.watched(bucket) {
+                        ledger.set_loaded();
+                    }
+                }
+                Purpose::Claim(_) => {}
+            }
+        }
+        self.outcome.send_modify(|outcome| match (sweep.purpose, result) {
+            (Purpose::Bucket(bucket, _), result) => {
+                outcome.buckets.retain(|_, (asked, _)| asked.elapsed() < REMEMBERED);
+                outcome.buckets.insert(bucket, (sweep.began, result));
+            }
+            (Purpose::Everything, Ok(())) => outcome.done = Some(sweep.began),
+            (Purpose::Claim(_), Ok(())) => outcome.examined = Some(sweep.began),
+            (Purpose::Everything | Purpose::Claim(_), Err(error)) => {
+                if outcome.failed.as_ref().map(|(failed, _)| *failed) <= outcome.done {
+                    tracing::warn!(%error, "could not ask the upstream for timestamps");
+                }
+                outcome.failed = Some((sweep.began, error));
+            }
+        });
+        None
+    }
+
+    /// Asks for some of what is due; until when to leave the upstream alone, where it could not be asked.
+    async fn ask(&self, asker: &mut Asker, turn: &mut Turn, is_swept: bool) -> Option<Instant> {
+        let Some(question) = asker.next(self.ttl, is_swept).0 else {
+            turn.was(Duration::ZERO);
+            return None;
+        };
+        match asker.put(question).await {
+            Ok(busy) => {
+                if let Some(busy) = busy {
+                    turn.was(busy);
+                }
+                None
+            }
+            Err(error) => {
                 tracing::debug!(%error, "could not ask the upstream for timestamps");
+                Some(Instant::now() + AFTER_FAILURE)
             }
-            let pause = match asked {
-                Ok(false) => (self.ttl / 4).clamp(Duration::from_millis(20), LONGEST_PAUSE),
-                Ok(true) => rest(began.elapsed(), self.budget),
-                Err(_) => LONGEST_PAUSE,
-            };
-            // Readers who wait for a complete round do not wait for the rest after an ordinary question.
-            _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }
 
-    /// Asks for some of what is due; whether anything was.
-    async fn ask_due(&self, asker: &mut Asker) -> Result<bool, PollError> {
-        if asker.ask_cheaply(self.ttl).await? {
-            return Ok(true);
-        }
-        let mut due: Vec<(f64, Arc<Clock>)> = self
-            .timeline
-            .clocks()
-            .into_iter()
-            .filter(|clock| asker.is_asked_for(clock) && self.is_watched(clock))
-            .map(|clock| (self.overdue(&clock), clock))
-            .filter(|(overdue, _)| *overdue >= 1.0)
-            .collect();
-        due.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        let due: Vec<_> = due.into_iter().map(|(_, clock)| clock).take(asker.at_once()).collect();
-        if due.is_empty() {
-            return Ok(false);
-        }
-        asker.ask(&due).await?;
-        Ok(true)
-    }
-
-    fn is_watched(&self, clock: &Clock) -> bool {
-        self.timeline.resources().include(clock.key())
-            || self.timeline.watched(&clock.key().bucket).is_some()
-            || clock.is_listened_to()
-            || clock.unused().is_some_and(|unused| unused < LONGEST_INTERVAL)
-    }
-
-    /// How often a clock could have been asked since it was: 1 means that it is due.
-    fn overdue(&self, clock: &Clock) -> f64 {
-        let Some(age) = clock.age() else { return f64::INFINITY };
-        if clock.is_listened_to() {
-            return age.as_secs_f64() / self.ttl.as_secs_f64().max(0.001);
-        }
-        let quiet = clock.moved().map_or(Duration::ZERO, |moved| moved.elapsed());
-        let interval = (quiet / 10).clamp(self.ttl, LONGEST_INTERVAL.max(self.ttl));
-        age.as_secs_f64() / interval.as_secs_f64().max(0.001)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The turn of whoever has a place in the line.
+async fn taken(place: &mut Option<Place>) -> Turn {
+    match place {
+        Some(place) => place.await,
+        None => std::future::pending().await,
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rests_keep_the_upstream_busy_for_no_more_than_the_budget() {
-        assert_eq!(rest(Duration::from_millis(10), 0.05), Duration::from_millis(190));
-        assert_eq!(rest(Duration::from_millis(10), 1.0), Duration::ZERO);
-        assert_eq!(rest(Duration::from_secs(10), 0.0), LONGEST_REST);
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,6 +1,8 @@
 //! How the sidecar learns what was written past it: whatever is the matter with one question, the others are asked.
 
+mod clocks;
 mod refused;
+mod sweep;
 
 use serde_json::{Value, json};
 

@@ -2,8 +2,8 @@
 //!
 //! - an upstream with the changes plugin answers for all monitored collections in one `GET` of its monitor/changes;
 //! - one with the history plugin says in one `GET` for each bucket which collections changed;
-//! - any other is asked with batches of `HEAD`, and for the collections of monitored buckets with a list for each
-//!   bucket. A sub-request of a batch is never conditional: Kinto takes a 304 for a redirect there and fails.
+//! - any other is asked for the timestamps of collections ([`super::heads`]), and for the collections of monitored
+//!   buckets with a list for each bucket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,11 +17,18 @@ use tokio::time::Instant;
 mod plugins;
 
 use super::heads::Heads;
+use super::order::{self, Due};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::read::ReadError;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
 use crate::upstream::{Description, Upstream, UpstreamError};
+
+/// How much less often than its collections a list of collections is asked for: it changes less often.
+const LISTS: u32 = 5;
+
+/// How often it is looked for buckets whose histories can be followed.
+const HISTORIES: Duration = Duration::from_secs(300);
 
 /// Why timestamps could not be learned.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -42,26 +49,52 @@ pub enum PollError {
 
 /// Asks, and tells the timeline.
 #[derive(Debug)]
-pub struct Asker {
-    timeline: Arc<Timeline>,
+pub(super) struct Asker {
+    pub(super) timeline: Arc<Timeline>,
     upstream: Upstream,
     overlap: Duration,
     heads: Heads,
     /// What the upstream says of itself, once it did.
     description: Option<Arc<Description>>,
-    /// For each monitored bucket: the `ETag` of its list of collections, and when it was asked for.
+    /// For each bucket of which the list matters: its `ETag`, and when it was asked for.
     buckets: BTreeMap<String, BucketList>,
     /// The collections for which the changes plugin answers.
-    listed: BTreeSet<CollectionKey>,
+    pub(super) listed: BTreeSet<CollectionKey>,
     listed_at: Option<Instant>,
-    /// For each bucket whose history answers: the newest entry seen, and when it was asked for.
-    histories: BTreeMap<String, (Timestamp, Instant)>,
+    /// The buckets whose histories answer.
+    pub(super) histories: BTreeMap<String, Followed>,
+    /// When it was last looked for such buckets.
+    histories_at: Option<Instant>,
+    /// Whether the last question was for a list of collections, or for a history: these and collections take turns.
+    was_list: bool,
 }
 
 #[derive(Debug, Default)]
 struct BucketList {
     etag: Option<HeaderValue>,
     asked: Option<Instant>,
+}
+
+/// A history that answers for the collections of its bucket.
+#[derive(Debug)]
+pub(super) struct Followed {
+    /// The newest entry seen.
+    newest: Timestamp,
+    /// When it was last asked for.
+    asked: Instant,
+    /// Since when it is followed.
+    begun: Instant,
+}
+
+/// What can be asked.
+#[derive(Debug)]
+pub(super) enum Question {
+    Describe,
+    Monitor,
+    Histories,
+    History(String),
+    Bucket(String),
+    Collections(Vec<Arc<Clock>>),
 }
 
 #[derive(Deserialize)]
@@ -76,15 +109,10 @@ struct Id {
 
 impl Asker {
     /// Asks `upstream` on behalf of `timeline`.
-    pub fn new(
-        timeline: Arc<Timeline>,
-        upstream: Upstream,
-        overlap: Duration,
-        batch_max_requests: usize,
-    ) -> Self {
+    pub(super) fn new(timeline: Arc<Timeline>, upstream: Upstream, overlap: Duration, most: usize) -> Self {
         Self {
             timeline,
-            heads: Heads::new(upstream.clone(), batch_max_requests),
+            heads: Heads::new(upstream.clone(), most),
             upstream,
             overlap,
             description: None,
@@ -92,117 +120,163 @@ impl Asker {
             listed: BTreeSet::new(),
             listed_at: None,
             histories: BTreeMap::new(),
+            histories_at: None,
+            was_list: false,
         }
     }
 
     /// How many collections one question can name.
-    pub fn at_once(&self) -> usize {
+    pub(super) fn at_once(&self) -> usize {
         self.heads.at_once(self.description.as_deref())
     }
 
     /// Whether a collection has to be asked for by itself.
-    pub fn is_asked_for(&self, clock: &Clock) -> bool {
-        !self.listed.contains(clock.key()) && !self.histories.contains_key(&*clock.key().bucket)
+    pub(super) fn is_asked_for(&self, clock: &Clock) -> bool {
+        let followed = self.histories.get(&*clock.key().bucket);
+        let is_followed = followed.is_some_and(|followed| clock.last_answer() >= Some(followed.begun));
+        !is_followed && !self.listed.contains(clock.key())
     }
 
-    /// Asks for everything that is monitored.
-    pub async fn complete_round(&mut self) -> Result<(), PollError> {
-        self.description = Some(self.upstream.described().await?);
-        self.ask_monitor().await?;
-        let buckets: Vec<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
-        for bucket in &buckets {
-            self.ask_bucket(bucket).await?;
-        }
-        let mut due: Vec<Arc<Clock>> = Vec::new();
-        for key in self.timeline.resources().collections() {
-            due.push(self.timeline.clock(key));
-        }
-        due.extend(self.timeline.clocks().into_iter().filter(|clock| {
-            self.timeline.resources().include(clock.key())
-                && buckets.iter().any(|bucket| **bucket == *clock.key().bucket)
-        }));
-        due.sort_by(|one, other| one.key().cmp(other.key()));
-        due.dedup_by(|one, other| one.key() == other.key());
-        due.retain(|clock| !self.listed.contains(clock.key()));
-        for clocks in due.chunks(self.at_once()) {
-            self.ask(clocks).await?;
-        }
-        self.begin_histories().await;
-        self.timeline.set_loaded();
-        Ok(())
-    }
-
-    /// Asks for everything in a bucket that somebody watches.
-    pub async fn complete_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
-        let Some(ledger) = self.timeline.watched(bucket) else { return Ok(()) };
-        let began = Instant::now();
-        self.buckets.remove(bucket);
-        self.ask_bucket(bucket).await?;
-        let mut due = self.timeline.clocks();
-        due.retain(|clock| {
-            *clock.key().bucket == *bucket && clock.age().is_none_or(|age| age >= began.elapsed())
-        });
-        for clocks in due.chunks(self.at_once()) {
-            self.ask(clocks).await?;
-        }
-        ledger.set_loaded();
-        Ok(())
-    }
-
-    /// Asks the questions that answer for many collections at once, where they are older than `ttl`; whether any was.
-    pub async fn ask_cheaply(&mut self, ttl: Duration) -> Result<bool, PollError> {
-        let is_due = |asked: Option<Instant>| asked.is_none_or(|asked| asked.elapsed() >= ttl);
-        self.description = Some(self.upstream.described().await?);
-        if self.has_changes() && is_due(self.listed_at) {
-            self.ask_monitor().await?;
-            return Ok(true);
-        }
-        let history = self.histories.iter().find(|(_, (_, asked))| is_due(Some(*asked)));
-        if let Some(bucket) = history.map(|(bucket, _)| bucket.clone()) {
-            self.ask_history(&bucket).await?;
-            return Ok(true);
-        }
+    /// What to ask next, of what is older than `ttl`; else when to ask. What was never asked for is left to a sweep
+    /// that is under way.
+    pub(super) fn next(&mut self, ttl: Duration, is_swept: bool) -> (Option<Question>, Option<Instant>) {
+        let now = Instant::now();
+        let buckets = self.listed_buckets();
         let watched = self.timeline.watched_buckets();
-        let bucket = self.timeline.resources().buckets().chain(watched.iter().map(|id| &**id)).find(|id| {
-            // A list of collections changes less often than their records.
-            let asked = self.buckets.get(*id).and_then(|list| list.asked);
-            asked.is_none_or(|asked| asked.elapsed() >= ttl * 5)
+        let mut clocks = self.timeline.kept_clocks();
+        clocks.retain(|clock| {
+            let key = clock.key();
+            let is_watched = watched.contains(&key.bucket) || self.timeline.resources().include(key);
+            (is_watched && !(is_swept && clock.last_asked().is_none()) || !is_watched && clock.is_wanted())
+                && self.is_asked_for(clock)
         });
-        if let Some(bucket) = bucket.map(str::to_owned) {
-            self.ask_bucket(&bucket).await?;
-            return Ok(true);
+        if self.description.is_none() {
+            let is_needed = !clocks.is_empty() || !buckets.is_empty();
+            return (is_needed.then_some(Question::Describe), None);
         }
-        Ok(false)
+        let mut next: Option<Instant> = None;
+        let mut is_due = |asked: Option<Instant>, ttl: Duration| {
+            let at = asked.map_or(now, |asked| asked + ttl);
+            if at > now {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+            at <= now
+        };
+        if self.has_changes() && is_due(self.listed_at, ttl) {
+            return (Some(Question::Monitor), None);
+        }
+        let has_histories = self.description.as_ref().is_some_and(|description| description.has("history"));
+        if has_histories && !is_swept && is_due(self.histories_at, HISTORIES) {
+            return (Some(Question::Histories), None);
+        }
+        self.buckets.retain(|bucket, _| buckets.contains(bucket));
+        // The longest unasked first, so that none of many is forgotten.
+        let histories = self.histories.iter().map(|(id, followed)| (Some(followed.asked), id.clone(), true));
+        let lists =
+            buckets.into_iter().map(|id| (self.buckets.get(&id).and_then(|list| list.asked), id, false));
+        let due = histories.chain(lists).filter(|(asked, _, is_history)| {
+            is_due(*asked, if *is_history { ttl } else { ttl * LISTS }) && (asked.is_some() || !is_swept)
+        });
+        let list =
+            due.min().map(
+                |(_, bucket, is_history)| {
+                    if is_history { Question::History(bucket) } else { Question::Bucket(bucket) }
+                },
+            );
+
+        let Due { clocks, next: later } = order::choose(clocks.into_iter(), ttl, self.at_once(), now);
+        let clocks = Some(clocks).filter(|clocks| !clocks.is_empty()).map(Question::Collections);
+        let question = if self.was_list { clocks.or(list) } else { list.or(clocks) };
+        (question, next.into_iter().chain(later).min())
     }
 
-    /// Asks for the timestamps of some collections.
-    pub async fn ask(&self, clocks: &[Arc<Clock>]) -> Result<(), PollError> {
+    /// The buckets of which it matters which collections they have.
+    fn listed_buckets(&self) -> BTreeSet<String> {
+        let resources = self.timeline.resources();
+        let mut buckets: BTreeSet<String> = resources.buckets().map(str::to_owned).collect();
+        buckets.extend(resources.collections().map(|key| key.bucket.to_string()));
+        buckets.extend(self.timeline.watched_buckets().iter().map(ToString::to_string));
+        buckets
+    }
+
+    /// Asks; the upstream was busy for that long, where that is not how long it took.
+    pub(super) async fn put(&mut self, question: Question) -> Result<Option<Duration>, PollError> {
+        self.was_list = matches!(question, Question::Bucket(_) | Question::History(_));
+        if matches!(question, Question::Monitor | Question::Bucket(_))
+            && let Err(PollError::Upstream(error)) = self.describe().await
+            && error.is_absent()
+        {
+            return Err(error.into());
+        }
+        match question {
+            Question::Describe => self.describe().await?,
+            Question::Monitor => self.ask_monitor().await?,
+            Question::Histories => self.begin_histories().await,
+            Question::History(bucket) => self.ask_history(&bucket).await?,
+            Question::Bucket(bucket) => match self.ask_bucket(&bucket).await {
+                Err(PollError::Upstream(error)) if error.is_absent() => return Err(error.into()),
+                Err(error) => tracing::debug!(bucket, %error, "could not list the collections of a bucket"),
+                Ok(()) => {}
+            },
+            Question::Collections(clocks) => return self.ask(&clocks).await.map(Some),
+        }
+        Ok(None)
+    }
+
+    /// Asks for the timestamps of some collections; for how long that kept the upstream busy.
+    pub(super) async fn ask(&self, clocks: &[Arc<Clock>]) -> Result<Duration, PollError> {
         let asked = Instant::now();
         let news: Vec<u64> = clocks.iter().map(|clock| clock.news()).collect();
         let keys: Vec<CollectionKey> = clocks.iter().map(|clock| clock.key().clone()).collect();
+        for clock in clocks {
+            clock.asking(asked);
+        }
         let answers = self.heads.ask(&keys).await?;
         for ((clock, news), head) in clocks.iter().zip(news).zip(answers.heads) {
             match head {
-                Ok((timestamp, total)) => self.timeline.learned(clock, timestamp, total, news, asked),
-                Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(clock.key()),
-                Err(ReadError::Gone) => {}
+                Ok((timestamp, total)) => {
+                    clock.answered();
+                    self.timeline.learned(clock, timestamp, total, news, asked);
+                }
+                Err(ReadError::Gone) => {
+                    clock.answered();
+                    if clock.news() == news {
+                        self.timeline.removed(clock.key());
+                    }
+                }
                 Err(ReadError::Refused(_)) => {
+                    clock.answered();
                     metrics::counter!("kinto_sidecar_timestamps_refused_total").increment(1);
                 }
                 Err(error) => {
+                    clock.failed();
                     tracing::debug!(collection = %clock.key(), %error, "could not ask for a timestamp");
                 }
+            }
+        }
+        Ok(answers.busy)
+    }
+
+    /// Learns what the upstream says of itself, where that is not known.
+    pub(super) async fn describe(&mut self) -> Result<(), PollError> {
+        match self.upstream.described().await {
+            Ok(description) => self.description = Some(description),
+            Err(error) if error.is_absent() => return Err(error.into()),
+            // It does not say. Kinto without plugins is what it is taken for.
+            Err(error) => {
+                self.description.get_or_insert_default();
+                return Err(error.into());
             }
         }
         Ok(())
     }
 
-    fn has_changes(&self) -> bool {
+    pub(super) fn has_changes(&self) -> bool {
         self.description.as_ref().is_some_and(|description| description.has("changes"))
     }
 
-    /// Learns which collections a monitored bucket has.
-    async fn ask_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
+    /// Learns which collections a bucket has.
+    pub(super) async fn ask_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
         let list = self.buckets.entry(bucket.to_owned()).or_default();
         list.asked = Some(Instant::now());
         let before: BTreeMap<CollectionKey, u64> =
@@ -218,11 +292,12 @@ impl Asker {
             let answer =
                 self.upstream.ask(Method::GET, &path, std::mem::take(&mut headers), Bytes::new()).await?;
             match answer.status() {
+                StatusCode::NOT_MODIFIED => return Ok(()),
                 StatusCode::OK => {}
                 // A bucket that is not there (yet).
                 StatusCode::NOT_FOUND => break,
-                // One that nobody but its owner may list, or may not any more, says nothing of what is in it.
-                StatusCode::NOT_MODIFIED | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Ok(()),
+                // One that nobody but its owner may list, or may not any more: that says nothing of what is in it.
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return self.ask_named(bucket).await,
                 status => return Err(PollError::Status(status, format!("GET {path}"))),
             }
             etag = etag.or_else(|| answer.headers().get(header::ETAG).cloned());
@@ -236,17 +311,26 @@ impl Asker {
                 || self.timeline.known_clock(key).is_some_and(|clock| before.get(key) != Some(&clock.news()))
         });
         let is_watched = self.timeline.watched(bucket).is_some();
-        let unknown: Vec<Arc<Clock>> = present
-            .iter()
-            .filter(|key| is_watched || self.timeline.resources().include(key))
-            .filter(|key| !self.listed.contains(key))
+        for key in present {
+            if (is_watched || self.timeline.resources().include(&key)) && !self.listed.contains(&key) {
+                self.timeline.found(&key);
+            }
+        }
+        self.buckets.entry(bucket.to_owned()).or_default().etag = etag;
+        Ok(())
+    }
+
+    /// Asks for the collections that the settings name in a bucket, as far as they are not known to be there.
+    async fn ask_named(&self, bucket: &str) -> Result<(), PollError> {
+        let named = self.timeline.resources().collections().filter(|key| &*key.bucket == bucket);
+        let unknown: Vec<Arc<Clock>> = named
+            .filter(|key| !self.timeline.is_kept(key))
             .map(|key| self.timeline.clock(key))
-            .filter(|clock| clock.timestamp() == Timestamp::ZERO)
+            .filter(|clock| self.is_asked_for(clock))
             .collect();
         for clocks in unknown.chunks(self.at_once()) {
             self.ask(clocks).await?;
         }
-        self.buckets.entry(bucket.to_owned()).or_default().etag = etag;
         Ok(())
     }
 

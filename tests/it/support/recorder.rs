@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -60,6 +61,8 @@ impl Recorded {
 #[derive(Debug, Default)]
 struct Notes {
     requests: Mutex<Vec<Recorded>>,
+    /// How long Kinto took to answer, altogether.
+    busy: Mutex<Duration>,
 }
 
 /// The pass-through; ends when dropped. It runs on threads of its own.
@@ -105,6 +108,11 @@ impl Recorder {
     /// How many requests satisfy this.
     pub fn count(&self, which: impl Fn(&Recorded) -> bool) -> usize {
         self.requests().iter().filter(|request| which(request)).count()
+    }
+
+    /// For how long Kinto was busy with answers, altogether.
+    pub fn busy(&self) -> Duration {
+        *self.notes.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what it has noted.
@@ -181,7 +189,9 @@ async fn connection(
                 }
             }
             let request = http::Request::from_parts(head, Full::new(body));
-            let answer = sender.lock().await.send_request(request).await?;
+            let (mut sender, begun) = (sender.lock().await, Instant::now());
+            let answer = sender.send_request(request).await?;
+            *notes.busy.lock().unwrap_or_else(PoisonError::into_inner) += begun.elapsed();
             Ok::<_, hyper::Error>(answer.map(BodyExt::boxed))
         }
     });

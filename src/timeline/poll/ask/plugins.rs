@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Asker, List, PollError, expect, parse};
+use super::{Asker, Followed, List, PollError, expect, parse};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
 
@@ -30,7 +30,7 @@ struct HistoryEntry {
 
 impl Asker {
     /// Takes what the upstream's own monitor/changes says, where it has one.
-    pub(super) async fn ask_monitor(&mut self) -> Result<(), PollError> {
+    pub(in crate::timeline::poll) async fn ask_monitor(&mut self) -> Result<(), PollError> {
         if !self.has_changes() {
             self.listed.clear();
             return Ok(());
@@ -69,9 +69,10 @@ impl Asker {
         Ok(())
     }
 
-    /// Finds which buckets' histories the service account can follow.
-    pub(super) async fn begin_histories(&mut self) {
-        self.histories.clear();
+    /// Finds which buckets' histories the service account can follow, of those that are not followed. What changed before
+    /// is not in what is read of them from here on: each collection is asked for once more by itself.
+    pub(in crate::timeline::poll) async fn begin_histories(&mut self) {
+        self.histories_at = Some(Instant::now());
         if !self.description.as_ref().is_some_and(|description| description.has("history"))
             || self.has_changes()
         {
@@ -79,26 +80,28 @@ impl Asker {
         }
         let mut buckets: BTreeSet<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
         buckets.extend(self.timeline.resources().collections().map(|key| key.bucket.to_string()));
-        for bucket in buckets {
+        for bucket in
+            buckets.into_iter().filter(|bucket| !self.histories.contains_key(bucket)).collect::<Vec<_>>()
+        {
             let path = format!("/buckets/{bucket}/history?_limit=1&_fields=last_modified");
+            let begun = Instant::now();
             let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await;
             let newest = answer.ok().filter(|answer| answer.status() == StatusCode::OK);
             if let Some(newest) =
                 newest.and_then(|answer| Timestamp::from_etag(answer.headers().get(header::ETAG)?))
             {
-                // What changed since the round began is asked for again.
-                self.histories.insert(bucket, (newest.back(self.overlap), Instant::now()));
+                self.histories.insert(bucket, Followed { newest, asked: begun, begun });
             }
         }
     }
 
     /// Asks for the collections that a bucket's history says have changed.
-    pub(super) async fn ask_history(&mut self, bucket: &str) -> Result<(), PollError> {
-        let Some((newest, asked)) = self.histories.get_mut(bucket) else { return Ok(()) };
-        *asked = Instant::now();
-        let mut seen = *newest;
+    pub(in crate::timeline::poll) async fn ask_history(&mut self, bucket: &str) -> Result<(), PollError> {
+        let Some(followed) = self.histories.get_mut(bucket) else { return Ok(()) };
+        followed.asked = Instant::now();
+        let mut seen = followed.newest;
         let mut changed = BTreeSet::new();
-        let since = newest.back(self.overlap);
+        let since = seen.back(self.overlap);
         let mut next = Some(format!(
             "/buckets/{bucket}/history?_since={since}&_fields=last_modified,collection_id,resource_name"
         ));
@@ -120,8 +123,8 @@ impl Asker {
         for clocks in clocks.chunks(self.at_once()) {
             self.ask(clocks).await?;
         }
-        if let Some((newest, _)) = self.histories.get_mut(bucket) {
-            *newest = seen;
+        if let Some(followed) = self.histories.get_mut(bucket) {
+            followed.newest = seen;
         }
         Ok(())
     }

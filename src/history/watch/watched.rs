@@ -1,0 +1,18 @@
+//! What is remembered of a list that is watched.
+
+use tokio::time::Instant;
+
+use crate::kinto::Timestamp;
+
+/// What is remembered of a list.
+#[derive(Debug, Default)]
+pub(super) struct Watched {
+    /// The timestamp that it had when it was last read, and when that was.
+    pub(super) read: Option<(Timestamp, Instant)>,
+    /// When a passing write, or something that may become visible late, has it read again.
+    pub(super) again: Option<Instant>,
+    /// The clock's news at that time.
+    pub(super) news: u64,
+    /// The last round that came by.
+    pub(super) round: u64,
+}

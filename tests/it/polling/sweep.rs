@@ -1,0 +1,138 @@
+//! The first list of many collections, and what their polling costs the upstream.
+//!
+//! `COLLECTIONS=10000 cargo test --test it polling::sweep -- --nocapture` measures it at that number.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{MONITOR, is_batch, kinto, rows};
+use crate::support::{Client, Fate, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
+
+/// How many sub-requests a batch may have.
+const AT_ONCE: usize = 25;
+
+/// How many collections there are, and whether time is measured.
+fn number() -> (usize, bool) {
+    let given = std::env::var("COLLECTIONS").ok();
+    (given.as_deref().map_or(300, |number| number.parse().unwrap()), given.is_some())
+}
+
+/// A bucket with many collections.
+async fn filled(client: &Client, number: usize) -> String {
+    let bucket = format!("/buckets/{}", unique("many"));
+    let everyone = json!({"permissions": {"read": ["system.Everyone"]}});
+    client.put(&bucket).json(everyone).await.expect(201);
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..2 {
+        let (client, bucket) = (client.clone(), bucket.clone());
+        writers.spawn(async move {
+            for batch in (0..number.div_ceil(AT_ONCE)).filter(|batch| batch % 2 == writer) {
+                let ids = (batch * AT_ONCE..number).take(AT_ONCE);
+                let requests: Vec<_> =
+                    ids.map(|n| json!({"path": format!("{bucket}/collections/c{n}")})).collect();
+                let made = json!({"defaults": {"method": "PUT"}, "requests": requests});
+                client.post("/batch").json(made).await.expect(200);
+            }
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written.unwrap();
+    }
+    bucket
+}
+
+/// How long Kinto takes for the batches that say all timestamps.
+async fn bare(client: &Client, bucket: &str, number: usize) -> Duration {
+    let began = Instant::now();
+    for batch in 0..number.div_ceil(AT_ONCE) {
+        let ids = (batch * AT_ONCE..number).take(AT_ONCE);
+        let requests: Vec<_> =
+            ids.map(|n| json!({"path": format!("{bucket}/collections/c{n}/records")})).collect();
+        let asked = json!({"defaults": {"method": "HEAD"}, "requests": requests});
+        client.post("/batch").json(asked).await.expect(200);
+    }
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn the_first_list_costs_one_sweep_and_nobody_else_waits_for_it() {
+    let (number, _) = number();
+    let bucket = filled(&kinto(), number).await;
+    let changeset = format!("{bucket}/collections/c7/changeset?_expected=0");
+    let feed = format!("{bucket}/collections/c7/_changes");
+    let recorder = Recorder::before(Kinto::shared().url());
+    recorder.intercept(|request| if is_batch(request) { Fate::Hold } else { Fate::Pass });
+    // Nothing is due again while the test runs.
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", &*bucket),
+        ("sidecar.timestamps_ttl", "3600s"),
+        ("sidecar.history", "off"),
+    ];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    recorder.wait_for(1, is_batch).await;
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        readers.spawn(sidecar.client().get(MONITOR).attempt());
+    }
+    sidecar.client().get(&changeset).await.expect(200);
+    sidecar.client().get(&feed).await.expect(200);
+    let read = recorder.requests().len();
+    sidecar.client().get(&changeset).await.expect(200);
+    assert_eq!(recorder.count(is_batch), 1, "the sweep stands still meanwhile");
+    recorder.intercept(|_| Fate::Pass);
+    while let Some(list) = readers.join_next().await {
+        let list = list.unwrap().unwrap();
+        // A reader may have waited long enough before Kinto had answered.
+        if list.status == 200 || number <= 300 {
+            assert_eq!(rows(&list.expect(200).json()).len(), number);
+        }
+    }
+    for _ in 0..5 {
+        sidecar.client().get(MONITOR).await.expect(200);
+    }
+    assert_eq!(recorder.count(is_batch), number.div_ceil(AT_ONCE), "after {read} requests");
+    let lists = format!("/v1{bucket}/collections");
+    assert_eq!(recorder.count(|request| request.path() == lists), number.div_ceil(10_000));
+}
+
+#[tokio::test]
+async fn the_upstream_is_kept_busy_for_no_more_than_the_budget() {
+    let (number, is_measured) = number();
+    if !is_measured {
+        return;
+    }
+    let own = Kinto::start(KintoOptions::memory());
+    let client = own.client().user("alice");
+    let bucket = filled(&client, number).await;
+    let bare = bare(&client.user("sidecar"), &bucket, number).await;
+    let recorder = Recorder::before(own.url());
+    let settings = [SERVICE_ACCOUNT, ("changes.resources", &*bucket)];
+    let began = Instant::now();
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let mut slowest = Duration::ZERO;
+    while sidecar.client().get(MONITOR).await.status != 200 {
+        let asked = Instant::now();
+        sidecar.client().get(&format!("{bucket}/collections/c7/changeset?_expected=0")).await.expect(200);
+        slowest = slowest.max(asked.elapsed());
+    }
+    let first = began.elapsed();
+    let (busy, watched) = (recorder.busy(), Instant::now());
+    let until = watched + Duration::from_secs(60);
+    while Instant::now() < until {
+        sidecar.client().get(MONITOR).await.expect(200);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let share = recorder.busy().saturating_sub(busy).as_secs_f64() / watched.elapsed().as_secs_f64();
+    println!(
+        "{number} collections: first list after {first:.2?}, the same batches alone {bare:.2?} ({:.2} times); slowest \
+         changeset meanwhile {slowest:.2?}; upstream busy {:.1} % afterwards",
+        first.as_secs_f64() / bare.as_secs_f64(),
+        share * 100.0
+    );
+    assert!(share <= 0.06, "{share}");
+    if number >= 1000 {
+        assert!(first <= bare.mul_f64(1.3), "{first:?} against {bare:?}");
+    }
+}
