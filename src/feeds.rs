@@ -44,6 +44,7 @@ pub mod shape;
 pub mod shown;
 pub mod source;
 pub mod table;
+pub mod tally;
 pub mod told;
 
 use crate::access::{Access, Credentials};

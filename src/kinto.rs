@@ -55,6 +55,12 @@ impl Timestamp {
         Self(self.0.saturating_sub(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// A time of somebody's clock.
+    pub fn of(time: SystemTime) -> Option<Self> {
+        let elapsed = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(Self(u64::try_from(elapsed.as_millis()).ok()?))
+    }
+
     /// The present time of this machine's clock.
     pub fn now() -> Self {
         let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

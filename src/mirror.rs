@@ -157,6 +157,9 @@ impl Mirrors {
         if let Some(state) = self.hit(&mirror, newest) {
             return Ok((state, Freshness::Hit));
         }
+        if mirror.is_oversize() {
+            return Err(ReadError::Oversize);
+        }
         let arrived = Instant::now();
         let after = self.timestamps_ttl.is_zero().then_some(arrived);
         let need = Need { news: mirror.clock.news(), newest, after, arrived, depth: Depth::Ordinary };
@@ -354,8 +357,8 @@ impl Mirror {
         self.state().filter(|state| state.news >= self.clock.news())
     }
 
-    /// Whether the last read found the collection too large to be kept.
-    pub fn is_oversize(&self) -> bool {
+    /// Whether the last read found the collection too large to be kept. It is not read again to be thrown away for some time.
+    fn is_oversize(&self) -> bool {
         let past = self.past();
         past.failure
             .as_ref()

@@ -72,9 +72,6 @@ pub async fn answer(
             app.timeline.touched(&key);
         }
     }
-    if mirror.is_oversize() {
-        return streamed::answer(core, &key, &params, None, credentials.is_anonymous()).await;
-    }
     let expected = newest(Some(&params.expected), params.since);
     let (state, freshness) = match app.mirrors.current(&key, expected).await {
         Ok(current) => current,
@@ -226,6 +223,11 @@ pub(crate) fn mark(headers: &mut HeaderMap, is_stale: bool) {
     } else {
         headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit"));
     }
+}
+
+/// Says that an answer was read from the upstream for this request alone.
+pub(crate) fn mark_passed(headers: &mut HeaderMap) {
+    headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; fwd=bypass"));
 }
 
 /// A changeset up to its first change.

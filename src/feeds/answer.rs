@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::framing::{self, Layout};
 use super::moment::Position;
-use super::params::{Mode, Params};
+use super::params::{self, Mode, Params};
 use super::permission::admitted;
 use super::reader::Reader;
 use super::seats::Seat;
@@ -28,12 +28,13 @@ use crate::cache_control;
 use crate::compression::{self, Encoding};
 use crate::conditional::{self, Condition};
 use crate::cors::{self, Exposed};
-use crate::endpoints::changeset::mark;
+use crate::endpoints::changeset::{mark, mark_passed};
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers;
 use crate::mirror::Freshness;
 use crate::server::Peer;
+use crate::upstream::UpstreamError;
 
 const METHODS: &str = "GET,HEAD,POST,OPTIONS";
 
@@ -94,7 +95,7 @@ async fn granted(
             "{name:?} is no parameter of feeds, and is ignored in that of {subject}: filters of Kinto's need filter=_kinto"
         );
     }
-    let mut beginning = app.feeds.sources.moment(&subject, params.since).await?;
+    let mut beginning = app.feeds.sources.moment(&subject, params.since, &core.upstream).await?;
     if is_stale {
         beginning.freshness = Freshness::Stale;
     }
@@ -122,25 +123,31 @@ async fn granted(
 
 /// The filter of this name in the collection's metadata, or else in the bucket's.
 async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Value>, Error> {
-    let defined = |json: &[u8]| {
-        let metadata: Value = serde_json::from_slice(json).unwrap_or_default();
-        metadata.get("filters")?.get(name).cloned()
+    let in_data = |data: &Value| data.get("filters")?.get(name).cloned();
+    let defined = |json: &[u8]| in_data(&serde_json::from_slice(json).ok()?);
+    let asked = async |path: &str| {
+        let answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
+        if answer.status().is_server_error() {
+            return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters"));
+        }
+        let object: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+        Ok(object.get("data").and_then(in_data))
     };
     let bucket = match subject {
         Subject::Collection(key) => {
-            let state = core.app.mirrors.mirror(key).state();
-            if let Some(filter) = state.and_then(|state| defined(&state.content.metadata.json)) {
-                return Ok(Some(filter));
+            let found = match core.app.mirrors.mirror(key).state() {
+                Some(state) => defined(&state.content.metadata.json),
+                None => asked(&key.uri()).await?,
+            };
+            if found.is_some() {
+                return Ok(found);
             }
             &key.bucket
         }
         Subject::Bucket(bucket) | Subject::History(bucket, _) => bucket,
         Subject::Monitor => return Ok(None),
     };
-    let path = format!("/buckets/{bucket}");
-    let answer = core.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-    let document: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    Ok(document.get("data").and_then(|data| data.get("filters")?.get(name).cloned()))
+    Ok(asked(&format!("/buckets/{bucket}")).await?)
 }
 
 /// A request that may be answered.
@@ -159,6 +166,9 @@ impl Asked<'_> {
     async fn live(self, shape: Shape, client: Option<IpAddr>) -> Result<Response, Error> {
         let feeds = &self.core.app.feeds;
         let framing = shape.layout.framing;
+        if shape.end != End::Now {
+            self.check_kept()?;
+        }
         let position = self.position();
         let body = if self.request.method == Method::HEAD {
             Body::empty()
@@ -184,6 +194,24 @@ impl Asked<'_> {
         Ok(response)
     }
 
+    /// Refuses a live feed of what is not kept: each reader would have it read from the upstream again and again.
+    fn check_kept(&self) -> Result<(), Error> {
+        if self.beginning.is_kept {
+            return Ok(());
+        }
+        let subject = &self.subject;
+        if self.core.app.feeds.told.is_new(subject, Matter::Oversize) {
+            tracing::warn!(
+                collection = %subject,
+                "live feeds of {subject} are refused: it is larger than sidecar.cache_size"
+            );
+        }
+        Err(params::refused(
+            "This collection has no live feed, as it is larger than the server keeps (sidecar.cache_size). \
+             Its normal feed has everything.",
+        ))
+    }
+
     /// A seat among the readers; `None` where a browser has to be told that there is none: it would never come back from a 503.
     fn seat(&self, client: Option<IpAddr>) -> Result<Option<Seat>, Error> {
         match self.core.app.feeds.seats.take(client) {
@@ -196,8 +224,10 @@ impl Asked<'_> {
     async fn normal(self, shape: Shape) -> Result<Response, Error> {
         let is_get = self.request.method != Method::POST;
         let tag = self.beginning.moment.tag();
-        let condition =
-            if is_get { conditional::evaluate(&self.request.headers, &tag) } else { Condition::Holds };
+        let condition = match &tag {
+            Some(tag) if is_get => conditional::evaluate(&self.request.headers, tag),
+            _ => Condition::Holds,
+        };
         let accepted = compression::negotiate(self.request.headers.get_all(header::ACCEPT_ENCODING).iter());
         let (mut response, encoding) = match condition {
             Condition::Failed => return Err(Error::PreconditionFailed),
@@ -210,7 +240,7 @@ impl Asked<'_> {
                 (Response::new(Body::empty()), Encoding::Identity)
             }
             Condition::Holds => {
-                let (body, encoding) = self.body(shape, accepted, &tag).await?;
+                let (body, encoding) = self.body(shape, accepted, tag.as_deref()).await?;
                 (Response::new(body), encoding)
             }
         };
@@ -219,11 +249,11 @@ impl Asked<'_> {
         if encoding != Encoding::Identity && condition == Condition::Holds {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
         }
-        let etag = match encoding {
+        let etag = tag.map(|tag| match encoding {
             Encoding::Identity => format!("\"{tag}\""),
             encoding => format!("\"{tag}-{}\"", encoding.token()),
-        };
-        if let Ok(etag) = HeaderValue::try_from(etag) {
+        });
+        if let Some(Ok(etag)) = etag.map(HeaderValue::try_from) {
             headers.insert(header::ETAG, etag);
         }
         headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
@@ -265,10 +295,22 @@ impl Asked<'_> {
         if !collection.is_empty() {
             cache_control::tag(headers, bucket, collection);
         }
-        mark(headers, self.beginning.freshness == Freshness::Stale);
+        if self.beginning.is_kept {
+            mark(headers, self.beginning.freshness == Freshness::Stale);
+        } else {
+            mark_passed(headers);
+        }
     }
 
-    async fn body(&self, shape: Shape, accepted: Encoding, tag: &str) -> Result<(Body, Encoding), Error> {
+    async fn body(
+        &self,
+        shape: Shape,
+        accepted: Encoding,
+        tag: Option<&str>,
+    ) -> Result<(Body, Encoding), Error> {
+        // What is not kept is not held as a whole here, either.
+        let accepted = if self.beginning.is_kept { accepted } else { Encoding::Identity };
+        let tag = tag.unwrap_or_default();
         let moment = &self.beginning.moment;
         let position = self.position();
         let Params { docs, limit, .. } = &self.params;

@@ -7,9 +7,10 @@ use std::ops::ControlFlow;
 use http::Method;
 use http::header::{HeaderValue, ORIGIN};
 use http::request::Parts;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::Subject;
+use super::moment::Moment;
 use super::permission::admitted;
 use crate::access::Credentials;
 use crate::body::Body;
@@ -21,6 +22,7 @@ use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::kinto::CollectionKey;
 use crate::mirror::Freshness;
+use crate::mirror::read::{ReadError, Source};
 
 /// Answers a `GET` or `HEAD`.
 pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
@@ -42,21 +44,41 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
         ControlFlow::Continue((Subject::Collection(key), is_stale)) => (key, is_stale),
         ControlFlow::Continue(_) => return Err(Error::NotFound),
     };
-    let (records, freshness) = app.feeds.sources.content(&key).await?;
-    let content = &records.state.content;
-    let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
-    let document = json!({
+    let sources = &app.feeds.sources;
+    let (counted, freshness) = match sources.content(&key).await {
+        Ok((records, freshness)) => {
+            let content = &records.state.content;
+            let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
+            let counted = json!({
+                "update_seq": content.high.0,
+                "doc_count": content.live(),
+                "doc_del_count": content.rows().len() - content.live(),
+                "sizes": { "external": bytes, "active": bytes, "file": bytes },
+            });
+            (counted, freshness)
+        }
+        // What is not kept is not counted: those who ask do without.
+        Err(ReadError::Oversize) => {
+            let records = sources.unkept(&key, Source::new(core.upstream.clone())).await?;
+            let counted = json!({ "update_seq": records.timestamp().0, "doc_count": records.live() });
+            (counted, Freshness::Refreshed)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let constant = json!({
         "db_name": &*key.collection,
-        "update_seq": content.high.0,
-        "doc_count": content.live(),
-        "doc_del_count": content.rows().len() - content.live(),
         "purge_seq": 0,
-        "sizes": { "external": bytes, "active": bytes, "file": bytes },
         "props": {},
         "compact_running": false,
         "disk_format_version": 8,
         "instance_start_time": "0",
     });
+    let members = [counted, constant].into_iter().filter_map(|part| match part {
+        Value::Object(members) => Some(members),
+        _ => None,
+    });
+    let document: Map<String, Value> = members.flatten().collect();
+    let document = Value::Object(document);
     let body = if request.method == Method::HEAD { Body::empty() } else { Body::full(document.to_string()) };
     let mut response = list::json(body);
     cache_control::forbid(response.headers_mut());

@@ -82,8 +82,8 @@ pub trait Moment: Debug + Send + Sync {
     /// The newest seq.
     fn timestamp(&self) -> Timestamp;
 
-    /// Names what there is, as an `ETag` does.
-    fn tag(&self) -> String;
+    /// Names what there is, as an `ETag` does, where that can be named.
+    fn tag(&self) -> Option<String>;
 
     /// The rows that follow a position.
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>>;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 pub mod collections;
 pub mod entries;
 pub mod records;
+pub mod unkept;
 
 use super::channel::Channel;
 use super::moment::{Moment, Position};
@@ -24,7 +25,7 @@ use crate::error::Error;
 use crate::history::{History, Visible};
 use crate::journal::{Journal, News, Object};
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::read::ReadError;
+use crate::mirror::read::{ReadError, Source};
 use crate::mirror::{Freshness, Mirrors};
 use crate::timeline::Timeline;
 use crate::timeline::ledger::Ledger;
@@ -33,6 +34,7 @@ use crate::upstream::Upstream;
 use collections::{Collections, Naming};
 use entries::Entries;
 use records::Records;
+use unkept::Unkept;
 
 /// How often a source is marked as in use, and looked at for whether it still is.
 const TICK: Duration = Duration::from_secs(5);
@@ -75,6 +77,8 @@ pub struct Beginning {
     pub moment: Arc<dyn Moment>,
     /// Whether it comes from memory.
     pub freshness: Freshness,
+    /// Whether it is kept: only of such a source can there be a live feed.
+    pub is_kept: bool,
     /// What was known to be the newest seq when the request arrived.
     now: Option<Timestamp>,
 }
@@ -93,10 +97,15 @@ impl Sources {
         Self { timeline, poller, mirrors, history, upstream, overlap, in_use }
     }
 
-    /// A source as it is now: at least as new as `since` if the upstream has it.
-    pub async fn moment(&self, subject: &Subject, since: Since) -> Result<Beginning, Error> {
+    /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from `upstream`.
+    pub async fn moment(
+        &self,
+        subject: &Subject,
+        since: Since,
+        upstream: &Upstream,
+    ) -> Result<Beginning, Error> {
         match subject {
-            Subject::Collection(key) => self.records(key, since).await,
+            Subject::Collection(key) => self.records(key, since, upstream).await,
             Subject::Bucket(bucket) => {
                 let ledger = self.poller.bucket(bucket, newer_than_known(since)).await?;
                 self.in_use.insert(Arc::clone(bucket), Arc::clone(&ledger));
@@ -108,13 +117,13 @@ impl Sources {
             }
             Subject::History(bucket, view) => {
                 let moment = Arc::new(self.entries(bucket, view).await?);
-                Ok(Beginning { moment, freshness: Freshness::Hit, now: None })
+                Ok(Beginning { moment, freshness: Freshness::Hit, is_kept: true, now: None })
             }
         }
     }
 
     /// A collection as it is now.
-    pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), Error> {
+    pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), ReadError> {
         let mirror = self.mirrors.hold(key);
         mirror.clock().used();
         let (state, freshness) = self.mirrors.current(key, None).await?;
@@ -135,7 +144,12 @@ impl Sources {
         Entries::now(visible).await
     }
 
-    async fn records(&self, key: &CollectionKey, since: Since) -> Result<Beginning, Error> {
+    async fn records(
+        &self,
+        key: &CollectionKey,
+        since: Since,
+        upstream: &Upstream,
+    ) -> Result<Beginning, Error> {
         let mirror = self.mirrors.hold(key);
         let clock = mirror.clock();
         // What was written through the sidecar before the request arrived is known to the clock; what comes until the
@@ -143,15 +157,27 @@ impl Sources {
         let is_watched = clock.age().is_some_and(|age| age < TICK);
         let now = Some(clock.timestamp()).filter(|now| is_watched && *now > Timestamp::ZERO);
         clock.used();
-        let (state, freshness) = self.mirrors.current(key, newer_than_known(since)).await?;
+        let (state, freshness) = match self.mirrors.current(key, newer_than_known(since)).await {
+            Err(ReadError::Oversize) => {
+                let moment = Arc::new(self.unkept(key, Source::new(upstream.clone())).await?);
+                let freshness = Freshness::Refreshed;
+                return Ok(Beginning { moment, freshness, is_kept: false, now: None });
+            }
+            current => current?,
+        };
         let moment = Arc::new(Records { mirror, state, overlap: self.overlap });
-        Ok(Beginning { moment, freshness, now })
+        Ok(Beginning { moment, freshness, is_kept: true, now })
+    }
+
+    /// A collection as it is now, which is not kept but read from `source`.
+    pub async fn unkept(&self, key: &CollectionKey, source: Source) -> Result<Unkept, ReadError> {
+        Unkept::now(source, self.mirrors.hold(key), self.overlap).await
     }
 
     fn collections(&self, ledger: Arc<Ledger>, naming: Naming, is_stale: bool) -> Beginning {
         let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
         let moment = Arc::new(Collections::now(ledger, naming, self.overlap));
-        Beginning { moment, freshness, now: None }
+        Beginning { moment, freshness, is_kept: true, now: None }
     }
 }
 
@@ -207,7 +233,8 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
                     tracing::warn!(collection = %key, %error, "cannot tell the readers of {key} of a change");
                 }
             }
-            Err(ReadError::Gone) => {
+            // Whoever comes back after it has become too large is told why there are no live feeds of it any more.
+            Err(ReadError::Gone | ReadError::Oversize) => {
                 feeds.close(subject, channel);
                 return;
             }

@@ -68,8 +68,8 @@ impl<T: Table + Send + Sync + 'static> Moment for T {
         Table::timestamp(self)
     }
 
-    fn tag(&self) -> String {
-        format!("{}-{:016x}", Table::timestamp(self), self.digest())
+    fn tag(&self) -> Option<String> {
+        Some(format!("{}-{:016x}", Table::timestamp(self), self.digest()))
     }
 
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {

@@ -46,6 +46,17 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// What a list says of itself without its rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Census {
+    /// The list's timestamp.
+    pub timestamp: Timestamp,
+    /// The number of live objects in it.
+    pub total: Option<u64>,
+    /// The upstream's time, where it says that: to the second.
+    pub date: Option<Timestamp>,
+}
+
 #[derive(Deserialize)]
 struct Data<T> {
     data: T,
@@ -121,11 +132,22 @@ impl Source {
 
     /// The records timestamp, and the number of live records.
     pub async fn head(&self, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), ReadError> {
-        let answer = self.ask(Method::HEAD, &key.records_uri(), HeaderMap::new()).await?;
-        refuse(answer.status())?;
-        let timestamp = timestamp(answer.headers())?;
-        let total = answer.headers().get("total-objects").and_then(|total| total.to_str().ok()?.parse().ok());
+        let Census { timestamp, total, .. } = self.census(&key.records_uri()).await?;
         Ok((timestamp, total))
+    }
+
+    /// Asks a list, at this path and query, about itself.
+    pub async fn census(&self, list: &str) -> Result<Census, ReadError> {
+        let answer = self.ask(Method::HEAD, list, HeaderMap::new()).await?;
+        refuse(answer.status())?;
+        let headers = answer.headers();
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let date = text("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        Ok(Census {
+            timestamp: timestamp(headers)?,
+            total: text("total-objects").and_then(|total| total.parse().ok()),
+            date: date.and_then(Timestamp::of),
+        })
     }
 
     /// Reads one page of a list of rows at `path`, relative to the API root.

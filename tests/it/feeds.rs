@@ -12,6 +12,7 @@ mod page;
 mod proxies;
 mod random;
 mod sources;
+mod unkept;
 
 use serde_json::{Value, json};
 
@@ -34,11 +35,15 @@ impl World {
     }
 
     async fn before(kinto: &Kinto, settings: &[(&str, &str)]) -> Self {
+        Self::before_url(kinto.url(), settings).await
+    }
+
+    async fn before_url(url: impl AsRef<str>, settings: &[(&str, &str)]) -> Self {
         let bucket = format!("/buckets/{}", unique("feeds"));
         let collection = format!("{bucket}/collections/c");
         let mut all = vec![SERVICE_ACCOUNT];
         all.extend_from_slice(settings);
-        let sidecar = Sidecar::start(kinto.url(), &all);
+        let sidecar = Sidecar::start(url, &all);
         let alice = sidecar.client().user("alice");
         let readable = json!({"permissions": {"read": ["system.Everyone"]}});
         alice.put(&bucket).json(readable).await.expect(201);

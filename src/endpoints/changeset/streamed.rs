@@ -90,7 +90,7 @@ fn insert_caching(
         cache_control::keep_private(headers);
     }
     cache_control::tag(headers, &key.bucket, &key.collection);
-    headers.insert(super::CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; fwd=bypass"));
+    super::mark_passed(headers);
 }
 
 impl Rest {

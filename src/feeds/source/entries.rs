@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::access::Refusal;
 use crate::error::Error;
 use crate::feeds::moment::{Moment, Page, Position, Room, Row};
+use crate::feeds::tally::{Side, Tally};
 use crate::history::Visible;
 use crate::journal::EntriesPage;
 use crate::kinto::Timestamp;
@@ -30,15 +31,7 @@ pub struct Entries {
     visible: Visible,
     timestamp: Timestamp,
     lineage: u64,
-    /// How many entries there are on one side of a seq, as last counted.
-    counted: Mutex<Option<(Side, Timestamp, u64)>>,
-}
-
-/// A side of a seq.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Following,
-    UpTo,
+    tally: Tally,
 }
 
 #[derive(Deserialize)]
@@ -56,7 +49,7 @@ impl Entries {
         let timestamp = visible.timestamp().await?;
         let mut hasher = DefaultHasher::new();
         ("history", visible.bucket()).hash(&mut hasher);
-        Ok(Self { visible, timestamp, lineage: hasher.finish(), counted: Mutex::default() })
+        Ok(Self { visible, timestamp, lineage: hasher.finish(), tally: Tally::default() })
     }
 
     async fn read(
@@ -73,26 +66,8 @@ impl Entries {
         Ok((rows.into_iter().filter_map(row).collect(), read))
     }
 
-    /// How many entries follow a seq, or go up to it.
-    async fn count(&self, side: Side, seq: Timestamp) -> Result<u64, Error> {
-        let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, count)) = counted.filter(|(known, at, _)| (*known, *at) == (side, seq)) {
-            return Ok(count);
-        }
-        let query = match side {
-            Side::Following => Query::between(seq, self.timestamp, 0, false),
-            Side::UpTo => Query::between(Timestamp::ZERO, seq, 0, false),
-        };
+    async fn count(&self, query: Query) -> Result<u64, Error> {
         Ok(permitted(self.visible.count(&query).await?)?.total as u64)
-    }
-
-    /// How many entries there are beyond `rows`, which begin at `from` and go on at `next`.
-    async fn beyond(&self, side: Side, from: Timestamp, next: Timestamp, rows: &[Row]) -> Result<u64, Error> {
-        let entries = rows.iter().filter(|row| !row.deleted).count() as u64;
-        let beyond = self.count(side, from).await?.saturating_sub(entries);
-        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some((side, next, beyond));
-        // Tombstones may follow even where no entry does.
-        Ok(if rows.is_empty() { beyond } else { beyond.max(1) })
     }
 }
 
@@ -113,10 +88,10 @@ impl Moment for Entries {
         self.timestamp
     }
 
-    fn tag(&self) -> String {
+    fn tag(&self) -> Option<String> {
         // Of what is seen in part, permissions have a say.
         let part = if self.visible.is_everything() { 0 } else { crate::timeline::lineage() };
-        format!("{}-{part}", self.timestamp)
+        Some(format!("{}-{part}", self.timestamp))
     }
 
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
@@ -133,7 +108,8 @@ impl Moment for Entries {
                 return Ok(Page { rows, pending: 0, next: Position::new(seq, self.serial()) });
             }
             let seq = newest.unwrap_or(from.seq);
-            let pending = self.beyond(Side::Following, from.seq, seq, &rows).await?;
+            let count = async || self.count(Query::between(from.seq, self.timestamp, 0, false)).await;
+            let pending = self.tally.beyond(Side::Above, from.seq, seq, &rows, count).await?;
             Ok(Page { rows, pending, next: Position::new(seq, self.serial()) })
         })
     }
@@ -153,7 +129,12 @@ impl Moment for Entries {
             };
             let last = rows.last().map_or(until, |row| row.seq);
             let below = Timestamp(last.0.saturating_sub(1));
-            let pending = if read < limit { 0 } else { self.beyond(Side::UpTo, until, below, &rows).await? };
+            let count = async || self.count(Query::between(Timestamp::ZERO, until, 0, false)).await;
+            let pending = if read < limit {
+                0
+            } else {
+                self.tally.beyond(Side::Below, until, below, &rows, count).await?
+            };
             Ok(Page { rows, pending, next: Position::new(last, self.serial()) })
         })
     }
