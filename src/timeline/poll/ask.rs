@@ -275,6 +275,11 @@ impl Asker {
         self.description.as_ref().is_some_and(|description| description.has("changes"))
     }
 
+    /// Has a bucket's list read as if it was not known.
+    pub(super) fn forget_list(&mut self, bucket: &str) {
+        self.buckets.remove(bucket);
+    }
+
     /// Learns which collections a bucket has.
     pub(super) async fn ask_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
         let list = self.buckets.entry(bucket.to_owned()).or_default();

@@ -104,7 +104,13 @@ impl Sweep {
                     return Ok(Some(Duration::ZERO));
                 }
             }
-            Step::Bucket(bucket) => asker.ask_bucket(&bucket).await?,
+            Step::Bucket(bucket) => {
+                if matches!(self.purpose, Purpose::Bucket(..)) {
+                    // That its list is the same as before does not say what is in it that did not matter then.
+                    asker.forget_list(&bucket);
+                }
+                asker.ask_bucket(&bucket).await?;
+            }
             Step::History(bucket) => asker.ask_history(&bucket).await?,
             Step::Choose => {
                 self.choose(asker);

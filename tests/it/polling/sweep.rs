@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{MONITOR, is_batch, kinto, rows};
+use super::{MONITOR, bucket, is_batch, kinto, listed, rows};
 use crate::support::{Client, Fate, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
 
 /// How many sub-requests a batch may have.
@@ -95,6 +95,32 @@ async fn the_first_list_costs_one_sweep_and_nobody_else_waits_for_it() {
     assert_eq!(recorder.count(is_batch), number.div_ceil(AT_ONCE), "after {read} requests");
     let lists = format!("/v1{bucket}/collections");
     assert_eq!(recorder.count(|request| request.path() == lists), number.div_ceil(10_000));
+}
+
+#[tokio::test]
+async fn a_bucket_of_which_one_collection_is_monitored_has_all_in_its_feed() {
+    let (bucket, made) = bucket(&kinto(), &["a", "b"]).await;
+    let recorder = Recorder::before(Kinto::shared().url());
+    let named = format!("{bucket}/collections/a");
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", &*named),
+        ("sidecar.timestamps_ttl", "50ms"),
+        ("sidecar.history", "off"),
+    ];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    assert_eq!(listed(&sidecar.client()).await, made[..1]);
+    let lists = format!("/v1{bucket}/collections");
+    recorder.wait_for(2, |request| request.path() == lists).await;
+    let feed = sidecar.client().user("alice").get(&format!("{bucket}/_changes")).await.expect(200).json();
+    let mut seen: Vec<_> = feed["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["id"].as_str().unwrap().to_owned())
+        .collect();
+    seen.sort();
+    assert_eq!(seen, ["a", "b"], "{feed}");
 }
 
 #[tokio::test]
