@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, ORIGIN};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::feeds::{self, Subject};
 use crate::forward;
 use crate::headers::{self, insert_retry_after};
 use crate::history::{self, Recording};
+use crate::kinto::Timestamp;
 use crate::metrics::{self, CacheOutcome};
 use crate::observe::batch::SubAnswer;
 use crate::observe::default_bucket;
@@ -126,31 +127,43 @@ async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Respon
 /// Passes a read in the default bucket on, which may make a collection.
 async fn read_default(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     let observer = &core.app.observer;
-    let credentials = Credentials::of(request.headers());
     let path = request.uri().path().to_owned();
+    let credentials = Credentials::of(request.headers());
     let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
-    let recording = recording_of_default(core, &path, default.as_ref(), credentials).await;
+    let own = default.as_ref().filter(|_| *request.method() != Method::OPTIONS);
+    let read = DefaultRead::begin(core, &path, own, credentials).await;
     let response = forward::stream(core, request, peer).await?;
     if let Some(default) = default.filter(|_| response.status().is_success()) {
         observer.read_default(&path, &default).await;
     }
-    recording.answered(&[SubAnswer { status: response.status(), body: &[] }]).await?;
+    read.end(response.status()).await;
     Ok(response)
 }
 
-/// Begins the recording of what a read in the default bucket may make.
-pub(crate) async fn recording_of_default(
-    core: &Core,
-    path: &str,
-    default: Option<&Arc<str>>,
-    credentials: Credentials,
-) -> Recording {
-    let Some(path) = core.app.observer.decoded(path).filter(|_| default.is_some()) else {
-        return Recording::nothing();
-    };
-    let read = history::Write::new(&Method::GET, &path, &HeaderMap::new(), credentials, default);
-    // What cannot be written down does not keep anybody from reading.
-    core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing())
+/// A read that leads into the default bucket, which makes bucket and collection for it.
+#[must_use]
+pub(crate) struct DefaultRead(Recording);
+
+impl DefaultRead {
+    /// Begins the recording of what it makes; `own` is the requester's own bucket.
+    pub(crate) async fn begin(
+        core: &Core,
+        path: &str,
+        own: Option<&Arc<str>>,
+        credentials: Credentials,
+    ) -> Self {
+        let Some(path) = core.app.observer.decoded(path).filter(|_| own.is_some()) else {
+            return Self(Recording::nothing());
+        };
+        let read = history::Write::new(&Method::GET, &path, &HeaderMap::new(), credentials, own);
+        // What cannot be written down does not keep anybody from reading.
+        Self(core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
+    }
+
+    /// It was answered. When this returns, the journal has what was made.
+    pub(crate) async fn end(self, status: StatusCode) {
+        _ = self.0.answered(&[SubAnswer { status, body: &[], modified: None }]).await;
+    }
 }
 
 /// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the
@@ -198,7 +211,9 @@ async fn write(
         };
         let recording = core.app.history.begin(vec![write]).await?;
         let (answer, body) = forward::buffered(&core, Request::from_parts(parts, body), &peer).await?;
-        let recorded = recording.answered(&[SubAnswer { status: answer.status, body: &body }]).await;
+        let modified = answer.headers.get(ETAG).and_then(Timestamp::from_etag);
+        let recorded =
+            recording.answered(&[SubAnswer { status: answer.status, body: &body, modified }]).await;
         passing.answered(answer.status, &body).await;
         recorded?;
         Ok(Response::from_parts(answer, Body::full(body)))

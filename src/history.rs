@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch as state};
+use tokio::sync::watch as state;
 
 pub mod answer;
 mod examine;
@@ -55,9 +55,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// How long a journal that cannot be opened is left alone.
 const BETWEEN_OPENINGS: Duration = Duration::from_secs(1);
 
-/// How many outcomes that the journal did not take are tried again at a time.
-const LATE: usize = 10_000;
-
 /// Keeps the history, where it is the sidecar's to keep.
 #[derive(Debug)]
 pub struct History {
@@ -72,8 +69,6 @@ pub struct History {
     upstreams: OnceLock<bool>,
     /// Becomes `true` when what a former process left open was looked up.
     recovered: state::Sender<bool>,
-    /// Bounds the outcomes that wait for the journal in memory.
-    late: Arc<Semaphore>,
     /// Groups that are being looked up, and by how many.
     examined: Mutex<HashMap<i64, usize>>,
     lingering: examine::Lingering,
@@ -113,7 +108,6 @@ impl History {
             journal: journal.map_or_else(OnceLock::new, OnceLock::from),
             upstreams: OnceLock::new(),
             recovered: state::Sender::new(false),
-            late: Arc::new(Semaphore::new(LATE)),
             examined: Mutex::default(),
             lingering: examine::Lingering::default(),
             turns: turns::Turns::default(),
@@ -264,28 +258,6 @@ impl History {
         let root: Root = serde_json::from_slice(answer.body())
             .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
         Ok(*self.upstreams.get_or_init(|| root.capabilities.contains_key("history")))
-    }
-
-    /// Records an outcome; what the journal does not take now is tried again until it does.
-    async fn settle(
-        self: &Arc<Self>,
-        journal: &Journal,
-        outcome: crate::journal::Outcome,
-    ) -> Result<(), JournalError> {
-        let Err(error) = journal.settle(outcome.clone()).await else { return Ok(()) };
-        tracing::error!(%error, "a write is not in the journal yet");
-        if let Ok(place) = Arc::clone(&self.late).try_acquire_owned() {
-            let journal = journal.clone();
-            tokio::spawn(async move {
-                let _place = place;
-                let mut pause = Duration::from_millis(100);
-                while journal.settle(outcome.clone()).await.is_err() {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(5));
-                }
-            });
-        }
-        Err(error)
     }
 
     /// Passing writes made these changes.

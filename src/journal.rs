@@ -4,7 +4,7 @@
 //! durable when they return; those that come together share a commit. Readers go through [`Journal::page`] and
 //! [`Journal::delete`], which give what Kinto's list language selects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +22,15 @@ mod condition;
 mod engine;
 mod entry;
 mod intents;
+mod late;
 mod ledger;
 mod news;
 mod notify;
 mod object;
 mod owner;
 mod page;
+mod place;
+mod queue;
 mod readers;
 mod remove;
 mod rows;
@@ -44,10 +47,13 @@ pub use object::{Object, ResourceName};
 pub use transfer::{Export, Imported, Line};
 
 use engine::{DEADLINE, Engine, Reading, bounded, unavailable};
+use late::Late;
 use owner::Owner;
+use place::Place;
+use queue::{Done, Waiting, Work};
 use readers::ReaderSets;
 use select::Question;
-use writer::{Done, Waiting, Work, Writer};
+use writer::Writer;
 
 /// How long reading may take: the engine, and the upstream where it is asked who may see what.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -146,10 +152,16 @@ impl Journal {
         let engine = Arc::new(Engine::at(url).await?);
         schema::prepare(&engine, url).await?;
         engine::keep_private(url);
+        let place = match url {
+            JournalUrl::Sqlite(path) => {
+                Some(Place::of(path, &engine).await.map_err(|error| engine::opening(url, &error))?)
+            }
+            _ => None,
+        };
         let owner = Arc::new(Owner::new(Arc::clone(&engine)));
         owner.hold().await.map_err(|error| unavailable(&error))?;
         let (news, _) = broadcast::channel(NEWS_KEPT);
-        let (queue, waiting) = mpsc::channel(writer::WAITING);
+        let (queue, waiting) = mpsc::channel(queue::WAITING);
         let channel = match &engine.address {
             None => None,
             Some(address) => {
@@ -171,6 +183,9 @@ impl Journal {
             held: None,
             reader_sets: ReaderSets::default(),
             stray: Vec::new(),
+            late: Late::default(),
+            place,
+            open: HashMap::new(),
         };
         tokio::spawn(writer.run(waiting));
         tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));
@@ -188,7 +203,17 @@ impl Journal {
     /// Records what became of a write; durable when it returns. Changes that are recorded already, that are excluded, or that
     /// were found and are overtaken by what is recorded make no entry. Gives the entries made.
     pub async fn settle(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
-        match self.write(Work::Settle(outcome)).await? {
+        self.settled(Work::Settle { outcome, is_kept: false }).await
+    }
+
+    /// The same for what an answer to a write says: where it cannot be recorded now, it is later, before anything newer about
+    /// the same objects.
+    pub async fn settle_at_last(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
+        self.settled(Work::Settle { outcome, is_kept: true }).await
+    }
+
+    async fn settled(&self, work: Work) -> Result<Vec<Entry>, JournalError> {
+        match self.write(work).await? {
             Done::Entries(entries) => Ok(entries),
             _ => Ok(Vec::new()),
         }
@@ -260,7 +285,7 @@ impl Journal {
         }
         match self.write(Work::Begin(bucket.to_owned())).await? {
             Done::Timestamp(timestamp) => Ok(timestamp),
-            _ => Err(writer::gone()),
+            _ => Err(queue::gone()),
         }
     }
 
@@ -315,7 +340,7 @@ impl Journal {
     pub async fn delete(&self, bucket: &str, query: &Query) -> Result<EntriesPage, JournalError> {
         match self.write(Work::Delete(bucket.to_owned(), query.clone())).await? {
             Done::Page(page) => Ok(page),
-            _ => Err(writer::gone()),
+            _ => Err(queue::gone()),
         }
     }
 
@@ -333,6 +358,13 @@ impl Journal {
         reading.take(versions)
     }
 
+    /// What the newest entry about an object shows.
+    pub async fn newest_data(&self, object: &Object) -> Result<Option<Box<RawValue>>, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::newest_data(&mut reading, object)).await;
+        reading.take(answer)
+    }
+
     /// Told of everything that is recorded, here or by another process on the same PostgreSQL journal.
     pub fn subscribe(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
@@ -345,7 +377,7 @@ impl Journal {
     }
 
     async fn write(&self, work: Work) -> Result<Done, JournalError> {
-        writer::write(&self.queue, work).await
+        queue::write(&self.queue, work).await
     }
 
     async fn reading(&self) -> Result<Reading, JournalError> {

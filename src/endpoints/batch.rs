@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -29,6 +29,7 @@ use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::forward;
 use crate::handler::{Core, fail};
+use crate::kinto::Timestamp;
 use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
@@ -66,6 +67,20 @@ struct Answered<'a> {
     status: u16,
     #[serde(borrow, default)]
     body: Option<&'a RawValue>,
+    #[serde(default)]
+    headers: AnsweredHeaders,
+}
+
+#[derive(Deserialize, Default)]
+struct AnsweredHeaders {
+    #[serde(rename = "ETag")]
+    etag: Option<String>,
+}
+
+impl AnsweredHeaders {
+    fn modified(&self) -> Option<Timestamp> {
+        Timestamp::from_etag(&HeaderValue::try_from(self.etag.as_deref()?).ok()?)
+    }
 }
 
 #[derive(Serialize)]
@@ -250,6 +265,7 @@ async fn exchange(
         .map(|answer| SubAnswer {
             status: StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
             body: answer.body.map_or(&[][..], |body| body.get().as_bytes()),
+            modified: answer.headers.modified(),
         })
         .collect();
     let recorded = recording.answered(&answers).await;

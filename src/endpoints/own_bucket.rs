@@ -10,10 +10,9 @@ use http::{Method, Response};
 
 use crate::access::{Credentials, Verdict};
 use crate::error::Error;
-use crate::handler::{Core, recording_of_default};
+use crate::handler::{Core, DefaultRead};
 use crate::journal::Object;
 use crate::kinto::CollectionKey;
-use crate::observe::batch::SubAnswer;
 
 /// The collection that the requester means, and whether they may read it and all of its records.
 pub async fn readable(
@@ -57,9 +56,9 @@ pub async fn make(core: &Core, uri: &str, credentials: &Credentials) -> Result<R
     let identity = app.access.identity(&core.upstream, credentials).await?;
     let own = identity.default_bucket.filter(|_| identity.user_id.is_some());
     let path = format!("/{}{uri}", app.settings.upstream.version);
-    let recording = recording_of_default(core, &path, own.as_ref(), credentials.clone()).await;
+    let read = DefaultRead::begin(core, &path, own.as_ref(), credentials.clone()).await;
     let answer = core.upstream.ask_as(Method::GET, uri, credentials.headers(), Bytes::new()).await?;
-    recording.answered(&[SubAnswer { status: answer.status(), body: &[] }]).await?;
+    read.end(answer.status()).await;
     if let Some(own) = own.filter(|_| answer.status().is_success()) {
         app.access.invalidate_bucket(&own);
         app.observer.read_default(&path, &own).await;

@@ -1,11 +1,11 @@
 //! What the upstream's answer to a write says was written.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::changed;
 use super::write::{Target, Write, list_of, object_in};
@@ -133,6 +133,32 @@ pub fn read(write: &Write, user_id: Option<&String>, status: StatusCode, body: &
     }
 }
 
+/// The version that a patch made, where somebody made another one before it could be looked at: as the last one that is
+/// known, with what was sent and what the answer shows.
+pub fn patched(
+    object: &Object,
+    modified: Timestamp,
+    before: Option<&RawValue>,
+    write: &Write,
+    answer: &[u8],
+) -> Option<Version> {
+    let read = |json: &RawValue| serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(json.get()).ok();
+    let answer: Option<Answer<'_>> = serde_json::from_slice(answer).ok();
+    let layers = [before, write.sent.as_deref(), answer.as_ref().map(|answer| answer.data)];
+    let mut data: BTreeMap<String, Box<RawValue>> =
+        layers.into_iter().flatten().filter_map(read).flatten().collect();
+    data.insert("id".to_owned(), to_raw_value(object.id()).ok()?);
+    data.insert("last_modified".to_owned(), to_raw_value(&modified.0).ok()?);
+    let permissions = answer.and_then(|answer| answer.permissions);
+    Some(Version {
+        id: object.id().to_owned(),
+        modified,
+        deleted: false,
+        data: to_raw_value(&data).ok()?,
+        permissions,
+    })
+}
+
 fn action(method: &Method, status: StatusCode) -> Option<Action> {
     match *method {
         Method::DELETE => Some(Action::Delete),
@@ -143,15 +169,16 @@ fn action(method: &Method, status: StatusCode) -> Option<Action> {
 }
 
 /// The changes of one request as Kinto tells its plugins of them at the request's end: together what was done to objects
-/// of one list in one way, in the order of the first of each, with the permissions that the objects have then.
+/// of one list in one way, in the order of the first of each, with the permissions that the objects have then. But those of
+/// one object stay in their order.
 ///
 /// Follows `kinto.core.events` (`EventCollector`).
-pub fn in_kintos_order(changes: Vec<Change>) -> Vec<Change> {
+pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
     let last: HashMap<Object, Option<Permissions>> =
         changes.iter().map(|change| (change.object.clone(), change.permissions.clone())).collect();
     let mut kinds: Vec<(String, Option<Action>)> = Vec::new();
-    let mut groups: Vec<Vec<Change>> = Vec::new();
-    for mut change in changes {
+    let mut places: Vec<(usize, Object)> = Vec::new();
+    for change in &mut changes {
         if let Some(Some(permissions)) = last.get(&change.object) {
             change.permissions = Some(permissions.clone());
         } else if last.contains_key(&change.object) && change.permissions.is_some() {
@@ -159,14 +186,17 @@ pub fn in_kintos_order(changes: Vec<Change>) -> Vec<Change> {
         }
         let kind = (list_of(&change.object), change.action);
         let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
-        if let Some(group) = groups.get_mut(place) {
-            group.push(change);
-        } else {
+        if place == kinds.len() {
             kinds.push(kind);
-            groups.push(vec![change]);
         }
+        places.push((place, change.object.clone()));
     }
-    groups.into_iter().flatten().collect()
+    places.sort_by_key(|(place, _)| *place);
+    let mut by_object: HashMap<Object, VecDeque<Change>> = HashMap::new();
+    for change in changes {
+        by_object.entry(change.object.clone()).or_default().push_back(change);
+    }
+    places.into_iter().filter_map(|(_, object)| by_object.get_mut(&object)?.pop_front()).collect()
 }
 
 /// These changes as an outcome. Of what is created everything within is news.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::answer::{self, Version};
 use super::write::{Target, list_of, object_in};
-use super::{History, changed, list};
+use super::{History, changed, implicit, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::mirror::read::{ReadError, Source};
 
@@ -156,6 +156,7 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         Change { is_found: true, ..change }
     };
     let looked = match Target::of(&method, &intent.uri) {
+        None if intent.method == implicit::METHOD => made(journal, source, intent).await,
         None => return Ok(Vec::new()),
         Some(Target::Everything) => return ended(journal, source).await,
         Some(Target::Object(object) | Target::Part(object)) => one(source, intent, object).await,
@@ -175,6 +176,26 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What the default bucket made by itself.
+async fn made(
+    journal: &Journal,
+    source: &Source,
+    intent: &Intent,
+) -> Result<Vec<(Object, Version)>, ReadError> {
+    let mut versions = Vec::new();
+    for object in implicit::objects(&intent.uri) {
+        match one(source, intent, object).await {
+            Ok(version) => versions.extend(version),
+            Err(ReadError::Gone | ReadError::Refused(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let objects: Vec<Object> = versions.iter().map(|(object, _)| object.clone()).collect();
+    let known = journal.known(&objects).await.map_err(|error| ReadError::Garbled(error.to_string()))?;
+    versions.retain(|(object, _)| known.get(object).is_none_or(|known| known.deleted));
+    Ok(versions)
 }
 
 async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, ReadError> {

@@ -8,8 +8,11 @@ use super::write::{Target, Write};
 use super::{History, changed};
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
-use crate::kinto::Resource;
+use crate::kinto::is_id;
 use crate::mirror::read::{ReadError, Source};
+
+/// The method of intents that say that the default bucket may make something by itself.
+pub(super) const METHOD: &str = "GET";
 
 /// The creations that a request in the default bucket brought about, as far as they are not known yet.
 pub(super) async fn created(
@@ -48,17 +51,7 @@ async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, Journa
     if !write.is_default {
         return Ok(Vec::new());
     }
-    let (bucket, collection) = match Resource::of(&write.uri) {
-        Resource::Bucket(bucket) | Resource::Groups(bucket) | Resource::Collections(bucket) => (bucket, None),
-        Resource::Collection(bucket, collection)
-        | Resource::Records(bucket, collection)
-        | Resource::Record(bucket, collection, _) => (bucket, Some(collection)),
-        Resource::Buckets | Resource::Other => return Ok(Vec::new()),
-    };
-    let bucket_object = Object::Bucket(bucket.to_owned());
-    let collection =
-        collection.map(|collection| Object::Collection(bucket.to_owned(), collection.to_owned()));
-    let objects: Vec<Object> = std::iter::once(bucket_object).chain(collection).collect();
+    let objects = objects(&write.uri);
     let known = journal.known(&objects).await?;
     let unknown = objects
         .into_iter()
@@ -66,4 +59,15 @@ async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, Journa
         // What the request itself writes stands in its own answer.
         .filter(|object| write.target != Some(Target::Object(object.clone())));
     Ok(unknown.collect())
+}
+
+/// What the default bucket makes for a request to a URI in it, whatever there is at that URI.
+pub(super) fn objects(uri: &str) -> Vec<Object> {
+    let mut segments = uri.strip_prefix("/buckets/").into_iter().flat_map(|path| path.split('/'));
+    let Some(bucket) = segments.next().filter(|bucket| is_id(bucket)) else { return Vec::new() };
+    let is_inside = segments.next() == Some("collections");
+    let collection = segments.next().filter(|collection| is_inside && is_id(collection));
+    let collection =
+        collection.map(|collection| Object::Collection(bucket.to_owned(), collection.to_owned()));
+    std::iter::once(Object::Bucket(bucket.to_owned())).chain(collection).collect()
 }

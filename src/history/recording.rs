@@ -36,6 +36,8 @@ struct Kept {
     /// One for each request, also for those that write nothing.
     writes: Vec<Write>,
     intents: Vec<Option<Intent>>,
+    /// Of what the default bucket may make by itself, beside what is asked for.
+    implicit: Vec<(Intent, Credentials)>,
     turns: Vec<Turn>,
 }
 
@@ -53,23 +55,30 @@ impl Recording {
         journal: Journal,
         writes: Vec<Write>,
     ) -> Result<Self, Error> {
-        let mut intents = Vec::with_capacity(writes.len());
+        let (mut intents, mut implicit) = (Vec::with_capacity(writes.len()), Vec::new());
         for write in &writes {
-            let known = match &write.target {
-                Some(target) => newest(&history, &journal, target).await,
-                None if implicit::may_create(&journal, write).await? => Timestamp::ZERO,
-                None => {
-                    intents.push(None);
-                    continue;
+            let mut intent = None;
+            let creates = implicit::may_create(&journal, write).await?;
+            if write.target.is_some() || creates {
+                let user_id = user_id(&history, &write.credentials).await?;
+                if let Some(target) = &write.target {
+                    let known = newest(&history, &journal, target).await;
+                    intent = Some(write.intent(user_id.clone(), known));
                 }
-            };
-            let user_id = user_id(&history, &write.credentials).await?;
-            intents.push(Some(write.intent(user_id, known)));
+                if creates {
+                    let made = write.intent(user_id, Timestamp::ZERO);
+                    let made = Intent { method: implicit::METHOD.to_owned(), sent: None, ..made };
+                    implicit.push((made, write.credentials.clone()));
+                }
+            }
+            intents.push(intent);
         }
-        if intents.iter().all(Option::is_none) {
+        let made = implicit.iter().map(|(intent, _)| intent);
+        let all: Vec<Intent> = made.chain(intents.iter().flatten()).cloned().collect();
+        if all.is_empty() {
             return Ok(Self::nothing());
         }
-        let group = match journal.intend(intents.iter().flatten().cloned().collect()).await {
+        let group = match journal.intend(all).await {
             Ok(group) => Some(group),
             Err(error) if history.on_failure == JournalFailure::Forward => {
                 tracing::error!(%error, "a write goes on without the journal");
@@ -77,12 +86,8 @@ impl Recording {
             }
             Err(error) => return Err(error.into()),
         };
-        let turns = writes.iter().filter_map(|write| match &write.target {
-            Some(Target::Object(object) | Target::Part(object)) => Some(history.turns.send(object)),
-            _ => None,
-        });
-        let turns = turns.collect();
-        Ok(Self(Some(Kept { history, journal, group, writes, intents, turns })))
+        let turns = writes.iter().filter_map(|write| history.turns.send(write)).collect();
+        Ok(Self(Some(Kept { history, journal, group, writes, intents, implicit, turns })))
     }
 
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
@@ -124,7 +129,8 @@ impl Kept {
         let mut changes = Vec::new();
         let mut is_unknown = false;
         for (index, (write, answer)) in self.writes.iter().zip(answers).enumerate() {
-            if answer.status.is_success() {
+            // What was not there, or was not to be written, may yet have had its collection made.
+            if !answer.status.is_server_error() && answer.status != StatusCode::UNAUTHORIZED {
                 let created = implicit::created(&self.history, &self.journal, write).await;
                 // What it made and could not be looked at is found as what passes elsewhere.
                 changes.extend(created.unwrap_or_default());
@@ -134,7 +140,7 @@ impl Kept {
             match answer::read(write, user_id.as_ref(), answer.status, answer.body) {
                 Said::Nothing => {}
                 Said::Changes(more) => changes.extend(more),
-                Said::Look(object) => match self.look(write, object, user_id, answer.body).await {
+                Said::Look(object) => match self.look(write, object, user_id, answer).await {
                     Some(change) => changes.push(change),
                     None => is_unknown = true,
                 },
@@ -157,7 +163,8 @@ impl Kept {
             return Ok(());
         }
         let outcome = answer::outcome(self.group, changes);
-        Ok(self.history.settle(&self.journal, outcome).await?)
+        self.journal.settle_at_last(outcome).await?;
+        Ok(())
     }
 
     /// What was really written is read before the client has its answer; if that cannot be, later.
@@ -179,18 +186,23 @@ impl Kept {
     }
 
     fn questions(&self) -> Vec<Question> {
-        let questions = self.writes.iter().zip(&self.intents).filter_map(|(write, intent)| {
-            let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
-            Some(Question { intent: intent.clone()?, source })
-        });
-        questions.collect()
+        let question = |intent: &Intent, credentials: &Credentials| Question {
+            intent: intent.clone(),
+            source: Source::on_behalf(self.history.upstream.clone(), credentials.headers()),
+        };
+        let asked = self.writes.iter().zip(&self.intents);
+        let asked = asked.filter_map(|(write, intent)| Some(question(intent.as_ref()?, &write.credentials)));
+        let implicit = self.implicit.iter().map(|(intent, credentials)| question(intent, credentials));
+        implicit.chain(asked).collect()
     }
 
     /// Asks the upstream what became of the writes until it says it; `changes` are known already.
     async fn resolve(mut self, changes: Vec<Change>) {
         if !changes.is_empty() {
             let known = answer::outcome(None, changes);
-            _ = self.history.settle(&self.journal, known).await;
+            if let Err(error) = self.journal.settle_at_last(known).await {
+                tracing::error!(%error, "a write is not in the journal yet");
+            }
         }
         self.turns.clear();
         let Some(group) = self.group else { return };
@@ -209,18 +221,21 @@ impl Kept {
         write: &Write,
         object: Object,
         user_id: Option<String>,
-        body: &[u8],
+        answer: &SubAnswer<'_>,
     ) -> Option<Change> {
         let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
-        let version = list::look(&source, &object).await.ok()??;
-        let version = match answer::Version::of_answer(body) {
-            // Somebody was faster; theirs is recorded with their own write, and of this one no more is known.
-            Some(said) if said.modified != version.modified => said,
-            _ => version,
-        };
+        let mut version = list::look(&source, &object).await.ok()??;
+        // Without its timestamp, nobody can tell whose version it is.
+        let said = answer.modified.or_else(|| Some(answer::Version::of_answer(answer.body)?.modified));
+        let is_theirs = said == Some(version.modified);
+        if let Some(modified) = said.filter(|_| !is_theirs) {
+            // Somebody was faster; theirs is recorded with their own write.
+            let before = self.journal.newest_data(&object).await.ok()?;
+            version = answer::patched(&object, modified, before.as_deref(), write, answer.body)?;
+        }
         let action = write.is_partial.then_some(Action::Update);
         let change = super::changed(version, object, user_id);
-        Some(Change { action: change.action.or(action), ..change })
+        Some(Change { action: change.action.or(action), is_found: said.is_none(), ..change })
     }
 
     /// The end of all buckets.

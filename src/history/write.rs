@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::access::Credentials;
@@ -30,6 +32,8 @@ pub struct Write {
     pub is_partial: bool,
     /// The `data` of the request's body, where it is known and small.
     pub sent: Option<Box<RawValue>>,
+    /// How long the body is, as far as it is known.
+    pub length: u64,
 }
 
 /// What a request may write.
@@ -49,6 +53,11 @@ pub enum Target {
 struct Body<'b> {
     #[serde(borrow)]
     data: Option<&'b RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    id: Option<IgnoredAny>,
 }
 
 // === impl Write ===
@@ -78,6 +87,10 @@ impl Write {
             is_default: below_default.is_some(),
             is_partial: *method == Method::PATCH && headers.contains_key("response-behavior"),
             sent: None,
+            length: headers
+                .get(CONTENT_LENGTH)
+                .and_then(|length| length.to_str().ok()?.parse().ok())
+                .unwrap_or_default(),
         }
     }
 
@@ -85,7 +98,8 @@ impl Write {
     #[must_use]
     pub fn with_body(self, body: &[u8]) -> Self {
         let data = serde_json::from_slice::<Body<'_>>(body).ok().and_then(|body| body.data);
-        self.with_data(data)
+        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        Self { length, ..self.with_data(data) }
     }
 
     /// The same write with the `data` that was sent.
@@ -93,6 +107,16 @@ impl Write {
     pub fn with_data(mut self, data: Option<&RawValue>) -> Self {
         self.sent = data.filter(|data| data.get().len() <= LARGEST_SENT).map(ToOwned::to_owned);
         self
+    }
+
+    /// Whether what was sent may name the object that it makes.
+    pub(super) fn may_name_its_object(&self) -> bool {
+        let names = |data: &RawValue| {
+            // Of members of one name, any may count.
+            serde_json::from_str::<Named>(data.get()).map_or(true, |named| named.id.is_some())
+        };
+        let is_unread = self.length == 0 || self.length > LARGEST_SENT as u64;
+        self.sent.as_deref().map_or(is_unread, names)
     }
 
     /// What the journal is told before it is sent.
@@ -105,6 +129,7 @@ impl Write {
             uri: self.uri.clone(),
             sent: self.sent.clone(),
             known,
+            length: self.length,
         }
     }
 }

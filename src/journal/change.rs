@@ -60,6 +60,8 @@ pub struct Intent {
     pub sent: Option<Box<RawValue>>,
     /// The newest timestamp that was known of the list that the object is in.
     pub known: Timestamp,
+    /// How long the request's body is, in bytes, as far as it is known: as long may its entry be.
+    pub length: u64,
 }
 
 /// Intents that were put into the journal together (one request, or one batch).

@@ -101,5 +101,6 @@ fn intent(row: &AnyRow) -> sqlx::Result<Intent> {
         uri: row.try_get(4)?,
         sent: sent.and_then(|sent| RawValue::from_string(sent).ok()),
         known: timestamp(row, 6)?,
+        length: 0,
     })
 }

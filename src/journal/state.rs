@@ -119,3 +119,17 @@ pub(super) async fn versions_at(
     let is_gap = gap.first(connection).await?.is_some();
     Ok((versions, is_gap))
 }
+
+/// What the newest entry about an object shows.
+pub(super) async fn newest_data(
+    connection: &mut AnyConnection,
+    object: &Object,
+) -> sqlx::Result<Option<Box<RawValue>>> {
+    let Some((history, _)) = history(connection, object.bucket()).await? else { return Ok(None) };
+    let select = Statement::new("SELECT json FROM sidecar_entries WHERE history = ").bind(history);
+    let select = select.push(" AND uri = ").bind(object.to_string());
+    let row = select.push(" ORDER BY last_modified DESC LIMIT 1").first(connection).await?;
+    let json: Option<String> = row.map(|row| row.try_get(0)).transpose()?;
+    let told = json.as_deref().and_then(|json| serde_json::from_str::<Told<'_>>(json).ok());
+    Ok(told.map(|told| told.target.data.to_owned()))
+}

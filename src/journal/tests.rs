@@ -11,6 +11,7 @@ use crate::settings::Settings;
 
 mod opening;
 mod outage;
+mod placed;
 mod recording;
 mod selecting;
 mod transferring;

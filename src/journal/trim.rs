@@ -9,8 +9,8 @@ use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::ledger::Ledger;
+use super::queue::{Done, Waiting, Work, write};
 use super::statement::{Statement, timestamp};
-use super::writer::{Done, Waiting, Work, write};
 use super::{JournalError, News, Object};
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;

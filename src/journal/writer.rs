@@ -4,71 +4,28 @@
 //! committed, which is harmless, as what is recorded is not recorded again and groups of intents carry numbers of their own
 //! that the next transaction removes.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use sqlx::Connection;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
+use super::late::Late;
 use super::ledger::Ledger;
+use super::place::Place;
+use super::queue::{Done, Waiting, Work, behind, gone, weight};
 use super::readers::ReaderSets;
-use super::transfer::{Imported, Line};
-use super::trim::Surplus;
-use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, News, Outcome, intents, notify, schema};
+use super::{JournalError, News, Outcome, intents, notify, schema};
 use crate::kinto::Timestamp;
-use crate::query::Query;
 use crate::settings::HistorySettings;
 
-/// How many may wait; more wait to be let in.
-pub(super) const WAITING: usize = 1024;
 /// The most that is done in one transaction.
 const TOGETHER: usize = 256;
 /// For more objects than these, news tell only the newest of each list.
 pub(super) const NEWS: usize = 100;
-
-/// What is to be written.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// These intents, under this number.
-    Intend(IntentGroup, Vec<Intent>),
-    /// What became of a write.
-    Settle(Outcome),
-    /// A bucket's history is looked at for the first time.
-    Begin(String),
-    /// The entries of a bucket that a query selects are deleted.
-    Delete(String, Query),
-    /// A portion of what is too much is removed.
-    Remove(Surplus),
-    /// It is asked which buckets have a history.
-    Buckets,
-    /// These lines are added.
-    Import(Vec<Line>),
-    /// Groups of intents change their owner.
-    Adopt(Vec<i64>),
-    /// Nothing: it is answered when all before it is written.
-    Nothing,
-}
-
-/// What came of it.
-#[derive(Debug)]
-pub(super) enum Done {
-    Nothing,
-    Entries(Vec<Entry>),
-    Timestamp(Timestamp),
-    Page(EntriesPage),
-    /// Whether there may be more.
-    Removed(bool),
-    Buckets(Vec<String>),
-    Imported(Imported),
-}
-
-/// Work, and who waits for it.
-pub(super) struct Waiting {
-    pub(super) work: Work,
-    pub(super) reply: oneshot::Sender<Result<Done, JournalError>>,
-}
 
 /// See the module.
 pub(super) struct Writer {
@@ -84,6 +41,12 @@ pub(super) struct Writer {
     pub(super) reader_sets: ReaderSets,
     /// Groups that were perhaps written, of which nobody knows.
     pub(super) stray: Vec<i64>,
+    /// Outcomes that are still to be written.
+    pub(super) late: Late,
+    /// SQLite: its files.
+    pub(super) place: Option<Place>,
+    /// What the entries of open groups may take, in bytes.
+    pub(super) open: HashMap<i64, u64>,
 }
 
 enum Failure {
@@ -99,36 +62,63 @@ impl Writer {
     /// Works until nobody is left who could ask for anything.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Waiting>) {
         let mut waiting = Vec::new();
-        while queue.recv_many(&mut waiting, TOGETHER).await > 0 {
-            let failure = match self.commit(&waiting).await {
-                Ok(done) => {
-                    waiting.drain(..).zip(done).for_each(|(waiting, done)| waiting.answer(Ok(done)));
-                    continue;
-                }
-                Err(Failure::Refused(error)) if waiting.len() > 1 => {
-                    warn!(%error, "the journal refused a transaction; its parts are tried one by one");
-                    self.commit_one_by_one(&mut waiting).await
-                }
-                Err(failure) => Some(failure.into_error()),
+        loop {
+            let received = queue.recv_many(&mut waiting, TOGETHER);
+            let is_closed = match self.late.pause() {
+                None => received.await == 0,
+                Some(pause) => timeout(pause, received).await.is_ok_and(|received| received == 0),
             };
-            let Some(error) = failure else { continue };
-            // Those who came meanwhile would wait as long again.
-            while let Ok(late) = queue.try_recv() {
-                waiting.push(late);
+            let mut failure = self.catch_up().await;
+            if failure.is_none() {
+                self.leave_out(&mut waiting);
+                failure = self.write(&mut waiting).await;
             }
-            waiting.drain(..).for_each(|waiting| waiting.answer(Err(error.clone())));
+            if let Some(error) = failure {
+                // Those who came meanwhile would wait as long again.
+                while let Ok(late) = queue.try_recv() {
+                    waiting.push(late);
+                }
+                waiting.drain(..).for_each(|waiting| self.fail(waiting, &error));
+            }
+            if is_closed {
+                return;
+            }
         }
     }
 
-    /// Gives an error where the engine is away; then some still wait.
-    async fn commit_one_by_one(&mut self, waiting: &mut Vec<Waiting>) -> Option<JournalError> {
+    /// Writes all that waits. Gives an error where the engine is away; then some still wait.
+    async fn write(&mut self, waiting: &mut Vec<Waiting>) -> Option<JournalError> {
+        if waiting.is_empty() {
+            return None;
+        }
+        let works: Vec<&Work> = waiting.iter().map(|waiting| &waiting.work).collect();
+        match self.commit(&works).await {
+            Ok(done) => {
+                waiting.drain(..).zip(done).for_each(|(waiting, done)| self.succeed(waiting, done));
+                None
+            }
+            Err(Failure::Refused(error)) if waiting.len() > 1 => {
+                warn!(%error, "the journal refused a transaction; its parts are tried one by one");
+                self.write_one_by_one(waiting).await
+            }
+            Err(failure) => Some(failure.into_error()),
+        }
+    }
+
+    async fn write_one_by_one(&mut self, waiting: &mut Vec<Waiting>) -> Option<JournalError> {
         waiting.reverse();
         while let Some(next) = waiting.pop() {
-            match self.commit(std::slice::from_ref(&next)).await {
-                Ok(done) => next.answer(done.into_iter().next().ok_or_else(gone)),
-                Err(Failure::Refused(error)) => next.answer(Err(unavailable(&error))),
+            if self.late.precedes(&next.work) {
+                self.fail(next, &behind());
+                continue;
+            }
+            match self.commit(&[&next.work]).await.map(|done| done.into_iter().next()) {
+                Ok(Some(done)) => self.succeed(next, done),
+                Ok(None) => self.fail(next, &gone()),
+                Err(Failure::Refused(error)) => self.fail(next, &unavailable(&error)),
                 Err(Failure::Away(error)) => {
-                    next.answer(Err(error.clone()));
+                    self.fail(next, &error);
+                    waiting.reverse();
                     return Some(error);
                 }
             }
@@ -136,12 +126,128 @@ impl Writer {
         None
     }
 
-    async fn commit(&mut self, waiting: &[Waiting]) -> Result<Vec<Done>, Failure> {
-        let result = timeout(DEADLINE, self.transact(waiting)).await;
+    /// Writes what is late. Gives an error where the engine is away; what it refuses stays late.
+    async fn catch_up(&mut self) -> Option<JournalError> {
+        self.late.pause()?;
+        let work = |outcome| Work::Settle { outcome, is_kept: true };
+        let mut late: VecDeque<Work> = self.late.take().into_iter().map(work).collect();
+        let mut failure = None;
+        while !late.is_empty() && failure.is_none() {
+            let works: Vec<&Work> = late.iter().take(TOGETHER).collect();
+            let number = works.len();
+            match self.commit(&works).await {
+                Ok(_) => self.closed(late.drain(..number)),
+                Err(Failure::Away(error)) => failure = Some(error),
+                Err(Failure::Refused(_)) => {
+                    for work in late.drain(..number).collect::<Vec<_>>() {
+                        let is_written = failure.is_none()
+                            && !self.late.precedes(&work)
+                            && match self.commit(&[&work]).await {
+                                Ok(_) => true,
+                                Err(Failure::Refused(_)) => false,
+                                Err(Failure::Away(error)) => {
+                                    failure = Some(error);
+                                    false
+                                }
+                            };
+                        if is_written {
+                            self.closed([work]);
+                        } else {
+                            self.keep(work);
+                        }
+                    }
+                }
+            }
+        }
+        for work in late {
+            self.keep(work);
+        }
+        if self.late.pause().is_some() {
+            self.late.tell_later();
+        }
+        failure
+    }
+
+    /// Answers those who cannot be served, whatever the engine does: what is behind something late, and writes for which
+    /// there is no room.
+    fn leave_out(&mut self, waiting: &mut Vec<Waiting>) {
+        let opened = waiting.iter().map(|waiting| match &waiting.work {
+            Work::Intend(_, intents) => intents.iter().map(weight).sum(),
+            _ => 0,
+        });
+        let needed = opened.chain(self.open.values().copied()).fold(0, u64::saturating_add);
+        let has_intents = waiting.iter().any(|waiting| matches!(waiting.work, Work::Intend(..)));
+        let room = match self.place.as_mut().filter(|_| has_intents) {
+            Some(place) => place.make_room(needed),
+            None => Ok(()),
+        };
+        for next in std::mem::take(waiting) {
+            match &room {
+                _ if self.late.precedes(&next.work) => self.fail(next, &behind()),
+                Err(error) if matches!(next.work, Work::Intend(..)) => {
+                    let text = format!("there is no room for what has to be written: {error}");
+                    self.fail(next, &JournalError::Unavailable(text.into()));
+                }
+                _ => waiting.push(next),
+            }
+        }
+    }
+
+    fn succeed(&mut self, waiting: Waiting, done: Done) {
+        let group = match &waiting.work {
+            Work::Intend(group, intents) => {
+                self.open.insert(group.0, intents.iter().map(weight).sum());
+                Some(group.0)
+            }
+            work => {
+                self.close(work);
+                None
+            }
+        };
+        if waiting.reply.send(Ok(done)).is_err() {
+            // Nobody will settle what nobody knows to be open.
+            self.stray.extend(group);
+        }
+    }
+
+    fn fail(&mut self, waiting: Waiting, error: &JournalError) {
+        self.keep(waiting.work);
+        // Whoever asked may have gone.
+        let _ = waiting.reply.send(Err(error.clone()));
+    }
+
+    /// Keeps an outcome that was not written.
+    fn keep(&mut self, work: Work) {
+        if let Work::Settle { outcome, is_kept: true } = work
+            && self.late.push(outcome).is_err()
+        {
+            tracing::error!(
+                "too much waits for the journal: what became of a write is left to the next process"
+            );
+        }
+    }
+
+    fn closed(&mut self, works: impl IntoIterator<Item = Work>) {
+        for work in works {
+            self.close(&work);
+        }
+    }
+
+    fn close(&mut self, work: &Work) {
+        if let Work::Settle { outcome: Outcome { closes: Some(group), .. }, .. } = work {
+            self.open.remove(&group.0);
+        }
+    }
+
+    async fn commit(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
+        self.check().await?;
+        let result = timeout(DEADLINE, self.transact(works)).await;
         self.reader_sets.end(matches!(result, Ok(Ok(_))));
         let failure = match result {
             Ok(Ok((done, news))) => {
                 self.stray.clear();
+                // What was removed meanwhile has not kept it.
+                self.check().await?;
                 if !news.objects.is_empty() {
                     // Nobody may be listening.
                     let _ = self.news.send(news);
@@ -152,7 +258,7 @@ impl Writer {
             Ok(Err(error)) => Failure::Away(unavailable(&error)),
             Err(_) => Failure::Away(JournalError::Unavailable("it does not answer in time".into())),
         };
-        let groups = waiting.iter().filter_map(|waiting| match &waiting.work {
+        let groups = works.iter().filter_map(|work| match work {
             Work::Intend(group, _) => Some(group.0),
             _ => None,
         });
@@ -160,7 +266,12 @@ impl Writer {
         Err(failure)
     }
 
-    async fn transact(&mut self, waiting: &[Waiting]) -> sqlx::Result<(Vec<Done>, News)> {
+    async fn check(&mut self) -> Result<(), Failure> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        place.check().await.map_err(|fault| Failure::Away(JournalError::Unavailable(fault.into())))
+    }
+
+    async fn transact(&mut self, works: &[&Work]) -> sqlx::Result<(Vec<Done>, News)> {
         let kind = self.engine.kind;
         // Taken out: what fails or is given up is not used again.
         let held = match self.held.take() {
@@ -178,15 +289,15 @@ impl Writer {
         let (rules, sets) = (&self.rules, &mut self.reader_sets);
         let mut ledger = Ledger::new(&mut transaction, kind, rules, self.explicit_permissions, sets);
         let mut changes = Vec::new();
-        for waiting in waiting {
-            if let Work::Settle(outcome) = &waiting.work {
+        for work in works {
+            if let Work::Settle { outcome, .. } = work {
                 changes.extend(outcome.known.iter().chain(&outcome.changes));
             }
         }
         ledger.prefetch(&changes).await?;
-        let mut done = Vec::with_capacity(waiting.len());
-        for waiting in waiting {
-            done.push(ledger.work(&waiting.work, self.owner).await?);
+        let mut done = Vec::with_capacity(works.len());
+        for work in works {
+            done.push(ledger.work(work, self.owner).await?);
         }
         ledger.store().await?;
         let objects = newest_of_many(std::mem::take(&mut ledger.news));
@@ -199,15 +310,6 @@ impl Writer {
             self.held = Some(writing);
         }
         Ok((done, news))
-    }
-}
-
-// === impl Waiting ===
-
-impl Waiting {
-    fn answer(self, done: Result<Done, JournalError>) {
-        // Whoever asked may have gone.
-        let _ = self.reply.send(done);
     }
 }
 
@@ -231,7 +333,7 @@ impl Ledger<'_> {
                 self.intents.extend(intents::rows(*group, owner, intents));
                 Ok(Done::Nothing)
             }
-            Work::Settle(outcome) => self.settle(outcome).await.map(Done::Entries),
+            Work::Settle { outcome, .. } => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
             Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
@@ -254,20 +356,4 @@ fn newest_of_many(mut objects: Vec<(super::Object, Timestamp)>) -> Vec<(super::O
         objects.dedup_by_key(|(object, _)| super::rows::list_of(object));
     }
     objects
-}
-
-/// Has something written, and waits for it.
-pub(super) async fn write(queue: &mpsc::Sender<Waiting>, work: Work) -> Result<Done, JournalError> {
-    let (reply, done) = oneshot::channel();
-    let answered = async {
-        queue.send(Waiting { work, reply }).await.map_err(|_| gone())?;
-        done.await.unwrap_or_else(|_| Err(gone()))
-    };
-    let late = |_| Err(JournalError::Unavailable("it does not answer in time".into()));
-    timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
-}
-
-/// What those are told whose writer is gone.
-pub(super) fn gone() -> JournalError {
-    JournalError::Unavailable("it is closed".into())
 }

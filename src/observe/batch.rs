@@ -44,6 +44,8 @@ pub struct SubAnswer<'a> {
     pub status: StatusCode,
     /// Its body.
     pub body: &'a [u8],
+    /// The timestamp in its `ETag`.
+    pub modified: Option<Timestamp>,
 }
 
 impl Observer {

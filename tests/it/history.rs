@@ -2,6 +2,8 @@
 
 mod elsewhere;
 mod failure;
+mod full;
+mod implicit;
 mod kill;
 mod odd;
 mod reading;
@@ -14,6 +16,5 @@ use super::support::Client;
 
 /// All entries of a bucket that a client may see, oldest first.
 async fn entries(client: &Client, bucket: &str) -> Vec<Value> {
-    let answer = client.get(&format!("{bucket}/history?_sort=last_modified")).await.expect(200);
-    answer.json()["data"].as_array().unwrap().clone()
+    client.all(&format!("{bucket}/history?_sort=last_modified")).await
 }

@@ -181,6 +181,7 @@ async fn intents_are_left_to_those_who_live() {
         uri: "/buckets/a".to_owned(),
         sent: None,
         known: Timestamp::ZERO,
+        length: 0,
     };
     let group = first.intend(vec![intent]).await.unwrap();
     assert!(second.abandoned().await.unwrap().is_empty());

@@ -310,6 +310,7 @@ async fn entries_and_intents_survive() {
             uri: RECORD.to_owned(),
             sent: Some(to_raw_value(&json!({"x": 1})).unwrap()),
             known: Timestamp(4),
+            length: 0,
         };
         let first = journal.intend(vec![intent.clone(), intent.clone()]).await.unwrap();
         let second = journal.intend(vec![intent.clone()]).await.unwrap();

@@ -7,9 +7,9 @@ use sqlx::Row;
 
 use super::{Action, Content, Head, Imported, Line, Members};
 use crate::journal::ledger::{Ledger, State};
+use crate::journal::queue::{self, Done, Work};
 use crate::journal::rows::{EntryRow, mark_gap, recorded};
 use crate::journal::statement::{Bound, Statement, timestamp};
-use crate::journal::writer::{self, Done, Work};
 use crate::journal::{Journal, JournalError, Object, Permissions};
 use crate::kinto::Timestamp;
 
@@ -18,7 +18,7 @@ impl Journal {
     pub async fn import(&self, lines: Vec<Line>) -> Result<Imported, JournalError> {
         match self.write(Work::Import(lines)).await? {
             Done::Imported(imported) => Ok(imported),
-            _ => Err(writer::gone()),
+            _ => Err(queue::gone()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A journal that cannot be used, or cannot be written for a while.
 
+use std::future::IntoFuture;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -9,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::entries;
-use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
+use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
 
 /// Starts a sidecar that is expected to refuse.
 fn refused(journal: &str) -> Output {
@@ -97,6 +98,31 @@ async fn where_the_operator_wants_it_writes_go_on_and_the_gap_is_healed() {
     eventually("the entry", async || (entries(&alice, &bucket).await.len() == 2).then_some(())).await;
 }
 
+#[tokio::test]
+async fn a_journal_that_was_moved_away_is_noticed_before_anything_is_acknowledged() {
+    let (folder, kinto) = (tempfile::tempdir().unwrap(), Kinto::shared());
+    let bucket = format!("/buckets/{}", unique("moved"));
+    let path = folder.path().join("journal.db");
+    let journal = url(&path);
+    let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
+    let (alice, group) = (sidecar.client().user("alice"), format!("{bucket}/groups/g"));
+    alice.put(&bucket).await.expect(201);
+    let away = folder.path().join("elsewhere.db");
+    for replacement in [None, Some("something else")] {
+        std::fs::rename(&path, &away).unwrap();
+        if let Some(text) = replacement {
+            std::fs::write(&path, text).unwrap();
+        }
+        alice.put(&group).data(json!({"members": []})).await.expect(503);
+        kinto.client().user("alice").get(&group).await.expect(404);
+        assert_eq!(entries(&alice, &bucket).await.len(), 1, "what is there can be read");
+        assert!(sidecar.log().contains(&*path.to_string_lossy()), "{}", sidecar.log());
+        std::fs::rename(&away, &path).unwrap();
+    }
+    alice.put(&group).data(json!({"members": []})).await.expect(201);
+    assert_eq!(entries(&alice, &bucket).await.len(), 2);
+}
+
 /// A way to PostgreSQL that can be closed.
 struct Way {
     folder: tempfile::TempDir,
@@ -161,4 +187,35 @@ async fn while_postgresql_is_away_writes_wait_outside_and_the_rest_goes_on() {
     way.open();
     eventually("writes again", async || (alice.put(&record).await.status == 201).then_some(())).await;
     assert_eq!(entries(&alice, &bucket).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_while_postgresql_went_away_stands_before_what_comes_later() {
+    let (mut way, journal) = Way::before(&database());
+    let kinto = Kinto::shared();
+    let recorder = Recorder::before(kinto.url());
+    let bucket = format!("/buckets/{}", unique("late"));
+    // Who somebody is need not be asked while nothing comes through.
+    let settings = [SERVICE_ACCOUNT, ("sidecar.journal", &*journal), ("sidecar.permission_ttl", "1h")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let record = format!("{bucket}/collections/c/records/r");
+    let put = |n: u64| alice.put(&record).data(json!({"n": n}));
+    put(0).await.expect(201);
+    recorder.clear();
+    recorder.hold();
+    let waiting = tokio::spawn(put(1).into_future());
+    let path = format!("/v1{record}");
+    recorder.wait_for(1, |request| request.method == "PUT" && request.path() == path).await;
+    way.close().await;
+    recorder.release();
+    waiting.await.unwrap().expect(503);
+    assert_eq!(direct.get(&record).await.expect(200).data()["n"], 1);
+    way.open();
+    eventually("writes again", async || (put(2).await.status == 200).then_some(())).await;
+    let about = entries(&alice, &bucket).await;
+    let values: Vec<_> = about.iter().filter_map(|entry| entry["target"]["data"]["n"].as_u64()).collect();
+    assert_eq!(values, [0, 1, 2], "{about:#?}");
 }

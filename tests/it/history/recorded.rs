@@ -9,18 +9,18 @@ use super::entries;
 use crate::support::{Client, Kinto, KintoOptions, Plugin, Request, SERVICE_ACCOUNT, Sidecar, unique};
 
 static REFERENCE: LazyLock<Kinto> =
-    LazyLock::new(|| Kinto::start(KintoOptions::postgres().plugin(Plugin::History)));
+    LazyLock::new(|| Kinto::start(KintoOptions::postgres().plugin(Plugin::Changes).plugin(Plugin::History)));
 static PLAIN: LazyLock<Kinto> = LazyLock::new(|| Kinto::start(KintoOptions::postgres()));
 
 /// Sends the same to both and compares what their histories say.
-struct Both {
+pub(super) struct Both {
     _sidecar: Sidecar,
-    clients: [Client; 2],
+    pub(super) clients: [Client; 2],
     bucket: String,
 }
 
 impl Both {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let sidecar = Sidecar::start(PLAIN.url(), &[SERVICE_ACCOUNT]);
         let clients = [REFERENCE.client(), sidecar.client()];
         let both = Self { _sidecar: sidecar, clients, bucket: format!("/buckets/{}", unique("recorded")) };
@@ -53,7 +53,7 @@ impl Both {
     }
 
     /// The entries of both, of which nothing is left that cannot be the same.
-    async fn compare(&self, user: &str, bucket: &str) -> Vec<Value> {
+    pub(super) async fn compare(&self, user: &str, bucket: &str) -> Vec<Value> {
         let [theirs, ours] = &self.clients;
         let theirs = alike(entries(&theirs.user(user), bucket).await);
         let ours = alike(entries(&ours.user(user), bucket).await);
@@ -223,6 +223,60 @@ async fn the_default_bucket_and_what_it_makes_by_itself() {
     })
     .await;
     assert_eq!(both.compare(&user, "/buckets/default").await.len(), 6);
+}
+
+#[tokio::test]
+async fn batches_that_do_several_things_to_one_object_keep_their_order() {
+    let both = Both::start().await;
+    let ours = both.clients[1].user("alice");
+    let record = both.record("r");
+    ours.put(&record).data(json!({"n": 0})).await.expect(201);
+    let put = |n: u64| json!({"method": "PUT", "path": record, "body": {"data": {"n": n}}});
+    let gone = json!({"method": "DELETE", "path": record});
+    let batch = json!({"requests": [put(1), gone, put(3), put(4), gone, put(6)]});
+    ours.post("/batch").json(batch).await.expect(200);
+    let about = entries(&ours, &both.bucket).await;
+    let about: Vec<&Value> = about.iter().filter(|entry| entry["record_id"] == "r").collect();
+    let versions: Vec<_> =
+        about.iter().map(|entry| entry["target"]["data"]["last_modified"].as_u64()).collect();
+    assert!(versions.len() == 7 && versions.is_sorted(), "{about:#?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_shows_a_part_is_not_taken_for_somebody_elses_version() {
+    let both = Both::start().await;
+    let (alice, record) = (both.clients[1].user("alice"), both.record("r"));
+    let open = json!({"data": {"n": 0}, "permissions": {"write": ["system.Authenticated"]}});
+    alice.put(&record).json(open).await.expect(201);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let others = (0..3).map(|other| {
+        let (stop, record) = (stop.clone(), record.clone());
+        let client = PLAIN.client().user(&format!("other{other}"));
+        tokio::spawn(async move {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                client.patch(&record).data(json!({"other": other})).await;
+            }
+        })
+    });
+    let others: Vec<_> = others.collect();
+    let mut made = Vec::new();
+    for n in 1..30 {
+        let patch = alice.patch(&record).header("response-behavior", "light").data(json!({"n": n})).await;
+        if patch.status == 200 {
+            made.push((n, patch.timestamp()));
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for other in others {
+        other.await.unwrap();
+    }
+    let about = entries(&alice, &both.bucket).await;
+    assert!(made.len() > 5);
+    for (n, version) in made {
+        let entry = about.iter().find(|entry| entry["target"]["data"]["last_modified"] == version);
+        let entry = entry.unwrap_or_else(|| panic!("{version} is not recorded"));
+        assert!(entry["user_id"].is_string() && entry["target"]["data"]["n"] == n, "{entry:#}");
+    }
 }
 
 #[tokio::test]

@@ -61,6 +61,17 @@ impl Client {
         self.request(Method::GET, path)
     }
 
+    /// All rows of a list, on all of its pages.
+    pub async fn all(&self, path: &str) -> Vec<Value> {
+        let (mut rows, mut next) = (Vec::new(), Some(path.to_owned()));
+        while let Some(path) = next {
+            let page = self.get(&path).await.expect(200);
+            rows.extend(page.data().as_array().unwrap().iter().cloned());
+            next = page.header("next-page").map(|page| page.split_once("/v1").unwrap().1.to_owned());
+        }
+        rows
+    }
+
     pub fn head(&self, path: &str) -> Request {
         self.request(Method::HEAD, path)
     }

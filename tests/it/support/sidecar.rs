@@ -16,6 +16,8 @@ use super::{PATIENCE, undertaker};
 #[derive(Debug)]
 pub struct Sidecar {
     process: Child,
+    /// What starts it, where it is not started as it is.
+    starter: Vec<String>,
     address: String,
     arguments: Vec<OsString>,
     log: Arc<Mutex<String>>,
@@ -24,13 +26,18 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts a sidecar in front of `upstream` (the API root, with `/v1`) with these settings; waits until it listens.
     pub fn start(upstream: impl AsRef<str>, settings: &[(&str, &str)]) -> Self {
+        Self::start_by(Vec::new(), upstream, settings)
+    }
+
+    /// The same by a program that starts others, with its arguments.
+    pub fn start_by(starter: Vec<String>, upstream: impl AsRef<str>, settings: &[(&str, &str)]) -> Self {
         let mut arguments: Vec<OsString> = vec!["--upstream".into(), upstream.as_ref().into()];
         for (key, value) in settings {
             arguments.extend(["--set".into(), format!("{key}={value}").into()]);
         }
         let log = Arc::new(Mutex::new(String::new()));
-        let (process, address) = spawn(&arguments, "127.0.0.1:0", &log);
-        Self { process, address, arguments, log }
+        let (process, address) = spawn(&starter, &arguments, "127.0.0.1:0", &log);
+        Self { process, starter, address, arguments, log }
     }
 
     /// `host:port`.
@@ -93,7 +100,7 @@ impl Sidecar {
     /// Stops it in order, if it runs, and starts it with the same settings at the same address.
     pub fn restart(&mut self) {
         self.stop();
-        let (process, address) = spawn(&self.arguments, &self.address, &self.log);
+        let (process, address) = spawn(&self.starter, &self.arguments, &self.address, &self.log);
         self.process = process;
         self.address = address;
     }
@@ -116,8 +123,15 @@ impl Drop for Sidecar {
     }
 }
 
-fn spawn(arguments: &[OsString], listen: &str, log: &Arc<Mutex<String>>) -> (Child, String) {
-    let mut process = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+fn spawn(
+    starter: &[String],
+    arguments: &[OsString],
+    listen: &str,
+    log: &Arc<Mutex<String>>,
+) -> (Child, String) {
+    let mut programs = starter.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_kinto-sidecar")]);
+    let mut process = Command::new(programs.next().unwrap())
+        .args(programs)
         .args(["--listen", listen])
         // Whoever wants a journal that lasts names one.
         .env("SIDECAR_JOURNAL", "sqlite::memory:")

@@ -1,0 +1,97 @@
+//! What waits for the writer, and who waits for it.
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::engine::DEADLINE;
+use super::transfer::{Imported, Line};
+use super::trim::Surplus;
+use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
+use crate::kinto::Timestamp;
+use crate::query::Query;
+
+/// How many may wait; more wait to be let in.
+pub(super) const WAITING: usize = 1024;
+/// What is to be written.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// These intents, under this number.
+    Intend(IntentGroup, Vec<Intent>),
+    /// What became of a write; where it is kept, it is not given up before it is written.
+    Settle { outcome: Outcome, is_kept: bool },
+    /// A bucket's history is looked at for the first time.
+    Begin(String),
+    /// The entries of a bucket that a query selects are deleted.
+    Delete(String, Query),
+    /// A portion of what is too much is removed.
+    Remove(Surplus),
+    /// It is asked which buckets have a history.
+    Buckets,
+    /// These lines are added.
+    Import(Vec<Line>),
+    /// Groups of intents change their owner.
+    Adopt(Vec<i64>),
+    /// Nothing: it is answered when all before it is written.
+    Nothing,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    Nothing,
+    Entries(Vec<Entry>),
+    Timestamp(Timestamp),
+    Page(EntriesPage),
+    /// Whether there may be more.
+    Removed(bool),
+    Buckets(Vec<String>),
+    Imported(Imported),
+}
+
+/// Work, and who waits for it.
+pub(super) struct Waiting {
+    pub(super) work: Work,
+    pub(super) reply: oneshot::Sender<Result<Done, JournalError>>,
+}
+
+/// What an intent's entry may take in the log, with the pages of its indexes; in bytes.
+pub(super) fn weight(intent: &Intent) -> u64 {
+    const PAGES: u64 = 64 << 10;
+    intent.length.saturating_mul(2).saturating_add(PAGES)
+}
+
+/// Has something written, and waits for it.
+pub(super) async fn write(queue: &mpsc::Sender<Waiting>, work: Work) -> Result<Done, JournalError> {
+    let (reply, done) = oneshot::channel();
+    let is_kept = matches!(work, Work::Settle { is_kept: true, .. });
+    let waiting = Waiting { work, reply };
+    let sent = async {
+        match queue.try_send(waiting) {
+            // It gets there, whoever waits for it.
+            Err(TrySendError::Full(waiting)) if is_kept => {
+                let queue = queue.clone();
+                tokio::spawn(async move { queue.send(waiting).await });
+                Ok(())
+            }
+            Err(TrySendError::Full(waiting)) => queue.send(waiting).await.map_err(|_| gone()),
+            sent => sent.map_err(|_| gone()),
+        }
+    };
+    let answered = async {
+        sent.await?;
+        done.await.unwrap_or_else(|_| Err(gone()))
+    };
+    let late = |_| Err(JournalError::Unavailable("it does not answer in time".into()));
+    timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
+}
+
+/// What those are told who come after something about the same object that is not written yet.
+pub(super) fn behind() -> JournalError {
+    JournalError::Unavailable("older versions of the object are not written yet".into())
+}
+
+/// What those are told whose writer is gone.
+pub(super) fn gone() -> JournalError {
+    JournalError::Unavailable("it is closed".into())
+}

@@ -1,0 +1,117 @@
+//! What the default bucket makes by itself is recorded at once and with its author, whatever was asked of it.
+
+use http::Method;
+use serde_json::json;
+
+use super::entries;
+use super::recorded::Both;
+use crate::support::{Kinto, Request, Response, SERVICE_ACCOUNT, Sidecar, unique};
+
+/// Of two who make buckets at once, Kinto on PostgreSQL asks one to come again.
+async fn until_no_conflict(request: impl Fn() -> Request) -> Response {
+    loop {
+        let answer = request().await;
+        let is_refused =
+            answer.status == 409 || String::from_utf8_lossy(&answer.body).contains("\"code\":409");
+        if !is_refused {
+            return answer;
+        }
+    }
+}
+
+/// Compares what both made. The plugin shows what the look itself makes from the next one on.
+async fn compare(both: &Both, user: &str) {
+    for client in &both.clients {
+        until_no_conflict(|| client.user(user).get("/buckets/default/history")).await;
+    }
+    both.compare(user, "/buckets/default").await;
+}
+
+#[tokio::test]
+async fn whatever_makes_the_default_bucket_is_recorded_as_by_the_plugin() {
+    let both = Both::start().await;
+    for (method, path) in [
+        (Method::GET, ""),
+        (Method::OPTIONS, "/collections/c"),
+        (Method::GET, "/collections/c"),
+        (Method::GET, "/collections/c/"),
+        (Method::GET, "/collections/c/records"),
+        (Method::GET, "/collections/c/records/r"),
+        (Method::GET, "/collections/c/changeset?_expected=0"),
+        (Method::GET, "/groups"),
+        (Method::GET, "/history"),
+        (Method::GET, "/snapshot/collections/c@5"),
+        (Method::GET, "/nothing"),
+        (Method::DELETE, "/collections/c/records"),
+        (Method::DELETE, "/collections/c/records/r"),
+        (Method::PATCH, "/collections/c/records/r"),
+        (Method::PUT, "/collections/c/records/r"),
+        (Method::POST, "/collections/c/records"),
+        (Method::PUT, "/collections/c"),
+    ] {
+        let path = format!("/buckets/default{path}");
+        let user = unique("reader");
+        // The sidecar shows a database there, and Kinto sends the client elsewhere.
+        let is_shown = !path.ends_with('/');
+        for client in both.clients.iter().filter(|_| is_shown) {
+            until_no_conflict(|| {
+                let request = client.user(&user).request(method.clone(), &path);
+                let has_body = matches!(method, Method::PUT | Method::PATCH | Method::POST);
+                if has_body { request.data(json!({"n": 1})) } else { request }
+            })
+            .await;
+        }
+        compare(&both, &user).await;
+        // What leads to a record, or elsewhere, is made in a batch, too.
+        if is_shown && !path.contains("/records/r") {
+            continue;
+        }
+        let batched = unique("batched");
+        let batch = json!({"requests": [
+            {"method": "GET", "path": "/"},
+            {"method": method.as_str(), "path": path, "body": {"data": {"n": 1}}},
+        ]});
+        for client in &both.clients {
+            until_no_conflict(|| client.user(&batched).post("/batch").json(batch.clone())).await;
+        }
+        compare(&both, &batched).await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_sidecars_own_answers_make_is_recorded_too() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    for path in ["", "/_changes", "/changeset?_expected=0"] {
+        let user = unique("asking");
+        let client = sidecar.client().user(&user);
+        client
+            .get(&format!("/buckets/default/collections/c/{}", path.trim_start_matches('/')))
+            .await
+            .expect(200);
+        let made = entries(&client, "/buckets/default").await;
+        assert_eq!(made.len(), 2, "{path}: {made:#?}");
+        assert!(
+            made.iter().all(|entry| entry["action"] == "create" && entry["user_id"].is_string()),
+            "{made:#?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_a_refused_write_makes_is_recorded_as_by_the_plugin() {
+    let both = Both::start().await;
+    let record = "/buckets/default/collections/c/records/r";
+    for (header, value, body) in [
+        ("if-match", "\"1\"", json!({"data": {}})),
+        ("if-none-match", "x", json!({})),
+        ("x-x", "x", json!([1])),
+    ] {
+        let user = unique("refused");
+        for client in &both.clients {
+            let put = || client.user(&user).put(record).header(header, value).json(body.clone());
+            let answer = until_no_conflict(put).await;
+            assert!(answer.status >= 400, "{answer}");
+        }
+        compare(&both, &user).await;
+    }
+}
