@@ -55,3 +55,12 @@ pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// The commit that is tested, for reports.
+pub fn commit() -> String {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let asked =
+        std::process::Command::new("git").args(["-C", folder, "describe", "--always", "--dirty"]).output();
+    let commit = asked.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    commit.ok().filter(|commit| !commit.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+}
