@@ -11,6 +11,7 @@
 //! - A [`channel`] holds the newest moment, and the last changes as bytes. [`reader`]s are bodies of answers: they are woken
 //!   by thread ([`corner`]), write what everybody is given, and read pages of their own only where they are behind, filter
 //!   or have a limit.
+//! - What is not kept in memory has normal feeds only: its pages are read from the upstream ([`source::unkept`]).
 //! - A seq is a timestamp of Kinto's, and does not say what its reader has seen. [`table`] knows which rows may have been
 //!   hidden from whoever comes with one, and [`shown`] remembers what this sidecar showed to whom.
 //!

@@ -397,3 +397,6 @@ impl std::fmt::Debug for Reader {
         formatter.debug_struct("Reader").field("position", &self.position).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -161,8 +161,8 @@ pub static KEYS: &[Key] = &[
     Key::new("history.include_previous", "false", "entries carry the version before, `target.previous`"),
 
     Key::new("feeds.max_timeout", "5m", "the longest `timeout` that a reader gets"),
-    Key::new("feeds.max_readers", "20000", "readers of live feeds per sidecar; past it 503"),
-    Key::new("feeds.max_readers_per_client", "1000", "readers of live feeds per client; past it 503"),
+    Key::new("feeds.max_readers", "20000", "readers of live feeds per sidecar; past it 503, or `retry: 30000` for an eventsource"),
+    Key::new("feeds.max_readers_per_client", "1000", "readers of live feeds per client; past it likewise"),
 
     Key::new("http_host", "", "the host that answers name"),
     Key::new("http_scheme", "", "the scheme that answers name"),

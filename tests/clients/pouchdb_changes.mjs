@@ -34,6 +34,12 @@ const chosen = await database.changes({ doc_ids: ["r4", "r2"] });
 assert.deepEqual(chosen.results.map((row) => row.id), ["r2", "r4"]);
 const odd = await database.changes({ selector: { kind: "odd", number: { $gt: 50 } } });
 assert.deepEqual(odd.results.map((row) => row.id), ["r51", "r53", "r55", "r57", "r59"]);
+// What an application adds to its requests is no filter; what it means as one is.
+const plain = await database.changes({ since: 0, query_params: { access_token: "x", kind: "none" } });
+assert.equal(plain.results.length, 60);
+// PouchDB makes `_kinto/_kinto` of its own `filter`.
+const named = await database.changes({ since: seqs[50], query_params: { filter: "_kinto", kind: "odd" } });
+assert.deepEqual(named.results.map((row) => row.id), ["r51", "r53", "r55", "r57", "r59"]);
 
 // Follows until it was told of `count` changes.
 const follow = (options, count, then) =>
@@ -73,7 +79,7 @@ const selected = await follow({ since: "now", selector: { kind: "late" } }, 1, a
   await write("wanted", { kind: "late" });
 });
 assert.deepEqual(selected.map((row) => row.id), ["wanted"]);
-const [deleted] = await follow({ since: "now" }, 1, () => setTimeout(() => remove("wanted"), 500));
-assert.deepEqual([deleted.id, deleted.deleted], ["wanted", true]);
+const [deleted] = await follow({ since: "now", include_docs: true }, 1, () => setTimeout(() => remove("wanted"), 500));
+assert.deepEqual([deleted.id, deleted.deleted, deleted.doc._deleted], ["wanted", true, true]);
 
 await assert.rejects(database.changes({ since: 0, filter: "app/none" }), (error) => error.status === 404);

@@ -63,7 +63,11 @@ impl Drop for Peer {
 /// What is comparable of a row: which record, in which version, deleted or not, and at which place its seq is.
 fn row(row: &Value, seqs: &[Value]) -> Value {
     let seq = seqs.iter().position(|seq| *seq == row["seq"]);
-    json!({"id": row["id"], "deleted": row["deleted"], "seq": seq, "n": row["doc"]["n"]})
+    let document = &row["doc"];
+    json!({
+        "id": row["id"], "deleted": row["deleted"], "seq": seq,
+        "doc": [document["n"], document["_id"], document["_deleted"], document["_rev"] == row["changes"][0]["rev"]],
+    })
 }
 
 fn rows(answer: &Value, seqs: &[Value]) -> (Vec<Value>, Option<usize>) {
@@ -112,8 +116,12 @@ async fn rows_are_those_of_pouchdbs_server() {
         ("descending=true&", None, None),
         ("descending=true&limit=3&", None, None),
         ("filter=_doc_ids&", ids.clone(), None),
-        ("filter=_doc_ids&limit=1&", ids, Some(4)),
-        ("style=all_docs&", None, None),
+        ("filter=_doc_ids&limit=1&", ids.clone(), Some(4)),
+        ("filter=_doc_ids&include_docs=true&", ids, None),
+        ("descending=true&include_docs=true&limit=4&", None, Some(2)),
+        ("style=all_docs&attachments=true&conflicts=true&seq_interval=2&unknown=1&n=4&", None, None),
+        ("feed=longpoll&include_docs=true&limit=2&", None, Some(1)),
+        ("limit=100&heartbeat=1000&timeout=1000&", None, Some(3)),
         ("feed=longpoll&", None, Some(3)),
     ] {
         let since = since.unwrap_or(0);

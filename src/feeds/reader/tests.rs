@@ -1,0 +1,77 @@
+//! Signs of life while a page is waited for.
+
+use futures_util::future::pending;
+use http_body_util::BodyExt;
+
+use super::*;
+use crate::access::Credentials;
+use crate::feeds::framing::Layout;
+use crate::feeds::moment::Moment;
+use crate::feeds::shown::{ReaderId, Shown};
+
+/// A source of which no page comes.
+#[derive(Debug)]
+struct Stuck;
+
+impl Moment for Stuck {
+    fn lineage(&self) -> u64 {
+        1
+    }
+
+    fn began(&self) -> Timestamp {
+        Timestamp::ZERO
+    }
+
+    fn serial(&self) -> u64 {
+        1
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        Timestamp::ZERO
+    }
+
+    fn tag(&self) -> Option<String> {
+        None
+    }
+
+    fn page(self: Arc<Self>, _: Position, _: Room) -> BoxFuture<'static, Result<Page, Error>> {
+        Box::pin(pending())
+    }
+
+    fn before(self: Arc<Self>, _: Option<Timestamp>, _: Room) -> BoxFuture<'static, Result<Page, Error>> {
+        Box::pin(pending())
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
+    let nobody = ReaderId::of(None, &Credentials::of(&http::HeaderMap::new()), &http::HeaderMap::new());
+    let presence = Arc::new(Shown::default().enter(1, nobody).await);
+    for (framing, end, is_descending) in [
+        (Framing::List, End::Now, false),
+        (Framing::List, End::Now, true),
+        (Framing::List, End::Changes, false),
+        (Framing::Lines, End::Never, false),
+        (Framing::Events, End::Never, false),
+    ] {
+        let shape = Shape {
+            layout: Layout { framing, docs: false },
+            end,
+            patience: Patience::Heartbeat(Duration::from_millis(5)),
+            is_descending,
+            limit: None,
+            filter: None,
+        };
+        let memory = Memory { began: Timestamp::ZERO, presence: Arc::clone(&presence) };
+        let mut reader =
+            Reader::new(Supply::Fixed(Arc::new(Stuck)), None, shape, Position::default(), memory);
+        let mut text = String::new();
+        let expected = format!("{}{}", framing.opening(), framing.heartbeat().repeat(2));
+        while text.len() < expected.len() {
+            let frame = tokio::time::timeout(Duration::from_secs(10), reader.frame()).await;
+            let frame = frame.expect("the feed is alive").unwrap().unwrap();
+            text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+        assert_eq!(text, expected);
+    }
+}
