@@ -86,7 +86,8 @@ impl Writer {
         let mut n = 0;
         while !self.stop.load(Ordering::Relaxed) {
             n += 1;
-            let (id, other) = (self.id(), self.id());
+            // One that others write, too, and one of their own: what transactions mix has no order of versions.
+            let (id, other) = (self.id(), format!("{}-b{}", self.user, self.dice.roll(5)));
             let data = match self.role {
                 Role::Owner => json!({"by": self.user, "n": n}),
                 _ => json!({"n": self.dice.roll(VALUES)}),
