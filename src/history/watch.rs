@@ -206,7 +206,7 @@ impl Watcher {
     /// Brings a list up to date when there is time for it within the budget; `false` where it cannot be read. What
     /// moves is not kept waiting by that.
     async fn in_turn(&mut self, uri: &str) -> Result<bool, WatchError> {
-        let turn = Arc::clone(&self.settings.budget).turn();
+        let turn = Arc::clone(&self.settings.budget).turn_aside();
         let _turn = self.look_at_moved_until(turn).await;
         let round = self.round;
         self.lists.entry(uri.to_owned()).or_default().round = round;

@@ -19,7 +19,7 @@ pub async fn keep(mirrors: Arc<Mirrors>, overlap: Duration, verify_every: Durati
     loop {
         tokio::time::sleep(tick).await;
         for mirror in mirrors.all().iter().filter(|mirror| is_due(mirror, overlap, verify_every)) {
-            let _turn = Arc::clone(&budget).turn().await;
+            let _turn = Arc::clone(&budget).turn_aside().await;
             let began = Instant::now();
             let need = Need {
                 news: mirror.clock.news(),

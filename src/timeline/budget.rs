@@ -19,6 +19,8 @@ pub struct Budget {
     /// When everything is paid.
     free: Mutex<Instant>,
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Where those stand of whom only one at a time stands in the line itself.
+    aside: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The right to ask; what it took is paid when it is dropped.
@@ -27,7 +29,8 @@ pub struct Turn {
     budget: Arc<Budget>,
     began: Instant,
     busy: Option<Duration>,
-    _place: OwnedMutexGuard<()>,
+    /// In the line, and among those aside; given back by being dropped.
+    _places: (OwnedMutexGuard<()>, Option<OwnedMutexGuard<()>>),
 }
 
 /// The rest after a question that took `busy`, so that it kept the upstream busy for no more than `budget` of the time.
@@ -42,16 +45,31 @@ pub fn rest(busy: Duration, budget: f64) -> Duration {
 impl Budget {
     /// Nothing was asked yet; `share` of the time may be used.
     pub fn new(share: f64) -> Arc<Self> {
-        Arc::new(Self { share, free: Mutex::new(Instant::now()), turn: Arc::default() })
+        Arc::new(Self {
+            share,
+            free: Mutex::new(Instant::now()),
+            turn: Arc::default(),
+            aside: Arc::default(),
+        })
     }
 
     /// Waits until it is the caller's turn, and all before it is paid.
     pub async fn turn(self: Arc<Self>) -> Turn {
+        self.turn_after(None).await
+    }
+
+    /// As [`Self::turn`], for what may wait longer: however many want that, every other turn is one of the others.
+    pub async fn turn_aside(self: Arc<Self>) -> Turn {
+        let aside = Arc::clone(&self.aside).lock_owned().await;
+        self.turn_after(Some(aside)).await
+    }
+
+    async fn turn_after(self: Arc<Self>, aside: Option<OwnedMutexGuard<()>>) -> Turn {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         loop {
             let debt = self.debt();
             if debt.is_zero() {
-                return Turn { began: Instant::now(), busy: None, _place: turn, budget: self };
+                return Turn { began: Instant::now(), busy: None, _places: (turn, aside), budget: self };
             }
             tokio::time::sleep(debt).await;
         }
@@ -99,6 +117,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn those_who_can_wait_have_every_other_turn_at_most() {
+        let budget = Budget::new(1.0);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let held = Arc::clone(&budget).turn().await;
+        for n in 0..3 {
+            let (budget, order) = (Arc::clone(&budget), Arc::clone(&order));
+            tokio::spawn(async move {
+                let _turn = budget.turn_aside().await;
+                order.lock().unwrap().push(n);
+            });
+        }
+        tokio::task::yield_now().await;
+        let mut first = std::pin::pin!(Arc::clone(&budget).turn());
+        assert!(futures_util::FutureExt::now_or_never(&mut first).is_none());
+        drop(held);
+        let _turn = first.await;
+        assert_eq!(order.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
     async fn all_who_ask_share_one_budget() {
         let budget = Budget::new(0.5);
         let began = Instant::now();
@@ -106,7 +144,7 @@ mod tests {
             let budget = Arc::clone(&budget);
             tokio::spawn(async move {
                 for _ in 0..3 {
-                    Arc::clone(&budget).turn().await.was(Duration::from_millis(20));
+                    Arc::clone(&budget).turn_aside().await.was(Duration::from_millis(20));
                 }
             })
         });

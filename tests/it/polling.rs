@@ -50,13 +50,15 @@ async fn bucket(kinto: &Client, collections: &[&str]) -> (String, Vec<(String, u
     (bucket, made)
 }
 
-fn is_batch(request: &Recorded) -> bool {
-    request.method == "POST" && request.path() == "/v1/batch"
-}
-
 /// A `HEAD` for the timestamp of a collection's records.
 fn is_head(request: &Recorded) -> bool {
     request.method == "HEAD" && request.path().ends_with("/records")
+}
+
+/// A batch of such.
+fn is_batch(request: &Recorded) -> bool {
+    let is_of_heads = String::from_utf8_lossy(&request.body).contains(r#""method":"HEAD""#);
+    request.method == "POST" && request.path() == "/v1/batch" && is_of_heads
 }
 
 fn kinto() -> Client {
