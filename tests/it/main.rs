@@ -17,6 +17,7 @@ mod batch;
 mod changesets;
 mod clients;
 mod cold_to_hot;
+mod conversation;
 mod deploy;
 mod early;
 mod feeds;

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+pub mod conversation;
 mod kinto;
 
 pub use kinto::{Answer, Heard, Kinto};

@@ -1,0 +1,184 @@
+//! Random conversations on one connection: what the upstream hears is what a plain model reads, requests and bodies, and each
+//! request gets its own answer. Some answers come early, and the bytes come in pieces.
+//!
+//! `SEEDS=12..` begins with another seed, `MINUTES=60` goes on for so long.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use model::{Conversation, EAGER, HASTY, Heard, Meant};
+
+use crate::deploy::{Cache, Kind, free_port};
+use crate::support::stub::{PATIENCE, Proxy, Raw};
+
+#[path = "../fuzz/src/conversation.rs"]
+mod model;
+
+/// How many conversations are had where nobody says for how long.
+const FEW: u64 = 120;
+
+/// An upstream that notes what it hears and answers with the target, early where the path says so.
+struct Listener {
+    address: SocketAddr,
+    heard: Receiver<Heard>,
+}
+
+impl Listener {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (note, heard) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let note = note.clone();
+                std::thread::spawn(move || {
+                    let mut bytes = Vec::new();
+                    while listen(&stream, &mut bytes, &note).is_some() {}
+                });
+            }
+        });
+        Self { address, heard }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+}
+
+/// Hears one request, of which `bytes` are there already; none where the connection is not used again.
+fn listen(mut stream: &TcpStream, bytes: &mut Vec<u8>, note: &Sender<Heard>) -> Option<()> {
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let (mut is_answered, mut has_ended) = (false, false);
+    loop {
+        if let Some((said, behind)) = model::read_first(bytes) {
+            let (is_hasty, is_early) = (said.target.starts_with(HASTY), said.target.starts_with(EAGER));
+            let is_over = said.is_whole || has_ended || is_hasty;
+            if is_over {
+                // Before its client can know of it.
+                let Meant { method, target, body, is_whole } = said.clone();
+                let _ = note.send(Heard { method, target, body, is_whole });
+            }
+            if !is_answered && (is_over || is_early) {
+                is_answered = true;
+                let (status, close) = match (is_hasty, is_early) {
+                    (true, _) => (413, "Connection: close\r\n"),
+                    (_, true) => (404, ""),
+                    _ => (200, ""),
+                };
+                let (length, target) = (said.target.len(), &said.target);
+                let head = format!("HTTP/1.1 {status} Said\r\n{close}Content-Length: {length}\r\n\r\n");
+                stream.write_all([head.as_bytes(), target.as_bytes()].concat().as_slice()).ok()?;
+            }
+            if is_over {
+                let rest = behind.filter(|_| said.is_whole && !is_hasty)?.to_vec();
+                *bytes = rest;
+                return Some(());
+            }
+        }
+        if has_ended {
+            return None;
+        }
+        let mut piece = [0; 4_096];
+        let read = stream.read(&mut piece).unwrap_or(0);
+        has_ended = read == 0;
+        bytes.extend_from_slice(&piece[..read]);
+    }
+}
+
+/// Has a conversation with the server at `address`; what is wrong with it.
+fn converse(
+    address: SocketAddr,
+    seed: u64,
+    conversation: &Conversation,
+    upstream: &Listener,
+) -> Option<String> {
+    let mut client = Raw::connect(address);
+    for piece in conversation.pieces() {
+        // The server may have closed: what it said stays to be read.
+        let _ = client.0.get_mut().write_all(piece);
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    let _ = client.0.get_ref().shutdown(Shutdown::Write);
+    let answers: Vec<_> = std::iter::from_fn(|| client.read()).collect();
+    // What an earlier one broke off may be heard late.
+    let heard: Vec<Heard> = upstream.heard.try_iter().filter(|heard| !heard.is_of_another(seed)).collect();
+    let said = model::read(&conversation.bytes);
+    if let Some(difference) = model::difference(&said, &heard) {
+        return Some(difference);
+    }
+    for (said, answer) in said.iter().zip(&answers) {
+        let is_upstreams =
+            !answer.text().starts_with('{') && !answer.text().starts_with('<') && !answer.body.is_empty();
+        if is_upstreams && model::escaped(answer.text()) != said.target {
+            return Some(format!("{} was answered with {}", said.target, answer.text()));
+        }
+    }
+    let statuses: Vec<u16> = answers.iter().map(crate::support::stub::Answer::status).collect();
+    if !statuses.starts_with(&conversation.statuses) || answers.len() > said.len() + 1 {
+        return Some(format!("answered {statuses:?}, and not {:?}", conversation.statuses));
+    }
+    None
+}
+
+/// Has conversations, beginning with the seed and for as long as the environment says.
+fn converse_all(name: &str, address: SocketAddr, upstream: &Listener, expected: impl Fn(&mut Conversation)) {
+    let first = std::env::var("SEEDS").ok().and_then(|seeds| seeds.trim_end_matches("..").parse().ok());
+    let minutes: Option<u64> = std::env::var("MINUTES").ok().and_then(|minutes| minutes.parse().ok());
+    let begun = Instant::now();
+    let mut seed = first.unwrap_or(0);
+    loop {
+        let is_over = match minutes {
+            Some(minutes) => begun.elapsed() >= Duration::from_secs(60 * minutes),
+            None => seed >= first.unwrap_or(0) + FEW,
+        };
+        if is_over {
+            break;
+        }
+        let mut conversation = Conversation::of(seed);
+        expected(&mut conversation);
+        if let Some(fault) = converse(address, seed, &conversation, upstream) {
+            let text = String::from_utf8_lossy(&conversation.bytes).into_owned();
+            let text: String = text.chars().take(2_000).collect();
+            let (commit, elapsed, cuts) = (commit(), begun.elapsed(), &conversation.cuts);
+            panic!("{name} at {commit}: SEEDS={seed}.. after {elapsed:?}: {fault}\n{cuts:?}\n{text:?}");
+        }
+        seed += 1;
+    }
+    let (number, elapsed) = (seed - first.unwrap_or(0), begun.elapsed());
+    println!("{name} at {}: {number} conversations in {elapsed:?}, the last seed is {}", commit(), seed - 1);
+}
+
+/// What was tried.
+fn commit() -> String {
+    let commit = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    commit.map(|commit| String::from_utf8_lossy(&commit.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+#[test]
+fn the_upstream_hears_what_was_said() {
+    let upstream = Listener::start();
+    let proxy = Proxy::start(&upstream.url(), &["sidecar.changes=auto"]);
+    converse_all("sidecar", proxy.address, &upstream, |_| {});
+}
+
+#[test]
+fn the_upstream_hears_what_was_said_through_nginx() {
+    let upstream = Listener::start();
+    let proxy = Proxy::start(&upstream.url(), &["sidecar.changes=auto"]);
+    let Some(cache) = Cache::start(Kind::Nginx, free_port(), &proxy.address.to_string()) else { return };
+    // nginx has its own word in which answers there are.
+    converse_all("nginx and sidecar", cache.address().parse().unwrap(), &upstream, |said| {
+        said.statuses.clear();
+    });
+}
+
+#[test]
+fn nginx_hears_what_the_model_hears() {
+    let upstream = Listener::start();
+    let Some(cache) = Cache::start(Kind::Nginx, free_port(), &upstream.address.to_string()) else { return };
+    converse_all("nginx", cache.address().parse().unwrap(), &upstream, |said| {
+        said.statuses.clear();
+    });
+}
