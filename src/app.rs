@@ -99,12 +99,7 @@ impl App {
             settings.stale_if_error,
         ));
         let access = Arc::new(Access::new(&settings));
-        let observer = Arc::new(Observer::new(
-            timeline.clone(),
-            access.clone(),
-            &settings.upstream.version,
-            upstream.clone(),
-        ));
+        let observer = Arc::new(Observer::new(timeline.clone(), access.clone(), upstream.clone()));
         let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
         background.spawn(history.clone().run(observer.clone(), mirrors.clone(), watching));
         background.spawn(poller.clone().run(

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
 
+use crate::kinto::segment;
 use crate::settings::{Compat, Settings};
 
 /// RFC 9213: for shared caches only.
@@ -73,12 +74,18 @@ pub fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
 
 /// Names what an answer shows, so that a CDN can be told to drop it: the bucket, and the collection.
 pub fn tag(headers: &mut HeaderMap, bucket: &str, collection: &str) {
-    if let Ok(keys) = HeaderValue::try_from(format!("{bucket} {bucket}/{collection}")) {
+    let (bucket, both) = (tag_of(bucket), format!("{}/{}", tag_of(bucket), tag_of(collection)));
+    if let Ok(keys) = HeaderValue::try_from(format!("{bucket} {both}")) {
         headers.insert(SURROGATE_KEY, keys);
     }
-    if let Ok(tags) = HeaderValue::try_from(format!("{bucket},{bucket}/{collection}")) {
+    if let Ok(tags) = HeaderValue::try_from(format!("{bucket},{both}")) {
         headers.insert(CACHE_TAG, tags);
     }
+}
+
+/// An id as a tag, which has no space and no comma.
+pub fn tag_of(id: &str) -> String {
+    segment(id).to_string().replace(',', "%2C")
 }
 
 /// Keeps an answer that was made for one requester out of every shared cache.

@@ -49,7 +49,7 @@ pub mod tally;
 pub mod told;
 
 use crate::access::{Access, Credentials};
-use crate::kinto::CollectionKey;
+use crate::kinto::{CollectionKey, segment};
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use channel::Channel;
@@ -90,9 +90,9 @@ impl fmt::Display for Subject {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Collection(key) => key.fmt(formatter),
-            Self::Bucket(bucket) => write!(formatter, "/buckets/{bucket}"),
+            Self::Bucket(bucket) => write!(formatter, "/buckets/{}", segment(bucket)),
             Self::Monitor => formatter.write_str("the monitored collections"),
-            Self::History(bucket, _) => write!(formatter, "/buckets/{bucket}/history"),
+            Self::History(bucket, _) => write!(formatter, "/buckets/{}/history", segment(bucket)),
         }
     }
 }

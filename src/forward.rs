@@ -16,6 +16,8 @@ use crate::upstream::{UpstreamError, read_whole};
 
 mod outward;
 
+pub(crate) use outward::is_host;
+
 /// Passes the request on and streams the answer back.
 pub fn stream<'a>(
     core: &'a Core,

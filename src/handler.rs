@@ -22,7 +22,7 @@ use crate::feeds::{self, Subject};
 use crate::forward;
 use crate::headers::{self, insert_retry_after};
 use crate::history::{self, Recording};
-use crate::kinto::Timestamp;
+use crate::kinto::{RequestPath, Resource, Sent, Timestamp};
 use crate::metrics::{self, CacheOutcome};
 use crate::observe::batch::SubAnswer;
 use crate::observe::default_bucket;
@@ -108,7 +108,7 @@ async fn answer(
             Box::pin(described(core, request, peer, root::add_paths)).await
         }
         _ if is_read(request.method()) => read(core, request, peer).await,
-        route => write(core, route, request, peer).await,
+        _ => write(core, request, peer).await,
     }
 }
 
@@ -118,16 +118,38 @@ fn is_read(method: &Method) -> bool {
 
 /// Passes a read on.
 async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
-    if core.app.observer.is_in_default_bucket(request.uri().path()) {
-        return Box::pin(read_default(core, request, peer)).await;
+    if RequestPath::may_be_in_default_bucket(request.uri().path()) {
+        // What is not read exactly writes nothing, and goes on unread.
+        if let Some(path) = path_of(core, &request).ok().filter(RequestPath::is_in_default_bucket) {
+            return Box::pin(read_default(core, request, path, peer)).await;
+        }
     }
     forward::stream(core, request, peer).await
 }
 
+/// What a request's path names; a refusal where servers in front of Kinto read it in several ways.
+fn path_of(core: &Core, request: &Request<Body>) -> Result<RequestPath, Error> {
+    let version = &core.app.settings.upstream.version;
+    RequestPath::read(request.uri().path(), version, Sent::Alone).map_err(unreadable)
+}
+
+/// SECURITY: a write that is not read exactly as it is carried out would pass without being known.
+fn unreadable(trouble: &str) -> Error {
+    Error::InvalidParameter {
+        location: "path",
+        name: String::new(),
+        message: format!("The path of a write is not read: {trouble}"),
+    }
+}
+
 /// Passes a read in the default bucket on, which may make a collection.
-async fn read_default(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
+async fn read_default(
+    core: &Core,
+    request: Request<Body>,
+    path: RequestPath,
+    peer: &Peer,
+) -> Result<Response, Error> {
     let observer = &core.app.observer;
-    let path = request.uri().path().to_owned();
     let credentials = Credentials::of(request.headers());
     let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
     let own = default.as_ref().filter(|_| *request.method() != Method::OPTIONS);
@@ -148,14 +170,14 @@ impl DefaultRead {
     /// Begins the recording of what it makes; `own` is the requester's own bucket.
     pub(crate) async fn begin(
         core: &Core,
-        path: &str,
+        path: &RequestPath,
         own: Option<&Arc<str>>,
         credentials: Credentials,
     ) -> Self {
-        let Some(path) = core.app.observer.decoded(path).filter(|_| own.is_some()) else {
+        if own.is_none() {
             return Self(Recording::nothing());
-        };
-        let read = history::Write::new(&Method::GET, &path, &HeaderMap::new(), credentials, own);
+        }
+        let read = history::Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own);
         // What cannot be written down does not keep anybody from reading.
         Self(core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
     }
@@ -168,25 +190,18 @@ impl DefaultRead {
 
 /// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the
 /// client goes away.
-async fn write(
-    core: &Arc<Core>,
-    route: Route,
-    request: Request<Body>,
-    peer: &Peer,
-) -> Result<Response, Error> {
+async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
+    let path = path_of(core, &request)?;
     let (core, peer) = (Arc::clone(core), peer.clone());
     let carried = tokio::spawn(async move {
         // However a batch's path is spelt, what is in it counts.
-        let is_batch = route == Route::Batch
-            || core.app.observer.decoded(request.uri().path()).as_deref() == Some("/batch");
-        if is_batch && request.method() == Method::POST {
+        if *path.resource(None) == Resource::Batch && request.method() == Method::POST {
             let (parts, body) = request.into_parts();
             let limit = core.app.settings.limits.body_limit();
             let body = body::read_limited(body, limit).await?;
             return endpoints::batch::answer(&core, parts, body, &peer).await;
         }
         let observer = &core.app.observer;
-        let path = request.uri().path().to_owned();
         let credentials = Credentials::of(request.headers());
         let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
         let Some(passing) = observer.begin(request.method(), &path, default.as_ref()) else {
@@ -195,13 +210,8 @@ async fn write(
         let (mut parts, body) = request.into_parts();
         // What comes back has to be read here.
         parts.headers.remove(ACCEPT_ENCODING);
-        let mut write = history::Write::new(
-            &parts.method,
-            &observer.decoded(&path).unwrap_or_default(),
-            &parts.headers,
-            credentials,
-            default.as_ref(),
-        );
+        let mut write =
+            history::Write::new(&parts.method, &path, &parts.headers, credentials, default.as_ref());
         let body = match small(&parts, body).await? {
             Ok(body) => {
                 write = write.with_body(&body);

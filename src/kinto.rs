@@ -1,6 +1,6 @@
-//! Kinto's vocabulary: timestamps, and the identifiers and URIs of buckets, collections and records.
+//! Kinto's vocabulary: timestamps, and the URIs of buckets, collections and records.
 //!
-//! Follows `kinto.core.utils` (`instance_uri`, `decode_header`) and the id generators of `kinto.core.storage.generators`.
+//! Follows `kinto.core.utils` (`instance_uri`, `decode_header`).
 
 use serde::de::{Deserialize, Deserializer, Error as _};
 use std::fmt;
@@ -8,6 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
+
+mod path;
+mod uri;
+
+pub use path::{RequestPath, Sent};
+pub use uri::{Resource, batch_path, is_segment, segment, selector};
 
 /// A `last_modified` or an `ETag` of Kinto: milliseconds since the Unix epoch as the *upstream* counts them.
 ///
@@ -91,100 +97,25 @@ impl CollectionKey {
 
     /// The collection's URI, without the API version: `/buckets/{bucket}/collections/{collection}`.
     pub fn uri(&self) -> String {
-        format!("/buckets/{}/collections/{}", self.bucket, self.collection)
+        format!("/buckets/{}/collections/{}", segment(&self.bucket), segment(&self.collection))
     }
 
     /// The URI of the collection's list of records.
     pub fn records_uri(&self) -> String {
-        format!("/buckets/{}/collections/{}/records", self.bucket, self.collection)
+        format!("{}/records", self.uri())
     }
 }
 
 impl fmt::Display for CollectionKey {
+    /// Both ids as they stand in URIs, so that logs and headers can hold them.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.bucket, self.collection)
-    }
-}
-
-/// Whether a path segment is an id that Kinto accepts for a bucket, a collection, a group or a record.
-///
-/// Anything else in that place (escapes, dots, semicolons) is not an object of Kinto, and the sidecar has no opinion
-/// of it.
-pub fn is_id(segment: &str) -> bool {
-    let bytes = segment.as_bytes();
-    bytes.first().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-}
-
-/// What a URI of Kinto names, by its path below the API version (`/buckets/a/collections/b`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resource<'a> {
-    /// `/buckets`
-    Buckets,
-    /// `/buckets/{bucket}`
-    Bucket(&'a str),
-    /// `/buckets/{bucket}/collections`
-    Collections(&'a str),
-    /// `/buckets/{bucket}/collections/{collection}`
-    Collection(&'a str, &'a str),
-    /// `/buckets/{bucket}/groups` and what is below it
-    Groups(&'a str),
-    /// `/buckets/{bucket}/collections/{collection}/records`
-    Records(&'a str, &'a str),
-    /// `/buckets/{bucket}/collections/{collection}/records/{record}`, or a sub-resource of it
-    Record(&'a str, &'a str, &'a str),
-    /// Anything else.
-    Other,
-}
-
-impl<'a> Resource<'a> {
-    /// Reads a path below the API version; one trailing slash is tolerated, as Kinto redirects it away.
-    pub fn of(path: &'a str) -> Self {
-        let path = path.strip_suffix('/').unwrap_or(path);
-        let mut segments = path.split('/');
-        if segments.next() != Some("") || segments.next() != Some("buckets") {
-            return Self::Other;
-        }
-        let Some(bucket) = segments.next() else { return Self::Buckets };
-        if !is_id(bucket) {
-            return Self::Other;
-        }
-        match (segments.next(), segments.next(), segments.next(), segments.next()) {
-            (None, ..) => Self::Bucket(bucket),
-            (Some("groups"), ..) => Self::Groups(bucket),
-            (Some("collections"), None, ..) => Self::Collections(bucket),
-            (Some("collections"), Some(collection), rest, record) if is_id(collection) => {
-                match (rest, record) {
-                    (None, _) => Self::Collection(bucket, collection),
-                    (Some("records"), None) => Self::Records(bucket, collection),
-                    (Some("records"), Some(record)) if is_id(record) => {
-                        Self::Record(bucket, collection, record)
-                    }
-                    _ => Self::Other,
-                }
-            }
-            _ => Self::Other,
-        }
+        write!(formatter, "{}/{}", segment(&self.bucket), segment(&self.collection))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn uris_name_their_resource() {
-        assert_eq!(Resource::of("/buckets"), Resource::Buckets);
-        assert_eq!(Resource::of("/buckets/a"), Resource::Bucket("a"));
-        assert_eq!(Resource::of("/buckets/a/collections/"), Resource::Collections("a"));
-        assert_eq!(Resource::of("/buckets/a/groups/g"), Resource::Groups("a"));
-        assert_eq!(
-            Resource::of("/buckets/a/collections/b/records/c/attachment"),
-            Resource::Record("a", "b", "c")
-        );
-        assert_eq!(Resource::of("/buckets/a/collections/b%2Fc"), Resource::Other);
-        assert_eq!(Resource::of("/v1/buckets/a"), Resource::Other);
-    }
 
     #[test]
     fn etags_are_quoted_timestamps() {

@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
 pub mod answer;
@@ -24,7 +23,7 @@ mod heard;
 mod pending;
 
 use crate::access::{Access, Credentials};
-use crate::kinto::{CollectionKey, Resource, Timestamp};
+use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp};
 use crate::mirror::read::{ReadError, Source};
 use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
@@ -41,8 +40,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub struct Observer {
     timeline: Arc<Timeline>,
     access: Arc<Access>,
-    /// The API version in paths, with its slash: `/v1`.
-    version: String,
     /// Asks where an answer does not say enough.
     source: Source,
     /// The collections for which the upstream is asked again and again, because it could not answer.
@@ -84,21 +81,15 @@ pub enum Target {
 
 impl Observer {
     /// Tells `timeline` and `access`; asks `upstream` where it has to.
-    pub fn new(timeline: Arc<Timeline>, access: Arc<Access>, version: &str, upstream: Upstream) -> Self {
-        Self {
-            timeline,
-            access,
-            version: format!("/{version}"),
-            source: Source::new(upstream),
-            pending: Mutex::default(),
-        }
+    pub fn new(timeline: Arc<Timeline>, access: Arc<Access>, upstream: Upstream) -> Self {
+        Self { timeline, access, source: Source::new(upstream), pending: Mutex::default() }
     }
 
     /// What a request may write, if anything that matters here; `default` is the requester's own bucket.
     pub fn begin(
         self: &Arc<Self>,
         method: &Method,
-        path: &str,
+        path: &RequestPath,
         default: Option<&Arc<str>>,
     ) -> Option<Passing> {
         if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
@@ -108,21 +99,14 @@ impl Observer {
         Some(Passing { observer: Arc::clone(self), method: method.clone(), target, is_settled: false })
     }
 
-    /// Whether a request's path leads into the bucket that each requester has for themself.
-    pub fn is_in_default_bucket(&self, path: &str) -> bool {
-        self.decoded(path).is_some_and(|path| {
-            path.strip_prefix("/buckets/default").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
-    }
-
     /// The default bucket makes a collection when it is first read: it is listed from then on.
-    pub async fn read_default(self: &Arc<Self>, path: &str, default: &Arc<str>) {
-        let Some(path) = self.decoded(path) else { return };
-        let (Resource::Collection(_, collection) | Resource::Records(_, collection)) = Resource::of(&path)
+    pub async fn read_default(self: &Arc<Self>, path: &RequestPath, default: &Arc<str>) {
+        let resource = path.resource(Some(default));
+        let (Resource::Collection(bucket, collection) | Resource::Records(bucket, collection)) = &*resource
         else {
             return;
         };
-        let key = CollectionKey { bucket: default.clone(), collection: collection.into() };
+        let key = CollectionKey::new(bucket, collection);
         let is_known =
             self.timeline.known_clock(&key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
         if self.timeline.resources().include(&key) && !is_known {
@@ -131,41 +115,31 @@ impl Observer {
         }
     }
 
-    /// The path below the API version as Kinto routes it: decoded as a whole, before it is split.
-    pub fn decoded(&self, path: &str) -> Option<String> {
-        let path = percent_decode_str(path).decode_utf8().ok()?;
-        path.strip_prefix(&*self.version).filter(|path| path.starts_with('/')).map(str::to_owned)
-    }
-
     /// The collection of whose records a path names one or all.
-    fn records_of(&self, path: &str, default: Option<&Arc<str>>) -> Option<CollectionKey> {
-        let path = self.decoded(path)?;
-        let (Resource::Record(bucket, collection, _) | Resource::Records(bucket, collection)) =
-            Resource::of(&path)
-        else {
-            return None;
-        };
-        Some(CollectionKey { bucket: own_bucket(bucket, default), collection: collection.into() })
+    fn records_of(path: &RequestPath, default: Option<&Arc<str>>) -> Option<CollectionKey> {
+        match &*path.resource(default) {
+            Resource::Record(bucket, collection, _)
+            | Resource::Part(bucket, collection, ..)
+            | Resource::Records(bucket, collection) => Some(CollectionKey::new(bucket, collection)),
+            _ => None,
+        }
     }
 
-    fn target(&self, path: &str, default: Option<&Arc<str>>) -> Option<Target> {
-        let path = self.decoded(path)?;
-        let own = |bucket: &str| own_bucket(bucket, default);
-        Some(match Resource::of(&path) {
-            Resource::Record(bucket, collection, _) | Resource::Records(bucket, collection) => {
-                let key = CollectionKey { bucket: own(bucket), collection: collection.into() };
-                Target::Records(self.timeline.clock(&key).begin_write())
-            }
+    fn target(&self, path: &RequestPath, default: Option<&Arc<str>>) -> Option<Target> {
+        if let Some(key) = Self::records_of(path, default) {
+            return Some(Target::Records(self.timeline.clock(&key).begin_write()));
+        }
+        Some(match &*path.resource(default) {
             Resource::Collection(bucket, collection) => {
-                Target::Collection(CollectionKey { bucket: own(bucket), collection: collection.into() })
+                Target::Collection(CollectionKey::new(bucket, collection))
             }
-            Resource::Collections(bucket) => Target::Collections(own(bucket)),
-            Resource::Bucket(bucket) => Target::Bucket(own(bucket)),
+            Resource::Collections(bucket) => Target::Collections(bucket.as_str().into()),
+            Resource::Bucket(bucket) => Target::Bucket(bucket.as_str().into()),
             Resource::Buckets => Target::Buckets,
-            Resource::Groups(bucket) => Target::Groups(own(bucket)),
-            Resource::Other if path.starts_with("/accounts") => Target::Accounts,
-            Resource::Other if path.trim_end_matches('/') == "/__flush__" => Target::Everything,
-            Resource::Other => return None,
+            Resource::Groups(bucket) | Resource::Group(bucket, _) => Target::Groups(bucket.as_str().into()),
+            Resource::Accounts => Target::Accounts,
+            Resource::Flush => Target::Everything,
+            _ => return None,
         })
     }
 
@@ -351,21 +325,14 @@ impl Drop for Passing {
     }
 }
 
-fn own_bucket(bucket: &str, default: Option<&Arc<str>>) -> Arc<str> {
-    match default {
-        Some(default) if bucket == "default" => default.clone(),
-        _ => bucket.into(),
-    }
-}
-
 /// The requester's own bucket, where a path leads into it.
 pub async fn default_bucket(
     observer: &Observer,
     upstream: &Upstream,
-    path: &str,
+    path: &RequestPath,
     credentials: &Credentials,
 ) -> Option<Arc<str>> {
-    if !observer.is_in_default_bucket(path) {
+    if !path.is_in_default_bucket() {
         return None;
     }
     observer.access.identity(upstream, credentials).await.ok()?.default_bucket

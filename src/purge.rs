@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::body::Body;
-use crate::cache_control::SURROGATE_KEY;
-use crate::kinto::CollectionKey;
+use crate::cache_control::{SURROGATE_KEY, tag_of};
+use crate::kinto::{CollectionKey, segment};
 use crate::settings::{Settings, UpstreamUrl};
 use crate::upstream::{Upstream, read_whole};
 
@@ -166,8 +166,9 @@ impl Cache {
         const NAME: HeaderValue =
             HeaderValue::from_static(concat!("kinto-sidecar/", env!("CARGO_PKG_VERSION")));
         let target = self.url.path_and_query().map_or("/", |target| target.as_str());
-        let target = target.replace("{bucket}", &key.bucket).replace("{collection}", &key.collection);
-        let name = HeaderValue::try_from(key.to_string())?;
+        let target = target.replace("{bucket}", &segment(&key.bucket).to_string());
+        let target = target.replace("{collection}", &segment(&key.collection).to_string());
+        let name = HeaderValue::try_from(format!("{}/{}", tag_of(&key.bucket), tag_of(&key.collection)))?;
         let mut request = Request::new(Body::empty());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::try_from(target)?;

@@ -15,6 +15,7 @@ mod invalid;
 mod order;
 mod parameters;
 pub(crate) mod python;
+mod shallow;
 mod sort;
 
 pub use fields::{Fields, nested, subset};
@@ -23,6 +24,7 @@ pub use given::Given;
 pub use invalid::{Fault, Invalid};
 pub use order::compare;
 pub use parameters::{Parameters, decode, pairs, pieces};
+pub use shallow::{members, subset_of};
 pub use sort::Sort;
 
 /// The field that holds a row's timestamp.
@@ -179,6 +181,12 @@ impl Query {
     #[must_use]
     pub fn unpaged(&self) -> Self {
         Self { limit: Some(0), after: None, sorting: Vec::new(), ..self.clone() }
+    }
+
+    /// What `_fields` leaves of a row, as it is written.
+    pub fn project_text(&self, row: &str) -> Option<String> {
+        let fields = self.fields.as_ref()?;
+        subset_of(row, &fields.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// What `_fields` leaves of a row.

@@ -1,9 +1,14 @@
 //! The closed table of what the sidecar answers itself. Everything else, and every spelling of a path that is not
-//! exactly one of these, is forwarded as it came: the sidecar and Kinto never see two different resources in one path.
+//! exactly one of these but for the escapes in its ids, is forwarded as it came: the sidecar and Kinto never see two
+//! different resources in one path.
+
+use std::borrow::Cow;
 
 use crate::endpoints::Endpoint;
 use crate::feeds::{Subject, View};
-use crate::kinto::{CollectionKey, is_id};
+use percent_encoding::percent_decode_str;
+
+use crate::kinto::{CollectionKey, is_segment};
 use crate::settings::{ChangesMode, HistoryMode, Settings};
 
 /// Who answers a request.
@@ -56,10 +61,12 @@ impl Route {
             _ => {}
         }
         let below = path.strip_prefix("/buckets/").and_then(|path| path.split_once('/'));
-        let Some((bucket, path)) = below.filter(|(bucket, _)| is_id(bucket)) else { return Self::Forward };
+        let Some((bucket, path)) = below.and_then(|(bucket, path)| Some((id(bucket)?, path))) else {
+            return Self::Forward;
+        };
         let endpoint = match path.strip_prefix("collections/") {
-            Some(path) if has_changes => of_collection(bucket, path, settings),
-            None if has_history => of_history(bucket, path),
+            Some(path) if has_changes => of_collection(&bucket, path, settings),
+            None if has_history => of_history(&bucket, path),
             _ => None,
         };
         endpoint.map_or(Self::Forward, Self::Own)
@@ -71,9 +78,7 @@ impl Route {
             return Some(Self::Feed(Subject::Monitor));
         }
         let (bucket, path) = path.strip_prefix("/buckets/")?.split_once('/')?;
-        if !is_id(bucket) {
-            return None;
-        }
+        let bucket = &*id(bucket)?;
         if path == "_changes" {
             return Some(Self::Feed(Subject::Bucket(bucket.into())));
         }
@@ -81,12 +86,10 @@ impl Route {
             return Some(Self::Feed(Subject::History(bucket.into(), View::Everything)));
         }
         let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
-        if !is_id(collection) {
-            return None;
-        }
+        let key = CollectionKey::new(bucket, &id(collection)?);
         match leaf {
-            "_changes" => Some(Self::Feed(Subject::Collection(CollectionKey::new(bucket, collection)))),
-            "" => Some(Self::Database(CollectionKey::new(bucket, collection))),
+            "_changes" => Some(Self::Feed(Subject::Collection(key))),
+            "" => Some(Self::Database(key)),
             _ => None,
         }
     }
@@ -111,7 +114,8 @@ impl Route {
 }
 
 fn of_collection(bucket: &str, path: &str, settings: &Settings) -> Option<Endpoint> {
-    let (collection, leaf) = path.split_once('/').filter(|(collection, _)| is_id(collection))?;
+    let (collection, leaf) = path.split_once('/')?;
+    let collection = &*id(collection)?;
     let is_monitor = bucket == settings.changes.bucket && collection == settings.changes.collection;
     match (leaf, is_monitor) {
         ("records", true) => Some(Endpoint::MonitorChanges),
@@ -125,9 +129,20 @@ fn of_history(bucket: &str, path: &str) -> Option<Endpoint> {
     if path == "history" {
         return Some(Endpoint::History(bucket.to_owned()));
     }
-    let (collection, moment) = path.strip_prefix("snapshot/collections/")?.split_once('@')?;
-    let is_plain = is_id(collection) && !moment.is_empty() && !moment.contains(['/', '%', '@']);
-    is_plain.then(|| Endpoint::Snapshot(CollectionKey::new(bucket, collection), moment.to_owned()))
+    let place = id(path.strip_prefix("snapshot/collections/")?)?;
+    // Kinto: an id may have an `@`, a moment has none.
+    let (collection, moment) = place.rsplit_once('@').filter(|(_, moment)| !moment.is_empty())?;
+    is_segment(collection)
+        .then(|| Endpoint::Snapshot(CollectionKey::new(bucket, collection), moment.to_owned()))
+}
+
+/// The id that a segment of a path names; none where servers in front of Kinto would see several.
+fn id(segment: &str) -> Option<Cow<'_, str>> {
+    let is_plain = segment.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'/'));
+    let id = percent_decode_str(segment).decode_utf8().ok().filter(|id| is_plain && is_segment(id))?;
+    let is_escaped =
+        |rest: &str| rest.as_bytes().iter().take(2).filter(|b| b.is_ascii_hexdigit()).count() == 2;
+    segment.split('%').skip(1).all(is_escaped).then_some(id)
 }
 
 #[cfg(test)]
@@ -163,6 +178,29 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_decoded() {
+        let changeset =
+            |bucket, collection| Route::Own(Endpoint::Changeset(CollectionKey::new(bucket, collection)));
+        for (path, bucket, collection) in [
+            ("/v1/buckets/a.b/collections/x@example.org/changeset", "a.b", "x@example.org"),
+            ("/v1/buckets/a%2Eb/collections/x%40example.org/changeset", "a.b", "x@example.org"),
+            ("/v1/buckets/_a/collections/%C3%A9%20%25%22/changeset", "_a", "é %\""),
+            ("/v1/buckets/%61/collections/b;c/changeset", "a", "b;c"),
+            ("/v1/buckets/a/collections/%2525/changeset", "a", "%25"),
+        ] {
+            assert_eq!(route(path), changeset(bucket, collection), "{path}");
+        }
+        assert_eq!(route("/v1/buckets/%C3%A9/history"), Route::Own(Endpoint::History("é".to_owned())));
+        assert_eq!(route("/v1/buckets/a.b/_changes"), Route::Feed(Subject::Bucket("a.b".into())));
+        for path in
+            ["/v1/buckets/a/snapshot/collections/b@1@2", "/v1/buckets/a/snapshot/collections/b%401%402"]
+        {
+            let key = CollectionKey::new("a", "b@1");
+            assert_eq!(route(path), Route::Own(Endpoint::Snapshot(key, "2".to_owned())), "{path}");
+        }
+    }
+
+    #[test]
     fn feeds_are_known_whoever_answers_for_changes() {
         let settings = Settings { changes_mode: ChangesMode::Off, ..Settings::default() };
         let key = CollectionKey::new("a", "b");
@@ -191,27 +229,30 @@ mod tests {
             "/v1//buckets/a/collections/b/changeset",
             "/v1/buckets/a/collections/b/changeset/",
             "/v1/buckets/a%2Fb/collections/b/changeset",
-            "/v1/buckets/%61/collections/b/changeset",
+            "/v1/bucket%73/a/collections/b/changeset",
+            "/v1/buckets/a/collections/%/changeset",
+            "/v1/buckets/a/collections/%4/changeset",
+            "/v1/buckets/a/collections/%ff/changeset",
+            "/v1/buckets/a/collections/%00/changeset",
+            "/v1/buckets/a/collections/é/changeset",
+            "/v1/buckets/a\\b/collections/c/changeset",
+            "/v1/buckets/%2e%2e/collections/c/changeset",
             "/v1/buckets/a/collections/../changeset",
-            "/v1/buckets/a/collections/b;c/changeset",
             "/v1/buckets/a/collections/b/Changeset",
             "/V1/buckets/a/collections/b/changeset",
             "/v1/buckets/monitor/collections/changes/records/x",
             "/v1/buckets/a/collections/b/records",
             "/v1/buckets/a/history/",
             "/v1/buckets/a/history/x",
-            "/v1/buckets/a.b/history",
             "/v1/buckets/a/collections/history",
             "/v1/buckets/a/snapshot/collections/b",
             "/v1/buckets/a/snapshot/collections/b@",
-            "/v1/buckets/a/snapshot/collections/b%4012",
             "/v1/buckets/a/snapshot/collections/b@12/",
-            "/v1/buckets/a/snapshot/collections/b@1@2",
+            "/v1/buckets/a/snapshot/collections/@1",
             "/v1/buckets/a/collections/b/_changes/",
             "/v1/buckets/a/collections/b/records/_changes",
             "/v1/buckets/a/_changes/",
             "/v1/buckets/a/",
-            "/v1/buckets/%61/_changes",
             "/v1/_changes/",
             "/_changes",
         ] {

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use super::{Credentials, Granted, Refusal, Verdict};
 use crate::journal::Object;
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, batch_path};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// How long an upstream that takes no batch is asked singly.
@@ -112,9 +112,12 @@ pub(super) async fn ask_to_read(
 /// What the upstream answers to somebody who may not.
 pub(super) fn refusal(answer: Response<Bytes>) -> Result<Verdict, UpstreamError> {
     match answer.status() {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
-            Ok(Verdict::Refused(Arc::new(Refusal::new(answer))))
-        }
+        // Kinto says 400 of an id that its generator would not make.
+        StatusCode::BAD_REQUEST
+        | StatusCode::UNAUTHORIZED
+        | StatusCode::FORBIDDEN
+        | StatusCode::NOT_FOUND
+        | StatusCode::GONE => Ok(Verdict::Refused(Arc::new(Refusal::new(answer)))),
         status => Err(UpstreamError::of_status(status, "a question of permission")),
     }
 }
@@ -149,8 +152,7 @@ async fn both(
     if refused.is_recent() {
         return Ok(None);
     }
-    // Kinto refuses a batch in which a path holds "/batch", be it the beginning of an id.
-    let requests = paths.map(|path| json!({"path": path.replace("/batch", "/%62atch")}));
+    let requests = paths.map(|path| json!({"path": batch_path(path)}));
     let body = json!({"defaults": {"method": "GET"}, "requests": requests}).to_string();
     let mut headers = credentials.headers();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::Report;
-use crate::kinto::{CollectionKey, is_id};
+use crate::kinto::{CollectionKey, is_segment, segment};
 use crate::mirror::read::ReadError;
 use crate::settings::Settings;
 use crate::timeline::budget::rest;
@@ -40,7 +40,7 @@ impl<'a> Pace<'a> {
         bucket: &str,
     ) -> Result<Result<Vec<CollectionKey>, StatusCode>, UpstreamError> {
         let began = Instant::now();
-        let ids = self.ids(&format!("/buckets/{bucket}/collections?_fields=id")).await?;
+        let ids = self.ids(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await?;
         let paced = self.paced(began.elapsed());
         self.round += paced;
         self.lists = (self.lists.0 + paced, self.lists.1 + 1);
@@ -136,7 +136,7 @@ impl<'a> Pace<'a> {
                 .and_then(|next| self.upstream.relative(next.to_str().ok()?));
             let list: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
             let objects = list.get("data").and_then(Value::as_array).into_iter().flatten();
-            let found = objects.filter_map(|object| object.get("id")?.as_str()).filter(|id| is_id(id));
+            let found = objects.filter_map(|object| object.get("id")?.as_str()).filter(|id| is_segment(id));
             ids.extend(found.map(str::to_owned));
         }
         Ok(Ok(ids))

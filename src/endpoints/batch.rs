@@ -6,7 +6,6 @@
 //!
 //! Follows `kinto.core.views.batch`, and `build_request` and `build_response` of `kinto.core.utils`.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,9 +14,8 @@ use futures_util::future::try_join_all;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 mod request;
@@ -34,25 +32,10 @@ use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
 use crate::server::Peer;
-use crate::settings::Settings;
-use request::{Batch, SubRequest, read, rest_of};
+use request::SubRequest;
 
 /// The most that one sub-answer of the sidecar's may take, in bytes.
 const LARGEST_ANSWER: usize = 1 << 28;
-
-/// What a target may not hold as it is.
-const ESCAPED: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'"')
-    .add(b'#')
-    .add(b'<')
-    .add(b'>')
-    .add(b'`')
-    .add(b'{')
-    .add(b'}')
-    .add(b'|')
-    .add(b'\\')
-    .add(b'^');
 
 #[derive(Deserialize)]
 struct Answers<'a> {
@@ -62,8 +45,6 @@ struct Answers<'a> {
 
 #[derive(Deserialize)]
 struct Answered<'a> {
-    #[serde(borrow)]
-    path: Cow<'a, str>,
     status: u16,
     #[serde(borrow, default)]
     body: Option<&'a RawValue>,
@@ -95,17 +76,9 @@ struct OwnAnswer<'a> {
 pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Result<Response, Error> {
     let settings = &core.app.settings;
     check_charset(&parts.headers)?;
-    let plain: String;
-    let mut parsed = parse(&body, settings);
-    if parsed.is_none() {
-        // As Kinto's JSON reader has it: of members with one name, the last counts.
-        plain =
-            serde_json::from_slice(&body).map_or_else(|_| String::new(), |batch: Value| batch.to_string());
-        parsed = parse(plain.as_bytes(), settings);
-    }
-    let Some((batch, mut requests)) = parsed else {
+    let Some((batch, mut requests)) = request::read(&body, settings)? else {
         // The upstream says what is wrong with it.
-        let (answer, body) = exchange(core, &parts, body, None, peer).await?;
+        let (answer, body) = forward::exchange(core, parts, body.clone(), peer).await?;
         return Ok(Response::from_parts(answer, Body::full(body)));
     };
     for request in &mut requests {
@@ -118,7 +91,7 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let is_recursive = requests.iter().any(|request| request.target.contains("/batch"));
     if is_recursive || requests.iter().all(|request| request.own.is_none()) {
         let targets: Vec<&SubRequest> = requests.iter().collect();
-        let (answer, body) = exchange(core, &parts, body.clone(), Some(&targets), peer).await?;
+        let (answer, body) = exchange(core, &parts, body.clone(), &targets, peer).await?;
         return Ok(Response::from_parts(answer, Body::full(body)));
     }
     let origin = parts.headers.get(header::ORIGIN);
@@ -139,8 +112,8 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let theirs: Vec<&SubRequest> = requests.iter().filter(|request| request.own.is_none()).collect();
     let mut from_upstream = Bytes::new();
     if !theirs.is_empty() {
-        let rest = rest_of(&batch, &requests);
-        let (answer, answered) = exchange(core, &parts, rest, Some(&theirs), peer).await?;
+        let rest = batch.rest(&requests);
+        let (answer, answered) = exchange(core, &parts, rest, &theirs, peer).await?;
         if answer.status != StatusCode::OK {
             return Ok(Response::from_parts(answer, Body::full(answered)));
         }
@@ -177,26 +150,21 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
 
 /// What Kinto reads as another text than it is here would pass unseen.
 fn check_charset(headers: &HeaderMap) -> Result<(), Error> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let charset = content_type.and_then(|value| {
-        let parameters = value.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
-        let mut named = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
-        named.next().map(|(_, charset)| charset.trim().trim_matches('"'))
-    });
-    let is_known = |charset: &str| {
-        ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let Some(content_type) = types.next() else { return Ok(()) };
+    let is_known = |parameter: &str| match parameter.split_once('=') {
+        Some((name, charset)) if name.trim().eq_ignore_ascii_case("charset") => {
+            let charset = charset.trim().trim_matches('"');
+            ["utf-8", "utf8", "us-ascii", "ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+        }
+        _ => true,
     };
-    match charset.filter(|charset| !is_known(charset)) {
-        Some(charset) => Err(Error::InvalidJson(format!("a batch in {charset}, and not in UTF-8"))),
-        None => Ok(()),
+    // Python's white space is more than ASCII's.
+    let is_read = content_type.to_str().is_ok_and(|value| value.split(';').skip(1).all(is_known));
+    if is_read && types.next().is_none() {
+        return Ok(());
     }
-}
-
-/// A batch and its sub-requests; `None` where they are not as Kinto takes them.
-fn parse<'b>(body: &'b [u8], settings: &Settings) -> Option<(Batch<'b>, Vec<SubRequest>)> {
-    let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
-    let requests = read(&batch, settings)?;
-    Some((batch, requests))
+    Err(Error::InvalidJson("the Content-Type of a batch is not JSON in UTF-8".to_owned()))
 }
 
 /// One after the other: a history that was deleted from is read without what was deleted.
@@ -210,30 +178,28 @@ async fn in_turn(
     Ok(answers)
 }
 
-/// Gives the upstream a batch, and tells the observer what came of it. `requests` is `None` where the batch could not be
-/// read here: what it wrote is then known by its answer only.
+/// Gives the upstream a batch, and tells the observer what came of it.
 async fn exchange(
     core: &Core,
     parts: &Parts,
     body: Bytes,
-    requests: Option<&[&SubRequest]>,
+    requests: &[&SubRequest],
     peer: &Peer,
 ) -> Result<(http::response::Parts, Bytes), Error> {
     let observer = &core.app.observer;
     let mut writes = Vec::new();
     let mut recorded = Vec::new();
-    for request in requests.unwrap_or_default() {
-        let path = request.path().to_owned();
+    for request in requests {
         let default = default_of(core, parts, request).await;
-        recorded.push(request.recorded(core, parts, default.as_ref()));
-        writes.push(observe::batch::SubRequest { method: request.method.clone(), path, default });
+        recorded.push(request.recorded(parts, default.as_ref()));
+        let (method, path) = (request.method.clone(), request.path.clone());
+        writes.push(observe::batch::SubRequest { method, path, default });
     }
     let recording = core.app.history.begin(recorded).await?;
-    let mut passing = observer.begin_batch(&writes);
+    let passing = observer.begin_batch(&writes);
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
-    let credentials = Credentials::of(&parts.headers);
     let (answer, answered) = forward::exchange(core, parts, body, peer).await?;
     if answer.status != StatusCode::OK {
         let recorded = if answer.status.is_server_error() { Ok(()) } else { recording.refused().await };
@@ -249,17 +215,6 @@ async fn exchange(
         passing.doubtful().await;
         return Ok((answer, answered));
     };
-    if requests.is_none() {
-        writes.clear();
-        for answer in &answers {
-            let path = answer.path.clone().into_owned();
-            let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
-            writes.push(observe::batch::SubRequest { method: Method::POST, path, default });
-        }
-        passing = observer.begin_batch(&writes);
-        passing.doubtful().await;
-        return Ok((answer, answered));
-    }
     let answers: Vec<SubAnswer<'_>> = answers
         .iter()
         .map(|answer| SubAnswer {
@@ -281,12 +236,11 @@ async fn exchange(
 
 /// The bucket that the requester of a sub-request knows as `default`, where it leads there.
 async fn default_of(core: &Core, outer: &Parts, request: &SubRequest) -> Option<Arc<str>> {
-    let observer = &core.app.observer;
-    if !observer.is_in_default_bucket(request.path()) {
+    if !request.path.is_in_default_bucket() {
         return None;
     }
     let credentials = Credentials::of(&request.headers_within(&outer.headers));
-    default_bucket(observer, &core.upstream, request.path(), &credentials).await
+    default_bucket(&core.app.observer, &core.upstream, &request.path, &credentials).await
 }
 
 /// Answers one of the sidecar's own sub-requests, as an element of the list of answers.
@@ -301,8 +255,7 @@ async fn own(
     let mut parts = outer.clone();
     parts.method = request.method.clone();
     parts.headers = request.headers_within(&outer.headers);
-    let target = utf8_percent_encode(&request.target, ESCAPED).to_string();
-    parts.uri = target.parse().map_err(|_| Error::NotFound)?;
+    parts.uri = request.escaped().parse().map_err(|_| Error::NotFound)?;
     let answer = one(core, endpoint, &parts, peer).await;
     let answer = match followed(&answer).map(|uri| (Route::of(uri.path(), settings), uri)) {
         Some((Route::Own(endpoint), uri)) => {

@@ -20,7 +20,7 @@ use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::journal::{EntriesCount, EntriesPage, Journal};
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, segment};
 use crate::query::{Fault, Given, Parameters, Query, Rules};
 use crate::server::Peer;
 use requester::Requester;
@@ -209,7 +209,8 @@ impl Listing<'_> {
             let host = self.request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             let base_url = list::base_url(settings, self.peer.scheme(), host);
             // The requester's own bucket is called by its name from here on.
-            let path = format!("/{}/buckets/{}/history", settings.upstream.version, self.requester.bucket);
+            let bucket = segment(&self.requester.bucket);
+            let path = format!("/{}/buckets/{bucket}/history", settings.upstream.version);
             let next = list::next_page(&base_url, &path, self.request.uri.query(), limit, &token);
             headers.extend(next.map(|next| (list::NEXT_PAGE, next)));
         }

@@ -12,7 +12,7 @@ use crate::access::{Credentials, Verdict};
 use crate::error::Error;
 use crate::handler::{Core, DefaultRead};
 use crate::journal::Object;
-use crate::kinto::CollectionKey;
+use crate::kinto::{CollectionKey, RequestPath};
 
 /// The collection that the requester means, and whether they may read it and all of its records.
 pub async fn readable(
@@ -45,7 +45,7 @@ pub async fn readable_bucket(
     if real == *bucket || matches!(verdict, Verdict::Granted(_)) {
         return Ok((real, verdict));
     }
-    make(core, &format!("/buckets/{bucket}"), credentials).await?;
+    make(core, &Object::Bucket(bucket.to_string()).to_string(), credentials).await?;
     let verdict = access.may_read_object(&core.upstream, &object, credentials).await?;
     Ok((real, verdict))
 }
@@ -55,7 +55,7 @@ pub async fn make(core: &Core, uri: &str, credentials: &Credentials) -> Result<R
     let app = &core.app;
     let identity = app.access.identity(&core.upstream, credentials).await?;
     let own = identity.default_bucket.filter(|_| identity.user_id.is_some());
-    let path = format!("/{}{uri}", app.settings.upstream.version);
+    let path = RequestPath::of_uri(uri);
     let read = DefaultRead::begin(core, &path, own.as_ref(), credentials.clone()).await;
     let answer = core.upstream.ask_as(Method::GET, uri, credentials.headers(), Bytes::new()).await?;
     read.end(answer.status()).await;

@@ -28,7 +28,7 @@ use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::journal::{Journal, Object, Sees};
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, Timestamp, selector};
 use crate::mirror::content::NewRow;
 use crate::query::{Query, Rules, python};
 
@@ -142,8 +142,8 @@ impl Snapshot<'_> {
             let query = format!(
                 "in_action=create,delete&resource_name=record&collection_id={}&in_record_id={}&_sort=last_modified\
                  &_fields=record_id,action",
-                self.key.collection,
-                ids.join(",")
+                selector(&self.key.collection),
+                ids.iter().map(|id| selector(id)).collect::<Vec<_>>().join(",")
             );
             let query = Query::parse(Some(&query), &rules)?;
             let page = self.journal.page(&self.key.bucket, &query, &Sees::Everything).await?;

@@ -32,7 +32,9 @@ use crate::endpoints::changeset::{mark, mark_passed};
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers;
+use crate::kinto::segment;
 use crate::mirror::Freshness;
+use crate::query::members;
 use crate::server::Peer;
 use crate::upstream::UpstreamError;
 
@@ -123,15 +125,14 @@ async fn granted(
 
 /// The filter of this name in the collection's metadata, or else in the bucket's.
 async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Value>, Error> {
-    let in_data = |data: &Value| data.get("filters")?.get(name).cloned();
-    let defined = |json: &[u8]| in_data(&serde_json::from_slice(json).ok()?);
+    let defined = |json: &[u8]| members(json).get("filters")?.get(name).cloned();
     let asked = async |path: &str| {
         let answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
         if answer.status().is_server_error() {
             return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters"));
         }
-        let object: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        Ok(object.get("data").and_then(in_data))
+        let object = members(answer.body());
+        Ok(object.get("data").and_then(|data| data.get("filters")?.get(name).cloned()))
     };
     let bucket = match subject {
         Subject::Collection(key) => {
@@ -147,7 +148,7 @@ async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Valu
         Subject::Bucket(bucket) | Subject::History(bucket, _) => bucket,
         Subject::Monitor => return Ok(None),
     };
-    Ok(asked(&format!("/buckets/{bucket}")).await?)
+    Ok(asked(&format!("/buckets/{}", segment(bucket))).await?)
 }
 
 /// A request that may be answered.

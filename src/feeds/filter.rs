@@ -11,7 +11,7 @@ use super::moment::Row;
 use super::params::{Params, refused};
 use crate::error::Error;
 use crate::kinto::Timestamp;
-use crate::query::{Given, Parameters, Query, Rules};
+use crate::query::{Given, Parameters, Query, Rules, members};
 
 pub mod collation;
 pub mod selector;
@@ -113,7 +113,7 @@ impl Filter {
 }
 
 fn record(row: &Row) -> Map<String, Value> {
-    serde_json::from_slice(&row.json).unwrap_or_default()
+    members(&row.json)
 }
 
 fn ids(list: &Value) -> Result<Filter, Error> {

@@ -34,6 +34,7 @@ pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer
     // The client is told to go on by its own connection, when its body is wanted.
     headers.remove(EXPECT);
     join_cookies(headers);
+    strip_lookalikes(headers);
     if hop_by_hop.takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -66,16 +67,17 @@ fn host_of(parts: &request::Parts) -> Result<Option<HeaderValue>, Error> {
     }
     match host {
         None if parts.version == Version::HTTP_11 => Err(Error::BadRequest("Host is missing")),
-        Some(host) if !host.as_bytes().iter().copied().all(is_host_byte) => {
-            Err(Error::BadRequest("Host is malformed"))
-        }
+        Some(host) if !is_host(host.as_bytes()) => Err(Error::BadRequest("Host is malformed")),
         host => Ok(host.cloned()),
     }
 }
 
-/// `uri-host [ ":" port ]` of RFC 9110 §7.2, by the bytes that may stand in it.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+/// Whether this is `uri-host [ ":" port ]` of RFC 9110 §7.2, by the bytes that may stand in it.
+pub(crate) fn is_host(host: &[u8]) -> bool {
+    let is_of_host = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+    };
+    host.iter().all(is_of_host)
 }
 
 fn target(parts: &mut request::Parts, path_prefix: &str) -> Result<Uri, Error> {
@@ -91,6 +93,14 @@ fn target(parts: &mut request::Parts, path_prefix: &str) -> Result<Uri, Error> {
     let slash = if target.starts_with('/') { "" } else { "/" };
     Uri::try_from(format!("{path_prefix}{slash}{target}"))
         .map_err(|_| Error::BadRequest("the target is malformed"))
+}
+
+/// SECURITY: WSGI makes one name of `Content-Length` and `Content_Length`. waitress and gunicorn drop what has a `_`, as
+/// nginx does; uWSGI takes it for the header that it looks like.
+fn strip_lookalikes(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| name.as_str().contains('_')).cloned() {
+        headers.remove(name);
+    }
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may send the parts of a cookie on their own, HTTP/1.1 may not.

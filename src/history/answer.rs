@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::changed;
@@ -51,12 +50,12 @@ struct Answer<'a> {
 }
 
 #[derive(Deserialize)]
-struct Head {
+struct Head<'a> {
     id: String,
     last_modified: Timestamp,
     /// Anything, in a record that somebody wrote so.
-    #[serde(default)]
-    deleted: Value,
+    #[serde(borrow, default)]
+    deleted: Option<&'a RawValue>,
 }
 
 // === impl Version ===
@@ -64,11 +63,11 @@ struct Head {
 impl Version {
     /// Reads an object as it stands in a list.
     pub fn of(data: &RawValue, permissions: Option<Permissions>) -> Option<Self> {
-        let head: Head = serde_json::from_str(data.get()).ok()?;
+        let head: Head<'_> = serde_json::from_str(data.get()).ok()?;
         Some(Self {
             id: head.id,
             modified: head.last_modified,
-            deleted: head.deleted == Value::Bool(true),
+            deleted: head.deleted.is_some_and(|deleted| deleted.get() == "true"),
             data: data.to_owned(),
             permissions,
         })

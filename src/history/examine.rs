@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::answer::{self, Version};
 use super::write::{Target, list_of, object_in};
 use super::{History, changed, implicit, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
+use crate::kinto::Resource;
 use crate::mirror::read::{ReadError, Source};
+use crate::query::members;
 
 /// How long the upstream may go on with a write whose client is gone.
 const LINGERING: Duration = Duration::from_secs(30);
@@ -155,7 +157,7 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         let change = changed(version, object, intent.user_id.clone());
         Change { is_found: true, ..change }
     };
-    let looked = match Target::of(&method, &intent.uri) {
+    let looked = match Target::of(&method, Resource::of(&intent.uri)) {
         None if intent.method == implicit::METHOD => made(journal, source, intent).await,
         None => return Ok(Vec::new()),
         Some(Target::Everything) => return ended(journal, source).await,
@@ -259,8 +261,7 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Examin
 }
 
 fn sent_id(intent: &Intent) -> Option<String> {
-    let sent: Map<String, Value> = serde_json::from_str(intent.sent.as_ref()?.get()).ok()?;
-    Some(sent.get("id")?.as_str()?.to_owned())
+    Some(members(intent.sent.as_ref()?.get().as_bytes()).get("id")?.as_str()?.to_owned())
 }
 
 /// Whether a version is one that a write can have led to: of writes of one object that are under way together, each has its
@@ -271,9 +272,8 @@ fn may_have_made(intent: &Intent, deleted: bool, data: &RawValue) -> bool {
 
 /// Whether an object has everything that was sent.
 fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
-    let read = |json: &RawValue| serde_json::from_str::<Map<String, Value>>(json.get()).ok();
-    let sent = intent.sent.as_deref().map_or_else(|| Some(Map::new()), read);
-    let (Some(sent), Some(data)) = (sent, read(data)) else { return false };
+    let read = |json: &RawValue| members(json.get().as_bytes());
+    let (sent, data) = (intent.sent.as_deref().map(read).unwrap_or_default(), read(data));
     // What a patch merges or takes away looks otherwise afterwards.
     let is_merged = |value: &Value| intent.method == "PATCH" && (value.is_null() || value.is_object());
     sent.iter().all(|(name, value)| data.get(name) == Some(value) || is_merged(value))

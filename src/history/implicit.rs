@@ -8,7 +8,7 @@ use super::write::{Target, Write};
 use super::{History, changed};
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
-use crate::kinto::is_id;
+use crate::kinto::Resource;
 use crate::mirror::read::{ReadError, Source};
 
 /// The method of intents that say that the default bucket may make something by itself.
@@ -63,11 +63,16 @@ async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, Journa
 
 /// What the default bucket makes for a request to a URI in it, whatever there is at that URI.
 pub(super) fn objects(uri: &str) -> Vec<Object> {
-    let mut segments = uri.strip_prefix("/buckets/").into_iter().flat_map(|path| path.split('/'));
-    let Some(bucket) = segments.next().filter(|bucket| is_id(bucket)) else { return Vec::new() };
-    let is_inside = segments.next() == Some("collections");
-    let collection = segments.next().filter(|collection| is_inside && is_id(collection));
-    let collection =
-        collection.map(|collection| Object::Collection(bucket.to_owned(), collection.to_owned()));
-    std::iter::once(Object::Bucket(bucket.to_owned())).chain(collection).collect()
+    let (bucket, collection) = match Resource::of(uri) {
+        Resource::Collection(bucket, collection)
+        | Resource::Records(bucket, collection)
+        | Resource::Record(bucket, collection, _)
+        | Resource::Part(bucket, collection, ..) => (bucket, Some(collection)),
+        other => match other.bucket() {
+            Some(bucket) => (bucket.to_owned(), None),
+            None => return Vec::new(),
+        },
+    };
+    let collection = collection.map(|collection| Object::Collection(bucket.clone(), collection));
+    std::iter::once(Object::Bucket(bucket)).chain(collection).collect()
 }

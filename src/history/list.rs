@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::answer::Version;
 use super::write::{list_of, object_in};
 use crate::journal::Object;
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, selector};
 use crate::mirror::content::{Content, NewRow, Row};
 use crate::mirror::read::{ReadError, Source};
 
@@ -69,7 +69,7 @@ pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Vers
             .ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into())),
         Err(ReadError::Gone) => {
             // Kinto: tombstones are shown where the timestamp is part of the selection.
-            let query = format!("_since=0&id=%22{}%22", object.id());
+            let query = format!("_since=0&id={}", selector(object.id()));
             match read(source, &list_of(object), &query).await {
                 Ok(listed) => Ok(listed.versions.into_iter().map(|(_, version)| version).next()),
                 Err(ReadError::Gone) => Ok(None),

@@ -266,7 +266,7 @@ async fn user_id(history: &History, credentials: &Credentials) -> Result<Option<
 async fn newest(history: &History, journal: &Journal, target: &Target) -> Timestamp {
     let Some(list) = target.list() else { return Timestamp::ZERO };
     if let crate::kinto::Resource::Records(bucket, collection) = crate::kinto::Resource::of(&list) {
-        let clock = history.timeline.known_clock(&CollectionKey::new(bucket, collection));
+        let clock = history.timeline.known_clock(&CollectionKey::new(&bucket, &collection));
         if let Some(timestamp) = clock.map(|clock| clock.timestamp()).filter(|known| *known > Timestamp::ZERO)
         {
             return timestamp;

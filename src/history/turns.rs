@@ -167,7 +167,8 @@ mod tests {
 
     fn write(method: &Method, path: &str) -> Write {
         let headers = HeaderMap::new();
-        Write::new(method, path, &headers, Credentials::of(&headers), None)
+        let path = crate::kinto::RequestPath::of_uri(path);
+        Write::new(method, &path, &headers, Credentials::of(&headers), None)
     }
 
     #[tokio::test]

@@ -94,12 +94,13 @@ impl Watcher {
     async fn look_at_everything(&mut self) -> Result<(), WatchError> {
         self.round += 1;
         for bucket in self.buckets().await? {
-            let collections = self.in_turn(&format!("/buckets/{bucket}/collections")).await?;
-            self.in_turn(&format!("/buckets/{bucket}/groups")).await?;
+            let bucket = Object::Bucket(bucket).to_string();
+            let collections = self.in_turn(&format!("{bucket}/collections")).await?;
+            self.in_turn(&format!("{bucket}/groups")).await?;
             if !collections {
                 continue;
             }
-            for (object, _) in self.journal.alive(&format!("/buckets/{bucket}/collections")).await? {
+            for (object, _) in self.journal.alive(&format!("{bucket}/collections")).await? {
                 let Object::Collection(bucket, collection) = object else { continue };
                 let key = CollectionKey::new(&bucket, &collection);
                 if !self.settings.includes(&key) {
@@ -367,7 +368,7 @@ impl Watcher {
             }
             _ => None,
         };
-        examine::others_settled(&self.history, &self.journal, bucket, false).await
+        examine::others_settled(&self.history, &self.journal, bucket.as_deref(), false).await
     }
 
     async fn read(&self, uri: &str, query: &str) -> Result<Listed, ReadError> {
@@ -378,7 +379,7 @@ impl Watcher {
     /// share each read. `None` for all other lists.
     async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listed>, ReadError> {
         let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
-        let key = CollectionKey::new(bucket, collection);
+        let key = CollectionKey::new(&bucket, &collection);
         if self.mirrors.known(&key).is_none_or(|mirror| mirror.state().is_none()) {
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::access::Credentials;
 use crate::journal::{Intent, Object};
-use crate::kinto::{Resource, Timestamp, is_id};
+use crate::kinto::{RequestPath, Resource, Timestamp, is_segment, segment};
 
 /// A larger `data` of a request is not written down with its intent, in bytes.
 pub const LARGEST_SENT: usize = 64 << 10;
@@ -20,8 +20,10 @@ pub const LARGEST_SENT: usize = 64 << 10;
 pub struct Write {
     /// Its method.
     pub method: Method,
-    /// Its path below the API version, decoded, with the requester's own bucket in place of `default`.
+    /// The URI that it is about, with the requester's own bucket in place of `default`.
     pub uri: String,
+    /// The bucket of what it is about; empty for what is in none.
+    pub bucket: String,
     /// What it may write; `None` where that is nothing that history is about.
     pub target: Option<Target>,
     /// Who asks.
@@ -63,28 +65,22 @@ struct Named {
 // === impl Write ===
 
 impl Write {
-    /// Reads a request whose `path` is below the API version and decoded; `default` is the requester's own bucket.
+    /// Reads a request; `default` is the requester's own bucket.
     pub fn new(
         method: &Method,
-        path: &str,
+        path: &RequestPath,
         headers: &HeaderMap,
         credentials: Credentials,
         default: Option<&Arc<str>>,
     ) -> Self {
-        let below_default = path
-            .strip_prefix("/buckets/default")
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            .zip(default);
-        let uri = match below_default {
-            Some((rest, default)) => format!("/buckets/{default}{rest}"),
-            None => path.to_owned(),
-        };
+        let (resource, uri) = (path.resource(default), path.uri(default));
         Self {
             method: method.clone(),
-            target: Target::of(method, &uri),
+            bucket: Resource::of(&uri).bucket().unwrap_or_default().to_owned(),
             uri,
+            target: Target::of(method, resource.into_owned()),
             credentials,
-            is_default: below_default.is_some(),
+            is_default: path.is_in_default_bucket() && default.is_some(),
             is_partial: *method == Method::PATCH && headers.contains_key("response-behavior"),
             sent: None,
             length: headers
@@ -94,7 +90,7 @@ impl Write {
         }
     }
 
-    /// The same write with what was sent.
+    /// The same write with the body that was sent.
     #[must_use]
     pub fn with_body(self, body: &[u8]) -> Self {
         let data = serde_json::from_slice::<Body<'_>>(body).ok().and_then(|body| body.data);
@@ -121,9 +117,8 @@ impl Write {
 
     /// What the journal is told before it is sent.
     pub fn intent(&self, user_id: Option<String>, known: Timestamp) -> Intent {
-        let bucket = self.uri.strip_prefix("/buckets/").and_then(|rest| rest.split('/').next());
         Intent {
-            bucket: bucket.unwrap_or_default().to_owned(),
+            bucket: self.bucket.clone(),
             user_id,
             method: self.method.to_string(),
             uri: self.uri.clone(),
@@ -137,34 +132,20 @@ impl Write {
 // === impl Target ===
 
 impl Target {
-    /// What a request with this path below the API version may write.
-    pub fn of(method: &Method, uri: &str) -> Option<Self> {
+    /// What a request for this may write.
+    pub fn of(method: &Method, resource: Resource) -> Option<Self> {
         if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
             return None;
         }
-        let uri = uri.strip_suffix('/').unwrap_or(uri);
-        match Resource::of(uri) {
-            Resource::Buckets | Resource::Collections(_) | Resource::Records(..) => {
-                Some(Self::List(uri.to_owned()))
+        match resource {
+            Resource::Buckets | Resource::Collections(_) | Resource::Groups(_) | Resource::Records(..) => {
+                Some(Self::List(resource.to_string()))
             }
-            Resource::Groups(bucket) => match uri.strip_prefix(&*format!("/buckets/{bucket}/groups")) {
-                Some("") => Some(Self::List(uri.to_owned())),
-                Some(rest) => rest
-                    .strip_prefix('/')
-                    .filter(|group| is_id(group))
-                    .map(|group| Self::Object(Object::Group(bucket.to_owned(), group.to_owned()))),
-                None => None,
-            },
-            Resource::Bucket(bucket) => Some(Self::Object(Object::Bucket(bucket.to_owned()))),
-            Resource::Collection(bucket, collection) => {
-                Some(Self::Object(Object::Collection(bucket.to_owned(), collection.to_owned())))
+            Resource::Part(bucket, collection, record, _) => {
+                Some(Self::Part(Object::Record(bucket, collection, record)))
             }
-            Resource::Record(bucket, collection, record) => {
-                let object = Object::Record(bucket.to_owned(), collection.to_owned(), record.to_owned());
-                let is_whole = uri.ends_with(&format!("/records/{record}"));
-                Some(if is_whole { Self::Object(object) } else { Self::Part(object) })
-            }
-            Resource::Other => (uri == "/__flush__").then_some(Self::Everything),
+            Resource::Flush => Some(Self::Everything),
+            resource => Object::of(resource).map(Self::Object),
         }
     }
 
@@ -180,19 +161,27 @@ impl Target {
 
 /// The URI of the list that an object is in.
 pub(super) fn list_of(object: &Object) -> String {
+    let bucket = segment(object.bucket());
     match object {
         Object::Bucket(_) => "/buckets".to_owned(),
-        Object::Group(bucket, _) => format!("/buckets/{bucket}/groups"),
-        Object::Collection(bucket, _) => format!("/buckets/{bucket}/collections"),
-        Object::Record(bucket, collection, _) => {
-            format!("/buckets/{bucket}/collections/{collection}/records")
+        Object::Group(..) => format!("/buckets/{bucket}/groups"),
+        Object::Collection(..) => format!("/buckets/{bucket}/collections"),
+        Object::Record(_, collection, _) => {
+            format!("/buckets/{bucket}/collections/{}/records", segment(collection))
         }
     }
 }
 
 /// The object of this id in a list.
 pub(super) fn object_in(list: &str, id: &str) -> Option<Object> {
-    Object::of_uri(&format!("{list}/{id}")).filter(|_| is_id(id))
+    let id = Some(id).filter(|id| is_segment(id))?.to_owned();
+    match Resource::of(list) {
+        Resource::Buckets => Some(Object::Bucket(id)),
+        Resource::Groups(bucket) => Some(Object::Group(bucket, id)),
+        Resource::Collections(bucket) => Some(Object::Collection(bucket, id)),
+        Resource::Records(bucket, collection) => Some(Object::Record(bucket, collection, id)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -201,7 +190,7 @@ mod tests {
 
     #[test]
     fn writes_have_their_targets() {
-        let of = |uri: &str| Target::of(&Method::PUT, uri);
+        let of = |uri: &str| Target::of(&Method::PUT, Resource::of(uri));
         let object = |uri: &str| Object::of_uri(uri).unwrap();
         for uri in [
             "/buckets/a",
@@ -220,12 +209,13 @@ mod tests {
         assert_eq!(of(&format!("{record}/attachment")), Some(Target::Part(object(record))));
         assert_eq!(of("/__flush__"), Some(Target::Everything));
         assert_eq!(of("/accounts/alice"), None);
-        assert_eq!(Target::of(&Method::GET, record), None);
+        assert_eq!(Target::of(&Method::GET, Resource::of(record)), None);
     }
 
     #[test]
     fn objects_are_found_in_their_lists() {
-        for uri in ["/buckets/a", "/buckets/a/groups/g", "/buckets/a/collections/c/records/r"] {
+        for uri in ["/buckets/a.b", "/buckets/_a/groups/%C3%A9", "/buckets/a%20b/collections/c/records/r%0A"]
+        {
             let object = Object::of_uri(uri).unwrap();
             assert_eq!(object_in(&list_of(&object), object.id()), Some(object));
         }

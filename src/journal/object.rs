@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::kinto::{Resource, is_id};
+use crate::kinto::{Resource, segment};
 
 /// The kinds of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,19 +49,16 @@ impl ResourceName {
 impl Object {
     /// Reads a URI without the API version; `None` where it names no object.
     pub fn of_uri(uri: &str) -> Option<Self> {
-        Some(match Resource::of(uri) {
-            Resource::Bucket(bucket) => Self::Bucket(bucket.to_owned()),
-            Resource::Collection(bucket, collection) => {
-                Self::Collection(bucket.to_owned(), collection.to_owned())
-            }
-            Resource::Record(bucket, collection, record) => {
-                Self::Record(bucket.to_owned(), collection.to_owned(), record.to_owned())
-            }
-            Resource::Groups(bucket) => {
-                let group = uri.strip_prefix("/buckets/")?.strip_prefix(bucket)?.strip_prefix("/groups/")?;
-                let group = group.strip_suffix('/').unwrap_or(group);
-                is_id(group).then(|| Self::Group(bucket.to_owned(), group.to_owned()))?
-            }
+        Self::of(Resource::of(uri))
+    }
+
+    /// The object that a URI names, if it is one.
+    pub fn of(resource: Resource) -> Option<Self> {
+        Some(match resource {
+            Resource::Bucket(bucket) => Self::Bucket(bucket),
+            Resource::Group(bucket, group) => Self::Group(bucket, group),
+            Resource::Collection(bucket, collection) => Self::Collection(bucket, collection),
+            Resource::Record(bucket, collection, record) => Self::Record(bucket, collection, record),
             _ => return None,
         })
     }
@@ -105,14 +102,13 @@ impl Object {
 impl fmt::Display for Object {
     /// The URI, without the API version.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "/buckets/{}", segment(self.bucket()))?;
         match self {
-            Self::Bucket(bucket) => write!(formatter, "/buckets/{bucket}"),
-            Self::Group(bucket, group) => write!(formatter, "/buckets/{bucket}/groups/{group}"),
-            Self::Collection(bucket, collection) => {
-                write!(formatter, "/buckets/{bucket}/collections/{collection}")
-            }
-            Self::Record(bucket, collection, record) => {
-                write!(formatter, "/buckets/{bucket}/collections/{collection}/records/{record}")
+            Self::Bucket(_) => Ok(()),
+            Self::Group(_, group) => write!(formatter, "/groups/{}", segment(group)),
+            Self::Collection(_, collection) => write!(formatter, "/collections/{}", segment(collection)),
+            Self::Record(_, collection, record) => {
+                write!(formatter, "/collections/{}/records/{}", segment(collection), segment(record))
             }
         }
     }
@@ -129,6 +125,8 @@ mod tests {
             "/buckets/a/groups/g",
             "/buckets/a/collections/c",
             "/buckets/a/collections/c/records/r",
+            "/buckets/a.b/collections/%C3%A9/records/x@example.org",
+            "/buckets/_a/groups/100%25%0A",
         ] {
             assert_eq!(Object::of_uri(uri).map(|object| object.to_string()), Some(uri.to_owned()));
         }

@@ -11,7 +11,7 @@ use super::condition::Rows;
 use super::select::Question;
 use super::{EntriesCount, EntriesPage, Sees};
 use crate::kinto::Timestamp;
-use crate::query::{Fields, Page, Query, Selection, nested};
+use crate::query::{Fields, Page, Query, Selection, members, nested};
 
 /// An entry or a tombstone as the list language sees it.
 #[derive(Debug)]
@@ -40,11 +40,8 @@ impl Candidate {
 
     /// As it is served.
     pub(super) fn serve(self, query: &Query) -> Option<Box<RawValue>> {
-        if query.fields.is_none() {
-            return RawValue::from_string(self.json).ok();
-        }
-        let members = self.members.into_inner().or_else(|| serde_json::from_str(&self.json).ok());
-        serde_json::value::to_raw_value(&query.project(members?)).ok()
+        let json = query.project_text(&self.json).unwrap_or(self.json);
+        RawValue::from_string(json).ok()
     }
 }
 
@@ -54,8 +51,7 @@ impl Fields for Candidate {
             "id" => Some(Cow::Owned(Value::from(self.id.as_str()))),
             "last_modified" => Some(Cow::Owned(Value::from(self.last_modified.0))),
             path => {
-                let members =
-                    self.members.get_or_init(|| serde_json::from_str(&self.json).unwrap_or_default());
+                let members = self.members.get_or_init(|| members(self.json.as_bytes()));
                 nested(members, path).map(Cow::Borrowed)
             }
         }

@@ -9,7 +9,7 @@ use super::entry::Told;
 use super::rows::{CHUNK, recorded, states};
 use super::statement::{Statement, timestamp};
 use super::{Known, Object};
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, segment};
 
 /// What is known of objects.
 pub(super) async fn known(
@@ -95,7 +95,7 @@ pub(super) async fn versions_at(
     };
     let mut versions = Vec::new();
     for records in records.chunks(CHUNK) {
-        let uris = records.iter().map(|record| [format!("{collection}/records/{record}")]);
+        let uris = records.iter().map(|record| [format!("{collection}/records/{}", segment(record))]);
         let statement = Statement::new("WITH given (uri) AS (VALUES ")
             .rows(uris)
             .push(") SELECT (SELECT json FROM sidecar_entries WHERE history = ")

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Action, Object, Permissions};
-use crate::kinto::{Timestamp, is_id};
+use crate::kinto::{Timestamp, is_segment};
 
 mod export;
 mod import;
@@ -122,8 +122,8 @@ impl Content {
     fn is_plausible(&self) -> bool {
         match self {
             Self::Tombstone { bucket, last_modified: timestamp, .. }
-            | Self::History { bucket, timestamp } => is_id(bucket) && *timestamp <= LATEST,
-            Self::Gap { bucket, .. } => is_id(bucket),
+            | Self::History { bucket, timestamp } => is_segment(bucket) && *timestamp <= LATEST,
+            Self::Gap { bucket, .. } => is_segment(bucket),
             Self::Object { object, .. } => {
                 Object::of_uri(object).is_some_and(|known| known.to_string() == *object)
             }

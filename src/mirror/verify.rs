@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::content::{Content, Update};
 use super::read::ReadError;
 use super::refresh::Reader;
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, Timestamp, selector};
 
 /// How many ids one question names.
 const IDS_AT_ONCE: usize = 50;
@@ -58,14 +58,12 @@ pub async fn compare(
             suspects.push(row.id.clone());
         }
     }
-    if suspects.len() > MANY
-        || suspects.iter().any(|id| serde_json::from_str::<serde_json::Value>(id).is_ok())
-    {
-        // Kinto takes what reads as JSON in a list of ids for numbers and the like, and finds nothing.
+    if suspects.len() > MANY {
         return Ok(Difference::Many);
     }
     for ids in suspects.chunks(IDS_AT_ONCE) {
-        let path = format!("{}?_since=0&in_id={}", key.records_uri(), ids.join(","));
+        let selected: Vec<String> = ids.iter().map(|id| selector(id)).collect();
+        let path = format!("{}?_since=0&in_id={}", key.records_uri(), selected.join(","));
         let mut next = Some(path);
         let mut missing: std::collections::HashSet<Arc<str>> = ids.iter().cloned().collect();
         while let Some(path) = next {

@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 
 use super::answer::Objects;
 use super::{Observer, Passing, Target};
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, RequestPath, Timestamp};
 
 /// The writes of a batch on their way.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ struct Place {
 pub struct SubRequest {
     /// Its method.
     pub method: Method,
-    /// Its path, with the API version and without the query.
-    pub path: String,
+    /// What its path names.
+    pub path: RequestPath,
     /// The bucket that its requester knows as `default`.
     pub default: Option<Arc<str>>,
 }
@@ -55,7 +55,7 @@ impl Observer {
         let mut passing: Vec<(Passing, Vec<Place>)> = Vec::new();
         for (index, SubRequest { method, path, default }) in requests.iter().enumerate() {
             let place = Place { index, method: method.clone() };
-            let known = self.records_of(path, default.as_ref()).and_then(|key| records.get(&key).copied());
+            let known = Self::records_of(path, default.as_ref()).and_then(|key| records.get(&key).copied());
             if let Some((_, places)) = known.and_then(|at| passing.get_mut(at)) {
                 if !matches!(*method, Method::GET | Method::HEAD) {
                     places.push(place);

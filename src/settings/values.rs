@@ -26,7 +26,7 @@ impl<T> Kind<T> {
 
 pub(super) const TEXT: Kind<String> = Kind::new("text", |text| Some(text.to_owned()));
 pub(super) const NAME: Kind<String> =
-    Kind::new("an id as Kinto has them", |text| crate::kinto::is_id(text).then(|| text.to_owned()));
+    Kind::new("an id as Kinto has them", |text| crate::kinto::is_segment(text).then(|| text.to_owned()));
 pub(super) const PATH: Kind<PathBuf> = Kind::new("a path", |text| Some(text.into()));
 pub(super) const BOOLEAN: Kind<bool> = Kind::new("true or false (or yes, no, on, off, 1, 0)", boolean);
 pub(super) const COUNT: Kind<u64> = Kind::new("a whole number, 0 or more", whole_number);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::entries::Entry;
@@ -197,8 +198,11 @@ fn write_row(text: &mut String, row: &Entry, host: &str) {
     // Writing to a String cannot fail, and ids need no escapes.
     let _ = write!(
         text,
-        "{{\"id\":\"{}\",\"last_modified\":{},\"bucket\":\"{}\",\"collection\":\"{}\",\"host\":{host}}}",
-        row.id, row.last_modified, row.key.bucket, row.key.collection
+        "{{\"id\":\"{}\",\"last_modified\":{},\"bucket\":{},\"collection\":{},\"host\":{host}}}",
+        row.id,
+        row.last_modified,
+        Value::from(&*row.key.bucket),
+        Value::from(&*row.key.collection)
     );
 }
 

@@ -25,18 +25,18 @@ impl Resources {
         let mut resources = Self::default();
         for uri in included {
             match Resource::of(uri) {
-                Resource::Bucket(bucket) => _ = resources.buckets.insert(bucket.to_owned()),
+                Resource::Bucket(bucket) => _ = resources.buckets.insert(bucket),
                 Resource::Collection(bucket, collection) => {
-                    resources.collections.insert(CollectionKey::new(bucket, collection));
+                    resources.collections.insert(CollectionKey::new(&bucket, &collection));
                 }
                 _ => tracing::warn!(uri, "changes.resources: neither a bucket nor a collection"),
             }
         }
         for uri in excluded {
             match Resource::of(uri) {
-                Resource::Bucket(bucket) => _ = resources.excluded_buckets.insert(bucket.to_owned()),
+                Resource::Bucket(bucket) => _ = resources.excluded_buckets.insert(bucket),
                 Resource::Collection(bucket, collection) => {
-                    resources.excluded_collections.insert(CollectionKey::new(bucket, collection));
+                    resources.excluded_collections.insert(CollectionKey::new(&bucket, &collection));
                 }
                 _ => tracing::warn!(uri, "changes.excluded_collections: neither a bucket nor a collection"),
             }

@@ -3,12 +3,14 @@
 mod elsewhere;
 mod failure;
 mod full;
+mod ids;
 mod implicit;
 mod kill;
 mod odd;
 mod reading;
 mod recorded;
 mod shared;
+mod spelling;
 
 use serde_json::Value;
 

@@ -19,6 +19,7 @@ mod clients;
 mod cold_to_hot;
 mod conversation;
 mod deploy;
+mod differential;
 mod early;
 mod feeds;
 mod forwarding;

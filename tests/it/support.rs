@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use chaos::Chaos;
 pub use client::{Client, Request, Response};
 pub use environment::{Environment, environment, tests_folder};
-pub use kinto::{Kinto, KintoOptions, Plugin};
+pub use kinto::{Kinto, KintoOptions, Plugin, Server};
 pub use postgres::database;
 pub use recorder::{Fate, Recorded, Recorder};
 pub use sidecar::Sidecar;

@@ -1,22 +1,27 @@
-//! The sub-requests of a batch.
+//! The sub-requests of a batch, read as Kinto reads them.
 //!
-//! Follows `BatchPayloadSchema` of `kinto.core.views.batch`.
+//! Of members with one name the last counts; a default fills what is missing, and not what is empty; an empty method is
+//! `GET`; a redirect is followed, once. How deep a body nests does not matter: it is looked at one level at a time.
+//!
+//! Follows `BatchPayloadSchema` of `kinto.core.views.batch`, and `merge_dicts` and `build_request` of
+//! `kinto.core.utils`.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use serde::Deserialize;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::value::RawValue;
 
 use crate::access::Credentials;
 use crate::endpoints::Endpoint;
-use crate::handler::Core;
+use crate::error::Error;
+use crate::forward::is_host;
 use crate::history;
+use crate::kinto::{RequestPath, Sent};
 use crate::route::Route;
 use crate::settings::Settings;
 
@@ -24,27 +29,27 @@ use crate::settings::Settings;
 const METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::POST, Method::PUT, Method::PATCH];
 
-/// A batch, as far as it is read here.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Batch<'a> {
-    #[serde(borrow)]
-    defaults: Option<&'a RawValue>,
-    #[serde(borrow)]
-    requests: Vec<&'a RawValue>,
-}
+/// What a target may not hold as it is.
+const ESCAPED: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'|')
+    .add(b'\\')
+    .add(b'^');
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Spec<'a> {
-    #[serde(borrow, default)]
-    method: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    path: Option<Cow<'a, str>>,
-    #[serde(default)]
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(borrow, default)]
-    body: Option<&'a RawValue>,
+/// What stands directly in an object.
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+/// A batch, as far as it is read here.
+pub(super) struct Batch<'a> {
+    defaults: Option<&'a RawValue>,
+    requests: Vec<&'a RawValue>,
 }
 
 /// One sub-request with the batch's defaults in it.
@@ -52,32 +57,159 @@ pub(super) struct SubRequest {
     pub(super) method: Method,
     /// With the API version, as it was asked for.
     pub(super) target: String,
+    /// What its path names.
+    pub(super) path: RequestPath,
+    /// Why its path or its headers cannot be read exactly.
+    trouble: Option<String>,
     headers: BTreeMap<String, String>,
-    body: Option<Box<RawValue>>,
+    /// The `data` of its body.
+    data: Option<Box<RawValue>>,
     /// The endpoint, where it is the sidecar's.
     pub(super) own: Option<Endpoint>,
 }
 
+/// Reads a batch and its sub-requests. `None` for what Kinto refuses in its own words; what might write is refused here
+/// where it cannot be read.
+pub(super) fn read<'b>(
+    body: &'b [u8],
+    settings: &Settings,
+) -> Result<Option<(Batch<'b>, Vec<SubRequest>)>, Error> {
+    let whole: &RawValue =
+        serde_json::from_slice(body).map_err(|error| invalid(format!("Invalid JSON: {error}")))?;
+    let batch = Batch::read(whole);
+    let requests = batch.as_ref().and_then(|batch| batch.requests(settings));
+    let Some((batch, requests)) = batch.zip(requests) else {
+        return if may_write(whole) {
+            Err(invalid("It is no batch as Kinto takes it".to_owned()))
+        } else {
+            Ok(None)
+        };
+    };
+    // What is only read, and by Kinto, goes on as it came.
+    if requests.iter().any(SubRequest::has_to_be_read) {
+        for (index, request) in requests.iter().enumerate() {
+            if let Some(trouble) = &request.trouble {
+                return Err(invalid(format!("requests.{index} is not read: {trouble}")));
+            }
+        }
+    }
+    Ok(Some((batch, requests)))
+}
+
+fn invalid(message: String) -> Error {
+    Error::InvalidParameter { location: "body", name: String::new(), message }
+}
+
+// === impl Batch ===
+
+impl<'b> Batch<'b> {
+    fn read(whole: &'b RawValue) -> Option<Self> {
+        let members = members(whole)?;
+        let is_known = |name: &String| matches!(name.as_str(), "defaults" | "requests");
+        let requests = serde_json::from_str(members.get("requests")?.get()).ok()?;
+        members.keys().all(is_known).then_some(Self { defaults: members.get("defaults").copied(), requests })
+    }
+
+    /// The sub-requests; `None` where one is not as Kinto takes it.
+    fn requests(&self, settings: &Settings) -> Option<Vec<SubRequest>> {
+        let defaults = match self.defaults {
+            Some(defaults) => Spec::read(defaults)?,
+            None => Spec::default(),
+        };
+        let path = defaults.path.filter(|path| !is_empty(path)).map(text);
+        let is_path = path.is_none_or(|path| path.is_some_and(|path| path.starts_with('/')));
+        if !is_path || method(defaults.method).is_none() {
+            return None;
+        }
+        let request = |raw: &&RawValue| SubRequest::read(&Spec::read(raw)?, &defaults, settings);
+        self.requests.iter().map(request).collect()
+    }
+
+    /// The batch without the sidecar's own sub-requests.
+    pub(super) fn rest(&self, requests: &[SubRequest]) -> Bytes {
+        let defaults = self.defaults.map_or_else(String::new, |defaults| format!("\"defaults\":{defaults},"));
+        let theirs = self.requests.iter().zip(requests).filter(|(_, request)| request.own.is_none());
+        let theirs: Vec<&str> = theirs.map(|(raw, _)| raw.get()).collect();
+        format!("{{{defaults}\"requests\":[{}]}}", theirs.join(",")).into()
+    }
+}
+
+/// What a sub-request says itself, or what the defaults say.
+#[derive(Default)]
+struct Spec<'b> {
+    method: Option<&'b RawValue>,
+    path: Option<&'b RawValue>,
+    headers: Option<BTreeMap<String, String>>,
+    body: Option<&'b RawValue>,
+}
+
+impl<'b> Spec<'b> {
+    fn read(raw: &'b RawValue) -> Option<Self> {
+        let mut spec = Self::default();
+        for (name, value) in members(raw)? {
+            match name.as_str() {
+                "method" => spec.method = Some(value),
+                "path" => spec.path = Some(value),
+                "headers" => spec.headers = Some(serde_json::from_str(value.get()).ok()?),
+                "body" => spec.body = Some(value).filter(|body| body.get().starts_with('{')).map(Some)?,
+                _ => return None,
+            }
+        }
+        Some(spec)
+    }
+}
+
+// === impl SubRequest ===
+
 impl SubRequest {
-    /// The target without its query.
-    pub(super) fn path(&self) -> &str {
-        self.target.split_once('?').map_or(&*self.target, |(path, _)| path)
+    fn read(spec: &Spec<'_>, defaults: &Spec<'_>, settings: &Settings) -> Option<Self> {
+        let version = &*settings.upstream.version;
+        let path = text(spec.path.or(defaults.path)?).filter(|path| path.starts_with('/'))?;
+        let method = method(spec.method.or(defaults.method))?;
+        let mut headers = defaults.headers.clone().unwrap_or_default();
+        headers.extend(spec.headers.clone().unwrap_or_default());
+        let has_version = path.strip_prefix('/').is_some_and(|path| path.starts_with(version));
+        let target = if has_version { path } else { format!("/{version}{path}") };
+        let (path, trouble) = match RequestPath::read(&target, version, Sent::InBatch) {
+            Ok(path) => (path, headers_trouble(&headers)),
+            Err(trouble) => (RequestPath::unread(), Some(format!("the path: {trouble}"))),
+        };
+        let mut request =
+            Self { method, target, path, trouble, headers, data: sent(spec.body, defaults.body), own: None };
+        let escaped = request.escaped();
+        let escaped = escaped.split_once('?').map_or(&*escaped, |(path, _)| path);
+        if let Route::Own(endpoint) = Route::of(escaped, settings) {
+            request.own = Some(endpoint);
+        }
+        Some(request)
+    }
+
+    /// The target as a request of its own has it.
+    pub(super) fn escaped(&self) -> String {
+        utf8_percent_encode(&self.target, ESCAPED).to_string()
+    }
+
+    /// Whether more than passing it on depends on how it is read.
+    fn has_to_be_read(&self) -> bool {
+        !matches!(self.method, Method::GET | Method::HEAD)
+            || self.own.is_some()
+            || self.path.is_in_default_bucket()
     }
 
     /// The request as the history sees it.
-    pub(super) fn recorded(&self, core: &Core, outer: &Parts, default: Option<&Arc<str>>) -> history::Write {
+    pub(super) fn recorded(&self, outer: &Parts, default: Option<&Arc<str>>) -> history::Write {
         let headers = self.headers_within(&outer.headers);
-        let path = core.app.observer.decoded(self.path()).unwrap_or_default();
         let credentials = Credentials::of(&headers);
-        history::Write::new(&self.method, &path, &headers, credentials, default)
-            .with_body(self.body.as_ref().map_or(&[][..], |body| body.get().as_bytes()))
+        history::Write::new(&self.method, &self.path, &headers, credentials, default)
+            .with_data(self.data.as_deref())
     }
 
     /// The batch's own headers, overridden by those of the sub-request.
     pub(super) fn headers_within(&self, outer: &HeaderMap) -> HeaderMap {
         let mut headers = outer.clone();
         for (name, value) in &self.headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            let name = HeaderName::try_from(env_name(name));
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
                 headers.insert(name, value);
             }
         }
@@ -88,39 +220,186 @@ impl SubRequest {
     }
 }
 
-/// Reads the sub-requests; `None` where one is not as Kinto takes it.
-pub(super) fn read(batch: &Batch<'_>, settings: &Settings) -> Option<Vec<SubRequest>> {
-    let version = format!("/{}", settings.upstream.version);
-    let defaults: Spec<'_> = match batch.defaults {
-        Some(defaults) => serde_json::from_str(defaults.get()).ok()?,
-        None => Spec::default(),
-    };
-    let request = |raw: &&RawValue| {
-        let spec: Spec<'_> = serde_json::from_str(raw.get()).ok()?;
-        let path = spec.path.or_else(|| defaults.path.clone()).filter(|path| path.starts_with('/'))?;
-        let method = spec.method.or_else(|| defaults.method.clone()).unwrap_or(Cow::Borrowed("GET"));
-        let method = METHODS.into_iter().find(|known| known.as_str() == method)?;
-        let has_other_body = |body: Option<&RawValue>| body.is_some_and(|body| !body.get().starts_with('{'));
-        if has_other_body(spec.body) || has_other_body(defaults.body) {
-            return None;
-        }
-        let mut headers = defaults.headers.clone().unwrap_or_default();
-        headers.extend(spec.headers.unwrap_or_default());
-        let target = if path.starts_with(&version) { path.into_owned() } else { format!("{version}{path}") };
-        let body = spec.body.or(defaults.body).map(ToOwned::to_owned);
-        let mut request = SubRequest { method, target, headers, body, own: None };
-        if let Route::Own(endpoint) = Route::of(request.path(), settings) {
-            request.own = Some(endpoint);
-        }
-        Some(request)
-    };
-    batch.requests.iter().map(request).collect()
+/// A header's name as WSGI knows it: the case does not count, nor whether it has `-` or `_`.
+fn env_name(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
 }
 
-/// The batch without the sidecar's own sub-requests.
-pub(super) fn rest_of(batch: &Batch<'_>, requests: &[SubRequest]) -> Bytes {
-    let defaults = batch.defaults.map_or_else(String::new, |defaults| format!("\"defaults\":{defaults},"));
-    let theirs = batch.requests.iter().zip(requests).filter(|(_, request)| request.own.is_none());
-    let theirs: Vec<&str> = theirs.map(|(raw, _)| raw.get()).collect();
-    format!("{{{defaults}\"requests\":[{}]}}", theirs.join(",")).into()
+/// Why the headers of a sub-request cannot be carried by a request of its own, or say two things.
+fn headers_trouble(headers: &BTreeMap<String, String>) -> Option<String> {
+    let mut known = BTreeSet::new();
+    for (name, value) in headers {
+        let env_name = env_name(name);
+        let is_printable = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        let is_meant = match env_name.as_str() {
+            // Kinto leaves out the one that is spelt so, and takes any other for the length of the body.
+            "content-length" => name == "Content-Length",
+            // SECURITY: Kinto looks for a path in a URL that begins with the host.
+            "host" => is_host(value.as_bytes()),
+            _ => true,
+        };
+        let is_carried = is_printable && value.trim() == value && is_meant;
+        if !is_carried || HeaderName::try_from(name).is_err() {
+            return Some(format!("the header {name:?} cannot be carried"));
+        }
+        if !known.insert(env_name) {
+            return Some(format!("the header {name:?} is given twice"));
+        }
+    }
+    None
+}
+
+/// The `data` that is sent: the default fills what is missing in it.
+fn sent(body: Option<&RawValue>, default: Option<&RawValue>) -> Option<Box<RawValue>> {
+    let data = |body: Option<&RawValue>| members(body?)?.get("data").map(|data| (*data).to_owned());
+    let (own, default) = (data(body), data(default));
+    match (&own, &default) {
+        (Some(own), Some(default)) if default.get().starts_with('{') => {
+            let mut merged: BTreeMap<String, Box<RawValue>> = serde_json::from_str(default.get()).ok()?;
+            let own: BTreeMap<String, Box<RawValue>> = serde_json::from_str(own.get()).ok()?;
+            let both_nest = own.iter().any(|(name, own)| {
+                own.get().starts_with('{')
+                    && merged.get(name).is_some_and(|default| default.get().starts_with('{'))
+            });
+            merged.extend(own);
+            // What they make together is seen in the answer.
+            if both_nest { None } else { serde_json::value::to_raw_value(&merged).ok() }
+        }
+        _ => own.or(default),
+    }
+}
+
+/// Whether some sub-request, however it may be written otherwise, is not a read.
+fn may_write(whole: &RawValue) -> bool {
+    let names_write = |raw: &&RawValue| {
+        let members = members(raw).unwrap_or_default();
+        let method = members.get("method").filter(|method| method.get().starts_with('"'));
+        method.is_some_and(|method| {
+            text(method).is_none_or(|method| !matches!(method.as_str(), "" | "GET" | "HEAD" | "OPTIONS"))
+        })
+    };
+    let members = members(whole).unwrap_or_default();
+    let requests = members.get("requests").and_then(|requests| serde_json::from_str(requests.get()).ok());
+    let requests: Vec<&RawValue> = requests.unwrap_or_default();
+    members.get("defaults").is_some_and(names_write) || requests.iter().any(names_write)
+}
+
+fn members(raw: &RawValue) -> Option<Members<'_>> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn text(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// What Python takes for false.
+fn is_empty(raw: &RawValue) -> bool {
+    let raw = raw.get();
+    let is_bare = |open: char, close: char| {
+        raw.strip_prefix(open)
+            .and_then(|raw| raw.strip_suffix(close))
+            .is_some_and(|raw| raw.trim().is_empty())
+    };
+    let is_zero = raw.parse::<f64>().is_ok_and(|number| number == 0.0);
+    matches!(raw, "null" | "false" | "\"\"") || is_zero || is_bare('[', ']') || is_bare('{', '}')
+}
+
+/// The method, where Kinto takes it.
+fn method(raw: Option<&RawValue>) -> Option<Method> {
+    let Some(raw) = raw.filter(|raw| !is_empty(raw)) else { return Some(Method::GET) };
+    let method = text(raw)?;
+    METHODS.into_iter().find(|known| known.as_str() == method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests(body: &str) -> Result<Option<Vec<SubRequest>>, String> {
+        let read = read(body.as_bytes(), &Settings::default()).map_err(|error| error.to_string())?;
+        Ok(read.map(|(_, requests)| requests))
+    }
+
+    fn read_as(body: &str) -> Vec<(String, String)> {
+        let requests = requests(body).unwrap().unwrap();
+        requests.into_iter().map(|request| (request.method.to_string(), request.target)).collect()
+    }
+
+    #[test]
+    fn the_last_of_members_counts_and_defaults_fill_what_is_missing() {
+        for (body, method, target) in [
+            (r#"{"requests":[],"requests":[{"path":"/a"}]}"#, "GET", "/v1/a"),
+            (
+                r#"{"requests":[{"path":"/a","path":"/b","method":"GET","m\u0065thod":"PUT"}]}"#,
+                "PUT",
+                "/v1/b",
+            ),
+            (r#"{"defaults":{"method":"PUT"},"requests":[{"path":"/v1/a"}]}"#, "PUT", "/v1/a"),
+            (r#"{"defaults":{"method":"PUT"},"requests":[{"path":"/v1/a","method":null}]}"#, "GET", "/v1/a"),
+            (r#"{"defaults":{"method":"PUT"},"requests":[{"path":"/v1/a","method":""}]}"#, "GET", "/v1/a"),
+            (r#"{"defaults":{"path":"/d","method":0},"requests":[{"method":"PATCH"}]}"#, "PATCH", "/v1/d"),
+            (r#"{"requests":[{"path":"/v1a","method":"DELETE"}]}"#, "DELETE", "/v1a"),
+        ] {
+            assert_eq!(read_as(body), [(method.to_owned(), target.to_owned())], "{body}");
+        }
+    }
+
+    #[test]
+    fn bodies_may_nest_as_deep_as_kinto_takes_them() {
+        let body = format!(
+            r#"{{"requests":[{{"path":"/a","method":"PUT","body":{{"data":{{"x":{}{}}}}}}}]}}"#,
+            "[".repeat(990),
+            "]".repeat(990)
+        );
+        assert_eq!(read_as(&body), [("PUT".to_owned(), "/v1/a".to_owned())]);
+    }
+
+    #[test]
+    fn what_might_write_and_is_not_read_is_refused() {
+        for body in [
+            "{\"requests\":[{\"path\":\"/a\",\"method\":\"PUT\"}]}\0",
+            r#"{"requests":[{"path":"/a","method":"PUT","x":1}]}"#,
+            r#"{"requests":[{"path":"/a","method":"PUT"},null]}"#,
+            r#"{"requests":[{"path":"/a","method":"PUT","headers":{"X":1}}]}"#,
+            r#"{"requests":[{"path":"//v1/a","method":"PUT"}]}"#,
+            r#"{"requests":[{"path":"/a"},{"path":"/é"},{"path":"/b","method":"DELETE"}]}"#,
+            r#"{"requests":[{"path":"/a/?x=/v1/a/b","method":"PUT"}]}"#,
+        ] {
+            assert!(requests(body).is_err(), "{body}");
+        }
+        for body in ["[]", r#"{"requests":[{"path":"a"}]}"#, r#"{"requests":{"path":"/a","method":"PUT"}}"#] {
+            assert!(matches!(requests(body), Ok(None)), "{body}");
+        }
+        assert!(requests(r#"{"requests":[{"path":"//a","headers":{"X ":"é"}}]}"#).unwrap().is_some());
+    }
+
+    #[test]
+    fn headers_that_cannot_be_carried_are_refused_beside_a_write() {
+        let write = |headers: &str| {
+            requests(&format!(r#"{{"requests":[{{"path":"/a","method":"PUT","headers":{headers}}}]}}"#))
+        };
+        for headers in [
+            r#"{"Authorization":"Basic eDp5\n"}"#,
+            r#"{"Authorization":" Basic eDp5"}"#,
+            r#"{"Authorization":"Basic\teDp5"}"#,
+            r#"{"Authorization":"Basic é"}"#,
+            r#"{"Author\u0131zation":"Basic eDp5"}"#,
+            r#"{"Authorization ":"Basic eDp5"}"#,
+            r#"{"Authorization":"a","authorization":"b"}"#,
+            r#"{"If-Match":"a","if_match":"b"}"#,
+            r#"{"content-length":"0"}"#,
+            r#"{"Host":"h/v1/buckets/default"}"#,
+            r#"{"":"a"}"#,
+        ] {
+            assert!(write(headers).is_err(), "{headers}");
+        }
+        let headers =
+            r#"{"authorization":"Basic eDp5","Content-Length":"3","Host":"h:1","response_behavior":"light"}"#;
+        let requests = write(headers).unwrap().unwrap();
+        let within = requests[0].headers_within(&HeaderMap::new());
+        assert_eq!(within["authorization"], "Basic eDp5");
+        assert_eq!(within["response-behavior"], "light");
+        let read = r#"{"requests":[{"path":"/a","headers":{"Authorization":"Basic eDp5\n"}}]}"#;
+        assert!(super::read(read.as_bytes(), &Settings::default()).is_ok());
+    }
 }

@@ -18,7 +18,7 @@ mod plugins;
 
 use super::heads::Heads;
 use super::order::{self, Due};
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::mirror::read::ReadError;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
@@ -292,7 +292,7 @@ impl Asker {
         }
         let mut etag = None;
         let mut present = BTreeSet::new();
-        let mut next = Some(format!("/buckets/{bucket}/collections?_fields=id"));
+        let mut next = Some(format!("/buckets/{}/collections?_fields=id", segment(bucket)));
         while let Some(path) = next {
             let answer =
                 self.upstream.ask(Method::GET, &path, std::mem::take(&mut headers), Bytes::new()).await?;

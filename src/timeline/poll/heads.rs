@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, Timestamp, batch_path};
 use crate::mirror::read::{ReadError, Source};
 use crate::upstream::{Description, Upstream, UpstreamError};
 
@@ -166,8 +166,7 @@ impl Heads {
     }
 
     async fn ask_together(&self, keys: &[CollectionKey]) -> Result<Vec<Result<Head, ReadError>>, BatchError> {
-        // Kinto refuses a batch in which a path holds "/batch", be it the beginning of an id.
-        let path = |key: &CollectionKey| key.records_uri().replace("/batch", "/%62atch");
+        let path = |key: &CollectionKey| batch_path(&key.records_uri());
         let requests: Vec<_> = keys.iter().map(|key| json!({"path": path(key)})).collect();
         let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
         let headers =

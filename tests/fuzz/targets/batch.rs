@@ -1,7 +1,7 @@
 //! The body of a `POST /batch`, answered by a sidecar before an upstream that takes every batch.
 //!
 //! Each sub-request is answered in its place, by the sidecar or by the upstream and never by both; those of the upstream
-//! go up as they came and in their order. A body that is no batch goes up to the byte.
+//! go up as they came and in their order. A body that is no batch is refused, or goes up to the byte.
 
 #![no_main]
 

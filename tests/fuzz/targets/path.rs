@@ -5,11 +5,13 @@
 
 #![no_main]
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, Method};
 use kinto_sidecar::access::Credentials;
 use kinto_sidecar::history::Write;
 use kinto_sidecar::journal::Object;
-use kinto_sidecar::kinto::{Resource, is_id};
+use kinto_sidecar::kinto::{RequestPath, Resource, Sent, is_segment};
 use kinto_sidecar::route::Route;
 use kinto_sidecar::settings::Settings;
 use libfuzzer_sys::fuzz_target;
@@ -21,14 +23,11 @@ fuzz_target!(|path: &str| {
     }
     let route = SETTINGS.with(|settings| Route::of(path, settings));
     assert_eq!(route != Route::Forward, is_own(path), "{path}: {route:?}");
-    if route != Route::Forward {
-        let place = path.split_once('@').map_or(path, |(place, _)| place);
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_');
-        assert!(place.bytes().all(is_plain) && !path.contains("//") && !path.contains('%'), "{path}");
-    }
-    if let Ok(decoded) = percent_decode_str(path).decode_utf8() {
-        names(&decoded);
-        write(decoded.strip_prefix("/v1").unwrap_or(&decoded));
+    names(path);
+    for sent in [Sent::Alone, Sent::InBatch] {
+        if let Ok(read) = RequestPath::read(path, "v1", sent) {
+            write(path, &read);
+        }
     }
 });
 
@@ -37,44 +36,54 @@ fn is_own(path: &str) -> bool {
     let Some(path) = path.strip_prefix("/v1/") else { return false };
     match path.split('/').collect::<Vec<_>>().as_slice() {
         ["" | "batch" | "__api__" | "__broadcasts__" | "_changes"] => true,
-        ["buckets", bucket, rest @ ..] if is_id(bucket) => match rest {
+        ["buckets", bucket, rest @ ..] if id(bucket).is_some() => match rest {
             ["history" | "_changes"] | ["history", "_changes"] => true,
-            ["collections", collection, leaf] if is_id(collection) => {
-                let is_list = (*bucket, *collection, *leaf) == ("monitor", "changes", "records");
+            ["collections", collection, leaf] if id(collection).is_some() => {
+                let is_list = (id(bucket).as_deref(), id(collection).as_deref(), *leaf)
+                    == (Some("monitor"), Some("changes"), "records");
                 is_list || matches!(*leaf, "" | "_changes" | "changeset")
             }
-            ["snapshot", "collections", place] => {
-                place.split_once('@').is_some_and(|(collection, moment)| {
-                    is_id(collection) && !moment.is_empty() && !moment.contains(['%', '@'])
-                })
-            }
+            ["snapshot", "collections", place] => id(place).is_some_and(|place| {
+                place
+                    .rsplit_once('@')
+                    .is_some_and(|(collection, moment)| is_segment(collection) && !moment.is_empty())
+            }),
             _ => false,
         },
         _ => false,
     }
 }
 
-fn names(uri: &str) {
-    let ids: Vec<&str> = match Resource::of(uri) {
-        Resource::Bucket(bucket) | Resource::Collections(bucket) | Resource::Groups(bucket) => vec![bucket],
-        Resource::Collection(bucket, collection) | Resource::Records(bucket, collection) => {
-            vec![bucket, collection]
+/// What a segment names: printable ASCII, in which each `%` escapes something.
+fn id(segment: &str) -> Option<Cow<'_, str>> {
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        let is_escape = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_hexdigit());
+        let is_whole = byte != b'%' || is_escape(rest.next()) && is_escape(rest.next());
+        if !is_whole || !byte.is_ascii_graphic() || byte == b'\\' {
+            return None;
         }
-        Resource::Record(bucket, collection, record) => vec![bucket, collection, record],
-        Resource::Buckets | Resource::Other => Vec::new(),
-    };
-    assert!(ids.into_iter().all(is_id), "{uri}");
+    }
+    percent_decode_str(segment).decode_utf8().ok().filter(|id| is_segment(id))
+}
+
+fn names(uri: &str) {
+    let resource = Resource::of(uri);
+    if resource != Resource::Other && resource != Resource::Accounts {
+        assert_eq!(Resource::of(&resource.to_string()), resource, "{uri}");
+    }
     if let Some(object) = Object::of_uri(uri) {
-        assert_eq!(Object::of_uri(&object.to_string()), Some(object.clone()), "{uri}");
-        assert!(uri.starts_with(&object.to_string()), "{uri}: {object}");
+        assert!(is_segment(object.bucket()) && is_segment(object.id()), "{uri}");
+        assert_eq!(Object::of_uri(&object.to_string()), Some(object), "{uri}");
     }
 }
 
-fn write(path: &str) {
+fn write(path: &str, read: &RequestPath) {
     let credentials = Credentials::of(&HeaderMap::new());
     let default = "0a1b".into();
-    let write = Write::new(&Method::PUT, path, &HeaderMap::new(), credentials, Some(&default));
+    let write = Write::new(&Method::PUT, read, &HeaderMap::new(), credentials, Some(&default));
     assert!(!write.uri.starts_with("/buckets/default/") && write.uri != "/buckets/default", "{path}");
+    assert!(write.uri.is_ascii() && !write.uri.contains("//"), "{path}: {}", write.uri);
     if let Some(list) = write.target.as_ref().and_then(|target| target.list()) {
         assert!(write.uri.starts_with(&list), "{path} is not in {list}");
     }

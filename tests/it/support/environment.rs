@@ -18,6 +18,8 @@ pub enum Environment {
     Plain,
     /// Kinto with kinto-changes.
     Plugin,
+    /// Kinto without plugins, behind other servers than waitress.
+    Servers,
     /// Node with the npm clients.
     Node,
     /// CouchDB's Python clients.
@@ -29,6 +31,7 @@ impl Environment {
         match self {
             Self::Plain => "plain",
             Self::Plugin => "plugin",
+            Self::Servers => "servers",
             Self::Node => "node",
             Self::Couch => "couch",
         }
@@ -77,11 +80,13 @@ impl Installed {
 pub fn environment(kind: Environment) -> &'static Installed {
     static PLAIN: OnceLock<Installed> = OnceLock::new();
     static PLUGIN: OnceLock<Installed> = OnceLock::new();
+    static SERVERS: OnceLock<Installed> = OnceLock::new();
     static NODE: OnceLock<Installed> = OnceLock::new();
     static COUCH: OnceLock<Installed> = OnceLock::new();
     let cell = match kind {
         Environment::Plain => &PLAIN,
         Environment::Plugin => &PLUGIN,
+        Environment::Servers => &SERVERS,
         Environment::Node => &NODE,
         Environment::Couch => &COUCH,
     };

@@ -21,6 +21,17 @@ pub enum Plugin {
     Flush,
 }
 
+/// What serves a Kinto.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// As in all tests that are not about servers.
+    Waitress,
+    /// One process, in threads.
+    Gunicorn,
+    /// `http-socket`, one process, in threads.
+    Uwsgi,
+}
+
 /// How a Kinto is to be. Anybody who is authenticated may create buckets; the service account may read everything.
 #[derive(Clone, Debug)]
 pub struct KintoOptions {
@@ -29,6 +40,7 @@ pub struct KintoOptions {
     settings: serde_json::Map<String, serde_json::Value>,
     processes: usize,
     threads: usize,
+    server: Server,
 }
 
 impl KintoOptions {
@@ -40,12 +52,25 @@ impl KintoOptions {
             settings: serde_json::Map::new(),
             processes: 1,
             threads: 8,
+            server: Server::Waitress,
         }
     }
 
     /// A Kinto with a PostgreSQL database of its own, in two processes.
     pub fn postgres() -> Self {
         Self { postgres: true, processes: 2, ..Self::memory() }
+    }
+
+    /// Behind another server than waitress.
+    pub fn server(self, server: Server) -> Self {
+        Self { server, ..self }
+    }
+
+    /// With id generators that take any segment of a path.
+    pub fn any_id(self) -> Self {
+        ["", "bucket_", "collection_", "group_", "record_"].into_iter().fold(self, |options, kind| {
+            options.setting(&format!("kinto.{kind}id_generator"), "serve_kinto.AnyId")
+        })
     }
 
     /// With a plugin.
@@ -96,13 +121,17 @@ impl Kinto {
 
     /// Starts a Kinto and waits until it answers.
     pub fn start(options: KintoOptions) -> Self {
-        let kind =
-            if options.plugins.contains(&Plugin::Changes) { Environment::Plugin } else { Environment::Plain };
+        let kind = match options.server {
+            Server::Waitress if options.plugins.contains(&Plugin::Changes) => Environment::Plugin,
+            Server::Waitress => Environment::Plain,
+            Server::Gunicorn | Server::Uwsgi => Environment::Servers,
+        };
         let order = json!({
             "settings": options.all_settings(),
             "database": options.postgres.then(postgres::socket_folder),
             "processes": options.processes,
             "threads": options.threads,
+            "server": format!("{:?}", options.server).to_lowercase(),
         });
         let mut process = Command::new(environment(kind).python())
             .arg(tests_folder().join("it/support/serve_kinto.py"))

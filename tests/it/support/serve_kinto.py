@@ -1,8 +1,8 @@
 """Serves a Kinto on a free port until standard input ends.
 
 Takes one JSON object: `settings` (those of `[app:main]`), `database` (the folder of PostgreSQL's socket, or null for memory),
-`processes` and `threads`. Prints the port once the socket is open. Port 0 and the inherited socket mean that no port is ever
-guessed; standard input ends with the test process, however that ends.
+`server` (`waitress`, `gunicorn` or `uwsgi`), `processes` and `threads`. Prints the port once the socket is open. Port 0 and the
+inherited socket mean that no port is ever guessed; standard input ends with the test process, however that ends.
 """
 
 import hashlib
@@ -15,6 +15,16 @@ import threading
 import uuid
 
 SERVICE_ACCOUNT = "sidecar:secret"
+
+
+class AnyId:
+    """An id generator of an operator's: whatever can stand in a path."""
+
+    def match(self, object_id):
+        return len(object_id) > 0
+
+    def __call__(self):
+        return str(uuid.uuid4())
 
 
 def settings_of(options):
@@ -54,12 +64,36 @@ def database_in(folder):
     return f"postgresql://kinto@/{name}?host={folder}"
 
 
-def serve(listener, settings, threads):
-    import waitress
+def serve(listener, settings, threads, server):
+    if server == "uwsgi":
+        os.set_inheritable(listener.fileno(), True)
+        os.environ["KINTO_SETTINGS"] = json.dumps(settings)
+        program = os.path.join(os.path.dirname(sys.executable), "uwsgi")
+        options = ["--http-socket", f"fd://{listener.fileno()}", "--threads", str(threads), "--enable-threads"]
+        options += ["--need-app", "--disable-logging", "--wsgi-file", os.path.abspath(__file__)]
+        os.execv(program, [program, *options])
 
     import kinto
 
     app = kinto.main({}, **settings)
+    if server == "gunicorn":
+        from gunicorn.app.base import BaseApplication
+
+        class Application(BaseApplication):
+            def load_config(self):
+                self.cfg.set("bind", f"fd://{listener.fileno()}")
+                self.cfg.set("worker_class", "gthread")
+                self.cfg.set("threads", threads)
+                self.cfg.set("control_socket_disable", True)
+
+            def load(self):
+                return app
+
+        Application().run()
+        return
+
+    import waitress
+
     waitress.serve(app, sockets=[listener], threads=threads, ident=None, _quiet=True, channel_timeout=300)
 
 
@@ -95,9 +129,19 @@ def main():
             sys.exit("the schema could not be made")
     for _ in range(options["processes"] - 1):
         if os.fork() == 0:
-            serve(listener, settings, options["threads"])
+            serve(listener, settings, options["threads"], "waitress")
     print(listener.getsockname()[1], flush=True)
-    serve(listener, settings, options["threads"])
+    # The other servers take the process, or its signals, for themselves.
+    if options["server"] == "waitress" or os.fork() == 0:
+        serve(listener, settings, options["threads"], options["server"])
+    threading.Event().wait()
 
 
-main()
+# What id generators are found by.
+sys.modules["serve_kinto"] = sys.modules[__name__]
+if __name__ == "__main__":
+    main()
+elif "KINTO_SETTINGS" in os.environ:
+    import kinto
+
+    application = kinto.main({}, **json.loads(os.environ["KINTO_SETTINGS"]))

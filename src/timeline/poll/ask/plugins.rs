@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Asker, Followed, List, PollError, expect, parse};
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::clock::Clock;
 
 /// The path of the changes plugin's list.
@@ -83,7 +83,7 @@ impl Asker {
         for bucket in
             buckets.into_iter().filter(|bucket| !self.histories.contains_key(bucket)).collect::<Vec<_>>()
         {
-            let path = format!("/buckets/{bucket}/history?_limit=1&_fields=last_modified");
+            let path = format!("/buckets/{}/history?_limit=1&_fields=last_modified", segment(&bucket));
             let begun = Instant::now();
             let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await;
             let newest = answer.ok().filter(|answer| answer.status() == StatusCode::OK);
@@ -103,7 +103,8 @@ impl Asker {
         let mut changed = BTreeSet::new();
         let since = seen.back(self.overlap);
         let mut next = Some(format!(
-            "/buckets/{bucket}/history?_since={since}&_fields=last_modified,collection_id,resource_name"
+            "/buckets/{}/history?_since={since}&_fields=last_modified,collection_id,resource_name",
+            segment(bucket)
         ));
         while let Some(path) = next {
             let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;

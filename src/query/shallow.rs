@@ -1,0 +1,151 @@
+//! Rows as they are written, however deep they nest: Kinto takes a thousand levels, and whoever looks into a row goes down
+//! level by level on the stack.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+/// What is nested deeper cannot be told from `null`.
+const DEEPEST: usize = 100;
+
+/// What stands in an object; nothing where it is none.
+pub fn members(json: &[u8]) -> Map<String, Value> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    match Level(DEEPEST).deserialize(&mut reader) {
+        Ok(Value::Object(members)) => members,
+        _ => Map::new(),
+    }
+}
+
+/// What is left of an object when only these paths are kept, as it is written and in the order of the paths.
+///
+/// Follows `dict_subset` of `kinto.core.utils`.
+pub fn subset_of(json: &str, paths: &[&str]) -> Option<String> {
+    subset_below(json, paths, DEEPEST)
+}
+
+fn subset_below(json: &str, paths: &[&str], levels: usize) -> Option<String> {
+    let members: std::collections::BTreeMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+    let mut names: Vec<&str> = Vec::new();
+    let mut wanted: std::collections::HashMap<&str, Vec<Option<&str>>> = std::collections::HashMap::new();
+    for path in paths {
+        let (name, rest) = path.split_once('.').map_or((*path, None), |(name, rest)| (name, Some(rest)));
+        let rests = wanted.entry(name).or_default();
+        if rests.is_empty() {
+            names.push(name);
+        }
+        rests.push(rest);
+    }
+    let mut kept = String::from("{");
+    for name in names {
+        let Some(value) = members.get(name).map(|value| value.get()) else { continue };
+        let rests: Option<Vec<&str>> = wanted.remove(name).unwrap_or_default().into_iter().collect();
+        let part = match rests {
+            Some(rests) if value.starts_with('{') && levels > 0 => subset_below(value, &rests, levels - 1),
+            _ => None,
+        };
+        if kept.len() > 1 {
+            kept.push(',');
+        }
+        kept.push_str(&Value::from(name).to_string());
+        kept.push(':');
+        kept.push_str(part.as_deref().unwrap_or(value));
+    }
+    kept.push('}');
+    Some(kept)
+}
+
+/// How many levels may follow.
+#[derive(Clone, Copy)]
+struct Level(usize);
+
+impl<'de> DeserializeSeed<'de> for Level {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
+        if self.0 == 0 {
+            reader.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null)
+        } else {
+            reader.deserialize_any(self)
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Level {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(Self(self.0 - 1))? {
+            list.push(item);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = members.next_key()? {
+            object.insert(name, members.next_value_seed(Self(self.0 - 1))?);
+        }
+        Ok(object.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_looked_into_however_deep_they_nest() {
+        let deep = format!("{}1{}", "[".repeat(2000), "]".repeat(2000));
+        let row = format!(r#"{{"a":{{"b":{{"c":1.50}},"deep":{deep}}},"n":[1,-2,2.5,"x",null,true]}}"#);
+        let members = members(row.as_bytes());
+        assert_eq!(members["n"], json!([1, -2, 2.5, "x", null, true]));
+        assert_eq!(super::super::nested(&members, "a.b.c"), Some(&json!(1.5)));
+        assert_eq!(subset_of(&row, &["a.b", "a.x", "z"]), Some(r#"{"a":{"b":{"c":1.50}}}"#.to_owned()));
+        assert_eq!(subset_of(&row, &["a.deep"]), Some(format!(r#"{{"a":{{"deep":{deep}}}}}"#)));
+        assert!(super::members(b"[1]").is_empty());
+    }
+
+    #[test]
+    fn a_subset_is_that_of_the_values() {
+        let row = json!({"id": "1", "a": {"b": 1, "c": 2, "d": 3}, "x": "text"});
+        for paths in [&["a.b", "a.d", "x.y", "z", "id"][..], &["a.b", "a"], &["a", "a.b"], &["id", "id"]] {
+            let kept = super::super::subset(row.as_object().unwrap(), paths);
+            let text: Value = serde_json::from_str(&subset_of(&row.to_string(), paths).unwrap()).unwrap();
+            assert_eq!(text, Value::Object(kept), "{paths:?}");
+        }
+    }
+}
