@@ -71,7 +71,8 @@ def serve(listener, settings, threads, server):
         program = os.path.join(os.path.dirname(sys.executable), "uwsgi")
         options = ["--http-socket", f"fd://{listener.fileno()}", "--threads", str(threads), "--enable-threads"]
         options += ["--need-app", "--disable-logging", "--wsgi-file", os.path.abspath(__file__)]
-        os.execv(program, [program, *options])
+        # The script names the interpreter of the folder that it was installed in, which has been renamed since.
+        os.execv(sys.executable, [sys.executable, program, *options])
 
     import kinto
 
