@@ -91,7 +91,9 @@ pub fn tag_of(id: &str) -> String {
 /// Keeps an answer that was made for one requester out of every shared cache.
 pub fn keep_private(headers: &mut HeaderMap) {
     headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.append(VARY, HeaderValue::from_static("Authorization"));
+    for credentials in ["Authorization", "Cookie"] {
+        headers.append(VARY, HeaderValue::from_static(credentials));
+    }
 }
 
 fn expires(seconds: u64, now: SystemTime) -> Option<HeaderValue> {

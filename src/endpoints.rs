@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use http::Method;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod root;
 pub mod snapshot;
 
 use crate::access::Credentials;
+use crate::cache_control;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::handler::Core;
@@ -88,12 +89,22 @@ pub async fn answer(
     };
     let mut response = match answered {
         // What the client did wrong is told to scripts as any other answer of the endpoint.
-        Err(error) if error.status().is_client_error() => error.into_response(),
+        Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
         answered => answered?,
     };
     let origins = &core.app.settings.kinto.cors_origins;
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), exposed, origins);
     Ok(response)
+}
+
+/// What somebody is told whose request is wrong. Some caches keep a 404 of their own accord: not for others, where it is
+/// what one with credentials was told.
+pub(crate) fn refusal(error: Error, request: &HeaderMap) -> Response {
+    let mut response = error.into_response();
+    if !Credentials::of(request).is_anonymous() {
+        cache_control::keep_private(response.headers_mut());
+    }
+    response
 }
 
 /// Answers from the list of timestamps, brought up to what the request shows to be known to the client. What needs no

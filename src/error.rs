@@ -44,7 +44,7 @@ pub enum Error {
     /// A feed cannot be given as asked for. CouchDB's clients look for `reason`.
     #[error("{reason}")]
     Feed {
-        /// 400, 404 or 415.
+        /// 400, 403, 404 or 415.
         status: StatusCode,
         /// Why, in CouchDB's words where it has some.
         reason: String,
@@ -141,7 +141,7 @@ impl Error {
         match self {
             Self::InvalidJson(_) => 106,
             Self::Unauthorized => 104,
-            Self::Forbidden => 121,
+            Self::Forbidden | Self::Feed { status: StatusCode::FORBIDDEN, .. } => 121,
             Self::NotFound | Self::Feed { status: StatusCode::NOT_FOUND, .. } => 111,
             Self::InvalidParameter { .. } | Self::Invalid(_) | Self::NotAcceptable | Self::Feed { .. } => 107,
             Self::MethodNotAllowed { .. } => 115,

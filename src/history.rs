@@ -27,6 +27,7 @@ mod examine;
 mod follow;
 mod implicit;
 mod list;
+mod lives;
 mod recording;
 mod turns;
 mod visible;

@@ -42,7 +42,7 @@ mod transfer;
 mod trim;
 mod writer;
 
-pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, News, Outcome, Permissions};
+pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
 pub use object::{Object, ResourceName};
 pub use transfer::{Export, Imported, Line};
 
@@ -248,6 +248,13 @@ impl Journal {
     pub async fn known(&self, objects: &[Object]) -> Result<BTreeMap<Object, Known>, JournalError> {
         let mut reading = self.reading().await?;
         let answer = bounded(DEADLINE, state::known(&mut reading, objects)).await;
+        reading.take(answer)
+    }
+
+    /// The present life of a bucket that is known to be there.
+    pub async fn life(&self, bucket: &str) -> Result<Option<Life>, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::life(&mut reading, bucket)).await;
         reading.take(answer)
     }
 

@@ -46,7 +46,6 @@ pub(super) fn stale(
 pub(super) fn old_since(
     since: Option<Timestamp>,
     request: &Parts,
-    base_url: &(dyn Fn() -> String + Sync),
     settings: &Settings,
     now: Timestamp,
 ) -> Option<Response> {
@@ -56,14 +55,13 @@ pub(super) fn old_since(
         return None;
     }
     let query = rewrite(request.uri.query().unwrap_or_default(), "_since", |_| None);
-    Some(redirect(request, &query, base_url, settings, now))
+    Some(redirect(request, &query, settings, now))
 }
 
 /// The redirect of an `_expected` between quotes, where remote-settings is followed.
 pub(super) fn quoted_expected(
     expected: &str,
     request: &Parts,
-    base_url: &(dyn Fn() -> String + Sync),
     settings: &Settings,
     now: Timestamp,
 ) -> Option<Response> {
@@ -76,7 +74,7 @@ pub(super) fn quoted_expected(
     });
     // Nothing but quotes: there is nothing to redirect to.
     let named = unquote(expected).is_some_and(|inner| !inner.is_empty() && !inner.contains('"'));
-    named.then(|| redirect(request, &query, base_url, settings, now))
+    named.then(|| redirect(request, &query, settings, now))
 }
 
 /// A query with each pair of this name replaced or left out; the others as they came.
@@ -87,17 +85,12 @@ fn rewrite(query: &str, name: &str, replace: impl Fn(&str) -> Option<String>) ->
     kept.collect::<Vec<_>>().join("&")
 }
 
-fn redirect(
-    request: &Parts,
-    query: &str,
-    base_url: &(dyn Fn() -> String + Sync),
-    settings: &Settings,
-    now: Timestamp,
-) -> Response {
+fn redirect(request: &Parts, query: &str, settings: &Settings, now: Timestamp) -> Response {
     let host = settings.changes.http_host.as_deref().or(settings.kinto.http_host.as_deref());
     let base = match host.filter(|host| !host.is_empty()) {
         Some(host) => format!("{}://{host}", settings.kinto.http_scheme.as_deref().unwrap_or("https")),
-        None => base_url(),
+        // SECURITY: the answer may be kept for a day, and `Host` is whatever its requester wrote.
+        None => String::new(),
     };
     let mark = if query.is_empty() { "" } else { "?" };
     let location = format!("{base}{}{mark}{query}", request.uri.path());

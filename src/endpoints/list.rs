@@ -182,6 +182,11 @@ pub fn check_accept(headers: &HeaderMap) -> Result<(), Error> {
     }
 }
 
+/// Whether the settings name the host under which this service is known.
+pub fn names_host(settings: &Settings) -> bool {
+    settings.kinto.http_host.as_deref().is_some_and(|host| !host.is_empty())
+}
+
 /// Scheme and host under which this service is known: those of the settings, else those that the request came by.
 pub fn base_url(settings: &Settings, scheme: &str, host: &str) -> String {
     let scheme = settings.kinto.http_scheme.as_deref().unwrap_or(scheme);

@@ -71,7 +71,7 @@ pub struct Asked {
 
 /// Checks a request for the list, whatever its method: what needs no list is answered at once (`Break`).
 pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Response, Asked>, Error> {
-    let Context { settings, now, base_url } = *context;
+    let Context { settings, now, .. } = *context;
     if request.method == Method::OPTIONS {
         let origins = &settings.kinto.cors_origins;
         return Ok(ControlFlow::Break(cors::preflight(&request.headers, METHODS, Exposed::List, origins)?));
@@ -83,7 +83,7 @@ pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Respo
     let asked = Asked::read(request, now)?;
     let expected = asked.expected.as_deref().and_then(timestamp);
     let detour = detour::stale(expected, asked.since, settings, now)
-        .or_else(|| detour::old_since(asked.since, request, base_url, settings, now));
+        .or_else(|| detour::old_since(asked.since, request, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(asked), ControlFlow::Break))
 }
 
@@ -120,7 +120,11 @@ impl Asked {
                 if monitor.context.settings.compat == Compat::KintoChanges {
                     return Ok(list::not_modified(timestamp));
                 }
-                list::json(Body::full("{\"data\":[]}"))
+                // Who has it is told that there is nothing new: of no use to a cache that asks for others, too.
+                let mut response = list::json(Body::full("{\"data\":[]}"));
+                list::insert_timestamp(response.headers_mut(), timestamp);
+                cache_control::forbid(response.headers_mut());
+                return Ok(response);
             }
             Verdict::Failed => return Ok(list::precondition_failed(timestamp)),
             Verdict::Proceed | Verdict::NotModified => match &self.given {
@@ -194,6 +198,9 @@ impl Monitor<'_> {
             let path = request.uri.path();
             let url = list::next_page(&(self.context.base_url)(), path, request.uri.query(), limit, &token);
             headers.extend(url.map(|url| (list::NEXT_PAGE, url)));
+            if !list::names_host(self.context.settings) {
+                headers.append(VARY, HeaderValue::from_static("Host"));
+            }
         }
         if query.uses_to {
             headers.insert(list::ALERT, list::TO_IS_DEPRECATED);

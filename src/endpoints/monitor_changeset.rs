@@ -26,7 +26,7 @@ pub fn check(
     context: &Context<'_>,
     request: &Parts,
 ) -> Result<ControlFlow<Response, ChangesetParams>, Error> {
-    let Context { settings, now, base_url } = *context;
+    let Context { settings, now, .. } = *context;
     if request.method == Method::OPTIONS {
         let origins = &settings.kinto.cors_origins;
         return Ok(ControlFlow::Break(cors::preflight(
@@ -40,9 +40,9 @@ pub fn check(
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
 
     let params = ChangesetParams::parse(request.uri.query(), settings.compat, now)?;
-    let detour = detour::quoted_expected(&params.expected, request, base_url, settings, now)
+    let detour = detour::quoted_expected(&params.expected, request, settings, now)
         .or_else(|| detour::stale(params.expected_timestamp(), params.since, settings, now))
-        .or_else(|| detour::old_since(params.since, request, base_url, settings, now));
+        .or_else(|| detour::old_since(params.since, request, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(params), ControlFlow::Break))
 }
 

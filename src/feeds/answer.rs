@@ -1,5 +1,6 @@
 //! Answers a request for a feed.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::framing::{self, Layout};
-use super::moment::Position;
-use super::params::{self, Mode, Params};
+use super::moment::{Position, Room};
+use super::params::{self, Mode, Params, Since};
 use super::permission::admitted;
 use super::reader::Reader;
 use super::seats::Seat;
@@ -29,10 +30,11 @@ use crate::compression::{self, Encoding};
 use crate::conditional::{self, Condition};
 use crate::cors::{self, Exposed};
 use crate::endpoints::changeset::{mark, mark_passed};
+use crate::endpoints::refusal;
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers;
-use crate::kinto::segment;
+use crate::kinto::{Timestamp, segment};
 use crate::mirror::Freshness;
 use crate::query::members;
 use crate::server::Peer;
@@ -59,7 +61,7 @@ pub async fn answer(
         return Ok(cors::preflight(&request.headers, METHODS, Exposed::Changeset, origins)?);
     }
     let mut response = match granted(core, subject, &request, body, peer).await {
-        Err(error) if error.status().is_client_error() => error.into_response(),
+        Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
         answered => answered?,
     };
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), Exposed::Changeset, origins);
@@ -97,11 +99,21 @@ async fn granted(
             "{name:?} is no parameter of feeds, and is ignored in that of {subject}: filters of Kinto's need filter=_kinto"
         );
     }
-    let mut beginning = app.feeds.sources.moment(&subject, params.since, &core.upstream).await?;
+    let mut beginning =
+        app.feeds.sources.moment(&subject, params.since, &core.upstream, &credentials).await?;
+    if !beginning.is_readable {
+        tell_of_unreadable(core, &subject);
+    }
     if is_stale {
         beginning.freshness = Freshness::Stale;
     }
-    let filter = filter::Filter::read(&params, async |name| named(core, &subject, name).await).await?;
+    let mut definition = None;
+    let defined = async |name: &str| {
+        let found = named(core, &subject, &credentials, name).await?;
+        definition = found.as_ref().map(Value::to_string);
+        Ok(found)
+    };
+    let filter = filter::Filter::read(&params, defined).await?;
     let shape = Shape {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
         // Newest first, nothing that is waited for can follow.
@@ -115,7 +127,7 @@ async fn granted(
     let reader = ReaderId::of(client, &credentials, &request.headers);
     let presence = Arc::new(app.feeds.shown.enter(beginning.moment.lineage(), reader).await);
     let memory = Memory { began: beginning.moment.began(), presence };
-    let asked = Asked { core, subject, request, credentials, params, beginning, memory };
+    let asked = Asked { core, subject, request, credentials, params, definition, beginning, memory };
     if asked.params.mode == Mode::Normal {
         asked.normal(shape).await
     } else {
@@ -123,11 +135,31 @@ async fn granted(
     }
 }
 
+/// Tells the log once of what only its readers may read.
+pub(super) fn tell_of_unreadable(core: &Core, subject: &Subject) {
+    if core.app.feeds.told.is_new(subject, Matter::Unreadable) {
+        tracing::warn!(
+            collection = %subject,
+            "live feeds of {subject} are refused: the service account (sidecar.auth) may not read it. Give it the permission \
+             \"read\" on the collection or its bucket, or name it in Kinto's collection_read_principals and \
+             record_read_principals"
+        );
+    }
+}
+
 /// The filter of this name in the collection's metadata, or else in the bucket's.
-async fn named(core: &Core, subject: &Subject, name: &str) -> Result<Option<Value>, Error> {
+async fn named(
+    core: &Core,
+    subject: &Subject,
+    credentials: &Credentials,
+    name: &str,
+) -> Result<Option<Value>, Error> {
     let defined = |json: &[u8]| members(json).get("filters")?.get(name).cloned();
     let asked = async |path: &str| {
-        let answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
+        let mut answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
+        if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            answer = core.upstream.ask_as(Method::GET, path, credentials.headers(), Bytes::new()).await?;
+        }
         if answer.status().is_server_error() {
             return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters"));
         }
@@ -158,6 +190,8 @@ struct Asked<'a> {
     request: &'a Parts,
     credentials: Credentials,
     params: Params,
+    /// Of the filter that the request names.
+    definition: Option<String>,
     beginning: Beginning,
     memory: Memory,
 }
@@ -201,6 +235,15 @@ impl Asked<'_> {
             return Ok(());
         }
         let subject = &self.subject;
+        if !self.beginning.is_readable {
+            return Err(Error::Feed {
+                status: StatusCode::FORBIDDEN,
+                reason: format!(
+                    "{subject} has no live feed, as the server's own account may not read it: that needs the permission \
+                     \"read\" on the collection or its bucket. Its normal feed has everything."
+                ),
+            });
+        }
         if self.core.app.feeds.told.is_new(subject, Matter::Oversize) {
             tracing::warn!(
                 collection = %subject,
@@ -224,9 +267,11 @@ impl Asked<'_> {
     /// Answers with what there is.
     async fn normal(self, shape: Shape) -> Result<Response, Error> {
         let is_get = self.request.method != Method::POST;
-        let tag = self.beginning.moment.tag();
+        let tag = self.tag();
+        // SECURITY: what a cache may keep depends on its URL, and not on who asked first.
+        let is_personal = self.is_personal().await?;
         let condition = match &tag {
-            Some(tag) if is_get => conditional::evaluate(&self.request.headers, tag),
+            Some(tag) if is_get && !is_personal => conditional::evaluate(&self.request.headers, tag),
             _ => Condition::Holds,
         };
         let accepted = compression::negotiate(self.request.headers.get_all(header::ACCEPT_ENCODING).iter());
@@ -254,13 +299,31 @@ impl Asked<'_> {
             Encoding::Identity => format!("\"{tag}\""),
             encoding => format!("\"{tag}-{}\"", encoding.token()),
         });
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        headers::insert_kinto_defaults(headers);
+        if is_personal {
+            cache_control::forbid(headers);
+            return Ok(response);
+        }
         if let Some(Ok(etag)) = etag.map(HeaderValue::try_from) {
             headers.insert(header::ETAG, etag);
         }
-        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        headers::insert_kinto_defaults(headers);
         self.insert_caching(headers);
         Ok(response)
+    }
+
+    /// Names the answer: what there is, where `now` is, and what a filter's name stands for.
+    fn tag(&self) -> Option<String> {
+        let mut tag = self.beginning.moment.tag()?;
+        if self.params.since == Since::Now {
+            tag = format!("{tag}-{}", self.position().seq);
+        }
+        if let Some(definition) = &self.definition {
+            let mut hasher = DefaultHasher::new();
+            definition.hash(&mut hasher);
+            tag = format!("{tag}-{:016x}", hasher.finish());
+        }
+        Some(tag)
     }
 
     /// Where the reader begins. Newest first, that is at the newest, whatever `since` says: so `CouchDB` and `PouchDB` have it.
@@ -271,6 +334,23 @@ impl Asked<'_> {
             return Position::new(seq, moment.serial());
         }
         self.beginning.position(self.params.since, &self.memory.presence)
+    }
+
+    /// Whether the answer leaves out what this reader is known to have been shown, and any other would be given.
+    async fn is_personal(&self) -> Result<bool, Error> {
+        let Since::Seq(since) = self.params.since else { return Ok(false) };
+        if since == Timestamp::ZERO {
+            return Ok(false);
+        }
+        if !self.beginning.is_kept {
+            return Ok(self.beginning.moment.tag().is_none());
+        }
+        if self.params.descending || self.position().doubt.is_some() {
+            return Ok(false);
+        }
+        let (moment, room) = (&self.beginning.moment, Room { rows: 1, bytes: 1 });
+        let page = Arc::clone(moment).page(Position::anybodys(&**moment, since), room).await?;
+        Ok(page.rows.first().is_some_and(|row| row.seq <= since))
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap) {

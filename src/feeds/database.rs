@@ -5,11 +5,12 @@
 use std::ops::ControlFlow;
 
 use http::Method;
-use http::header::{HeaderValue, ORIGIN};
+use http::header::ORIGIN;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
 use super::Subject;
+use super::answer::tell_of_unreadable;
 use super::moment::Moment;
 use super::permission::admitted;
 use crate::access::Credentials;
@@ -17,7 +18,7 @@ use crate::body::Body;
 use crate::cache_control;
 use crate::cors::{self, Exposed};
 use crate::endpoints::changeset::mark;
-use crate::endpoints::list;
+use crate::endpoints::{list, refusal};
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::kinto::CollectionKey;
@@ -27,7 +28,7 @@ use crate::mirror::read::{ReadError, Source};
 /// Answers a `GET` or `HEAD`.
 pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
     let mut response = match described(core, key, request).await {
-        Err(error) if error.status().is_client_error() => error.into_response(),
+        Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
         answered => answered?,
     };
     let origins = &core.app.settings.kinto.cors_origins;
@@ -63,6 +64,13 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
             let counted = json!({ "update_seq": records.timestamp().0, "doc_count": records.live() });
             (counted, Freshness::Refreshed)
         }
+        Err(ReadError::Refused(_)) => {
+            tell_of_unreadable(core, &Subject::Collection(key.clone()));
+            let source = Source::on_behalf(core.upstream.clone(), credentials.headers());
+            let records = sources.unkept(&key, source).await?;
+            let counted = json!({ "update_seq": records.timestamp().0, "doc_count": records.live() });
+            (counted, Freshness::Refreshed)
+        }
         Err(error) => return Err(error.into()),
     };
     let constant = json!({
@@ -83,6 +91,8 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
     let mut response = list::json(body);
     cache_control::forbid(response.headers_mut());
     mark(response.headers_mut(), is_stale || freshness == Freshness::Stale);
-    response.headers_mut().append("vary", HeaderValue::from_static("Authorization"));
+    if !credentials.is_anonymous() {
+        cache_control::keep_private(response.headers_mut());
+    }
     Ok(response)
 }

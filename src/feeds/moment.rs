@@ -104,6 +104,12 @@ impl Position {
     pub fn new(seq: Timestamp, serial: u64) -> Self {
         Self { seq, serial, doubt: None }
     }
+
+    /// Of somebody who comes with a seq, and of whom it is not known what they were shown.
+    pub fn anybodys(moment: &dyn Moment, seq: Timestamp) -> Self {
+        let doubt = (seq > Timestamp::ZERO).then_some(Doubt { since: seq, shown: None });
+        Self { seq, serial: moment.serial(), doubt }
+    }
 }
 
 impl Default for Position {

@@ -16,10 +16,13 @@ use crate::kinto::Timestamp;
 use crate::query::Parameters;
 
 /// CouchDB's parameters.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 21] = [
     "feed",
     "since",
     "last-event-id",
+    "lasteventid",
+    "last_event_id",
+    "evs_last_event_id",
     "limit",
     "descending",
     "include_docs",
@@ -36,6 +39,9 @@ const RESERVED: [&str; 18] = [
     "seq_interval",
     "partition",
 ];
+
+/// The names under which programs that stand in for a browser's `EventSource` send its `Last-Event-ID`.
+const LAST_EVENT: [&str; 4] = ["last-event-id", "lasteventid", "last_event_id", "evs_last_event_id"];
 
 /// CouchDB's default for `timeout` and for `heartbeat=true`.
 const DEFAULT: Duration = Duration::from_secs(60);
@@ -110,10 +116,14 @@ impl Params {
             named.filter_map(|(_, values)| values.last()).last().map(String::as_str)
         };
         let mode = Mode::read(last("feed"))?;
-        let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-        let since = [header, last("last-event-id"), last("since")];
+        // SECURITY: any other feed may be kept by caches, under its URL alone.
+        let resumed = (mode == Mode::EventSource).then(|| {
+            let header = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+            header.into_iter().chain(LAST_EVENT.iter().filter_map(|name| last(name)))
+        });
+        let since = resumed.into_iter().flatten().chain(last("since")).map(str::trim);
         // A browser sends an empty id before it was given one.
-        let since = since.into_iter().flatten().map(str::trim).find(|since| !since.is_empty());
+        let since = since.into_iter().find(|since| !since.is_empty());
         let is_true = |name| last(name) == Some("true");
         let json = |name: &str| match last(name) {
             Some(text) => {
@@ -275,9 +285,12 @@ mod tests {
             ("since=%2212%22", Since::Seq(Timestamp(12))),
             ("since=now", Since::Now),
             ("SINCE=1&since=2", Since::Seq(Timestamp(2))),
-            ("since=1&last-event-id=7", Since::Seq(Timestamp(7))),
-            ("last-event-id=7&since=1", Since::Seq(Timestamp(7))),
-            ("last-event-id=&since=1", Since::Seq(Timestamp(1))),
+            ("since=1&last-event-id=7", Since::Seq(Timestamp(1))),
+            ("feed=longpoll&last-event-id=7&since=1", Since::Seq(Timestamp(1))),
+            ("feed=eventsource&since=1&last-event-id=7", Since::Seq(Timestamp(7))),
+            ("feed=eventsource&lastEventId=7&since=1", Since::Seq(Timestamp(7))),
+            ("feed=eventsource&evs_last_event_id=7", Since::Seq(Timestamp(7))),
+            ("feed=eventsource&last-event-id=&since=1", Since::Seq(Timestamp(1))),
             ("since=99999999999999999999999", Since::Seq(Timestamp(u64::MAX))),
         ] {
             assert_eq!(read(query).unwrap().since, since, "{query}");
@@ -294,8 +307,9 @@ mod tests {
             http::HeaderName::from_static("last-event-id"),
             HeaderValue::from_static("9"),
         )]);
-        let params = Params::read(Some("since=0&last-event-id=3"), &headers, None, MAX).unwrap();
-        assert_eq!(params.since, Since::Seq(Timestamp(9)));
+        let read = |query| Params::read(Some(query), &headers, None, MAX).unwrap().since;
+        assert_eq!(read("feed=eventsource&since=0&last-event-id=3"), Since::Seq(Timestamp(9)));
+        assert_eq!(read("since=4&last-event-id=3"), Since::Seq(Timestamp(4)));
     }
 
     #[test]

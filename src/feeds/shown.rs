@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue};
 use moka::sync::Cache;
 use tokio::sync::watch;
 
-use super::moment::{Doubt, Moment, Position};
+use super::moment::{Moment, Position};
 use crate::access::Credentials;
 use crate::kinto::Timestamp;
 
@@ -126,8 +126,7 @@ impl Presence {
         if let Some(serial) = serial {
             return Position::new(seq, serial);
         }
-        let doubt = Some(Doubt { since: seq, shown: None });
-        Position { seq, serial: moment.serial(), doubt }
+        Position::anybodys(moment, seq)
     }
 
     /// A reader who began at one position was shown everything up to another; all of it, where they read it as a whole.

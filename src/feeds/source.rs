@@ -21,6 +21,7 @@ use super::moment::{Moment, Position};
 use super::params::Since;
 use super::shown::Presence;
 use super::{Feeds, Subject, View};
+use crate::access::Credentials;
 use crate::error::Error;
 use crate::history::{History, Visible};
 use crate::journal::{Journal, News, Object};
@@ -79,6 +80,8 @@ pub struct Beginning {
     pub freshness: Freshness,
     /// Whether it is kept: only of such a source can there be a live feed.
     pub is_kept: bool,
+    /// Whether the service account may read it. What it may not is read as the requester, who may.
+    pub is_readable: bool,
     /// What was known to be the newest seq when the request arrived.
     now: Option<Timestamp>,
 }
@@ -97,15 +100,17 @@ impl Sources {
         Self { timeline, poller, mirrors, history, upstream, overlap, in_use }
     }
 
-    /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from `upstream`.
+    /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from `upstream`,
+    /// and what the service account may not read is read as the requester.
     pub async fn moment(
         &self,
         subject: &Subject,
         since: Since,
         upstream: &Upstream,
+        credentials: &Credentials,
     ) -> Result<Beginning, Error> {
         match subject {
-            Subject::Collection(key) => self.records(key, since, upstream).await,
+            Subject::Collection(key) => self.records(key, since, upstream, credentials).await,
             Subject::Bucket(bucket) => {
                 let ledger = self.poller.bucket(bucket, newer_than_known(since)).await?;
                 self.in_use.insert(Arc::clone(bucket), Arc::clone(&ledger));
@@ -117,7 +122,13 @@ impl Sources {
             }
             Subject::History(bucket, view) => {
                 let moment = Arc::new(self.entries(bucket, view).await?);
-                Ok(Beginning { moment, freshness: Freshness::Hit, is_kept: true, now: None })
+                Ok(Beginning {
+                    moment,
+                    freshness: Freshness::Hit,
+                    is_kept: true,
+                    is_readable: true,
+                    now: None,
+                })
             }
         }
     }
@@ -149,6 +160,7 @@ impl Sources {
         key: &CollectionKey,
         since: Since,
         upstream: &Upstream,
+        credentials: &Credentials,
     ) -> Result<Beginning, Error> {
         let mirror = self.mirrors.hold(key);
         let clock = mirror.clock();
@@ -158,15 +170,21 @@ impl Sources {
         let now = Some(clock.timestamp()).filter(|now| is_watched && *now > Timestamp::ZERO);
         clock.used();
         let (state, freshness) = match self.mirrors.current(key, newer_than_known(since)).await {
-            Err(ReadError::Oversize) => {
-                let moment = Arc::new(self.unkept(key, Source::new(upstream.clone())).await?);
+            Err(error @ (ReadError::Oversize | ReadError::Refused(_))) => {
+                let is_readable = matches!(error, ReadError::Oversize);
+                let source = if is_readable {
+                    Source::new(upstream.clone())
+                } else {
+                    Source::on_behalf(upstream.clone(), credentials.headers())
+                };
+                let moment = Arc::new(self.unkept(key, source).await?);
                 let freshness = Freshness::Refreshed;
-                return Ok(Beginning { moment, freshness, is_kept: false, now: None });
+                return Ok(Beginning { moment, freshness, is_kept: false, is_readable, now: None });
             }
             current => current?,
         };
         let moment = Arc::new(Records { mirror, state, overlap: self.overlap });
-        Ok(Beginning { moment, freshness, is_kept: true, now })
+        Ok(Beginning { moment, freshness, is_kept: true, is_readable: true, now })
     }
 
     /// A collection as it is now, which is not kept but read from `source`.
@@ -177,7 +195,7 @@ impl Sources {
     fn collections(&self, ledger: Arc<Ledger>, naming: Naming, is_stale: bool) -> Beginning {
         let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
         let moment = Arc::new(Collections::now(ledger, naming, self.overlap));
-        Beginning { moment, freshness, is_kept: true, now: None }
+        Beginning { moment, freshness, is_kept: true, is_readable: true, now: None }
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Matter {
     Ignored,
     /// Its live feeds are refused: it is too large to be kept.
     Oversize,
+    /// Its live feeds are refused: the service account may not read it.
+    Unreadable,
 }
 
 impl Default for Told {

@@ -203,7 +203,7 @@ pub fn outcome(closes: Option<IntentGroup>, changes: Vec<Change>) -> Outcome {
     let created = changes.iter().filter(|change| change.action == Some(Action::Create));
     let lists = created.flat_map(|change| lists_in(&change.object));
     let watermarks = lists.map(|list| (list, Timestamp::ZERO)).collect();
-    Outcome { closes, changes, known: Vec::new(), watermarks }
+    Outcome { closes, changes, known: Vec::new(), watermarks, ended: Vec::new() }
 }
 
 /// The URIs of the lists within an object.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::answer::{self, Version};
+use super::answer::Version;
 use super::write::{Target, list_of, object_in};
 use super::{History, changed, implicit, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
@@ -343,19 +343,22 @@ impl History {
         let changes = examine(self, journal, &questions).await?;
         let found = changes.len();
         if found >= questions.len() {
-            journal.settle(answer::outcome(Some(group), changes)).await?;
+            journal.settle(self.outcome_of_found(journal, Some(group), changes).await?).await?;
             return Ok(found);
         }
-        journal.settle(answer::outcome(None, changes)).await?;
+        journal.settle(self.outcome_of_found(journal, None, changes).await?).await?;
         self.lingering.add(group, questions.iter().map(|question| question.intent.clone()));
         let (history, journal) = (Arc::clone(self), journal.clone());
         tokio::spawn(async move {
             tokio::time::sleep(LINGERING).await;
             let _mark = history.examining(group);
             loop {
-                let looked = examine(&history, &journal, &questions).await;
-                let closed = match looked {
-                    Ok(changes) => journal.settle(answer::outcome(Some(group), changes)).await.map(drop),
+                let looked = async {
+                    let changes = examine(&history, &journal, &questions).await?;
+                    history.outcome_of_found(&journal, Some(group), changes).await
+                };
+                let closed = match looked.await {
+                    Ok(outcome) => journal.settle(outcome).await.map(drop),
                     Err(ExamineError::Journal(error)) => Err(error),
                     Err(ExamineError::Read(_)) => Err(JournalError::Unavailable("not looked up".into())),
                 };

@@ -10,10 +10,10 @@ use super::answer::{self, Said};
 use super::examine::{self, Question};
 use super::turns::Turn;
 use super::write::{Target, Write};
-use super::{History, implicit, list};
+use super::{History, implicit, list, lives};
 use crate::access::Credentials;
 use crate::error::Error;
-use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Object};
+use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::read::Source;
 use crate::observe::batch::SubAnswer;
@@ -39,6 +39,8 @@ struct Kept {
     /// Of what the default bucket may make by itself, beside what is asked for.
     implicit: Vec<(Intent, Credentials)>,
     turns: Vec<Turn>,
+    /// Of the buckets that the writes may make, those that were known to be there before.
+    lives: Vec<Life>,
 }
 
 // === impl Recording ===
@@ -78,6 +80,10 @@ impl Recording {
         if all.is_empty() {
             return Ok(Self::nothing());
         }
+        let lives = match lives::of_writes(&journal, &writes).await {
+            Err(_) if history.on_failure == JournalFailure::Forward => Vec::new(),
+            lives => lives?,
+        };
         let group = match journal.intend(all).await {
             Ok(group) => Some(group),
             Err(error) if history.on_failure == JournalFailure::Forward => {
@@ -87,7 +93,7 @@ impl Recording {
             Err(error) => return Err(error.into()),
         };
         let turns = writes.iter().filter_map(|write| history.turns.send(write)).collect();
-        Ok(Self(Some(Kept { history, journal, group, writes, intents, implicit, turns })))
+        Ok(Self(Some(Kept { history, journal, group, writes, intents, implicit, turns, lives })))
     }
 
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
@@ -119,7 +125,7 @@ impl Drop for Recording {
 // === impl Kept ===
 
 impl Kept {
-    async fn answered(self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
+    async fn answered(mut self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
         // After a conflict nothing that a batch says is to be believed.
         let is_doubtful = answers.len() != self.writes.len()
             || (answers.len() > 1 && answers.iter().any(|answer| answer.status == StatusCode::CONFLICT));
@@ -148,6 +154,9 @@ impl Kept {
                 Said::Unknown => is_unknown = true,
             }
         }
+        if self.writes.iter().any(|write| write.makes_a_bucket() && write.made_bucket().is_none()) {
+            self.lives.extend(lives::of_answers(&self.journal, &changes).await?);
+        }
         self.history.recorded(&changes);
         let changes = answer::in_kintos_order(changes);
         Turn::wait(&self.turns, &changes).await;
@@ -162,15 +171,22 @@ impl Kept {
         if self.group.is_none() && changes.is_empty() {
             return Ok(());
         }
-        let outcome = answer::outcome(self.group, changes);
+        let outcome = self.outcome(self.group, changes);
         self.journal.settle_at_last(outcome).await?;
         Ok(())
+    }
+
+    fn outcome(&self, closes: Option<IntentGroup>, changes: Vec<Change>) -> Outcome {
+        Outcome { ended: self.lives.clone(), ..answer::outcome(closes, changes) }
     }
 
     /// What was really written is read before the client has its answer; if that cannot be, later.
     async fn examined(mut self) -> Result<(), Error> {
         match self.examine().await {
-            Ok(changes) => self.close(changes).await,
+            Ok(outcome) => {
+                self.journal.settle_at_last(outcome).await?;
+                Ok(())
+            }
             Err(error) => {
                 tracing::warn!(%error, "could not look up what became of a batch");
                 tokio::spawn(self.resolve(Vec::new()));
@@ -179,10 +195,11 @@ impl Kept {
         }
     }
 
-    async fn examine(&mut self) -> Result<Vec<Change>, examine::ExamineError> {
+    async fn examine(&mut self) -> Result<Outcome, examine::ExamineError> {
         self.turns.clear();
         let _mark = self.group.map(|group| self.history.examining(group));
-        examine::examine(&self.history, &self.journal, &self.questions()).await
+        let changes = examine::examine(&self.history, &self.journal, &self.questions()).await?;
+        self.history.outcome_of_found(&self.journal, self.group, changes).await
     }
 
     fn questions(&self) -> Vec<Question> {
@@ -199,7 +216,7 @@ impl Kept {
     /// Asks the upstream what became of the writes until it says it; `changes` are known already.
     async fn resolve(mut self, changes: Vec<Change>) {
         if !changes.is_empty() {
-            let known = answer::outcome(None, changes);
+            let known = self.outcome(None, changes);
             if let Err(error) = self.journal.settle_at_last(known).await {
                 tracing::error!(%error, "a write is not in the journal yet");
             }

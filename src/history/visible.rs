@@ -52,7 +52,10 @@ impl History {
         }
         let object = Object::Bucket(bucket.to_owned());
         let refusal = match self.access.may_read_object(upstream, &object, credentials).await? {
-            Verdict::Granted(_) => return Ok(ControlFlow::Continue(everything)),
+            Verdict::Granted(granted) => {
+                self.look_at_bucket(journal, bucket, credentials, granted.metadata).await?;
+                return Ok(ControlFlow::Continue(everything));
+            }
             Verdict::Refused(refusal) => refusal,
         };
         if !self.kinto.explicit_permissions {

@@ -15,14 +15,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 mod watched;
 mod watching;
 
 use super::answer::Version;
+use super::examine::ExamineError;
 use super::list::{self, Listed};
 use super::{History, changed, examine};
+use crate::access::Credentials;
+use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::read::ReadError;
@@ -59,6 +63,17 @@ enum WatchError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+impl From<ExamineError> for WatchError {
+    fn from(error: ExamineError) -> Self {
+        match error {
+            ExamineError::Read(error) => Self::Read(error),
+            ExamineError::Journal(error) => Self::Journal(error),
+        }
+    }
 }
 
 // === impl Watcher ===
@@ -306,6 +321,11 @@ impl Watcher {
         let mut missing = self.missing(&versions).await?;
         if !missing.is_empty() {
             self.others_settled(uri).await?;
+            // What is news may be in another bucket under the same name.
+            if let Some((object, _)) = versions.first().filter(|_| uri != "/buckets") {
+                let nobody = Credentials::of(&HeaderMap::new());
+                self.history.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
+            }
             missing = self.missing(&versions).await?;
         }
         let mut changes: Vec<Change> = versions
@@ -316,7 +336,7 @@ impl Watcher {
             .collect();
         changes.sort_by_key(|change| change.modified);
         let changes = self.present(changes).await?;
-        let mut outcome = super::answer::outcome(None, changes);
+        let mut outcome = self.history.outcome_of_found(&self.journal, None, changes).await?;
         // A collection or bucket that nobody knew of: everything in it is news.
         let known = self
             .journal

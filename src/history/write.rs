@@ -7,6 +7,7 @@ use http::{HeaderMap, Method};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::access::Credentials;
 use crate::journal::{Intent, Object};
@@ -113,6 +114,26 @@ impl Write {
         };
         let is_unread = self.length == 0 || self.length > LARGEST_SENT as u64;
         self.sent.as_deref().map_or(is_unread, names)
+    }
+
+    /// The bucket that it may make, where its name is known before it is sent.
+    pub fn made_bucket(&self) -> Option<String> {
+        match &self.target {
+            Some(Target::Object(Object::Bucket(bucket))) if self.method == Method::PUT => {
+                Some(bucket.clone())
+            }
+            Some(Target::List(_)) if self.makes_a_bucket() => {
+                let sent: Map<String, Value> = serde_json::from_str(self.sent.as_ref()?.get()).ok()?;
+                Some(sent.get("id")?.as_str()?.to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is sent to the list of buckets, to make one.
+    pub fn makes_a_bucket(&self) -> bool {
+        let list = Target::List("/buckets".to_owned());
+        self.method == Method::POST && self.target.as_ref() == Some(&list)
     }
 
     /// What the journal is told before it is sent.

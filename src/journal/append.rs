@@ -18,6 +18,7 @@ impl Ledger<'_> {
         for known in &outcome.known {
             self.learn(known, Meaning::Moved, false).await?;
         }
+        self.ended.clone_from(&outcome.ended);
         let mut entries = Vec::new();
         for change in &outcome.changes {
             entries.extend(self.record(change).await?);
@@ -37,6 +38,9 @@ impl Ledger<'_> {
     async fn record(&mut self, change: &Change) -> sqlx::Result<Option<Entry>> {
         let object = &change.object;
         let uri = object.to_string();
+        if change.action == Some(Action::Create) {
+            self.hide_ended(object).await?;
+        }
         let before = self.state(&uri).cloned();
         let is_recorded = self.is_recorded(&uri, change.modified);
         let meaning = meaning(change, before.as_ref(), is_recorded);
@@ -101,7 +105,7 @@ impl Ledger<'_> {
             knows_readers,
             json,
         };
-        self.add(row);
+        self.add(object.bucket(), row);
         self.learn(change, meaning, true).await?;
         Ok(Some(entry))
     }

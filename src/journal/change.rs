@@ -79,6 +79,17 @@ pub struct Outcome {
     pub known: Vec<Change>,
     /// Watermarks of lists: the list's URI, and the timestamp up to which everything in it is recorded.
     pub watermarks: Vec<(String, Timestamp)>,
+    /// Lives of buckets that are over where a bucket of the same name is created by one of the changes.
+    pub ended: Vec<Life>,
+}
+
+/// A bucket for as long as it is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// The bucket's id.
+    pub bucket: String,
+    /// Its history.
+    pub(super) history: i64,
 }
 
 /// The state of an object as last recorded.

@@ -11,7 +11,7 @@ use super::readers::ReaderSets;
 use super::rows::{CHUNK, EntryRow, INSERT_ENTRIES, below, mark_gap, object_row, parents, recorded, states};
 use super::state::history;
 use super::statement::Statement;
-use super::{Change, Known, Object, Permissions};
+use super::{Change, Known, Life, Object, Permissions};
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
 
@@ -39,6 +39,8 @@ pub(super) struct Ledger<'c> {
     pub(super) intents: Vec<IntentRow>,
     /// Groups of intents that are settled.
     pub(super) settled: Vec<i64>,
+    /// Lives of buckets that are over where the bucket is created.
+    pub(super) ended: Vec<Life>,
     /// What was recorded, for those who wait for news.
     pub(super) news: Vec<(Object, Timestamp)>,
 }
@@ -95,6 +97,7 @@ impl<'c> Ledger<'c> {
             rows: Vec::new(),
             intents: Vec::new(),
             settled: Vec::new(),
+            ended: Vec::new(),
             news: Vec::new(),
         }
     }
@@ -250,10 +253,14 @@ impl<'c> Ledger<'c> {
         self.newest.get(uri)?.as_deref()
     }
 
-    /// Adds an entry.
-    pub(super) fn add(&mut self, row: EntryRow) {
+    /// Adds an entry to the history of this name.
+    pub(super) fn add(&mut self, name: &str, row: EntryRow) {
+        self.count(name, 1);
+        if is_hidden(name) {
+            self.rows.push(row);
+            return;
+        }
         let uri = row.object.to_string();
-        self.count(row.object.bucket(), 1);
         self.recorded.insert((uri.clone(), row.object_modified));
         self.newest.insert(uri, Some(row.json.clone()));
         self.rows.push(row);
@@ -261,6 +268,28 @@ impl<'c> Ledger<'c> {
 
     /// Forgets what is below a deleted collection or bucket, and with a bucket its history.
     pub(super) async fn forget_below(&mut self, object: &Object) -> sqlx::Result<()> {
+        self.forget(object, false).await
+    }
+
+    /// A bucket is created. Where another one is known to be there under its name, that vanished without being deleted
+    /// (its storage was flushed, or is that of an older backup): its history is kept, hidden from those who may read the
+    /// new one.
+    pub(super) async fn hide_ended(&mut self, object: &Object) -> sqlx::Result<()> {
+        let Object::Bucket(bucket) = object else { return Ok(()) };
+        let Some(life) = self.ended.iter().find(|life| life.bucket == *bucket).map(|life| life.history)
+        else {
+            return Ok(());
+        };
+        let uri = object.to_string();
+        let is_there = self.state(&uri).is_some_and(|state| !state.deleted);
+        if is_there && self.history(bucket).await?.id == life {
+            self.forget(object, true).await?;
+            self.objects.insert(uri, None);
+        }
+        Ok(())
+    }
+
+    async fn forget(&mut self, object: &Object, is_hidden: bool) -> sqlx::Result<()> {
         if !matches!(object, Object::Bucket(_) | Object::Collection(..)) {
             return Ok(());
         }
@@ -274,7 +303,7 @@ impl<'c> Ledger<'c> {
             range.push(&format!(" AND {column} < ")).bind(to.as_str()).execute(self.connection).await?;
         }
         if let Object::Bucket(bucket) = object {
-            self.end_history(bucket).await?;
+            self.end_history(bucket, is_hidden).await?;
             let is_inside = |uri: &String| is_below(uri) || *uri == object.to_string();
             self.recorded.retain(|(uri, _)| !is_inside(uri));
             self.newest.iter_mut().filter(|(uri, _)| is_inside(uri)).for_each(|(_, json)| *json = None);
@@ -282,11 +311,22 @@ impl<'c> Ledger<'c> {
         Ok(())
     }
 
-    /// The history of a bucket ends; that of its next life begins with later timestamps.
-    async fn end_history(&mut self, bucket: &str) -> sqlx::Result<()> {
+    /// The history of a bucket ends; that of its next life begins with later timestamps. A hidden one goes on under a name
+    /// that no bucket has; with the bucket that is deleted, those that are hidden behind its name end, too.
+    async fn end_history(&mut self, bucket: &str, is_hidden: bool) -> sqlx::Result<()> {
         let history = self.history(bucket).await?;
-        let end = Statement::new("UPDATE sidecar_histories SET is_current = 0 WHERE id = ").bind(history.id);
-        end.execute(self.connection).await?;
+        if is_hidden {
+            let name = hidden_name(bucket, history.timestamp, history.id);
+            let hide = Statement::new("UPDATE sidecar_histories SET bucket = ").bind(name.as_str());
+            hide.push(" WHERE id = ").bind(history.id).execute(self.connection).await?;
+        } else {
+            let (from, to) = hidden_names(bucket);
+            let end = "UPDATE sidecar_histories SET is_current = 0 WHERE is_current = 1 AND ";
+            let own = Statement::new(end).push("bucket = ").bind(bucket);
+            own.execute(self.connection).await?;
+            let hidden = Statement::new(end).push("bucket >= ").bind(from).push(" AND bucket < ").bind(to);
+            hidden.execute(self.connection).await?;
+        }
         let next = self.begin_history(bucket, history.timestamp).await?;
         self.histories.insert(bucket.to_owned(), next);
         Ok(())
@@ -343,4 +383,27 @@ impl<'c> Ledger<'c> {
         }
         Ok(())
     }
+}
+
+/// What a history is called that is hidden: no id of a bucket has a slash.
+fn hidden_name(bucket: &str, timestamp: Timestamp, history: i64) -> String {
+    format!("{bucket}/{timestamp}-{history}")
+}
+
+/// The range of the names of hidden histories of a bucket.
+pub(super) fn hidden_names(bucket: &str) -> (String, String) {
+    below(bucket)
+}
+
+/// Whether that is what a hidden history is called.
+pub(super) fn is_hidden(name: &str) -> bool {
+    name.contains('/')
+}
+
+/// The bucket whose history has this name, hidden or not; `None` where that is no such name.
+pub(super) fn bucket_of(name: &str) -> Option<&str> {
+    let Some((bucket, life)) = name.split_once('/') else { return Some(name) };
+    let (timestamp, history) = life.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(timestamp) && is_number(history)).then_some(bucket)
 }

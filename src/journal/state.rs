@@ -8,7 +8,7 @@ use sqlx::{AnyConnection, Row};
 use super::entry::Told;
 use super::rows::{CHUNK, recorded, states};
 use super::statement::{Statement, timestamp};
-use super::{Known, Object};
+use super::{Known, Life, Object};
 use crate::kinto::{Timestamp, segment};
 
 /// What is known of objects.
@@ -81,6 +81,14 @@ pub(super) async fn history(
         Statement::new("SELECT id, timestamp FROM sidecar_histories WHERE is_current = 1 AND bucket = ");
     let row = select.bind(bucket).first(connection).await?;
     row.map(|row| Ok((row.try_get(0)?, timestamp(&row, 1)?))).transpose()
+}
+
+/// The life of a bucket that is known to be there.
+pub(super) async fn life(connection: &mut AnyConnection, bucket: &str) -> sqlx::Result<Option<Life>> {
+    let uri = Object::Bucket(bucket.to_owned()).to_string();
+    let is_there = states(connection, &[uri]).await?.iter().any(|(_, state)| !state.deleted);
+    let found = history(connection, bucket).await?.filter(|_| is_there);
+    Ok(found.map(|(history, _)| Life { bucket: bucket.to_owned(), history }))
 }
 
 /// For each record, the newest version at or before a moment, and whether one may be missing.

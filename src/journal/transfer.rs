@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::ledger::{bucket_of, is_hidden};
 use super::{Action, Object, Permissions};
 use crate::kinto::{Timestamp, is_segment};
 
@@ -37,12 +38,39 @@ pub struct Line(Content);
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Content {
-    Entry { entry: Box<RawValue>, readers: Vec<String>, knows_readers: bool },
-    Tombstone { bucket: String, tombstone: String, last_modified: u64 },
-    Gap { bucket: String, collection: String, since: u64 },
-    History { bucket: String, timestamp: u64 },
-    Object { object: String, modified: u64, deleted: bool, permissions: Option<Permissions>, is_entry: bool },
-    Watermark { list: String, timestamp: u64 },
+    Entry {
+        entry: Box<RawValue>,
+        readers: Vec<String>,
+        knows_readers: bool,
+        /// The hidden history that it is in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hidden: Option<String>,
+    },
+    Tombstone {
+        bucket: String,
+        tombstone: String,
+        last_modified: u64,
+    },
+    Gap {
+        bucket: String,
+        collection: String,
+        since: u64,
+    },
+    History {
+        bucket: String,
+        timestamp: u64,
+    },
+    Object {
+        object: String,
+        modified: u64,
+        deleted: bool,
+        permissions: Option<Permissions>,
+        is_entry: bool,
+    },
+    Watermark {
+        list: String,
+        timestamp: u64,
+    },
 }
 
 /// What has to be known of an entry.
@@ -94,7 +122,7 @@ impl Line {
         }
         let entry = serde_json::value::to_raw_value(&members).map_err(|error| error.to_string())?;
         Head::of(entry.get())?;
-        Ok(Self(Content::Entry { entry, readers: Vec::new(), knows_readers: false }))
+        Ok(Self(Content::Entry { entry, readers: Vec::new(), knows_readers: false, hidden: None }))
     }
 
     fn text(content: &Content) -> String {
@@ -105,8 +133,18 @@ impl Line {
 /// What a line of an export says. Entries are taken as they are written.
 fn read_content(members: &Members, text: &str) -> Option<Content> {
     if let Some(entry) = members.get("entry") {
-        Head::of(entry.get()).ok()?;
+        let head = Head::of(entry.get()).ok()?;
+        let hidden: Option<String> = match members.get("hidden") {
+            Some(hidden) => Some(serde_json::from_str(hidden.get()).ok()?),
+            None => None,
+        };
+        let object = head.object()?;
+        if hidden.as_deref().is_some_and(|name| !is_hidden(name) || bucket_of(name) != Some(object.bucket()))
+        {
+            return None;
+        }
         return Some(Content::Entry {
+            hidden,
             entry: entry.clone(),
             readers: serde_json::from_str(members.get("readers")?.get()).ok()?,
             knows_readers: serde_json::from_str(members.get("knows_readers")?.get()).ok()?,
@@ -122,8 +160,10 @@ impl Content {
     fn is_plausible(&self) -> bool {
         match self {
             Self::Tombstone { bucket, last_modified: timestamp, .. }
-            | Self::History { bucket, timestamp } => is_segment(bucket) && *timestamp <= LATEST,
-            Self::Gap { bucket, .. } => is_segment(bucket),
+            | Self::History { bucket, timestamp } => {
+                bucket_of(bucket).is_some_and(is_segment) && *timestamp <= LATEST
+            }
+            Self::Gap { bucket, .. } => bucket_of(bucket).is_some_and(is_segment),
             Self::Object { object, .. } => {
                 Object::of_uri(object).is_some_and(|known| known.to_string() == *object)
             }

@@ -13,6 +13,7 @@ mod proxies;
 mod random;
 mod sources;
 mod unkept;
+mod unreadable;
 
 use serde_json::{Value, json};
 

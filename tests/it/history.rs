@@ -1,5 +1,6 @@
 //! The history that the sidecar keeps: what is recorded, by whom, what is read, and that nothing is lost.
 
+mod anew;
 mod elsewhere;
 mod failure;
 mod full;

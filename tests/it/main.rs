@@ -27,6 +27,7 @@ mod framing;
 mod harness;
 mod history;
 mod http2;
+mod keys;
 mod limits;
 mod mirror_equals_upstream;
 mod monitor_changes;

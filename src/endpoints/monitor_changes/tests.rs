@@ -175,12 +175,12 @@ fn an_old_since_is_redirected_before_anything_is_looked_up() {
     assert_eq!(response.status(), 307);
     assert_eq!(
         response.headers()["location"],
-        "http://www.example.org/v1/buckets/monitor/collections/changes/records?_limit=2&a=b%20c&x=%22"
+        "/v1/buckets/monitor/collections/changes/records?_limit=2&a=b%20c&x=%22"
     );
     assert_eq!(response.headers()["cache-control"], "max-age=86400");
     assert_eq!(response.headers()["expires"], "Sun, 22 Nov 2026 07:23:20 GMT");
     assert_eq!(response.headers()["content-type"], "text/plain; charset=UTF-8");
-    assert!(text(response).starts_with("307 Temporary Redirect\n\nThe resource has been moved to http"));
+    assert!(text(response).starts_with("307 Temporary Redirect\n\nThe resource has been moved to /v1/"));
     assert_eq!(get("?_since=1795245794783", &[]).status(), 200);
     assert_eq!(get("?_since=1793431399999", &[]).status(), 307, "a millisecond over 21 days");
 

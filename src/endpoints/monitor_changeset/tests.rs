@@ -54,10 +54,7 @@ fn the_document_is_that_of_the_plugin_newest_first() {
 #[test]
 fn an_old_since_is_redirected_to_the_changeset() {
     let response = get("?_expected=1&_since=%223%22&bucket=a&collection=one%20x");
-    assert_eq!(
-        response.headers()["location"],
-        "http://www.example.org/v1/changeset?_expected=1&bucket=a&collection=one%20x"
-    );
+    assert_eq!(response.headers()["location"], "/v1/changeset?_expected=1&bucket=a&collection=one%20x");
     assert_eq!(get("?_since=%223%22").status(), 400, "parameters come first");
 }
 
@@ -91,10 +88,7 @@ fn remote_settings_has_its_own_ways() {
     assert_eq!(names(&text(ask("?_expected=0&_since=1795245794783"))), "b/one");
     let quoted = ask("?_expected=%22123%22&_since=%221%22&bucket=a%20b");
     assert_eq!(quoted.status(), 307);
-    assert_eq!(
-        quoted.headers()["location"],
-        "http://www.example.org/v1/changeset?_expected=123&_since=%221%22&bucket=a%20b"
-    );
+    assert_eq!(quoted.headers()["location"], "/v1/changeset?_expected=123&_since=%221%22&bucket=a%20b");
     assert_eq!(ask("?_expected=12&_since=13").status(), 204);
     assert_eq!(ask("?_expected=0&_since=13").status(), 307);
     assert_eq!(ask("?_expected=%22&_since=1795245794783").status(), 200);

@@ -7,6 +7,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::{Content, Line};
 use crate::journal::engine::bounded;
+use crate::journal::ledger::{hidden_names, is_hidden};
 use crate::journal::rows::below;
 use crate::journal::statement::{Statement, timestamp, truth};
 use crate::journal::{Journal, JournalError, Object, PATIENCE};
@@ -27,7 +28,7 @@ pub struct Export {
 #[derive(Debug, Clone)]
 enum Part {
     History(String, Timestamp),
-    Entries(i64, Timestamp),
+    Entries(Option<String>, i64, Timestamp),
     Tombstones(String, i64, Timestamp),
     Gaps(String, i64),
     Objects { from: String, to: String },
@@ -77,7 +78,11 @@ async fn begin(connection: &mut AnyConnection, only: Option<&str>) -> sqlx::Resu
     let histories =
         Statement::new("SELECT bucket, id, timestamp FROM sidecar_histories WHERE is_current = 1");
     let histories = match only {
-        Some(bucket) => histories.push(" AND bucket = ").bind(bucket),
+        Some(bucket) => {
+            let (from, to) = hidden_names(bucket);
+            let histories = histories.push(" AND (bucket = ").bind(bucket).push(" OR bucket >= ").bind(from);
+            histories.push(" AND bucket < ").bind(to).push(")")
+        }
         None => histories,
     };
     let mut parts = VecDeque::new();
@@ -85,11 +90,18 @@ async fn begin(connection: &mut AnyConnection, only: Option<&str>) -> sqlx::Resu
         let (bucket, history): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
         let uri = Object::Bucket(bucket.clone()).to_string();
         let (from, to) = below(&uri);
+        let hidden = Some(&bucket).filter(|bucket| is_hidden(bucket)).cloned();
+        let is_hidden = hidden.is_some();
         parts.extend([
             Part::History(bucket.clone(), timestamp(&row, 2)?),
             Part::Gaps(bucket.clone(), history),
-            Part::Entries(history, Timestamp::ZERO),
+            Part::Entries(hidden, history, Timestamp::ZERO),
             Part::Tombstones(bucket, history, Timestamp::ZERO),
+        ]);
+        if is_hidden {
+            continue;
+        }
+        parts.extend([
             Part::Objects { from: uri.clone(), to: format!("{uri}\u{1}") },
             Part::Objects { from: from.clone(), to: to.clone() },
             Part::Watermarks { from, to },
@@ -116,16 +128,17 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
                 contents.push(Content::Gap { bucket: bucket.clone(), collection, since });
             }
         }
-        Part::Entries(history, after) => {
+        Part::Entries(hidden, history, after) => {
             let select = "SELECT e.json, s.principals, e.knows_readers, e.last_modified FROM sidecar_entries e \
                           JOIN sidecar_reader_sets s ON s.id = e.reader_set WHERE e.history = ";
             let select = Statement::new(select).bind(history).push(" AND e.last_modified > ").bind(after);
             let select = select.push(&format!(" ORDER BY e.last_modified LIMIT {BATCH}"));
             for row in select.fetch(connection).await? {
-                rest = Some(Part::Entries(history, timestamp(&row, 3)?));
+                rest = Some(Part::Entries(hidden.clone(), history, timestamp(&row, 3)?));
                 let Ok(entry) = RawValue::from_string(row.try_get(0)?) else { continue };
                 let readers = serde_json::from_str(row.try_get::<&str, _>(1)?).unwrap_or_default();
-                contents.push(Content::Entry { entry, readers, knows_readers: truth(&row, 2)? });
+                let (hidden, knows_readers) = (hidden.clone(), truth(&row, 2)?);
+                contents.push(Content::Entry { entry, readers, knows_readers, hidden });
             }
         }
         Part::Tombstones(bucket, history, after) => {

@@ -39,10 +39,11 @@ impl Ledger<'_> {
         let mut arrivals: BTreeMap<String, Vec<Arrival<'_>>> = BTreeMap::new();
         for Line(content) in lines {
             match content {
-                Content::Entry { entry, readers, knows_readers } => {
+                Content::Entry { entry, readers, knows_readers, hidden } => {
                     let Ok(head) = Head::of(entry.get()) else { continue };
                     let Some(object) = head.object() else { continue };
-                    let arrivals = arrivals.entry(object.bucket().to_owned()).or_default();
+                    let name = hidden.as_deref().unwrap_or(object.bucket()).to_owned();
+                    let arrivals = arrivals.entry(name).or_default();
                     arrivals.push(Arrival { head, object, entry, readers, knows_readers: *knows_readers });
                 }
                 Content::History { bucket, timestamp } => self.reach(bucket, Timestamp(*timestamp)).await?,
@@ -86,7 +87,7 @@ impl Ledger<'_> {
             let readers: BTreeSet<&String> = arrival.readers.iter().collect();
             let reader_set = self.reader_sets.number(self.connection, &readers).await?;
             self.reach(bucket, last_modified).await?;
-            self.add(arrival.row(history, last_modified, reader_set));
+            self.add(bucket, arrival.row(history, last_modified, reader_set));
             added += 1;
         }
         self.store().await?;

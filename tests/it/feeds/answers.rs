@@ -152,9 +152,10 @@ async fn limits_and_beginnings_are_couchdbs() {
     assert_eq!(ids(&answer), ["c", "b", "a"]);
     let answer = world.changes("descending=true&limit=2").await;
     assert_eq!((ids(&answer), &answer["last_seq"]), (vec!["c", "b"], &json!(seqs[1])));
-    let path = world.feed("since=0");
-    let answer = world.sidecar.client().get(&path).header("last-event-id", &seqs[1].to_string()).await;
-    assert_eq!(ids(&answer.expect(200).json()), ["c"]);
+    // That is a browser's word for an eventsource; what a cache may keep does not depend on it.
+    let answer =
+        world.sidecar.client().get(&world.feed("since=0")).header("last-event-id", &seqs[1].to_string());
+    assert_eq!(ids(&answer.await.expect(200).json()), ["a", "b", "c"]);
 }
 
 #[tokio::test]
