@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::answer::{self, Said};
 use super::examine::{self, Question};
-use super::turns::Turn;
+use super::turns::{Order, Turn};
 use super::write::{Target, Write};
 use super::{History, implicit, list, lives};
 use crate::access::Credentials;
@@ -158,13 +158,24 @@ impl Kept {
             self.lives.extend(lives::of_answers(&self.journal, &changes).await?);
         }
         self.history.recorded(&changes);
-        let changes = answer::in_kintos_order(changes);
-        Turn::wait(&self.turns, &changes).await;
+        let changes = self.in_turn(answer::in_kintos_order(changes)).await?;
         if is_unknown {
             tokio::spawn(self.resolve(changes));
             return Ok(());
         }
         self.close(changes).await
+    }
+
+    /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others.
+    async fn in_turn(&self, mut changes: Vec<Change>) -> Result<Vec<Change>, Error> {
+        let order = Order::of(&self.turns, &changes);
+        loop {
+            let first = order.next(&mut changes).await;
+            if changes.is_empty() {
+                return Ok(first);
+            }
+            self.journal.settle_at_last(answer::outcome(None, first)).await?;
+        }
     }
 
     async fn close(self, changes: Vec<Change>) -> Result<(), Error> {

@@ -2,10 +2,12 @@
 //! come in any order.
 //!
 //! Who has an answer waits for the answers to the writes of the same objects that were sent before it came, and then for
-//! those of them that made older versions to be recorded. Nobody waits for a newer one, so nobody waits for themself. What
-//! cannot be recorded at once goes before what comes later, which the journal sees to.
+//! the older versions that these made to be recorded. A batch may make several versions of one object, and somebody else's
+//! may lie between them: then it is recorded in pieces. Nobody waits for a newer version, and the oldest of all waits for
+//! nobody, so there is always one who goes on. What cannot be recorded at once goes before what comes later, which the
+//! journal sees to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -52,8 +54,16 @@ enum Stage {
     Over,
 }
 
-/// The newest version of each object.
-type Made = Arc<HashMap<Object, Timestamp>>;
+/// Versions of each object.
+type Made = Arc<HashMap<Object, BTreeSet<Timestamp>>>;
+
+/// In which order the changes that some writes made are recorded among those of others.
+#[derive(Debug)]
+pub(super) struct Order<'t> {
+    turns: &'t [Turn],
+    others: Vec<Arc<Sent>>,
+    until: Instant,
+}
 
 impl Turns {
     /// A write is about to be sent; `None` where nobody can have to wait for it.
@@ -72,36 +82,11 @@ impl Turns {
 }
 
 impl Turn {
-    /// Waits until what these writes changed may be recorded.
-    pub(super) async fn wait(turns: &[Self], changes: &[Change]) {
-        let until = Instant::now() + PATIENCE;
-        let made: Vec<Made> = turns.iter().map(|turn| turn.made(changes)).collect();
-        for (turn, made) in turns.iter().zip(&made) {
-            let is_over = made.is_empty();
-            turn.sent.stage.send_replace(if is_over { Stage::Over } else { Stage::Made(made.clone()) });
-        }
-        for (turn, made) in turns.iter().zip(&made) {
-            for other in turn.others(made) {
-                let mut stage = other.stage.subscribe();
-                let is_older = |(object, theirs): (&Object, &Timestamp)| {
-                    made.get(object).is_some_and(|version| theirs < version)
-                };
-                let is_past = |stage: &Stage| match stage {
-                    Stage::Away => false,
-                    Stage::Made(theirs) => !theirs.iter().any(is_older),
-                    Stage::Over => true,
-                };
-                _ = tokio::time::timeout_at(until, stage.wait_for(is_past)).await;
-            }
-        }
-    }
-
-    /// The newest versions that it made.
+    /// The versions among these that it made.
     fn made(&self, changes: &[Change]) -> Made {
-        let mut made: HashMap<Object, Timestamp> = HashMap::new();
+        let mut made: HashMap<Object, BTreeSet<Timestamp>> = HashMap::new();
         for change in changes.iter().filter(|change| self.is_about(&change.object)) {
-            let newest = made.entry(change.object.clone()).or_default();
-            *newest = change.modified.max(*newest);
+            made.entry(change.object.clone()).or_default().insert(change.modified);
         }
         Arc::new(made)
     }
@@ -112,16 +97,72 @@ impl Turn {
             None => list_of(object) == self.list,
         }
     }
+}
 
-    /// Those that may be about the same objects.
-    fn others(&self, made: &Made) -> Vec<Arc<Sent>> {
-        let lists = lock(&self.lists);
-        let others = lists.get(&self.list).into_iter().flatten().filter_map(Weak::upgrade);
-        let is_other = |other: &Arc<Sent>| {
-            let is_about = other.object.as_ref().is_none_or(|object| made.contains_key(object));
-            is_about && !made.is_empty() && !Arc::ptr_eq(other, &self.sent)
-        };
-        others.filter(is_other).collect()
+impl<'t> Order<'t> {
+    /// These writes were answered, and made `changes`.
+    pub(super) fn of(turns: &'t [Turn], changes: &[Change]) -> Self {
+        let until = Instant::now() + PATIENCE;
+        let mut others: Vec<Arc<Sent>> = Vec::new();
+        for turn in turns {
+            let made = turn.made(changes);
+            let lists = lock(&turn.lists);
+            let sent = lists.get(&turn.list).into_iter().flatten().filter_map(Weak::upgrade);
+            others.extend(sent.filter(|other| {
+                let is_about = other.object.as_ref().is_none_or(|object| made.contains_key(object));
+                let is_own = turns.iter().any(|turn| Arc::ptr_eq(&turn.sent, other));
+                is_about && !made.is_empty() && !is_own
+            }));
+        }
+        Self { turns, others, until }
+    }
+
+    /// Takes from `changes` those that may be recorded now, at least one of them, once there is one. The rest is left in it.
+    pub(super) async fn next(&self, changes: &mut Vec<Change>) -> Vec<Change> {
+        for turn in self.turns {
+            let made = turn.made(changes);
+            turn.sent.stage.send_replace(if made.is_empty() { Stage::Over } else { Stage::Made(made) });
+        }
+        for other in &self.others {
+            self.wait(other, |stage| !matches!(stage, Stage::Away)).await;
+        }
+        loop {
+            let is_first = |change: &Change| self.others.iter().all(|other| !other.has_older_than(change));
+            let (first, rest): (Vec<_>, Vec<_>) = std::mem::take(changes).into_iter().partition(is_first);
+            if !first.is_empty() || rest.is_empty() {
+                *changes = rest;
+                return first;
+            }
+            if Instant::now() >= self.until {
+                return rest;
+            }
+            let blocking = rest.first().and_then(|change| {
+                self.others.iter().find(|other| other.has_older_than(change)).map(|other| (other, change))
+            });
+            if let Some((other, change)) = blocking {
+                self.wait(other, |stage| !stage.has_older_than(change)).await;
+            }
+            *changes = rest;
+        }
+    }
+
+    async fn wait(&self, other: &Sent, is_past: impl FnMut(&Stage) -> bool) {
+        _ = tokio::time::timeout_at(self.until, other.stage.subscribe().wait_for(is_past)).await;
+    }
+}
+
+impl Sent {
+    fn has_older_than(&self, change: &Change) -> bool {
+        self.stage.borrow().has_older_than(change)
+    }
+}
+
+impl Stage {
+    /// Whether it made an older version of the change's object, which is not recorded yet.
+    fn has_older_than(&self, change: &Change) -> bool {
+        let Self::Made(made) = self else { return false };
+        let oldest = made.get(&change.object).and_then(BTreeSet::first);
+        oldest.is_some_and(|oldest| *oldest < change.modified)
     }
 }
 
@@ -183,14 +224,36 @@ mod tests {
             let turns = Turns::default();
             let (older, newer) = ([turns.send(&older).unwrap()], [turns.send(&newer).unwrap()]);
             let _other = [turns.send(&write(&Method::PUT, "/buckets/a/groups/h")).unwrap()];
-            let newer_changes = [change(GROUP, 2)];
-            let mut waiting = std::pin::pin!(Turn::wait(&newer, &newer_changes));
+            let mut changes = vec![change(GROUP, 2)];
+            let order = Order::of(&newer, &changes);
+            let mut waiting = std::pin::pin!(order.next(&mut changes));
             assert!((&mut waiting).now_or_never().is_none());
-            Turn::wait(&older, &[change(GROUP, 1)]).await;
+            let mut first = vec![change(GROUP, 1)];
+            assert_eq!(Order::of(&older, &first).next(&mut first).await.len(), 1);
             assert!((&mut waiting).now_or_never().is_none(), "answered is not recorded");
             drop(older);
-            waiting.await;
+            assert_eq!(waiting.await.len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_version_between_two_of_a_batch_is_recorded_between_them() {
+        let turns = Turns::default();
+        let put = || turns.send(&write(&Method::PUT, GROUP)).unwrap();
+        let (batch, single) = ([put(), put()], [put()]);
+        let (mut outer, mut between) = (vec![change(GROUP, 1), change(GROUP, 3)], vec![change(GROUP, 2)]);
+        let batch_order = Order::of(&batch, &outer);
+        let single_order = Order::of(&single, &between);
+        let mut waiting = std::pin::pin!(single_order.next(&mut between));
+        assert!((&mut waiting).now_or_never().is_none());
+        let first = batch_order.next(&mut outer).await;
+        assert_eq!(first.iter().map(|change| change.modified.0).collect::<Vec<_>>(), [1]);
+        let mut last = std::pin::pin!(batch_order.next(&mut outer));
+        assert!((&mut last).now_or_never().is_none());
+        assert_eq!(waiting.await.len(), 1);
+        assert!((&mut last).now_or_never().is_none(), "taken is not recorded");
+        single_order.next(&mut Vec::new()).await;
+        assert_eq!(last.await.len(), 1);
     }
 
     #[tokio::test]

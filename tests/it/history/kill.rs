@@ -86,8 +86,8 @@ impl Writer {
         let mut n = 0;
         while !self.stop.load(Ordering::Relaxed) {
             n += 1;
-            // One that others write, too, and one of their own: what transactions mix has no order of versions.
-            let (id, other) = (self.id(), format!("{}-b{}", self.user, self.dice.roll(5)));
+            // Versions of others may lie between those of one batch.
+            let (id, other) = (self.id(), self.id());
             let data = match self.role {
                 Role::Owner => json!({"by": self.user, "n": n}),
                 _ => json!({"n": self.dice.roll(VALUES)}),
