@@ -164,7 +164,8 @@ impl Engine {
                 let lock = lock(path).await?;
                 check(path)?;
                 create(path)?;
-                (Kind::Sqlite, format!("sqlite:{}?mode=rwc", encoded(path)?), Some(lock))
+                // What is not there any more is not made anew by whoever reads next.
+                (Kind::Sqlite, format!("sqlite:{}?mode=rw", encoded(path)?), Some(lock))
             }
             JournalUrl::Postgres(address) => (Kind::Postgres, address.clone(), None),
         };
