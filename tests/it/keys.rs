@@ -65,6 +65,9 @@ const OTHERS: &[&str] = &[
     "upgrade",
     "vary",
     "changes",
+    "defaults",
+    "method",
+    "requests",
     "data",
     "filters",
 ];
