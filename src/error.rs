@@ -155,6 +155,9 @@ impl Error {
     /// The answer. `Retry-After` is there only where the error itself knows it: whoever finishes the answer adds the
     /// setting's value and the CORS headers ([`crate::cors::finish`]).
     pub fn into_response(self) -> Response {
+        if let Self::Upstream(UpstreamError::Ended(ended)) = &self {
+            return ended.replay();
+        }
         let status = self.status();
         let mut response = Response::new(Body::full(self.body(status)));
         *response.status_mut() = status;

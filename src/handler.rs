@@ -30,7 +30,7 @@ use crate::request_id;
 use crate::route::Route;
 use crate::server::{Peer, request_body};
 use crate::settings::Settings;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamError};
 
 /// What one thread answers with.
 #[derive(Debug)]
@@ -64,6 +64,42 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
 }
 
 async fn answer(
+    core: &Arc<Core>,
+    route: Route,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    if matches!(route, Route::Own(_) | Route::Feed(_) | Route::Database(_)) {
+        return Box::pin(own(core, route, request, peer)).await;
+    }
+    answer_as(core, route, request, peer).await
+}
+
+/// Answers what is the sidecar's own. What the upstream has to say to everybody belongs on it, and in place of it.
+async fn own(
+    core: &Arc<Core>,
+    route: Route,
+    request: Request<Incoming>,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    if core.upstream.ended().is_some() {
+        // It may have come back.
+        let asked = core.upstream.ask_as(Method::GET, "/", HeaderMap::new(), Bytes::new()).await;
+        if let Err(error @ UpstreamError::Ended(_)) = asked {
+            return Err(Error::Upstream(error));
+        }
+    }
+    let mut response = answer_as(core, route, request, peer).await?;
+    if let Some(ended) = core.upstream.ended() {
+        return Err(Error::Upstream(UpstreamError::Ended(ended)));
+    }
+    if let Some(advice) = core.upstream.advice() {
+        advice.insert(response.status(), response.headers_mut());
+    }
+    Ok(response)
+}
+
+async fn answer_as(
     core: &Arc<Core>,
     mut route: Route,
     request: Request<Incoming>,
@@ -272,6 +308,9 @@ pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> R
     let kinto = &core.app.settings.kinto;
     let mut response = error.into_response();
     let status = response.status();
+    if let Some(advice) = core.upstream.advice() {
+        advice.insert(status, response.headers_mut());
+    }
     insert_retry_after(response.headers_mut(), status, kinto.retry_after_seconds);
     cors::allow_error(response.headers_mut(), origin, &kinto.cors_origins);
     response

@@ -2,14 +2,16 @@
 //!
 //! Follows `kinto.core.utils` (`instance_uri`, `decode_header`).
 
-use serde::de::{Deserialize, Deserializer, Error as _};
+use serde::de::{Deserialize, Deserializer, Visitor};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
+pub mod head;
 mod path;
+pub mod seq;
 mod uri;
 
 pub use path::{RequestPath, Sent};
@@ -22,12 +24,35 @@ pub use uri::{Resource, batch_path, is_segment, segment, selector};
 pub struct Timestamp(pub u64);
 
 impl<'de> Deserialize<'de> for Timestamp {
-    /// Reads a whole number. Kinto takes a negative one for a record that is made; it is before everything here.
+    /// Reads what Python takes for a whole number: Kinto keeps a record with `"last_modified": true`, which is 1 there.
+    /// What is negative is before everything here.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = serde_json::Number::deserialize(deserializer)?;
-        let negative = || number.as_i64().map(|_| Self::ZERO);
-        let whole = number.as_u64().map(Self).or_else(negative);
-        whole.ok_or_else(|| D::Error::custom(format!("{number} is no timestamp")))
+        struct Number;
+        impl Visitor<'_> for Number {
+            type Value = Timestamp;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a timestamp")
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Timestamp, E> {
+                Ok(Timestamp(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Timestamp, E> {
+                Ok(Timestamp(value))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Timestamp, E> {
+                Ok(Timestamp(value.try_into().unwrap_or_default()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Timestamp, E> {
+                // Only what no u64 holds comes here, or has a fraction, which Kinto does not keep.
+                Ok(if value > 0.0 { Timestamp::LAST } else { Timestamp::ZERO })
+            }
+        }
+        deserializer.deserialize_any(Number)
     }
 }
 
@@ -65,6 +90,12 @@ impl Timestamp {
     pub fn of(time: SystemTime) -> Option<Self> {
         let elapsed = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Some(Self(u64::try_from(elapsed.as_millis()).ok()?))
+    }
+
+    /// This timestamp moved forth by `duration`.
+    #[must_use]
+    pub fn forth(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// The present time of this machine's clock.

@@ -108,7 +108,12 @@ pub(crate) fn count_upstream(failure: Option<&UpstreamError>) {
         Some(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => 1,
         Some(UpstreamError::HeadTimeout | UpstreamError::BodyTimeout) => 2,
         Some(UpstreamError::Broken(_)) => 3,
-        Some(UpstreamError::Unexpected(_) | UpstreamError::Unavailable | UpstreamError::Unaskable) => 4,
+        Some(
+            UpstreamError::Unexpected(_)
+            | UpstreamError::Unavailable
+            | UpstreamError::Unaskable
+            | UpstreamError::Ended(_),
+        ) => 4,
         Some(UpstreamError::TooLarge) => 5,
         Some(UpstreamError::Request(_)) => 6,
     };

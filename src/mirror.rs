@@ -165,7 +165,7 @@ impl Mirrors {
         let need = Need { news: mirror.clock.news(), newest, after, arrived, depth: Depth::Ordinary };
         match self.bring(mirror.clone(), need).await {
             Ok(state) => Ok((state, Freshness::Refreshed)),
-            Err(error @ (ReadError::Upstream(_) | ReadError::Status(_) | ReadError::Garbled(_))) => {
+            Err(error) if error.is_passing() => {
                 match mirror.state().filter(|state| state.began.elapsed() < self.stale_if_error) {
                     Some(state) => Ok((state, Freshness::Stale)),
                     None => Err(error),

@@ -170,7 +170,7 @@ impl Observer {
         match self.source.head(key).await {
             Ok((timestamp, total)) => self.timeline.learned(&clock, timestamp, total, news, asked),
             Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(key),
-            Err(error @ (ReadError::Upstream(_) | ReadError::Status(_))) => {
+            Err(error) if error.is_passing() => {
                 tracing::debug!(collection = %key, %error, "could not ask for a timestamp");
                 return false;
             }
@@ -245,7 +245,12 @@ impl Passing {
             Target::Records(_)
                 if self.method == Method::POST && status == StatusCode::OK && objects.is_one() => {}
             Target::Records(write) => match objects.timestamps() {
-                Some(timestamps) => self.acknowledged(write, &timestamps),
+                Some(timestamps) => {
+                    if self.method == Method::DELETE {
+                        write.clock().bury(&timestamps);
+                    }
+                    self.acknowledged(write, &timestamps);
+                }
                 None => self.observer.ask(write.clock().key()).await,
             },
             // A list that cannot be read says nothing of what was deleted.

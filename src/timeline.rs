@@ -284,7 +284,7 @@ mod tests {
     fn listed(timeline: &Timeline) -> Vec<(String, u64, Option<u64>)> {
         let entries = timeline.entries();
         let rows = entries.rows.iter();
-        rows.map(|row| (row.key.collection.to_string(), row.last_modified.0, row.late.map(|late| late.0)))
+        rows.map(|row| (row.key.collection.to_string(), row.last_modified.0, row.late.map(|late| late.at.0)))
             .collect()
     }
 

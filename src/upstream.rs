@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::body::{Body, read_limited};
 use crate::error::Error;
+use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
 
@@ -32,14 +33,17 @@ mod error;
 mod pool;
 mod socket;
 mod transfer;
+mod words;
 
 pub use described::Description;
 pub use error::UpstreamError;
+pub use words::{Advice, Ended};
 
 use connect::{Connector, Sender};
 use described::Described;
 use pool::Pool;
 use transfer::{Download, Progress, Upload};
+use words::Words;
 
 /// The most that an answer to the sidecar's own question may take in memory, in bytes.
 const LARGEST_ANSWER: usize = 1 << 30;
@@ -64,6 +68,8 @@ struct Inner {
     auth: Option<ServiceAuth>,
     patience: Duration,
     described: Arc<Described>,
+    /// What it said beside its answers, to any thread.
+    words: Arc<Words>,
 }
 
 /// A connection that was chosen for a request.
@@ -99,6 +105,7 @@ impl Upstream {
             auth: settings.auth.clone(),
             patience: settings.limits.upstream_timeout,
             described: Arc::default(),
+            words: Arc::default(),
         })))
     }
 
@@ -118,6 +125,7 @@ impl Upstream {
             auth: inner.auth.clone(),
             patience: inner.patience,
             described: Arc::clone(&inner.described),
+            words: Arc::clone(&inner.words),
         }))
     }
 
@@ -132,6 +140,21 @@ impl Upstream {
         path.starts_with('/').then(|| path.to_owned())
     }
 
+    /// What the upstream's latest answer asks of clients.
+    pub fn advice(&self) -> Option<Arc<Advice>> {
+        self.0.words.advice()
+    }
+
+    /// The answer that the upstream has for everybody, where it has come to its end.
+    pub fn ended(&self) -> Option<Arc<Ended>> {
+        self.0.words.ended()
+    }
+
+    /// The greatest `_since` that the upstream takes, on the safe side, as far as its latest answer tells.
+    pub fn latest_since(&self) -> Timestamp {
+        self.0.words.latest_since()
+    }
+
     /// Asks with the service account's credentials and reads the whole answer. The path is relative to the API root:
     /// `/buckets/a/collections?_limit=3`.
     pub async fn ask(
@@ -141,7 +164,8 @@ impl Upstream {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        read_whole(self.ask_streaming(method, path_and_query, headers, body).await?, LARGEST_ANSWER).await
+        let answer = self.ask_streaming(method.clone(), path_and_query, headers, body).await?;
+        self.0.words.heed(&method, read_whole(answer, LARGEST_ANSWER).await?)
     }
 
     /// As [`Self::ask`], but the answer's body is read by the caller, as it comes.
@@ -155,7 +179,9 @@ impl Upstream {
         if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
             headers.insert(AUTHORIZATION, authorization);
         }
-        self.send(self.question(method, path_and_query, headers, body)?).await
+        let answer = self.send(self.question(method, path_and_query, headers, body)?).await?;
+        self.0.words.note_date(answer.headers());
+        Ok(answer)
     }
 
     /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.
@@ -166,8 +192,9 @@ impl Upstream {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        let answer = self.send(self.question(method, path_and_query, headers, body)?).await?;
-        read_whole(answer, LARGEST_ANSWER).await
+        let answer = self.send(self.question(method.clone(), path_and_query, headers, body)?).await?;
+        self.0.words.note_date(answer.headers());
+        self.0.words.heed(&method, read_whole(answer, LARGEST_ANSWER).await?)
     }
 
     /// Sends a request as it is. Its URI is the target as the upstream shall see it, and hop-by-hop headers are gone.
@@ -292,6 +319,7 @@ impl Upstream {
                 }
                 (Arc::clone(&self.0.pool), sender)
             });
+            self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
             let body = Download::new(incoming, connection, progress, self.0.patience).into_body();
             let body = body.map_err(|error| Failure { error, is_lost: false, unsent: None })?;

@@ -51,7 +51,7 @@ pub async fn answer(
     }
     list::check_method(&request.method)?;
     cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
-    let params = ChangesetParams::parse(request.uri.query(), app.settings.compat, Timestamp::now());
+    let params = ChangesetParams::parse(request.uri.query(), app.settings.compat);
     let credentials = Credentials::of(&request.headers);
     let (key, verdict) = own_bucket::readable(core, key, &credentials).await?;
     let granted = match verdict {

@@ -9,7 +9,6 @@ use crate::settings::Compat;
 
 /// remote-settings refuses a `_since` from 2100 on.
 const YEAR_2100: u64 = 4_102_444_800_000;
-const DAY: u64 = 24 * 3600 * 1000;
 const NOT_QUOTED: &str = "The value should be integer between double quotes.";
 
 /// What a changeset is asked for.
@@ -28,8 +27,8 @@ pub struct ChangesetParams {
 }
 
 impl ChangesetParams {
-    /// Reads a request's query. `now` is this machine's clock, for Kinto's bound of a day ahead.
-    pub fn parse(query: Option<&str>, compat: Compat, now: Timestamp) -> Result<Self, Invalid> {
+    /// Reads a request's query.
+    pub fn parse(query: Option<&str>, compat: Compat) -> Result<Self, Invalid> {
         let parameters = Parameters::parse(query)?;
         let mut faults = Vec::new();
         let mut text = |name| match text(&parameters, name) {
@@ -44,7 +43,7 @@ impl ChangesetParams {
         if expected.is_none() && !faults.iter().any(|fault| fault.name.as_deref() == Some("_expected")) {
             faults.push(Fault::query("_expected", "Required"));
         }
-        let since = since.and_then(|since| match read_since(since, compat, now) {
+        let since = since.and_then(|since| match read_since(since, compat) {
             Ok(since) => Some(since),
             Err(description) => {
                 faults.push(Fault::query("_since", description));
@@ -104,7 +103,7 @@ fn text<'a>(parameters: &'a Parameters, name: &str) -> Result<Option<&'a str>, F
     }
 }
 
-fn read_since(text: &str, compat: Compat, now: Timestamp) -> Result<Timestamp, String> {
+fn read_since(text: &str, compat: Compat) -> Result<Timestamp, String> {
     let digits = match (unquote(text), compat) {
         (Some(digits), _) => digits,
         (None, Compat::RemoteSettings) => text,
@@ -115,9 +114,6 @@ fn read_since(text: &str, compat: Compat, now: Timestamp) -> Result<Timestamp, S
     }
     let since = digits.parse().unwrap_or(u64::MAX);
     match compat {
-        Compat::KintoChanges if since >= now.0.saturating_add(DAY) => {
-            Err("Invalid value for _since".to_owned())
-        }
         Compat::RemoteSettings if since > YEAR_2100 => {
             Err(format!("{digits} is greater than maximum value {YEAR_2100}"))
         }
@@ -143,10 +139,8 @@ fn read_limit(parameters: &Parameters) -> Result<Option<u64>, String> {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp(1_795_245_800_000);
-
     fn parse(query: &str, compat: Compat) -> Result<ChangesetParams, String> {
-        ChangesetParams::parse(Some(query), compat, NOW).map_err(|invalid| invalid.message())
+        ChangesetParams::parse(Some(query), compat).map_err(|invalid| invalid.message())
     }
 
     #[test]
@@ -176,7 +170,8 @@ mod tests {
             let expected = "_since in querystring: The value should be integer between double quotes.";
             assert_eq!(message, expected, "{text}");
         }
-        assert_eq!(since("%221795332200000%22").unwrap_err(), "Invalid value for _since");
+        // However far ahead.
+        assert_eq!(since("%229999999999999999999999%22").unwrap().since, Some(Timestamp(u64::MAX)));
     }
 
     #[test]
@@ -211,8 +206,7 @@ mod tests {
 
     #[test]
     fn all_faults_are_listed_by_name() {
-        let invalid =
-            ChangesetParams::parse(Some("_since=abc&_limit=x"), Compat::KintoChanges, NOW).unwrap_err();
+        let invalid = ChangesetParams::parse(Some("_since=abc&_limit=x"), Compat::KintoChanges).unwrap_err();
         let names: Vec<_> = invalid.details().iter().filter_map(|fault| fault.name.as_deref()).collect();
         assert_eq!(names, ["_expected", "_limit", "_since"]);
     }

@@ -39,7 +39,7 @@ pub fn check(
     list::check_method(&request.method)?;
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
 
-    let params = ChangesetParams::parse(request.uri.query(), settings.compat, now)?;
+    let params = ChangesetParams::parse(request.uri.query(), settings.compat)?;
     let detour = detour::quoted_expected(&params.expected, request, settings, now)
         .or_else(|| detour::stale(params.expected_timestamp(), params.since, settings, now))
         .or_else(|| detour::old_since(params.since, request, settings, now));

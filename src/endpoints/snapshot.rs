@@ -166,6 +166,7 @@ fn row(json: Box<RawValue>) -> Option<NewRow> {
         id: id.into(),
         last_modified: Timestamp(last_modified),
         deleted,
+        is_marked: deleted,
         json: json.into_string().into(),
     })
 }

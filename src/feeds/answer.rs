@@ -34,7 +34,8 @@ use crate::endpoints::refusal;
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers;
-use crate::kinto::{Timestamp, segment};
+use crate::kinto::segment;
+use crate::kinto::seq::Seq;
 use crate::mirror::Freshness;
 use crate::query::members;
 use crate::server::Peer;
@@ -330,7 +331,7 @@ impl Asked<'_> {
     fn position(&self) -> Position {
         if self.params.descending {
             let moment = &self.beginning.moment;
-            let seq = self.params.since.seq().unwrap_or_else(|| moment.timestamp());
+            let seq = self.params.since.seq().unwrap_or_else(|| moment.newest_seq());
             return Position::new(seq, moment.serial());
         }
         self.beginning.position(self.params.since, &self.memory.presence)
@@ -339,7 +340,7 @@ impl Asked<'_> {
     /// Whether the answer leaves out what this reader is known to have been shown, and any other would be given.
     async fn is_personal(&self) -> Result<bool, Error> {
         let Since::Seq(since) = self.params.since else { return Ok(false) };
-        if since == Timestamp::ZERO {
+        if since == Seq::ZERO {
             return Ok(false);
         }
         if !self.beginning.is_kept {
@@ -350,7 +351,7 @@ impl Asked<'_> {
         }
         let (moment, room) = (&self.beginning.moment, Room { rows: 1, bytes: 1 });
         let page = Arc::clone(moment).page(Position::anybodys(&**moment, since), room).await?;
-        Ok(page.rows.first().is_some_and(|row| row.seq <= since))
+        Ok(page.rows.first().is_some_and(|row| row.seq <= since.told_again()))
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap) {

@@ -22,7 +22,7 @@ use super::corner::{Corner, Spot};
 use super::framing::Layout;
 use super::moment::{Moment, Position, Room, Row};
 use crate::error::Error;
-use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// How many batches are kept for readers who are a little behind.
 const BATCHES: usize = 8;
@@ -56,7 +56,7 @@ pub struct Batch {
     /// and who was given this batch, everything of this one.
     pub upto: u64,
     /// The newest seq at [`Self::upto`].
-    pub timestamp: Timestamp,
+    pub newest: Seq,
     /// The changes, oldest first; there is at least one.
     pub rows: Vec<Row>,
     written: [OnceLock<Bytes>; Layout::COUNT],
@@ -101,7 +101,7 @@ impl Channel {
         if moment.serial() <= before.moment.serial() {
             return Ok(());
         }
-        let from = Position::new(before.moment.timestamp(), before.moment.serial());
+        let from = Position::new(before.moment.newest_seq(), before.moment.serial());
         let page = Arc::clone(&moment).page(from, Room::SHARED).await?;
         if page.rows.is_empty() {
             let (changed, batches) = (before.changed, before.batches.clone());
@@ -120,7 +120,7 @@ impl Channel {
             batches.push_back(Arc::new(Batch {
                 after: before.changed,
                 upto,
-                timestamp: moment.timestamp(),
+                newest: moment.newest_seq(),
                 rows: page.rows,
                 written: Default::default(),
             }));

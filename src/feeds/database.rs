@@ -51,7 +51,7 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
             let content = &records.state.content;
             let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
             let counted = json!({
-                "update_seq": content.high.0,
+                "update_seq": content.high.json(),
                 "doc_count": content.live(),
                 "doc_del_count": content.rows().len() - content.live(),
                 "sizes": { "external": bytes, "active": bytes, "file": bytes },
@@ -61,14 +61,14 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
         // What is not kept is not counted: those who ask do without.
         Err(ReadError::Oversize) => {
             let records = sources.unkept(&key, Source::new(core.upstream.clone())).await?;
-            let counted = json!({ "update_seq": records.timestamp().0, "doc_count": records.live() });
+            let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
             (counted, Freshness::Refreshed)
         }
         Err(ReadError::Refused(_)) => {
             tell_of_unreadable(core, &Subject::Collection(key.clone()));
             let source = Source::on_behalf(core.upstream.clone(), credentials.headers());
             let records = sources.unkept(&key, source).await?;
-            let counted = json!({ "update_seq": records.timestamp().0, "doc_count": records.live() });
+            let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
             (counted, Freshness::Refreshed)
         }
         Err(error) => return Err(error.into()),

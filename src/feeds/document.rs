@@ -102,11 +102,12 @@ impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
 mod tests {
     use super::*;
     use crate::kinto::Timestamp;
+    use crate::kinto::seq::Seq;
     use bytes::Bytes;
 
     fn written(json: &'static str, deleted: bool) -> String {
         let row = Row {
-            seq: Timestamp(20),
+            seq: Seq::of(Timestamp(20)),
             id: "a".into(),
             last_modified: Timestamp(10),
             deleted,

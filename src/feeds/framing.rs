@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use super::document;
 use super::moment::Row;
-use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// After how many milliseconds a browser comes back.
 const RETRY: &str = "retry: 3000\n\n";
@@ -127,7 +127,7 @@ impl Framing {
     }
 
     /// What comes last.
-    pub fn closing(self, last_seq: Timestamp, pending: u64) -> String {
+    pub fn closing(self, last_seq: Seq, pending: u64) -> String {
         match self {
             Self::List => format!("\n],\n\"last_seq\":{last_seq},\"pending\":{pending}}}\n"),
             Self::Lines => format!("{{\"last_seq\":{last_seq},\"pending\":{pending}}}\n"),
@@ -139,11 +139,12 @@ impl Framing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinto::Timestamp;
     use bytes::Bytes;
 
     fn row(json: &'static str, deleted: bool) -> Row {
         Row {
-            seq: Timestamp(20),
+            seq: Seq::of(Timestamp(20)),
             id: "a".into(),
             last_modified: Timestamp(10),
             deleted,
@@ -178,8 +179,12 @@ mod tests {
     #[test]
     fn a_list_is_one_document() {
         let framing = Framing::List;
-        let text =
-            format!("{}{}{}", framing.opening(), framing.heartbeat(), framing.closing(Timestamp(7), 3));
+        let text = format!(
+            "{}{}{}",
+            framing.opening(),
+            framing.heartbeat(),
+            framing.closing(Seq::of(Timestamp(7)), 3)
+        );
         assert_eq!(text, "{\"results\":[\n\n\n],\n\"last_seq\":7,\"pending\":3}\n");
         let document: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["last_seq"], 7);

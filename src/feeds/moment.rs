@@ -11,12 +11,13 @@ use futures_util::future::BoxFuture;
 
 use crate::error::Error;
 use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// How far a reader has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// Everything with a seq up to this one was shown,
-    pub seq: Timestamp,
+    pub seq: Seq,
     /// of what was known at this serial.
     pub serial: u64,
     /// Where the reader began with a seq of which is not known what its reader had been shown: how far it has been given
@@ -27,8 +28,8 @@ pub struct Position {
 /// Rows that may have become visible behind a reader's back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
-    /// The reader's seq, which such rows are given.
-    pub since: Timestamp,
+    /// The seq that the reader came with.
+    pub since: Seq,
     /// The last such row that was shown.
     pub shown: Option<(Timestamp, Arc<str>)>,
 }
@@ -37,7 +38,7 @@ pub struct Doubt {
 #[derive(Debug, Clone)]
 pub struct Row {
     /// Its place in the order of changes.
-    pub seq: Timestamp,
+    pub seq: Seq,
     /// The id of what changed.
     pub id: Arc<str>,
     /// The timestamp of the version that this is.
@@ -74,13 +75,16 @@ pub trait Moment: Debug + Send + Sync {
     fn lineage(&self) -> u64;
 
     /// The newest seq of the first moment of this lineage.
-    fn began(&self) -> Timestamp;
+    fn began(&self) -> Seq;
 
     /// Counts the moments of a source.
     fn serial(&self) -> u64;
 
     /// The newest seq.
-    fn timestamp(&self) -> Timestamp;
+    fn newest_seq(&self) -> Seq;
+
+    /// Somebody has this seq, so that what is found late from now on has to go beyond it.
+    fn heed(&self, _seq: Seq) {}
 
     /// Names what there is, as an `ETag` does, where that can be named.
     fn tag(&self) -> Option<String>;
@@ -90,31 +94,27 @@ pub trait Moment: Debug + Send + Sync {
 
     /// The rows below a seq, or all of them, newest first. Of the position after such a page only the seq means anything: it
     /// is that of the last row.
-    fn before(
-        self: Arc<Self>,
-        below: Option<Timestamp>,
-        room: Room,
-    ) -> BoxFuture<'static, Result<Page, Error>>;
+    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>>;
 }
 
 // === impl Position ===
 
 impl Position {
     /// Everything with a seq up to `seq` was shown, of what was known at `serial`.
-    pub fn new(seq: Timestamp, serial: u64) -> Self {
+    pub fn new(seq: Seq, serial: u64) -> Self {
         Self { seq, serial, doubt: None }
     }
 
     /// Of somebody who comes with a seq, and of whom it is not known what they were shown.
-    pub fn anybodys(moment: &dyn Moment, seq: Timestamp) -> Self {
-        let doubt = (seq > Timestamp::ZERO).then_some(Doubt { since: seq, shown: None });
+    pub fn anybodys(moment: &dyn Moment, seq: Seq) -> Self {
+        let doubt = (seq > Seq::ZERO).then_some(Doubt { since: seq, shown: None });
         Self { seq, serial: moment.serial(), doubt }
     }
 }
 
 impl Default for Position {
     fn default() -> Self {
-        Self::new(Timestamp::ZERO, 0)
+        Self::new(Seq::ZERO, 0)
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::shape::{End, Patience};
 use crate::error::Error;
 use crate::feeds::framing::Framing;
-use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 use crate::query::Parameters;
 
 /// CouchDB's parameters.
@@ -70,7 +70,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
     /// After this seq.
-    Seq(Timestamp),
+    Seq(Seq),
     /// When the request arrived.
     Now,
 }
@@ -148,7 +148,7 @@ impl Params {
         let ignored = ignored.map(|(name, _)| name.chars().take(LONGEST_TOLD).collect());
         Ok(Self {
             mode,
-            since: since.map_or(Ok(Since::Seq(Timestamp::ZERO)), Since::read)?,
+            since: since.map_or(Ok(Since::Seq(Seq::ZERO)), Since::read)?,
             limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             descending: is_true("descending"),
             docs: is_true("include_docs"),
@@ -203,14 +203,13 @@ impl Since {
         if digits == "now" {
             return Ok(Self::Now);
         }
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(refused("Malformed sequence supplied in 'since' parameter.".to_owned()));
-        }
-        Ok(Self::Seq(Timestamp(digits.parse().unwrap_or(u64::MAX))))
+        let seq =
+            Seq::parse(digits).ok_or_else(|| refused("Malformed sequence supplied in 'since' parameter."))?;
+        Ok(Self::Seq(seq))
     }
 
     /// The seq after which the feed begins, where it is named.
-    pub fn seq(self) -> Option<Timestamp> {
+    pub fn seq(self) -> Option<Seq> {
         match self {
             Self::Seq(seq) => Some(seq),
             Self::Now => None,
@@ -262,6 +261,7 @@ fn split_sign(text: &str) -> (Option<char>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinto::Timestamp;
     use http::HeaderValue;
 
     const MAX: Duration = Duration::from_secs(300);
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_feed_without_parameters_gives_everything_that_there_is() {
         let params = read("").unwrap();
-        assert_eq!((params.mode, params.since), (Mode::Normal, Since::Seq(Timestamp::ZERO)));
+        assert_eq!((params.mode, params.since), (Mode::Normal, Since::Seq(Seq::ZERO)));
         assert_eq!((params.limit, params.docs, params.descending), (None, false, false));
         assert_eq!(params.patience, Patience::Timeout(Duration::from_secs(60)));
     }
@@ -281,21 +281,23 @@ mod tests {
     #[test]
     fn since_is_a_seq_in_many_spellings() {
         for (query, since) in [
-            ("since=12", Since::Seq(Timestamp(12))),
-            ("since=%2212%22", Since::Seq(Timestamp(12))),
+            ("since=12", Since::Seq(Seq::of(Timestamp(12)))),
+            ("since=%2212%22", Since::Seq(Seq::of(Timestamp(12)))),
             ("since=now", Since::Now),
-            ("SINCE=1&since=2", Since::Seq(Timestamp(2))),
-            ("since=1&last-event-id=7", Since::Seq(Timestamp(1))),
-            ("feed=longpoll&last-event-id=7&since=1", Since::Seq(Timestamp(1))),
-            ("feed=eventsource&since=1&last-event-id=7", Since::Seq(Timestamp(7))),
-            ("feed=eventsource&lastEventId=7&since=1", Since::Seq(Timestamp(7))),
-            ("feed=eventsource&evs_last_event_id=7", Since::Seq(Timestamp(7))),
-            ("feed=eventsource&last-event-id=&since=1", Since::Seq(Timestamp(1))),
-            ("since=99999999999999999999999", Since::Seq(Timestamp(u64::MAX))),
+            ("SINCE=1&since=2", Since::Seq(Seq::of(Timestamp(2)))),
+            ("since=1&last-event-id=7", Since::Seq(Seq::of(Timestamp(1)))),
+            ("feed=longpoll&last-event-id=7&since=1", Since::Seq(Seq::of(Timestamp(1)))),
+            ("feed=eventsource&since=1&last-event-id=7", Since::Seq(Seq::of(Timestamp(7)))),
+            ("feed=eventsource&lastEventId=7&since=1", Since::Seq(Seq::of(Timestamp(7)))),
+            ("feed=eventsource&evs_last_event_id=7", Since::Seq(Seq::of(Timestamp(7)))),
+            ("feed=eventsource&last-event-id=&since=1", Since::Seq(Seq::of(Timestamp(1)))),
+            ("since=12.500", Since::Seq(Seq::parse("12.5").unwrap())),
+            ("since=%2212.004%22", Since::Seq(Seq::parse("12.004").unwrap())),
+            ("since=99999999999999999999999", Since::Seq(Seq::of(Timestamp(u64::MAX)))),
         ] {
             assert_eq!(read(query).unwrap().since, since, "{query}");
         }
-        for query in ["since=abc", "since=-1", "since=1.5", "since=%22%22", "since=5-g1AAA"] {
+        for query in ["since=abc", "since=-1", "since=1.", "since=%22%22", "since=5-g1AAA"] {
             let expected = "Malformed sequence supplied in 'since' parameter.";
             assert_eq!(read(query).unwrap_err(), expected, "{query}");
         }
@@ -308,8 +310,8 @@ mod tests {
             HeaderValue::from_static("9"),
         )]);
         let read = |query| Params::read(Some(query), &headers, None, MAX).unwrap().since;
-        assert_eq!(read("feed=eventsource&since=0&last-event-id=3"), Since::Seq(Timestamp(9)));
-        assert_eq!(read("since=4&last-event-id=3"), Since::Seq(Timestamp(4)));
+        assert_eq!(read("feed=eventsource&since=0&last-event-id=3"), Since::Seq(Seq::of(Timestamp(9))));
+        assert_eq!(read("since=4&last-event-id=3"), Since::Seq(Seq::of(Timestamp(4))));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::moment::{Page, Position, Room};
 use super::shape::{Admission, End, Memory, Patience, Shape, Supply};
 use crate::body::BoxError;
 use crate::error::Error;
-use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// How many pages in which a filter finds nothing are looked at before others have their turn.
 const PAGES_IN_A_ROW: usize = 4;
@@ -38,8 +38,8 @@ pub struct Reader {
     shape: Shape,
     position: Position,
     /// Newest first: what is left is below this seq.
-    below: Option<Timestamp>,
-    /// Where the reader began. Rows of its seq are there because they may not have been shown: they do not count.
+    below: Option<Seq>,
+    /// Where the reader began. Rows that are there because they may not have been shown do not count.
     begin: Position,
     memory: Memory,
     stage: Stage,
@@ -218,7 +218,7 @@ impl Reader {
                 let separator = self.shape.layout.separator();
                 text.drain(begin..begin + separator);
             }
-            if row.seq > self.begin.seq || self.shape.is_descending {
+            if row.seq > self.begin.seq.told_again() || self.shape.is_descending {
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             last = Some(row.seq);
@@ -244,7 +244,8 @@ impl Reader {
     fn caught_up(&self) -> Stage {
         match self.shape.end {
             End::Now => Stage::Closing,
-            End::Changes if self.has_rows => Stage::Closing,
+            // Whoever went on from the very seq that they came with would be told the same at once, for ever.
+            End::Changes if self.has_rows && self.position.seq.is_beyond(self.begin.seq) => Stage::Closing,
             End::Changes | End::Never => Stage::Waiting,
         }
     }
@@ -279,7 +280,7 @@ impl Reader {
     /// Goes on by what was written for all readers, or to pages of its own where the reader is too far behind.
     fn take_batch(&mut self, latest: &Latest, text: &mut Vec<u8>) -> Waited {
         let seq = self.position.seq;
-        let begins_after = |batch: &Batch| batch.rows.first().is_some_and(|row| row.seq >= seq);
+        let begins_after = |batch: &Batch| batch.rows.first().is_some_and(|row| row.seq > seq);
         let batch = latest
             .batch_after(self.position.serial)
             .filter(|batch| self.position.doubt.is_none() && begins_after(batch));
@@ -287,7 +288,7 @@ impl Reader {
             self.stage = Stage::Past;
             return Waited::Moved;
         };
-        let next = Position::new(batch.timestamp.max(seq), batch.upto);
+        let next = Position::new(batch.newest.max(seq), batch.upto);
         let count = batch.rows.len();
         if self.shape.filter.is_some() || self.left.is_some_and(|left| left < count) {
             self.take(Page { rows: batch.rows.clone(), pending: 0, next }, text);

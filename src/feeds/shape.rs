@@ -10,7 +10,7 @@ use super::grants::Grant;
 use super::moment::Moment;
 use super::seats::Seat;
 use super::shown::Presence;
-use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// When a feed ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct Admission {
 #[derive(Debug, Clone)]
 pub struct Memory {
     /// The newest seq that the source had when it was first known.
-    pub began: Timestamp,
+    pub began: Seq,
     /// Who reads it.
     pub presence: Arc<Presence>,
 }

@@ -6,6 +6,9 @@
 //!
 //! Several may look like one: behind one address, or as threads of one program. As soon as a name is seen to be that of
 //! several, because two read at once or one comes back with less than was given last, nothing of it is believed any more.
+//!
+//! A seq with a fraction of this sidecar's own is given to nobody but those who were shown everything that was known then,
+//! whoever they are: so it is remembered, too, what that was.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -19,7 +22,7 @@ use tokio::sync::watch;
 
 use super::moment::{Moment, Position};
 use crate::access::Credentials;
-use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// SECURITY: how many readers of how many sources are remembered, each of which takes less than a KiB.
 const READERS: u64 = 25_000;
@@ -33,9 +36,18 @@ const STRETCHES: usize = 8;
 /// For how long a reader who comes back may still seem to be there.
 const LEAVING: Duration = Duration::from_millis(100);
 
+/// SECURITY: how many seqs are remembered, each of which takes less than 200 bytes.
+const SEQS: u64 = 25_000;
+
 /// Who has seen what.
 #[derive(Debug)]
-pub struct Shown(Cache<(u64, ReaderId), Arc<Seen>>);
+pub struct Shown {
+    seen: Cache<(u64, ReaderId), Arc<Seen>>,
+    given: Given,
+}
+
+/// What was known when a source gave a seq: the serial of those who were shown least.
+type Given = Cache<(u64, Seq), u64>;
 
 /// What is remembered of a name.
 #[derive(Debug, Default)]
@@ -51,12 +63,16 @@ struct Past {
     is_shared: bool,
     stretches: Vec<Stretch>,
     /// No single reader comes back with less than this.
-    least: Timestamp,
+    least: Seq,
 }
 
 /// Somebody who reads now.
 #[derive(Debug)]
-pub struct Presence(Arc<Seen>);
+pub struct Presence {
+    seen: Arc<Seen>,
+    lineage: u64,
+    given: Given,
+}
 
 /// Tells readers apart, as far as that is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,8 +82,8 @@ pub struct ReaderId(u64);
 /// are of use only as a whole were read as such; of others it is not known how far.
 #[derive(Debug, Clone, Copy)]
 struct Stretch {
-    from: Timestamp,
-    to: Timestamp,
+    from: Seq,
+    to: Seq,
     serial: u64,
     /// What was known when [`Self::to`] was reached.
     last: u64,
@@ -84,14 +100,17 @@ impl ReaderId {
 
 impl Default for Shown {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(READERS).time_to_idle(REMEMBERED).build())
+        Self {
+            seen: Cache::builder().max_capacity(READERS).time_to_idle(REMEMBERED).build(),
+            given: Cache::builder().max_capacity(SEQS).time_to_idle(REMEMBERED).build(),
+        }
     }
 }
 
 impl Shown {
     /// Somebody begins to read a source.
     pub async fn enter(&self, lineage: u64, reader: ReaderId) -> Presence {
-        let seen = self.0.get_with((lineage, reader), Arc::default);
+        let seen = self.seen.get_with((lineage, reader), Arc::default);
         if !seen.past().is_shared {
             let mut reading = seen.reading.subscribe();
             let alone = reading.wait_for(|reading| *reading == 0);
@@ -106,24 +125,24 @@ impl Shown {
         if !is_alone {
             seen.past().share();
         }
-        Presence(seen)
+        Presence { seen, lineage, given: self.given.clone() }
     }
 }
 
 impl Presence {
     /// The position of a reader who comes with `seq`.
-    pub fn resume(&self, moment: &dyn Moment, seq: Timestamp) -> Position {
-        if seq == Timestamp::ZERO {
+    pub fn resume(&self, moment: &dyn Moment, seq: Seq) -> Position {
+        if seq == Seq::ZERO {
             return Position::new(seq, moment.serial());
         }
-        let mut past = self.0.past();
+        let mut past = self.seen.past();
         if seq < past.least {
             past.share();
         }
         let known = past.stretches.iter().filter(|stretch| stretch.from <= seq && seq <= stretch.to);
         let serial = known.map(|stretch| if stretch.to == seq { stretch.last } else { stretch.serial }).min();
         drop(past);
-        if let Some(serial) = serial {
+        if let Some(serial) = serial.or_else(|| self.given.get(&(self.lineage, seq))) {
             return Position::new(seq, serial);
         }
         Position::anybodys(moment, seq)
@@ -131,7 +150,13 @@ impl Presence {
 
     /// A reader who began at one position was shown everything up to another; all of it, where they read it as a whole.
     pub fn note(&self, from: &Position, to: &Position, is_whole: bool) {
-        let mut past = self.0.past();
+        if is_whole && to.doubt.is_none() && to.seq > from.seq && to.seq.is_own() {
+            let least = |known: Option<moka::Entry<_, u64>>| {
+                known.map_or(to.serial, |known| known.into_value().min(to.serial))
+            };
+            self.given.entry((self.lineage, to.seq)).and_upsert_with(least);
+        }
+        let mut past = self.seen.past();
         past.least = if is_whole { to.seq } else { from.seq };
         // Who was not shown everything that was in doubt is not known to have seen anything.
         if to.doubt.is_some() || past.is_shared {
@@ -157,7 +182,7 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.reading.send_modify(|reading| *reading = reading.saturating_sub(1));
+        self.seen.reading.send_modify(|reading| *reading = reading.saturating_sub(1));
     }
 }
 

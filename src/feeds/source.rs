@@ -25,6 +25,7 @@ use crate::access::Credentials;
 use crate::error::Error;
 use crate::history::{History, Visible};
 use crate::journal::{Journal, News, Object};
+use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::read::{ReadError, Source};
 use crate::mirror::{Freshness, Mirrors};
@@ -203,10 +204,14 @@ impl Beginning {
     /// The position of a reader who wants what comes after `since`.
     pub fn position(&self, since: Since, reader: &Presence) -> Position {
         match since {
-            Since::Seq(seq) => reader.resume(&*self.moment, seq),
+            Since::Seq(seq) => {
+                self.moment.heed(seq);
+                reader.resume(&*self.moment, seq)
+            }
             Since::Now => {
-                let newest = self.moment.timestamp();
-                Position::new(self.now.map_or(newest, |now| now.min(newest)), self.moment.serial())
+                let newest = self.moment.newest_seq();
+                let now = self.now.filter(|now| *now < newest.at).map_or(newest, Seq::of);
+                Position::new(now, self.moment.serial())
             }
         }
     }
@@ -214,7 +219,7 @@ impl Beginning {
 
 /// A seq that the upstream may have to be asked for; what nobody can have been given is not.
 fn newer_than_known(since: Since) -> Option<Timestamp> {
-    since.seq().filter(|seq| *seq <= PLAUSIBLE)
+    since.seq().map(|seq| seq.at).filter(|newest| *newest <= PLAUSIBLE)
 }
 
 /// Timestamps above this (the year 2100) are made up.

@@ -10,12 +10,13 @@ use futures_util::future::BoxFuture;
 use super::moment::{Doubt, Moment, Page, Position, Room, Row};
 use crate::error::Error;
 use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 /// What has to be known of a row to tell who has seen it.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark<'t> {
     /// Its place in the order of changes.
-    pub seq: Timestamp,
+    pub seq: Seq,
     /// Its own timestamp, which is lower where it became visible late.
     pub last_modified: Timestamp,
     /// Whether it became visible behind its timestamp.
@@ -34,11 +35,11 @@ pub trait Table: Debug {
     /// See [`Moment::lineage`].
     fn lineage(&self) -> u64;
     /// See [`Moment::began`].
-    fn began(&self) -> Timestamp;
+    fn began(&self) -> Seq;
     /// Counts the states of the source.
     fn serial(&self) -> u64;
     /// The newest seq.
-    fn timestamp(&self) -> Timestamp;
+    fn newest_seq(&self) -> Seq;
     /// Names the rows: others, another digest.
     fn digest(&self) -> u64;
     /// How many rows there are.
@@ -49,6 +50,10 @@ pub trait Table: Debug {
     fn json(&self, place: usize) -> (Bytes, bool);
     /// How far behind its own timestamp a row can become visible.
     fn overlap(&self) -> Duration;
+    /// See [`Moment::heed`].
+    fn heed(&self, seq: Seq);
+    /// The newest seq that was heeded.
+    fn heard(&self) -> Seq;
 }
 
 impl<T: Table + Send + Sync + 'static> Moment for T {
@@ -56,7 +61,7 @@ impl<T: Table + Send + Sync + 'static> Moment for T {
         Table::lineage(self)
     }
 
-    fn began(&self) -> Timestamp {
+    fn began(&self) -> Seq {
         Table::began(self)
     }
 
@@ -64,23 +69,25 @@ impl<T: Table + Send + Sync + 'static> Moment for T {
         Table::serial(self)
     }
 
-    fn timestamp(&self) -> Timestamp {
-        Table::timestamp(self)
+    fn newest_seq(&self) -> Seq {
+        Table::newest_seq(self)
+    }
+
+    fn heed(&self, seq: Seq) {
+        if seq.is_news(Table::newest_seq(self), Table::heard(self)) {
+            Table::heed(self, seq);
+        }
     }
 
     fn tag(&self) -> Option<String> {
-        Some(format!("{}-{:016x}", Table::timestamp(self), self.digest()))
+        Some(format!("{}-{:016x}", Table::newest_seq(self), self.digest()))
     }
 
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move { Ok(page(&*self, &from, room)) })
     }
 
-    fn before(
-        self: Arc<Self>,
-        below: Option<Timestamp>,
-        room: Room,
-    ) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move { Ok(before(&*self, below, room)) })
     }
 }
@@ -100,12 +107,14 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> Page {
             if room.is_full() {
                 break;
             }
-            let row = row(table, place, &mark, doubt.since);
+            taken += 1;
+            // Who is cut off before the last of them has the seq that they came with, and is told again.
+            page.next.seq = if taken == total { from.seq.told_again() } else { from.seq };
+            let row = row(table, place, &mark, page.next.seq);
             page.next.doubt =
                 Some(Doubt { shown: Some((mark.last_modified, row.id.clone())), ..doubt.clone() });
             room.take(&row);
             page.rows.push(row);
-            taken += 1;
         }
         if taken < total {
             page.pending = (total - taken + table.count() - first_after(table, from.seq)) as u64;
@@ -115,32 +124,45 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> Page {
         }
         page.next.doubt = None;
     }
-    let mut place = first_after(table, Timestamp(from.seq.0.saturating_sub(1)));
+    let mut place = first_after(table, Seq::of(from.seq.at).before());
+    // Where another sidecar found more, its seqs go further than those of what is found here.
+    let behind = page.next.seq.found_after();
+    // Of the reader's own timestamp, what was found late is due; the row that had it first was shown.
+    let is_due = |mark: &Mark<'_>| mark.seq > from.seq || (mark.is_late && mark.serial > from.serial);
+    let seq_of = |mark: &Mark<'_>| if mark.seq > from.seq { mark.seq } else { behind };
+    let mut group = page.next.seq;
     while let Some(mark) = table.mark(place) {
-        // At the reader's own seq, what was found late is due; the row that had it first was shown.
-        let is_due = mark.seq > from.seq || (mark.is_late && mark.serial > from.serial);
-        if is_due {
-            if room.is_full() && mark.seq > page.next.seq {
-                page.pending = (table.count() - place) as u64;
-                return page;
-            }
-            let row = row(table, place, &mark, mark.seq);
-            page.next.seq = page.next.seq.max(row.seq);
-            room.take(&row);
-            page.rows.push(row);
-        }
         place += 1;
+        if !is_due(&mark) {
+            continue;
+        }
+        let seq = seq_of(&mark).max(group);
+        if room.is_full() && seq > group {
+            page.pending = (table.count() + 1 - place) as u64;
+            return page;
+        }
+        group = seq;
+        // Of several with one seq only the last one has it: who is cut off before has not seen them all.
+        let is_last = table.mark(place).is_none_or(|next| !is_due(&next) || seq_of(&next) > seq);
+        if is_last {
+            page.next.seq = seq;
+        }
+        let row = row(table, place - 1, &mark, page.next.seq);
+        room.take(&row);
+        page.rows.push(row);
     }
-    page.next.seq = page.next.seq.max(table.timestamp());
+    if page.next.seq > table.newest_seq() {
+        table.heed(page.next.seq);
+    }
+    page.next.seq = page.next.seq.max(table.newest_seq());
     page
 }
 
 /// The rows below a seq, or all of them, newest first.
-pub fn before(table: &impl Table, below: Option<Timestamp>, room: Room) -> Page {
+pub fn before(table: &impl Table, below: Option<Seq>, room: Room) -> Page {
     let mut page = Page::default();
     let mut room = Left { room, rows: 0, bytes: 0 };
-    let mut place =
-        below.map_or(table.count(), |below| first_after(table, Timestamp(below.0.saturating_sub(1))));
+    let mut place = below.map_or(table.count(), |below| first_after(table, below.before()));
     while let Some(mark) = place.checked_sub(1).and_then(|place| table.mark(place)) {
         if room.is_full() && (page.rows.is_empty() || mark.seq < page.next.seq) {
             break;
@@ -156,7 +178,7 @@ pub fn before(table: &impl Table, below: Option<Timestamp>, room: Room) -> Page 
 }
 
 /// The place of the first row with a seq above this.
-fn first_after(table: &impl Table, seq: Timestamp) -> usize {
+fn first_after(table: &impl Table, seq: Seq) -> usize {
     let (mut low, mut high) = (0, table.count());
     while low < high {
         let middle = low.midpoint(high);
@@ -167,16 +189,20 @@ fn first_after(table: &impl Table, seq: Timestamp) -> usize {
 
 /// Rows that a reader who comes with a seq may not have been shown, though they are not above it, oldest first.
 fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> {
-    let from = doubt.since.back(table.overlap());
+    // Whoever was told of what was late by then has a seq of this sidecar.
+    if doubt.since.is_own() {
+        return Vec::new();
+    }
+    let from = Seq::end_of(doubt.since.at.back(table.overlap()));
     let shown = doubt.shown.as_ref().map(|(timestamp, id)| (*timestamp, &**id));
     let places = first_after(table, from)..first_after(table, doubt.since);
     let marks = places.filter_map(|place| Some((place, table.mark(place)?)));
     let mut doubtful: Vec<_> = marks
         .filter(|(_, mark)| {
-            let is_hidden = if mark.seq == doubt.since {
+            let is_hidden = if mark.seq.at == doubt.since.at {
                 mark.is_late
             } else {
-                mark.doubtful_up_to.is_some_and(|bound| doubt.since <= bound)
+                mark.doubtful_up_to.is_some_and(|bound| doubt.since.at <= bound)
             };
             is_hidden && shown.is_none_or(|shown| (mark.last_modified, mark.id) > shown)
         })
@@ -185,7 +211,7 @@ fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> 
     doubtful
 }
 
-fn row(table: &impl Table, place: usize, mark: &Mark<'_>, seq: Timestamp) -> Row {
+fn row(table: &impl Table, place: usize, mark: &Mark<'_>, seq: Seq) -> Row {
     let (json, deleted) = table.json(place);
     Row { seq, id: mark.id.into(), last_modified: mark.last_modified, deleted, json }
 }

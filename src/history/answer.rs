@@ -10,6 +10,7 @@ use super::changed;
 use super::write::{Target, Write, list_of, object_in};
 use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
 use crate::kinto::Timestamp;
+use crate::kinto::head::Head;
 
 /// A version of an object.
 #[derive(Debug, Clone)]
@@ -49,41 +50,26 @@ struct Answer<'a> {
     permissions: Option<Permissions>,
 }
 
-#[derive(Deserialize)]
-struct Head<'a> {
-    id: String,
-    last_modified: Timestamp,
-    /// Anything, in a record that somebody wrote so.
-    #[serde(borrow, default)]
-    deleted: Option<&'a RawValue>,
-}
-
 // === impl Version ===
 
 impl Version {
-    /// Reads an object as it stands in a list.
-    pub fn of(data: &RawValue, permissions: Option<Permissions>) -> Option<Self> {
-        let head: Head<'_> = serde_json::from_str(data.get()).ok()?;
-        Some(Self {
-            id: head.id,
-            modified: head.last_modified,
-            deleted: head.deleted.is_some_and(|deleted| deleted.get() == "true"),
-            data: data.to_owned(),
-            permissions,
-        })
+    /// Reads an object, or a tombstone: which of them it is does not stand in it.
+    fn of(data: &RawValue, permissions: Option<Permissions>, deleted: bool) -> Option<Self> {
+        let head = Head::of(data.get().as_bytes())?;
+        Some(Self { id: head.id, modified: head.last_modified, deleted, data: data.to_owned(), permissions })
     }
 
-    /// Reads the answer to a request for one object.
-    pub fn of_answer(body: &[u8]) -> Option<Self> {
+    /// Reads the answer to a request for one object, or to its deletion.
+    pub fn of_answer(body: &[u8], deleted: bool) -> Option<Self> {
         let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
-        Self::of(answer.data, answer.permissions)
+        Self::of(answer.data, answer.permissions, deleted)
     }
 
-    /// Reads the answer to a request for a list.
+    /// Reads the answer to the deletion of a list.
     pub fn all_of(body: &[u8]) -> Option<Vec<Self>> {
         let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
         let rows: Vec<&RawValue> = serde_json::from_str(answer.data.get()).ok()?;
-        rows.into_iter().map(|row| Self::of(row, None)).collect()
+        rows.into_iter().map(|row| Self::of(row, None, true)).collect()
     }
 }
 
@@ -101,7 +87,7 @@ pub fn read(write: &Write, user_id: Option<&String>, status: StatusCode, body: &
         Target::Everything => Said::Gone,
         Target::Part(object) => Said::Look(object.clone()),
         Target::Object(object) if write.is_partial => Said::Look(object.clone()),
-        Target::Object(object) => match Version::of_answer(body) {
+        Target::Object(object) => match Version::of_answer(body, write.method == Method::DELETE) {
             Some(version) => {
                 let action = action(&write.method, status);
                 Said::Changes(vec![Change { action, ..changed(version, object.clone(), user_id) }])
@@ -110,7 +96,7 @@ pub fn read(write: &Write, user_id: Option<&String>, status: StatusCode, body: &
         },
         Target::List(_) if write.method == Method::POST && status == StatusCode::OK => Said::Nothing,
         Target::List(list) if write.method == Method::POST => {
-            let version = Version::of_answer(body);
+            let version = Version::of_answer(body, false);
             match version.and_then(|version| Some((object_in(list, &version.id)?, version))) {
                 Some((object, version)) => Said::Changes(vec![Change {
                     action: Some(Action::Create),

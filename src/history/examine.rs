@@ -217,7 +217,7 @@ async fn several(
     method: &Method,
     uri: &str,
 ) -> Result<Vec<(Object, Version)>, ReadError> {
-    let listed = list::read(source, uri, &format!("_since={}", intent.known)).await?;
+    let listed = list::newer(source, uri, intent.known, "").await?;
     let versions =
         listed.versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
     let missing: BTreeSet<_> = journal

@@ -30,7 +30,7 @@ pub(super) async fn created(
     for object in unknown {
         match source.object(&object.to_string()).await {
             Ok(body) => {
-                let Some(version) = Version::of_answer(&body) else { continue };
+                let Some(version) = Version::of_answer(&body, false) else { continue };
                 let change = changed(version, object, user_id.clone());
                 changes.push(Change { action: Some(Action::Create), is_found: true, ..change });
             }

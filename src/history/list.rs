@@ -5,9 +5,9 @@ use serde_json::value::RawValue;
 use super::answer::Version;
 use super::write::{list_of, object_in};
 use crate::journal::Object;
-use crate::kinto::{Timestamp, selector};
+use crate::kinto::Timestamp;
 use crate::mirror::content::{Content, NewRow, Row};
-use crate::mirror::read::{ReadError, Source};
+use crate::mirror::read::{Page, ReadError, Source, in_list};
 
 /// The rows of a list, and its timestamp when the first page was read.
 #[derive(Debug)]
@@ -18,12 +18,37 @@ pub(super) struct Listed {
     pub(super) versions: Vec<(Object, Version)>,
 }
 
-/// Reads what a query selects of a list, on all pages.
-pub(super) async fn read(source: &Source, list: &str, query: &str) -> Result<Listed, ReadError> {
-    let mut page = source.page(&format!("{list}?{query}")).await?;
+/// Reads what is newer in a list than `since`, or somewhat more, on all pages; `rest` is the rest of the query.
+pub(super) async fn newer(
+    source: &Source,
+    list: &str,
+    since: Timestamp,
+    rest: &str,
+) -> Result<Listed, ReadError> {
+    let page = source.newer(list, since, rest).await?;
+    whole(source, list, page, true).await
+}
+
+/// Reads what is alive in a list.
+pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listed, ReadError> {
+    let page = source.page(&format!("{list}?{query}")).await?;
+    whole(source, list, page, false).await
+}
+
+async fn whole(
+    source: &Source,
+    list: &str,
+    mut page: Page,
+    has_tombstones: bool,
+) -> Result<Listed, ReadError> {
     let timestamp = page.timestamp;
     let mut versions = Vec::new();
     loop {
+        if has_tombstones {
+            source.tell_alive(list, timestamp, &mut page.rows, |_| false).await?;
+        } else {
+            page.rows.iter_mut().for_each(|row| row.deleted = false);
+        }
         for row in page.rows {
             // What cannot be named by a path cannot be asked for, either.
             let Some(object) = object_in(list, &row.id) else { continue };
@@ -54,6 +79,7 @@ pub(super) fn of_content(
             id: row.id.clone(),
             last_modified: row.last_modified,
             deleted: row.deleted,
+            is_marked: row.is_marked,
             json: content.json(row),
         };
         versions.push((object, version(row)?));
@@ -64,13 +90,12 @@ pub(super) fn of_content(
 /// The present version of an object, or its tombstone; `None` where there is neither.
 pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Version>, ReadError> {
     match source.object(&object.to_string()).await {
-        Ok(body) => Version::of_answer(&body)
+        Ok(body) => Version::of_answer(&body, false)
             .map(Some)
             .ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into())),
         Err(ReadError::Gone) => {
-            // Kinto: tombstones are shown where the timestamp is part of the selection.
-            let query = format!("_since=0&id={}", selector(object.id()));
-            match read(source, &list_of(object), &query).await {
+            let named = format!("&in_id={}", in_list([object.id()].into_iter()));
+            match newer(source, &list_of(object), Timestamp::ZERO, &named).await {
                 Ok(listed) => Ok(listed.versions.into_iter().map(|(_, version)| version).next()),
                 Err(ReadError::Gone) => Ok(None),
                 Err(error) => Err(error),

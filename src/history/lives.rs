@@ -166,7 +166,7 @@ fn has_any(known: &[(Object, Timestamp)], there: &HashMap<Object, Timestamp>, bu
 /// What is in a list; `None` where that may not be read.
 async fn versions(source: &Source, list: &str) -> Result<Option<HashMap<Object, Timestamp>>, ExamineError> {
     let (list, query) = list.split_once('?').unwrap_or((list, ""));
-    match list::read(source, list, query).await {
+    match list::alive(source, list, query).await {
         Ok(listed) => Ok(Some(
             listed.versions.into_iter().map(|(object, version)| (object, version.modified)).collect(),
         )),

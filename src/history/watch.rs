@@ -213,6 +213,12 @@ impl Watcher {
             let at = if is_own { Instant::now() + self.settings.overlap } else { Instant::now() };
             watched.again = Some(watched.again.map_or(at, |again| again.min(at)));
         }
+        // What is dated back moves no clock: whoever compares the mirror finds it.
+        let mirrored = self.mirrors.known(key).and_then(|mirror| mirror.state());
+        let late = mirrored.map_or(watched.late, |state| state.content.found_late());
+        if std::mem::replace(&mut watched.late, late) != late {
+            watched.again = Some(Instant::now());
+        }
         if watched.again.is_some_and(|again| again <= Instant::now()) {
             self.refresh_or_forget(&uri).await?;
         }
@@ -285,9 +291,9 @@ impl Watcher {
         let Listed { timestamp, mut versions } = match self.settings.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
-                None => self.read(uri, "").await?,
+                None => list::alive(&self.history.source, uri, "").await?,
             },
-            Backfill::None => self.read(uri, "_fields=last_modified").await?,
+            Backfill::None => list::alive(&self.history.source, uri, "_fields=last_modified").await?,
         };
         versions.reverse();
         // What is being written is told of by those who write it.
@@ -316,7 +322,7 @@ impl Watcher {
         let since = watermark.back(self.settings.overlap);
         let Listed { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
-            None => self.read(uri, &format!("_since={since}")).await?,
+            None => list::newer(&self.history.source, uri, since, "").await?,
         };
         let mut missing = self.missing(&versions).await?;
         if !missing.is_empty() {
@@ -389,10 +395,6 @@ impl Watcher {
             _ => None,
         };
         examine::others_settled(&self.history, &self.journal, bucket.as_deref(), false).await
-    }
-
-    async fn read(&self, uri: &str, query: &str) -> Result<Listed, ReadError> {
-        list::read(&self.history.source, uri, query).await
     }
 
     /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history

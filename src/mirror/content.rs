@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 
 mod find;
 
@@ -35,6 +36,8 @@ pub struct NewRow {
     pub last_modified: Timestamp,
     /// Whether it is a tombstone.
     pub deleted: bool,
+    /// Whether it says `"deleted": true`, which a live record may, too.
+    pub is_marked: bool,
     /// Its JSON, to the byte.
     pub json: Bytes,
 }
@@ -48,6 +51,8 @@ pub struct Row {
     pub last_modified: Timestamp,
     /// Whether it is a tombstone.
     pub deleted: bool,
+    /// Whether it says `"deleted": true`, which a live record may, too.
+    pub is_marked: bool,
     /// The collection's timestamp when this row was found with a lower one of its own.
     pub late: Option<Timestamp>,
     /// Whether this is a tombstone of the sidecar's own for a row that vanished without one.
@@ -55,9 +60,9 @@ pub struct Row {
     /// The collection's timestamp when this row was first seen: who knows of nothing above it may have read before this
     /// row was there, who knows of more has not.
     pub found: Timestamp,
-    /// The timestamp by which readers of feeds hear of this row: its own, or that of the newest row which they had heard of
-    /// when this one was found behind that.
-    pub seq: Timestamp,
+    /// The place at which readers of feeds hear of this row: its own timestamp, or the next after the newest row which
+    /// they had heard of when this one was found behind that.
+    pub seq: Seq,
     /// The first content of this mirror that had this row as it is, see [`Content::serial`].
     pub serial: u64,
     /// Whether this row was once seen to be the collection's newest.
@@ -86,6 +91,8 @@ pub struct Update {
     pub gone: HashSet<Arc<str>>,
     /// Timestamps that were once seen to be the newest, ascending.
     pub witnessed: Vec<Timestamp>,
+    /// A place that some reader of a feed has.
+    pub heard: Seq,
 }
 
 /// A collection at one moment.
@@ -105,8 +112,8 @@ pub struct Content {
     /// Indices of the rows that are marked late.
     late: Vec<usize>,
     digest: u64,
-    /// The timestamp of the newest row that there ever was. Kinto may tell a collection's timestamp before it shows the row.
-    pub high: Timestamp,
+    /// The newest place of a row that there ever was. Kinto may tell a collection's timestamp before it shows the row.
+    pub high: Seq,
     /// Indices of all rows by [`Row::seq`], oldest first.
     by_seq: OnceLock<Vec<usize>>,
     /// The timestamps that this mirror had, ascending; the first is the one that it began with.
@@ -135,7 +142,8 @@ impl Content {
         let newest = update.rows.iter().map(|row| row.last_modified).max().unwrap_or(timestamp);
         let find = Find {
             known,
-            high: before.map_or(Timestamp::ZERO, |before| before.high),
+            high: before.map_or(Seq::ZERO, |before| before.high),
+            heard: update.heard,
             at: timestamp.max(known),
             newest: timestamp.max(known).max(newest),
             serial: before.map_or(1, |before| before.serial + 1),
@@ -148,7 +156,10 @@ impl Content {
         for row in before.map_or(&[][..], |before| &before.rows) {
             let json = before.map_or(Bytes::new(), |before| before.bytes.slice(row.place.clone()));
             match fresh.remove(&row.id) {
-                Some(new) if new.last_modified == row.last_modified && hash(&new.json) == row.hash => {
+                Some(new)
+                    if (new.last_modified, new.deleted) == (row.last_modified, row.deleted)
+                        && hash(&new.json) == row.hash =>
+                {
                     rows.push((row.clone(), json));
                 }
                 Some(new) => rows.push(Row::found(new, find)),
@@ -179,7 +190,7 @@ impl Content {
             // What was the newest row of a state that was read cannot appear after a later one.
             row.witnessed |=
                 row.last_modified == timestamp || update.witnessed.binary_search(&row.last_modified).is_ok();
-            digest = digest.wrapping_add(row.hash);
+            digest = digest.wrapping_add(row.hash).wrapping_add(u64::from(row.deleted));
             placed.push(row);
         }
         let mut own = before.map_or_else(Vec::new, |before| before.own.clone());
@@ -193,7 +204,7 @@ impl Content {
             own.push(timestamp);
         }
         let began = before.map_or(timestamp, |before| before.began);
-        let high = placed.first().map_or(Timestamp::ZERO, |row: &Row| row.last_modified);
+        let high = placed.iter().map(|row| row.seq).max().unwrap_or_default();
         Self {
             metadata,
             timestamp,
@@ -226,6 +237,25 @@ impl Content {
     /// The number of live records.
     pub fn live(&self) -> usize {
         self.live
+    }
+
+    /// Whether the upstream can have counted this many live records.
+    pub fn may_count(&self, total: u64) -> bool {
+        // Kinto in memory leaves out those that say that they were deleted.
+        let odd = || self.rows.iter().filter(|row| row.is_marked && !row.deleted).count();
+        usize::try_from(total).is_ok_and(|total| total == self.live || total + odd() == self.live)
+    }
+
+    /// The serial of the last content in which something was found late, zero where nothing was.
+    pub fn found_late(&self) -> u64 {
+        self.late.iter().filter_map(|index| Some(self.rows.get(*index)?.serial)).max().unwrap_or(0)
+    }
+
+    /// Whether a row with this timestamp is known to be a tombstone.
+    pub fn has_tombstone(&self, timestamp: Timestamp) -> bool {
+        let first = self.rows.partition_point(|row| row.last_modified > timestamp);
+        let of_then = self.rows.iter().skip(first).take_while(|row| row.last_modified == timestamp);
+        of_then.fold(None, |all, row| Some(all.unwrap_or(true) && row.deleted && !row.invented)) == Some(true)
     }
 
     /// All rows, newest first.

@@ -1,13 +1,20 @@
 //! The questions that a mirror asks the upstream about one collection.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::content::{Metadata, NewRow};
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::head::Head;
+use crate::kinto::{CollectionKey, Timestamp, selector};
 use crate::upstream::{Upstream, UpstreamError};
+
+/// How many objects one question names by their ids.
+const IDS_AT_ONCE: usize = 50;
 
 /// Why a collection could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,12 +42,31 @@ pub enum ReadError {
     Oversize,
 }
 
+impl ReadError {
+    /// Whether the upstream may say something else by and by, as opposed to an answer that says what it is asked for
+    /// cannot be had.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Upstream(error) => !matches!(error, UpstreamError::Ended(_)),
+            Self::Garbled(_) => true,
+            Self::Status(status) => {
+                !status.is_client_error()
+                    || matches!(
+                        *status,
+                        StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS
+                    )
+            }
+            Self::Gone | Self::Refused(_) | Self::Unsettled | Self::Oversize => false,
+        }
+    }
+}
+
 /// One page of a list.
 #[derive(Debug)]
 pub struct Page {
     /// The list's timestamp when the page was read.
     pub timestamp: Timestamp,
-    /// The rows as Kinto sorted them.
+    /// The rows as Kinto sorted them. What looks like a tombstone counts as one: see [`Source::tell_alive`].
     pub rows: Vec<NewRow>,
     /// Where the next page is, relative to the API root.
     pub next: Option<String>,
@@ -60,14 +86,6 @@ pub struct Census {
 #[derive(Deserialize)]
 struct Data<T> {
     data: T,
-}
-
-#[derive(Deserialize)]
-struct Head {
-    id: String,
-    last_modified: Timestamp,
-    #[serde(default)]
-    deleted: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -98,11 +116,11 @@ impl Source {
     pub async fn metadata(
         &self,
         key: &CollectionKey,
-        known: Option<Timestamp>,
+        known: Option<&Metadata>,
     ) -> Result<Option<Metadata>, ReadError> {
         let mut headers = HeaderMap::new();
         if let Some(known) = known {
-            headers.insert(header::IF_NONE_MATCH, known.etag());
+            headers.insert(header::IF_NONE_MATCH, known.last_modified.etag());
         }
         let answer = self.ask(Method::GET, &key.uri(), headers).await?;
         if answer.status() == StatusCode::NOT_MODIFIED {
@@ -113,7 +131,9 @@ impl Source {
         let Data { data } = parse::<Data<&RawValue>>(&body)?;
         let stamp: Stamp = parse(data.get().as_bytes())?;
         let json = body.slice_ref(data.get().as_bytes());
-        Ok(Some(Metadata { json, last_modified: stamp.last_modified }))
+        // Kinto has no 304 for an object whose timestamp is none.
+        let is_known = known.is_some_and(|known| known.json == json);
+        Ok((!is_known).then_some(Metadata { json, last_modified: stamp.last_modified }))
     }
 
     /// Reads one object with its permissions, as the upstream shows it.
@@ -150,6 +170,76 @@ impl Source {
         })
     }
 
+    /// The greatest `_since` that the upstream takes, on the safe side.
+    pub fn latest_since(&self) -> Timestamp {
+        self.upstream.latest_since()
+    }
+
+    /// Reads the first page of what is newer in a list than `since`, tombstones included, or somewhat more; all of it for
+    /// zero. `rest` is the rest of the query.
+    ///
+    /// Whatever is dated a day ahead, and so whatever `since` follows from it, the upstream refuses as a `_since`.
+    pub async fn newer(&self, list: &str, since: Timestamp, rest: &str) -> Result<Page, ReadError> {
+        let path = |since: Timestamp| match since {
+            // `_since=0` leaves out what is not above zero. Any filter of `last_modified` includes tombstones; this one
+            // is true of all but the rows at a moment that nobody can know.
+            Timestamp::ZERO => {
+                let moment = uuid::Uuid::new_v4().as_u64_pair().0 >> 24;
+                format!("{list}?not_last_modified={moment}{rest}")
+            }
+            since => format!("{list}?_since={since}{rest}"),
+        };
+        let asked = since.min(self.upstream.latest_since());
+        match self.page(&path(asked)).await {
+            Err(ReadError::Status(StatusCode::BAD_REQUEST)) if asked > Timestamp::ZERO => {
+                // That answer tells the upstream's time anew.
+                let latest = self.upstream.latest_since();
+                self.page(&path(if latest < asked { latest } else { Timestamp::ZERO })).await
+            }
+            page => page,
+        }
+    }
+
+    /// Finds which of these rows of a list only look like tombstones; whether the list was still the one of `timestamp`
+    /// then: if not, one of them may have been changed meanwhile, and is there in a newer version. `is_known` says of which rows it is known that they are tombstones.
+    ///
+    /// An object whose data is `"deleted": true` cannot be told from a tombstone. Without a filter of `last_modified`,
+    /// the upstream shows only what is alive.
+    pub async fn tell_alive(
+        &self,
+        list: &str,
+        timestamp: Timestamp,
+        rows: &mut [NewRow],
+        is_known: impl Fn(Timestamp) -> bool,
+    ) -> Result<bool, ReadError> {
+        let mut suspects: HashMap<Arc<str>, &mut NewRow> = rows
+            .iter_mut()
+            .filter(|row| row.deleted && !is_known(row.last_modified))
+            .map(|row| (row.id.clone(), row))
+            .collect();
+        if suspects.is_empty() {
+            return Ok(true);
+        }
+        let filter = if suspects.len() > IDS_AT_ONCE {
+            "deleted=true".to_owned()
+        } else {
+            format!("in_id={}", in_list(suspects.keys().map(|id| &**id)))
+        };
+        let mut next = Some(format!("{list}?{filter}&_fields=id"));
+        let mut is_same = true;
+        while let Some(path) = next {
+            let page = self.page(&path).await?;
+            is_same &= page.timestamp == timestamp;
+            for alive in page.rows {
+                if let Some(row) = suspects.get_mut(&alive.id) {
+                    row.deleted = row.last_modified != alive.last_modified;
+                }
+            }
+            next = page.next;
+        }
+        Ok(is_same)
+    }
+
     /// Reads one page of a list of rows at `path`, relative to the API root.
     pub async fn page(&self, path: &str) -> Result<Page, ReadError> {
         let answer = self.ask(Method::GET, path, HeaderMap::new()).await?;
@@ -166,16 +256,20 @@ impl Source {
         };
         let body = answer.into_body();
         let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
-        let rows = data.into_iter().map(|json| {
-            let head: Head = parse(json.get().as_bytes())?;
-            Ok(NewRow {
+        let rows = data.into_iter().filter_map(|json| {
+            let Some(head) = Head::of(json.get().as_bytes()) else {
+                tracing::warn!(path, "the upstream lists an object without an id");
+                return None;
+            };
+            Some(NewRow {
                 id: head.id.into(),
                 last_modified: head.last_modified,
-                deleted: head.deleted == serde_json::Value::Bool(true),
+                deleted: head.is_tombstone,
+                is_marked: head.is_marked,
                 json: body.slice_ref(json.get().as_bytes()),
             })
         });
-        Ok(Page { timestamp, rows: rows.collect::<Result<_, ReadError>>()?, next })
+        Ok(Page { timestamp, rows: rows.collect(), next })
     }
 
     async fn ask(
@@ -192,6 +286,11 @@ impl Source {
             }
         }
     }
+}
+
+/// Ids as the value of an `in_id`.
+pub fn in_list<'a>(ids: impl Iterator<Item = &'a str>) -> String {
+    ids.map(selector).collect::<Vec<_>>().join(",")
 }
 
 fn refuse(status: StatusCode) -> Result<(), ReadError> {

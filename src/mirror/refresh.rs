@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::content::{Content, Metadata, NewRow, Update};
 use super::read::{ReadError, Source};
 use super::verify;
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::Timestamp;
 use crate::settings::MirrorMode;
 use crate::timeline::clock::Clock;
 
@@ -125,7 +125,11 @@ impl Reader {
                 if let Some(low) = low {
                     since = since.min(Timestamp(low.0.saturating_sub(1)));
                 }
-                self.settle(clock, base, since).await?
+                match self.settle(clock, base, since).await {
+                    // Whatever the upstream has against the question, there is another one.
+                    Err(ReadError::Status(status)) if status.is_client_error() => None,
+                    settled => settled?,
+                }
             }
             (before, reason) => return self.whole(clock, before, reason.unwrap_or(FullRead::First)).await,
         };
@@ -150,11 +154,16 @@ impl Reader {
                 .metadata(key, None)
                 .await?
                 .ok_or_else(|| ReadError::Garbled("304 for a question without a condition".into()))?;
-            let list = self.list(key, Timestamp::ZERO).await?;
+            let list = self.list(clock, Timestamp::ZERO, before).await?;
             let (from, settled) = (list.from, list.settled);
-            let update = Update { rows: list.rows, witnessed: clock.witnessed(), ..Update::default() };
+            let update = Update {
+                rows: list.rows,
+                witnessed: clock.witnessed(),
+                heard: clock.heard(),
+                ..Update::default()
+            };
             let content = Content::new(metadata, list.timestamp, before, update);
-            if settled && self.source.metadata(key, Some(content.metadata.last_modified)).await?.is_none() {
+            if settled && self.source.metadata(key, Some(&content.metadata)).await?.is_none() {
                 return Ok(content);
             }
             if let Some(content) = self.settle(clock, &content, from.back(self.overlap)).await? {
@@ -177,15 +186,20 @@ impl Reader {
         let mut current: Option<Content> = None;
         let mut other_metadata = false;
         for _ in 0..ATTEMPTS {
-            let list = self.list(key, since).await?;
             let known = current.as_ref().unwrap_or(base);
+            let list = self.list(clock, since, Some(known)).await?;
             if list.timestamp < known.timestamp {
                 return Ok(None);
             }
             since = list.from.back(self.overlap);
-            let update = Update { rows: list.rows, witnessed: clock.witnessed(), ..Update::default() };
+            let update = Update {
+                rows: list.rows,
+                witnessed: clock.witnessed(),
+                heard: clock.heard(),
+                ..Update::default()
+            };
             let content = known.updated(metadata.clone(), list.timestamp, update);
-            match self.source.metadata(key, Some(metadata.last_modified)).await? {
+            match self.source.metadata(key, Some(&metadata)).await? {
                 Some(new) => {
                     metadata = new;
                     other_metadata = true;
@@ -195,7 +209,7 @@ impl Reader {
                     // is gone.
                     if other_metadata {
                         let (timestamp, total) = self.source.head(key).await?;
-                        let same = total.is_none_or(|total| usize::try_from(total) == Ok(content.live()));
+                        let same = total.is_none_or(|total| content.may_count(total));
                         if timestamp == content.timestamp && !same {
                             return Ok(None);
                         }
@@ -213,9 +227,15 @@ impl Reader {
         Err(ReadError::Unsettled)
     }
 
-    async fn list(&self, key: &CollectionKey, since: Timestamp) -> Result<List, ReadError> {
-        let path = format!("{}?_since={since}&_sort=-last_modified", key.records_uri());
-        let first = self.source.page(&path).await?;
+    /// What is newer than `since`; all there is for zero.
+    async fn list(
+        &self,
+        clock: &Clock,
+        since: Timestamp,
+        known: Option<&Content>,
+    ) -> Result<List, ReadError> {
+        let uri = clock.key().records_uri();
+        let first = self.source.newer(&uri, since, "&_sort=-last_modified").await?;
         let from = first.timestamp;
         let mut list = List { rows: first.rows, from, timestamp: from, settled: true };
         let mut bytes: usize = list.rows.iter().map(|row| row.json.len()).sum();
@@ -235,6 +255,10 @@ impl Reader {
             return Err(ReadError::Oversize);
         }
         list.settled &= list.rows.iter().all(|row| row.last_modified <= list.timestamp);
+        let is_known = |tombstone| {
+            clock.is_buried(tombstone) || known.is_some_and(|known| known.has_tombstone(tombstone))
+        };
+        list.settled &= self.source.tell_alive(&uri, from, &mut list.rows, is_known).await?;
         Ok(list)
     }
 }

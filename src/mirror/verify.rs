@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::content::{Content, Update};
-use super::read::ReadError;
+use super::read::{ReadError, in_list};
 use super::refresh::Reader;
-use crate::kinto::{CollectionKey, Timestamp, selector};
+use crate::kinto::{CollectionKey, Timestamp};
 
 /// How many ids one question names.
 const IDS_AT_ONCE: usize = 50;
@@ -39,13 +39,17 @@ pub async fn compare(
     let known: HashMap<&str, _> =
         content.rows().iter().filter(|row| !row.invented).map(|row| (&*row.id, row)).collect();
     let mut suspects: Vec<Arc<str>> = Vec::new();
-    for (id, (last_modified, deleted)) in &listed {
+    for (id, (last_modified, is_marked)) in &listed {
         // What is newer than the content comes with the next delta.
         if *last_modified > content.timestamp {
             continue;
         }
         match known.get(&**id) {
-            Some(row) if row.last_modified == *last_modified && row.deleted == *deleted => {}
+            // What is dated so may change without another date.
+            Some(row)
+                if row.last_modified == *last_modified
+                    && row.is_marked == *is_marked
+                    && *last_modified > Timestamp::ZERO => {}
             // A tombstone of what was never known changes nothing for anybody who follows this mirror.
             _ => suspects.push(id.clone()),
         }
@@ -62,19 +66,24 @@ pub async fn compare(
         return Ok(Difference::Many);
     }
     for ids in suspects.chunks(IDS_AT_ONCE) {
-        let selected: Vec<String> = ids.iter().map(|id| selector(id)).collect();
-        let path = format!("{}?_since=0&in_id={}", key.records_uri(), selected.join(","));
-        let mut next = Some(path);
+        let uri = key.records_uri();
+        let named = format!("&in_id={}", in_list(ids.iter().map(|id| &**id)));
         let mut missing: std::collections::HashSet<Arc<str>> = ids.iter().cloned().collect();
-        while let Some(path) = next {
-            let page = reader.source.page(&path).await?;
+        let mut page = reader.source.newer(&uri, Timestamp::ZERO, &named).await?;
+        loop {
+            let is_certain =
+                reader.source.tell_alive(&uri, page.timestamp, &mut page.rows, |_| false).await?;
             for row in page.rows {
                 missing.remove(&row.id);
-                if row.last_modified <= content.timestamp {
+                // Where somebody writes meanwhile, the next comparison will tell.
+                if row.last_modified <= content.timestamp && (is_certain || !row.deleted) {
                     update.rows.push(row);
                 }
             }
-            next = page.next;
+            match page.next {
+                Some(next) => page = reader.source.page(&next).await?,
+                None => break,
+            }
         }
         update.gone.extend(missing);
     }
@@ -89,17 +98,19 @@ async fn listing(
 ) -> Result<HashMap<Arc<str>, (Timestamp, bool)>, ReadError> {
     let mut listed = HashMap::new();
     let fields = "last_modified,deleted";
-    let mut next = Some(format!("{}?_since=0&_fields={fields}&_sort=-last_modified", key.records_uri()));
-    while let Some(path) = next {
-        let page = reader.source.page(&path).await?;
+    let wanted = format!("&_fields={fields}&_sort=-last_modified");
+    let mut page = reader.source.newer(&key.records_uri(), Timestamp::ZERO, &wanted).await?;
+    loop {
         for row in page.rows {
             // A row that moved between two pages stands in both; its newer place counts.
-            let place = listed.entry(row.id).or_insert((row.last_modified, row.deleted));
+            let place = listed.entry(row.id).or_insert((row.last_modified, row.is_marked));
             if row.last_modified > place.0 {
-                *place = (row.last_modified, row.deleted);
+                *place = (row.last_modified, row.is_marked);
             }
         }
-        next = page.next;
+        match page.next {
+            Some(next) => page = reader.source.page(&next).await?,
+            None => return Ok(listed),
+        }
     }
-    Ok(listed)
 }

@@ -26,7 +26,7 @@ struct Answer<'a> {
 #[derive(Debug, Deserialize)]
 struct Object {
     id: Option<String>,
-    last_modified: Option<u64>,
+    last_modified: Option<Timestamp>,
 }
 
 impl Objects {
@@ -48,7 +48,7 @@ impl Objects {
     /// The timestamps of all objects; `None` where one has none or nothing is named.
     pub fn timestamps(&self) -> Option<Vec<Timestamp>> {
         self.data.as_ref()?;
-        self.all().map(|object| object.last_modified.map(Timestamp)).collect()
+        self.all().map(|object| object.last_modified).collect()
     }
 
     /// The ids that are named.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 mod schedule;
 
+use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use schedule::Schedule;
 
@@ -43,6 +44,10 @@ struct Notes {
     low: Option<Timestamp>,
     /// Timestamps that were once seen to be the newest, oldest first.
     witnessed: VecDeque<Timestamp>,
+    /// The timestamps of tombstones that passing deletions made, oldest first.
+    buried: VecDeque<Timestamp>,
+    /// The newest place that some reader of a feed has.
+    heard: Seq,
     /// Writes on their way to the upstream.
     in_flight: usize,
     /// Counts the writes begun.
@@ -225,9 +230,34 @@ impl Clock {
         let mut notes = self.notes();
         notes.void = true;
         notes.witnessed.clear();
+        notes.buried.clear();
         self.timestamp.store(0, Ordering::Release);
         self.total.store(u64::MAX, Ordering::Release);
         self.happened(&mut notes);
+    }
+
+    /// Somebody has this place: what is found late from now on goes beyond it.
+    pub fn heed(&self, seq: Seq) {
+        let mut notes = self.notes();
+        notes.heard = notes.heard.max(seq);
+    }
+
+    /// The newest place that some reader of a feed has.
+    pub fn heard(&self) -> Seq {
+        self.notes().heard
+    }
+
+    /// A passing deletion made tombstones with these timestamps.
+    pub fn bury(&self, timestamps: &[Timestamp]) {
+        let mut notes = self.notes();
+        notes.buried.extend(timestamps);
+        let most = notes.buried.len().saturating_sub(WITNESSED);
+        notes.buried.drain(..most);
+    }
+
+    /// Whether the row with this timestamp is known to be a tombstone. Kinto gives each timestamp once in a collection.
+    pub fn is_buried(&self, timestamp: Timestamp) -> bool {
+        self.notes().buried.contains(&timestamp)
     }
 
     /// Takes the lowest timestamp that the next delta has to reach down to because a write was answered out of order.

@@ -8,6 +8,7 @@ use md5::{Digest, Md5};
 use uuid::Uuid;
 
 use super::rendered::Rendered;
+use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// One monitored collection.
@@ -21,7 +22,7 @@ pub struct Entry {
     pub last_modified: Timestamp,
     /// The list's timestamp at the moment when this entry was learned, where that was not below `last_modified`:
     /// readers whose `_since` is at or below it have not heard of this entry.
-    pub late: Option<Timestamp>,
+    pub late: Option<Seq>,
     /// The list's generation since which it has this entry.
     pub generation: u64,
 }
@@ -33,8 +34,8 @@ pub struct Gone {
     pub key: CollectionKey,
     /// The id that it had in the list.
     pub id: Arc<str>,
-    /// The greatest timestamp that the list had by then.
-    pub seen: Timestamp,
+    /// The place after the greatest timestamp that the list had by then.
+    pub seen: Seq,
     /// The list's generation since which it is gone.
     pub generation: u64,
 }
@@ -50,8 +51,8 @@ pub struct Entries {
     pub generation: u64,
     /// The list's timestamp when it was first known: what readers from before it have missed is not known.
     pub first_known: Timestamp,
-    /// The greatest timestamp that the list ever had.
-    pub high: Timestamp,
+    /// The newest place of an entry that there ever was: the greatest timestamp, and what was learned late since.
+    pub high: Seq,
     /// Collections that left the list lately.
     pub gone: Vec<Gone>,
     /// The rows as bytes, made when they are first asked for.
@@ -61,7 +62,7 @@ pub struct Entries {
 impl Entry {
     /// Whether readers whose `_since` is this have not heard of the entry, whatever its `last_modified`.
     pub fn is_late_for(&self, since: Timestamp) -> bool {
-        self.late.is_some_and(|late| late >= since)
+        self.late.is_some_and(|late| late.at >= since)
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::entries::{Entries, Entry, Gone, entry_id};
 use super::lineage;
+use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// How many collections that are gone are remembered as such.
@@ -33,9 +34,19 @@ struct List {
     entries: HashMap<CollectionKey, Entry>,
     order: BTreeSet<(Timestamp, CollectionKey)>,
     gone: HashMap<CollectionKey, Gone>,
-    /// The greatest timestamp that the list ever had.
-    high: Timestamp,
+    /// The greatest timestamp that the list ever had, and what was learned late since.
+    high: Seq,
+    /// The newest place that some reader has.
+    heard: Seq,
     first_known: Timestamp,
+}
+
+impl List {
+    /// The place of what is learned late, or gone: after all that any reader has.
+    fn late_seq(&self) -> Seq {
+        let others = if self.heard.at == self.high.at { self.heard } else { self.high };
+        self.high.max(others).found_after()
+    }
 }
 
 impl Ledger {
@@ -66,7 +77,7 @@ impl Ledger {
     pub fn set_loaded(&self) {
         let mut list = self.list();
         if !self.loaded.swap(true, Ordering::AcqRel) {
-            list.first_known = list.high;
+            list.first_known = list.high.at;
             for entry in list.entries.values_mut() {
                 entry.late = None;
             }
@@ -110,7 +121,7 @@ impl Ledger {
         if before == Some(timestamp) || timestamp == Timestamp::ZERO {
             return;
         }
-        let late = Some(list.high).filter(|high| timestamp <= *high);
+        let late = (timestamp <= list.high.at).then(|| list.late_seq());
         let id = list.entries.get(key).map_or_else(|| entry_id(&self.host, key), |entry| entry.id.clone());
         if let Some(before) = before {
             list.order.remove(&(before, key.clone()));
@@ -120,8 +131,19 @@ impl Ledger {
         let generation = self.generation.load(Ordering::Acquire) + 1;
         let entry = Entry { key: key.clone(), id, last_modified: timestamp, late, generation };
         list.entries.insert(key.clone(), entry);
-        list.high = list.high.max(timestamp);
+        list.high = late.unwrap_or(Seq::of(timestamp));
         self.bump();
+    }
+
+    /// Somebody has this place: what is learned late from now on goes beyond it.
+    pub fn heed(&self, seq: Seq) {
+        let mut list = self.list();
+        list.heard = list.heard.max(seq);
+    }
+
+    /// The newest place that some reader has.
+    pub fn heard(&self) -> Seq {
+        self.list().heard
     }
 
     /// Takes a collection out of the list.
@@ -134,6 +156,7 @@ impl Ledger {
             let oldest = list.gone.values().min_by_key(|gone| gone.generation).map(|gone| gone.key.clone());
             oldest.map(|oldest| list.gone.remove(&oldest));
         }
+        list.high = list.late_seq();
         let gone = Gone { key: key.clone(), id: entry.id, seen: list.high, generation };
         list.gone.insert(key.clone(), gone);
         self.bump();

@@ -143,7 +143,7 @@ impl Poller {
     /// that the list does not have.
     pub async fn bucket(&self, bucket: &str, newest: Option<Timestamp>) -> Result<Arc<Ledger>, PollError> {
         let ledger = self.timeline.watch(bucket);
-        let behind = newest.is_some_and(|newest| newest > ledger.entries().high);
+        let behind = newest.is_some_and(|newest| newest > ledger.entries().high.at);
         let arrived = Instant::now();
         let mut outcome = self.outcome.subscribe();
         let last = outcome.borrow().buckets.get(bucket).map(|(asked, _)| *asked);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use super::Ended;
 use crate::body::BodyError;
 
 /// Why the upstream gave no answer, or no whole one. Cheap to clone, for those who asked together.
@@ -38,6 +39,9 @@ pub enum UpstreamError {
     /// The answer is none that Kinto gives.
     #[error("the upstream did not answer as Kinto does: {0}")]
     Unexpected(Arc<str>),
+    /// The upstream has come to its end, and has this one answer for everybody.
+    #[error("the upstream has come to its end of life")]
+    Ended(Arc<Ended>),
     /// Not the upstream's fault: the body that was sent to it broke off.
     #[error(transparent)]
     Request(BodyError),
@@ -65,6 +69,7 @@ impl UpstreamError {
             Self::Broken(_) | Self::TooLarge | Self::Unaskable | Self::Unexpected(_) => {
                 StatusCode::BAD_GATEWAY
             }
+            Self::Ended(_) => StatusCode::GONE,
             Self::Request(_) => StatusCode::BAD_REQUEST,
         }
     }

@@ -1,5 +1,6 @@
 //! Feeds over real Kintos: everybody who follows one is told of each change, once, in order, and at once.
 
+mod alike;
 mod answers;
 mod couchdb;
 mod ends;
@@ -80,6 +81,22 @@ impl World {
     /// Follows the collection's feed.
     async fn follow(&self, query: &str) -> Follower {
         Follower::open(&self.sidecar, &self.feed(query), &[]).await
+    }
+}
+
+/// A seq as a client keeps it: a double, and what JSON makes of it.
+#[derive(Clone, Debug, Default, PartialEq, PartialOrd)]
+pub struct Seq(f64);
+
+impl Seq {
+    pub fn of(number: &Value) -> Self {
+        Self(number.as_f64().unwrap_or_else(|| panic!("no seq: {number}")))
+    }
+}
+
+impl std::fmt::Display for Seq {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 

@@ -15,16 +15,16 @@ use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::content::Metadata;
 use crate::mirror::read::{Page, ReadError, Source};
 
 /// What is still to be read of a changeset.
 struct Rest {
     source: Source,
     key: CollectionKey,
-    metadata: Timestamp,
+    metadata: Metadata,
     timestamp: Timestamp,
     limit: usize,
-    tombstones: bool,
 }
 
 /// Answers with what the upstream has, read with the requester's own `credentials` where given, else as the service
@@ -44,19 +44,19 @@ pub async fn answer(
     };
     let metadata = source.metadata(key, None).await?.ok_or(ReadError::Unsettled)?;
     let since = params.since.map(|since| since.back(app.settings.overlap));
-    let path = match since {
-        Some(since) => format!("{}?_since={since}&_sort=-last_modified", key.records_uri()),
-        None => format!("{}?_sort=-last_modified", key.records_uri()),
+    let uri = key.records_uri();
+    let first = match since {
+        Some(since) => source.newer(&uri, since, "&_sort=-last_modified").await?,
+        // Without a `_since` the upstream lists what is alive, whatever it says of itself.
+        None => source.page(&format!("{uri}?_sort=-last_modified")).await?,
     };
-    let first = source.page(&path).await?;
     let limit = params.limit_within(app.settings.kinto.paginate_by);
     let rest = Rest {
         source,
         key: key.clone(),
-        metadata: metadata.last_modified,
+        metadata: metadata.clone(),
         timestamp: first.timestamp,
         limit: limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX),
-        tombstones: params.since.is_some(),
     };
     let head = super::head(app.settings.compat, key, &metadata, first.timestamp);
     let (sender, body) = Body::channel();
@@ -105,7 +105,7 @@ impl Rest {
             if page.timestamp != self.timestamp {
                 return Err(ReadError::Unsettled);
             }
-            for row in page.rows.iter().filter(|row| self.tombstones || !row.deleted) {
+            for row in &page.rows {
                 if sent == self.limit {
                     break;
                 }
@@ -120,7 +120,7 @@ impl Rest {
             let Some(next) = page.next.take().filter(|_| sent < self.limit) else { break };
             page = self.source.page(&next).await?;
         }
-        if self.source.metadata(&self.key, Some(self.metadata)).await?.is_some() {
+        if self.source.metadata(&self.key, Some(&self.metadata)).await?.is_some() {
             return Err(ReadError::Unsettled);
         }
         // The last byte is the one that makes it a whole.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::kinto::CollectionKey;
+use crate::kinto::seq::Seq;
 use crate::timeline::entries::{Entry, entry_id};
 
 pub(in crate::endpoints) const NOW: Timestamp = Timestamp(1_795_245_800_000);
@@ -17,7 +18,13 @@ pub(in crate::endpoints) fn entries(late: Option<u64>) -> Entries {
     let entry = |bucket: &str, collection: &str, timestamp: u64| {
         let key = CollectionKey::new(bucket, collection);
         let late = late.filter(|_| collection == "one" && bucket == "a").map(Timestamp);
-        Entry { id: entry_id(HOST, &key), key, last_modified: Timestamp(timestamp), late, generation: 1 }
+        Entry {
+            id: entry_id(HOST, &key),
+            key,
+            last_modified: Timestamp(timestamp),
+            late: late.map(Seq::of),
+            generation: 1,
+        }
     };
     let rows = vec![
         entry("b", "one", NEWEST),

@@ -28,6 +28,7 @@ pub(super) async fn records(
                 id: row.id.clone(),
                 last_modified: row.last_modified,
                 deleted: row.deleted,
+                is_marked: row.is_marked,
                 json: content.json(row),
             });
             Ok(rows.collect())
@@ -47,9 +48,11 @@ async fn read(source: &Source, key: &CollectionKey) -> Result<Vec<NewRow>, ReadE
     let mut rows: HashMap<Arc<str>, NewRow> = HashMap::new();
     let mut since = Timestamp::ZERO;
     for _ in 0..TRIES {
-        let mut page = source.page(&format!("{}?_since={since}", key.records_uri())).await?;
+        let uri = key.records_uri();
+        let mut page = source.newer(&uri, since, "").await?;
         let began = page.timestamp;
         loop {
+            source.tell_alive(&uri, began, &mut page.rows, |_| false).await?;
             for row in page.rows {
                 let is_newer = rows.get(&row.id).is_none_or(|known| known.last_modified < row.last_modified);
                 if is_newer {

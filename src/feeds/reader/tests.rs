@@ -18,16 +18,16 @@ impl Moment for Stuck {
         1
     }
 
-    fn began(&self) -> Timestamp {
-        Timestamp::ZERO
+    fn began(&self) -> Seq {
+        Seq::ZERO
     }
 
     fn serial(&self) -> u64 {
         1
     }
 
-    fn timestamp(&self) -> Timestamp {
-        Timestamp::ZERO
+    fn newest_seq(&self) -> Seq {
+        Seq::ZERO
     }
 
     fn tag(&self) -> Option<String> {
@@ -38,7 +38,7 @@ impl Moment for Stuck {
         Box::pin(pending())
     }
 
-    fn before(self: Arc<Self>, _: Option<Timestamp>, _: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(self: Arc<Self>, _: Option<Seq>, _: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(pending())
     }
 }
@@ -62,7 +62,7 @@ async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
             limit: None,
             filter: None,
         };
-        let memory = Memory { began: Timestamp::ZERO, presence: Arc::clone(&presence) };
+        let memory = Memory { began: Seq::ZERO, presence: Arc::clone(&presence) };
         let mut reader =
             Reader::new(Supply::Fixed(Arc::new(Stuck)), None, shape, Position::default(), memory);
         let mut text = String::new();

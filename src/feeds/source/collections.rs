@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::feeds::table::{Mark, Table};
+use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::entries::{Entries, Entry, Gone};
 use crate::timeline::ledger::Ledger;
@@ -53,7 +54,7 @@ impl Collections {
         places.sort_by_key(|place| match this.find(*place) {
             Some(Found::Entry(entry)) => (seq(entry), entry.generation),
             Some(Found::Gone(gone)) => (gone.seen, gone.generation),
-            None => (Timestamp::ZERO, 0),
+            None => (Seq::ZERO, 0),
         });
         this.by_seq = places;
         let mut hasher = DefaultHasher::new();
@@ -83,8 +84,8 @@ impl Collections {
     }
 }
 
-fn seq(entry: &Entry) -> Timestamp {
-    entry.late.unwrap_or(entry.last_modified)
+fn seq(entry: &Entry) -> Seq {
+    entry.late.unwrap_or(Seq::of(entry.last_modified))
 }
 
 impl Table for Collections {
@@ -92,15 +93,15 @@ impl Table for Collections {
         self.ledger.lineage
     }
 
-    fn began(&self) -> Timestamp {
-        self.entries.first_known
+    fn began(&self) -> Seq {
+        Seq::of(self.entries.first_known)
     }
 
     fn serial(&self) -> u64 {
         self.entries.generation
     }
 
-    fn timestamp(&self) -> Timestamp {
+    fn newest_seq(&self) -> Seq {
         let Entries { high, .. } = &*self.entries;
         *high
     }
@@ -127,7 +128,7 @@ impl Table for Collections {
             },
             Found::Gone(gone) => Mark {
                 seq: gone.seen,
-                last_modified: gone.seen,
+                last_modified: gone.seen.at,
                 is_late: true,
                 serial: gone.generation,
                 id: self.name(&gone.key, &gone.id),
@@ -140,7 +141,7 @@ impl Table for Collections {
         let Some(found) = self.at(place) else { return Default::default() };
         let (key, id, timestamp, deleted) = match found {
             Found::Entry(entry) => (&entry.key, &entry.id, entry.last_modified, false),
-            Found::Gone(gone) => (&gone.key, &gone.id, gone.seen, true),
+            Found::Gone(gone) => (&gone.key, &gone.id, gone.seen.at, true),
         };
         let (id, timestamp) = (json!(self.name(key, id)), timestamp.0);
         let (bucket, collection) = (json!(&*key.bucket), json!(&*key.collection));
@@ -156,6 +157,14 @@ impl Table for Collections {
         }
         text.push('}');
         (text.into(), deleted)
+    }
+
+    fn heed(&self, seq: Seq) {
+        self.ledger.heed(seq);
+    }
+
+    fn heard(&self) -> Seq {
+        self.ledger.heard()
     }
 
     fn overlap(&self) -> Duration {

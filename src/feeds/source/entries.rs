@@ -20,6 +20,7 @@ use crate::feeds::tally::{Side, Tally};
 use crate::history::Visible;
 use crate::journal::EntriesPage;
 use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
 use crate::query::Query;
 
 /// Entries of one page: they are larger than most records.
@@ -76,16 +77,16 @@ impl Moment for Entries {
         self.lineage
     }
 
-    fn began(&self) -> Timestamp {
-        Timestamp::ZERO
+    fn began(&self) -> Seq {
+        Seq::ZERO
     }
 
     fn serial(&self) -> u64 {
         self.timestamp.0
     }
 
-    fn timestamp(&self) -> Timestamp {
-        self.timestamp
+    fn newest_seq(&self) -> Seq {
+        Seq::of(self.timestamp)
     }
 
     fn tag(&self) -> Option<String> {
@@ -100,35 +101,31 @@ impl Moment for Entries {
             let (rows, read) = if limit == 0 {
                 Default::default()
             } else {
-                self.read(from.seq, self.timestamp, limit, false).await?
+                self.read(from.seq.at, self.timestamp, limit, false).await?
             };
             let newest = rows.last().map(|row| row.seq);
             if read < limit {
-                let seq = from.seq.max(self.timestamp);
+                let seq = from.seq.max(Seq::of(self.timestamp));
                 return Ok(Page { rows, pending: 0, next: Position::new(seq, self.serial()) });
             }
             let seq = newest.unwrap_or(from.seq);
-            let count = async || self.count(Query::between(from.seq, self.timestamp, 0, false)).await;
-            let pending = self.tally.beyond(Side::Above, from.seq, seq, &rows, count).await?;
+            let count = async || self.count(Query::between(from.seq.at, self.timestamp, 0, false)).await;
+            let pending = self.tally.beyond(Side::Above, from.seq.at, seq.at, &rows, count).await?;
             Ok(Page { rows, pending, next: Position::new(seq, self.serial()) })
         })
     }
 
-    fn before(
-        self: Arc<Self>,
-        below: Option<Timestamp>,
-        room: Room,
-    ) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move {
             let limit = room.rows.min(MOST);
-            let until = below.map_or(self.timestamp, |below| Timestamp(below.0.saturating_sub(1)));
+            let until = below.map_or(self.timestamp, |below| Seq::of(below.at).before().at);
             let (rows, read) = if limit == 0 {
                 Default::default()
             } else {
                 self.read(Timestamp::ZERO, until, limit, true).await?
             };
-            let last = rows.last().map_or(until, |row| row.seq);
-            let below = Timestamp(last.0.saturating_sub(1));
+            let last = rows.last().map_or(Seq::of(until), |row| row.seq);
+            let below = last.before().at;
             let count = async || self.count(Query::between(Timestamp::ZERO, until, 0, false)).await;
             let pending = if read < limit {
                 0
@@ -150,12 +147,12 @@ fn permitted<T>(given: ControlFlow<Arc<Refusal>, T>) -> Result<T, Error> {
 
 fn row(json: Box<RawValue>) -> Option<Row> {
     let told: Told<'_> = serde_json::from_str(json.get()).ok()?;
-    let (seq, deleted) = (Timestamp(told.last_modified), told.deleted);
+    let (last_modified, deleted) = (Timestamp(told.last_modified), told.deleted);
     let id = (*told.id).into();
     Some(Row {
-        seq,
+        seq: Seq::of(last_modified),
         id,
-        last_modified: seq,
+        last_modified,
         deleted,
         json: Bytes::from(Box::<str>::from(json).into_string()),
     })

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::feeds::table::{Mark, Table};
-use crate::kinto::Timestamp;
+
+use crate::kinto::seq::Seq;
 use crate::mirror::content::Content;
 use crate::mirror::{Mirror, State};
 
@@ -33,15 +34,15 @@ impl Table for Records {
         self.mirror.lineage
     }
 
-    fn began(&self) -> Timestamp {
-        self.state.content.began()
+    fn began(&self) -> Seq {
+        Seq::of(self.state.content.began())
     }
 
     fn serial(&self) -> u64 {
         self.state.content.serial
     }
 
-    fn timestamp(&self) -> Timestamp {
+    fn newest_seq(&self) -> Seq {
         let Content { high, .. } = self.state.content;
         high
     }
@@ -70,6 +71,14 @@ impl Table for Records {
     fn json(&self, place: usize) -> (Bytes, bool) {
         let row = self.row(place);
         row.map_or_else(Default::default, |row| (self.state.content.json(row), row.deleted))
+    }
+
+    fn heed(&self, seq: Seq) {
+        self.mirror.clock().heed(seq);
+    }
+
+    fn heard(&self) -> Seq {
+        self.mirror.clock().heard()
     }
 
     fn overlap(&self) -> Duration {

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Error;
 use crate::feeds::moment::{Doubt, Moment, Page, Position, Room, Row};
 use crate::feeds::tally::{Side, Tally};
+use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::Mirror;
 use crate::mirror::content::NewRow;
@@ -23,9 +24,6 @@ const FIRST: usize = 16;
 
 /// How large a page should be, in bytes.
 const PAGE: usize = 256 * 1024;
-
-/// How far in its own future the upstream takes a timestamp for sure, in milliseconds: it refuses what is a day ahead.
-const AHEAD: u64 = 23 * 3600 * 1000;
 
 /// A collection at one moment.
 #[derive(Debug)]
@@ -94,8 +92,8 @@ impl Unkept {
     }
 
     async fn after(&self, from: Position, room: Room) -> Result<Page, Error> {
-        let (since, newest) = (from.seq, self.census.timestamp.max(self.high));
-        let next = Position::new(since.max(self.high), self.serial());
+        let (since, newest) = (from.seq.at, self.census.timestamp.max(self.high));
+        let next = Position::new(from.seq.max(Seq::of(self.high)), self.serial());
         let doubt = from.doubt.clone().or_else(|| self.doubt(&from));
         if since >= newest && doubt.is_none() {
             return Ok(Page { next, ..Page::default() });
@@ -120,37 +118,37 @@ impl Unkept {
         rows.truncate(of_this);
         let shown = rows.last().map(|row| (row.last_modified, row.id.clone()));
         let known = rows.partition_point(|row| row.last_modified < since);
-        let rows: Vec<Row> = rows.into_iter().map(|new| row(new, since)).collect();
+        let rows: Vec<Row> = rows.into_iter().map(|new| row(new, from.seq)).collect();
         let Some((last, id)) = shown.filter(|_| has_more) else {
             let seq = rows.last().map_or(next.seq, |row| row.seq.max(next.seq));
             return Ok(Page { rows, pending: 0, next: Position { seq, ..next } });
         };
         if last < since {
-            let doubt = Some(Doubt { since, shown: Some((last, id)) });
+            let doubt = Some(Doubt { since: from.seq, shown: Some((last, id)) });
             return Ok(Page { rows, pending: 1, next: Position { doubt, ..from } });
         }
         let newer = rows.get(known..).unwrap_or_default();
         let pending = self.tally.beyond(Side::Above, since, last, newer, count).await?;
-        Ok(Page { rows, pending, next: Position::new(last, self.serial()) })
+        Ok(Page { rows, pending, next: Position::new(Seq::of(last), self.serial()) })
     }
 
-    async fn below(&self, below: Option<Timestamp>, room: Room) -> Result<Page, Error> {
-        let high = below.map_or(self.high, |below| Timestamp(below.0.saturating_sub(1)));
+    async fn below(&self, below: Option<Seq>, room: Room) -> Result<Page, Error> {
+        let high = below.map_or(self.high, |below| Seq::of(below.at).before().at);
         let above = Timestamp(high.0.saturating_add(1));
         let bound = if above == self.askable(above) { format!("&_before={above}") } else { String::new() };
         let count = async || self.count(&format!("_since=0{bound}")).await;
-        let mut page = Page { next: Position::new(high, self.serial()), ..Page::default() };
+        let mut page = Page { next: Position::new(Seq::of(high), self.serial()), ..Page::default() };
         if room.rows == 0 {
             page.pending = self.tally.beyond(Side::Below, high, high, &[], count).await?;
             return Ok(page);
         }
         let query = format!("_since=0{bound}&_sort=-last_modified");
         let (rows, has_more) = self.read(&query, room, |timestamp| timestamp <= high).await?;
-        page.rows = rows.into_iter().map(|new| row(new, Timestamp::ZERO)).collect();
+        page.rows = rows.into_iter().map(|new| row(new, Seq::ZERO)).collect();
         if let Some(last) = page.rows.last().map(|row| row.seq) {
             page.next.seq = last;
             if has_more {
-                let next = Timestamp(last.0.saturating_sub(1));
+                let next = last.before().at;
                 page.pending = self.tally.beyond(Side::Below, high, next, &page.rows, count).await?;
             }
         }
@@ -159,13 +157,13 @@ impl Unkept {
 
     /// What may have been hidden from a reader who was last given something at another moment.
     fn doubt(&self, from: &Position) -> Option<Doubt> {
-        let is_old = from.seq == Timestamp::ZERO || from.seq.0.saturating_add(self.overlap()) <= from.serial;
+        let is_old = from.seq == Seq::ZERO || from.seq.at.0.saturating_add(self.overlap()) <= from.serial;
         (from.serial != self.serial() && !is_old).then_some(Doubt { since: from.seq, shown: None })
     }
 
     /// A timestamp that the upstream takes, where this one may be too far in its future.
     fn askable(&self, timestamp: Timestamp) -> Timestamp {
-        self.census.date.map_or(timestamp, |date| timestamp.min(Timestamp(date.0.saturating_add(AHEAD))))
+        timestamp.min(self.source.latest_since())
     }
 
     async fn count(&self, query: &str) -> Result<u64, Error> {
@@ -190,8 +188,8 @@ impl Moment for Unkept {
         self.mirror.lineage
     }
 
-    fn began(&self) -> Timestamp {
-        self.high
+    fn began(&self) -> Seq {
+        Seq::of(self.high)
     }
 
     /// The upstream's time: what is older by the overlap had become visible by then.
@@ -199,8 +197,8 @@ impl Moment for Unkept {
         self.census.date.unwrap_or_default().max(self.census.timestamp).0
     }
 
-    fn timestamp(&self) -> Timestamp {
-        self.high
+    fn newest_seq(&self) -> Seq {
+        Seq::of(self.high)
     }
 
     /// There is none as long as rows may become visible behind the timestamp. Later ones that were written through this
@@ -216,17 +214,13 @@ impl Moment for Unkept {
         Box::pin(async move { self.told(self.after(from, room).await) })
     }
 
-    fn before(
-        self: Arc<Self>,
-        below: Option<Timestamp>,
-        room: Room,
-    ) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move { self.told(self.below(below, room).await) })
     }
 }
 
 /// A row with its own timestamp as its seq, or with that of a reader who may not have been shown it.
-fn row(new: NewRow, since: Timestamp) -> Row {
-    let NewRow { id, last_modified, deleted, json } = new;
-    Row { seq: last_modified.max(since), id, last_modified, deleted, json }
+fn row(new: NewRow, since: Seq) -> Row {
+    let NewRow { id, last_modified, deleted, json, .. } = new;
+    Row { seq: Seq::of(last_modified).max(since), id, last_modified, deleted, json }
 }

@@ -13,6 +13,8 @@ pub(super) struct Watched {
     pub(super) again: Option<Instant>,
     /// The clock's news at that time.
     pub(super) news: u64,
+    /// How much its mirror had found late by then, see [`Content::found_late`](crate::mirror::content::Content::found_late).
+    pub(super) late: u64,
     /// The last round that came by.
     pub(super) round: u64,
 }

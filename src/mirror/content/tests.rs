@@ -6,11 +6,11 @@ const OVERLAP: Duration = Duration::from_millis(10);
 
 fn row(id: &str, last_modified: u64) -> NewRow {
     let json = Bytes::from(format!(r#"{{"id":"{id}","last_modified":{last_modified}}}"#));
-    NewRow { id: id.into(), last_modified: Timestamp(last_modified), deleted: false, json }
+    NewRow { id: id.into(), last_modified: Timestamp(last_modified), deleted: false, is_marked: false, json }
 }
 
 fn tombstone(id: &str, last_modified: u64) -> NewRow {
-    NewRow { deleted: true, ..row(id, last_modified) }
+    NewRow { deleted: true, is_marked: true, ..row(id, last_modified) }
 }
 
 fn metadata() -> Metadata {

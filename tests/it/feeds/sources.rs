@@ -100,16 +100,17 @@ async fn a_bucket_that_nobody_wrote_to_here_is_read_from_the_upstream() {
 async fn collections_that_share_a_timestamp_come_together() {
     let bucket = unique("shared");
     let resource = format!("/buckets/{bucket}");
-    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("changes.resources", &resource)]);
-    let alice = sidecar.client().user("alice");
-    alice.put(&resource).await.expect(201);
+    let direct = Kinto::shared().client().user("alice");
+    direct.put(&resource).await.expect(201);
     // All records get the same timestamp, as a batch gives it to several collections.
     for id in ["a", "b", "c"] {
         let collection = format!("{resource}/collections/{id}");
-        alice.put(&collection).await.expect(201);
+        direct.put(&collection).await.expect(201);
         let record = json!({"last_modified": 4_000_000_000_000_u64});
-        alice.put(&format!("{collection}/records/r")).data(record).await.expect(201);
+        direct.put(&format!("{collection}/records/r")).data(record).await.expect(201);
     }
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("changes.resources", &resource)]);
+    let alice = sidecar.client().user("alice");
     for path in [format!("{resource}/_changes?limit=1"), "/_changes?limit=1".to_owned()] {
         let page = alice.get(&path).await.expect(200).json();
         assert_eq!((page["results"].as_array().unwrap().len(), &page["pending"]), (3, &json!(0)), "{page}");

@@ -19,12 +19,12 @@ const MONITOR: &str = "/buckets/monitor/collections/changes/records";
 struct MonitorEntry {
     bucket: String,
     collection: String,
-    last_modified: u64,
+    last_modified: Timestamp,
 }
 
 #[derive(Deserialize)]
 struct HistoryEntry {
-    last_modified: u64,
+    last_modified: Timestamp,
     collection_id: Option<String>,
 }
 
@@ -45,10 +45,7 @@ impl Asker {
             expect(answer.status(), "GET monitor/changes")?;
             let list: List<MonitorEntry> = parse(answer.body())?;
             for entry in list.data {
-                listed.insert(
-                    CollectionKey::new(&entry.bucket, &entry.collection),
-                    Timestamp(entry.last_modified),
-                );
+                listed.insert(CollectionKey::new(&entry.bucket, &entry.collection), entry.last_modified);
             }
             next = self.next_page(answer.headers());
         }
@@ -101,7 +98,7 @@ impl Asker {
         followed.asked = Instant::now();
         let mut seen = followed.newest;
         let mut changed = BTreeSet::new();
-        let since = seen.back(self.overlap);
+        let since = seen.back(self.overlap).min(self.upstream.latest_since());
         let mut next = Some(format!(
             "/buckets/{}/history?_since={since}&_fields=last_modified,collection_id,resource_name",
             segment(bucket)
@@ -115,7 +112,7 @@ impl Asker {
             expect(answer.status(), "GET history")?;
             let list: List<HistoryEntry> = parse(answer.body())?;
             for entry in list.data {
-                seen = seen.max(Timestamp(entry.last_modified));
+                seen = seen.max(entry.last_modified);
                 changed.extend(entry.collection_id.map(|collection| CollectionKey::new(bucket, &collection)));
             }
             next = self.next_page(answer.headers());

@@ -1,0 +1,155 @@
+//! What the upstream says beside its answers: what time it is, that it wants to be asked less, that it has ended.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, Response, StatusCode};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::UpstreamError;
+use crate::body::Body;
+use crate::kinto::Timestamp;
+
+const ALERT: HeaderName = HeaderName::from_static("alert");
+const BACKOFF: HeaderName = HeaderName::from_static("backoff");
+
+/// Kinto refuses a `_since` a day ahead of its clock. The rest of the day is for several Kintos behind one address, whose
+/// clocks differ.
+const AHEAD: Duration = Duration::from_secs(23 * 3600);
+
+/// Kinto's `errno` of a service that has come to its end.
+const SERVICE_DEPRECATED: u16 = 202;
+
+/// What the upstream said last.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    date: Mutex<Option<(Timestamp, Instant)>>,
+    advice: ArcSwapOption<Advice>,
+    ended: ArcSwapOption<Ended>,
+}
+
+/// What the upstream's latest answer asks of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advice {
+    backoff: Option<HeaderValue>,
+    alert: Option<HeaderValue>,
+    retry_after: Option<HeaderValue>,
+}
+
+/// The answer that the upstream has for everybody since it has come to its end.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    alert: Option<HeaderValue>,
+    body: Bytes,
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    errno: u16,
+}
+
+// === impl Words ===
+
+impl Words {
+    /// The upstream answered with this, whatever the question.
+    pub(super) fn note(&self, status: StatusCode, headers: &HeaderMap) {
+        let header = |name: &HeaderName| headers.get(name).cloned();
+        let [backoff, alert, retry_after] = [&BACKOFF, &ALERT, &RETRY_AFTER].map(header);
+        let is_silent = backoff.is_none() && alert.is_none() && retry_after.is_none();
+        let advice = (!is_silent).then_some(Advice { backoff, alert, retry_after });
+        if self.advice.load().as_deref() != advice.as_ref() {
+            self.advice.store(advice.map(Arc::new));
+        }
+        if status != StatusCode::GONE && self.ended.load().is_some() {
+            self.ended.store(None);
+        }
+    }
+
+    /// The head of an answer to a question of the sidecar's own.
+    pub(super) fn note_date(&self, headers: &HeaderMap) {
+        let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        if let Some(date) = date {
+            let date = date.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+            let date = Timestamp(u64::try_from(date).unwrap_or(u64::MAX));
+            *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+        }
+    }
+
+    /// The answer to a question of the sidecar's own, unless it is the one that the upstream has for all questions now.
+    pub(super) fn heed(
+        &self,
+        method: &Method,
+        answer: Response<Bytes>,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        if answer.status() != StatusCode::GONE {
+            return Ok(answer);
+        }
+        let alert = answer.headers().get(ALERT).cloned();
+        let errno = serde_json::from_slice::<Kind>(answer.body()).map(|kind| kind.errno);
+        // The answer to a HEAD has no body.
+        let is_said = || {
+            alert.as_ref().is_some_and(|alert| alert.to_str().is_ok_and(|alert| alert.contains("hard-eol")))
+        };
+        if errno.is_ok_and(|errno| errno == SERVICE_DEPRECATED) || *method == Method::HEAD && is_said() {
+            let ended = Arc::new(Ended { alert, body: answer.into_body() });
+            self.ended.store(Some(Arc::clone(&ended)));
+            return Err(UpstreamError::Ended(ended));
+        }
+        Ok(answer)
+    }
+
+    pub(super) fn advice(&self) -> Option<Arc<Advice>> {
+        self.advice.load_full()
+    }
+
+    pub(super) fn ended(&self) -> Option<Arc<Ended>> {
+        self.ended.load_full()
+    }
+
+    /// The greatest `_since` that the upstream takes, on the safe side.
+    pub(super) fn latest_since(&self) -> Timestamp {
+        let date = *self.date.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = date.map_or_else(Timestamp::now, |(date, heard)| date.forth(heard.elapsed()));
+        now.forth(AHEAD)
+    }
+}
+
+// === impl Advice ===
+
+impl Advice {
+    /// Puts it on an answer of the sidecar's own.
+    pub fn insert(&self, status: StatusCode, headers: &mut HeaderMap) {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let retry_after = self.retry_after.as_ref().filter(|_| is_error);
+        for (name, value) in
+            [(BACKOFF, &self.backoff), (ALERT, &self.alert), (RETRY_AFTER, &retry_after.cloned())]
+        {
+            if let Some(value) = value {
+                headers.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// The upstream's answer once more.
+    pub fn replay(&self) -> Response<Body> {
+        const BODY: &[u8] = br#"{"code":410,"errno":202,"error":"Gone","message":"The service you are trying to connect no longer exists at this location."}"#;
+        let body = if self.body.is_empty() { Bytes::from_static(BODY) } else { self.body.clone() };
+        let mut response = Response::new(Body::full(body));
+        *response.status_mut() = StatusCode::GONE;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        crate::headers::insert_kinto_defaults(headers);
+        if let Some(alert) = &self.alert {
+            headers.insert(ALERT, alert.clone());
+        }
+        response
+    }
+}
