@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::access::Access;
+use crate::buffers::Buffers;
 use crate::endpoints::broadcasts::Broadcasts;
 use crate::feeds::Feeds;
 use crate::feeds::source::Sources;
@@ -28,6 +29,8 @@ use crate::upstream::Upstream;
 pub struct App {
     /// The settings.
     pub settings: Settings,
+    /// What is held in memory for clients.
+    pub buffers: Arc<Buffers>,
     /// Timestamps of collections.
     pub timeline: Arc<Timeline>,
     /// Asks for timestamps that no passing write told.
@@ -124,6 +127,7 @@ impl App {
             stopping.clone(),
         );
         Arc::new(Self {
+            buffers: Buffers::new(settings.limits.buffered_bytes),
             settings,
             timeline,
             poller,

@@ -12,12 +12,19 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use crate::buffers::Hold;
 use crate::error::Error;
 
 /// A piece of fewer bytes is cheaper to copy than to write on its own.
 const SMALL_CHUNK: usize = 16 << 10;
+
+/// How much of a body is read into one block.
+const BLOCK: usize = 64 << 10;
+
+/// What is held for an unread body of fewer bytes is not counted.
+const LITTLE: usize = 16 << 10;
 
 /// What went wrong while a body was read.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -63,31 +70,102 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    read(body, limit, None, |_| Ok(())).await
+}
+
+/// As [`read_limited`], and of what is longer than `free` bytes no more are read at once than have a turn.
+pub async fn read_in_turn<B>(body: B, limit: usize, free: usize, turns: &Semaphore) -> Result<Bytes, Error>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    read(body, limit, Some((free, turns)), |_| Ok(())).await
+}
+
+/// As [`read_limited`], and has what was read held.
+pub async fn read_held<B>(body: B, limit: usize, hold: &mut Hold) -> Result<Bytes, Error>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    read(body, limit, None, |bytes| hold.grow(bytes)).await
+}
+
+async fn read<B>(
+    body: B,
+    limit: usize,
+    turns: Option<(usize, &Semaphore)>,
+    mut grow: impl FnMut(usize) -> Result<(), Error>,
+) -> Result<Bytes, Error>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let mut body = std::pin::pin!(body);
     if body.size_hint().lower() > limit as u64 {
         return Err(Error::TooLarge);
     }
     let mut whole = Bytes::new();
-    let mut joined = BytesMut::new();
+    let mut joined = Joined::default();
+    let mut turn = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Error::from_body(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - whole.len() - joined.len() {
+        if data.len() > limit - whole.len() - joined.length {
             return Err(Error::TooLarge);
         }
-        if whole.is_empty() && joined.is_empty() {
+        grow(data.len())?;
+        if let Some((free, turns)) = turns
+            && turn.is_none()
+            && whole.len() + joined.length + data.len() > free
+        {
+            turn = turns.acquire().await.ok();
+        }
+        if whole.is_empty() && joined.length == 0 {
             // Most bodies come in one piece, which is not copied.
             whole = data;
             continue;
         }
-        if joined.is_empty() {
-            let expected = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(limit);
-            joined.reserve(whole.len() + data.len() + expected.min(1 << 24));
-            joined.extend_from_slice(&std::mem::take(&mut whole));
+        if joined.length == 0 {
+            joined.add(&std::mem::take(&mut whole));
         }
-        joined.extend_from_slice(&data);
+        joined.add(&data);
     }
-    Ok(if joined.is_empty() { whole } else { joined.freeze() })
+    Ok(if joined.length == 0 { whole } else { joined.end() })
+}
+
+/// Pieces that are joined when all are there. They are copied: each would keep the buffer that it was read into. And they
+/// are kept in blocks: memory that doubles would be copied again and again, and be there twice meanwhile.
+#[derive(Default)]
+struct Joined {
+    blocks: VecDeque<BytesMut>,
+    length: usize,
+}
+
+impl Joined {
+    fn add(&mut self, mut data: &[u8]) {
+        self.length += data.len();
+        while !data.is_empty() {
+            if self.blocks.back().is_none_or(|last| last.len() == BLOCK) {
+                self.blocks.push_back(BytesMut::with_capacity(BLOCK));
+            }
+            let Some(last) = self.blocks.back_mut() else { return };
+            let (now, later) = data.split_at(data.len().min(BLOCK - last.len()));
+            last.extend_from_slice(now);
+            data = later;
+        }
+    }
+
+    fn end(mut self) -> Bytes {
+        if self.blocks.len() < 2 {
+            return self.blocks.pop_front().unwrap_or_default().freeze();
+        }
+        let mut whole = BytesMut::with_capacity(self.length);
+        while let Some(block) = self.blocks.pop_front() {
+            whole.extend_from_slice(&block);
+        }
+        whole.freeze()
+    }
 }
 
 /// The next piece to write. Small ones are joined: a connection flushes after a handful of pieces, however small.
@@ -132,6 +210,20 @@ impl Body {
     pub fn channel() -> (Sender, Self) {
         let (sender, receiver) = mpsc::channel(4);
         (Sender(sender), Self(Kind::Channel(receiver)))
+    }
+
+    /// Several bodies, one after the other. Where one breaks off, all do.
+    pub fn sequence(parts: Vec<Self>) -> Self {
+        Self::boxed(Sequence(parts.into()))
+    }
+
+    /// A body for which room is held until it was written or nobody reads it any more.
+    #[must_use]
+    pub fn held(self, hold: Hold) -> Self {
+        if hold.bytes() < LITTLE {
+            return self;
+        }
+        Self::boxed(HeldBody { body: self, _hold: hold })
     }
 
     /// Any other body.
@@ -241,6 +333,62 @@ impl HttpBody for Body {
     }
 }
 
+/// See [`Body::sequence`].
+struct Sequence(VecDeque<Body>);
+
+impl HttpBody for Sequence {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        while let Some(part) = self.0.front_mut() {
+            match Pin::new(part).poll_frame(context) {
+                Poll::Ready(None) => _ = self.0.pop_front(),
+                frame => return frame,
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.iter().all(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let exact = self.0.iter().map(|part| part.size_hint().exact()).sum();
+        Option::map_or_else(exact, SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// See [`Body::held`].
+struct HeldBody {
+    body: Body,
+    _hold: Hold,
+}
+
+impl HttpBody for HeldBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 // === impl Sender ===
 
 impl Sender {
@@ -279,6 +427,26 @@ mod tests {
         let writer = tokio::spawn(async move { while sender.send(Bytes::from("x")).await.is_ok() {} });
         assert!(matches!(read_limited(body, 100).await, Err(Error::TooLarge)));
         writer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_held_and_what_has_no_room_is_not_read() {
+        let budget = crate::buffers::Buffers::new(100_000);
+        let mut hold = budget.hold(None);
+        let pieces = |number: usize| Body::chunks(vec![Bytes::from(vec![b'x'; 20_000]); number]);
+        let read = read_held(pieces(2), usize::MAX, &mut hold).await.unwrap();
+        assert_eq!((read.len(), budget.held()), (40_000, 40_000));
+        let refused = read_held(pieces(2), usize::MAX, &mut budget.hold(None)).await;
+        assert!(matches!(refused, Err(Error::Unavailable { .. })));
+        let body = Body::sequence(vec![
+            Body::full("a"),
+            Body::empty(),
+            Body::full(read).held(hold),
+            Body::full("b"),
+        ]);
+        assert_eq!((body.size_hint().exact(), budget.held()), (Some(40_002), 40_000));
+        let read = read_limited(body, usize::MAX).await.unwrap();
+        assert!(read.starts_with(b"ax") && read.ends_with(b"xb") && budget.held() == 0);
     }
 
     #[tokio::test]

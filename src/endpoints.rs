@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use http_body::Body as _;
 use tokio::time::Instant;
 
 pub mod admin;
@@ -25,7 +26,7 @@ use crate::access::Credentials;
 use crate::cache_control;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
-use crate::handler::Core;
+use crate::handler::{Core, held_for};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::server::Peer;
 use changeset_params::ChangesetParams;
@@ -84,7 +85,7 @@ pub async fn answer(
         }
         Endpoint::Snapshot(key, moment) => {
             let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-            snapshot::answer(core, journal, &key, &moment, request).await
+            held(core, request, peer, snapshot::answer(core, journal, &key, &moment, request).await)
         }
     };
     let mut response = match answered {
@@ -105,6 +106,19 @@ pub(crate) fn refusal(error: Error, request: &HeaderMap) -> Response {
         cache_control::keep_private(response.headers_mut());
     }
     response
+}
+
+/// An answer that was made for this client alone is held for as long as it is read.
+fn held(
+    core: &Core,
+    request: &Parts,
+    peer: &Peer,
+    answer: Result<Response, Error>,
+) -> Result<Response, Error> {
+    let answer = answer?;
+    let mut hold = held_for(core, &request.headers, peer);
+    hold.grow(usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX))?;
+    Ok(answer.map(|body| body.held(hold)))
 }
 
 /// Answers from the list of timestamps, brought up to what the request shows to be known to the client. What needs no

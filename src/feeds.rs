@@ -35,6 +35,7 @@ pub mod document;
 pub mod filter;
 pub mod framing;
 pub mod grants;
+mod judge;
 pub mod moment;
 pub mod params;
 pub mod permission;
@@ -143,7 +144,7 @@ impl Feeds {
         };
         Self {
             sources,
-            seats: Arc::new(Seats::new(&settings.feeds)),
+            seats: Arc::new(Seats::new(&settings.feeds, &settings.limits)),
             grants,
             compressed: Cache::builder().max_capacity(COMPRESSED).weigher(weigh).build(),
             shown: Shown::default(),

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, VIA};
 use http::{HeaderValue, Request, StatusCode, Version, request, response};
 
-use crate::body::Body;
+use crate::body::{Body, read_held};
+use crate::buffers::Hold;
 use crate::error::{Error, Response};
 use crate::handler::Core;
 use crate::headers::{self, strip_hop_by_hop};
 use crate::server::Peer;
-use crate::upstream::{UpstreamError, read_whole};
+use crate::upstream::UpstreamError;
 
 mod outward;
 
@@ -34,15 +35,21 @@ pub fn stream<'a>(
     }
 }
 
-/// Passes the request on and reads the answer whole, up to `sidecar.max_body`.
+/// Passes the request on and reads the answer whole, up to `sidecar.max_body` and as far as there is room.
 pub async fn buffered(
     core: &Core,
     request: Request<Body>,
     peer: &Peer,
+    hold: &mut Hold,
 ) -> Result<(response::Parts, Bytes), Error> {
     let answer = stream(core, request, peer).await?;
     let limit = core.app.settings.limits.body_limit();
-    Ok(read_whole(answer, limit).await?.into_parts())
+    let (parts, body) = answer.into_parts();
+    match read_held(body, limit, hold).await {
+        Ok(body) => Ok((parts, body)),
+        Err(Error::TooLarge) => Err(UpstreamError::TooLarge.into()),
+        Err(error) => Err(error),
+    }
 }
 
 /// As [`buffered`], for a request whose body was read already. The body may be another one than the client's: its
@@ -52,10 +59,11 @@ pub async fn exchange(
     mut parts: request::Parts,
     body: Bytes,
     peer: &Peer,
+    hold: &mut Hold,
 ) -> Result<(response::Parts, Bytes), Error> {
     parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     parts.headers.remove(http::header::TRANSFER_ENCODING);
-    buffered(core, Request::from_parts(parts, Body::full(body)), peer).await
+    buffered(core, Request::from_parts(parts, Body::full(body)), peer, hold).await
 }
 
 fn prepare_answer(answer: &mut Response) -> Result<(), Error> {

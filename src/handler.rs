@@ -15,9 +15,11 @@ use tokio::time::Instant;
 use crate::access::Credentials;
 use crate::app::App;
 use crate::body::{self, Body};
+use crate::buffers::Hold;
 use crate::cors;
 use crate::endpoints::{self, root};
 use crate::error::{Error, Response};
+use crate::feeds::seats::client;
 use crate::feeds::{self, Subject};
 use crate::forward;
 use crate::headers::{self, insert_retry_after};
@@ -229,13 +231,15 @@ impl DefaultRead {
 async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     let path = path_of(core, &request)?;
     let (core, peer) = (Arc::clone(core), peer.clone());
+    let mut hold = held_for(&core, request.headers(), &peer);
     let carried = tokio::spawn(async move {
         // However a batch's path is spelt, what is in it counts.
         if *path.resource(None) == Resource::Batch && request.method() == Method::POST {
             let (parts, body) = request.into_parts();
-            let limit = core.app.settings.limits.body_limit();
-            let body = body::read_limited(body, limit).await?;
-            return endpoints::batch::answer(&core, parts, body, &peer).await;
+            let limits = &core.app.settings.limits;
+            let limit = limits.body_limit().min(limits.batch_bytes);
+            let body = body::read_held(body, limit, &mut hold).await?;
+            return endpoints::batch::answer(&core, parts, body, &peer, hold).await;
         }
         let observer = &core.app.observer;
         let credentials = Credentials::of(request.headers());
@@ -248,7 +252,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
         parts.headers.remove(ACCEPT_ENCODING);
         let mut write =
             history::Write::new(&parts.method, &path, &parts.headers, credentials, default.as_ref());
-        let body = match small(&parts, body).await? {
+        let body = match small(&parts, body, &mut hold).await? {
             Ok(body) => {
                 write = write.with_body(&body);
                 Body::full(body)
@@ -256,24 +260,25 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             Err(body) => body,
         };
         let recording = core.app.history.begin(vec![write]).await?;
-        let (answer, body) = forward::buffered(&core, Request::from_parts(parts, body), &peer).await?;
+        let request = Request::from_parts(parts, body);
+        let (answer, body) = forward::buffered(&core, request, &peer, &mut hold).await?;
         let modified = answer.headers.get(ETAG).and_then(Timestamp::from_etag);
         let recorded =
             recording.answered(&[SubAnswer { status: answer.status, body: &body, modified }]).await;
         passing.answered(answer.status, &body).await;
         recorded?;
-        Ok(Response::from_parts(answer, Body::full(body)))
+        Ok(Response::from_parts(answer, Body::full(body).held(hold)))
     });
     carried.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))
 }
 
 /// The body of a write, where it is small enough to be looked at before it is sent; else as it came.
-async fn small(parts: &Parts, body: Body) -> Result<Result<Bytes, Body>, Error> {
+async fn small(parts: &Parts, body: Body, hold: &mut Hold) -> Result<Result<Bytes, Body>, Error> {
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let is_expected = parts.headers.contains_key(EXPECT);
     match length {
         Some(length) if length <= history::LARGEST_SENT && !is_expected => {
-            Ok(Ok(body::read_limited(body, length).await?))
+            Ok(Ok(body::read_held(body, length, hold).await?))
         }
         _ => Ok(Err(body)),
     }
@@ -290,12 +295,18 @@ async fn described(
         return forward::stream(core, request, peer).await;
     }
     request.headers_mut().remove(ACCEPT_ENCODING);
-    let (mut answer, mut body) = forward::buffered(core, request, peer).await?;
+    let mut hold = held_for(core, request.headers(), peer);
+    let (mut answer, mut body) = forward::buffered(core, request, peer, &mut hold).await?;
     if answer.status.is_success() {
         body = add(&body, &core.app.settings);
         answer.headers.insert(CONTENT_LENGTH, body.len().into());
     }
-    Ok(Response::from_parts(answer, Body::full(body)))
+    Ok(Response::from_parts(answer, Body::full(body).held(hold)))
+}
+
+/// What is to be held in memory for a request.
+pub(crate) fn held_for(core: &Core, headers: &HeaderMap, peer: &Peer) -> Hold {
+    core.app.buffers.hold(client(peer, headers, &core.app.settings))
 }
 
 /// The answer to a request that failed, told to the log once.

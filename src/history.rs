@@ -29,6 +29,7 @@ mod implicit;
 mod list;
 mod lives;
 mod recording;
+mod sent;
 mod turns;
 mod visible;
 mod watch;

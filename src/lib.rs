@@ -23,6 +23,8 @@
 pub mod access;
 pub mod app;
 pub mod body;
+pub mod bounded;
+pub mod buffers;
 pub mod cache_control;
 pub mod check;
 pub mod cli;

@@ -15,6 +15,7 @@ use kinto_sidecar::settings::{Environment, Settings};
 use kinto_sidecar::telemetry;
 use kinto_sidecar::upstream::Upstream;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sent to a process that writes past the limit on the size of files.
 const SIGXFSZ: i32 = 25;
+/// How many files are open beside clients' connections: those to the upstream above all.
+const OTHER_FILES: u64 = 1_000;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Something about the settings, which has to be mended before anything can run.
@@ -116,6 +119,7 @@ fn run(settings: Settings) -> std::io::Result<()> {
         [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
     };
     let (stop, stopping) = watch::channel(false);
+    raise_descriptors(&settings);
     let upstream = Upstream::new(&settings)?;
     let journal = open_journal(&settings, &background)?;
     let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), stopping);
@@ -143,6 +147,23 @@ fn run(settings: Settings) -> std::io::Result<()> {
     background.block_on(history.flush());
     end(background);
     Ok(())
+}
+
+/// Lets the process open as many files as the system allows it, and compares that with what the settings want.
+fn raise_descriptors(settings: &Settings) {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot open more files than at first");
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let wanted = settings.limits.connections as u64 + OTHER_FILES;
+    if allowed < wanted {
+        tracing::warn!(
+            "the process may open {allowed} files, and sidecar.max_connections wants {wanted}: raise the limit (ulimit -Hn, \
+             LimitNOFILE=) or lower the setting"
+        );
+    }
 }
 
 /// The journal, where one may be needed and can be opened now. One that never can be ends the process; a database that is

@@ -21,6 +21,7 @@ mod sort;
 pub use fields::{Fields, nested, subset};
 pub use filter::{Filter, Operator, wildcard};
 pub use given::Given;
+use given::GivenFilter;
 pub use invalid::{Fault, Invalid};
 pub use order::compare;
 pub use parameters::{Parameters, decode, pairs, pieces};
@@ -32,11 +33,11 @@ const MODIFIED: &str = "last_modified";
 
 /// SECURITY: the most conditions that a query may have: each is looked at for each row, and engines nest them no deeper
 /// than a thousand. Kinto's clients send a handful.
-const MOST_FILTERS: usize = 256;
-/// SECURITY: the most patterns or parts of one condition, which are looked for one by one in each row.
-const MOST_PATTERNS: usize = 256;
+const MOST_FILTERS: usize = 100;
+/// SECURITY: the most patterns and parts of all conditions, which are looked for one by one in each row.
+const MOST_PATTERNS: usize = 100;
 /// SECURITY: the most keys that rows may be put in order by.
-const MOST_KEYS: usize = 64;
+const MOST_KEYS: usize = 16;
 
 /// What a list allows.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +72,8 @@ pub struct Query {
     pub(crate) changed: bool,
     /// `_to` was used, of which Kinto warns in an `Alert` header.
     pub uses_to: bool,
+    /// The most bytes of a page, where it may end before its limit; a single row may be larger.
+    pub most_bytes: Option<usize>,
     after: Option<sort::Position>,
 }
 
@@ -91,6 +94,9 @@ pub struct Selection<'q, R> {
     query: &'q Query,
     total: usize,
     held: Vec<(sort::Position, R)>,
+    bytes: usize,
+    /// Where the page ends, as what follows would be too much.
+    end: Option<sort::Position>,
 }
 
 // === impl Rules ===
@@ -120,7 +126,7 @@ impl Query {
         let after = given.token.as_deref().map(|token| sort::read_token(token, &sorting)).transpose()?;
         let uses_to = given.filters.iter().any(|filter| filter.name.trim() == "_to");
         let limit = limit(given, rules);
-        Ok(Self { filters, sorting, limit, fields, changed: false, uses_to, after })
+        Ok(Self { filters, sorting, limit, fields, changed: false, uses_to, most_bytes: None, after })
     }
 
     /// The rows, deleted ones among them, that came after one moment and until another, by their timestamps.
@@ -137,6 +143,7 @@ impl Query {
             fields: None,
             changed: false,
             uses_to: false,
+            most_bytes: None,
             after: None,
         }
     }
@@ -203,7 +210,7 @@ impl Query {
 impl<'q, R: Fields> Selection<'q, R> {
     /// A page of what a query selects.
     pub fn of(query: &'q Query) -> Self {
-        Self { query, total: 0, held: Vec::new() }
+        Self { query, total: 0, held: Vec::new(), bytes: 0, end: None }
     }
 
     /// Shows a row to it; says whether the filters select it.
@@ -218,20 +225,51 @@ impl<'q, R: Fields> Selection<'q, R> {
         if self.query.after.as_ref().is_some_and(earlier) {
             return true;
         }
+        let is_later = |end| sort::compare_positions(sorting, &position, end).is_gt();
+        if self.end.as_ref().is_some_and(is_later) {
+            return true;
+        }
+        self.bytes = self.bytes.saturating_add(row.weight());
         self.held.push((position, row));
+        if self.query.most_bytes.is_some_and(|most| self.bytes > most) {
+            self.cut();
+        }
         let wanted = self.query.limit.map(|limit| limit.saturating_add(1));
         if let Some(wanted) = wanted.filter(|wanted| self.held.len() >= wanted.saturating_mul(2)) {
             self.sort();
             self.held.truncate(wanted);
+            self.bytes = self.held.iter().map(|(_, row)| row.weight()).sum();
         }
         true
+    }
+
+    /// Whether no row that comes later in the order belongs on the page.
+    pub fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Ends the page with the last row that leaves it at half of its bytes, or with its first.
+    fn cut(&mut self) {
+        self.sort();
+        let most = self.query.most_bytes.unwrap_or(usize::MAX) / 2;
+        let mut bytes = 0_usize;
+        let fitting = self.held.iter().take_while(|(_, row)| {
+            bytes = bytes.saturating_add(row.weight());
+            bytes <= most
+        });
+        let fitting = fitting.count().max(1);
+        if fitting < self.held.len() {
+            self.held.truncate(fitting);
+            self.end = self.held.last().map(|(position, _)| position.clone());
+        }
+        self.bytes = self.held.iter().map(|(_, row)| row.weight()).sum();
     }
 
     /// The page of the rows shown.
     pub fn page(mut self) -> Page<R> {
         self.sort();
-        let Self { query, total, mut held } = self;
-        let more = query.limit.is_some_and(|limit| held.len() > limit);
+        let Self { query, total, mut held, end, .. } = self;
+        let more = end.is_some() || query.limit.is_some_and(|limit| held.len() > limit);
         if let Some(limit) = query.limit {
             held.truncate(limit);
         }
@@ -253,6 +291,10 @@ fn bound(given: &Given) -> Result<(), Invalid> {
     };
     if given.filters.len() > MOST_FILTERS {
         return too_many("filters", given.filters.len(), MOST_FILTERS);
+    }
+    let patterns: usize = given.filters.iter().map(GivenFilter::patterns).sum();
+    if patterns > MOST_PATTERNS {
+        return too_many("patterns", patterns, MOST_PATTERNS);
     }
     if given.sort.len() > MOST_KEYS {
         return too_many("keys of _sort", given.sort.len(), MOST_KEYS);

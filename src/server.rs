@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
@@ -29,6 +29,7 @@ mod framing;
 mod linger;
 mod listener;
 mod peer;
+pub(crate) mod places;
 pub(crate) mod request_body;
 mod target;
 mod tls;
@@ -39,6 +40,7 @@ pub use peer::Peer;
 
 use connection::Serving;
 use listener::Listeners;
+use places::{Places, Seated};
 
 /// How long to leave the machine alone when it has no more descriptors.
 const BREATHER: Duration = Duration::from_millis(50);
@@ -57,7 +59,7 @@ pub struct Server {
 #[derive(Clone)]
 struct Shared {
     tls: Option<TlsAcceptor>,
-    connections: Arc<Semaphore>,
+    places: Arc<Places>,
     app: Arc<App>,
 }
 
@@ -89,11 +91,7 @@ impl Server {
 
     /// Starts the threads. They end after the process began to stop ([`App::stopping`]).
     pub fn start(self) -> io::Result<Vec<JoinHandle<()>>> {
-        let shared = Shared {
-            tls: self.tls,
-            connections: Arc::new(Semaphore::new(self.app.settings.limits.connections)),
-            app: self.app,
-        };
+        let shared = Shared { tls: self.tls, places: Places::new(&self.app.settings.limits), app: self.app };
         let (sources, mut handed) = match self.listeners {
             Listeners::Tcp(_, listeners) => (listeners.into_iter().map(Source::Tcp).collect(), Vec::new()),
             Listeners::Unix(_, listener) => {
@@ -135,7 +133,7 @@ async fn run(source: Source, handed: Option<mpsc::Receiver<UnixStream>>, core: A
 /// What a connection holds while it is open.
 struct Held {
     _open: OpenConnection,
-    _permit: OwnedSemaphorePermit,
+    seated: Seated,
     _under_way: mpsc::Sender<()>,
 }
 
@@ -213,7 +211,10 @@ impl Thread {
     {
         let Some((serving, held)) = self.admit(peer).await else { return };
         tokio::spawn(async move {
-            connection::serve_plain(stream, serving).await;
+            tokio::select! {
+                () = connection::serve_plain(stream, serving) => {}
+                () = held.seated.place.given_up() => {}
+            }
             drop(held);
         });
     }
@@ -225,23 +226,33 @@ impl Thread {
         let Some((serving, held)) = self.admit(peer).await else { return };
         let patience = self.core.app.settings.limits.header_timeout;
         tokio::spawn(async move {
-            if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                connection::serve(stream, BytesMut::new(), is_http2, serving).await;
+            let served = async {
+                if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    connection::serve(stream, BytesMut::new(), is_http2, serving).await;
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = held.seated.place.given_up() => {}
             }
             drop(held);
         });
     }
 
-    /// Waits until the process has room for one more connection; meanwhile this thread accepts none.
+    /// Waits until the process has room for one more connection; meanwhile this thread accepts none. `None` where its client
+    /// has too many.
     async fn admit(&self, peer: Peer) -> Option<(Serving, Held)> {
-        let permit = Arc::clone(&self.shared.connections).acquire_owned().await.ok()?;
+        // A trusted proxy has the connections of many.
+        let client = peer.address.filter(|_| !peer.is_trusted);
+        let seated = self.shared.places.take(client).await?;
         let serving = Serving {
             core: Arc::clone(&self.core),
             peer: Arc::new(peer),
+            place: Arc::clone(&seated.place),
             stopping: self.shared.app.stopping.clone(),
         };
-        let held = Held { _open: OpenConnection::new(), _permit: permit, _under_way: self.under_way.clone() };
+        let held = Held { _open: OpenConnection::new(), seated, _under_way: self.under_way.clone() };
         Some((serving, held))
     }
 }

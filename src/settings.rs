@@ -183,8 +183,14 @@ pub struct Limits {
     pub header_bytes: usize,
     /// `sidecar.max_body`: bytes of a request's body; 0 for no bound.
     pub body_bytes: u64,
+    /// `sidecar.max_batch_body`: bytes of a batch's body.
+    pub batch_bytes: usize,
+    /// `sidecar.max_buffered`: bytes of bodies and answers that are held in memory for clients.
+    pub buffered_bytes: usize,
     /// `sidecar.max_connections`: client connections of the process.
     pub connections: usize,
+    /// `sidecar.max_connections_per_client`: client connections of one address.
+    pub connections_per_client: usize,
     /// `sidecar.header_timeout`: for a request's head to arrive.
     pub header_timeout: Duration,
     /// `sidecar.body_timeout`: between two reads of a request's body.
@@ -296,7 +302,10 @@ impl Default for Settings {
             limits: Limits {
                 header_bytes: 64 << 10,
                 body_bytes: 100 << 20,
+                batch_bytes: 16 << 20,
+                buffered_bytes: 128 << 20,
                 connections: 10_000,
+                connections_per_client: 1_000,
                 header_timeout: seconds(10),
                 body_timeout: seconds(60),
                 idle_timeout: seconds(75),

@@ -18,14 +18,16 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::body::{Body, read_limited};
+use crate::body::{Body, read_in_turn, read_limited};
 use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
 
+mod bound;
 mod connect;
 mod described;
 mod dial;
@@ -44,9 +46,6 @@ use described::Described;
 use pool::Pool;
 use transfer::{Download, Progress, Upload};
 use words::Words;
-
-/// The most that an answer to the sidecar's own question may take in memory, in bytes.
-const LARGEST_ANSWER: usize = 1 << 30;
 
 /// The upstream, as one thread sees it. Clones share their connections.
 #[derive(Debug, Clone)]
@@ -164,8 +163,9 @@ impl Upstream {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
+        let most = bound::most(&method, path_and_query);
         let answer = self.ask_streaming(method.clone(), path_and_query, headers, body).await?;
-        self.0.words.heed(&method, read_whole(answer, LARGEST_ANSWER).await?)
+        self.0.words.heed(&method, read_answer(answer, most).await?)
     }
 
     /// As [`Self::ask`], but the answer's body is read by the caller, as it comes.
@@ -192,9 +192,10 @@ impl Upstream {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
+        let most = bound::most(&method, path_and_query);
         let answer = self.send(self.question(method.clone(), path_and_query, headers, body)?).await?;
         self.0.words.note_date(answer.headers());
-        self.0.words.heed(&method, read_whole(answer, LARGEST_ANSWER).await?)
+        self.0.words.heed(&method, read_answer(answer, most).await?)
     }
 
     /// Sends a request as it is. Its URI is the target as the upstream shall see it, and hop-by-hop headers are gone.
@@ -358,6 +359,19 @@ impl Upstream {
         *request.uri_mut() = uri.map_err(|_| UpstreamError::Unaskable)?;
         *request.headers_mut() = headers;
         Ok(request)
+    }
+}
+
+/// SECURITY: how many large answers to the sidecar's own questions are read at once.
+static LARGE_ANSWERS: Semaphore = Semaphore::const_new(2);
+
+/// Reads the answer to a question of the sidecar's own.
+async fn read_answer(answer: Response<Body>, limit: usize) -> Result<Response<Bytes>, UpstreamError> {
+    let (parts, body) = answer.into_parts();
+    match read_in_turn(body, limit, bound::SMALL, &LARGE_ANSWERS).await {
+        Ok(body) => Ok(Response::from_parts(parts, body)),
+        Err(Error::Upstream(error)) => Err(error),
+        Err(_) => Err(UpstreamError::TooLarge),
     }
 }
 

@@ -4,8 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 
 /// A requester's credentials. Two are equal where their digests are; nothing of them is ever shown.
@@ -46,6 +46,11 @@ impl Credentials {
         self.0.is_none()
     }
 
+    /// How many bytes they hold.
+    pub fn weight(&self) -> usize {
+        self.0.as_ref().map_or(0, |named| named.headers.values().map(HeaderValue::len).sum())
+    }
+
     /// The headers to ask the upstream with.
     pub fn headers(&self) -> HeaderMap {
         self.0.as_ref().map_or_else(HeaderMap::new, |named| named.headers.clone())
@@ -79,7 +84,6 @@ impl fmt::Debug for Credentials {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use http::header::HeaderName;
 
     use super::*;

@@ -16,6 +16,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 mod request;
@@ -23,6 +24,7 @@ mod request;
 use super::{Endpoint, list};
 use crate::access::Credentials;
 use crate::body::{self, Body};
+use crate::buffers::Hold;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::forward;
@@ -34,8 +36,8 @@ use crate::route::Route;
 use crate::server::Peer;
 use request::SubRequest;
 
-/// The most that one sub-answer of the sidecar's may take, in bytes.
-const LARGEST_ANSWER: usize = 1 << 28;
+/// The most that a sub-answer of the sidecar's may take that says why there is none, in bytes.
+const LARGEST_TEXT: usize = 1 << 20;
 
 #[derive(Deserialize)]
 struct Answers<'a> {
@@ -64,22 +66,32 @@ impl AnsweredHeaders {
     }
 }
 
+/// What stands before the body in an answer of the sidecar's own.
 #[derive(Serialize)]
-struct OwnAnswer<'a> {
+struct Head<'a> {
     path: &'a str,
     status: u16,
     headers: BTreeMap<String, String>,
-    body: &'a RawValue,
 }
 
+/// An answer of the sidecar's own in the list of answers: before the body, the body, and after it.
+type OwnAnswer = [Body; 3];
+
 /// Answers a batch whose body was read.
-pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Result<Response, Error> {
+/// What is in memory of it is held for as long as the answer is.
+pub async fn answer(
+    core: &Core,
+    parts: Parts,
+    body: Bytes,
+    peer: &Peer,
+    mut hold: Hold,
+) -> Result<Response, Error> {
     let settings = &core.app.settings;
     check_charset(&parts.headers)?;
     let Some((batch, mut requests)) = request::read(&body, settings)? else {
         // The upstream says what is wrong with it.
-        let (answer, body) = forward::exchange(core, parts, body.clone(), peer).await?;
-        return Ok(Response::from_parts(answer, Body::full(body)));
+        let (answer, body) = forward::exchange(core, parts, body.clone(), peer, &mut hold).await?;
+        return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
     };
     for request in &mut requests {
         if request.own.as_ref().is_some_and(Endpoint::is_of_history)
@@ -91,8 +103,8 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let is_recursive = requests.iter().any(|request| request.target.contains("/batch"));
     if is_recursive || requests.iter().all(|request| request.own.is_none()) {
         let targets: Vec<&SubRequest> = requests.iter().collect();
-        let (answer, body) = exchange(core, &parts, body.clone(), &targets, peer).await?;
-        return Ok(Response::from_parts(answer, Body::full(body)));
+        let (answer, body) = exchange(core, &parts, body.clone(), &targets, peer, &mut hold).await?;
+        return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
     }
     let origin = parts.headers.get(header::ORIGIN);
     cors::check_origin(&parts.headers, &settings.kinto.cors_origins)?;
@@ -113,9 +125,10 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let mut from_upstream = Bytes::new();
     if !theirs.is_empty() {
         let rest = batch.rest(&requests);
-        let (answer, answered) = exchange(core, &parts, rest, &theirs, peer).await?;
+        hold.grow(rest.len())?;
+        let (answer, answered) = exchange(core, &parts, rest, &theirs, peer, &mut hold).await?;
         if answer.status != StatusCode::OK {
-            return Ok(Response::from_parts(answer, Body::full(answered)));
+            return Ok(Response::from_parts(answer, Body::full(answered).held(hold)));
         }
         from_upstream = answered;
     }
@@ -130,20 +143,22 @@ pub async fn answer(core: &Core, parts: Parts, body: Bytes, peer: &Peer) -> Resu
     let has_writes = requests.iter().any(|request| request.own.is_some() && request.method == Method::DELETE);
     let ours = if has_writes { in_turn(ours).await? } else { try_join_all(ours).await? };
     let mut ours = ours.into_iter();
-    let mut text = String::from("{\"responses\":[");
+    let mut whole = vec![Body::full("{\"responses\":[")];
     for (index, request) in requests.iter().enumerate() {
         if index > 0 {
-            text.push(',');
+            whole.push(Body::full(","));
         }
         let unavailable = Error::Unavailable { retry_after: None };
         if request.own.is_some() {
-            text.push_str(&ours.next().ok_or(unavailable)?);
+            whole.extend(ours.next().ok_or(unavailable)?);
         } else {
-            text.push_str(answered.next().ok_or(unavailable)?.get());
+            let answer = answered.next().ok_or(unavailable)?.get();
+            whole.push(Body::full(from_upstream.slice_ref(answer.as_bytes())));
         }
     }
-    text.push_str("]}");
-    let mut response = list::json(Body::full(text));
+    whole.push(Body::full("]}"));
+    let body = Body::sequence(whole).held(hold);
+    let mut response = list::json(body);
     cors::finish(response.headers_mut(), origin, Exposed::Plain, &settings.kinto.cors_origins);
     Ok(response)
 }
@@ -169,8 +184,8 @@ fn check_charset(headers: &HeaderMap) -> Result<(), Error> {
 
 /// One after the other: a history that was deleted from is read without what was deleted.
 async fn in_turn(
-    ours: impl Iterator<Item = impl Future<Output = Result<String, Error>>>,
-) -> Result<Vec<String>, Error> {
+    ours: impl Iterator<Item = impl Future<Output = Result<OwnAnswer, Error>>>,
+) -> Result<Vec<OwnAnswer>, Error> {
     let mut answers = Vec::new();
     for own in ours {
         answers.push(own.await?);
@@ -185,6 +200,7 @@ async fn exchange(
     body: Bytes,
     requests: &[&SubRequest],
     peer: &Peer,
+    hold: &mut Hold,
 ) -> Result<(http::response::Parts, Bytes), Error> {
     let observer = &core.app.observer;
     let mut writes = Vec::new();
@@ -200,7 +216,7 @@ async fn exchange(
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
-    let (answer, answered) = forward::exchange(core, parts, body, peer).await?;
+    let (answer, answered) = forward::exchange(core, parts, body, peer, hold).await?;
     if answer.status != StatusCode::OK {
         let recorded = if answer.status.is_server_error() { Ok(()) } else { recording.refused().await };
         passing.failed(answer.status).await;
@@ -250,7 +266,7 @@ async fn own(
     request: &SubRequest,
     endpoint: Endpoint,
     peer: &Peer,
-) -> Result<String, Error> {
+) -> Result<OwnAnswer, Error> {
     let settings = &core.app.settings;
     let mut parts = outer.clone();
     parts.method = request.method.clone();
@@ -265,21 +281,30 @@ async fn own(
         _ => answer,
     };
     let (answer, body) = answer.into_parts();
-    let body = body::read_limited(body, LARGEST_ANSWER).await?;
-    let text = std::str::from_utf8(&body).ok().filter(|_| request.method != Method::HEAD);
-    let json = text.and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
-    let quoted;
-    let body = if let Some(json) = json {
-        json
-    } else {
-        quoted = serde_json::value::to_raw_value(text.unwrap_or_default())
-            .map_err(|error| Error::Internal(error.into()))?;
-        &*quoted
-    };
     let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy();
-    let own =
-        OwnAnswer { path: &path, status: answer.status.as_u16(), headers: named(&answer.headers), body };
-    serde_json::to_string(&own).map_err(|error| Error::Internal(error.into()))
+    let head = Head { path: &path, status: answer.status.as_u16(), headers: named(&answer.headers) };
+    let mut head = serde_json::to_string(&head).map_err(|error| Error::Internal(error.into()))?;
+    head.truncate(head.len() - 1);
+    head.push_str(",\"body\":");
+    let is_json = answer.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let body = if request.method == Method::HEAD {
+        Body::full("\"\"")
+    } else if is_json && answer.status == StatusCode::OK {
+        // It is the sidecar's own, however long it is.
+        body
+    } else {
+        Body::full(embedded(&body::read_limited(body, LARGEST_TEXT).await?))
+    };
+    Ok([Body::full(head), body, Body::full("}")])
+}
+
+/// A short answer as JSON: what is none is a text.
+fn embedded(body: &Bytes) -> Bytes {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(_) => body.clone(),
+        Err(_) => Value::from(text).to_string().into(),
+    }
 }
 
 async fn one(core: &Core, endpoint: Endpoint, parts: &Parts, peer: &Peer) -> Response {

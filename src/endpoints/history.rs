@@ -18,7 +18,7 @@ use crate::body::Body;
 use crate::cache_control;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
-use crate::handler::Core;
+use crate::handler::{Core, held_for};
 use crate::journal::{EntriesCount, EntriesPage, Journal};
 use crate::kinto::{Timestamp, segment};
 use crate::query::{Fault, Given, Parameters, Query, Rules};
@@ -41,6 +41,9 @@ const FIELDS: [&str; 13] = [
     "last_modified",
     "deleted",
 ];
+
+/// SECURITY: the most bytes of a page; `Next-Page` leads on.
+const PAGE: usize = 8 << 20;
 
 /// Ids of objects are texts, also where they look like numbers.
 const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
@@ -116,7 +119,7 @@ impl Listing<'_> {
             ControlFlow::Break(refusal) => return Ok(refusal.replay()),
             ControlFlow::Continue(visible) => visible,
         };
-        let query = match self.selection().await {
+        let mut query = match self.selection().await {
             Ok(ControlFlow::Continue(query)) => query,
             // Who sees nothing is not told what is wrong with the request.
             Ok(ControlFlow::Break(response)) => {
@@ -125,6 +128,10 @@ impl Listing<'_> {
             }
             Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
         };
+        let mut hold = held_for(core, &self.request.headers, self.peer);
+        // Its rows, and its text.
+        hold.grow(2 * PAGE)?;
+        query.most_bytes = Some(PAGE);
         // Kinto: only a `HEAD` is told how many there are, and only that: counting takes longer than reading a page.
         let mut response = if self.request.method == Method::HEAD {
             let count = match visible.count(&query).await? {
@@ -139,11 +146,15 @@ impl Listing<'_> {
         } else {
             match visible.page(&query).await? {
                 ControlFlow::Break(refusal) => return Ok(refusal.replay()),
-                ControlFlow::Continue(page) => self.respond(page, &query),
+                ControlFlow::Continue(page) => {
+                    let bytes: usize = page.rows.iter().map(|row| row.get().len()).sum();
+                    hold.set(bytes)?;
+                    self.respond(page, &query)
+                }
             }
         };
         cache_control::forbid(response.headers_mut());
-        Ok(response)
+        Ok(response.map(|body| body.held(hold)))
     }
 
     async fn delete(&self) -> Result<Response, Error> {

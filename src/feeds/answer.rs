@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::{Method, StatusCode};
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::framing::{self, Layout};
 use super::moment::{Position, Room};
@@ -25,6 +27,7 @@ use super::told::Matter;
 use super::{Subject, filter, request, seats};
 use crate::access::Credentials;
 use crate::body::Body;
+use crate::buffers::Hold;
 use crate::cache_control;
 use crate::compression::{self, Encoding};
 use crate::conditional::{self, Condition};
@@ -32,12 +35,11 @@ use crate::cors::{self, Exposed};
 use crate::endpoints::changeset::{mark, mark_passed};
 use crate::endpoints::refusal;
 use crate::error::{Error, Response};
-use crate::handler::Core;
+use crate::handler::{Core, held_for};
 use crate::headers;
 use crate::kinto::segment;
 use crate::kinto::seq::Seq;
 use crate::mirror::Freshness;
-use crate::query::members;
 use crate::server::Peer;
 use crate::upstream::UpstreamError;
 
@@ -89,9 +91,9 @@ async fn granted(
         ControlFlow::Continue(admitted) => admitted,
     };
     // Who may not read is not told what is wrong with the parameters.
-    let object = request::read(request, body, settings.limits.body_limit()).await?;
-    let params =
-        Params::read(request.uri.query(), &request.headers, object.as_ref(), settings.feeds.max_timeout)?;
+    let mut hold = held_for(core, &request.headers, peer);
+    let object = request::read(request, body, settings.limits.body_limit(), &mut hold).await?;
+    let params = Params::read(request.uri.query(), &request.headers, object, settings.feeds.max_timeout)?;
     if let Some(name) = params.ignored.as_deref().filter(|_| app.feeds.told.is_new(&subject, Matter::Ignored))
     {
         tracing::warn!(
@@ -115,6 +117,9 @@ async fn granted(
         Ok(found)
     };
     let filter = filter::Filter::read(&params, defined).await?;
+    let query = request.uri.query().map_or(0, str::len);
+    // SECURITY: it is held for as long as its reader reads, and so are the credentials.
+    hold.set(credentials.weight() + filter.as_ref().map_or(0, |filter| filter.weight(query)))?;
     let shape = Shape {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
         // Newest first, nothing that is waited for can follow.
@@ -129,11 +134,12 @@ async fn granted(
     let presence = Arc::new(app.feeds.shown.enter(beginning.moment.lineage(), reader).await);
     let memory = Memory { began: beginning.moment.began(), presence };
     let asked = Asked { core, subject, request, credentials, params, definition, beginning, memory };
-    if asked.params.mode == Mode::Normal {
-        asked.normal(shape).await
+    let response = if asked.params.mode == Mode::Normal {
+        asked.normal(shape, &mut hold).await?
     } else {
-        asked.live(shape, client).await
-    }
+        asked.live(shape, client, peer).await?
+    };
+    Ok(response.map(|body| body.held(hold)))
 }
 
 /// Tells the log once of what only its readers may read.
@@ -155,22 +161,23 @@ async fn named(
     credentials: &Credentials,
     name: &str,
 ) -> Result<Option<Value>, Error> {
-    let defined = |json: &[u8]| members(json).get("filters")?.get(name).cloned();
     let asked = async |path: &str| {
         let mut answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
         if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             answer = core.upstream.ask_as(Method::GET, path, credentials.headers(), Bytes::new()).await?;
         }
         if answer.status().is_server_error() {
-            return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters"));
+            return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters").into());
         }
-        let object = members(answer.body());
-        Ok(object.get("data").and_then(|data| data.get("filters")?.get(name).cloned()))
+        match serde_json::from_slice(answer.body()) {
+            Ok(Data { data }) => filter::defined(data.get().as_bytes(), name),
+            Err(_) => Ok(None),
+        }
     };
     let bucket = match subject {
         Subject::Collection(key) => {
             let found = match core.app.mirrors.mirror(key).state() {
-                Some(state) => defined(&state.content.metadata.json),
+                Some(state) => filter::defined(&state.content.metadata.json, name)?,
                 None => asked(&key.uri()).await?,
             };
             if found.is_some() {
@@ -181,7 +188,13 @@ async fn named(
         Subject::Bucket(bucket) | Subject::History(bucket, _) => bucket,
         Subject::Monitor => return Ok(None),
     };
-    Ok(asked(&format!("/buckets/{}", segment(bucket))).await?)
+    asked(&format!("/buckets/{}", segment(bucket))).await
+}
+
+#[derive(Deserialize)]
+struct Data<'d> {
+    #[serde(borrow)]
+    data: &'d RawValue,
 }
 
 /// A request that may be answered.
@@ -199,7 +212,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     /// Answers with a feed that waits for changes.
-    async fn live(self, shape: Shape, client: Option<IpAddr>) -> Result<Response, Error> {
+    async fn live(self, shape: Shape, client: Option<IpAddr>, peer: &Peer) -> Result<Response, Error> {
         let feeds = &self.core.app.feeds;
         let framing = shape.layout.framing;
         if shape.end != End::Now {
@@ -211,7 +224,7 @@ impl Asked<'_> {
         } else if shape.end == End::Now {
             let supply = Supply::Fixed(Arc::clone(&self.beginning.moment));
             Body::boxed(Reader::new(supply, None, shape, position, self.memory))
-        } else if let Some(seat) = self.seat(client)? {
+        } else if let Some(seat) = self.seat(client, peer)? {
             let channel = feeds.channel(&self.subject);
             channel.reach(self.beginning.moment.serial(), PATIENCE).await?;
             let grant = feeds.grants.give(self.subject, self.credentials, &channel);
@@ -258,15 +271,15 @@ impl Asked<'_> {
     }
 
     /// A seat among the readers; `None` where a browser has to be told that there is none: it would never come back from a 503.
-    fn seat(&self, client: Option<IpAddr>) -> Result<Option<Seat>, Error> {
-        match self.core.app.feeds.seats.take(client) {
+    fn seat(&self, client: Option<IpAddr>, peer: &Peer) -> Result<Option<Seat>, Error> {
+        match self.core.app.feeds.seats.take(client, peer) {
             Err(Error::Unavailable { .. }) if self.params.mode == Mode::EventSource => Ok(None),
             taken => taken.map(Some),
         }
     }
 
     /// Answers with what there is.
-    async fn normal(self, shape: Shape) -> Result<Response, Error> {
+    async fn normal(self, shape: Shape, hold: &mut Hold) -> Result<Response, Error> {
         let is_get = self.request.method != Method::POST;
         let tag = self.tag();
         // SECURITY: what a cache may keep depends on its URL, and not on who asked first.
@@ -287,7 +300,7 @@ impl Asked<'_> {
                 (Response::new(Body::empty()), Encoding::Identity)
             }
             Condition::Holds => {
-                let (body, encoding) = self.body(shape, accepted, tag.as_deref()).await?;
+                let (body, encoding) = self.body(shape, accepted, tag.as_deref(), hold).await?;
                 (Response::new(body), encoding)
             }
         };
@@ -389,6 +402,7 @@ impl Asked<'_> {
         shape: Shape,
         accepted: Encoding,
         tag: Option<&str>,
+        hold: &mut Hold,
     ) -> Result<(Body, Encoding), Error> {
         // What is not kept is not held as a whole here, either.
         let accepted = if self.beginning.is_kept { accepted } else { Encoding::Identity };
@@ -409,12 +423,22 @@ impl Asked<'_> {
             self.memory.presence.note(&position, &last, true);
             return Ok((Body::full(body), accepted));
         }
-        let supply = Supply::Fixed(Arc::clone(moment));
-        let reader = Reader::new(supply, None, shape, position.clone(), self.memory.clone());
+        let reader = || {
+            let supply = Supply::Fixed(Arc::clone(moment));
+            Reader::new(supply, None, shape.clone(), position.clone(), self.memory.clone())
+        };
         if accepted == Encoding::Identity {
-            return Ok((Body::boxed(reader), accepted));
+            return Ok((Body::boxed(reader()), accepted));
         }
-        let (body, last) = reader.whole().await?;
+        let before = hold.bytes();
+        let (body, last) = match reader().whole(hold).await {
+            // Where there is no room for all of it, it is written as it is read.
+            Err(Error::Unavailable { .. }) => {
+                hold.set(before)?;
+                return Ok((Body::boxed(reader()), Encoding::Identity));
+            }
+            whole => whole?,
+        };
         if body.len() < compression::WORTHWHILE {
             return Ok((Body::full(body), Encoding::Identity));
         }
@@ -425,6 +449,7 @@ impl Asked<'_> {
         if is_shared {
             feeds.compressed.insert(name, (compressed.clone(), last));
         }
+        hold.set(before + compressed.len())?;
         Ok((Body::full(compressed), accepted))
     }
 }

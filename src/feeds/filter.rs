@@ -1,14 +1,21 @@
 //! Which changes a reader wants.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::document;
 use super::moment::Row;
 use super::params::{Params, refused};
+use super::request::MOST_VALUES;
+use crate::bounded;
 use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Parameters, Query, Rules, members};
@@ -101,6 +108,25 @@ impl Filter {
         Ok(Self::Kinto(Query::of(&Given::read(parameters, Vec::new())?, &rules)?))
     }
 
+    /// How many conditions there are to look at; none where a look at the id is enough.
+    pub(super) fn conditions(&self) -> usize {
+        match self {
+            Self::Ids(_) | Self::Nothing => 0,
+            Self::Selector(selector) => selector.conditions(),
+            Self::Kinto(query) => query.filters.len() + 1,
+        }
+    }
+
+    /// How many bytes it holds, about, where its query has so many.
+    pub(super) fn weight(&self, query: usize) -> usize {
+        match self {
+            Self::Ids(ids) => ids.iter().map(|id| id.len() + 3 * size_of::<String>()).sum(),
+            Self::Nothing => 0,
+            Self::Selector(selector) => selector.weight(),
+            Self::Kinto(_) => query.saturating_mul(4),
+        }
+    }
+
     /// Whether a change is wanted.
     pub fn matches(&self, row: &Row) -> bool {
         match self {
@@ -109,6 +135,47 @@ impl Filter {
             Self::Selector(selector) => selector.matches(&document::value(row, record(row))),
             Self::Kinto(query) => query.matches(&record(row)),
         }
+    }
+}
+
+/// The filter of this name that an object's metadata defines. Nothing is made of what else is there.
+pub(super) fn defined(metadata: &[u8], name: &str) -> Result<Option<Value>, Error> {
+    let filters = serde_json::from_slice::<Metadata<'_>>(metadata).ok().and_then(|metadata| metadata.filters);
+    let Some(filters) = filters else { return Ok(None) };
+    let Ok(Some(filter)) = serde_json::Deserializer::from_str(filters.get()).deserialize_map(Member(name))
+    else {
+        return Ok(None);
+    };
+    let read = bounded::read(filter.get().as_bytes(), MOST_VALUES).map(Some);
+    read.map_err(|_| refused(format!("The filter `{name}` has more in it than is taken here.")))
+}
+
+#[derive(Deserialize)]
+struct Metadata<'m> {
+    #[serde(borrow)]
+    filters: Option<&'m RawValue>,
+}
+
+/// Looks for a member of this name; the last one counts.
+struct Member<'n>(&'n str);
+
+impl<'de> Visitor<'de> for Member<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(name) = members.next_key::<Cow<'de, str>>()? {
+            if name == self.0 {
+                found = Some(members.next_value()?);
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -121,4 +188,26 @@ fn ids(list: &Value) -> Result<Filter, Error> {
     let ids = list.as_array().ok_or_else(not_a_list)?.iter();
     let ids = ids.map(|id| id.as_str().map(str::to_owned).ok_or_else(not_a_list));
     Ok(Filter::Ids(ids.collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_metadata_the_named_filter_is_read_and_nothing_else() {
+        let of = |metadata: &str| defined(metadata.as_bytes(), "a/b").map_err(|error| error.to_string());
+        assert_eq!(
+            of(r#"{"filters":{"x":[1],"a/b":{"y":1},"a\/b":{"z":2}},"c":3}"#),
+            Ok(Some(serde_json::json!({"z": 2})))
+        );
+        for metadata in
+            ["", "{}", "[]", r#"{"filters":null}"#, r#"{"filters":"a/b"}"#, r#"{"filters":{"x":1}}"#]
+        {
+            assert_eq!(of(metadata), Ok(None), "{metadata}");
+        }
+        let many = format!("[{}0]", "0,".repeat(MOST_VALUES));
+        assert_eq!(of(&format!(r#"{{"filters":{{"x":{many},"a/b":1}}}}"#)), Ok(Some(1.into())));
+        assert!(of(&format!(r#"{{"filters":{{"a/b":{many}}}}}"#)).is_err());
+    }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
+use super::request::MOST_VALUES;
 use super::shape::{End, Patience};
+use crate::bounded::{self, Refused};
 use crate::error::Error;
 use crate::feeds::framing::Framing;
 use crate::kinto::seq::Seq;
@@ -107,7 +109,7 @@ impl Params {
     pub fn read(
         query: Option<&str>,
         headers: &HeaderMap,
-        body: Option<&Value>,
+        mut body: Option<Value>,
         max_timeout: Duration,
     ) -> Result<Self, Error> {
         let parameters = Parameters::parse(query)?;
@@ -125,11 +127,15 @@ impl Params {
         // A browser sends an empty id before it was given one.
         let since = since.into_iter().find(|since| !since.is_empty());
         let is_true = |name| last(name) == Some("true");
-        let json = |name: &str| match last(name) {
+        let mut json = |name: &str| match last(name) {
             Some(text) => {
-                serde_json::from_str(text).map(Some).map_err(|_| refused(format!("`{name}` is not JSON.")))
+                let read = bounded::read(text.as_bytes(), MOST_VALUES).map(Some);
+                read.map_err(|error| match error {
+                    Refused::TooMany => Error::TooLarge,
+                    Refused::Malformed | Refused::Unread(_) => refused(format!("`{name}` is not JSON.")),
+                })
             }
-            None => Ok(body.and_then(|body| body.get(name)).cloned()),
+            None => Ok(body.as_mut().and_then(|body| body.get_mut(name)).map(Value::take)),
         };
         let heartbeat = last("heartbeat").map(read_heartbeat).transpose()?;
         let timeout = last("timeout").map(|text| read_integer("timeout", text)).transpose()?;
@@ -361,7 +367,7 @@ mod tests {
     #[test]
     fn ids_and_selectors_come_from_the_query_or_the_body() {
         let body = serde_json::json!({"doc_ids": ["a"], "selector": {"x": 1}});
-        let read = |query| Params::read(Some(query), &HeaderMap::new(), Some(&body), MAX).unwrap();
+        let read = |query| Params::read(Some(query), &HeaderMap::new(), Some(body.clone()), MAX).unwrap();
         assert_eq!(read("").doc_ids, Some(serde_json::json!(["a"])));
         assert_eq!(read("doc_ids=%5B%22b%22%5D").doc_ids, Some(serde_json::json!(["b"])));
         assert_eq!(read("").selector, Some(serde_json::json!({"x": 1})));

@@ -22,9 +22,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::channel::{Batch, Latest};
 use super::framing::Framing;
+use super::judge;
 use super::moment::{Page, Position, Room};
 use super::shape::{Admission, End, Memory, Patience, Shape, Supply};
 use crate::body::BoxError;
+use crate::buffers::Hold;
 use crate::error::Error;
 use crate::kinto::seq::Seq;
 
@@ -57,10 +59,15 @@ enum Stage {
     Opening,
     Past,
     Reading(Mutex<BoxFuture<'static, Result<Page, Error>>>),
+    /// A page is held against the filter.
+    Judging(Mutex<BoxFuture<'static, Result<Judged, Error>>>),
     Waiting,
     Closing,
     Done,
 }
+
+/// A page, and which of its rows are wanted.
+type Judged = (Page, Vec<bool>);
 
 /// What came of a look at the channel.
 enum Waited {
@@ -100,10 +107,11 @@ impl Reader {
     }
 
     /// All that is written, and the position at its end: for feeds that end at once.
-    pub async fn whole(mut self) -> Result<(Bytes, Position), Error> {
+    pub async fn whole(mut self, hold: &mut Hold) -> Result<(Bytes, Position), Error> {
         let mut whole = Vec::new();
         poll_fn(|context| {
             while let Some(text) = self.turn(context)? {
+                hold.grow(text.len())?;
                 whole.extend_from_slice(&text);
             }
             if matches!(self.stage, Stage::Done) { Poll::Ready(Ok(())) } else { Poll::Pending }
@@ -129,7 +137,19 @@ impl Reader {
                         self.beat(context, &mut text);
                         break;
                     };
-                    self.take(page?, &mut text);
+                    self.judge(page?, &mut text);
+                    if text.len() >= Room::PIECE.bytes {
+                        break;
+                    }
+                }
+                Stage::Judging(judged) => {
+                    let judged = judged.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    let Poll::Ready(judged) = judged.as_mut().poll(context) else {
+                        self.beat(context, &mut text);
+                        break;
+                    };
+                    let (page, wanted) = judged?;
+                    self.take(page, Some(&wanted), &mut text);
                     if text.len() >= Room::PIECE.bytes {
                         break;
                     }
@@ -192,8 +212,17 @@ impl Reader {
         };
     }
 
-    /// Writes what the filter leaves of a page, as far as the limit reaches.
-    fn take(&mut self, page: Page, text: &mut Vec<u8>) {
+    /// Writes a page, or has it held against the filter first.
+    fn judge(&mut self, page: Page, text: &mut Vec<u8>) {
+        let Some(filter) = self.shape.filter.clone() else { return self.take(page, None, text) };
+        self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
+            let wanted = judge::wanted(&filter, &page.rows).await?;
+            Ok((page, wanted))
+        })));
+    }
+
+    /// Writes what is wanted of a page, as far as the limit reaches.
+    fn take(&mut self, page: Page, wanted: Option<&[bool]>, text: &mut Vec<u8>) {
         if self.left == Some(0) && !self.has_rows {
             self.pending = page.pending + page.rows.len() as u64;
             self.stage = Stage::Closing;
@@ -202,7 +231,7 @@ impl Reader {
         let total = page.rows.len();
         let mut last = None;
         for (index, row) in page.rows.iter().enumerate() {
-            if self.shape.filter.as_ref().is_some_and(|filter| !filter.matches(row)) {
+            if wanted.is_some_and(|wanted| wanted.get(index) != Some(&true)) {
                 continue;
             }
             // Rows of one seq come together: who goes on from it is not given the others.
@@ -291,7 +320,7 @@ impl Reader {
         let next = Position::new(batch.newest.max(seq), batch.upto);
         let count = batch.rows.len();
         if self.shape.filter.is_some() || self.left.is_some_and(|left| left < count) {
-            self.take(Page { rows: batch.rows.clone(), pending: 0, next }, text);
+            self.judge(Page { rows: batch.rows.clone(), pending: 0, next }, text);
             return Waited::Moved;
         }
         let mut shared = batch.written(self.shape.layout);

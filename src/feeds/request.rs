@@ -1,65 +1,131 @@
 //! The body of a `POST _changes`: an object, possibly compressed, or nothing.
 
-use std::io::Read;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
-use bytes::Bytes;
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::params::refused;
 use crate::body::{self, Body};
+use crate::bounded::{self, Refused};
+use crate::buffers::Hold;
 use crate::error::Error;
 
 /// SECURITY: the most that a body may hold, in bytes, also once it is decompressed.
 const MOST: usize = 8 << 20;
 
+/// SECURITY: the most values in a body: enough for the ids of a large collection.
+pub(super) const MOST_VALUES: usize = 100_000;
+
+/// SECURITY: how many bodies are read at once that may become much.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
+/// A plain body of so many bytes is read where it is.
+const LITTLE: usize = 16 << 10;
+
+/// SECURITY: the most memory that a text compressed by zstd may want for its past, as a power of two.
+const ZSTD_WINDOW: u32 = 23;
+
 /// Reads the object that a request carries; `None` where there is none.
-pub async fn read(request: &Parts, body: Body, max_body: usize) -> Result<Option<Value>, Error> {
+/// What is held for it is what it weighs.
+pub async fn read(
+    request: &Parts,
+    body: Body,
+    max_body: usize,
+    hold: &mut Hold,
+) -> Result<Option<Value>, Error> {
     if request.method != Method::POST {
         return Ok(None);
     }
     let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let body = body::read_limited(body, max_body.min(MOST)).await?;
-    let body = match text(CONTENT_ENCODING).map(str::to_ascii_lowercase).as_deref() {
-        None | Some("" | "identity") => body,
-        Some("gzip" | "x-gzip") => inflate(MultiGzDecoder::new(&body[..]))?,
-        Some("deflate") => inflate(ZlibDecoder::new(&body[..]))?,
-        Some("zstd") => inflate(zstd::Decoder::new(&body[..]).map_err(|_| broken())?)?,
-        Some(_) => {
+    let body = body::read_held(body, max_body.min(MOST), hold).await?;
+    let coding = text(CONTENT_ENCODING).map(str::to_ascii_lowercase).unwrap_or_default();
+    let is_json = text(CONTENT_TYPE).is_some_and(|media_type| {
+        let media_type = media_type.split(';').next().unwrap_or_default().trim();
+        media_type.eq_ignore_ascii_case("application/json")
+    });
+    if body.len() <= LITTLE && matches!(&*coding, "" | "identity") {
+        return parse(&*body, is_json);
+    }
+    let turn = TURNS.acquire().await;
+    // It goes on when the client has gone away, and so does its turn.
+    let parsed = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        parse(decoded(&body, &coding)?, is_json)
+    });
+    let object = parsed.await.map_err(|error| Error::Internal(error.into()))??;
+    hold.set(object.as_ref().map_or(0, bounded::weight))?;
+    Ok(object)
+}
+
+/// The text of a body, which is never made as a whole.
+fn decoded<'b>(body: &'b [u8], coding: &str) -> Result<Box<dyn Read + 'b>, Error> {
+    Ok(match coding {
+        "" | "identity" => Box::new(body),
+        "gzip" | "x-gzip" => Box::new(MultiGzDecoder::new(body)),
+        "deflate" => Box::new(ZlibDecoder::new(body)),
+        "zstd" => {
+            let mut decoder = zstd::Decoder::new(body).map_err(|_| broken())?;
+            decoder.window_log_max(ZSTD_WINDOW).map_err(|_| broken())?;
+            Box::new(decoder)
+        }
+        _ => {
             return Err(Error::Feed {
                 status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 reason: "The body has a Content-Encoding that is not known here.".to_owned(),
             });
         }
-    };
-    if body.trim_ascii().is_empty() {
-        return Ok(None);
+    })
+}
+
+fn parse(text: impl Read, is_json: bool) -> Result<Option<Value>, Error> {
+    let mut text = BufReader::new(Limited { text, left: MOST });
+    loop {
+        let read = text.fill_buf().map_err(|error| unread(error.kind()))?;
+        if read.is_empty() {
+            return Ok(None);
+        }
+        let blank = read.len() - read.trim_ascii_start().len();
+        if blank < read.len() {
+            break;
+        }
+        text.consume(blank);
     }
-    let is_json = text(CONTENT_TYPE).is_some_and(|media_type| {
-        let media_type = media_type.split(';').next().unwrap_or_default().trim();
-        media_type.eq_ignore_ascii_case("application/json")
-    });
     if !is_json {
         return Err(Error::Feed {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
             reason: "Content-Type must be application/json".to_owned(),
         });
     }
-    match serde_json::from_slice(&body) {
+    match bounded::read_from(text, MOST_VALUES) {
         Ok(object @ Value::Object(_)) => Ok(Some(object)),
         Ok(_) => Err(refused("Request body must be a JSON object")),
-        Err(_) => Err(refused("invalid UTF-8 JSON")),
+        Err(Refused::TooMany) => Err(Error::TooLarge),
+        Err(Refused::Malformed) => Err(refused("invalid UTF-8 JSON")),
+        Err(Refused::Unread(kind)) => Err(unread(kind)),
     }
 }
 
-fn inflate(reader: impl Read) -> Result<Bytes, Error> {
-    let mut text = Vec::new();
-    let most = u64::try_from(MOST).unwrap_or(u64::MAX);
-    let read = reader.take(most + 1).read_to_end(&mut text).map_err(|_| broken())?;
-    if read > MOST { Err(Error::TooLarge) } else { Ok(text.into()) }
+/// A text that must not be longer than this.
+struct Limited<R> {
+    text: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.text.read(buffer)?;
+        self.left = self.left.checked_sub(read).ok_or(ErrorKind::FileTooLarge)?;
+        Ok(read)
+    }
+}
+
+fn unread(kind: ErrorKind) -> Error {
+    if kind == ErrorKind::FileTooLarge { Error::TooLarge } else { broken() }
 }
 
 fn broken() -> Error {
@@ -69,6 +135,7 @@ fn broken() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffers::Buffers;
     use std::io::Write;
 
     fn parts(headers: &[(&str, &str)]) -> Parts {
@@ -80,7 +147,8 @@ mod tests {
     }
 
     async fn outcome(headers: &[(&str, &str)], body: Vec<u8>) -> Result<Option<Value>, u16> {
-        let read = read(&parts(headers), Body::full(body), usize::MAX).await;
+        let mut hold = Buffers::new(64 << 20).hold(None);
+        let read = read(&parts(headers), Body::full(body), usize::MAX, &mut hold).await;
         read.map_err(|error| error.status().as_u16())
     }
 
@@ -109,5 +177,10 @@ mod tests {
         assert_eq!(outcome(&[json], b"{".to_vec()).await, Err(400));
         let bomb = gzip(&vec![b' '; MOST + 1]);
         assert_eq!(outcome(&[json, ("content-encoding", "gzip")], bomb).await, Err(413));
+        let many = format!("{{\"selector\":{{\"$and\":[{}{{}}]}}}}", "{\"x\":1},".repeat(MOST_VALUES / 3));
+        assert_eq!(outcome(&[json], many.clone().into()).await, Err(413));
+        assert_eq!(outcome(&[json, ("content-encoding", "gzip")], gzip(many.as_bytes())).await, Err(413));
+        let window = [&[0x28, 0xb5, 0x2f, 0xfd, 0, 0x88][..], &[1, 0, 0]].concat();
+        assert_eq!(outcome(&[json, ("content-encoding", "zstd")], window).await, Err(400));
     }
 }

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::HeaderMap;
 
 use crate::error::Error;
 use crate::server::Peer;
-use crate::settings::{FeedSettings, Settings};
+use crate::server::places::client_of;
+use crate::settings::{FeedSettings, Limits, Settings};
 
 /// After how many seconds somebody without a seat may try again.
 const RETRY_AFTER_SECONDS: u64 = 10;
@@ -19,12 +22,15 @@ const RETRY_AFTER_SECONDS: u64 = 10;
 pub struct Seats {
     most: usize,
     most_per_client: usize,
+    /// SECURITY: how many connections may carry feeds: the others are there for everybody else.
+    most_connections: usize,
     taken: Mutex<Taken>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
+    connections: usize,
     clients: HashMap<Option<IpAddr>, usize>,
 }
 
@@ -33,12 +39,14 @@ struct Taken {
 pub struct Seat {
     seats: Arc<Seats>,
     client: Option<IpAddr>,
+    connection: Arc<AtomicUsize>,
 }
 
 impl Seats {
     /// As many as the settings say.
-    pub fn new(settings: &FeedSettings) -> Self {
+    pub fn new(settings: &FeedSettings, limits: &Limits) -> Self {
         Self {
+            most_connections: (limits.connections / 2).max(1),
             most: settings.max_readers,
             most_per_client: settings.max_readers_per_client,
             taken: Mutex::default(),
@@ -46,17 +54,23 @@ impl Seats {
     }
 
     /// A seat for one more reader of this client; 503 where there is none.
-    pub fn take(self: &Arc<Self>, client: Option<IpAddr>) -> Result<Seat, Error> {
+    pub fn take(self: &Arc<Self>, client: Option<IpAddr>, peer: &Peer) -> Result<Seat, Error> {
+        let client = client.map(client_of);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.clients.get(&client).copied().unwrap_or_default();
-        if taken.total >= self.most || own >= self.most_per_client {
+        // Only a connection's first feed takes it from others.
+        let is_first = peer.feeds.load(Relaxed) == 0;
+        let has_connection = !is_first || taken.connections < self.most_connections;
+        if taken.total >= self.most || own >= self.most_per_client || !has_connection {
             metrics::counter!("kinto_sidecar_feed_readers_refused_total").increment(1);
             return Err(Error::Unavailable { retry_after: Some(RETRY_AFTER_SECONDS) });
         }
         taken.total += 1;
+        taken.connections += usize::from(is_first);
+        peer.feeds.fetch_add(1, Relaxed);
         *taken.clients.entry(client).or_default() += 1;
         metrics::gauge!("kinto_sidecar_feed_readers").increment(1.0);
-        Ok(Seat { seats: Arc::clone(self), client })
+        Ok(Seat { seats: Arc::clone(self), client, connection: Arc::clone(&peer.feeds) })
     }
 }
 
@@ -64,6 +78,9 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total = taken.total.saturating_sub(1);
+        if self.connection.fetch_sub(1, Relaxed) == 1 {
+            taken.connections = taken.connections.saturating_sub(1);
+        }
         if let Entry::Occupied(mut own) = taken.clients.entry(self.client) {
             *own.get_mut() -= 1;
             if *own.get() == 0 {
@@ -91,26 +108,42 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn seats(most: usize, most_per_client: usize) -> Arc<Seats> {
-        Arc::new(Seats::new(&FeedSettings {
-            max_timeout: Duration::ZERO,
-            max_readers: most,
-            max_readers_per_client: most_per_client,
-        }))
+    fn seats(max_readers: usize, max_readers_per_client: usize, connections: usize) -> Arc<Seats> {
+        let settings = Settings::default();
+        let feeds = FeedSettings { max_timeout: Duration::ZERO, max_readers, max_readers_per_client };
+        Arc::new(Seats::new(&feeds, &Limits { connections, ..settings.limits }))
+    }
+
+    fn connection() -> Peer {
+        Peer::new(None, false, &Settings::default())
     }
 
     #[test]
     fn seats_are_counted_for_all_and_for_each() {
-        let seats = seats(3, 2);
+        let seats = seats(3, 2, 100);
+        let take = |client| seats.take(client, &connection());
         let (one, other) = (Some(IpAddr::from([1, 1, 1, 1])), Some(IpAddr::from([2, 2, 2, 2])));
-        let taken = [seats.take(one).unwrap(), seats.take(one).unwrap()];
-        assert!(seats.take(one).is_err());
-        let third = seats.take(other).unwrap();
-        assert!(seats.take(other).is_err());
+        let taken = [take(one).unwrap(), take(one).unwrap()];
+        assert!(take(one).is_err());
+        let third = take(other).unwrap();
+        assert!(take(other).is_err());
         drop(third);
-        assert!(seats.take(other).is_ok());
+        assert!(take(other).is_ok());
         drop(taken);
         assert!(seats.taken.lock().unwrap().clients.is_empty());
+    }
+
+    #[test]
+    fn feeds_have_half_of_the_connections() {
+        let seats = seats(100, 100, 4);
+        let (one, other, third) = (connection(), connection(), connection());
+        let taken = [&one, &one, &other, &other].map(|peer| seats.take(None, peer).unwrap());
+        assert!(seats.take(None, &third).is_err() && seats.take(None, &one).is_ok());
+        let [first, second, ..] = taken;
+        drop(first);
+        assert!(seats.take(None, &third).is_err());
+        drop(second);
+        assert!(seats.take(None, &third).is_ok());
     }
 
     #[test]

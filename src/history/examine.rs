@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::Version;
+use super::sent;
 use super::write::{Target, list_of, object_in};
 use super::{History, changed, implicit, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
@@ -275,8 +276,8 @@ fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
     let read = |json: &RawValue| members(json.get().as_bytes());
     let (sent, data) = (intent.sent.as_deref().map(read).unwrap_or_default(), read(data));
     // What a patch merges or takes away looks otherwise afterwards.
-    let is_merged = |value: &Value| intent.method == "PATCH" && (value.is_null() || value.is_object());
-    sent.iter().all(|(name, value)| data.get(name) == Some(value) || is_merged(value))
+    let is_merged = |value: &Value| intent.method == "PATCH" && (value.is_null() || sent::is_object(value));
+    sent.iter().all(|(name, value)| sent::is_same(value, data.get(name)) || is_merged(value))
 }
 
 /// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.

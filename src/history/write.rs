@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::sent;
 use crate::access::Credentials;
 use crate::journal::{Intent, Object};
 use crate::kinto::{RequestPath, Resource, Timestamp, is_segment, segment};
@@ -33,7 +34,7 @@ pub struct Write {
     pub is_default: bool,
     /// Whether the answer will show a part of the object only.
     pub is_partial: bool,
-    /// The `data` of the request's body, where it is known and small.
+    /// Of the `data` of the request's body what is kept, where it is known and small.
     pub sent: Option<Box<RawValue>>,
     /// How long the body is, as far as it is known.
     pub length: u64,
@@ -102,7 +103,7 @@ impl Write {
     /// The same write with the `data` that was sent.
     #[must_use]
     pub fn with_data(mut self, data: Option<&RawValue>) -> Self {
-        self.sent = data.filter(|data| data.get().len() <= LARGEST_SENT).map(ToOwned::to_owned);
+        self.sent = data.filter(|data| data.get().len() <= LARGEST_SENT).and_then(sent::kept);
         self
     }
 

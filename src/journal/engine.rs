@@ -33,6 +33,7 @@ const PRIVATE: u32 = 0o600;
 const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; SET synchronous_commit = on";
 /// What a connection to SQLite is told: what is committed is on the disk, whatever happens to the power.
 const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
+                      PRAGMA journal_size_limit = 16777216; \
                       PRAGMA cache_size = -16384";
 
 /// SQLite: not a database, corrupt, read-only (in its varieties), cannot be opened, not allowed.

@@ -46,6 +46,10 @@ impl Candidate {
 }
 
 impl Fields for Candidate {
+    fn weight(&self) -> usize {
+        self.json.len() + size_of::<Self>()
+    }
+
     fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
         match path {
             "id" => Some(Cow::Owned(Value::from(self.id.as_str()))),

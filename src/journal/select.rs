@@ -2,8 +2,12 @@
 //! that go through the list language. Batches follow one another by timestamp, and so what comes meanwhile does no harm.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use sqlx::{AnyConnection, Row};
+
+use tokio::time::Instant;
 
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
@@ -13,8 +17,13 @@ use super::statement::{Statement, timestamp, truth};
 use super::{Object, Sees};
 use crate::query::{Query, Selection};
 
-/// Rows read at once: enough to be fast, and few enough to be held.
+/// How long rows are looked at before others on the same thread have their turn.
+const FAIR_SHARE: Duration = Duration::from_millis(2);
+
+/// Rows read at once: enough to be fast, and few enough to be held. How large they are is known once the first are there.
 const BATCH: usize = 500;
+const BATCH_BYTES: usize = 1 << 20;
+const FIRST: usize = 16;
 
 /// The entry before about the same object, as a column.
 const BEFORE: &str = ", (SELECT earlier.json FROM sidecar_entries AS earlier WHERE earlier.history = sidecar_entries.history \
@@ -51,7 +60,9 @@ impl<'q, 's> Question<'q, 's> {
         let wanted = self.query.limit.filter(|_| order.is_some()).map(|limit| limit.saturating_add(2));
         let mut from = self.query.after_timestamp();
         let (mut is_inclusive, mut shown) = (true, 0);
-        let batch = wanted.filter(|_| conditions.are_exact).unwrap_or(BATCH).min(BATCH);
+        let most = wanted.filter(|_| conditions.are_exact).unwrap_or(BATCH).min(BATCH);
+        let mut batch = most.min(FIRST);
+        let mut begun = Instant::now();
         while !conditions.are_hopeless() && wanted.is_none_or(|wanted| shown < wanted) {
             let mut statement = self.columns(rows, &conditions);
             if let Some(from) = from {
@@ -65,11 +76,15 @@ impl<'q, 's> Question<'q, 's> {
             }
             let (column, direction) = (conditions.order(self.kind), if is_ascending { "" } else { " DESC" });
             let statement = statement.push(&format!(" ORDER BY {column}{direction} LIMIT {batch}"));
-            let found = statement.fetch(connection).await?;
-            let Some(last) = found.last() else { break };
-            (from, is_inclusive) = (Some(timestamp(last, 1)?), false);
-            let is_end = found.len() < batch;
-            for row in found {
+            let (mut found, mut bytes, mut last) = (0, 0, None);
+            let mut stream = statement.stream(connection);
+            while let Some(row) = stream.try_next().await? {
+                found += 1;
+                last = Some(timestamp(&row, 1)?);
+                if begun.elapsed() >= FAIR_SHARE {
+                    tokio::task::yield_now().await;
+                    begun = Instant::now();
+                }
                 let candidate = match rows {
                     Rows::Tombstones => Candidate::tombstone(row.try_get(0)?, timestamp(&row, 1)?),
                     Rows::Entries => {
@@ -77,6 +92,7 @@ impl<'q, 's> Question<'q, 's> {
                             continue;
                         }
                         let json: String = row.try_get(2)?;
+                        bytes += json.len();
                         if self.query.changed {
                             let before: Option<String> = row.try_get(5)?;
                             if before.is_some_and(|before| entry::is_repetition(&json, &before)) {
@@ -87,7 +103,15 @@ impl<'q, 's> Question<'q, 's> {
                     }
                 };
                 shown += usize::from(selection.show(candidate));
+                if selection.has_ended() && order.is_some() {
+                    return Ok(());
+                }
             }
+            drop(stream);
+            let Some(last) = last else { break };
+            (from, is_inclusive) = (Some(last), false);
+            let is_end = found < batch;
+            batch = (BATCH_BYTES / (bytes / found.max(1)).max(1)).clamp(FIRST.min(most), most);
             if is_end {
                 break;
             }

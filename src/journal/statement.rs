@@ -1,5 +1,6 @@
 //! Statements put together from pieces, for both engines: placeholders are `$1`, `$2`, …
 
+use futures_util::stream::BoxStream;
 use sqlx::any::{AnyArguments, AnyRow};
 use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Row};
 
@@ -117,6 +118,11 @@ impl Statement {
     /// Gives all rows.
     pub(super) async fn fetch(self, connection: &mut AnyConnection) -> sqlx::Result<Vec<AnyRow>> {
         sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_all(connection).await
+    }
+
+    /// Gives the rows one by one.
+    pub(super) fn stream(self, connection: &mut AnyConnection) -> BoxStream<'_, sqlx::Result<AnyRow>> {
+        sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch(connection)
     }
 
     /// Gives the first row.

@@ -1,5 +1,6 @@
 //! The questions that a mirror asks the upstream about one collection.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ use crate::upstream::{Upstream, UpstreamError};
 
 /// How many objects one question names by their ids.
 const IDS_AT_ONCE: usize = 50;
+
+/// How many rows a page has that is read instead of one that is too large, from one to the next.
+const SMALLER: [usize; 2] = [500, 20];
 
 /// Why a collection could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -240,8 +244,20 @@ impl Source {
         Ok(is_same)
     }
 
-    /// Reads one page of a list of rows at `path`, relative to the API root.
+    /// Reads one page of a list of rows at `path`, relative to the API root: a smaller one where the whole is more than may
+    /// be held.
     pub async fn page(&self, path: &str) -> Result<Page, ReadError> {
+        let mut asked = Cow::Borrowed(path);
+        for rows in SMALLER {
+            match self.whole_page(&asked).await {
+                Err(ReadError::Upstream(UpstreamError::TooLarge)) => asked = limited(path, rows).into(),
+                page => return page,
+            }
+        }
+        self.whole_page(&asked).await
+    }
+
+    async fn whole_page(&self, path: &str) -> Result<Page, ReadError> {
         let answer = self.ask(Method::GET, path, HeaderMap::new()).await?;
         refuse(answer.status())?;
         let timestamp = timestamp(answer.headers())?;
@@ -293,6 +309,15 @@ pub fn in_list<'a>(ids: impl Iterator<Item = &'a str>) -> String {
     ids.map(selector).collect::<Vec<_>>().join(",")
 }
 
+/// The same list with pages of so many rows.
+fn limited(path: &str, rows: usize) -> String {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let others =
+        query.split('&').filter(|parameter| !parameter.is_empty() && !parameter.starts_with("_limit="));
+    let limit = format!("_limit={rows}");
+    format!("{path}?{}", others.chain([limit.as_str()]).collect::<Vec<_>>().join("&"))
+}
+
 fn refuse(status: StatusCode) -> Result<(), ReadError> {
     match status {
         StatusCode::OK => Ok(()),
@@ -327,5 +352,19 @@ impl From<ReadError> for crate::error::Error {
             }
             ReadError::Unsettled | ReadError::Oversize => Self::Unavailable { retry_after: Some(1) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::limited;
+
+    #[test]
+    fn a_smaller_page_is_of_the_same_list() {
+        assert_eq!(
+            limited("/buckets/a/collections/b/records", 20),
+            "/buckets/a/collections/b/records?_limit=20"
+        );
+        assert_eq!(limited("/r?_since=1&_limit=500&_token=x", 20), "/r?_since=1&_token=x&_limit=20");
     }
 }

@@ -14,6 +14,11 @@ pub trait Fields {
     /// The value at a path with dots, if there is one.
     fn field(&self, path: &str) -> Option<Cow<'_, Value>>;
 
+    /// How many bytes it holds.
+    fn weight(&self) -> usize {
+        0
+    }
+
     /// Whether `_since` of this timestamp selects the row.
     fn is_newer_than(&self, since: Timestamp) -> bool {
         let modified = self.field(MODIFIED);
@@ -24,6 +29,10 @@ pub trait Fields {
 impl<F: Fields + ?Sized> Fields for &F {
     fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
         (**self).field(path)
+    }
+
+    fn weight(&self) -> usize {
+        (**self).weight()
     }
 
     fn is_newer_than(&self, since: Timestamp) -> bool {

@@ -13,7 +13,7 @@ use super::fields::Fields;
 use super::given::GivenFilter;
 use super::invalid::Invalid;
 use super::order::{compare, same};
-use super::{MODIFIED, MOST_PATTERNS, Rules};
+use super::{MODIFIED, Rules};
 use crate::kinto::Timestamp;
 
 const DAY: u64 = 24 * 3600 * 1000;
@@ -117,11 +117,6 @@ impl Filter {
                 return invalid();
             }
             Operator::InLike if !all(Value::is_string) => return invalid(),
-            Operator::InLike | Operator::Contains | Operator::ContainsAny
-                if self.items().len() > MOST_PATTERNS =>
-            {
-                return refused(format!("at most {MOST_PATTERNS} values are taken"));
-            }
             _ => {}
         }
         if self.field.contains('\0') || has_null_character(&self.value) {

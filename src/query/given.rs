@@ -36,6 +36,15 @@ pub(super) struct GivenFilter {
     pub(super) texts: Vec<String>,
 }
 
+impl GivenFilter {
+    /// How many values are looked for one by one.
+    pub(super) fn patterns(&self) -> usize {
+        let is_looked_for =
+            ["contains_", "in_like_"].iter().any(|prefix| self.name.trim().starts_with(prefix));
+        self.value.as_array().filter(|_| is_looked_for).map_or(0, Vec::len)
+    }
+}
+
 impl Given {
     /// Reads all parameters; `faults` are those already found elsewhere in the same request.
     pub fn read(parameters: &Parameters, mut faults: Vec<Fault>) -> Result<Self, Invalid> {

@@ -130,6 +130,18 @@ impl Activity {
         self.is_idle() && !self.is_blocked.load(Relaxed)
     }
 
+    /// How much has happened.
+    pub(super) fn events(&self) -> u32 {
+        self.events.load(Relaxed)
+    }
+
+    /// A request that is under way for a test.
+    #[cfg(test)]
+    pub(super) fn busy(self: &Arc<Self>) -> RequestGuard {
+        self.in_flight.fetch_add(1, Relaxed);
+        RequestGuard(Arc::clone(self))
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.load(Relaxed) == 0
     }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::{Activity, InFlight, Quiet};
 use super::framing::Framing;
+use super::places::Place;
 use super::watched::Watched;
 use super::{Peer, linger};
 use crate::handler::{self, Core};
@@ -36,6 +37,7 @@ const RESETS: usize = 20;
 pub(super) struct Serving {
     pub(super) core: Arc<Core>,
     pub(super) peer: Arc<Peer>,
+    pub(super) place: Arc<Place>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -65,6 +67,7 @@ where
 {
     let limits = serving.core.app.settings.limits.clone();
     let activity = Arc::new(Activity::default());
+    serving.place.watch(&activity);
     let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));
     let io = TokioIo::new(Watched::new(stream, first, framing, Arc::clone(&activity)));
     let stopping = serving.stopping.clone();

@@ -1,6 +1,8 @@
 //! Who is at the other end of a client's connection, and how a gateway names it to the upstream.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use http::HeaderValue;
 
@@ -15,6 +17,8 @@ pub struct Peer {
     pub is_tls: bool,
     /// Whether its `Forwarded` and `X-Forwarded-*` are believed.
     pub is_trusted: bool,
+    /// How many live feeds its connection carries.
+    pub(crate) feeds: Arc<AtomicUsize>,
     /// The address as `X-Forwarded-For` has it.
     pub(crate) forwarded_for: HeaderValue,
     /// The address as a node of `Forwarded` (RFC 7239 §6): quoted where it is an IPv6 address.
@@ -34,6 +38,7 @@ impl Peer {
         Self {
             address,
             is_tls,
+            feeds: Arc::default(),
             // A unix socket is reached from this machine only.
             is_trusted: settings.is_trusted_proxy(address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
             forwarded_for: HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown")),

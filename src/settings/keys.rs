@@ -132,7 +132,10 @@ pub static KEYS: &[Key] = &[
     Key::new("sidecar.threads", "", "how many threads serve requests").found("one per core"),
     Key::new("sidecar.max_header", "64KiB", "bytes of a request's head (past it 431), and of an answer's from the upstream (502); a field counts as 8 or more"),
     Key::new("sidecar.max_body", "100MiB", "bytes of a request's body; past it 413; `0` for no bound"),
-    Key::new("sidecar.max_connections", "10000", "client connections of the process"),
+    Key::new("sidecar.max_batch_body", "16MiB", "bytes of the body of a batch, which is held in memory; past it 413"),
+    Key::new("sidecar.max_buffered", "128MiB", "bytes of bodies and answers that are held in memory for clients, half of them for any one client; past it 503. What is passed on or comes from a mirror is not held"),
+    Key::new("sidecar.max_connections", "10000", "client connections of the process; past it the one that has been idle for longest is closed. Live feeds get half of them"),
+    Key::new("sidecar.max_connections_per_client", "1000", "client connections of one address (of IPv6, of one /64), but for those of `sidecar.trusted_proxies`; past it, the same"),
     Key::new("sidecar.header_timeout", "10s", "for a request's head to arrive"),
     Key::new("sidecar.body_timeout", "60s", "between two reads of a request's body, and for the answer to a client that has closed its sending side"),
     Key::new("sidecar.idle_timeout", "75s", "for a kept-alive connection without a request"),
@@ -161,7 +164,7 @@ pub static KEYS: &[Key] = &[
     Key::new("history.include_previous", "false", "entries carry the version before, `target.previous`"),
 
     Key::new("feeds.max_timeout", "5m", "the longest `timeout` that a reader gets"),
-    Key::new("feeds.max_readers", "20000", "readers of live feeds per sidecar; past it 503, or `retry: 30000` for an eventsource"),
+    Key::new("feeds.max_readers", "20000", "readers of live feeds per sidecar, and as many connections of them as half of `sidecar.max_connections`; past it 503, or `retry: 30000` for an eventsource"),
     Key::new("feeds.max_readers_per_client", "1000", "readers of live feeds per client; past it likewise"),
 
     Key::new("http_host", "", "the host that answers name"),

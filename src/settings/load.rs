@@ -224,7 +224,14 @@ impl<'a> Places<'a> {
         Ok(Limits {
             header_bytes: self.value("sidecar.max_header", &values::SIZE, base.header_bytes)?,
             body_bytes: self.value("sidecar.max_body", &values::BYTES, base.body_bytes)?,
+            batch_bytes: self.value("sidecar.max_batch_body", &values::SIZE, base.batch_bytes)?,
+            buffered_bytes: self.value("sidecar.max_buffered", &values::SIZE, base.buffered_bytes)?,
             connections: self.value("sidecar.max_connections", &values::POSITIVE, base.connections)?,
+            connections_per_client: self.value(
+                "sidecar.max_connections_per_client",
+                &values::POSITIVE,
+                base.connections_per_client,
+            )?,
             header_timeout: duration("sidecar.header_timeout", base.header_timeout)?,
             body_timeout: duration("sidecar.body_timeout", base.body_timeout)?,
             idle_timeout: duration("sidecar.idle_timeout", base.idle_timeout)?,

@@ -94,7 +94,9 @@ def fan_out(port, path, count, pids, write, opening, row, reads=lambda: None):
 def of_sidecar():
     """A line of the table for each number of readers."""
     limits = [f"feeds.max_readers={2 * COUNTS[-1]}", f"feeds.max_readers_per_client={2 * COUNTS[-1]}"]
-    limits += [f"sidecar.max_connections={2 * COUNTS[-1]}", "sidecar.exclusive=true"]
+    connections = 4 * COUNTS[-1]
+    limits += [f"sidecar.max_connections={connections}", f"sidecar.max_connections_per_client={connections}"]
+    limits += ["sidecar.exclusive=true"]
     flags = [flag for limit in limits for flag in ("--set", limit)]
     with kinto(False) as (plain, _), Relay(plain) as relay:
         fill(plain, "feed", 50, 180)

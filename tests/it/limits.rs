@@ -114,7 +114,7 @@ fn a_client_that_does_not_read_its_answer_is_let_go() {
 }
 
 #[test]
-fn more_connections_than_allowed_wait_for_their_turn() {
+fn more_connections_than_allowed_take_the_place_of_the_one_that_is_idle_for_longest() {
     let stub = Stub::answering(HELLO);
     let proxy = Proxy::start(&stub.url(), &["sidecar.max_connections=2"]);
     let ask = |client: &mut Raw| {
@@ -124,10 +124,58 @@ fn more_connections_than_allowed_wait_for_their_turn() {
     let (mut one, mut two) = (proxy.connect(), proxy.connect());
     assert_eq!((ask(&mut one), ask(&mut two)), (200, 200));
     let mut three = proxy.connect();
+    assert_eq!(ask(&mut three), 200);
+    // Both had done as much when it was looked.
+    assert!(one.is_closed());
+    assert_eq!((ask(&mut two), ask(&mut three)), (200, 200));
+}
+
+#[test]
+fn connections_with_a_request_under_way_are_waited_for() {
+    let stub = Stub::start(|mut upstream| {
+        while let Some(seen) = upstream.read() {
+            if seen.line().contains("/slow") {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            upstream.write(HELLO);
+        }
+    });
+    let proxy = Proxy::start(&stub.url(), &["sidecar.max_connections=2"]);
+    let (mut one, mut two) = (proxy.connect(), proxy.connect());
+    one.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    two.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
+    stub.next();
+    stub.next();
+    let mut three = proxy.connect();
     three.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
-    three.0.get_ref().set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(three.read().is_none());
-    one.close();
-    three.0.get_ref().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert_eq!(three.read().unwrap().status(), 200);
+    // The answers were not cut.
+    assert_eq!((one.read().unwrap().text(), two.read().unwrap().text()), ("hello", "hello"));
+}
+
+#[test]
+fn one_client_has_no_more_connections_than_its_share() {
+    let stub = Stub::answering(HELLO);
+    let settings = ["sidecar.max_connections_per_client=2"];
+    let proxy = Proxy::start(&stub.url(), &settings);
+    let mut clients: Vec<Raw> = Vec::new();
+    for _ in 0..3 {
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(client.read().unwrap().status(), 200);
+        clients.push(client);
+    }
+    // Of two that had done as much when it was looked, the first goes.
+    assert!(clients[0].is_closed());
+    for client in &mut clients[1..] {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(client.read().unwrap().status(), 200);
+    }
+    // A proxy that is trusted has those of many.
+    let proxy = Proxy::start(&stub.url(), &[settings[0], "sidecar.trusted_proxies=127.0.0.1"]);
+    let mut clients: Vec<Raw> = (0..5).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(client.read().unwrap().status(), 200);
+    }
 }

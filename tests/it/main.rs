@@ -26,6 +26,7 @@ mod forwarding;
 mod framing;
 mod harness;
 mod history;
+mod hostile;
 mod http2;
 mod keys;
 mod limits;

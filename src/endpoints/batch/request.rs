@@ -7,6 +7,7 @@
 //! `kinto.core.utils`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::access::Credentials;
@@ -42,6 +45,22 @@ const ESCAPED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'\\')
     .add(b'^');
+
+/// SECURITY: more requests than Kinto takes in any batch that somebody means.
+const MOST_REQUESTS: usize = 5_000;
+/// SECURITY: the most that defaults may come to, in bytes, once they stand in each request; headers are kept one by one.
+const MOST_OF_DEFAULTS: usize = 64 << 20;
+const OF_HEADERS: usize = 16;
+/// SECURITY: the most bytes in the headers of a request.
+const LONGEST_HEADERS: usize = 64 << 10;
+/// SECURITY: more members than stand in anything here that Kinto takes.
+const MOST_MEMBERS: usize = 100;
+/// Longer data are not put together here.
+const LONGEST_MERGED: usize = 1 << 20;
+
+/// The requests of a batch, and no more of them than one too many.
+#[derive(Deserialize, Default)]
+struct Requests<'a>(#[serde(borrow, deserialize_with = "bounded")] Vec<&'a RawValue>);
 
 /// What stands directly in an object.
 type Members<'a> = BTreeMap<String, &'a RawValue>;
@@ -77,6 +96,9 @@ pub(super) fn read<'b>(
     let whole: &RawValue =
         serde_json::from_slice(body).map_err(|error| invalid(format!("Invalid JSON: {error}")))?;
     let batch = Batch::read(whole);
+    if batch.as_ref().is_some_and(Batch::is_too_large) {
+        return Err(invalid("It is larger than is taken here".to_owned()));
+    }
     let requests = batch.as_ref().and_then(|batch| batch.requests(settings));
     let Some((batch, requests)) = batch.zip(requests) else {
         return if may_write(whole) {
@@ -106,8 +128,16 @@ impl<'b> Batch<'b> {
     fn read(whole: &'b RawValue) -> Option<Self> {
         let members = members(whole)?;
         let is_known = |name: &String| matches!(name.as_str(), "defaults" | "requests");
-        let requests = serde_json::from_str(members.get("requests")?.get()).ok()?;
+        let Requests(requests) = serde_json::from_str(members.get("requests")?.get()).ok()?;
         members.keys().all(is_known).then_some(Self { defaults: members.get("defaults").copied(), requests })
+    }
+
+    /// Whether it would take much more room once it is read.
+    fn is_too_large(&self) -> bool {
+        let headers = self.defaults.and_then(members).and_then(|defaults| defaults.get("headers").copied());
+        let length = |raw: Option<&RawValue>| raw.map_or(0, |raw| raw.get().len());
+        let each = length(self.defaults).saturating_add(OF_HEADERS * length(headers));
+        self.requests.len() > MOST_REQUESTS || each.saturating_mul(self.requests.len()) > MOST_OF_DEFAULTS
     }
 
     /// The sub-requests; `None` where one is not as Kinto takes it.
@@ -150,6 +180,7 @@ impl<'b> Spec<'b> {
             match name.as_str() {
                 "method" => spec.method = Some(value),
                 "path" => spec.path = Some(value),
+                "headers" if value.get().len() > LONGEST_HEADERS => return None,
                 "headers" => spec.headers = Some(serde_json::from_str(value.get()).ok()?),
                 "body" => spec.body = Some(value).filter(|body| body.get().starts_with('{')).map(Some)?,
                 _ => return None,
@@ -255,6 +286,9 @@ fn sent(body: Option<&RawValue>, default: Option<&RawValue>) -> Option<Box<RawVa
     let (own, default) = (data(body), data(default));
     match (&own, &default) {
         (Some(own), Some(default)) if default.get().starts_with('{') => {
+            if own.get().len() + default.get().len() > LONGEST_MERGED {
+                return None;
+            }
             let mut merged: BTreeMap<String, Box<RawValue>> = serde_json::from_str(default.get()).ok()?;
             let own: BTreeMap<String, Box<RawValue>> = serde_json::from_str(own.get()).ok()?;
             let both_nest = own.iter().any(|(name, own)| {
@@ -272,20 +306,70 @@ fn sent(body: Option<&RawValue>, default: Option<&RawValue>) -> Option<Box<RawVa
 /// Whether some sub-request, however it may be written otherwise, is not a read.
 fn may_write(whole: &RawValue) -> bool {
     let names_write = |raw: &&RawValue| {
-        let members = members(raw).unwrap_or_default();
+        let Some(members) = members(raw) else { return raw.get().starts_with('{') };
         let method = members.get("method").filter(|method| method.get().starts_with('"'));
         method.is_some_and(|method| {
             text(method).is_none_or(|method| !matches!(method.as_str(), "" | "GET" | "HEAD" | "OPTIONS"))
         })
     };
-    let members = members(whole).unwrap_or_default();
+    let Some(members) = members(whole) else { return whole.get().starts_with('{') };
     let requests = members.get("requests").and_then(|requests| serde_json::from_str(requests.get()).ok());
-    let requests: Vec<&RawValue> = requests.unwrap_or_default();
-    members.get("defaults").is_some_and(names_write) || requests.iter().any(names_write)
+    let Requests(requests) = requests.unwrap_or_default();
+    members.get("defaults").is_some_and(names_write)
+        || requests.len() > MOST_REQUESTS
+        || requests.iter().any(names_write)
 }
 
+fn bounded<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<&'a RawValue>, D::Error> {
+    struct List;
+
+    impl<'de> Visitor<'de> for List {
+        type Value = Vec<&'de RawValue>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut requests = Vec::new();
+            while requests.len() <= MOST_REQUESTS
+                && let Some(request) = items.next_element()?
+            {
+                requests.push(request);
+            }
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(requests)
+        }
+    }
+
+    deserializer.deserialize_seq(List)
+}
+
+/// What stands in an object; `None` where it is none, or holds more than is looked at.
 fn members(raw: &RawValue) -> Option<Members<'_>> {
-    serde_json::from_str(raw.get()).ok()
+    struct Object;
+
+    impl<'de> Visitor<'de> for Object {
+        type Value = Option<Members<'de>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            let mut read = Members::new();
+            while let Some((name, value)) = members.next_entry()? {
+                read.insert(name, value);
+                if read.len() > MOST_MEMBERS {
+                    while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                    return Ok(None);
+                }
+            }
+            Ok(Some(read))
+        }
+    }
+
+    serde_json::Deserializer::from_str(raw.get()).deserialize_map(Object).ok()?
 }
 
 fn text(raw: &RawValue) -> Option<String> {
@@ -371,6 +455,34 @@ mod tests {
             assert!(matches!(requests(body), Ok(None)), "{body}");
         }
         assert!(requests(r#"{"requests":[{"path":"//a","headers":{"X ":"é"}}]}"#).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_would_take_much_more_room_is_refused() {
+        let of = |defaults: &str, number: usize| {
+            requests(&format!(
+                r#"{{"defaults":{defaults},"requests":[{}{{"path":"/a"}}]}}"#,
+                r#"{"path":"/a"},"#.repeat(number - 1)
+            ))
+        };
+        let headers: Vec<String> = (0..4_000).map(|number| format!(r#""X-{number}":"""#)).collect();
+        let headers = format!(r#"{{"headers":{{{}}}}}"#, headers.join(","));
+        assert_eq!(of("{}", 5_000).unwrap().unwrap().len(), 5_000);
+        assert!(of("{}", 5_001).is_err());
+        assert!(of(&headers, 10).unwrap().is_some() && of(&headers, 200).is_err());
+        assert!(of(&format!(r#"{{"body":{{"data":"{}"}}}}"#, "x".repeat(1 << 20)), 100).is_err());
+        let many: Vec<String> = (0..200).map(|number| format!(r#""m{number}":1"#)).collect();
+        let many = many.join(",");
+        for body in [
+            format!(r#"{{{many},"requests":[{{"path":"/a","method":"PUT"}}]}}"#),
+            format!(r#"{{"requests":[{{{many},"path":"/a","method":"PUT"}}]}}"#),
+            format!(r#"{{"x":1,"requests":[{}1]}}"#, "1,".repeat(MOST_REQUESTS)),
+        ] {
+            assert!(requests(&body).is_err(), "{body}");
+        }
+        let body =
+            format!(r#"{{"requests":[{{"path":"/a","method":"PUT","body":{{{many},"data":{{}}}}}}]}}"#);
+        assert!(requests(&body).unwrap().is_some());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use super::ChangesetParams;
 use crate::access::Credentials;
 use crate::body::{Body, Sender};
+use crate::buffers::Hold;
 use crate::cache_control;
 use crate::error::{Error, Response};
 use crate::handler::Core;
@@ -17,6 +18,7 @@ use crate::headers;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::content::Metadata;
 use crate::mirror::read::{Page, ReadError, Source};
+use crate::upstream::UpstreamError;
 
 /// What is still to be read of a changeset.
 struct Rest {
@@ -50,6 +52,9 @@ pub async fn answer(
         // Without a `_since` the upstream lists what is alive, whatever it says of itself.
         None => source.page(&format!("{uri}?_sort=-last_modified")).await?,
     };
+    // What is read of it, page by page, is whoever's who reads it; such readers share their room.
+    let mut hold = app.buffers.hold(None);
+    hold.set(bytes_of(&first))?;
     let limit = params.limit_within(app.settings.kinto.paginate_by);
     let rest = Rest {
         source,
@@ -61,7 +66,7 @@ pub async fn answer(
     let head = super::head(app.settings.compat, key, &metadata, first.timestamp);
     let (sender, body) = Body::channel();
     app.background.spawn(async move {
-        if let Err(error) = rest.send(&sender, head, first).await {
+        if let Err(error) = rest.send(&sender, head, first, hold).await {
             tracing::warn!(collection = %rest.key, %error, "broke off the changeset of {}", rest.key);
             sender.abort(error.to_string().into()).await;
         }
@@ -93,8 +98,13 @@ fn insert_caching(
     super::mark_passed(headers);
 }
 
+/// How much of a page is in memory.
+fn bytes_of(page: &Page) -> usize {
+    page.rows.iter().map(|row| row.json.len()).sum()
+}
+
 impl Rest {
-    async fn send(&self, sender: &Sender, head: Bytes, first: Page) -> Result<(), ReadError> {
+    async fn send(&self, sender: &Sender, head: Bytes, first: Page, mut hold: Hold) -> Result<(), ReadError> {
         // A reader that went away ends the reading.
         if sender.send(head).await.is_err() {
             return Ok(());
@@ -119,6 +129,7 @@ impl Rest {
             }
             let Some(next) = page.next.take().filter(|_| sent < self.limit) else { break };
             page = self.source.page(&next).await?;
+            hold.set(bytes_of(&page)).map_err(|_| UpstreamError::Unavailable)?;
         }
         if self.source.metadata(&self.key, Some(&self.metadata)).await?.is_some() {
             return Err(ReadError::Unsettled);

@@ -5,6 +5,7 @@
 //! expressions are those of Rust's `regex`, which take time in proportion to the text: without look-around and back
 //! references.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use regex::{Regex, RegexBuilder};
@@ -12,17 +13,36 @@ use serde_json::{Map, Value};
 
 use super::super::params::refused;
 use super::collation::{compare, type_name};
+use crate::bounded;
 use crate::error::Error;
 
 /// SECURITY: the deepest nesting of conditions.
 const DEEPEST: usize = 64;
 
-/// SECURITY: the most that a compiled expression may take, in bytes.
+/// SECURITY: the most conditions, all of which may be looked at for each document.
+const MOST_CONDITIONS: usize = 1_000;
+
+/// SECURITY: the most values in lists, all together.
+const MOST_VALUES: usize = 5_000;
+
+/// SECURITY: the most names in a path, and the most bytes in them: each condition has its own.
+const LONGEST_PATH: (usize, usize) = (64, 1024);
+
+/// SECURITY: the most regular expressions, how long each may be, and what it may take once it is compiled, in bytes.
+const MOST_EXPRESSIONS: usize = 16;
+const LONGEST_EXPRESSION: usize = 1024;
 const EXPRESSION: usize = 1 << 20;
+
+/// How many plain conditions a regular expression counts for: it looks at the whole of a text.
+const OF_EXPRESSION: usize = 50;
 
 /// A condition on a document.
 #[derive(Debug)]
-pub struct Selector(Node);
+pub struct Selector {
+    node: Node,
+    conditions: usize,
+    weight: usize,
+}
 
 #[derive(Debug)]
 enum Node {
@@ -35,6 +55,7 @@ enum Node {
 #[derive(Debug)]
 enum Condition {
     Compare(Comparison, Value),
+    /// In order.
     In(Vec<Value>),
     NotIn(Vec<Value>),
     Exists(bool),
@@ -64,25 +85,71 @@ impl Selector {
     /// Reads a selector.
     pub fn read(selector: &Value) -> Result<Self, Error> {
         match selector {
-            Value::Object(members) => Ok(Self(Reading { is_negated: false, depth: 0 }.object(members, &[])?)),
+            Value::Object(members) => {
+                let left = Left::default();
+                let node = Reading { is_negated: false, depth: 0, left: &left }.object(members, &[])?;
+                let expressions = MOST_EXPRESSIONS - left.expressions.get();
+                let conditions = MOST_CONDITIONS - left.conditions.get() + expressions * OF_EXPRESSION;
+                let weight = bounded::weight(selector) + left.paths.get() + expressions * EXPRESSION;
+                Ok(Self { node, conditions, weight })
+            }
             _ => Err(refused("`selector` must be a JSON object.")),
         }
     }
 
     /// Whether a document fulfils it.
     pub fn matches(&self, document: &Value) -> bool {
-        self.0.matches(document)
+        self.node.matches(document)
+    }
+
+    /// How many bytes it holds, about.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// How many conditions there are to look at.
+    pub fn conditions(&self) -> usize {
+        self.conditions
+    }
+}
+
+/// What a selector may still have.
+struct Left {
+    conditions: Cell<usize>,
+    values: Cell<usize>,
+    expressions: Cell<usize>,
+    /// How many bytes there are in paths.
+    paths: Cell<usize>,
+}
+
+impl Left {
+    fn take(left: &Cell<usize>, number: usize) -> Result<(), Error> {
+        let rest = left.get().checked_sub(number);
+        left.set(rest.ok_or_else(|| refused("The selector has more in it than is taken here."))?);
+        Ok(())
+    }
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self {
+            conditions: Cell::new(MOST_CONDITIONS),
+            values: Cell::new(MOST_VALUES),
+            expressions: Cell::new(MOST_EXPRESSIONS),
+            paths: Cell::new(0),
+        }
     }
 }
 
 /// Where in a selector something is read.
 #[derive(Clone, Copy)]
-struct Reading {
+struct Reading<'l> {
     is_negated: bool,
     depth: usize,
+    left: &'l Left,
 }
 
-impl Reading {
+impl Reading<'_> {
     fn deeper(self) -> Result<Self, Error> {
         if self.depth >= DEEPEST {
             return Err(refused("The selector is nested too deeply."));
@@ -92,6 +159,13 @@ impl Reading {
 
     fn negated(self) -> Self {
         Self { is_negated: !self.is_negated, ..self }
+    }
+
+    /// A condition on the value at a path.
+    fn field(self, path: Vec<String>, condition: Condition) -> Node {
+        let bytes = path.iter().map(|name| name.len() + size_of::<String>()).sum::<usize>();
+        self.left.paths.set(self.left.paths.get() + size_of::<Node>() + bytes);
+        Node::Field(path, condition)
     }
 
     /// All of several nodes, or with a negation any of their negations.
@@ -113,6 +187,7 @@ impl Reading {
     }
 
     fn member(self, name: &str, value: &Value, path: &[String]) -> Result<Node, Error> {
+        Left::take(&self.left.conditions, 1)?;
         match name {
             "$and" => Ok(self.all(self.list(name, value, path)?)),
             "$or" => Ok(self.negated().all(self.list(name, value, path)?)),
@@ -126,17 +201,21 @@ impl Reading {
                 _ => Err(bad_argument(name, value)),
             },
             name if name.starts_with('$') => {
-                Ok(Node::Field(path.to_vec(), Condition::read(name, value, self)?))
+                Ok(self.field(path.to_vec(), Condition::read(name, value, self)?))
             }
             "" => Err(refused("One or more conditions is missing a field name.")),
             name => {
                 let mut path = path.to_vec();
-                path.extend(field_path(name));
+                path.extend(field_path(name)?);
+                if path.len() > LONGEST_PATH.0 || path.iter().map(String::len).sum::<usize>() > LONGEST_PATH.1
+                {
+                    return Err(refused("The path of a field is too long."));
+                }
                 match value {
                     Value::Object(members) if !members.is_empty() => self.object(members, &path),
                     value => {
                         let condition = Condition::Compare(Comparison::Eq, value.clone());
-                        Ok(Node::Field(path, condition.negated_if(self.is_negated)))
+                        Ok(self.field(path, condition.negated_if(self.is_negated)))
                     }
                 }
             }
@@ -147,12 +226,13 @@ impl Reading {
     fn list(self, name: &str, value: &Value, path: &[String]) -> Result<Vec<Node>, Error> {
         let Value::Array(selectors) = value else { return Err(bad_argument(name, value)) };
         let inner = self.deeper()?;
+        Left::take(&self.left.conditions, selectors.len())?;
         let nodes = selectors.iter().map(|selector| match selector {
             Value::Object(members) => inner.object(members, path),
             value if path.is_empty() => Err(bad_argument(name, value)),
             value => {
                 let condition = Condition::Compare(Comparison::Eq, value.clone());
-                Ok(Node::Field(path.to_vec(), condition.negated_if(self.is_negated)))
+                Ok(self.field(path.to_vec(), condition.negated_if(self.is_negated)))
             }
         });
         nodes.collect()
@@ -178,9 +258,19 @@ impl Node {
 }
 
 impl Condition {
-    fn read(name: &str, value: &Value, reading: Reading) -> Result<Self, Error> {
+    fn read(name: &str, value: &Value, reading: Reading<'_>) -> Result<Self, Error> {
         let bad = || bad_argument(name, value);
-        let list = || value.as_array().cloned().ok_or_else(bad);
+        let list = || -> Result<Vec<Value>, Error> {
+            let items = value.as_array().ok_or_else(bad)?;
+            Left::take(&reading.left.values, items.len())?;
+            Ok(items.clone())
+        };
+        let set = || -> Result<Vec<Value>, Error> {
+            let mut items = list()?;
+            items.sort_by(compare);
+            items.dedup_by(|one, other| compare(one, other).is_eq());
+            Ok(items)
+        };
         // What is asked of elements is not negated: the whole is.
         let of_elements = || match value {
             Value::Object(members) => {
@@ -196,8 +286,8 @@ impl Condition {
             "$ne" => Self::Compare(Comparison::Ne, value.clone()),
             "$gte" => Self::Compare(Comparison::Gte, value.clone()),
             "$gt" => Self::Compare(Comparison::Gt, value.clone()),
-            "$in" => Self::In(list()?),
-            "$nin" => Self::NotIn(list()?),
+            "$in" => Self::In(set()?),
+            "$nin" => Self::NotIn(set()?),
             "$all" => Self::All(list()?),
             "$exists" => Self::Exists(value.as_bool().ok_or_else(bad)?),
             "$type" => Self::Type(value.as_str().ok_or_else(bad)?.to_owned()),
@@ -211,9 +301,11 @@ impl Condition {
                 _ => return Err(bad()),
             },
             "$regex" => {
-                let expression = RegexBuilder::new(value.as_str().ok_or_else(bad)?);
-                let mut expression = expression;
-                Self::Regex(expression.size_limit(EXPRESSION).build().map_err(|_| bad())?)
+                Left::take(&reading.left.expressions, 1)?;
+                let text = value.as_str().filter(|text| text.len() <= LONGEST_EXPRESSION).ok_or_else(bad)?;
+                let mut expression = RegexBuilder::new(text);
+                expression.size_limit(EXPRESSION).dfa_size_limit(EXPRESSION);
+                Self::Regex(expression.build().map_err(|_| bad())?)
             }
             "$elemMatch" => Self::ElemMatch(of_elements()?),
             "$allMatch" => Self::AllMatch(of_elements()?),
@@ -238,11 +330,11 @@ impl Condition {
     }
 
     fn matches(&self, value: &Value, is_id: bool) -> bool {
+        let has =
+            |values: &[Value], item: &Value| values.binary_search_by(|wanted| compare(wanted, item)).is_ok();
         let is_in = |values: &[Value]| match value {
-            Value::Array(items) => {
-                values.iter().any(|wanted| items.iter().any(|item| compare(item, wanted).is_eq()))
-            }
-            value => values.iter().any(|wanted| compare(value, wanted).is_eq()),
+            Value::Array(items) => items.iter().any(|item| has(values, item)),
+            value => has(values, value),
         };
         match self {
             Self::Compare(comparison, wanted) => {
@@ -305,7 +397,10 @@ impl Comparison {
 }
 
 /// The names in a path; a dot behind a backslash belongs to a name.
-fn field_path(path: &str) -> Vec<String> {
+fn field_path(path: &str) -> Result<Vec<String>, Error> {
+    if path.len() > LONGEST_PATH.1 {
+        return Err(refused("The path of a field is too long."));
+    }
     let mut names = vec![String::new()];
     let mut characters = path.chars().peekable();
     while let Some(character) = characters.next() {
@@ -316,7 +411,7 @@ fn field_path(path: &str) -> Vec<String> {
             (_, None) => {}
         }
     }
-    names
+    Ok(names)
 }
 
 /// The value at a path; arrays are entered by number.
@@ -329,7 +424,11 @@ fn find<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
 }
 
 fn bad_argument(operator: &str, value: &Value) -> Error {
-    refused(format!("Bad argument for operator {operator}: {value}"))
+    let mut shown = value.to_string();
+    if let Some((end, _)) = shown.char_indices().nth(LONGEST_EXPRESSION) {
+        shown.truncate(end);
+    }
+    refused(format!("Bad argument for operator {operator}: {shown}"))
 }
 
 #[cfg(test)]

@@ -53,18 +53,19 @@ impl Entries {
         Ok(Self { visible, timestamp, lineage: hasher.finish(), tally: Tally::default() })
     }
 
+    /// Rows of a stretch of time, and whether there are more.
     async fn read(
         &self,
         after: Timestamp,
         until: Timestamp,
-        limit: usize,
+        room: Room,
         descending: bool,
-    ) -> Result<(Vec<Row>, usize), Error> {
+    ) -> Result<(Vec<Row>, bool), Error> {
         // What comes while a moment is read belongs to the next.
-        let query = Query::between(after, until.min(self.timestamp), limit, descending);
-        let EntriesPage { rows, .. } = permitted(self.visible.page(&query).await?)?;
-        let read = rows.len();
-        Ok((rows.into_iter().filter_map(row).collect(), read))
+        let mut query = Query::between(after, until.min(self.timestamp), room.rows.min(MOST), descending);
+        query.most_bytes = Some(room.bytes.saturating_mul(2));
+        let EntriesPage { rows, next, .. } = permitted(self.visible.page(&query).await?)?;
+        Ok((rows.into_iter().filter_map(row).collect(), next.is_some()))
     }
 
     async fn count(&self, query: Query) -> Result<u64, Error> {
@@ -97,14 +98,13 @@ impl Moment for Entries {
 
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move {
-            let limit = room.rows.min(MOST);
-            let (rows, read) = if limit == 0 {
-                Default::default()
+            let (rows, has_more) = if room.rows == 0 {
+                (Vec::new(), true)
             } else {
-                self.read(from.seq.at, self.timestamp, limit, false).await?
+                self.read(from.seq.at, self.timestamp, room, false).await?
             };
             let newest = rows.last().map(|row| row.seq);
-            if read < limit {
+            if !has_more {
                 let seq = from.seq.max(Seq::of(self.timestamp));
                 return Ok(Page { rows, pending: 0, next: Position::new(seq, self.serial()) });
             }
@@ -117,21 +117,17 @@ impl Moment for Entries {
 
     fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
         Box::pin(async move {
-            let limit = room.rows.min(MOST);
             let until = below.map_or(self.timestamp, |below| Seq::of(below.at).before().at);
-            let (rows, read) = if limit == 0 {
-                Default::default()
+            let (rows, has_more) = if room.rows == 0 {
+                (Vec::new(), true)
             } else {
-                self.read(Timestamp::ZERO, until, limit, true).await?
+                self.read(Timestamp::ZERO, until, room, true).await?
             };
             let last = rows.last().map_or(Seq::of(until), |row| row.seq);
             let below = last.before().at;
             let count = async || self.count(Query::between(Timestamp::ZERO, until, 0, false)).await;
-            let pending = if read < limit {
-                0
-            } else {
-                self.tally.beyond(Side::Below, until, below, &rows, count).await?
-            };
+            let pending =
+                if has_more { self.tally.beyond(Side::Below, until, below, &rows, count).await? } else { 0 };
             Ok(Page { rows, pending, next: Position::new(last, self.serial()) })
         })
     }

@@ -5,14 +5,20 @@
 #![no_main]
 
 use std::io::Write;
+use std::sync::LazyLock;
 
-use futures_util::FutureExt;
 use http::request::Parts;
 use kinto_sidecar::body::Body;
+use kinto_sidecar::buffers::Buffers;
 use kinto_sidecar::error::Error;
 use kinto_sidecar::feeds::request;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+/// What is long or compressed is read on another thread.
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).build().expect("threads start"));
 
 fuzz_target!(|input: &[u8]| {
     let line = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
@@ -37,5 +43,6 @@ fn parts(coding: &[u8]) -> Option<Parts> {
 }
 
 fn outcome(parts: &Parts, body: Vec<u8>) -> Result<Option<Value>, Error> {
-    request::read(parts, Body::full(body), usize::MAX).now_or_never().expect("the body is there")
+    let mut hold = Buffers::new(usize::MAX).hold(None);
+    RUNTIME.block_on(request::read(parts, Body::full(body), usize::MAX, &mut hold))
 }

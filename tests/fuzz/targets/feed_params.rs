@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
         headers.insert("last-event-id", event);
     }
     let body: Option<Value> = serde_json::from_str(body).ok().filter(Value::is_object);
-    let Ok(params) = Params::read(Some(query), &headers, body.as_ref(), MOST) else { return };
+    let Ok(params) = Params::read(Some(query), &headers, body, MOST) else { return };
     let (Patience::Timeout(patience) | Patience::Heartbeat(patience)) = params.patience;
     assert!(patience <= MOST);
 

@@ -128,7 +128,7 @@ async fn more_than_an_engine_can_take_is_the_requests_fault() {
     alice.put(&bucket).await.expect(201);
     let history = |query: String| alice.get(&format!("{bucket}/history?{query}"));
     let entries = |number: usize| vec!["action=create"; number].join("&");
-    assert_eq!(history(entries(256)).await.expect(200).data().as_array().unwrap().len(), 1);
+    assert_eq!(history(entries(100)).await.expect(200).data().as_array().unwrap().len(), 1);
     let answer = history(entries(1_100)).await.expect(400);
     assert_eq!(answer.json()["errno"], 107);
     for query in [

@@ -143,3 +143,46 @@ fn what_mango_does_not_know_is_refused() {
     }
     assert!(Selector::read(&deep).is_err());
 }
+
+#[test]
+fn what_would_take_much_of_anything_is_refused() {
+    let refused = |selector: Value| Selector::read(&selector).is_err();
+    let and = |number: usize| json!({"$and": vec![json!({"x": 1}); number]});
+    assert!(!refused(and(490)) && refused(and(1_000)) && refused(and(100_000)));
+    let under_a_path = |number: usize| json!({"x".repeat(1_000): {"$or": vec![1; number]}});
+    assert!(!refused(under_a_path(900)) && refused(under_a_path(100_000)));
+    for operator in ["$in", "$nin", "$all"] {
+        assert!(refused(json!({"a": {operator: (0..10_000).collect::<Vec<_>>()}})), "{operator}");
+    }
+    assert!(refused(json!({"a.".repeat(100): 1})) && refused(json!({"a".repeat(2_000): 1})));
+    assert!(refused(json!({"a".repeat(600): {"b".repeat(600): 1}})));
+    let expressions = |number: usize| json!({"$or": vec![json!({"a": {"$regex": "^x+$"}}); number]});
+    assert!(!refused(expressions(16)) && refused(expressions(17)));
+    for expression in ["x".repeat(10_000), "((a{0,100}){0,100}){0,100}".to_owned(), r"\w{500}".to_owned()] {
+        assert!(refused(json!({"a": {"$regex": expression}})), "{expression}");
+    }
+    assert!(!refused(json!({"a": {"$regex": r"^\w{3,10}\d+$"}})));
+    let long = Selector::read(&json!({"a": {"$mod": vec![1; 100_000]}})).unwrap_err().to_string();
+    assert!(long.len() < 2_000, "{}", long.len());
+}
+
+#[test]
+fn long_lists_are_sets() {
+    let many: Vec<_> = (0..4_000).map(|number| json!(format!("id{}", number * 2))).collect();
+    let read = Selector::read(&json!({"a": {"$in": many}})).unwrap();
+    let count = (0..8_000).filter(|number| read.matches(&json!({"a": format!("id{number}")}))).count();
+    assert_eq!(count, 4_000);
+    check(
+        json!({"a": {"$in": [3, "b", null, 1.0, [2], {"c": 1}, "B", true]}}),
+        &[
+            (json!({"a": 1}), true),
+            (json!({"a": "B"}), true),
+            (json!({"a": [9, 3]}), true),
+            (json!({"a": null}), true),
+            (json!({"a": {"c": 1}}), true),
+            (json!({"a": [[2]]}), true),
+            (json!({"a": false}), false),
+            (json!({"a": "c"}), false),
+        ],
+    );
+}

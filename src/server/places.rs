@@ -1,0 +1,270 @@
+//! The places that the process has for connections, and who gives theirs up when there is none left.
+//!
+//! A connection without a request costs its client nothing, so any number of them says nothing about need. When all places
+//! are taken, or all that one client may have, the connection that has been idle for longest goes. Only where each of them
+//! has a request under way a new one waits, or, of a client with too many of its own, is closed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use super::activity::Activity;
+use crate::settings::Limits;
+
+/// How often those who wait look whether a connection has become idle.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// All places.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    most_per_client: usize,
+    taken: Mutex<Taken>,
+    freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    places: HashMap<u64, Arc<Place>>,
+    clients: HashMap<IpAddr, usize>,
+    last: u64,
+}
+
+/// A connection's place.
+#[derive(Debug)]
+pub(super) struct Place {
+    number: u64,
+    client: Option<IpAddr>,
+    activity: OnceLock<Arc<Activity>>,
+    /// How much had happened when it was last looked at, and since when nothing has.
+    seen: Mutex<(u32, Instant)>,
+    given_up: Notify,
+}
+
+/// A place that is taken, free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Seated {
+    places: Arc<Places>,
+    pub(super) place: Arc<Place>,
+}
+
+/// Why there is no place.
+enum Full {
+    /// Each of the client's connections has a request under way.
+    Client,
+    /// Each connection has.
+    All,
+}
+
+/// Whom an address stands for: of IPv6, whoever has one address has a network of them.
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    /// As many as the settings say.
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            most: limits.connections,
+            most_per_client: limits.connections_per_client,
+            taken: Mutex::default(),
+            freed: Notify::new(),
+        })
+    }
+
+    /// A place for one more connection of this client, or of nobody who is counted. Waits while there is none; `None` where
+    /// the client has too many.
+    pub(super) async fn take(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Seated> {
+        let client = client.map(client_of);
+        loop {
+            match self.try_take(client) {
+                Ok(place) => return Some(Seated { places: Arc::clone(self), place }),
+                Err(Full::Client) => return None,
+                Err(Full::All) => _ = timeout(LOOK, self.freed.notified()).await,
+            }
+        }
+    }
+
+    fn try_take(&self, client: Option<IpAddr>) -> Result<Arc<Place>, Full> {
+        let mut taken = self.lock();
+        let own = client.and_then(|client| taken.clients.get(&client)).copied().unwrap_or_default();
+        if own >= self.most_per_client {
+            taken.give_up(|place| place.client == client).ok_or(Full::Client)?;
+        }
+        if taken.places.len() >= self.most {
+            taken.give_up(|_| true).ok_or(Full::All)?;
+        }
+        taken.last += 1;
+        let place = Arc::new(Place {
+            number: taken.last,
+            client,
+            activity: OnceLock::new(),
+            seen: Mutex::new((0, Instant::now())),
+            given_up: Notify::new(),
+        });
+        taken.places.insert(place.number, Arc::clone(&place));
+        if let Some(client) = client {
+            *taken.clients.entry(client).or_default() += 1;
+        }
+        Ok(place)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Taken {
+    /// Has the connection among these go that has been idle for longest.
+    fn give_up(&mut self, is_meant: impl Fn(&Place) -> bool) -> Option<()> {
+        // One moment for all: of those of which something new is seen, the oldest goes.
+        let now = Instant::now();
+        let meant = self.places.values().filter(|place| is_meant(place));
+        let idle = meant.filter_map(|place| Some((place.idle_since(now)?, place.number)));
+        let (_, number) = idle.min()?;
+        let place = self.remove(number)?;
+        metrics::counter!("kinto_sidecar_connections_given_up_total").increment(1);
+        place.given_up.notify_one();
+        Some(())
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Arc<Place>> {
+        let place = self.places.remove(&number)?;
+        if let Some(client) = place.client
+            && let Entry::Occupied(mut own) = self.clients.entry(client)
+        {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+        Some(place)
+    }
+}
+
+impl Place {
+    /// The connection is served from now on, and does this.
+    pub(super) fn watch(&self, activity: &Arc<Activity>) {
+        // It is served once.
+        let _ = self.activity.set(Arc::clone(activity));
+    }
+
+    /// Waits until somebody else needs it more.
+    pub(super) async fn given_up(&self) {
+        self.given_up.notified().await;
+    }
+
+    /// Since when nothing has happened; `None` while a request is under way.
+    fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(activity) = self.activity.get() {
+            if !activity.is_idle() {
+                return None;
+            }
+            let events = activity.events();
+            if events != seen.0 {
+                *seen = (events, now);
+            }
+        }
+        Some(seen.1)
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.places.lock().remove(self.place.number);
+        self.places.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    fn places(connections: usize, connections_per_client: usize) -> Arc<Places> {
+        Places::new(&Limits { connections, connections_per_client, ..Settings::default().limits })
+    }
+
+    fn client(last: u8) -> IpAddr {
+        IpAddr::from([1, 1, 1, last])
+    }
+
+    async fn has_to_go(seated: &Seated) -> bool {
+        timeout(Duration::from_millis(1), seated.place.given_up()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_one_that_has_been_idle_for_longest_goes() {
+        let places = places(3, 3);
+        let mut seated = Vec::new();
+        for last in 1..4 {
+            seated.push(places.take(Some(client(last))).await.unwrap());
+        }
+        let activity = Arc::new(Activity::default());
+        seated[0].place.watch(&activity);
+        let request = activity.busy();
+        let fourth = places.take(Some(client(4))).await.unwrap();
+        assert!(has_to_go(&seated[1]).await && !has_to_go(&seated[0]).await && !has_to_go(&seated[2]).await);
+        drop(request);
+        // It was the last that had something to do.
+        let _fifth = places.take(Some(client(5))).await.unwrap();
+        assert!(has_to_go(&seated[2]).await && !has_to_go(&seated[0]).await && !has_to_go(&fourth).await);
+        drop(seated);
+        assert_eq!(places.lock().places.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_has_its_share_and_no_more() {
+        let places = places(10, 2);
+        let busy = Arc::new(Activity::default());
+        let _request = busy.busy();
+        let one = places.take(Some(client(1))).await.unwrap();
+        let _other = places.take(Some(client(1))).await.unwrap();
+        let third = places.take(Some(client(1))).await.unwrap();
+        assert!(has_to_go(&one).await);
+        assert!(places.take(Some(client(2))).await.is_some() && places.take(None).await.is_some());
+        for place in places.lock().places.values() {
+            place.watch(&busy);
+        }
+        assert!(places.take(Some(client(1))).await.is_none());
+        drop(third);
+        assert!(places.take(Some(client(1))).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn who_finds_all_at_work_waits() {
+        let places = places(1, 1);
+        let busy = Arc::new(Activity::default());
+        let request = busy.busy();
+        let one = places.take(Some(client(1))).await.unwrap();
+        one.place.watch(&busy);
+        assert!(timeout(Duration::from_millis(100), places.take(None)).await.is_err());
+        drop(request);
+        let two = places.take(None).await.unwrap();
+        assert!(has_to_go(&one).await);
+        drop((one, two));
+        assert!(places.lock().places.is_empty() && places.lock().clients.is_empty());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let of = |text: &str| client_of(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("::ffff:1.2.3.4"), "1.2.3.4");
+        assert_eq!(of("1.2.3.4"), "1.2.3.4");
+    }
+}

@@ -1,0 +1,170 @@
+//! What somebody can make the sidecar hold, or make it do instead of answering others.
+//!
+//! Each input is sent to a process of its own, whose memory at its peak is compared with what it had before, while a second
+//! client goes on asking for little things and notes how long it waits. Beside each input, some that look like it are made
+//! from a seed: `SEEDS=200 cargo test --release --test it hostile` makes more of them, `MINUTES=10` goes on for so long.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+
+mod bodies;
+mod connections;
+mod credentials;
+mod refused;
+mod selectors;
+mod upstreams;
+
+const MIB: u64 = 1 << 20;
+
+/// How much the process may have above what it had, in bytes.
+const ROOM: u64 = 150 * MIB;
+
+/// How much longer than before somebody else may wait. What is not optimised takes several times as long.
+const LONGER: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 100 });
+
+/// How many times a wait is measured: that of a machine which is busy passes, that for a busy thread does not.
+const TRIES: usize = 3;
+
+/// Numbers that look random and are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
+        items[usize::try_from(self.roll(items.len() as u64)).unwrap()].clone()
+    }
+}
+
+/// Seeds for neighbours: a few, or as many as are asked for, or for as long.
+fn seeds(default: u64) -> impl Iterator<Item = u64> {
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    let until = number("MINUTES").map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+    let last = if until.is_some() { u64::MAX } else { number("SEEDS").unwrap_or(default) };
+    (1..=last).take_while(move |_| until.is_none_or(|until| Instant::now() < until))
+}
+
+/// A number of the process, in bytes.
+fn memory(sidecar: &Sidecar, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", sidecar.process_id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Runs something, and gives how much more the process had at the peak than before.
+fn peak(sidecar: &Sidecar, hostile: impl FnOnce()) -> u64 {
+    let before = memory(sidecar, "VmRSS");
+    // The peak begins anew.
+    std::fs::write(format!("/proc/{}/clear_refs", sidecar.process_id()), "5").unwrap();
+    hostile();
+    memory(sidecar, "VmHWM").saturating_sub(before)
+}
+
+/// Asks for something on a connection of its own; gives the status.
+fn ask(address: &str, request: &str, body: &[u8]) -> Option<u16> {
+    exchange(TcpStream::connect(address).ok()?, request, body)
+}
+
+/// The same as somebody else, at another address of this machine.
+fn ask_as_other(address: &str, request: &str) -> Option<u16> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;
+    socket.connect(&address.parse::<SocketAddr>().ok()?.into()).ok()?;
+    exchange(socket.into(), request, b"")
+}
+
+fn exchange(mut stream: TcpStream, request: &str, body: &[u8]) -> Option<u16> {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    stream.set_nodelay(true).ok()?;
+    let head = format!("{request}Host: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    // Whoever refuses it may not read all of it.
+    let _ = stream.write_all(&[head.as_bytes(), body].concat());
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+}
+
+/// Sends requests without reading what is answered; the sockets keep it waiting.
+fn unread(address: &str, number: usize, request: &str, body: &str) -> Vec<TcpStream> {
+    let head = format!("{request}Host: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let connections = (0..number).map(|_| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    });
+    connections.collect()
+}
+
+/// Runs something for several at once.
+fn at_once(number: usize, work: impl Fn(usize) + Sync) {
+    let work = &work;
+    thread::scope(|scope| (0..number).for_each(|index| _ = scope.spawn(move || work(index))));
+}
+
+/// Runs something, and gives the longest that another client waited for an answer meanwhile.
+fn longest_wait(address: &str, hostile: impl FnOnce()) -> Duration {
+    let stop = Arc::new(AtomicBool::new(false));
+    // Connections are spread over all threads.
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let (address, stop) = (address.to_owned(), Arc::clone(&stop));
+            thread::spawn(move || {
+                let mut longest = Duration::ZERO;
+                loop {
+                    let begun = Instant::now();
+                    let status = ask_as_other(&address, "GET /v1/__broadcasts__ HTTP/1.1\r\n");
+                    assert_eq!(status, Some(200), "somebody else is answered");
+                    longest = longest.max(begun.elapsed());
+                    if stop.load(Ordering::Relaxed) {
+                        return longest;
+                    }
+                }
+            })
+        })
+        .collect();
+    hostile();
+    stop.store(true, Ordering::Relaxed);
+    others.into_iter().map(|other| other.join().unwrap()).max().unwrap()
+}
+
+/// Holds an input to both budgets.
+#[track_caller]
+fn bounded(sidecar: &Sidecar, what: &str, hostile: impl Fn()) {
+    let address = sidecar.address();
+    let mut waits = Vec::new();
+    for _ in 0..TRIES {
+        let without = longest_wait(address, || thread::sleep(Duration::from_millis(100)));
+        let mut with = Duration::ZERO;
+        let grown = peak(sidecar, || with = longest_wait(address, &hostile));
+        assert!(grown <= ROOM, "{what}: {} MiB more than idle", grown / MIB);
+        if with <= without + LONGER {
+            return;
+        }
+        waits.push((without, with));
+    }
+    panic!("{what}: others waited: {waits:?}");
+}
+
+/// A sidecar in front of the Kinto that tests share, and a bucket with a collection that everybody may read.
+async fn public(settings: &[(&str, &str)]) -> (Sidecar, String) {
+    let settings = [&[SERVICE_ACCOUNT], settings].concat();
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let bucket = format!("/buckets/{}", unique("hostile"));
+    let alice: Client = sidecar.client().user("alice");
+    let everybody = json!({"permissions": {"read": ["system.Everyone"]}});
+    alice.put(&bucket).json(everybody).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    (sidecar, format!("{bucket}/collections/c"))
+}

@@ -1,0 +1,92 @@
+//! Bodies and queries that are small, and much once they are read.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::{Dice, ask, at_once, bounded, public, seeds};
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    encoder.write_all(text.as_bytes()).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn post(address: &str, filter: &str, body: &[u8]) -> Option<u16> {
+    let request = format!(
+        "POST /v1/_changes?filter={filter} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    );
+    ask(address, &request, body)
+}
+
+#[tokio::test]
+async fn a_selector_is_refused_by_what_it_would_become() {
+    let (sidecar, _) = public(&[]).await;
+    let many = gzip(&format!("{{\"selector\":{{\"$and\":[{}{{}}]}}}}", "{\"x\":1},".repeat(1_000_000)));
+    assert!(many.len() < 64_000, "{}", many.len());
+    bounded(&sidecar, "a million conditions", || {
+        at_once(16, |_| {
+            let status = post(sidecar.address(), "_selector", &many);
+            assert!(matches!(status, Some(413 | 503)), "{status:?}");
+        });
+    });
+}
+
+#[tokio::test]
+async fn what_looks_like_such_a_selector_takes_no_more() {
+    let (sidecar, collection) = public(&[]).await;
+    let alice = sidecar.client().user("alice");
+    for number in 0..4 {
+        let record = format!("{collection}/records/r{number}");
+        alice
+            .put(&record)
+            .data(serde_json::json!({"text": "ax".repeat(20_000), "x": number}))
+            .await
+            .expect(201);
+    }
+    for seed in seeds(6) {
+        let mut dice = Dice(seed);
+        let number = usize::try_from(10_u64.pow(3 + u32::try_from(dice.roll(3)).unwrap())).unwrap();
+        let item = dice.pick(&[
+            "1",
+            "{}",
+            "[]",
+            "[[[1]]]",
+            "\"ab\"",
+            "{\"x\":1}",
+            "{\"x\":{\"$gt\":1}}",
+            "null,1.5",
+        ]);
+        let operator = dice.pick(&["$and", "$or", "$nor", "$in", "$all", "$mod", "text"]);
+        let list = vec![item; number].join(",");
+        let path = "p".repeat(usize::try_from(dice.roll(2_000) + 1).unwrap());
+        let body = match dice.roll(7) {
+            0 => format!("{{\"selector\":{{\"{operator}\":[{list}]}}}}"),
+            1 => format!("{{\"selector\":{{\"{path}\":{{\"{operator}\":[{list}]}}}}}}"),
+            2 => format!("{{\"doc_ids\":[{list}]}}"),
+            3 => format!("{{\"selector\":{{{}\"a\":1}}}}", "\"b.c\":{\"$lt\":3},".repeat(number)),
+            4 => format!(
+                "{{\"selector\":{{\"text\":{{\"$regex\":\"{}\"}}}}}}",
+                "(a|x|ax)*?".repeat(number.min(100)) + "z"
+            ),
+            5 => {
+                let expression = "{\"text\":{\"$regex\":\"(?:a.?x?){20}z\"}}";
+                format!("{{\"selector\":{{\"$or\":[{}]}}}}", vec![expression; number.min(16)].join(","))
+            }
+            _ => format!("{}1{}", "[".repeat(number), "]".repeat(number)),
+        };
+        let body = gzip(&body);
+        let filter = dice.pick(&["_selector", "_doc_ids", "_kinto"]);
+        let target = dice.pick(&["/v1/_changes".to_owned(), format!("/v1{collection}/_changes")]);
+        let request = format!(
+            "POST {target}?filter={filter} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+        );
+        bounded(&sidecar, &format!("seed {seed}"), || {
+            at_once(8, |_| {
+                let status = ask(sidecar.address(), &request, &body);
+                assert!(status.is_some_and(|status| status < 500 || status == 503), "{status:?}");
+            });
+        });
+    }
+}
