@@ -35,7 +35,8 @@ fuzz_target!(|body: &[u8]| {
     let request = request.header("content-type", "application/json").body(()).expect("it is well formed");
     let (parts, ()) = request.into_parts();
     let answered = sidecar.runtime.block_on(async {
-        let answer = batch::answer(&sidecar.core, parts, Bytes::copy_from_slice(body), peer).await.ok()?;
+        let hold = sidecar.core.app.buffers.hold(None);
+        let answer = batch::answer(&sidecar.core, parts, Bytes::copy_from_slice(body), peer, hold).await.ok()?;
         let (parts, body) = answer.into_parts();
         Some((parts.status, read_limited(body, usize::MAX).await.ok()?))
     });

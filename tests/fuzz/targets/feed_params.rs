@@ -15,6 +15,7 @@ use kinto_sidecar::feeds::moment::Row;
 use kinto_sidecar::feeds::params::Params;
 use kinto_sidecar::feeds::shape::Patience;
 use kinto_sidecar::kinto::Timestamp;
+use kinto_sidecar::kinto::seq::Seq;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(patience <= MOST);
 
     let row = Row {
-        seq: Timestamp(7),
+        seq: Seq::of(Timestamp(7)),
         id: "a".into(),
         last_modified: Timestamp(5),
         deleted: record.contains("deleted"),

@@ -94,7 +94,7 @@ fn pages(text: &str, rules: &Rules<'_>, rows: &[Row]) {
 
 /// remote-settings takes whatever the plugin takes, and takes it for the same, but for what is past its own last day.
 fn changeset(query: &str) {
-    let parse = |compat| ChangesetParams::parse(Some(query), compat, NOW);
+    let parse = |compat| ChangesetParams::parse(Some(query), compat);
     let Ok(params) = parse(Compat::KintoChanges) else { return };
     assert!(!params.expected.is_empty());
     assert!(params.limit != Some(0) && params.limit_within(Some(5)).is_none_or(|limit| limit <= 5));
