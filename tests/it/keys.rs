@@ -66,6 +66,7 @@ const OTHERS: &[&str] = &[
     "vary",
     "changes",
     "defaults",
+    "headers",
     "method",
     "requests",
     "data",
