@@ -5,8 +5,8 @@
 //! hyper's own timer for heads is not used: it takes an idle connection for one whose head is late.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Activity {
     events: AtomicU32,
     /// Requests that are not answered to the end.
     in_flight: AtomicU32,
+    /// When the last of them was, in microseconds of the process.
+    answered: AtomicU64,
     /// The newest request has an answer, which is being sent.
     is_answering: AtomicBool,
     /// A request's head has begun to arrive. On HTTP/2 the frames between requests are not told apart, so it stays unset.
@@ -41,6 +43,12 @@ pub(super) struct Activity {
     has_ended: AtomicBool,
     /// Who is to be told, once it has, that its requests are answered.
     reader: AtomicWaker,
+}
+
+/// The present moment in microseconds of the process.
+pub(super) fn now() -> u64 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGUN.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 const UNKNOWN: u64 = u64::MAX;
@@ -130,9 +138,9 @@ impl Activity {
         self.is_idle() && !self.is_blocked.load(Relaxed)
     }
 
-    /// How much has happened.
-    pub(super) fn events(&self) -> u32 {
-        self.events.load(Relaxed)
+    /// When its last request was answered, or it began, in microseconds of the process; `None` while one is under way.
+    pub(super) fn answered(&self) -> Option<u64> {
+        self.is_idle().then(|| self.answered.load(Relaxed))
     }
 
     /// A request that is under way for a test.
@@ -181,6 +189,7 @@ impl Default for Activity {
         Self {
             events: AtomicU32::default(),
             in_flight: AtomicU32::default(),
+            answered: AtomicU64::new(now()),
             is_answering: AtomicBool::default(),
             in_head: AtomicBool::default(),
             following: AtomicU64::new(UNKNOWN),
@@ -229,6 +238,7 @@ impl HttpBody for InFlight {
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
+        self.0.answered.store(now(), Relaxed);
         self.0.in_flight.fetch_sub(1, Relaxed);
         self.0.events.fetch_add(1, Relaxed);
         if self.0.has_ended.load(Relaxed) {

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::activity::Activity;
+use super::activity::{Activity, now};
 use crate::settings::Limits;
 
 /// How often those who wait look whether a connection has become idle.
@@ -41,8 +41,8 @@ pub(super) struct Place {
     number: u64,
     client: Option<IpAddr>,
     activity: OnceLock<Arc<Activity>>,
-    /// How much had happened when it was last looked at, and since when nothing has.
-    seen: Mutex<(u32, Instant)>,
+    /// In microseconds of the process.
+    made: u64,
     given_up: Notify,
 }
 
@@ -112,7 +112,7 @@ impl Places {
             number: taken.last,
             client,
             activity: OnceLock::new(),
-            seen: Mutex::new((0, Instant::now())),
+            made: now(),
             given_up: Notify::new(),
         });
         taken.places.insert(place.number, Arc::clone(&place));
@@ -130,10 +130,8 @@ impl Places {
 impl Taken {
     /// Has the connection among these go that has been idle for longest.
     fn give_up(&mut self, is_meant: impl Fn(&Place) -> bool) -> Option<()> {
-        // One moment for all: of those of which something new is seen, the oldest goes.
-        let now = Instant::now();
         let meant = self.places.values().filter(|place| is_meant(place));
-        let idle = meant.filter_map(|place| Some((place.idle_since(now)?, place.number)));
+        let idle = meant.filter_map(|place| Some((place.idle_since()?, place.number)));
         let (_, number) = idle.min()?;
         let place = self.remove(number)?;
         metrics::counter!("kinto_sidecar_connections_given_up_total").increment(1);
@@ -167,19 +165,9 @@ impl Place {
         self.given_up.notified().await;
     }
 
-    /// Since when nothing has happened; `None` while a request is under way.
-    fn idle_since(&self, now: Instant) -> Option<Instant> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(activity) = self.activity.get() {
-            if !activity.is_idle() {
-                return None;
-            }
-            let events = activity.events();
-            if events != seen.0 {
-                *seen = (events, now);
-            }
-        }
-        Some(seen.1)
+    /// Since when it is idle, in microseconds of the process; `None` while a request is under way.
+    fn idle_since(&self) -> Option<u64> {
+        self.activity.get().map_or(Some(self.made), |activity| activity.answered())
     }
 }
 
