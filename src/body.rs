@@ -14,6 +14,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc};
 
+mod keeping;
+
+pub(crate) use keeping::Keeping;
+
 use crate::buffers::Hold;
 use crate::error::Error;
 
@@ -223,7 +227,7 @@ impl Body {
         if hold.bytes() < LITTLE {
             return self;
         }
-        Self::boxed(HeldBody { body: self, _hold: hold })
+        Self::boxed(Keeping::new(self, hold))
     }
 
     /// Any other body.
@@ -360,32 +364,6 @@ impl HttpBody for Sequence {
     fn size_hint(&self) -> SizeHint {
         let exact = self.0.iter().map(|part| part.size_hint().exact()).sum();
         Option::map_or_else(exact, SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-/// See [`Body::held`].
-struct HeldBody {
-    body: Body,
-    _hold: Hold,
-}
-
-impl HttpBody for HeldBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

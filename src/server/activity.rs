@@ -4,20 +4,18 @@
 //! since: a request costs a few counts and no timer of its own. A limit is therefore kept to within half of itself.
 //! hyper's own timer for heads is not used: it takes an idle connection for one whose head is late.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::framing::Following;
-use crate::body::{Body, BoxError};
+use crate::body::{Body, Keeping};
 use crate::settings::Limits;
 
 /// What a connection is doing.
@@ -59,12 +57,6 @@ const CHUNKS: u64 = u64::MAX - 1;
 pub(super) struct Quiet {
     events: u32,
     since: Instant,
-}
-
-/// An answer's body that keeps its request in flight.
-pub(super) struct InFlight {
-    body: Body,
-    _request: RequestGuard,
 }
 
 /// A request that is not answered to the end.
@@ -207,32 +199,13 @@ impl Quiet {
     }
 }
 
-// === impl InFlight ===
+// === impl RequestGuard ===
 
-impl InFlight {
-    pub(super) fn new(body: Body, request: RequestGuard) -> Self {
-        request.0.is_answering.store(true, Relaxed);
-        Self { body, _request: request }
-    }
-}
-
-impl HttpBody for InFlight {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+impl RequestGuard {
+    /// The answer's body, which keeps its request in flight.
+    pub(super) fn answering(self, body: Body) -> Keeping<Self> {
+        self.0.is_answering.store(true, Relaxed);
+        Keeping::new(body, self)
     }
 }
 

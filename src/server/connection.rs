@@ -16,11 +16,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::activity::{Activity, InFlight, Quiet};
+use super::activity::{Activity, Quiet, RequestGuard};
 use super::framing::Framing;
 use super::places::Place;
 use super::watched::Watched;
 use super::{Peer, linger};
+use crate::body::Keeping;
 use crate::handler::{self, Core};
 use crate::headers;
 use crate::settings::Limits;
@@ -83,7 +84,9 @@ where
                     // What is still to come of the request is not waited for.
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<Response<InFlight>, Infallible>(answer.map(|body| InFlight::new(body, in_flight)))
+                Ok::<Response<Keeping<RequestGuard>>, Infallible>(
+                    answer.map(|body| in_flight.answering(body)),
+                )
             }
         })
     };
