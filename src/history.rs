@@ -25,6 +25,7 @@ use tokio::sync::watch as state;
 pub mod answer;
 mod examine;
 mod follow;
+mod found;
 mod implicit;
 mod list;
 mod lives;

@@ -8,12 +8,12 @@
 
 use std::collections::HashMap;
 
-use super::answer::{self, Version};
+use super::answer::Version;
 use super::examine::{self, ExamineError};
 use super::{History, Write, changed, list};
 use crate::access::Credentials;
 use crate::error::Error;
-use crate::journal::{Action, Change, IntentGroup, Journal, JournalError, Life, Object, Outcome};
+use crate::journal::{Action, Change, Journal, JournalError, Life, Object};
 use crate::kinto::Timestamp;
 use crate::mirror::read::{ReadError, Source};
 
@@ -44,25 +44,6 @@ pub(super) async fn of_answers(journal: &Journal, changes: &[Change]) -> Result<
 }
 
 impl History {
-    /// What was found to be written, as an outcome: of a bucket that is another one now, as its creation.
-    pub(super) async fn outcome_of_found(
-        &self,
-        journal: &Journal,
-        closes: Option<IntentGroup>,
-        mut changes: Vec<Change>,
-    ) -> Result<Outcome, ExamineError> {
-        let mut ended = Vec::new();
-        for change in changes.iter_mut().filter(|change| change.action.is_none()) {
-            let Object::Bucket(bucket) = &change.object else { continue };
-            let Some(life) = journal.life(bucket).await? else { continue };
-            if is_another(journal, &self.source, bucket, change.modified).await? {
-                change.action = Some(Action::Create);
-                ended.push(life);
-            }
-        }
-        Ok(Outcome { ended, ..answer::outcome(closes, changes) })
-    }
-
     /// Looks whether a bucket is still the one whose history is about to be shown, where it has another version than was
     /// recorded. `shown` is the version that the requester was shown, where they were.
     pub async fn look_at_bucket(
@@ -114,7 +95,7 @@ impl History {
 /// Whether a bucket of this version is not the one that the journal knows: something that was in that is gone without a
 /// trace, or nothing is there in the version that is known. Where the journal knows of nothing in it, or what is there cannot
 /// be read, nobody can tell.
-async fn is_another(
+pub(super) async fn is_another(
     journal: &Journal,
     source: &Source,
     bucket: &str,

@@ -259,7 +259,7 @@ impl Watcher {
         let is_due =
             self.lists.get(uri).and_then(|watched| watched.again).is_none_or(|again| again <= Instant::now());
         let watermark = self.journal.watermark(uri).await?;
-        let timestamp = match watermark {
+        let (timestamp, newest) = match watermark {
             None => self.first_sight(uri).await?,
             Some(watermark) => {
                 let present = self.history.source.list_timestamp(uri).await?;
@@ -268,13 +268,14 @@ impl Watcher {
                 if !is_same || is_due && known.is_some_and(|_| self.is_young(uri)) {
                     self.delta(uri, watermark).await?
                 } else {
-                    present
+                    (present, present)
                 }
             }
         };
         let now = Instant::now();
         let watched = self.lists.entry(uri.to_owned()).or_default();
-        let moved = watched.read.is_none_or(|(known, _)| known != timestamp);
+        // The rows of a page may be newer than its timestamp, which the upstream reads first.
+        let moved = watched.read.is_none_or(|(known, _)| known != timestamp || known < newest);
         // What commits late is below the timestamp that was just read.
         watched.again = moved.then(|| now + self.settings.overlap);
         watched.read = Some((timestamp, now));
@@ -286,8 +287,8 @@ impl Watcher {
         self.lists.get(uri).is_some_and(|watched| watched.again.is_some())
     }
 
-    /// A list of which the journal knows nothing.
-    async fn first_sight(&self, uri: &str) -> Result<Timestamp, WatchError> {
+    /// A list of which the journal knows nothing. Gives its timestamp, and that of its newest object.
+    async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), WatchError> {
         let Listed { timestamp, mut versions } = match self.settings.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
@@ -295,6 +296,7 @@ impl Watcher {
             },
             Backfill::None => list::alive(&self.history.source, uri, "_fields=last_modified").await?,
         };
+        let newest = newest(&versions);
         versions.reverse();
         // What is being written is told of by those who write it.
         self.others_settled(uri).await?;
@@ -314,16 +316,17 @@ impl Watcher {
         }
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
-        Ok(timestamp)
+        Ok((timestamp, newest))
     }
 
-    /// What is newer than the watermark, less the overlap.
-    async fn delta(&self, uri: &str, watermark: Timestamp) -> Result<Timestamp, WatchError> {
+    /// What is newer than the watermark, less the overlap. Gives the same.
+    async fn delta(&self, uri: &str, watermark: Timestamp) -> Result<(Timestamp, Timestamp), WatchError> {
         let since = watermark.back(self.settings.overlap);
         let Listed { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
             None => list::newer(&self.history.source, uri, since, "").await?,
         };
+        let newest = newest(&versions);
         let mut missing = self.missing(&versions).await?;
         if !missing.is_empty() {
             self.others_settled(uri).await?;
@@ -338,10 +341,12 @@ impl Watcher {
             .into_iter()
             .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
             .map(|(object, version)| changed(version, object, None))
-            .map(|change| Change { user_id: self.history.lingering.author_of(&change), ..change })
+            .map(|change| {
+                let user_id = self.history.lingering.author_of(&change);
+                Change { user_id, is_found: true, ..change }
+            })
             .collect();
         changes.sort_by_key(|change| change.modified);
-        let changes = self.present(changes).await?;
         let mut outcome = self.history.outcome_of_found(&self.journal, None, changes).await?;
         // A collection or bucket that nobody knew of: everything in it is news.
         let known = self
@@ -361,29 +366,7 @@ impl Watcher {
             .extend(created.iter().flat_map(super::answer::lists_in).map(|list| (list, Timestamp::ZERO)));
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
-        Ok(timestamp)
-    }
-
-    /// These changes as found ones. One that is older than the deletion that is recorded begins a new life if it is still
-    /// there, else it was read before the deletion.
-    async fn present(&self, changes: Vec<Change>) -> Result<Vec<Change>, WatchError> {
-        let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
-        let known = self.journal.known(&objects).await?;
-        let mut present = Vec::with_capacity(changes.len());
-        for change in changes {
-            let is_before_deletion = known
-                .get(&change.object)
-                .is_some_and(|known| known.deleted && change.modified < known.modified);
-            if is_before_deletion && change.action != Some(Action::Delete) {
-                let now = list::look(&self.history.source, &change.object).await?;
-                if now.is_some_and(|now| !now.deleted && now.modified == change.modified) {
-                    present.push(Change { action: Some(Action::Create), ..change });
-                }
-            } else {
-                present.push(Change { is_found: true, ..change });
-            }
-        }
-        Ok(present)
+        Ok((timestamp, newest))
     }
 
     /// Waits until the writes under way that may have to do with a list have recorded what they wrote.
@@ -421,4 +404,8 @@ impl Watcher {
         let versions = versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
         Ok(self.journal.missing(versions).await?.into_iter().collect())
     }
+}
+
+fn newest(versions: &[(Object, Version)]) -> Timestamp {
+    versions.iter().map(|(_, version)| version.modified).max().unwrap_or_default()
 }

@@ -42,8 +42,9 @@ impl Ledger<'_> {
             self.hide_ended(object).await?;
         }
         let before = self.state(&uri).cloned();
-        let is_recorded = self.is_recorded(&uri, change.modified);
-        let meaning = meaning(change, before.as_ref(), is_recorded);
+        let recorded = self.recorded(&uri, change.modified);
+        let is_recorded = !recorded.is_empty();
+        let meaning = meaning(change, before.as_ref(), recorded);
         if meaning == Meaning::Overtaken {
             return Ok(None);
         }

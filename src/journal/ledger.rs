@@ -1,14 +1,16 @@
 //! What one transaction reads and writes: read in a few statements for all its changes, worked on in memory, and
 //! written in a few statements.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::{AnyConnection, Row};
 
 use super::engine::Kind;
 use super::intents::{self, IntentRow};
 use super::readers::ReaderSets;
-use super::rows::{CHUNK, EntryRow, INSERT_ENTRIES, below, mark_gap, object_row, parents, recorded, states};
+use super::rows::{
+    CHUNK, EntryRow, INSERT_ENTRIES, Recorded, below, entries_of, mark_gap, object_row, parents, states,
+};
 use super::state::history;
 use super::statement::Statement;
 use super::{Change, Known, Life, Object, Permissions};
@@ -31,7 +33,8 @@ pub(super) struct Ledger<'c> {
     /// By URI; `None` for those that are not known.
     objects: HashMap<String, Option<State>>,
     changed: BTreeSet<String>,
-    recorded: HashSet<(String, Timestamp)>,
+    /// The entries about a version of a URI.
+    recorded: HashMap<(String, Timestamp), Vec<Recorded>>,
     /// The newest entry of a URI.
     newest: HashMap<String, Option<String>>,
     rows: Vec<EntryRow>,
@@ -92,7 +95,7 @@ impl<'c> Ledger<'c> {
             histories: HashMap::new(),
             objects: HashMap::new(),
             changed: BTreeSet::new(),
-            recorded: HashSet::new(),
+            recorded: HashMap::new(),
             newest: HashMap::new(),
             rows: Vec::new(),
             intents: Vec::new(),
@@ -135,9 +138,10 @@ impl<'c> Ledger<'c> {
     }
 
     async fn read_recorded(&mut self, history: i64, versions: &[(String, Timestamp)]) -> sqlx::Result<()> {
-        let recorded =
-            recorded(self.connection, history, versions.iter().map(|(_, modified)| *modified)).await?;
-        self.recorded.extend(recorded);
+        let timestamps: Vec<Timestamp> = versions.iter().map(|(_, modified)| *modified).collect();
+        for (version, entry) in entries_of(self.connection, history, &timestamps).await? {
+            self.recorded.entry(version).or_default().push(entry);
+        }
         Ok(())
     }
 
@@ -243,9 +247,9 @@ impl<'c> Ledger<'c> {
         self.changed.insert(uri.to_owned());
     }
 
-    /// Whether there is an entry about this version.
-    pub(super) fn is_recorded(&self, uri: &str, modified: Timestamp) -> bool {
-        self.recorded.contains(&(uri.to_owned(), modified))
+    /// The entries about this version.
+    pub(super) fn recorded(&self, uri: &str, modified: Timestamp) -> &[Recorded] {
+        self.recorded.get(&(uri.to_owned(), modified)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The newest entry about an object.
@@ -261,7 +265,8 @@ impl<'c> Ledger<'c> {
             return;
         }
         let uri = row.object.to_string();
-        self.recorded.insert((uri.clone(), row.object_modified));
+        let recorded = Recorded { user_id: row.user_id.clone(), json: row.json.clone() };
+        self.recorded.entry((uri.clone(), row.object_modified)).or_default().push(recorded);
         self.newest.insert(uri, Some(row.json.clone()));
         self.rows.push(row);
     }
@@ -305,7 +310,7 @@ impl<'c> Ledger<'c> {
         if let Object::Bucket(bucket) = object {
             self.end_history(bucket, is_hidden).await?;
             let is_inside = |uri: &String| is_below(uri) || *uri == object.to_string();
-            self.recorded.retain(|(uri, _)| !is_inside(uri));
+            self.recorded.retain(|(uri, _), _| !is_inside(uri));
             self.newest.iter_mut().filter(|(uri, _)| is_inside(uri)).for_each(|(_, json)| *json = None);
         }
         Ok(())

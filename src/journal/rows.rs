@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::SystemTime;
 
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::Object;
@@ -127,20 +128,49 @@ pub(super) async fn recorded(
     history: i64,
     versions: impl Iterator<Item = Timestamp>,
 ) -> sqlx::Result<HashSet<(String, Timestamp)>> {
-    let mut recorded = HashSet::new();
+    // With the id, which the index by URI does not have: SQLite would read that one from end to end.
     let versions: Vec<Timestamp> = versions.collect();
+    let rows = of_versions("uri, object_modified, id", connection, history, &versions).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, timestamp(row, 1)?))).collect()
+}
+
+/// What is recorded of one version.
+pub(super) struct Recorded {
+    pub(super) user_id: Option<String>,
+    /// The entry.
+    pub(super) json: String,
+}
+
+/// The entries of a history that are about a version with one of these timestamps, by URI and version.
+pub(super) async fn entries_of(
+    connection: &mut AnyConnection,
+    history: i64,
+    versions: &[Timestamp],
+) -> sqlx::Result<Vec<((String, Timestamp), Recorded)>> {
+    let rows = of_versions("uri, object_modified, user_id, json", connection, history, versions).await?;
+    let entry = |row: &AnyRow| {
+        let recorded = Recorded { user_id: row.try_get(2)?, json: row.try_get(3)? };
+        Ok(((row.try_get(0)?, timestamp(row, 1)?), recorded))
+    };
+    rows.iter().map(entry).collect()
+}
+
+async fn of_versions(
+    columns: &str,
+    connection: &mut AnyConnection,
+    history: i64,
+    versions: &[Timestamp],
+) -> sqlx::Result<Vec<AnyRow>> {
+    let mut rows = Vec::new();
     for versions in versions.chunks(CHUNK) {
-        // With the id, which the index by URI does not have: SQLite would read that one from end to end.
-        let select = Statement::new("SELECT uri, object_modified, id FROM sidecar_entries WHERE history = ")
+        let select = Statement::new(&format!("SELECT {columns} FROM sidecar_entries WHERE history = "))
             .bind(history)
             .push(" AND object_modified IN (")
             .list(versions.iter().copied())
             .push(")");
-        for row in select.fetch(connection).await? {
-            recorded.insert((row.try_get(0)?, timestamp(&row, 1)?));
-        }
+        rows.extend(select.fetch(connection).await?);
     }
-    Ok(recorded)
+    Ok(rows)
 }
 
 /// Says that versions of a collection's objects may be missing from a moment on.

@@ -120,6 +120,21 @@ async fn a_version_is_recorded_once() {
 }
 
 #[tokio::test]
+async fn two_writes_that_were_given_the_same_version_have_an_entry_each() {
+    for place in places().await {
+        let journal = place.open().await;
+        let mine = change(RECORD, None, 4, &json!({"x": 1}));
+        let yours = Change { user_id: Some("you".to_owned()), ..change(RECORD, None, 4, &json!({"x": 2})) };
+        for together in [vec![mine.clone(), yours.clone()], vec![yours, mine]] {
+            settle(&journal, together).await;
+            let about = entries(&journal, "a", "resource_name=record&_sort=last_modified").await;
+            let authors: Vec<_> = about.iter().map(|entry| entry["user_id"].clone()).collect();
+            assert_eq!(authors, ["me", "you"]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_version_with_the_same_data_makes_an_entry() {
     for place in places().await {
         let journal = place.open().await;

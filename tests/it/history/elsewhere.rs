@@ -72,6 +72,37 @@ async fn changes_behind_its_back_are_found_once() {
 }
 
 #[tokio::test]
+async fn what_is_there_is_recorded_though_it_is_older_than_what_it_came_over() {
+    // Kinto on PostgreSQL does so by itself where writes of one object wait for each other.
+    let kinto = Kinto::shared();
+    let bucket = format!("/buckets/{}", unique("older"));
+    let records = format!("{bucket}/collections/c/records");
+    let sidecar = sidecar(&kinto.url(), &bucket, &[("sidecar.overlap", "10s")]);
+    let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    alice.put(&format!("{records}/r")).data(json!({"n": 1})).await.expect(201);
+    alice.put(&format!("{records}/gone")).await.expect(201);
+    let newest = alice.put(&format!("{records}/r")).data(json!({"n": 2})).await.expect(200).timestamp();
+    let deleted = alice.delete(&format!("{records}/gone")).await.expect(200).json();
+    let deleted = deleted["data"]["last_modified"].as_u64().unwrap();
+    let before = entries(&alice, &bucket).await.len();
+    for (id, modified) in [("r", newest - 1), ("gone", deleted - 1)] {
+        let data = json!({"n": 3, "last_modified": modified});
+        assert!(direct.put(&format!("{records}/{id}")).data(data).await.status < 300, "{id}");
+    }
+    // Something moves the list.
+    direct.put(&format!("{records}/other")).await.expect(201);
+    let seen = found(&alice, &bucket, before + 3).await;
+    let mut new: Vec<_> = seen[before..]
+        .iter()
+        .map(|(action, uri, _)| (action.as_str(), uri.trim_start_matches(&records)))
+        .collect();
+    new.sort_unstable();
+    assert_eq!(new, [("create", "/gone"), ("create", "/other"), ("update", "/r")]);
+}
+
+#[tokio::test]
 async fn what_was_there_first_becomes_entries_where_that_is_wanted() {
     let bucket = format!("/buckets/{}", unique("backfill"));
     let direct = Kinto::shared().client().user("alice");

@@ -1,0 +1,59 @@
+//! What was found when the upstream was looked at, as an outcome for the journal.
+
+use super::answer;
+use super::examine::ExamineError;
+use super::lives::is_another;
+use super::{History, list};
+use crate::journal::{Action, Change, IntentGroup, Journal, Object, Outcome};
+use crate::mirror::read::ReadError;
+
+impl History {
+    /// What was found, as an outcome: of a bucket that is another one now, as its creation.
+    pub(super) async fn outcome_of_found(
+        &self,
+        journal: &Journal,
+        closes: Option<IntentGroup>,
+        changes: Vec<Change>,
+    ) -> Result<Outcome, ExamineError> {
+        let mut changes = self.present(journal, changes).await?;
+        let mut ended = Vec::new();
+        for change in changes.iter_mut().filter(|change| change.action.is_none()) {
+            let Object::Bucket(bucket) = &change.object else { continue };
+            let Some(life) = journal.life(bucket).await? else { continue };
+            if is_another(journal, &self.source, bucket, change.modified).await? {
+                change.action = Some(Action::Create);
+                ended.push(life);
+            }
+        }
+        Ok(Outcome { ended, ..answer::outcome(closes, changes) })
+    }
+
+    /// These changes without those that were overwritten since they were read. What is older than what is recorded of its
+    /// object and is still there came last: Kinto on PostgreSQL takes the timestamp of a write before it waits for those that
+    /// write the same object.
+    async fn present(&self, journal: &Journal, changes: Vec<Change>) -> Result<Vec<Change>, ExamineError> {
+        let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
+        let known = journal.known(&objects).await?;
+        let mut present = Vec::with_capacity(changes.len());
+        for change in changes {
+            let Some(known) =
+                known.get(&change.object).filter(|known| change.is_found && change.modified < known.modified)
+            else {
+                present.push(change);
+                continue;
+            };
+            let now = match list::look(&self.source, &change.object).await {
+                Ok(now) => now,
+                // Nobody can be asked.
+                Err(ReadError::Gone | ReadError::Refused(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+            let is_deletion = change.action == Some(Action::Delete);
+            if now.is_some_and(|now| now.modified == change.modified && now.deleted == is_deletion) {
+                let action = change.action.or(known.deleted.then_some(Action::Create));
+                present.push(Change { action, is_found: false, ..change });
+            }
+        }
+        Ok(present)
+    }
+}
