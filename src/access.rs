@@ -3,12 +3,12 @@
 //! Nothing of Kinto's access control is copied. Whether somebody may read a collection and all of its records is one
 //! [`question`] to the upstream, whose answer is remembered for `sidecar.permission_ttl`, and for as long again while it is
 //! asked anew. Answers are kept by a digest of the question and the credentials, so no requester is ever shown another's;
-//! those who ask alike share one question. A write that may have changed permissions voids what is remembered of its bucket.
-//! While the upstream fails, its last yes holds for those who show no credentials.
+//! those who ask alike share one question. An acknowledged write that may have changed permissions voids what is remembered of
+//! its bucket; after one of which nobody knows whether it happened, the upstream is asked anew. While it fails, its last yes
+//! holds for those who show no credentials.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +17,13 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 mod credentials;
+mod epoch;
 mod memory;
 mod object;
 mod question;
 mod refusal;
 
+use epoch::Epoch;
 use memory::{Answer, Memory, Name};
 use object::SharedRecords;
 
@@ -50,12 +52,11 @@ pub struct Access {
     shared: Arc<Memory<SharedRecords>>,
     identities: Arc<Memory<Identity>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
-    epochs: Vec<Arc<AtomicU64>>,
+    epochs: Vec<Arc<Epoch>>,
     /// Moves with any of them.
     changed: watch::Sender<u64>,
     ttl: Duration,
     stale_if_error: Duration,
-    batches: Arc<question::Refused>,
 }
 
 /// What the upstream says of somebody who wants to read a collection.
@@ -122,7 +123,6 @@ impl Access {
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
-            batches: Arc::default(),
         }
     }
 
@@ -152,9 +152,8 @@ impl Access {
     ) -> Result<Verdict, Error> {
         let epoch = self.epoch(bucket);
         let question = || {
-            let (object, batches) = (object(), Arc::clone(&self.batches));
-            let (upstream, credentials) = (upstream.clone(), credentials.clone());
-            async move { question::ask_to_read(&upstream, &object, &credentials, &batches).await }
+            let (object, upstream, credentials) = (object(), upstream.clone(), credentials.clone());
+            async move { question::ask_to_read(&upstream, &object, &credentials).await }
         };
         let error = match self.verdicts.get(name, &epoch, self.ttl, question).await {
             Ok(verdict) => return Ok(verdict),
@@ -215,17 +214,33 @@ impl Access {
 
     /// Permissions of a bucket, or of something in it, may have changed.
     pub fn invalidate_bucket(&self, bucket: &str) {
-        self.epoch(bucket).fetch_add(1, Ordering::AcqRel);
+        self.epoch(bucket).change();
         // Groups are principals.
-        self.epoch(EVERYBODY).fetch_add(1, Ordering::AcqRel);
-        self.changed.send_modify(|changes| *changes += 1);
+        self.epoch(EVERYBODY).change();
+        self.tell();
     }
 
     /// Anything may have changed.
     pub fn invalidate_all(&self) {
-        for epoch in &self.epochs {
-            epoch.fetch_add(1, Ordering::AcqRel);
-        }
+        self.epochs.iter().for_each(|epoch| epoch.change());
+        self.tell();
+    }
+
+    /// Nobody knows whether permissions of a bucket, or of something in it, changed: the upstream is asked. While it cannot
+    /// be, what it said before is good: whoever makes writes fail takes nothing from those who read.
+    pub fn doubt_bucket(&self, bucket: &str) {
+        self.epoch(bucket).doubt();
+        self.epoch(EVERYBODY).doubt();
+        self.tell();
+    }
+
+    /// Nobody knows whether anything changed.
+    pub fn doubt_all(&self) {
+        self.epochs.iter().for_each(|epoch| epoch.doubt());
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.changed.send_modify(|changes| *changes += 1);
     }
 
@@ -234,7 +249,7 @@ impl Access {
         self.changed.subscribe()
     }
 
-    fn epoch(&self, bucket: &str) -> Arc<AtomicU64> {
+    fn epoch(&self, bucket: &str) -> Arc<Epoch> {
         let mut hasher = DefaultHasher::new();
         bucket.hash(&mut hasher);
         let place = usize::try_from(hasher.finish() % EPOCHS as u64).unwrap_or_default();

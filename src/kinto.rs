@@ -9,11 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 
+mod absence;
 pub mod head;
 mod path;
 pub mod seq;
 mod uri;
 
+pub use absence::is_absence;
 pub use path::{RequestPath, Sent};
 pub use uri::{Resource, batch_path, is_segment, segment, selector};
 

@@ -208,27 +208,36 @@ impl Passing {
     }
 
     async fn ask(&self) {
+        let Observer { access, .. } = &*self.observer;
+        match &self.target {
+            Target::Records(_) => {}
+            Target::Collection(CollectionKey { bucket, .. })
+            | Target::Collections(bucket)
+            | Target::Bucket(bucket)
+            | Target::Groups(bucket) => access.invalidate_bucket(bucket),
+            Target::Buckets | Target::Accounts | Target::Everything => access.invalidate_all(),
+        }
         for key in self.suspects() {
             self.observer.ask(&key).await;
         }
     }
 
-    /// The collections that the write may have changed. They count as changed, permissions too.
+    /// The collections that the write may have changed. They count as changed; permissions are in doubt.
     fn suspects(&self) -> Vec<CollectionKey> {
         let Observer { timeline, access, .. } = &*self.observer;
         let keys = match &self.target {
             Target::Records(write) => vec![write.clock().key().clone()],
             Target::Collection(key) => {
-                access.invalidate_bucket(&key.bucket);
+                access.doubt_bucket(&key.bucket);
                 vec![key.clone()]
             }
             Target::Collections(bucket) | Target::Bucket(bucket) | Target::Groups(bucket) => {
-                access.invalidate_bucket(bucket);
+                access.doubt_bucket(bucket);
                 let keys = timeline.clocks().into_iter().map(|clock| clock.key().clone());
                 keys.filter(|key| key.bucket == *bucket).collect()
             }
             Target::Buckets | Target::Accounts | Target::Everything => {
-                access.invalidate_all();
+                access.doubt_all();
                 timeline.clocks().into_iter().map(|clock| clock.key().clone()).collect()
             }
         };

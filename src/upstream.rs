@@ -27,6 +27,7 @@ use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
 
+mod batches;
 mod bound;
 mod connect;
 mod described;
@@ -37,6 +38,7 @@ mod socket;
 mod transfer;
 mod words;
 
+pub use batches::{Batches, Sender as BatchSender};
 pub use described::Description;
 pub use error::UpstreamError;
 pub use words::{Advice, Ended};
@@ -67,6 +69,7 @@ struct Inner {
     auth: Option<ServiceAuth>,
     patience: Duration,
     described: Arc<Described>,
+    batches: Arc<Batches>,
     /// What it said beside its answers, to any thread.
     words: Arc<Words>,
 }
@@ -104,6 +107,7 @@ impl Upstream {
             auth: settings.auth.clone(),
             patience: settings.limits.upstream_timeout,
             described: Arc::default(),
+            batches: Arc::default(),
             words: Arc::default(),
         })))
     }
@@ -124,6 +128,7 @@ impl Upstream {
             auth: inner.auth.clone(),
             patience: inner.patience,
             described: Arc::clone(&inner.described),
+            batches: Arc::clone(&inner.batches),
             words: Arc::clone(&inner.words),
         }))
     }

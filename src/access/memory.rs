@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Credentials;
+use super::epoch::{Epoch, Moment};
 use crate::upstream::UpstreamError;
 
 /// For how long something is remembered that nobody asks for.
@@ -53,7 +53,7 @@ pub(super) struct Memory<T> {
 struct Known<T> {
     value: T,
     asked: Instant,
-    epoch: u64,
+    at: Moment,
 }
 
 type Gates = Arc<Mutex<HashMap<Name, Weak<Gate>>>>;
@@ -104,7 +104,7 @@ impl<T: Answer> Memory<T> {
     pub(super) async fn get<Q>(
         self: &Arc<Self>,
         name: Name,
-        epoch: &Arc<AtomicU64>,
+        epoch: &Arc<Epoch>,
         ttl: Duration,
         question: impl FnOnce() -> Q,
     ) -> Result<T, UpstreamError>
@@ -138,16 +138,19 @@ impl<T: Answer> Memory<T> {
         asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
     }
 
-    /// What was said no longer than `age` ago and was no refusal.
-    pub(super) fn given(&self, name: Name, epoch: &Arc<AtomicU64>, age: Duration) -> Option<T> {
-        let known = self.current(name, epoch)?;
+    /// What was said no longer than `age` ago, was no refusal, and is not known to have changed.
+    pub(super) fn given(&self, name: Name, epoch: &Arc<Epoch>, age: Duration) -> Option<T> {
+        let known = self.known(name).filter(|known| known.at.may_be(epoch.now()))?;
         (known.asked.elapsed() < age && !known.value.is_refusal()).then(|| known.value.clone())
     }
 
     /// What is remembered, unless permissions may have changed since it was asked for.
-    fn current(&self, name: Name, epoch: &AtomicU64) -> Option<Arc<Known<T>>> {
-        let known = self.given.get(&name).or_else(|| self.refused.get(&name));
-        known.filter(|known| known.epoch == epoch.load(Ordering::Acquire))
+    fn current(&self, name: Name, epoch: &Epoch) -> Option<Arc<Known<T>>> {
+        self.known(name).filter(|known| known.at == epoch.now())
+    }
+
+    fn known(&self, name: Name) -> Option<Arc<Known<T>>> {
+        self.given.get(&name).or_else(|| self.refused.get(&name))
     }
 
     fn keep(&self, name: Name, known: Known<T>) {
@@ -176,16 +179,16 @@ impl<T: Answer> Memory<T> {
         self: &Arc<Self>,
         gate: Arc<Gate>,
         turn: OwnedMutexGuard<()>,
-        epoch: &Arc<AtomicU64>,
+        epoch: &Arc<Epoch>,
         question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
     ) -> JoinHandle<Result<T, UpstreamError>> {
         let (memory, epoch) = (Arc::clone(self), Arc::clone(epoch));
         tokio::spawn(async move {
             let _turn = turn;
-            let (asked, epoch) = (Instant::now(), epoch.load(Ordering::Acquire));
+            let (asked, at) = (Instant::now(), epoch.now());
             let answer = question.await;
             match &answer {
-                Ok(value) => memory.keep(gate.name, Known { value: value.clone(), asked, epoch }),
+                Ok(value) => memory.keep(gate.name, Known { value: value.clone(), asked, at }),
                 Err(error) => {
                     *gate.failure.lock().unwrap_or_else(PoisonError::into_inner) =
                         Some((Instant::now(), error.clone()));
@@ -261,10 +264,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_has_one_answer() {
-        let (memory, epoch) = (Arc::new(Memory::new(1 << 20)), Arc::default());
+        let (memory, epoch) = (Arc::new(Memory::new(1 << 20)), Arc::<Epoch>::default());
         ask(&memory, 1, Said(1, false)).await;
         assert!(memory.given(name(1), &epoch, IDLE).is_some());
-        memory.keep(name(1), Known { value: Said(1, true), asked: Instant::now(), epoch: 0 });
+        memory.keep(name(1), Known { value: Said(1, true), asked: Instant::now(), at: epoch.now() });
         assert!(memory.given(name(1), &epoch, IDLE).is_none());
         assert!(memory.current(name(1), &epoch).is_some_and(|known| known.value.1));
     }

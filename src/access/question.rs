@@ -9,8 +9,7 @@
 //! It is never asked below `/buckets/default`, where asking makes what is asked for.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -18,20 +17,12 @@ use http::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Credentials, Granted, Refusal, Verdict};
 use crate::journal::Object;
-use crate::kinto::{Timestamp, batch_path};
-use crate::upstream::{Upstream, UpstreamError};
-
-/// How long an upstream that takes no batch is asked singly.
-const SINGLY: Duration = Duration::from_secs(60);
-
-/// When the upstream last said that it takes no batch.
-#[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<Option<Instant>>);
+use crate::kinto::{Timestamp, batch_path, is_absence};
+use crate::upstream::{BatchSender, Upstream, UpstreamError};
 
 #[derive(Deserialize)]
 struct Shown {
@@ -58,31 +49,11 @@ struct SubAnswer<'b> {
     body: Option<&'b RawValue>,
 }
 
-#[derive(Deserialize, Default)]
-struct Problem {
-    #[serde(default)]
-    message: String,
-    #[serde(default)]
-    details: serde_json::Value,
-}
-
-impl Refused {
-    fn is_recent(&self) -> bool {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|last| last.elapsed() < SINGLY)
-    }
-
-    fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-}
-
 /// Asks for an object, and for something in it that nobody has.
 pub(super) async fn ask_to_read(
     upstream: &Upstream,
     object: &Object,
     credentials: &Credentials,
-    refused: &Refused,
 ) -> Result<Verdict, UpstreamError> {
     let uri = object.to_string();
     let (list, kind) = match object {
@@ -94,7 +65,7 @@ pub(super) async fn ask_to_read(
         }
     };
     let absent = format!("{uri}/{list}/{}", Uuid::new_v4());
-    let together = both(upstream, [&uri, &absent], credentials, refused).await?;
+    let together = both(upstream, [&uri, &absent], credentials).await?;
     let (shown, absence) = match together {
         Some((shown, absence)) => (shown, Some(absence)),
         None => (get(upstream, &uri, credentials).await?, None),
@@ -106,7 +77,7 @@ pub(super) async fn ask_to_read(
         Some(absence) => absence,
         None => get(upstream, &absent, credentials).await?,
     };
-    if is_absence(&absence, kind) { Ok(granted(&shown)) } else { refusal(absence) }
+    if is_absence(absence.status(), absence.body(), kind) { Ok(granted(&shown)) } else { refusal(absence) }
 }
 
 /// What the upstream answers to somebody who may not.
@@ -127,29 +98,13 @@ fn granted(shown: &Response<Bytes>) -> Verdict {
     Verdict::Granted(Granted { metadata: shown.map(|shown| shown.data.last_modified), stale: false })
 }
 
-/// Whether an answer says that there is no object of this kind with the id that was made up, to somebody who would be shown
-/// it.
-fn is_absence(answer: &Response<Bytes>, kind: &str) -> bool {
-    let problem: Problem = serde_json::from_slice(answer.body()).unwrap_or_default();
-    match answer.status() {
-        // SECURITY: somebody between the sidecar and Kinto may have made a bare 404 of a 403.
-        StatusCode::NOT_FOUND => {
-            problem.details.get("resource_name").and_then(serde_json::Value::as_str) == Some(kind)
-        }
-        // Kinto: an id that its generator would not make is told of behind the check of permissions.
-        StatusCode::BAD_REQUEST => problem.message.contains("Invalid object id"),
-        _ => false,
-    }
-}
-
 /// Asks for both at once; `None` where the upstream takes no batch.
 async fn both(
     upstream: &Upstream,
     paths: [&str; 2],
     credentials: &Credentials,
-    refused: &Refused,
 ) -> Result<Option<(Response<Bytes>, Response<Bytes>)>, UpstreamError> {
-    if refused.is_recent() {
+    if upstream.batches().refusal().is_some() {
         return Ok(None);
     }
     let requests = paths.map(|path| json!({"path": batch_path(path)}));
@@ -163,11 +118,7 @@ async fn both(
             return Err(UpstreamError::of_status(answer.status(), "a question of permission"));
         }
         status => {
-            // A read-only Kinto, or a front that lets no batch through; of this one alone it says nothing about others.
-            let is_of_this_one = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
-            if !is_of_this_one && status != StatusCode::BAD_REQUEST && status != StatusCode::UNAUTHORIZED {
-                refused.note();
-            }
+            upstream.batches().answered(status, BatchSender::Requester);
             return Ok(None);
         }
     }
@@ -199,34 +150,4 @@ async fn get(
     credentials: &Credentials,
 ) -> Result<Response<Bytes>, UpstreamError> {
     upstream.ask_as(Method::GET, path, credentials.headers(), Bytes::new()).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn is_yes(status: StatusCode, body: &'static str) -> bool {
-        let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
-        *answer.status_mut() = status;
-        is_absence(&answer, "record")
-    }
-
-    #[test]
-    fn only_kintos_own_word_that_a_record_is_not_there_is_a_yes() {
-        let named = r#"{"code":404,"errno":110,"details":{"id":"x","resource_name":"record"}}"#;
-        let collection = r#"{"code":404,"errno":111,"details":{"id":"c","resource_name":"collection"}}"#;
-        let invalid = r#"{"code":400,"errno":107,"message":"path: Invalid object id","details":[]}"#;
-        assert!(is_yes(StatusCode::NOT_FOUND, named));
-        assert!(is_yes(StatusCode::BAD_REQUEST, invalid));
-        for (status, body) in [
-            (StatusCode::NOT_FOUND, collection),
-            (StatusCode::NOT_FOUND, "<html>not found</html>"),
-            (StatusCode::NOT_FOUND, r#"{"code":404,"errno":111,"error":"Not Found"}"#),
-            (StatusCode::BAD_REQUEST, r#"{"code":400,"message":"no"}"#),
-            (StatusCode::FORBIDDEN, named),
-            (StatusCode::OK, named),
-        ] {
-            assert!(!is_yes(status, body), "{status} {body}");
-        }
-    }
 }

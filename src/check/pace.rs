@@ -94,7 +94,7 @@ impl<'a> Pace<'a> {
                 }
             }
         }
-        if let Some(why) = heads.refusal() {
+        if let Some(why) = self.upstream.batches().refusal() {
             report.say(&format!(
                 "batches       none here ({why}): each collection is asked for by itself, which takes longer where \
                  Kinto is far"

@@ -36,7 +36,7 @@ impl Observer {
 
     /// What another sidecar saw was not told: anything may have been written.
     pub fn heard_of_everything(&self) {
-        self.access.invalidate_all();
+        self.access.doubt_all();
         for clock in self.timeline.clocks() {
             self.timeline.touched(clock.key());
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 mod matrix;
 
 use crate::support::{
-    Chaos, Client, Kinto, Recorded, Recorder, Response, SERVICE_ACCOUNT, Sidecar, eventually, unique,
+    Chaos, Client, Fate, Kinto, Recorded, Recorder, Response, SERVICE_ACCOUNT, Sidecar, eventually, unique,
 };
 
 /// Long enough that nothing is forgotten during a test.
@@ -223,6 +223,70 @@ async fn a_permission_that_was_withdrawn_is_not_good_while_the_upstream_fails() 
         (changeset(&client, &collection).await.status == 401).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn whose_writes_fail_takes_nothing_from_those_who_read() {
+    let kinto = Kinto::shared();
+    let chaos = Chaos::before(kinto.url());
+    let sidecar = Sidecar::start(chaos.url(), &[SERVICE_ACCOUNT, LONG, ("sidecar.stale_if_error", "1h")]);
+    let (client, alice) = (sidecar.client(), sidecar.client().user("alice"));
+    let collection = collection(&kinto.client(), json!(["system.Everyone"])).await;
+    let bucket = collection.strip_suffix("/collections/c").unwrap();
+    let fresh = changeset(&client, &collection).await.expect(200);
+    chaos.cut();
+    let readers = json!({"permissions": {"read": []}});
+    let sub_request = json!({"method": "PATCH", "path": collection, "body": readers});
+    let attempts = [
+        alice.patch(&collection).json(readers.clone()),
+        alice.patch(bucket).json(readers.clone()),
+        alice.put(&format!("{collection}/records/r")).data(json!({})),
+        alice.post(&format!("{bucket}/collections")).json(readers),
+        alice.put(&format!("{bucket}/groups/g")).data(json!({"members": []})),
+        alice.delete("/buckets"),
+        alice.put("/accounts/alice").data(json!({"password": "x"})),
+        alice.post("/__flush__"),
+        alice.post("/batch").json(json!({"requests": [sub_request]})),
+    ];
+    for attempt in attempts {
+        let what = format!("{attempt:?}");
+        assert!(attempt.await.status >= 500, "{what}");
+        let stale = changeset(&client, &collection).await.expect(200);
+        assert_eq!(stale.json(), fresh.json(), "{what}");
+        client.get(&format!("{collection}/_changes")).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn after_a_write_that_may_have_happened_the_upstream_is_asked_who_may_read() {
+    let kinto = Kinto::shared();
+    let recorder = Recorder::before(kinto.url());
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT, LONG]);
+    let client = sidecar.client();
+    let collection = collection(&kinto.client(), json!(["system.Everyone"])).await;
+    changeset(&client, &collection).await.expect(200);
+    recorder.intercept(|request| if request.method == "PATCH" { Fate::Answer(502) } else { Fate::Pass });
+    let withdrawn = json!({"permissions": {"read": []}});
+    client.user("alice").patch(&collection).json(withdrawn.clone()).await.expect(502);
+    // It had come through all the same.
+    kinto.client().user("alice").patch(&collection).json(withdrawn).await.expect(200);
+    changeset(&client, &collection).await.expect(401);
+}
+
+#[tokio::test]
+async fn what_timestamps_found_out_of_batches_holds_for_permissions() {
+    let kinto = Kinto::shared();
+    let recorder = Recorder::before(kinto.url());
+    recorder.intercept(|request| if request.path() == "/v1/batch" { Fate::Answer(405) } else { Fate::Pass });
+    let collection = collection(&kinto.client(), json!(["system.Everyone"])).await;
+    let bucket = collection.strip_suffix("/collections/c").unwrap();
+    kinto.client().user("alice").put(&format!("{bucket}/collections/d")).await.expect(201);
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT, ("changes.resources", bucket)]);
+    let client = sidecar.client();
+    client.get("/buckets/monitor/collections/changes/records").await.expect(200);
+    assert_eq!(recorder.count(|request| request.path() == "/v1/batch"), 1);
+    changeset(&client, &collection).await.expect(200);
+    assert_eq!(recorder.count(|request| request.path() == "/v1/batch"), 1);
 }
 
 #[tokio::test]

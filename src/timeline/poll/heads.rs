@@ -1,12 +1,10 @@
 //! The timestamps of some collections: the one place that asks for many at once.
 //!
-//! They are asked for together, in a batch, where the upstream takes batches. A read-only Kinto answers 405 to every
-//! `POST`, and a server in front of one may have a mind of its own: then each collection is asked for by itself, a few
-//! at a time, and a batch is tried again now and then. A batch that fails as a whole is asked again one by one, so
-//! that a collection on which the upstream chokes costs nobody else anything.
+//! They are asked for together, in a batch, where the upstream takes [`batches`](crate::upstream::Batches), else each by
+//! itself, a few at a time. A batch that fails as a whole is asked again one by one, so that a collection on which the
+//! upstream chokes costs nobody else anything.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -17,19 +15,13 @@ use tokio::time::Instant;
 
 use crate::kinto::{CollectionKey, Timestamp, batch_path};
 use crate::mirror::read::{ReadError, Source};
-use crate::upstream::{Description, Upstream, UpstreamError};
+use crate::upstream::{BatchSender, Description, Upstream, UpstreamError};
 
 /// How many collections are asked for in a batch where nobody says how many it may hold.
 const MOST: usize = 25;
 
 /// How many are asked for at a time where there are no batches.
 const AT_A_TIME: usize = 4;
-
-/// How long an upstream that takes no batches is taken for such a one.
-const AGAIN: Duration = Duration::from_secs(300);
-
-/// So many batches in a row failed though each of their questions was answered: then it is the batches.
-const STRIKES: u32 = 3;
 
 /// So many questions that fail, with none that is answered, are the upstream's trouble and not the collections'.
 const GIVE_UP: usize = 3;
@@ -44,7 +36,6 @@ pub struct Heads {
     source: Source,
     /// The most that the settings allow in a batch; 0 where they do not say.
     most: usize,
-    batches: Mutex<Batches>,
 }
 
 /// A collection's timestamp, and the number of its live records.
@@ -57,19 +48,6 @@ pub struct Answers {
     pub heads: Vec<Result<Head, ReadError>>,
     /// For how long the upstream was kept busy.
     pub busy: Duration,
-}
-
-/// How the upstream takes batches.
-#[derive(Debug, Default)]
-struct Batches {
-    refused: Option<Refused>,
-    strikes: u32,
-}
-
-#[derive(Debug)]
-struct Refused {
-    since: Instant,
-    why: String,
 }
 
 /// Why a batch as a whole was not answered.
@@ -98,7 +76,7 @@ struct SubAnswer {
 impl Heads {
     /// Asks `upstream`, of at most `most` collections in a batch, 0 where it is for the upstream to say.
     pub fn new(upstream: Upstream, most: usize) -> Self {
-        Self { source: Source::new(upstream.clone()), upstream, most, batches: Mutex::default() }
+        Self { source: Source::new(upstream.clone()), upstream, most }
     }
 
     /// How many collections one question can name.
@@ -108,61 +86,32 @@ impl Heads {
         theirs.map_or(own, |theirs| theirs.min(own))
     }
 
-    /// Why collections are asked for one by one, where they are.
-    pub fn refusal(&self) -> Option<String> {
-        let batches = self.batches();
-        batches
-            .refused
-            .as_ref()
-            .filter(|refused| refused.since.elapsed() < AGAIN)
-            .map(|refused| refused.why.clone())
-    }
-
     /// What the upstream says of each collection; an error where it says nothing at all.
     pub async fn ask(&self, keys: &[CollectionKey]) -> Result<Answers, UpstreamError> {
-        if keys.len() < 2 || self.refusal().is_some() {
+        let batches = self.upstream.batches();
+        if keys.len() < 2 || batches.refusal().is_some() {
             return self.ask_singly(keys).await;
         }
         let began = Instant::now();
         let error = match self.ask_together(keys).await {
             Ok(heads) => {
-                *self.batches() = Batches::default();
+                batches.worked();
                 return Ok(Answers { heads, busy: began.elapsed() });
             }
             Err(BatchError::Upstream(error)) if error.is_absent() => return Err(error),
             Err(error) => error,
         };
-        let is_no_batch = matches!(&error, BatchError::Status(status) if is_refusal(*status));
-        if is_no_batch {
-            self.refuse(&error);
-        }
+        let is_no_batch =
+            matches!(&error, BatchError::Status(status) if batches.answered(*status, BatchSender::Own));
         tracing::debug!(%error, "a batch failed: its collections are asked for one by one");
         let mut answers = self.ask_singly(keys).await?;
         answers.busy = began.elapsed().max(answers.busy);
         let is_nobodys_fault =
             answers.heads.iter().all(|answer| answer.as_ref().map_or_else(is_answer, |_| true));
         if !is_no_batch && is_nobodys_fault {
-            let strikes = {
-                let mut batches = self.batches();
-                batches.strikes += 1;
-                batches.strikes
-            };
-            if strikes >= STRIKES {
-                self.refuse(&error);
-            }
+            batches.failed_alone(&error.to_string());
         }
         Ok(answers)
-    }
-
-    fn refuse(&self, error: &BatchError) {
-        let why = error.to_string();
-        let before = self.batches().refused.replace(Refused { since: Instant::now(), why });
-        if before.is_none() {
-            tracing::warn!(
-                %error,
-                "the upstream takes no batches: each collection is asked for by itself"
-            );
-        }
     }
 
     async fn ask_together(&self, keys: &[CollectionKey]) -> Result<Vec<Result<Head, ReadError>>, BatchError> {
@@ -195,10 +144,6 @@ impl Heads {
             }
         }
         Ok(answers)
-    }
-
-    fn batches(&self) -> MutexGuard<'_, Batches> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,16 +191,4 @@ fn trouble(heads: &[Result<Head, ReadError>], of: usize) -> Option<UpstreamError
 /// Whether the upstream answered, be it that there is no such collection, or that the account may not read it.
 fn is_answer(error: &ReadError) -> bool {
     matches!(error, ReadError::Gone | ReadError::Refused(_))
-}
-
-/// Whether a status says that there are no batches here, as opposed to something about this one.
-fn is_refusal(status: StatusCode) -> bool {
-    let is_of_this_batch = matches!(
-        status,
-        StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::CONFLICT
-    );
-    !is_of_this_batch && (!status.is_server_error() || status == StatusCode::NOT_IMPLEMENTED)
 }
