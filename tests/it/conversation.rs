@@ -8,10 +8,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use model::{Conversation, EAGER, HASTY, Heard, Meant};
+use model::{BROKEN, CODED, Conversation, EAGER, FIELDS, HASTY, Heard, Meant};
 
 use crate::deploy::{Cache, Kind, free_port};
-use crate::support::stub::{PATIENCE, Proxy, Raw};
+use crate::support::stub::{Answer, PATIENCE, Proxy, Raw};
 
 #[path = "../fuzz/src/conversation.rs"]
 mod model;
@@ -62,14 +62,7 @@ fn listen(mut stream: &TcpStream, bytes: &mut Vec<u8>, note: &Sender<Heard>) -> 
             }
             if !is_answered && (is_over || is_early) {
                 is_answered = true;
-                let (status, close) = match (is_hasty, is_early) {
-                    (true, _) => (413, "Connection: close\r\n"),
-                    (_, true) => (404, ""),
-                    _ => (200, ""),
-                };
-                let (length, target) = (said.target.len(), &said.target);
-                let head = format!("HTTP/1.1 {status} Said\r\n{close}Content-Length: {length}\r\n\r\n");
-                stream.write_all([head.as_bytes(), target.as_bytes()].concat().as_slice()).ok()?;
+                stream.write_all(answer(&said.target).as_bytes()).ok()?;
             }
             if is_over {
                 let rest = behind.filter(|_| said.is_whole && !is_hasty)?.to_vec();
@@ -87,6 +80,28 @@ fn listen(mut stream: &TcpStream, bytes: &mut Vec<u8>, note: &Sender<Heard>) -> 
     }
 }
 
+/// What the upstream answers to a target.
+fn answer(target: &str) -> String {
+    let is = |path| target.starts_with(path);
+    if is(BROKEN) {
+        return format!("HTTP/1.1 200 Said\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n{target}\r\n0\r\n\r\n");
+    }
+    let mut head = match () {
+        () if is(HASTY) => "HTTP/1.1 413 Said\r\nConnection: close\r\n",
+        () if is(EAGER) => "HTTP/1.1 404 Said\r\n",
+        () => "HTTP/1.1 200 Said\r\n",
+    }
+    .to_owned();
+    if is(FIELDS) {
+        head.extend((0..300).map(|number| format!("X-{number}: {number}\r\n")));
+    }
+    let length = target.len();
+    if is(CODED) {
+        return format!("{head}Transfer-Encoding: gzip, chunked\r\n\r\n{length:x}\r\n{target}\r\n0\r\n\r\n");
+    }
+    format!("{head}Content-Length: {length}\r\n\r\n{target}")
+}
+
 /// Has a conversation with the server at `address`; what is wrong with it.
 fn converse(
     address: SocketAddr,
@@ -95,13 +110,15 @@ fn converse(
     upstream: &Listener,
 ) -> Option<String> {
     let mut client = Raw::connect(address);
+    let mut is_taken = true;
     for piece in conversation.pieces() {
-        // The server may have closed: what it said stays to be read.
-        let _ = client.0.get_mut().write_all(piece);
+        is_taken &= client.0.get_mut().write_all(piece).is_ok();
         std::thread::sleep(Duration::from_micros(300));
     }
+    let awaited = if conversation.is_patient { conversation.statuses.len() } else { 0 };
+    let mut answers: Vec<_> = (0..awaited).map_while(|_| client.read()).collect();
     let _ = client.0.get_ref().shutdown(Shutdown::Write);
-    let answers: Vec<_> = std::iter::from_fn(|| client.read()).collect();
+    answers.extend(std::iter::from_fn(|| client.read()));
     // What an earlier one broke off may be heard late.
     let heard: Vec<Heard> = upstream.heard.try_iter().filter(|heard| !heard.is_of_another(seed)).collect();
     let said = model::read(&conversation.bytes);
@@ -115,11 +132,21 @@ fn converse(
             return Some(format!("{} was answered with {}", said.target, answer.text()));
         }
     }
-    let statuses: Vec<u16> = answers.iter().map(crate::support::stub::Answer::status).collect();
+    let statuses: Vec<u16> = answers.iter().map(Answer::status).collect();
     if !statuses.starts_with(&conversation.statuses) || answers.len() > said.len() + 1 {
         return Some(format!("answered {statuses:?}, and not {:?}", conversation.statuses));
     }
-    None
+    if conversation.statuses.is_empty() {
+        return None;
+    }
+    // Many clients do not look for an answer once they cannot send.
+    if !is_taken {
+        return Some(format!("reset while it was sending, and answered {statuses:?}"));
+    }
+    let is_told = |answer: &Answer| answer.header("connection") == ["close"];
+    let is_closed = answers.len() < said.len();
+    (is_closed && !answers.last().is_some_and(is_told))
+        .then(|| format!("closed after {statuses:?} without a word"))
 }
 
 /// Has conversations, beginning with the seed and for as long as the environment says.

@@ -195,11 +195,18 @@ pub struct Conversation {
     pub cuts: Vec<usize>,
     /// The statuses that have to come first.
     pub statuses: Vec<u16>,
+    /// Whether these answers are read before the client ends its side.
+    pub is_patient: bool,
 }
 
 /// Paths to which an upstream of [`Conversation`]s answers before it has read the body: and closes, or reads on.
 pub const HASTY: &str = "/v1/hasty";
 pub const EAGER: &str = "/v1/eager";
+/// Paths to which it answers with a body that is broken from its beginning, or coded for the connection in another way than
+/// by chunks, or with more fields than most parsers take.
+pub const BROKEN: &str = "/v1/broken";
+pub const CODED: &str = "/v1/coded";
+pub const FIELDS: &str = "/v1/fields";
 /// A path of the sidecar's own that takes no `POST`.
 pub const OWN: &str = "/v1/buckets/a/collections/b/changeset";
 
@@ -211,10 +218,15 @@ impl Conversation {
         let mut is_open = true;
         for number in 0..=dice.below(6) {
             let has_body = !dice.one_in(3);
-            let (path, status) = match dice.below(8) {
-                0 => (HASTY, 413),
-                1 => (EAGER, 404),
-                2 | 3 if has_body => (OWN, 405),
+            let is_coded = has_body && dice.one_in(16);
+            let (path, status) = match dice.below(16) {
+                _ if is_coded => ("/v1/plain", 501),
+                0 | 1 => (HASTY, 413),
+                2 | 3 => (EAGER, 404),
+                4..8 if has_body => (OWN, 405),
+                8 => (BROKEN, 502),
+                9 => (CODED, 502),
+                10 => (FIELDS, 200),
                 _ => ("/v1/plain", 200),
             };
             let method = match (has_body, status) {
@@ -230,19 +242,47 @@ impl Conversation {
             if dice.one_in(4) {
                 let _ = write!(head, "X-Pad: {}\r\n", "p".repeat(dice.below(5_000)));
             }
-            let body = if has_body { body(&mut dice) } else { Vec::new() };
+            if dice.one_in(12) {
+                (0..100 + dice.below(300)).for_each(|number| _ = write!(head, "X-{number}: <\r\n"));
+            }
+            let mut body = if has_body { body(&mut dice) } else { Vec::new() };
+            let is_growing = status == 405 && dice.one_in(3);
+            if is_growing {
+                body = growing_body(&mut dice);
+                // What is read first ends with the head.
+                let framing = format!("Content-Length: {}\r\n\r\n", body.len());
+                let rest = 4_096_usize.saturating_sub((head.len() + "X: \r\n".len() + framing.len()) % 4_096);
+                let _ = write!(head, "X: {}\r\n", "p".repeat(rest));
+            }
+            let is_early = has_body && matches!(status, 404 | 405 | 413 | 501);
+            if is_early && dice.one_in(8) {
+                // More than stands anywhere between the two.
+                let length = (1 << 20) + dice.below(3 << 20);
+                body.resize(body.len() + length, b'<');
+            }
             if is_open {
                 statuses.push(status);
                 // An answer that does not wait for the body may be the last one.
-                is_open = status == 200 || !has_body;
+                is_open = !is_early;
             }
             bytes.extend_from_slice(head.as_bytes());
             if !has_body {
                 bytes.extend_from_slice(b"\r\n");
-            } else if dice.one_in(2) {
+            } else if is_coded {
+                let coding = ["gzip, chunked", "chunked, chunked", "gzip\r\nTransfer-Encoding: chunked"]
+                    .get(dice.below(3));
+                let coding = coding.copied().unwrap_or_default();
+                bytes.extend_from_slice(format!("Transfer-Encoding: {coding}\r\n\r\n").as_bytes());
+                push_chunks(&mut dice, &body, &mut bytes);
+            } else if is_growing || dice.one_in(2) {
                 bytes.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
                 bytes.extend_from_slice(&body);
             } else {
+                if dice.one_in(10) {
+                    // Which of the two counts is one thing, and that nothing may follow another.
+                    bytes.extend_from_slice(format!("Content-Length: {}\r\n", dice.below(40)).as_bytes());
+                    is_open = false;
+                }
                 bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
                 push_chunks(&mut dice, &body, &mut bytes);
             }
@@ -255,7 +295,7 @@ impl Conversation {
         let mut cuts: Vec<usize> = (0..dice.below(5)).map(|_| dice.below(bytes.len())).collect();
         cuts.push(bytes.len());
         cuts.sort_unstable();
-        Self { bytes, cuts, statuses }
+        Self { bytes, cuts, statuses, is_patient: dice.one_in(2) }
     }
 
     /// What is sent, piece by piece.
@@ -279,6 +319,15 @@ fn body(dice: &mut Dice) -> Vec<u8> {
             _ => body.extend_from_slice(b"\nPOST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n\"\"\""),
         }
     }
+    body
+}
+
+/// A body with room for what stands behind it, should some of it be read as a target and escaped.
+fn growing_body(dice: &mut Dice) -> Vec<u8> {
+    let mut body = vec![b'f'; 4_096 * (1 + dice.below(4))];
+    body.extend_from_slice(b"x ");
+    body.extend(std::iter::repeat_n(b'<', 100 + dice.below(3_000)));
+    body.extend_from_slice(b"\r\nGET /v1/SMUGGLED HTTP/1.1\r\nHost: h\r\nX-I: ");
     body
 }
 
