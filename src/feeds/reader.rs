@@ -393,9 +393,10 @@ impl Drop for Reader {
             return;
         }
         // How much of it was read is not known. Of what there was at first, somebody who goes on in the middle is taken to
-        // have read the rest here, too: else they would be given a lot again.
+        // have read the rest here, too: else they would be given a lot again. Whoever comes back with the seq that they had
+        // may have read nothing of what was told again at that seq.
         let seq = self.position.seq.min(self.memory.began);
-        if seq >= self.begin.seq {
+        if seq > self.begin.seq || seq == self.begin.seq && self.begin.doubt.is_none() {
             let reached = Position { seq, ..self.position.clone() };
             self.memory.presence.note(&self.begin, &reached, false);
         }

@@ -45,6 +45,28 @@ async fn now_is_when_the_request_arrived() {
 }
 
 #[tokio::test]
+async fn who_was_cut_off_while_they_were_told_again_is_told_again() {
+    let world = World::new(&[]).await;
+    // What this sidecar did not see being written, it may have shown to nobody.
+    let direct = Kinto::shared().client().user("alice");
+    let mut newest = 0;
+    for id in ["a", "b", "c"] {
+        let path = format!("{}/records/{id}", world.collection);
+        newest = direct.put(&path).await.expect(201).timestamp();
+    }
+    let query = format!("feed=continuous&since={newest}");
+    let mut cut = world.follow(&query).await;
+    assert_eq!(cut.row().await.unwrap()["seq"], newest);
+    drop(cut);
+    let mut feed = world.follow(&query).await;
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        told.push(feed.row().await.unwrap()["id"].clone());
+    }
+    assert_eq!(told, ["a", "b"]);
+}
+
+#[tokio::test]
 async fn a_continuous_feed_goes_on_until_it_has_waited_in_vain() {
     let world = World::new(&[]).await;
     let first = world.write("a", json!({})).await;

@@ -172,22 +172,27 @@ async fn read(
                 let path = format!("{COLLECTION}/_changes?feed=eventsource&since=0&timeout=300");
                 let id = came_with.to_string();
                 let mut feed = Follower::open_at(address, &path, &[("last-event-id", &id), agent]).await;
-                for _ in 0..rows {
+                // What is told again comes with each connection before what is new.
+                let mut new = 0;
+                while new < rows {
                     let Some(event) = feed.event().await else { break };
                     let Some(data) = event.data.filter(|data| !data.is_empty()) else { continue };
                     told.row(&serde_json::from_str(&data).unwrap(), &came_with);
+                    new += u64::from(told.since > came_with);
                 }
             }
             Kind::Lines => {
                 let path = format!("{COLLECTION}/_changes?feed=continuous&since={came_with}&timeout=300");
                 let mut feed = Follower::open_at(address, &path, &[agent]).await;
-                for _ in 0..rows {
+                let mut new = 0;
+                while new < rows {
                     let Some(row) = feed.row().await else { break };
                     if row.get("last_seq").is_some() {
                         told.since = Seq::of(&row["last_seq"]);
                         break;
                     }
                     told.row(&row, &came_with);
+                    new += u64::from(told.since > came_with);
                 }
             }
             Kind::Polls | Kind::Pages => {
