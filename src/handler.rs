@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::access::Credentials;
 use crate::app::App;
+use crate::aside;
 use crate::body::{self, Body};
 use crate::buffers::Hold;
 use crate::cors;
@@ -222,7 +223,8 @@ impl DefaultRead {
 
     /// It was answered. When this returns, the journal has what was made.
     pub(crate) async fn end(self, status: StatusCode) {
-        _ = self.0.answered(&[SubAnswer { status, body: &[], modified: None }]).await;
+        let answers: Arc<[SubAnswer]> = Arc::new([SubAnswer::read(status, Bytes::new(), None)]);
+        _ = self.0.answered(&answers).await;
     }
 }
 
@@ -263,9 +265,15 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
         let request = Request::from_parts(parts, body);
         let (answer, body) = forward::buffered(&core, request, &peer, &mut hold).await?;
         let modified = answer.headers.get(ETAG).and_then(Timestamp::from_etag);
-        let recorded =
-            recording.answered(&[SubAnswer { status: answer.status, body: &body, modified }]).await;
-        passing.answered(answer.status, &body).await;
+        let read = {
+            let (status, body) = (answer.status, body.clone());
+            move || SubAnswer::read(status, body, modified)
+        };
+        let answers: Arc<[SubAnswer]> = Arc::new([aside::run(body.len(), read).await?]);
+        let recorded = recording.answered(&answers).await;
+        if let [told] = &*answers {
+            passing.answered(told.status, &told.objects).await;
+        }
         recorded?;
         Ok(Response::from_parts(answer, Body::full(body).held(hold)))
     });

@@ -22,6 +22,7 @@
 
 pub mod access;
 pub mod app;
+mod aside;
 pub mod body;
 pub mod bounded;
 pub mod buffers;

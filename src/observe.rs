@@ -190,14 +190,14 @@ impl Observer {
 
 impl Passing {
     /// The upstream answered this.
-    pub async fn answered(mut self, status: StatusCode, body: &[u8]) {
+    pub async fn answered(mut self, status: StatusCode, objects: &Objects) {
         if status.is_server_error() {
             // Dropping it says that the outcome is not known.
             return;
         }
         self.is_settled = true;
         if status.is_success() {
-            self.succeeded(status, &Objects::of(body)).await;
+            self.succeeded(status, objects).await;
         }
     }
 

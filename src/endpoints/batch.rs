@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 mod request;
 
 use super::{Endpoint, list};
-use crate::access::Credentials;
+use crate::aside;
 use crate::body::{self, Body};
 use crate::buffers::Hold;
 use crate::cors::{self, Exposed};
@@ -34,7 +34,7 @@ use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
 use crate::server::Peer;
-use request::SubRequest;
+use request::{Batch, SubRequest};
 
 /// The most that a sub-answer of the sidecar's may take that says why there is none, in bytes.
 const LARGEST_TEXT: usize = 1 << 20;
@@ -88,22 +88,26 @@ pub async fn answer(
 ) -> Result<Response, Error> {
     let settings = &core.app.settings;
     check_charset(&parts.headers)?;
-    let Some((batch, mut requests)) = request::read(&body, settings)? else {
+    let read = {
+        let (app, body, headers) = (Arc::clone(&core.app), body.clone(), parts.headers.clone());
+        move || request::read(&body, &headers, &app.settings)
+    };
+    let Some(mut batch) = aside::run(request::work(&body), read).await?? else {
         // The upstream says what is wrong with it.
-        let (answer, body) = forward::exchange(core, parts, body.clone(), peer, &mut hold).await?;
+        let (answer, body) = forward::exchange(core, parts, body, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
     };
-    for request in &mut requests {
-        if request.own.as_ref().is_some_and(Endpoint::is_of_history)
-            && core.app.history.journal(&core.upstream).await?.is_none()
-        {
+    let is_recursive = batch.requests.iter().any(|request| request.target.contains("/batch"));
+    for request in &mut batch.requests {
+        let is_of_history = request.own.as_ref().is_some_and(Endpoint::is_of_history);
+        if is_recursive || is_of_history && core.app.history.journal(&core.upstream).await?.is_none() {
             request.own = None;
         }
     }
-    let is_recursive = requests.iter().any(|request| request.target.contains("/batch"));
-    if is_recursive || requests.iter().all(|request| request.own.is_none()) {
-        let targets: Vec<&SubRequest> = requests.iter().collect();
-        let (answer, body) = exchange(core, &parts, body.clone(), &targets, peer, &mut hold).await?;
+    let batch = Arc::new(batch);
+    let requests = &batch.requests;
+    if requests.iter().all(|request| request.own.is_none()) {
+        let Exchanged { answer, body, .. } = exchange(core, &parts, body, &batch, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
     }
     let origin = parts.headers.get(header::ORIGIN);
@@ -121,21 +125,21 @@ pub async fn answer(
         });
     }
 
-    let theirs: Vec<&SubRequest> = requests.iter().filter(|request| request.own.is_none()).collect();
-    let mut from_upstream = Bytes::new();
-    if !theirs.is_empty() {
-        let rest = batch.rest(&requests);
+    let mut answered = Vec::new().into_iter();
+    if requests.iter().any(|request| request.own.is_none()) {
+        let rest = {
+            let batch = Arc::clone(&batch);
+            move || batch.rest()
+        };
+        let rest = aside::run(batch.work(), rest).await?;
         hold.grow(rest.len())?;
-        let (answer, answered) = exchange(core, &parts, rest, &theirs, peer, &mut hold).await?;
+        let Exchanged { answer, body, each } =
+            exchange(core, &parts, rest, &batch, peer, &mut hold).await?;
         if answer.status != StatusCode::OK {
-            return Ok(Response::from_parts(answer, Body::full(answered).held(hold)));
+            return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
         }
-        from_upstream = answered;
+        answered = each.into_iter();
     }
-    let mut answered = match serde_json::from_slice::<Answers<'_>>(&from_upstream) {
-        Ok(answers) => answers.responses.into_iter(),
-        Err(_) => Vec::new().into_iter(),
-    };
     let ours = requests.iter().filter_map(|request| {
         let endpoint = request.own.clone()?;
         Some(own(core, &parts, request, endpoint, peer))
@@ -152,8 +156,7 @@ pub async fn answer(
         if request.own.is_some() {
             whole.extend(ours.next().ok_or(unavailable)?);
         } else {
-            let answer = answered.next().ok_or(unavailable)?.get();
-            whole.push(Body::full(from_upstream.slice_ref(answer.as_bytes())));
+            whole.push(Body::full(answered.next().ok_or(unavailable)?));
         }
     }
     whole.push(Body::full("]}"));
@@ -193,70 +196,82 @@ async fn in_turn(
     Ok(answers)
 }
 
-/// Gives the upstream a batch, and tells the observer what came of it.
+/// What the upstream answered a batch with.
+struct Exchanged {
+    answer: http::response::Parts,
+    body: Bytes,
+    /// The sub-answers, as far as they are ones.
+    each: Vec<Bytes>,
+}
+
+/// Gives the upstream its part of a batch, and tells the observer what came of it.
 async fn exchange(
     core: &Core,
     parts: &Parts,
     body: Bytes,
-    requests: &[&SubRequest],
+    batch: &Arc<Batch>,
     peer: &Peer,
     hold: &mut Hold,
-) -> Result<(http::response::Parts, Bytes), Error> {
+) -> Result<Exchanged, Error> {
     let observer = &core.app.observer;
     let mut writes = Vec::new();
-    let mut recorded = Vec::new();
-    for request in requests {
-        let default = default_of(core, parts, request).await;
-        recorded.push(request.recorded(parts, default.as_ref()));
+    for request in batch.requests.iter().filter(|request| request.own.is_none()) {
+        let default = default_bucket(observer, &core.upstream, &request.path, &request.credentials).await;
         let (method, path) = (request.method.clone(), request.path.clone());
         writes.push(observe::batch::SubRequest { method, path, default });
     }
+    let recorded = {
+        let (batch, headers) = (Arc::clone(batch), parts.headers.clone());
+        let defaults: Vec<_> = writes.iter().map(|write| write.default.clone()).collect();
+        move || {
+            let theirs = batch.requests.iter().filter(|request| request.own.is_none()).zip(&defaults);
+            theirs.map(|(request, default)| request.recorded(&headers, default.as_ref())).collect()
+        }
+    };
+    let recorded = aside::run(batch.work(), recorded).await?;
     let recording = core.app.history.begin(recorded).await?;
     let passing = observer.begin_batch(&writes);
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
-    let (answer, answered) = forward::exchange(core, parts, body, peer, hold).await?;
+    let (answer, body) = forward::exchange(core, parts, body, peer, hold).await?;
     if answer.status != StatusCode::OK {
         let recorded = if answer.status.is_server_error() { Ok(()) } else { recording.refused().await };
         passing.failed(answer.status).await;
         recorded?;
-        return Ok((answer, answered));
+        return Ok(Exchanged { answer, body, each: Vec::new() });
     }
-    let answers: Option<Vec<Answered<'_>>> =
-        serde_json::from_slice::<Answers<'_>>(&answered).ok().and_then(|answers| {
-            answers.responses.iter().map(|raw| serde_json::from_str(raw.get()).ok()).collect()
-        });
+    let read = {
+        let body = body.clone();
+        move || read_answers(&body)
+    };
+    let (each, answers) = aside::run(body.len(), read).await?;
     let Some(answers) = answers else {
         passing.doubtful().await;
-        return Ok((answer, answered));
+        return Ok(Exchanged { answer, body, each });
     };
-    let answers: Vec<SubAnswer<'_>> = answers
-        .iter()
-        .map(|answer| SubAnswer {
-            status: StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            body: answer.body.map_or(&[][..], |body| body.get().as_bytes()),
-            modified: answer.headers.modified(),
-        })
-        .collect();
     let recorded = recording.answered(&answers).await;
     passing.answered(&answers).await;
     recorded?;
-    for (request, answer) in writes.iter().zip(&answers) {
+    for (request, answer) in writes.iter().zip(&*answers) {
         if let Some(default) = request.default.as_ref().filter(|_| answer.status.is_success()) {
             observer.read_default(&request.path, default).await;
         }
     }
-    Ok((answer, answered))
+    Ok(Exchanged { answer, body, each })
 }
 
-/// The bucket that the requester of a sub-request knows as `default`, where it leads there.
-async fn default_of(core: &Core, outer: &Parts, request: &SubRequest) -> Option<Arc<str>> {
-    if !request.path.is_in_default_bucket() {
-        return None;
-    }
-    let credentials = Credentials::of(&request.headers_within(&outer.headers));
-    default_bucket(&core.app.observer, &core.upstream, &request.path, &credentials).await
+/// The answers in the answer to a batch, and what they say, where all of them can be read.
+fn read_answers(body: &Bytes) -> (Vec<Bytes>, Option<Arc<[SubAnswer]>>) {
+    let Ok(Answers { responses }) = serde_json::from_slice(body) else { return (Vec::new(), None) };
+    let read = |raw: &&RawValue| {
+        let answer: Answered<'_> = serde_json::from_str(raw.get()).ok()?;
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let part = answer.body.map(|part| body.slice_ref(part.get().as_bytes()));
+        Some(SubAnswer::read(status, part.unwrap_or_default(), answer.headers.modified()))
+    };
+    let answers = responses.iter().map(read).collect();
+    (responses.iter().map(|raw| body.slice_ref(raw.get().as_bytes())).collect(), answers)
 }
 
 /// Answers one of the sidecar's own sub-requests, as an element of the list of answers.
@@ -293,7 +308,8 @@ async fn own(
         // It is the sidecar's own, however long it is.
         body
     } else {
-        Body::full(embedded(&body::read_limited(body, LARGEST_TEXT).await?))
+        let text = body::read_limited(body, LARGEST_TEXT).await?;
+        Body::full(aside::run(text.len(), move || embedded(&text)).await?)
     };
     Ok([Body::full(head), body, Body::full("}")])
 }

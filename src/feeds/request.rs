@@ -7,9 +7,9 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use super::params::refused;
+use crate::aside;
 use crate::body::{self, Body};
 use crate::bounded::{self, Refused};
 use crate::buffers::Hold;
@@ -20,12 +20,6 @@ const MOST: usize = 8 << 20;
 
 /// SECURITY: the most values in a body: enough for the ids of a large collection.
 pub(super) const MOST_VALUES: usize = 100_000;
-
-/// SECURITY: how many bodies are read at once that may become much.
-static TURNS: Semaphore = Semaphore::const_new(2);
-
-/// A plain body of so many bytes is read where it is.
-const LITTLE: usize = 16 << 10;
 
 /// SECURITY: the most memory that a text compressed by zstd may want for its past, as a power of two.
 const ZSTD_WINDOW: u32 = 23;
@@ -48,16 +42,10 @@ pub async fn read(
         let media_type = media_type.split(';').next().unwrap_or_default().trim();
         media_type.eq_ignore_ascii_case("application/json")
     });
-    if body.len() <= LITTLE && matches!(&*coding, "" | "identity") {
-        return parse(&*body, is_json);
-    }
-    let turn = TURNS.acquire().await;
-    // It goes on when the client has gone away, and so does its turn.
-    let parsed = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        parse(decoded(&body, &coding)?, is_json)
-    });
-    let object = parsed.await.map_err(|error| Error::Internal(error.into()))??;
+    let is_plain = matches!(&*coding, "" | "identity");
+    // What is compressed may become much.
+    let most = if is_plain { body.len() } else { MOST };
+    let object = aside::run(most, move || parse(decoded(&body, &coding)?, is_json)).await??;
     hold.set(object.as_ref().map_or(0, bounded::weight))?;
     Ok(object)
 }

@@ -11,6 +11,7 @@ use super::write::{Target, Write, list_of, object_in};
 use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
 use crate::kinto::Timestamp;
 use crate::kinto::head::Head;
+use crate::observe::batch::SubAnswer;
 
 /// A version of an object.
 #[derive(Debug, Clone)]
@@ -74,7 +75,8 @@ impl Version {
 }
 
 /// What an answer to `write` says, of whoever `user_id` is.
-pub fn read(write: &Write, user_id: Option<&String>, status: StatusCode, body: &[u8]) -> Said {
+pub fn read(write: &Write, user_id: Option<String>, answer: &SubAnswer) -> Said {
+    let (status, body) = (answer.status, &*answer.body);
     let Some(target) = &write.target else { return Said::Nothing };
     if status.is_server_error() {
         return Said::Unknown;
@@ -82,7 +84,6 @@ pub fn read(write: &Write, user_id: Option<&String>, status: StatusCode, body: &
     if !status.is_success() {
         return Said::Nothing;
     }
-    let user_id = user_id.cloned();
     match target {
         Target::Everything => Said::Gone,
         Target::Part(object) => Said::Look(object.clone()),

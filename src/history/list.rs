@@ -4,6 +4,7 @@ use serde_json::value::RawValue;
 
 use super::answer::Version;
 use super::write::{list_of, object_in};
+use crate::aside;
 use crate::journal::Object;
 use crate::kinto::Timestamp;
 use crate::mirror::content::{Content, NewRow, Row};
@@ -90,9 +91,11 @@ pub(super) fn of_content(
 /// The present version of an object, or its tombstone; `None` where there is neither.
 pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Version>, ReadError> {
     match source.object(&object.to_string()).await {
-        Ok(body) => Version::of_answer(&body, false)
-            .map(Some)
-            .ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into())),
+        Ok(body) => {
+            let read = aside::run(body.len(), move || Version::of_answer(&body, false)).await;
+            let version = read.ok().flatten();
+            version.map(Some).ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into()))
+        }
         Err(ReadError::Gone) => {
             let named = format!("&in_id={}", in_list([object.id()].into_iter()));
             match newer(source, &list_of(object), Timestamp::ZERO, &named).await {

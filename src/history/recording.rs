@@ -12,6 +12,7 @@ use super::turns::{Order, Turn};
 use super::write::{Target, Write};
 use super::{History, implicit, list, lives};
 use crate::access::Credentials;
+use crate::aside;
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::{CollectionKey, Timestamp};
@@ -34,7 +35,7 @@ struct Kept {
     /// `None` where the journal could not take them, and the operator wants writes to go on.
     group: Option<IntentGroup>,
     /// One for each request, also for those that write nothing.
-    writes: Vec<Write>,
+    writes: Arc<[Write]>,
     intents: Vec<Option<Intent>>,
     /// Of what the default bucket may make by itself, beside what is asked for.
     implicit: Vec<(Intent, Credentials)>,
@@ -93,11 +94,12 @@ impl Recording {
             Err(error) => return Err(error.into()),
         };
         let turns = writes.iter().filter_map(|write| history.turns.send(write)).collect();
+        let writes = writes.into();
         Ok(Self(Some(Kept { history, journal, group, writes, intents, implicit, turns, lives })))
     }
 
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
-    pub async fn answered(mut self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
+    pub async fn answered(mut self, answers: &Arc<[SubAnswer]>) -> Result<(), Error> {
         let Some(kept) = self.0.take() else { return Ok(()) };
         let are_reads = kept.writes.iter().all(|write| write.target.is_none());
         let forwards = are_reads || kept.history.on_failure == JournalFailure::Forward;
@@ -125,28 +127,30 @@ impl Drop for Recording {
 // === impl Kept ===
 
 impl Kept {
-    async fn answered(mut self, answers: &[SubAnswer<'_>]) -> Result<(), Error> {
+    async fn answered(mut self, answers: &Arc<[SubAnswer]>) -> Result<(), Error> {
         // After a conflict nothing that a batch says is to be believed.
         let is_doubtful = answers.len() != self.writes.len()
             || (answers.len() > 1 && answers.iter().any(|answer| answer.status == StatusCode::CONFLICT));
         if is_doubtful {
             return self.examined().await;
         }
+        let Ok(said) = self.said(answers).await else {
+            tokio::spawn(self.resolve(Vec::new()));
+            return Ok(());
+        };
         let mut changes = Vec::new();
         let mut is_unknown = false;
-        for (index, (write, answer)) in self.writes.iter().zip(answers).enumerate() {
+        for (index, ((write, answer), said)) in self.writes.iter().zip(&**answers).zip(said).enumerate() {
             // What was not there, or was not to be written, may yet have had its collection made.
             if !answer.status.is_server_error() && answer.status != StatusCode::UNAUTHORIZED {
                 let created = implicit::created(&self.history, &self.journal, write).await;
                 // What it made and could not be looked at is found as what passes elsewhere.
                 changes.extend(created.unwrap_or_default());
             }
-            let user_id =
-                self.intents.get(index).and_then(Option::as_ref).and_then(|intent| intent.user_id.clone());
-            match answer::read(write, user_id.as_ref(), answer.status, answer.body) {
+            match said {
                 Said::Nothing => {}
                 Said::Changes(more) => changes.extend(more),
-                Said::Look(object) => match self.look(write, object, user_id, answer).await {
+                Said::Look(object) => match self.look(write, object, self.author(index), answer).await {
                     Some(change) => changes.push(change),
                     None => is_unknown = true,
                 },
@@ -164,6 +168,22 @@ impl Kept {
             return Ok(());
         }
         self.close(changes).await
+    }
+
+    /// What each answer says was written.
+    async fn said(&self, answers: &Arc<[SubAnswer]>) -> Result<Vec<Said>, Error> {
+        let length = answers.iter().map(|answer| answer.body.len()).sum();
+        let authors: Vec<Option<String>> = (0..answers.len()).map(|index| self.author(index)).collect();
+        let (writes, answers) = (Arc::clone(&self.writes), Arc::clone(answers));
+        let read = move || {
+            let asked = writes.iter().zip(authors).zip(&*answers);
+            asked.map(|((write, author), answer)| answer::read(write, author, answer)).collect()
+        };
+        aside::run(length, read).await
+    }
+
+    fn author(&self, index: usize) -> Option<String> {
+        self.intents.get(index)?.as_ref()?.user_id.clone()
     }
 
     /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others.
@@ -249,17 +269,17 @@ impl Kept {
         write: &Write,
         object: Object,
         user_id: Option<String>,
-        answer: &SubAnswer<'_>,
+        answer: &SubAnswer,
     ) -> Option<Change> {
         let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
         let mut version = list::look(&source, &object).await.ok()??;
         // Without its timestamp, nobody can tell whose version it is.
-        let said = answer.modified.or_else(|| Some(answer::Version::of_answer(answer.body, false)?.modified));
+        let said = answer.modified.or_else(|| Some(answer::Version::of_answer(&answer.body, false)?.modified));
         let is_theirs = said == Some(version.modified);
         if let Some(modified) = said.filter(|_| !is_theirs) {
             // Somebody was faster; theirs is recorded with their own write.
             let before = self.journal.newest_data(&object).await.ok()?;
-            version = answer::patched(&object, modified, before.as_deref(), write, answer.body)?;
+            version = answer::patched(&object, modified, before.as_deref(), write, &answer.body)?;
         }
         let action = write.is_partial.then_some(Action::Update);
         let change = super::changed(version, object, user_id);

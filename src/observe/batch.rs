@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::answer::Objects;
@@ -37,15 +38,25 @@ pub struct SubRequest {
     pub default: Option<Arc<str>>,
 }
 
-/// A sub-request's answer.
-#[derive(Debug, Clone, Copy)]
-pub struct SubAnswer<'a> {
+/// The answer to a request, or to a sub-request of a batch.
+#[derive(Debug)]
+pub struct SubAnswer {
     /// Its status.
     pub status: StatusCode,
     /// Its body.
-    pub body: &'a [u8],
+    pub body: Bytes,
     /// The timestamp in its `ETag`.
     pub modified: Option<Timestamp>,
+    /// What its body names.
+    pub objects: Objects,
+}
+
+impl SubAnswer {
+    /// Reads an answer, which takes long where its body is.
+    pub fn read(status: StatusCode, body: Bytes, modified: Option<Timestamp>) -> Self {
+        let objects = Objects::of(&body);
+        Self { status, body, modified, objects }
+    }
 }
 
 impl Observer {
@@ -76,7 +87,7 @@ impl PassingBatch {
     /// The upstream answered the batch as a whole with an error.
     pub async fn failed(self, status: StatusCode) {
         for (passing, _) in self.passing {
-            passing.answered(status, &[]).await;
+            passing.answered(status, &Objects::default()).await;
         }
     }
 
@@ -88,7 +99,7 @@ impl PassingBatch {
     }
 
     /// The upstream answered with these sub-answers, by the places of the sub-requests.
-    pub async fn answered(self, answers: &[SubAnswer<'_>]) {
+    pub async fn answered(self, answers: &[SubAnswer]) {
         let is_rolled_back = answers.iter().any(|answer| answer.status == StatusCode::CONFLICT);
         for (passing, places) in self.passing {
             let own: Option<Vec<_>> =
@@ -96,7 +107,7 @@ impl PassingBatch {
             match own.as_deref() {
                 None => passing.doubtful().await,
                 Some(own) if is_rolled_back => rolled_back(passing, own).await,
-                Some([(_, answer)]) => passing.answered(answer.status, answer.body).await,
+                Some([(_, answer)]) => passing.answered(answer.status, &answer.objects).await,
                 Some(own) => several(passing, own).await,
             }
         }
@@ -104,11 +115,11 @@ impl PassingBatch {
 }
 
 /// Writes of which nobody knows whether they were.
-async fn rolled_back(passing: Passing, own: &[(&Place, &SubAnswer<'_>)]) {
+async fn rolled_back(passing: Passing, own: &[(&Place, &SubAnswer)]) {
     if let Target::Collections(bucket) = &passing.target {
         for (_, answer) in own {
             // One that is new is known by its answer only.
-            for id in Objects::of(answer.body).ids() {
+            for id in answer.objects.ids() {
                 let key = CollectionKey { bucket: bucket.clone(), collection: id.into() };
                 passing.observer.ask(&key).await;
             }
@@ -118,13 +129,13 @@ async fn rolled_back(passing: Passing, own: &[(&Place, &SubAnswer<'_>)]) {
 }
 
 /// Several writes of records of one collection.
-async fn several(mut passing: Passing, own: &[(&Place, &SubAnswer<'_>)]) {
+async fn several(mut passing: Passing, own: &[(&Place, &SubAnswer)]) {
     let mut timestamps: Vec<Timestamp> = Vec::new();
     for (place, answer) in own {
         if answer.status.is_server_error() {
             return passing.doubtful().await;
         }
-        let objects = Objects::of(answer.body);
+        let objects = &answer.objects;
         let changed_nothing =
             place.method == Method::POST && answer.status == StatusCode::OK && objects.is_one();
         if !answer.status.is_success() || changed_nothing {

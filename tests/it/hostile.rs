@@ -28,8 +28,8 @@ const MIB: u64 = 1 << 20;
 /// How much the process may have above what it had, in bytes.
 const ROOM: u64 = 150 * MIB;
 
-/// How much longer than before somebody else may wait. What is not optimised takes several times as long.
-const LONGER: Duration = Duration::from_millis(if cfg!(debug_assertions) { 400 } else { 100 });
+/// How much longer than before somebody else may wait.
+const LONGER: Duration = Duration::from_millis(100);
 
 /// How many times a wait is measured: that of a machine which is busy passes, that for a busy thread does not.
 const TRIES: usize = 3;

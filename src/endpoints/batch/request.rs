@@ -10,16 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::access::Credentials;
+use crate::aside;
 use crate::endpoints::Endpoint;
 use crate::error::Error;
 use crate::forward::is_host;
@@ -65,14 +65,35 @@ struct Requests<'a>(#[serde(borrow, deserialize_with = "bounded")] Vec<&'a RawVa
 /// What stands directly in an object.
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// A batch, as far as it is read here.
-pub(super) struct Batch<'a> {
+/// A batch that was read.
+pub(super) struct Batch {
+    /// Its sub-requests.
+    pub(super) requests: Vec<SubRequest>,
+    /// As they were sent.
+    defaults: Option<Bytes>,
+    /// How long it is, and how long with the defaults in each request.
+    length: usize,
+    expanded: usize,
+}
+
+/// A batch as it was sent.
+struct Text<'a> {
     defaults: Option<&'a RawValue>,
     requests: Vec<&'a RawValue>,
 }
 
+/// What a batch is read with.
+struct Context<'c> {
+    settings: &'c Settings,
+    /// The headers of the batch itself, and whose they are.
+    headers: &'c HeaderMap,
+    credentials: Credentials,
+}
+
 /// One sub-request with the batch's defaults in it.
 pub(super) struct SubRequest {
+    /// As it was sent.
+    text: Bytes,
     pub(super) method: Method,
     /// With the API version, as it was asked for.
     pub(super) target: String,
@@ -81,26 +102,34 @@ pub(super) struct SubRequest {
     /// Why its path or its headers cannot be read exactly.
     trouble: Option<String>,
     headers: BTreeMap<String, String>,
+    /// Who asks.
+    pub(super) credentials: Credentials,
     /// The `data` of its body.
     data: Option<Box<RawValue>>,
     /// The endpoint, where it is the sidecar's.
     pub(super) own: Option<Endpoint>,
 }
 
-/// Reads a batch and its sub-requests. `None` for what Kinto refuses in its own words; what might write is refused here
-/// where it cannot be read.
-pub(super) fn read<'b>(
-    body: &'b [u8],
-    settings: &Settings,
-) -> Result<Option<(Batch<'b>, Vec<SubRequest>)>, Error> {
+/// How much work a batch is, in bytes: how long it is with the defaults in each request.
+pub(super) fn work(body: &Bytes) -> usize {
+    // What is long is much in any case.
+    let text = Some(body).filter(|body| body.len() <= aside::LITTLE);
+    let text = text.and_then(|body| Text::read(serde_json::from_slice(body).ok()?));
+    body.len().saturating_add(text.map_or(0, |text| text.added()))
+}
+
+/// Reads a batch that came with these headers, and its sub-requests. `None` for what Kinto refuses in its own words; what
+/// might write is refused here where it cannot be read.
+pub(super) fn read(body: &Bytes, headers: &HeaderMap, settings: &Settings) -> Result<Option<Batch>, Error> {
     let whole: &RawValue =
         serde_json::from_slice(body).map_err(|error| invalid(format!("Invalid JSON: {error}")))?;
-    let batch = Batch::read(whole);
-    if batch.as_ref().is_some_and(Batch::is_too_large) {
+    let text = Text::read(whole);
+    if text.as_ref().is_some_and(Text::is_too_large) {
         return Err(invalid("It is larger than is taken here".to_owned()));
     }
-    let requests = batch.as_ref().and_then(|batch| batch.requests(settings));
-    let Some((batch, requests)) = batch.zip(requests) else {
+    let context = Context { settings, headers, credentials: Credentials::of(headers) };
+    let requests = text.as_ref().and_then(|text| text.requests(body, &context));
+    let Some((text, requests)) = text.zip(requests) else {
         return if may_write(whole) {
             Err(invalid("It is no batch as Kinto takes it".to_owned()))
         } else {
@@ -115,7 +144,9 @@ pub(super) fn read<'b>(
             }
         }
     }
-    Ok(Some((batch, requests)))
+    let defaults = text.defaults.map(|defaults| body.slice_ref(defaults.get().as_bytes()));
+    let expanded = body.len().saturating_add(text.added());
+    Ok(Some(Batch { requests, defaults, length: body.len(), expanded }))
 }
 
 fn invalid(message: String) -> Error {
@@ -124,7 +155,42 @@ fn invalid(message: String) -> Error {
 
 // === impl Batch ===
 
-impl<'b> Batch<'b> {
+impl Batch {
+    /// How much work it is to do something with all of it, in bytes.
+    pub(super) fn work(&self) -> usize {
+        self.expanded
+    }
+
+    /// The batch without the sidecar's own sub-requests.
+    pub(super) fn rest(&self) -> Bytes {
+        let mut rest = BytesMut::with_capacity(self.length);
+        rest.extend_from_slice(b"{");
+        if let Some(defaults) = &self.defaults {
+            rest.extend_from_slice(b"\"defaults\":");
+            rest.extend_from_slice(defaults);
+            rest.extend_from_slice(b",");
+        }
+        rest.extend_from_slice(b"\"requests\":[");
+        for (index, request) in self.requests.iter().filter(|request| request.own.is_none()).enumerate() {
+            if index > 0 {
+                rest.extend_from_slice(b",");
+            }
+            rest.extend_from_slice(&request.text);
+        }
+        rest.extend_from_slice(b"]}");
+        rest.freeze()
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        aside::let_go(self.work(), std::mem::take(&mut self.requests));
+    }
+}
+
+// === impl Text ===
+
+impl<'b> Text<'b> {
     fn read(whole: &'b RawValue) -> Option<Self> {
         let members = members(whole)?;
         let is_known = |name: &String| matches!(name.as_str(), "defaults" | "requests");
@@ -134,14 +200,19 @@ impl<'b> Batch<'b> {
 
     /// Whether it would take much more room once it is read.
     fn is_too_large(&self) -> bool {
+        self.requests.len() > MOST_REQUESTS || self.added() > MOST_OF_DEFAULTS
+    }
+
+    /// What the defaults come to once they stand in each request, in bytes.
+    fn added(&self) -> usize {
         let headers = self.defaults.and_then(members).and_then(|defaults| defaults.get("headers").copied());
         let length = |raw: Option<&RawValue>| raw.map_or(0, |raw| raw.get().len());
         let each = length(self.defaults).saturating_add(OF_HEADERS * length(headers));
-        self.requests.len() > MOST_REQUESTS || each.saturating_mul(self.requests.len()) > MOST_OF_DEFAULTS
+        each.saturating_mul(self.requests.len())
     }
 
     /// The sub-requests; `None` where one is not as Kinto takes it.
-    fn requests(&self, settings: &Settings) -> Option<Vec<SubRequest>> {
+    fn requests(&self, body: &Bytes, context: &Context<'_>) -> Option<Vec<SubRequest>> {
         let defaults = match self.defaults {
             Some(defaults) => Spec::read(defaults)?,
             None => Spec::default(),
@@ -151,16 +222,11 @@ impl<'b> Batch<'b> {
         if !is_path || method(defaults.method).is_none() {
             return None;
         }
-        let request = |raw: &&RawValue| SubRequest::read(&Spec::read(raw)?, &defaults, settings);
+        let request = |raw: &&RawValue| {
+            let text = body.slice_ref(raw.get().as_bytes());
+            SubRequest::read(text, &Spec::read(raw)?, &defaults, context)
+        };
         self.requests.iter().map(request).collect()
-    }
-
-    /// The batch without the sidecar's own sub-requests.
-    pub(super) fn rest(&self, requests: &[SubRequest]) -> Bytes {
-        let defaults = self.defaults.map_or_else(String::new, |defaults| format!("\"defaults\":{defaults},"));
-        let theirs = self.requests.iter().zip(requests).filter(|(_, request)| request.own.is_none());
-        let theirs: Vec<&str> = theirs.map(|(raw, _)| raw.get()).collect();
-        format!("{{{defaults}\"requests\":[{}]}}", theirs.join(",")).into()
     }
 }
 
@@ -193,9 +259,9 @@ impl<'b> Spec<'b> {
 // === impl SubRequest ===
 
 impl SubRequest {
-    fn read(spec: &Spec<'_>, defaults: &Spec<'_>, settings: &Settings) -> Option<Self> {
-        let version = &*settings.upstream.version;
-        let path = text(spec.path.or(defaults.path)?).filter(|path| path.starts_with('/'))?;
+    fn read(text: Bytes, spec: &Spec<'_>, defaults: &Spec<'_>, context: &Context<'_>) -> Option<Self> {
+        let version = &*context.settings.upstream.version;
+        let path = self::text(spec.path.or(defaults.path)?).filter(|path| path.starts_with('/'))?;
         let method = method(spec.method.or(defaults.method))?;
         let mut headers = defaults.headers.clone().unwrap_or_default();
         headers.extend(spec.headers.clone().unwrap_or_default());
@@ -205,11 +271,16 @@ impl SubRequest {
             Ok(path) => (path, headers_trouble(&headers)),
             Err(trouble) => (RequestPath::unread(), Some(format!("the path: {trouble}"))),
         };
-        let mut request =
-            Self { method, target, path, trouble, headers, data: sent(spec.body, defaults.body), own: None };
+        let credentials = context.credentials.clone();
+        let data = sent(spec.body, defaults.body);
+        let mut request = Self { text, method, target, path, trouble, headers, credentials, data, own: None };
+        let names_somebody = |name: &String| matches!(&*env_name(name), "authorization" | "cookie");
+        if request.headers.keys().any(names_somebody) {
+            request.credentials = Credentials::of(&request.headers_within(context.headers));
+        }
         let escaped = request.escaped();
         let escaped = escaped.split_once('?').map_or(&*escaped, |(path, _)| path);
-        if let Route::Own(endpoint) = Route::of(escaped, settings) {
+        if let Route::Own(endpoint) = Route::of(escaped, context.settings) {
             request.own = Some(endpoint);
         }
         Some(request)
@@ -228,9 +299,8 @@ impl SubRequest {
     }
 
     /// The request as the history sees it.
-    pub(super) fn recorded(&self, outer: &Parts, default: Option<&Arc<str>>) -> history::Write {
-        let headers = self.headers_within(&outer.headers);
-        let credentials = Credentials::of(&headers);
+    pub(super) fn recorded(&self, outer: &HeaderMap, default: Option<&Arc<str>>) -> history::Write {
+        let (headers, credentials) = (self.headers_within(outer), self.credentials.clone());
         history::Write::new(&self.method, &self.path, &headers, credentials, default)
             .with_data(self.data.as_deref())
     }
@@ -400,8 +470,9 @@ mod tests {
     use super::*;
 
     fn requests(body: &str) -> Result<Option<Vec<SubRequest>>, String> {
-        let read = read(body.as_bytes(), &Settings::default()).map_err(|error| error.to_string())?;
-        Ok(read.map(|(_, requests)| requests))
+        let read = read(&body.to_owned().into(), &HeaderMap::new(), &Settings::default());
+        let read = read.map_err(|error| error.to_string())?;
+        Ok(read.map(|mut batch| std::mem::take(&mut batch.requests)))
     }
 
     fn read_as(body: &str) -> Vec<(String, String)> {
@@ -507,11 +578,11 @@ mod tests {
         }
         let headers =
             r#"{"authorization":"Basic eDp5","Content-Length":"3","Host":"h:1","response_behavior":"light"}"#;
-        let requests = write(headers).unwrap().unwrap();
-        let within = requests[0].headers_within(&HeaderMap::new());
+        let written = write(headers).unwrap().unwrap();
+        let within = written[0].headers_within(&HeaderMap::new());
         assert_eq!(within["authorization"], "Basic eDp5");
         assert_eq!(within["response-behavior"], "light");
         let read = r#"{"requests":[{"path":"/a","headers":{"Authorization":"Basic eDp5\n"}}]}"#;
-        assert!(super::read(read.as_bytes(), &Settings::default()).is_ok());
+        assert!(requests(read).is_ok());
     }
 }
