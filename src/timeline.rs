@@ -203,6 +203,11 @@ impl Timeline {
         self.monitored.entries()
     }
 
+    /// The greatest timestamp in that list.
+    pub fn newest(&self) -> Timestamp {
+        self.monitored.newest()
+    }
+
     /// Told of each change of the list.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.monitored.subscribe()

@@ -133,8 +133,7 @@ pub async fn answer(
         };
         let rest = aside::run(batch.work(), rest).await?;
         hold.grow(rest.len())?;
-        let Exchanged { answer, body, each } =
-            exchange(core, &parts, rest, &batch, peer, &mut hold).await?;
+        let Exchanged { answer, body, each } = exchange(core, &parts, rest, &batch, peer, &mut hold).await?;
         if answer.status != StatusCode::OK {
             return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
         }

@@ -94,7 +94,9 @@ pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Vers
         Ok(body) => {
             let read = aside::run(body.len(), move || Version::of_answer(&body, false)).await;
             let version = read.ok().flatten();
-            version.map(Some).ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into()))
+            version
+                .map(Some)
+                .ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into()))
         }
         Err(ReadError::Gone) => {
             let named = format!("&in_id={}", in_list([object.id()].into_iter()));

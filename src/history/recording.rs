@@ -274,7 +274,8 @@ impl Kept {
         let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
         let mut version = list::look(&source, &object).await.ok()??;
         // Without its timestamp, nobody can tell whose version it is.
-        let said = answer.modified.or_else(|| Some(answer::Version::of_answer(&answer.body, false)?.modified));
+        let said =
+            answer.modified.or_else(|| Some(answer::Version::of_answer(&answer.body, false)?.modified));
         let is_theirs = said == Some(version.modified);
         if let Some(modified) = said.filter(|_| !is_theirs) {
             // Somebody was faster; theirs is recorded with their own write.

@@ -114,6 +114,11 @@ impl Ledger {
         entries
     }
 
+    /// The greatest timestamp in the list, without making a snapshot of all of it.
+    pub fn newest(&self) -> Timestamp {
+        self.list().order.last().map_or(Timestamp::ZERO, |(timestamp, _)| *timestamp)
+    }
+
     /// Puts a collection's timestamp into the list.
     pub fn enter(&self, key: &CollectionKey, timestamp: Timestamp) {
         let mut list = self.list();

@@ -130,8 +130,7 @@ impl Poller {
             let is_examined = |outcome: &Outcome| {
                 outcome.examined.max(outcome.done).is_some_and(|examined| examined >= arrived)
             };
-            self.ended(arrived, |outcome| self.timeline.entries().timestamp >= claim || is_examined(outcome))
-                .await
+            self.ended(arrived, |outcome| self.timeline.newest() >= claim || is_examined(outcome)).await
         };
         match asked {
             Err(error) if !self.timeline.is_loaded() => Err(error),
@@ -215,9 +214,11 @@ impl Poller {
             if place.is_none() && hold.is_none() && !self.exclusive {
                 let (question, later) = asker.next(self.ttl, !sweeps.is_empty());
                 place = question.map(|_| -> Place { Box::pin(self.budget.clone().turn()) });
-                // What begins to matter meanwhile is looked at soon.
-                let soon = Instant::now() + self.ttl.clamp(SHORTEST_PAUSE, AFTER_FAILURE);
-                next = next.into_iter().chain(later).chain([soon]).min();
+                if place.is_none() {
+                    // All clocks were looked at. What begins to matter meanwhile is looked at soon.
+                    let soon = Instant::now() + self.ttl.clamp(SHORTEST_PAUSE, AFTER_FAILURE);
+                    hold = later.into_iter().chain([soon]).min();
+                }
             }
             next = next.into_iter().chain(hold).min();
             let debt = self.budget.debt();
@@ -272,7 +273,7 @@ impl Poller {
         } else if wishes.anew > outcome.done.max(failed) {
             sweeps.push_back(Sweep::begin(Purpose::Everything));
         } else if let Some((newest, claimed)) = wishes.claim {
-            let is_open = newest > self.timeline.entries().timestamp
+            let is_open = newest > self.timeline.newest()
                 && Some(claimed) > outcome.examined.max(outcome.done).max(failed);
             let debt = self.budget.debt();
             if is_open && !debt.is_zero() {

@@ -60,7 +60,7 @@ impl Sweep {
     /// Asks one question; once there are no more, how the sweep ended. The upstream was kept busy for that long.
     pub(super) async fn step(&mut self, asker: &mut Asker) -> (Option<Result<(), PollError>>, Duration) {
         let is_met = match &self.purpose {
-            Purpose::Claim(newest) => asker.timeline.entries().timestamp >= *newest,
+            Purpose::Claim(newest) => asker.timeline.newest() >= *newest,
             Purpose::Everything | Purpose::Bucket(..) => false,
         };
         let Some(step) = self.steps.pop_front().filter(|_| !is_met) else {

@@ -51,14 +51,20 @@ async fn batches_have_a_limit_each_and_one_together() {
 /// Takes whatever is written, at once, and answers with all of it.
 fn generous(record: &str, in_a_batch: usize) -> Stub {
     let ok = |status: &str, body: &str| {
-        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
     };
-    let answer = format!("{{\"status\":201,\"path\":\"/v1/x\",\"headers\":{{\"ETag\":\"\\\"5\\\"\"}},\"body\":{record}}}");
+    let answer = format!(
+        "{{\"status\":201,\"path\":\"/v1/x\",\"headers\":{{\"ETag\":\"\\\"5\\\"\"}},\"body\":{record}}}"
+    );
     let batch = ok("200 OK", &format!("{{\"responses\":[{}]}}", vec![answer; in_a_batch].join(",")));
     // A question of the sidecar's own.
     let absent = "{\"status\":404,\"body\":{}}";
     let absent = ok("200 OK", &format!("{{\"responses\":[{absent},{absent}]}}"));
-    let (root, one) = (ok("200 OK", "{\"user\":{\"id\":\"basicauth:x\"},\"capabilities\":{}}"), ok("201 Created", record));
+    let (root, one) =
+        (ok("200 OK", "{\"user\":{\"id\":\"basicauth:x\"},\"capabilities\":{}}"), ok("201 Created", record));
     Stub::start(move |mut upstream| {
         while let Some(seen) = upstream.read() {
             upstream.write(match seen.line().split_once(" HTTP").unwrap().0 {
@@ -74,7 +80,8 @@ fn generous(record: &str, in_a_batch: usize) -> Stub {
 #[test]
 fn what_is_large_is_read_where_nobody_else_is_served() {
     const REQUESTS: usize = 20;
-    let data = format!("{{\"id\":\"r\",\"last_modified\":5,\"x\":[{}]}}", vec!["{\"a\":[1]}"; 20_000].join(","));
+    let data =
+        format!("{{\"id\":\"r\",\"last_modified\":5,\"x\":[{}]}}", vec!["{\"a\":[1]}"; 20_000].join(","));
     let stub = generous(&format!("{{\"permissions\":{{}},\"data\":{data}}}"), REQUESTS);
     let directory = tempfile::tempdir().unwrap();
     let journal = format!("sqlite:{}", directory.path().join("journal.db").display());
@@ -84,14 +91,19 @@ fn what_is_large_is_read_where_nobody_else_is_served() {
         ("POST /v1/batch".to_owned(), body)
     };
     let record = |number| format!("/buckets/b/collections/c/records/r{number}");
-    let puts = (0..REQUESTS).map(|number| format!("{{\"path\":\"{}\",\"body\":{{\"data\":{data}}}}}", record(number)));
+    let puts = (0..REQUESTS)
+        .map(|number| format!("{{\"path\":\"{}\",\"body\":{{\"data\":{data}}}}}", record(number)));
     let member = "\"a\":[1],".repeat(700);
     let defaults = format!("{{\"method\":\"PUT\",\"body\":{{\"data\":{{{member}\"b\":1}}}}}}");
-    let changeset = "{\"path\":\"/buckets/b/collections/c/changeset?_expected=0\",\"method\":\"GET\"}".to_owned();
+    let changeset =
+        "{\"path\":\"/buckets/b/collections/c/changeset?_expected=0\",\"method\":\"GET\"}".to_owned();
     for (what, (target, body)) in [
         ("much data", batch("{\"method\":\"PUT\"}", puts.clone().collect())),
         ("much data beside a changeset", batch("{\"method\":\"PUT\"}", puts.chain([changeset]).collect())),
-        ("much in the defaults", batch(&defaults, (0..500).map(|number| format!("{{\"path\":\"{}\"}}", record(number))).collect())),
+        (
+            "much in the defaults",
+            batch(&defaults, (0..500).map(|number| format!("{{\"path\":\"{}\"}}", record(number))).collect()),
+        ),
         ("no batch", batch("{}", vec!["{\"path\":{}}".to_owned(); 300_000])),
         ("one with a large answer", (format!("PUT /v1{}", record(1)), "{\"data\":{}}".to_owned())),
     ] {
