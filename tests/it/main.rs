@@ -29,6 +29,7 @@ mod history;
 mod hostile;
 mod http2;
 mod keys;
+mod letter_for_letter;
 mod limits;
 mod mirror_equals_upstream;
 mod monitor_changes;

@@ -41,6 +41,7 @@ pub struct KintoOptions {
     processes: usize,
     threads: usize,
     server: Server,
+    max_body: Option<usize>,
 }
 
 impl KintoOptions {
@@ -53,6 +54,7 @@ impl KintoOptions {
             processes: 1,
             threads: 8,
             server: Server::Waitress,
+            max_body: None,
         }
     }
 
@@ -64,6 +66,11 @@ impl KintoOptions {
     /// Behind another server than waitress.
     pub fn server(self, server: Server) -> Self {
         Self { server, ..self }
+    }
+
+    /// Behind a server that takes no larger body.
+    pub fn max_body(self, bytes: usize) -> Self {
+        Self { max_body: Some(bytes), ..self }
     }
 
     /// With id generators that take any segment of a path.
@@ -132,6 +139,7 @@ impl Kinto {
             "processes": options.processes,
             "threads": options.threads,
             "server": format!("{:?}", options.server).to_lowercase(),
+            "max_body": options.max_body,
         });
         let mut process = Command::new(environment(kind).python())
             .arg(tests_folder().join("it/support/serve_kinto.py"))

@@ -1,8 +1,9 @@
 """Serves a Kinto on a free port until standard input ends.
 
 Takes one JSON object: `settings` (those of `[app:main]`), `database` (the folder of PostgreSQL's socket, or null for memory),
-`server` (`waitress`, `gunicorn` or `uwsgi`), `processes` and `threads`. Prints the port once the socket is open. Port 0 and the
-inherited socket mean that no port is ever guessed; standard input ends with the test process, however that ends.
+`server` (`waitress`, `gunicorn` or `uwsgi`), `processes`, `threads` and `max_body` (bytes of a request, or null; gunicorn has no
+such limit). Prints the port once the socket is open. Port 0 and the inherited socket mean that no port is ever guessed;
+standard input ends with the test process, however that ends.
 """
 
 import hashlib
@@ -64,13 +65,14 @@ def database_in(folder):
     return f"postgresql://kinto@/{name}?host={folder}"
 
 
-def serve(listener, settings, threads, server):
+def serve(listener, settings, threads, server, max_body):
     if server == "uwsgi":
         os.set_inheritable(listener.fileno(), True)
         os.environ["KINTO_SETTINGS"] = json.dumps(settings)
         program = os.path.join(os.path.dirname(sys.executable), "uwsgi")
         options = ["--http-socket", f"fd://{listener.fileno()}", "--threads", str(threads), "--enable-threads"]
         options += ["--need-app", "--disable-logging", "--wsgi-file", os.path.abspath(__file__)]
+        options += ["--limit-post", str(max_body)] if max_body else []
         # The script names the interpreter of the folder that it was installed in, which has been renamed since.
         os.execv(sys.executable, [sys.executable, program, *options])
 
@@ -95,7 +97,8 @@ def serve(listener, settings, threads, server):
 
     import waitress
 
-    waitress.serve(app, sockets=[listener], threads=threads, ident=None, _quiet=True, channel_timeout=300)
+    limit = {"max_request_body_size": max_body} if max_body else {}
+    waitress.serve(app, sockets=[listener], threads=threads, ident=None, _quiet=True, channel_timeout=300, **limit)
 
 
 def stop_with_the_test():
@@ -130,11 +133,11 @@ def main():
             sys.exit("the schema could not be made")
     for _ in range(options["processes"] - 1):
         if os.fork() == 0:
-            serve(listener, settings, options["threads"], "waitress")
+            serve(listener, settings, options["threads"], "waitress", options["max_body"])
     print(listener.getsockname()[1], flush=True)
     # The other servers take the process, or its signals, for themselves.
     if options["server"] == "waitress" or os.fork() == 0:
-        serve(listener, settings, options["threads"], options["server"])
+        serve(listener, settings, options["threads"], options["server"], options["max_body"])
     threading.Event().wait()
 
 
