@@ -235,6 +235,34 @@ async fn nothing_that_a_cache_may_keep_depends_on_what_it_does_not_name() {
     }
 }
 
+#[tokio::test]
+async fn a_feed_that_depends_on_what_its_reader_was_shown_is_for_no_cache() {
+    let bucket = format!("/buckets/{}", unique("keys"));
+    let collection = format!("{bucket}/collections/c");
+    let direct = Kinto::shared().client().user("alice");
+    direct.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    direct.put(&collection).await.expect(201);
+    for id in ["a", "b", "c"] {
+        direct.put(&format!("{collection}/records/{id}")).await.expect(201);
+    }
+    let settings =
+        [SERVICE_ACCOUNT, ("changes.resources", bucket.as_str()), ("record_cache_expires_seconds", "60")];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let one = sidecar.client().with("user-agent", "one");
+    let other = sidecar.client().with("user-agent", "other");
+    let path = format!("{collection}/_changes");
+    let last = one.get(&path).await.expect(200).json()["last_seq"].clone();
+    let path = format!("{path}?since={last}");
+    let everybodys = other.get(&path).await.expect(200);
+    let tag = everybodys.header("etag").unwrap();
+    assert!(may_be_kept(&everybodys), "{everybodys}");
+    for condition in ["\"x\"", tag] {
+        let own = one.get(&path).header("if-none-match", condition).await.expect(200);
+        assert_ne!(meaning(&own), meaning(&everybodys), "nothing was left out");
+        assert!(own.header("etag").is_none() && !may_be_kept(&own), "{own}");
+    }
+}
+
 /// The names of all headers that some code asks a map of headers for.
 fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
     let asked = Regex::new(
