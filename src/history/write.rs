@@ -156,7 +156,8 @@ impl Write {
 impl Target {
     /// What a request for this may write.
     pub fn of(method: &Method, resource: Resource) -> Option<Self> {
-        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        // A batch may have a `TRACE`, which makes what the default bucket makes for any request, and no more.
+        if !matches!(*method, Method::PUT | Method::POST | Method::PATCH | Method::DELETE) {
             return None;
         }
         match resource {
@@ -231,7 +232,9 @@ mod tests {
         assert_eq!(of(&format!("{record}/attachment")), Some(Target::Part(object(record))));
         assert_eq!(of("/__flush__"), Some(Target::Everything));
         assert_eq!(of("/accounts/alice"), None);
-        assert_eq!(Target::of(&Method::GET, Resource::of(record)), None);
+        for method in [Method::GET, Method::TRACE] {
+            assert_eq!(Target::of(&method, Resource::of(record)), None);
+        }
     }
 
     #[test]
