@@ -38,7 +38,7 @@ mod watched;
 pub use admin::AdminServer;
 pub use peer::Peer;
 
-use connection::Serving;
+use connection::{Proxying, Serving};
 use listener::Listeners;
 use places::{Places, Seated};
 
@@ -242,13 +242,12 @@ impl Thread {
 
     /// Waits until the process has room for one more connection; meanwhile this thread accepts none. `None` where its client
     /// has too many.
-    async fn admit(&self, peer: Peer) -> Option<(Serving, Held)> {
+    async fn admit(&self, peer: Peer) -> Option<(Serving<Proxying>, Held)> {
         // A trusted proxy has the connections of many.
         let client = peer.address.filter(|_| !peer.is_trusted);
         let seated = self.shared.places.take(client).await?;
         let serving = Serving {
-            core: Arc::clone(&self.core),
-            peer: Arc::new(peer),
+            answering: Proxying { core: Arc::clone(&self.core), peer: Arc::new(peer) },
             place: Arc::clone(&seated.place),
             stopping: self.shared.app.stopping.clone(),
         };

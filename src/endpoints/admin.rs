@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::body::Body;
 use crate::error::{Error, Response};
 use crate::metrics;
+use crate::settings::Limits;
 use crate::upstream::Upstream;
 
 /// How long the upstream may take to show that it is there.
@@ -34,6 +35,11 @@ impl Admin {
     /// The answers for this process.
     pub fn new(app: Arc<App>, upstream: Upstream, recorder: PrometheusHandle) -> Self {
         Self { app, upstream, recorder }
+    }
+
+    /// What its connections may take, as those of clients.
+    pub fn limits(&self) -> &Limits {
+        &self.app.settings.limits
     }
 
     /// Answers one request.

@@ -1,24 +1,34 @@
-//! The second listener, for operators: a plain HTTP/1.1 server beside those that serve clients.
+//! The second listener, for operators: beside those that serve clients, with the same manners.
 
-use std::convert::Infallible;
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Request;
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
+use super::connection::{self, Answering, Serving};
 use super::listener::Listeners;
+use super::places::Places;
 use crate::endpoints::admin::Admin;
-use crate::settings::ListenAddr;
+use crate::error::Response;
+use crate::settings::{Limits, ListenAddr};
 
-/// How long a head may take, and how long a connection may stay idle.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How many connections it has at once. They are not those of clients: whoever looks after a full process gets in.
+const CONNECTIONS: usize = 256;
 
 /// The admin listener, open.
 #[derive(Debug)]
 pub struct AdminServer(Listeners);
+
+/// What serves its connections.
+struct Serves {
+    admin: Admin,
+    places: Arc<Places>,
+    /// Never told: it answers until the process ends.
+    stopping: watch::Receiver<bool>,
+}
 
 impl AdminServer {
     /// Opens the socket.
@@ -35,13 +45,23 @@ impl AdminServer {
 
     /// Answers for as long as the runtime runs.
     pub async fn run(self, admin: Admin) -> io::Result<()> {
+        let limits = Limits {
+            connections: CONNECTIONS,
+            connections_per_client: CONNECTIONS,
+            ..admin.limits().clone()
+        };
+        let (_never, stopping) = watch::channel(false);
+        let serves = Serves { admin, places: Places::new(&limits), stopping };
         match self.0 {
             Listeners::Tcp(_, listeners) => {
                 let Some(listener) = listeners.into_iter().next() else { return Ok(()) };
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => serve(stream, admin.clone()),
+                        Ok((stream, _)) => {
+                            let _ = stream.set_nodelay(true);
+                            serves.serve(stream).await;
+                        }
                         Err(error) => super::wait_out(&error).await,
                     }
                 }
@@ -50,7 +70,7 @@ impl AdminServer {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => serve(stream, admin.clone()),
+                        Ok((stream, _)) => serves.serve(stream).await,
                         Err(error) => super::wait_out(&error).await,
                     }
                 }
@@ -59,18 +79,29 @@ impl AdminServer {
     }
 }
 
-fn serve<S>(stream: S, admin: Admin)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let answer = service_fn(move |request| {
-        let admin = admin.clone();
-        async move { Ok::<_, Infallible>(admin.answer(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), answer);
-    // A connection that ends with an error has nobody left to tell.
-    tokio::spawn(async { drop(connection.await) });
+impl Serves {
+    async fn serve<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(seated) = self.places.take(None).await else { return };
+        let place = Arc::clone(&seated.place);
+        let serving = Serving { answering: self.admin.clone(), place, stopping: self.stopping.clone() };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection::serve_plain(stream, serving) => {}
+                () = seated.place.given_up() => {}
+            }
+        });
+    }
+}
+
+impl Answering for Admin {
+    fn limits(&self) -> &Limits {
+        self.limits()
+    }
+
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send {
+        self.answer(request)
+    }
 }

@@ -22,6 +22,7 @@ use super::places::Place;
 use super::watched::Watched;
 use super::{Peer, linger};
 use crate::body::Keeping;
+use crate::error;
 use crate::handler::{self, Core};
 use crate::headers;
 use crate::settings::Limits;
@@ -33,21 +34,46 @@ const STREAMS: u32 = 200;
 /// SECURITY: how many streams may be opened and reset before the connection is closed (CVE-2023-44487, CVE-2025-8671).
 const RESETS: usize = 20;
 
+/// Who answers the requests of a connection.
+pub(super) trait Answering: Clone + Send + Sync + 'static {
+    /// What connections may take.
+    fn limits(&self) -> &Limits;
+
+    /// Answers one request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = error::Response> + Send;
+}
+
 /// What a connection needs to be served.
-#[derive(Clone)]
-pub(super) struct Serving {
-    pub(super) core: Arc<Core>,
-    pub(super) peer: Arc<Peer>,
+pub(super) struct Serving<A> {
+    pub(super) answering: A,
     pub(super) place: Arc<Place>,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
+/// Answers what the process is there for.
+#[derive(Clone)]
+pub(super) struct Proxying {
+    pub(super) core: Arc<Core>,
+    pub(super) peer: Arc<Peer>,
+}
+
+impl Answering for Proxying {
+    fn limits(&self) -> &Limits {
+        &self.core.app.settings.limits
+    }
+
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = error::Response> + Send {
+        handler::handle(&self.core, request, &self.peer)
+    }
+}
+
 /// Serves a connection without TLS: its first bytes tell the protocol.
-pub(super) async fn serve_plain<S>(mut stream: S, serving: Serving)
+pub(super) async fn serve_plain<S, A>(mut stream: S, serving: Serving<A>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Answering,
 {
-    let limits = &serving.core.app.settings.limits;
+    let limits = serving.answering.limits();
     let mut first = BytesMut::with_capacity(4_096);
     let told = {
         let mut stopping = serving.stopping.clone();
@@ -62,24 +88,25 @@ where
 }
 
 /// Serves a connection whose protocol is known.
-pub(super) async fn serve<S>(stream: S, first: BytesMut, is_http2: bool, serving: Serving)
+pub(super) async fn serve<S, A>(stream: S, first: BytesMut, is_http2: bool, serving: Serving<A>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Answering,
 {
-    let limits = serving.core.app.settings.limits.clone();
+    let limits = serving.answering.limits().clone();
     let activity = Arc::new(Activity::default());
     serving.place.watch(&activity);
     let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));
     let io = TokioIo::new(Watched::new(stream, first, framing, Arc::clone(&activity)));
-    let stopping = serving.stopping.clone();
+    let Serving { answering, stopping, .. } = serving;
     let answer = {
         let activity = Arc::clone(&activity);
         service_fn(move |request: Request<Incoming>| {
             let in_flight = activity.begin_request(request.body());
-            let serving = serving.clone();
+            let answering = answering.clone();
             let activity = Arc::clone(&activity);
             async move {
-                let mut answer = Box::pin(handler::handle(&serving.core, request, &serving.peer)).await;
+                let mut answer = Box::pin(answering.answer(request)).await;
                 if !is_http2 && activity.awaits_body() {
                     // What is still to come of the request is not waited for.
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,6 +1,7 @@
 //! What operators ask on the second listener, and clients on a unix socket.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
@@ -94,6 +95,40 @@ fn health_tells_life_from_readiness() {
     let alone = Operated::start("http://127.0.0.1:1/v1", "127.0.0.1:0");
     assert_eq!(alone.admin("/health/live").0, 200);
     assert_eq!(alone.admin("/health/ready").0, 503);
+}
+
+#[test]
+fn the_second_listener_has_the_manners_of_the_first() {
+    let stub = Stub::answering(HELLO);
+    let sidecar = Operated::start(&stub.url(), "127.0.0.1:0");
+    let connect = || Raw::connect(sidecar.admin.parse().unwrap());
+
+    // Whoever has said all may still wait for the answer.
+    let mut half_closed = connect();
+    half_closed.send("GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n");
+    half_closed.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(half_closed.read().unwrap().status(), 200);
+
+    // An early answer reaches who is still sending.
+    let mut sending = connect();
+    let length = 8 << 20;
+    sending.send(format!("POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n"));
+    for _ in 0..length >> 16 {
+        sending.send(vec![b'x'; 1 << 16]);
+    }
+    let answer = sending.read().unwrap();
+    assert_eq!((answer.status(), answer.header("connection")), (405, vec!["close"]));
+
+    // Heads are bounded by their bytes.
+    let fields = |count: usize| (0..count).map(|n| format!("x-{n}: y\r\n")).collect::<String>();
+    for (count, status) in [(300, 200), (20_000, 431)] {
+        let mut client = connect();
+        client.send(format!("GET /health/live HTTP/1.1\r\nHost: h\r\n{}\r\n", fields(count)));
+        assert_eq!(client.read().unwrap().status(), status);
+    }
+    let mut quoted = connect();
+    quoted.send("GET /nothing?x=\"1\" HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(quoted.read().unwrap().status(), 404);
 }
 
 #[test]
