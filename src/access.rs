@@ -57,6 +57,8 @@ pub struct Access {
     changed: watch::Sender<u64>,
     ttl: Duration,
     stale_if_error: Duration,
+    /// How long an upstream that says nothing is waited for, where its last word will do.
+    patience: Duration,
 }
 
 /// What the upstream says of somebody who wants to read a collection.
@@ -123,6 +125,7 @@ impl Access {
             epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
+            patience: settings.limits.upstream_connect_timeout,
         }
     }
 
@@ -155,12 +158,16 @@ impl Access {
             let (object, upstream, credentials) = (object(), upstream.clone(), credentials.clone());
             async move { question::ask_to_read(&upstream, &object, &credentials).await }
         };
-        let error = match self.verdicts.get(name, &epoch, self.ttl, question).await {
+        let last = || {
+            let last = self.verdicts.given(name, &epoch, self.stale_if_error);
+            last.filter(|_| credentials.is_anonymous())
+        };
+        let patience = last().map(|_| self.patience);
+        let error = match self.verdicts.get(name, &epoch, self.ttl, patience, question).await {
             Ok(verdict) => return Ok(verdict),
             Err(error) => error,
         };
-        let last = self.verdicts.given(name, &epoch, self.stale_if_error);
-        if let Some(Verdict::Granted(granted)) = last.filter(|_| credentials.is_anonymous()) {
+        if let Some(Verdict::Granted(granted)) = last() {
             return Ok(Verdict::Granted(Granted { stale: true, ..granted }));
         }
         tracing::warn!(%error, "the upstream does not say who may read what");
@@ -174,7 +181,7 @@ impl Access {
             let (upstream, credentials) = (upstream.clone(), credentials.clone());
             async move { ask_for_identity(&upstream, &credentials).await }
         };
-        Ok(self.identities.get(name, &epoch, self.ttl, question).await?)
+        Ok(self.identities.get(name, &epoch, self.ttl, None, question).await?)
     }
 
     /// The collection that the requester means: `default` is a name for a bucket of their own.

@@ -87,6 +87,8 @@ impl App {
             settings.timestamps_ttl,
             Arc::clone(&budget),
             settings.exclusive,
+            settings.kinto.batch_max_requests,
+            settings.limits.upstream_connect_timeout,
         ));
         let reader = Reader {
             source: Source::new(upstream.clone()),
@@ -100,16 +102,13 @@ impl App {
             background.clone(),
             settings.timestamps_ttl,
             settings.stale_if_error,
+            settings.limits.upstream_connect_timeout,
         ));
         let access = Arc::new(Access::new(&settings));
         let observer = Arc::new(Observer::new(timeline.clone(), access.clone(), upstream.clone()));
         let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
         background.spawn(history.clone().run(observer.clone(), mirrors.clone(), watching));
-        background.spawn(poller.clone().run(
-            upstream.clone(),
-            settings.overlap,
-            settings.kinto.batch_max_requests,
-        ));
+        background.spawn(poller.clone().run(upstream.clone(), settings.overlap));
         background.spawn(keeper::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
         let feeds = Feeds::start(
             &settings,

@@ -13,6 +13,7 @@ mod pace;
 use crate::journal::{Journal, JournalError};
 use crate::kinto::CollectionKey;
 use crate::settings::{ChangesMode, HistoryMode, Settings};
+use crate::timeline::poll::unreadable::cannot_list;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
 use pace::Pace;
@@ -125,11 +126,7 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
                 Ok(Err(StatusCode::NOT_FOUND)) => {
                     report.say(&format!("bucket        {bucket} does not exist (yet)"));
                 }
-                Ok(Err(status)) => report.problems.push(format!(
-                    "the collections of /buckets/{bucket} cannot be listed ({status}): give the service account read \
-                     permission on that bucket, or name its user id in Kinto's bucket_read_principals and \
-                     collection_read_principals"
-                )),
+                Ok(Err(status)) => report.problems.push(cannot_list(bucket, status)),
                 Err(error) => report.problems.push(error.to_string()),
             }
         }

@@ -241,7 +241,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             let limits = &core.app.settings.limits;
             let limit = limits.body_limit().min(limits.batch_bytes);
             let body = body::read_held(body, limit, &mut hold).await?;
-            return endpoints::batch::answer(&core, parts, body, &peer, hold).await;
+            return Box::pin(endpoints::batch::answer(&core, parts, body, &peer, hold)).await;
         }
         let observer = &core.app.observer;
         let credentials = Credentials::of(request.headers());

@@ -30,6 +30,7 @@ pub mod verify;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
+use crate::upstream::{Suspense, UpstreamError};
 use content::Content;
 use read::ReadError;
 use refresh::{Depth, Reader};
@@ -55,6 +56,8 @@ pub struct Mirrors {
     background: Handle,
     timestamps_ttl: Duration,
     stale_if_error: Duration,
+    /// How long an upstream that says nothing is waited for, where what is kept will do.
+    patience: Duration,
 }
 
 /// One collection's content, and the refreshing of it.
@@ -64,6 +67,7 @@ pub struct Mirror {
     state: ArcSwapOption<State>,
     /// Held while the upstream is asked.
     gate: Arc<tokio::sync::Mutex<()>>,
+    suspense: Arc<Suspense>,
     past: Mutex<Past>,
     /// Moves with each content.
     moved: watch::Sender<u64>,
@@ -133,6 +137,7 @@ impl Mirrors {
         background: Handle,
         timestamps_ttl: Duration,
         stale_if_error: Duration,
+        patience: Duration,
     ) -> Self {
         let kept = Cache::builder()
             .max_capacity(reader.max_bytes as u64)
@@ -143,7 +148,7 @@ impl Mirrors {
             })
             .build();
         let held = Mutex::default();
-        Self { kept, held, timeline, reader, background, timestamps_ttl, stale_if_error }
+        Self { kept, held, timeline, reader, background, timestamps_ttl, stale_if_error, patience }
     }
 
     /// The content of a collection, at least as new as all that was heard of it; where `newest` is plausible, at least
@@ -163,13 +168,17 @@ impl Mirrors {
         let arrived = Instant::now();
         let after = self.timestamps_ttl.is_zero().then_some(arrived);
         let need = Need { news: mirror.clock.news(), newest, after, arrived, depth: Depth::Ordinary };
-        match self.bring(mirror.clone(), need).await {
+        let last = || mirror.state().filter(|state| state.began.elapsed() < self.stale_if_error);
+        let brought = tokio::select! {
+            brought = Box::pin(self.bring(mirror.clone(), need)) => brought,
+            () = Box::pin(mirror.suspense.outlasts(self.patience)), if last().is_some() => {
+                Err(UpstreamError::HeadTimeout.into())
+            }
+        };
+        match brought {
             Ok(state) => Ok((state, Freshness::Refreshed)),
             Err(error) if error.is_passing() => {
-                match mirror.state().filter(|state| state.began.elapsed() < self.stale_if_error) {
-                    Some(state) => Ok((state, Freshness::Stale)),
-                    None => Err(error),
-                }
+                last().map_or(Err(error), |state| Ok((state, Freshness::Stale)))
             }
             Err(error) => Err(error),
         }
@@ -264,7 +273,10 @@ impl Mirrors {
             }
         };
         let content = before.as_ref().map(|state| &state.content);
-        let result = self.reader.refresh(&mirror.clock, content, need.depth).await;
+        let asking = mirror.suspense.begin();
+        let reader = self.reader.telling(&mirror.suspense);
+        let result = reader.refresh(&mirror.clock, content, need.depth).await;
+        drop(asking);
         metrics::counter!("kinto_sidecar_mirror_refreshes_total", "outcome" => if result.is_ok() { "ok" } else { "failed" })
             .increment(1);
         mirror.past().asked = Some((Instant::now(), began.elapsed()));
@@ -331,6 +343,7 @@ impl Mirror {
             clock,
             state: ArcSwapOption::empty(),
             gate: Arc::default(),
+            suspense: Arc::default(),
             past: Mutex::default(),
             moved: watch::Sender::new(0),
             lineage: timeline::lineage(),

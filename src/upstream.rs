@@ -35,12 +35,14 @@ mod dial;
 mod error;
 mod pool;
 mod socket;
+mod suspense;
 mod transfer;
 mod words;
 
 pub use batches::{Batches, Sender as BatchSender};
 pub use described::Description;
 pub use error::UpstreamError;
+pub use suspense::Suspense;
 pub use words::{Advice, Ended};
 
 use connect::{Connector, Sender};

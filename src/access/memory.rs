@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::Credentials;
 use super::epoch::{Epoch, Moment};
-use crate::upstream::UpstreamError;
+use crate::upstream::{Suspense, UpstreamError};
 
 /// For how long something is remembered that nobody asks for.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -65,6 +65,7 @@ struct Gate {
     /// Held while the upstream is asked.
     turn: Arc<tokio::sync::Mutex<()>>,
     failure: Mutex<Option<(Instant, UpstreamError)>>,
+    suspense: Suspense,
 }
 
 impl Name {
@@ -100,12 +101,14 @@ impl<T: Answer> Memory<T> {
     }
 
     /// What the upstream says. It is asked where nothing is remembered, or for longer than twice `ttl`; after `ttl` it is
-    /// asked behind the back of a requester, who gets what is remembered.
+    /// asked behind the back of a requester, who gets what is remembered. Where there is something else for them, they wait no
+    /// longer than `patience` for an upstream that says nothing.
     pub(super) async fn get<Q>(
         self: &Arc<Self>,
         name: Name,
         epoch: &Arc<Epoch>,
         ttl: Duration,
+        patience: Option<Duration>,
         question: impl FnOnce() -> Q,
     ) -> Result<T, UpstreamError>
     where
@@ -125,6 +128,29 @@ impl<T: Answer> Memory<T> {
         }
         // SECURITY: a name belongs to one requester, so those who wait here for the same question ask alike.
         let gate = self.gate(name);
+        // Boxed, as it is with few requests and is large.
+        let asked = Box::pin(self.ask_in_turn(Arc::clone(&gate), epoch, ttl, arrived, question));
+        tokio::select! {
+            answer = asked => answer,
+            // The question goes on for those who come later.
+            () = Box::pin(gate.suspense.outlasts(patience.unwrap_or_default())), if patience.is_some() => {
+                Err(UpstreamError::HeadTimeout)
+            }
+        }
+    }
+
+    async fn ask_in_turn<Q>(
+        self: &Arc<Self>,
+        gate: Arc<Gate>,
+        epoch: &Arc<Epoch>,
+        ttl: Duration,
+        arrived: Instant,
+        question: impl FnOnce() -> Q,
+    ) -> Result<T, UpstreamError>
+    where
+        Q: Future<Output = Result<T, UpstreamError>> + Send + 'static,
+    {
+        let name = gate.name;
         let turn = Arc::clone(&gate.turn).lock_owned().await;
         let is_new = |known: &Arc<Known<T>>| known.asked >= arrived || known.asked.elapsed() < ttl;
         if let Some(known) = self.current(name, epoch).filter(is_new) {
@@ -168,8 +194,13 @@ impl<T: Answer> Memory<T> {
         if let Some(gate) = gates.get(&name).and_then(Weak::upgrade) {
             return gate;
         }
-        let (turn, failure) = (Arc::default(), Mutex::default());
-        let gate = Arc::new(Gate { name, gates: Arc::clone(&self.gates), turn, failure });
+        let gate = Arc::new(Gate {
+            name,
+            gates: Arc::clone(&self.gates),
+            turn: Arc::default(),
+            failure: Mutex::default(),
+            suspense: Suspense::default(),
+        });
         gates.insert(name, Arc::downgrade(&gate));
         gate
     }
@@ -186,7 +217,9 @@ impl<T: Answer> Memory<T> {
         tokio::spawn(async move {
             let _turn = turn;
             let (asked, at) = (Instant::now(), epoch.now());
+            let asking = gate.suspense.begin();
             let answer = question.await;
+            drop(asking);
             match &answer {
                 Ok(value) => memory.keep(gate.name, Known { value: value.clone(), asked, at }),
                 Err(error) => {
@@ -245,7 +278,7 @@ mod tests {
 
     async fn ask(memory: &Arc<Memory<Said>>, number: usize, answer: Said) {
         let epoch = Arc::default();
-        let said = memory.get(name(number), &epoch, IDLE, || async { Ok(answer) }).await;
+        let said = memory.get(name(number), &epoch, IDLE, None, || async { Ok(answer) }).await;
         assert!(said.is_ok());
     }
 

@@ -14,6 +14,7 @@ use crate::mirror::read::ReadError;
 use crate::settings::Settings;
 use crate::timeline::budget::rest;
 use crate::timeline::poll::heads::Heads;
+use crate::timeline::poll::unreadable::cannot_read;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -83,13 +84,11 @@ impl<'a> Pace<'a> {
             for (key, head) in keys.iter().zip(answers.heads).filter(|(key, _)| is_monitored(key)) {
                 match head {
                     Ok(_) | Err(ReadError::Gone) => {}
-                    Err(ReadError::Refused(status)) => report.problems.push(format!(
-                        "the records of {} cannot be read ({status}): give the service account read permission on the \
-                         bucket or the collection, or name its user id in Kinto's record_read_principals",
-                        key.uri()
-                    )),
+                    Err(ReadError::Refused(status)) => report.problems.push(cannot_read(key, status)),
                     Err(error) => {
-                        report.problems.push(format!("the timestamp of {} cannot be learned: {error}", key.uri()));
+                        report
+                            .problems
+                            .push(format!("the timestamp of {} cannot be learned: {error}", key.uri()));
                     }
                 }
             }

@@ -145,11 +145,14 @@ async fn granted(
 /// Tells the log once of what only its readers may read.
 pub(super) fn tell_of_unreadable(core: &Core, subject: &Subject) {
     if core.app.feeds.told.is_new(subject, Matter::Unreadable) {
+        let (whereon, settings) = match subject {
+            Subject::Bucket(_) => ("bucket", "bucket_read_principals, collection_read_principals"),
+            _ => ("collection or its bucket", "collection_read_principals"),
+        };
         tracing::warn!(
             collection = %subject,
             "live feeds of {subject} are refused: the service account (sidecar.auth) may not read it. Give it the permission \
-             \"read\" on the collection or its bucket, or name it in Kinto's collection_read_principals and \
-             record_read_principals"
+             \"read\" on the {whereon}, or name it in Kinto's {settings} and record_read_principals"
         );
     }
 }
@@ -254,7 +257,8 @@ impl Asked<'_> {
                 status: StatusCode::FORBIDDEN,
                 reason: format!(
                     "{subject} has no live feed, as the server's own account may not read it: that needs the permission \
-                     \"read\" on the collection or its bucket. Its normal feed has everything."
+                     \"read\" on the {}. Its normal feed has everything.",
+                    if matches!(subject, Subject::Bucket(_)) { "bucket" } else { "collection or its bucket" }
                 ),
             });
         }
@@ -317,6 +321,9 @@ impl Asked<'_> {
         headers::insert_kinto_defaults(headers);
         if is_personal {
             cache_control::forbid(headers);
+            if self.beginning.freshness == Freshness::Stale {
+                mark(headers, true);
+            }
             return Ok(response);
         }
         if let Some(Ok(etag)) = etag.map(HeaderValue::try_from) {

@@ -31,7 +31,7 @@ use crate::mirror::read::{ReadError, Source};
 use crate::mirror::{Freshness, Mirrors};
 use crate::timeline::Timeline;
 use crate::timeline::ledger::Ledger;
-use crate::timeline::poll::Poller;
+use crate::timeline::poll::{PollError, Poller};
 use crate::upstream::Upstream;
 use collections::{Collections, Naming};
 use entries::Entries;
@@ -113,7 +113,12 @@ impl Sources {
         match subject {
             Subject::Collection(key) => self.records(key, since, upstream, credentials).await,
             Subject::Bucket(bucket) => {
-                let ledger = self.poller.bucket(bucket, newer_than_known(since)).await?;
+                let ledger = match self.poller.bucket(bucket, newer_than_known(since)).await {
+                    Err(PollError::Unreadable(_)) => {
+                        return self.unreadable_bucket(bucket, upstream, credentials).await;
+                    }
+                    ledger => ledger?,
+                };
                 self.in_use.insert(Arc::clone(bucket), Arc::clone(&ledger));
                 Ok(self.collections(ledger, Naming::InBucket, false))
             }
@@ -193,6 +198,20 @@ impl Sources {
         Unkept::now(source, self.mirrors.hold(key), self.overlap).await
     }
 
+    /// The collections of a bucket that the service account may not read, or not all of it, as somebody who may is shown
+    /// them.
+    async fn unreadable_bucket(
+        &self,
+        bucket: &str,
+        upstream: &Upstream,
+        credentials: &Credentials,
+    ) -> Result<Beginning, Error> {
+        let ledger = Box::pin(self.poller.bucket_as(upstream, bucket, credentials.headers())).await?;
+        let moment = Arc::new(Collections::now(ledger, Naming::InBucket, self.overlap));
+        let freshness = Freshness::Refreshed;
+        Ok(Beginning { moment, freshness, is_kept: false, is_readable: false, now: None })
+    }
+
     fn collections(&self, ledger: Arc<Ledger>, naming: Naming, is_stale: bool) -> Beginning {
         let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
         let moment = Arc::new(Collections::now(ledger, naming, self.overlap));
@@ -256,8 +275,9 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
                     tracing::warn!(collection = %key, %error, "cannot tell the readers of {key} of a change");
                 }
             }
-            // Whoever comes back after it has become too large is told why there are no live feeds of it any more.
-            Err(ReadError::Gone | ReadError::Oversize) => {
+            // Whoever comes back after it has become too large, or may not be read by the service account any more, is told
+            // why there are no live feeds of it.
+            Err(ReadError::Gone | ReadError::Oversize | ReadError::Refused(_)) => {
                 feeds.close(subject, channel);
                 return;
             }
@@ -291,11 +311,14 @@ async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Chan
     let mut usage = Usage::default();
     loop {
         moved.mark_unchanged();
-        if ledger.is_loaded() || *subject == Subject::Monitor {
-            let moment = Collections::now(Arc::clone(&ledger), naming, sources.overlap);
-            if let Err(error) = channel.advance(Arc::new(moment)).await {
-                tracing::warn!(%error, "cannot tell readers of a change");
-            }
+        if !ledger.is_loaded() && *subject != Subject::Monitor {
+            // The service account may not read all of it any more. Whoever comes back is told so.
+            feeds.close(subject, channel);
+            return;
+        }
+        let moment = Collections::now(Arc::clone(&ledger), naming, sources.overlap);
+        if let Err(error) = channel.advance(Arc::new(moment)).await {
+            tracing::warn!(%error, "cannot tell readers of a change");
         }
         tokio::select! {
             _ = moved.changed() => {}

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::content::{Metadata, NewRow};
 use crate::kinto::head::Head;
 use crate::kinto::{CollectionKey, Timestamp, selector};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Suspense, Upstream, UpstreamError};
 
 /// How many objects one question names by their ids.
 const IDS_AT_ONCE: usize = 50;
@@ -103,17 +103,25 @@ pub struct Source {
     upstream: Upstream,
     /// The requester's own credentials; the service account's where there are none here.
     credentials: Option<HeaderMap>,
+    /// Whom to tell of each answer.
+    suspense: Option<Arc<Suspense>>,
 }
 
 impl Source {
     /// Asks as the service account.
     pub fn new(upstream: Upstream) -> Self {
-        Self { upstream, credentials: None }
+        Self { upstream, credentials: None, suspense: None }
     }
 
     /// Asks as the requester whose credentials these headers are.
     pub fn on_behalf(upstream: Upstream, credentials: HeaderMap) -> Self {
-        Self { upstream, credentials: Some(credentials) }
+        Self { upstream, credentials: Some(credentials), suspense: None }
+    }
+
+    /// The same source, which tells those of each answer who wait for what comes of all of them.
+    #[must_use]
+    pub fn telling(&self, suspense: &Arc<Suspense>) -> Self {
+        Self { suspense: Some(Arc::clone(suspense)), ..self.clone() }
     }
 
     /// Reads the collection object; `None` where it is still the one of `known`.
@@ -172,6 +180,13 @@ impl Source {
             total: text("total-objects").and_then(|total| total.parse().ok()),
             date: date.and_then(Timestamp::of),
         })
+    }
+
+    /// Asks several things in one batch.
+    pub async fn batch(&self, body: String) -> Result<Response<Bytes>, UpstreamError> {
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
+        self.send(Method::POST, "/batch", headers, body.into()).await
     }
 
     /// The greatest `_since` that the upstream takes, on the safe side.
@@ -292,15 +307,29 @@ impl Source {
         &self,
         method: Method,
         path: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        match &self.credentials {
-            None => self.upstream.ask(method, path, headers, Bytes::new()).await,
+        self.send(method, path, headers, Bytes::new()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, UpstreamError> {
+        let answer = match &self.credentials {
+            None => self.upstream.ask(method, path, headers, body).await,
             Some(credentials) => {
                 headers.extend(credentials.clone());
-                self.upstream.ask_as(method, path, headers, Bytes::new()).await
+                self.upstream.ask_as(method, path, headers, body).await
             }
+        };
+        if let Some(suspense) = &self.suspense {
+            suspense.heard();
         }
+        answer
     }
 }
 

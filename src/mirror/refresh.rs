@@ -9,6 +9,7 @@
 //! M held before and after the list, so it held while the list was read. Where anything moved, only what moved is read
 //! again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::content::{Content, Metadata, NewRow, Update};
@@ -17,6 +18,7 @@ use super::verify;
 use crate::kinto::Timestamp;
 use crate::settings::MirrorMode;
 use crate::timeline::clock::Clock;
+use crate::upstream::Suspense;
 
 /// How often a collection that keeps changing is read again before giving up.
 const ATTEMPTS: usize = 8;
@@ -68,6 +70,11 @@ struct List {
 }
 
 impl Reader {
+    /// The same reader, which tells those of each answer who wait for what comes of all of them.
+    pub(super) fn telling(&self, suspense: &Arc<Suspense>) -> Self {
+        Self { source: self.source.telling(suspense), ..self.clone() }
+    }
+
     /// Reads what is new since `before`, or everything, and gives the content of one moment.
     pub async fn refresh(
         &self,

@@ -139,7 +139,11 @@ pub static KEYS: &[Key] = &[
     Key::new("sidecar.header_timeout", "10s", "for a request's head to arrive"),
     Key::new("sidecar.body_timeout", "60s", "between two reads of a request's body, and for the answer to a client that has closed its sending side"),
     Key::new("sidecar.idle_timeout", "75s", "for a kept-alive connection without a request"),
-    Key::new("sidecar.upstream_connect_timeout", "5s", "for a connection to the upstream"),
+    Key::new(
+        "sidecar.upstream_connect_timeout",
+        "5s",
+        "for a connection to the upstream; and how long one that takes connections and says nothing is waited for by those who can be answered from what is known",
+    ),
     Key::new("sidecar.upstream_timeout", "60s", "for the head of the upstream's answer"),
     Key::new("sidecar.shutdown_grace", "30s", "for what is under way when the sidecar is told to stop"),
 

@@ -85,6 +85,14 @@ impl Ledger {
         }
     }
 
+    /// Not everything that belongs here can be asked for any more.
+    pub fn set_incomplete(&self) {
+        let _list = self.list();
+        if self.loaded.swap(false, Ordering::AcqRel) {
+            self.bump();
+        }
+    }
+
     /// Told of each change of the list.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.moved.subscribe()

@@ -15,16 +15,18 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 mod ask;
+mod behalf;
 pub mod heads;
 mod order;
 mod sweep;
+pub mod unreadable;
 
 use super::Timeline;
 use super::budget::{Budget, Turn};
 use super::entries::Entries;
 use super::ledger::Ledger;
 use crate::kinto::Timestamp;
-use crate::upstream::Upstream;
+use crate::upstream::{Suspense, Upstream};
 use ask::Asker;
 pub use ask::PollError;
 use sweep::{Purpose, Sweep};
@@ -45,6 +47,9 @@ const UNWANTED: Duration = Duration::from_secs(10);
 /// The shortest pause between two looks at what is due, where nothing is.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a bucket is left alone that the service account may not read, or not all of it.
+const UNREADABLE: Duration = Duration::from_secs(10);
+
 /// How long it is remembered how the asking for a bucket's list ended.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
@@ -55,9 +60,14 @@ pub struct Poller {
     ttl: Duration,
     budget: Arc<Budget>,
     exclusive: bool,
+    /// The most that the settings allow in a batch; 0 where they do not say.
+    most: usize,
     wishes: Mutex<Wishes>,
     wake: Notify,
     outcome: watch::Sender<Outcome>,
+    suspense: Suspense,
+    /// How long an upstream that says nothing is waited for, where what is known will do.
+    patience: Duration,
 }
 
 /// What readers wait for.
@@ -80,10 +90,19 @@ struct Outcome {
     done: Option<Instant>,
     /// When the last one began that looked for a claim.
     examined: Option<Instant>,
-    /// When the last one that failed began, and why.
-    failed: Option<(Instant, PollError)>,
+    failed: Option<Failed>,
     /// Buckets whose lists were asked for lately: when that began, and how it ended.
     buckets: HashMap<Arc<str>, (Instant, Result<(), PollError>)>,
+}
+
+/// The last sweep that failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    /// When it began.
+    began: Instant,
+    error: PollError,
+    /// Before then it is not to be repeated.
+    until: Instant,
 }
 
 /// A place in the line of those who ask within the budget.
@@ -91,15 +110,25 @@ type Place = Pin<Box<dyn Future<Output = Turn> + Send>>;
 
 impl Poller {
     /// A poller for `timeline`; nothing is asked before [`Poller::run`].
-    pub fn new(timeline: Arc<Timeline>, ttl: Duration, budget: Arc<Budget>, exclusive: bool) -> Self {
+    pub fn new(
+        timeline: Arc<Timeline>,
+        ttl: Duration,
+        budget: Arc<Budget>,
+        exclusive: bool,
+        batch_max_requests: usize,
+        patience: Duration,
+    ) -> Self {
         Self {
             timeline,
             ttl,
             budget,
             exclusive,
+            most: batch_max_requests,
             wishes: Mutex::default(),
             wake: Notify::new(),
             outcome: watch::Sender::default(),
+            suspense: Suspense::default(),
+            patience,
         }
     }
 
@@ -114,6 +143,14 @@ impl Poller {
             return Ok((entries, false));
         }
         let arrived = Instant::now();
+        if !is_loaded && let Some(error) = self.unreadable(arrived) {
+            if entries.rows.is_empty() {
+                return Err(error);
+            }
+            // What passed through is all that there is to be known.
+            self.timeline.set_loaded();
+            return Ok((self.timeline.entries(), false));
+        }
         let asked = if !is_loaded {
             self.lock().first = Some(arrived);
             self.ended(arrived, |_| self.timeline.is_loaded()).await
@@ -145,7 +182,14 @@ impl Poller {
         let behind = newest.is_some_and(|newest| newest > ledger.entries().high.at);
         let arrived = Instant::now();
         let mut outcome = self.outcome.subscribe();
-        let last = outcome.borrow().buckets.get(bucket).map(|(asked, _)| *asked);
+        let last = outcome.borrow().buckets.get(bucket).cloned();
+        if let Some((asked, Err(error @ PollError::Unreadable(_)))) = &last
+            && !ledger.is_loaded()
+            && arrived - *asked < UNREADABLE
+        {
+            return Err(error.clone());
+        }
+        let last = last.map(|(asked, _)| asked);
         // What the upstream does not have it cannot be asked for again and again.
         let is_claimed_again = last.is_some_and(|asked| arrived - asked < BETWEEN_CLAIMS);
         if ledger.is_loaded() && !self.ttl.is_zero() && (!behind || is_claimed_again) {
@@ -156,7 +200,11 @@ impl Poller {
         self.wake.notify_one();
         let is_asked =
             |outcome: &Outcome| outcome.buckets.get(bucket).is_some_and(|(asked, _)| *asked >= arrived);
-        let ended = tokio::time::timeout(LONGEST_WAIT, outcome.wait_for(is_asked)).await;
+        let waited = tokio::time::timeout(LONGEST_WAIT, outcome.wait_for(is_asked));
+        let ended = tokio::select! {
+            ended = waited => ended,
+            () = Box::pin(self.suspense.outlasts(self.patience)), if ledger.is_loaded() => return Ok(ledger),
+        };
         let failure = match &ended {
             Ok(Ok(outcome)) => outcome.buckets.get(bucket).and_then(|(_, result)| result.clone().err()),
             Ok(Err(_)) | Err(_) => Some(PollError::TooSlow),
@@ -165,6 +213,13 @@ impl Poller {
             Some(error) if !ledger.is_loaded() => Err(error),
             _ => Ok(ledger),
         }
+    }
+
+    /// Why there is no list, where the service account may read nothing of it and was just told so.
+    fn unreadable(&self, now: Instant) -> Option<PollError> {
+        let outcome = self.outcome.borrow();
+        let failed = outcome.failed.as_ref().filter(|failed| now < failed.until)?;
+        matches!(failed.error, PollError::Unreadable(_)).then(|| failed.error.clone())
     }
 
     /// Waits until the outcome is `enough`, or a sweep fails that began after `moment`.
@@ -180,9 +235,8 @@ impl Poller {
                     if enough(&outcome) {
                         return Ok(());
                     }
-                    if let Some((_, error)) = outcome.failed.as_ref().filter(|(failed, _)| *failed >= moment)
-                    {
-                        return Err(error.clone());
+                    if let Some(failed) = outcome.failed.as_ref().filter(|failed| failed.began >= moment) {
+                        return Err(failed.error.clone());
                     }
                 }
                 let ended = tokio::select! {
@@ -192,7 +246,10 @@ impl Poller {
                 ended.map_err(|_| PollError::TooSlow)?;
             }
         };
-        tokio::time::timeout(LONGEST_WAIT, waited).await.unwrap_or(Err(PollError::TooSlow))
+        tokio::select! {
+            ended = Box::pin(tokio::time::timeout(LONGEST_WAIT, waited)) => ended.unwrap_or(Err(PollError::TooSlow)),
+            () = Box::pin(self.suspense.outlasts(self.patience)), if self.timeline.is_loaded() => Err(PollError::TooSlow),
+        }
     }
 
     /// How old the oldest thing known of a monitored collection is.
@@ -203,8 +260,8 @@ impl Poller {
     }
 
     /// Asks until the process ends.
-    pub async fn run(self: Arc<Self>, upstream: Upstream, overlap: Duration, batch_max_requests: usize) {
-        let mut asker = Asker::new(self.timeline.clone(), upstream, overlap, batch_max_requests);
+    pub async fn run(self: Arc<Self>, upstream: Upstream, overlap: Duration) {
+        let mut asker = Asker::new(self.timeline.clone(), upstream, overlap, self.most);
         let mut sweeps: VecDeque<Sweep> = VecDeque::new();
         let mut place: Option<Place> = None;
         let mut hold: Option<Instant> = None;
@@ -246,7 +303,7 @@ impl Poller {
     fn begin_sweeps(&self, sweeps: &mut VecDeque<Sweep>) -> Option<Instant> {
         let now = Instant::now();
         let outcome = self.outcome.borrow().clone();
-        let failed = outcome.failed.as_ref().map(|(failed, _)| *failed);
+        let failed = outcome.failed.as_ref().map(|failed| failed.began);
         let mut wishes = self.lock();
         wishes.buckets.retain(|bucket, is_paid| {
             let is_of_it =
@@ -265,7 +322,8 @@ impl Poller {
                 return None;
             }
             let is_wanted = wishes.first > failed;
-            let at = failed.map_or(now, |failed| failed + if is_wanted { AFTER_FAILURE } else { UNWANTED });
+            let pause = if is_wanted { AFTER_FAILURE } else { UNWANTED };
+            let at = outcome.failed.as_ref().map_or(now, |failed| failed.until.max(failed.began + pause));
             if at > now {
                 return Some(at);
             }
@@ -289,7 +347,9 @@ impl Poller {
 
     /// Goes on with a sweep, and gives it back if there is more to ask.
     async fn step(&self, mut sweep: Sweep, asker: &mut Asker) -> Option<Sweep> {
+        let asking = self.suspense.begin();
         let (ended, busy) = sweep.step(asker).await;
+        drop(asking);
         if sweep.is_paid() {
             self.budget.pay(busy);
         }
@@ -313,10 +373,17 @@ impl Poller {
             (Purpose::Everything, Ok(())) => outcome.done = Some(sweep.began),
             (Purpose::Claim(_), Ok(())) => outcome.examined = Some(sweep.began),
             (Purpose::Everything | Purpose::Claim(_), Err(error)) => {
-                if outcome.failed.as_ref().map(|(failed, _)| *failed) <= outcome.done {
+                if outcome.failed.as_ref().map(|failed| failed.began) <= outcome.done {
                     tracing::warn!(%error, "could not ask the upstream for timestamps");
                 }
-                outcome.failed = Some((sweep.began, error));
+                let until = match error {
+                    // It may have taken long to be told so, and nothing is different the next time.
+                    PollError::Unreadable(_) => {
+                        Instant::now() + self.budget.rest(sweep.began.elapsed()).max(AFTER_FAILURE)
+                    }
+                    _ => sweep.began,
+                };
+                outcome.failed = Some(Failed { began: sweep.began, error, until });
             }
         });
         None
@@ -328,7 +395,10 @@ impl Poller {
             turn.was(Duration::ZERO);
             return None;
         };
-        match asker.put(question).await {
+        let asking = self.suspense.begin();
+        let asked = asker.put(question).await;
+        drop(asking);
+        match asked {
             Ok(busy) => {
                 if let Some(busy) = busy {
                     turn.was(busy);

@@ -13,6 +13,7 @@ const MONITOR: &str = "/buckets/monitor/collections/changes";
 async fn what_needs_no_list_costs_the_upstream_nothing() {
     let recorder = Recorder::before(Kinto::shared().url());
     let settings = [
+        SERVICE_ACCOUNT,
         ("changes.resources", "/buckets/a"),
         ("sidecar.timestamps_ttl", "3600s"),
         // Which would be watched.

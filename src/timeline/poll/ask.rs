@@ -13,12 +13,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 mod plugins;
 
 use super::heads::Heads;
 use super::order::{self, Due};
-use crate::kinto::{CollectionKey, Timestamp, segment};
+use super::unreadable::Unreadable;
+use crate::kinto::{CollectionKey, Timestamp, is_absence, segment};
 use crate::mirror::read::ReadError;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
@@ -42,6 +44,9 @@ pub enum PollError {
     /// The upstream's answer could not be understood.
     #[error("the upstream's answer is not what Kinto gives: {0}")]
     Garbled(String),
+    /// The service account may not read what is asked for.
+    #[error("{0}")]
+    Unreadable(String),
     /// The answer did not come in time.
     #[error("the upstream takes too long to say all timestamps")]
     TooSlow,
@@ -54,6 +59,7 @@ pub(super) struct Asker {
     upstream: Upstream,
     overlap: Duration,
     heads: Heads,
+    pub(super) unreadable: Unreadable,
     /// What the upstream says of itself, once it did.
     description: Option<Arc<Description>>,
     /// For each bucket of which the list matters: its `ETag`, and when it was asked for.
@@ -115,6 +121,7 @@ impl Asker {
             heads: Heads::new(upstream.clone(), most),
             upstream,
             overlap,
+            unreadable: Unreadable::default(),
             description: None,
             buckets: BTreeMap::new(),
             listed: BTreeSet::new(),
@@ -224,7 +231,7 @@ impl Asker {
     }
 
     /// Asks for the timestamps of some collections; for how long that kept the upstream busy.
-    pub(super) async fn ask(&self, clocks: &[Arc<Clock>]) -> Result<Duration, PollError> {
+    pub(super) async fn ask(&mut self, clocks: &[Arc<Clock>]) -> Result<Duration, PollError> {
         let asked = Instant::now();
         let news: Vec<u64> = clocks.iter().map(|clock| clock.news()).collect();
         let keys: Vec<CollectionKey> = clocks.iter().map(|clock| clock.key().clone()).collect();
@@ -236,16 +243,19 @@ impl Asker {
             match head {
                 Ok((timestamp, total)) => {
                     clock.answered();
+                    self.unreadable.is_readable(clock.key());
                     self.timeline.learned(clock, timestamp, total, news, asked);
                 }
                 Err(ReadError::Gone) => {
                     clock.answered();
+                    self.unreadable.is_readable(clock.key());
                     if clock.news() == news {
                         self.timeline.removed(clock.key());
                     }
                 }
-                Err(ReadError::Refused(_)) => {
+                Err(ReadError::Refused(status)) => {
                     clock.answered();
+                    self.refused(clock.key(), status);
                     metrics::counter!("kinto_sidecar_timestamps_refused_total").increment(1);
                 }
                 Err(error) => {
@@ -255,6 +265,41 @@ impl Asker {
             }
         }
         Ok(answers.busy)
+    }
+
+    /// A collection's records were refused.
+    fn refused(&mut self, key: &CollectionKey, status: StatusCode) {
+        let watched = self.timeline.watched(&key.bucket);
+        if watched.is_some() || self.timeline.resources().include(key) {
+            self.unreadable.collection(key, status);
+        }
+        if let Some(list) = watched {
+            list.set_incomplete();
+        }
+    }
+
+    /// A bucket's list was refused, or lacks some of its collections. Those that the settings name are asked for, as far as
+    /// they are not known.
+    async fn unlisted(&mut self, bucket: &str, status: StatusCode) -> Result<(), PollError> {
+        let watched = self.timeline.watched(bucket);
+        let is_needed =
+            watched.is_some() || self.timeline.resources().buckets().any(|monitored| monitored == bucket);
+        let why = is_needed.then(|| self.unreadable.bucket(bucket, status));
+        if let Some(list) = watched {
+            list.set_incomplete();
+        }
+        self.ask_named(bucket).await?;
+        why.map_or(Ok(()), Err)
+    }
+
+    /// Whether the service account is shown all collections of a bucket; the refusal where it is not. Lists have just what
+    /// somebody is shown.
+    async fn lacks_some(&self, bucket: &str) -> Result<Option<StatusCode>, PollError> {
+        let absent = format!("/buckets/{}/collections/{}", segment(bucket), Uuid::new_v4());
+        let answer = self.upstream.ask(Method::GET, &absent, HeaderMap::new(), Bytes::new()).await?;
+        let status = answer.status();
+        let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        Ok((is_refused && !is_absence(status, answer.body(), "collection")).then_some(status))
     }
 
     /// Learns what the upstream says of itself, where that is not known.
@@ -302,7 +347,9 @@ impl Asker {
                 // A bucket that is not there (yet).
                 StatusCode::NOT_FOUND => break,
                 // One that nobody but its owner may list, or may not any more: that says nothing of what is in it.
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return self.ask_named(bucket).await,
+                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                    return self.unlisted(bucket, status).await;
+                }
                 status => return Err(PollError::Status(status, format!("GET {path}"))),
             }
             etag = etag.or_else(|| answer.headers().get(header::ETAG).cloned());
@@ -310,23 +357,34 @@ impl Asker {
             present.extend(page.data.iter().map(|object| CollectionKey::new(bucket, &object.id)));
             next = self.next_page(answer.headers());
         }
-        // What was heard of while the list was read is as true as the list.
-        self.timeline.removed_from_bucket(bucket, &|key| {
-            present.contains(key)
-                || self.timeline.known_clock(key).is_some_and(|clock| before.get(key) != Some(&clock.news()))
-        });
+        // A bucket that is not there has no list, and nothing is hidden in it.
+        let lacking = if etag.is_some() { self.lacks_some(bucket).await? } else { None };
+        if lacking.is_none() {
+            // What was heard of while the list was read is as true as the list.
+            self.timeline.removed_from_bucket(bucket, &|key| {
+                present.contains(key)
+                    || self
+                        .timeline
+                        .known_clock(key)
+                        .is_some_and(|clock| before.get(key) != Some(&clock.news()))
+            });
+            self.unreadable.is_listed(bucket, |key| present.contains(key));
+        }
         let is_watched = self.timeline.watched(bucket).is_some();
         for key in present {
             if (is_watched || self.timeline.resources().include(&key)) && !self.listed.contains(&key) {
                 self.timeline.found(&key);
             }
         }
+        if let Some(status) = lacking {
+            return self.unlisted(bucket, status).await;
+        }
         self.buckets.entry(bucket.to_owned()).or_default().etag = etag;
         Ok(())
     }
 
     /// Asks for the collections that the settings name in a bucket, as far as they are not known to be there.
-    async fn ask_named(&self, bucket: &str) -> Result<(), PollError> {
+    async fn ask_named(&mut self, bucket: &str) -> Result<(), PollError> {
         let named = self.timeline.resources().collections().filter(|key| &*key.bucket == bucket);
         let unknown: Vec<Arc<Clock>> = named
             .filter(|key| !self.timeline.is_kept(key))
@@ -354,7 +412,7 @@ impl From<PollError> for crate::error::Error {
             PollError::Status(..) | PollError::Garbled(_) => {
                 Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
             }
-            PollError::TooSlow => Self::Unavailable { retry_after: None },
+            PollError::Unreadable(_) | PollError::TooSlow => Self::Unavailable { retry_after: None },
         }
     }
 }

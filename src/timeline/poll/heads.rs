@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -29,13 +29,14 @@ const GIVE_UP: usize = 3;
 /// How long one collection is waited for after a batch failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks as the service account.
+/// Asks as the service account, or as a requester.
 #[derive(Debug)]
 pub struct Heads {
     upstream: Upstream,
     source: Source,
     /// The most that the settings allow in a batch; 0 where they do not say.
     most: usize,
+    sender: BatchSender,
 }
 
 /// A collection's timestamp, and the number of its live records.
@@ -76,7 +77,13 @@ struct SubAnswer {
 impl Heads {
     /// Asks `upstream`, of at most `most` collections in a batch, 0 where it is for the upstream to say.
     pub fn new(upstream: Upstream, most: usize) -> Self {
-        Self { source: Source::new(upstream.clone()), upstream, most }
+        Self { source: Source::new(upstream.clone()), upstream, most, sender: BatchSender::Own }
+    }
+
+    /// The same with the credentials that these headers are.
+    pub fn on_behalf(upstream: Upstream, credentials: HeaderMap, most: usize) -> Self {
+        let source = Source::on_behalf(upstream.clone(), credentials);
+        Self { source, upstream, most, sender: BatchSender::Requester }
     }
 
     /// How many collections one question can name.
@@ -95,14 +102,16 @@ impl Heads {
         let began = Instant::now();
         let error = match self.ask_together(keys).await {
             Ok(heads) => {
-                batches.worked();
+                if self.sender == BatchSender::Own {
+                    batches.worked();
+                }
                 return Ok(Answers { heads, busy: began.elapsed() });
             }
             Err(BatchError::Upstream(error)) if error.is_absent() => return Err(error),
             Err(error) => error,
         };
         let is_no_batch =
-            matches!(&error, BatchError::Status(status) if batches.answered(*status, BatchSender::Own));
+            matches!(&error, BatchError::Status(status) if batches.answered(*status, self.sender));
         tracing::debug!(%error, "a batch failed: its collections are asked for one by one");
         let mut answers = self.ask_singly(keys).await?;
         answers.busy = began.elapsed().max(answers.busy);
@@ -118,9 +127,7 @@ impl Heads {
         let path = |key: &CollectionKey| batch_path(&key.records_uri());
         let requests: Vec<_> = keys.iter().map(|key| json!({"path": path(key)})).collect();
         let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
-        let headers =
-            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-        let answer = self.upstream.ask(Method::POST, "/batch", headers, body.into()).await?;
+        let answer = self.source.batch(body).await?;
         if answer.status() != StatusCode::OK {
             return Err(BatchError::Status(answer.status()));
         }

@@ -33,6 +33,9 @@ pub(super) struct Sweep {
     steps: VecDeque<Step>,
     answered: usize,
     failure: Option<PollError>,
+    /// Whether anything was said of what is asked for, be it that it is not there.
+    was_told: bool,
+    unreadable: Option<PollError>,
 }
 
 #[derive(Debug)]
@@ -49,7 +52,15 @@ enum Step {
 impl Sweep {
     pub(super) fn begin(purpose: Purpose) -> Self {
         let steps = VecDeque::from([Step::Describe]);
-        Self { purpose, began: Instant::now(), steps, answered: 0, failure: None }
+        Self {
+            purpose,
+            began: Instant::now(),
+            steps,
+            answered: 0,
+            failure: None,
+            was_told: false,
+            unreadable: None,
+        }
     }
 
     /// Whether it keeps within the budget.
@@ -64,7 +75,7 @@ impl Sweep {
             Purpose::Everything | Purpose::Bucket(..) => false,
         };
         let Some(step) = self.steps.pop_front().filter(|_| !is_met) else {
-            return (Some(self.end()), Duration::ZERO);
+            return (Some(self.end(asker)), Duration::ZERO);
         };
         let began = Instant::now();
         let asked = self.take(step, asker).await;
@@ -72,6 +83,10 @@ impl Sweep {
         match asked {
             Err(PollError::Upstream(error)) if error.is_absent() => {
                 return (Some(Err(PollError::Upstream(error))), busy);
+            }
+            Err(error @ PollError::Unreadable(_)) => {
+                self.answered += 1;
+                self.unreadable.get_or_insert(error);
             }
             Err(error) => {
                 tracing::debug!(%error, "could not ask the upstream for some timestamps");
@@ -82,10 +97,17 @@ impl Sweep {
         (None, busy)
     }
 
-    fn end(&mut self) -> Result<(), PollError> {
-        match self.failure.take() {
-            Some(error) if self.answered == 0 => Err(error),
-            _ => Ok(()),
+    fn end(&mut self, asker: &Asker) -> Result<(), PollError> {
+        let unreadable = self.unreadable.take().filter(|_| match self.purpose {
+            // What a list lacks in silence is lost to its readers.
+            Purpose::Bucket(..) => true,
+            Purpose::Everything => !self.was_told && asker.timeline.entries().rows.is_empty(),
+            Purpose::Claim(_) => false,
+        });
+        match (unreadable, self.failure.take()) {
+            (Some(error), _) => Err(error),
+            (None, Some(error)) if self.answered == 0 => Err(error),
+            (None, _) => Ok(()),
         }
     }
 
@@ -103,6 +125,7 @@ impl Sweep {
                 if !asker.has_changes() {
                     return Ok(Some(Duration::ZERO));
                 }
+                self.was_told = true;
             }
             Step::Bucket(bucket) => {
                 if matches!(self.purpose, Purpose::Bucket(..)) {
@@ -110,6 +133,8 @@ impl Sweep {
                     asker.forget_list(&bucket);
                 }
                 asker.ask_bucket(&bucket).await?;
+                self.was_told |=
+                    asker.timeline.kept_clocks().iter().all(|clock| *clock.key().bucket != *bucket);
             }
             Step::History(bucket) => asker.ask_history(&bucket).await?,
             Step::Choose => {
@@ -122,6 +147,12 @@ impl Sweep {
                     return Ok(Some(Duration::ZERO));
                 }
                 let busy = asker.ask(&clocks).await?;
+                for clock in clocks.iter().filter(|clock| !clock.is_in_trouble()) {
+                    match asker.unreadable.why(clock.key()) {
+                        Some(why) => _ = self.unreadable.get_or_insert(why),
+                        None => self.was_told = true,
+                    }
+                }
                 if !clocks.iter().all(|clock| clock.is_in_trouble()) {
                     self.answered += 1;
                 } else if self.failure.is_none() {

@@ -1,9 +1,11 @@
 //! While Kinto is down, feeds answer what changesets answer, and nobody who reads is sent away.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::follower::Follower;
-use crate::support::{Chaos, Client, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+use crate::support::{Chaos, Client, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
 
@@ -94,4 +96,65 @@ async fn a_feed_that_is_open_when_kinto_goes_down_stays_open() {
     chaos.restore();
     let written = kinto.client().user("alice").put(&format!("{collection}/records/b")).await.expect(201);
     assert_eq!(feed.row().await.unwrap()["seq"], written.data()["last_modified"]);
+}
+
+#[tokio::test]
+async fn who_can_be_answered_does_not_wait_for_a_kinto_that_hangs() {
+    let kinto = Kinto::shared();
+    let chaos = Chaos::before(kinto.url());
+    let direct = kinto.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("hanging"));
+    let collection = format!("{bucket}/collections/c");
+    direct.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    direct.put(&collection).await.expect(201);
+    let newest = direct.put(&format!("{collection}/records/a")).await.expect(201).timestamp();
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", bucket.as_str()),
+        ("sidecar.permission_ttl", "0s"),
+        ("sidecar.timestamps_ttl", "100ms"),
+        ("sidecar.poll_budget", "100%"),
+        ("sidecar.upstream_connect_timeout", "300ms"),
+    ];
+    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let client = sidecar.client();
+    let newer = newest + 1000;
+    let paths = [
+        format!("{collection}/changeset?_expected={newest}"),
+        format!("{collection}/changeset?_expected={newer}"),
+        format!("{collection}/_changes"),
+        format!("{collection}/_changes?since={newer}"),
+        format!("{collection}/"),
+        format!("{bucket}/_changes"),
+        format!("{bucket}/_changes?since={newer}"),
+        format!("/buckets/monitor/collections/changes/changeset?_expected={newer}"),
+    ];
+    let ask = async || {
+        let mut answers = Vec::new();
+        for path in &paths {
+            answers.push(client.get(path).await.expect(200));
+        }
+        answers
+    };
+    // Who was shown something once is not shown it again.
+    ask().await;
+    let before = ask().await;
+    chaos.stall();
+    let began = Instant::now();
+    for _ in 0..2 {
+        for (before, after) in before.iter().zip(ask().await) {
+            assert_eq!(after.json(), before.json());
+            let status = after.header("cache-status").unwrap_or_default();
+            assert!(status.contains("upstream-failed"), "{after}");
+        }
+    }
+    // `sidecar.upstream_timeout` is a minute.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    chaos.restore();
+    let written = direct.put(&format!("{collection}/records/b")).await.expect(201).timestamp();
+    eventually("what was written", async || {
+        let answer = client.get(&paths[0]).await.expect(200).json();
+        (answer["timestamp"] == written).then_some(())
+    })
+    .await;
 }

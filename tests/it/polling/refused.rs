@@ -155,3 +155,47 @@ async fn an_upstream_that_fails_at_everything_gives_no_list() {
     recorder.release();
     eventually("the list", async || (sidecar.client().get(MONITOR).await.status == 200).then_some(())).await;
 }
+
+#[tokio::test]
+async fn where_nothing_can_be_read_there_is_no_list() {
+    let (bucket, _) = bucket(&kinto(), &["a"]).await;
+    let missing = format!("/buckets/{}", unique("missing"));
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[("changes.resources", bucket.as_str())]);
+    let client = sidecar.client();
+    let list = MONITOR.strip_suffix("/records").unwrap();
+    for path in [MONITOR, &format!("{list}/changeset?_expected=0"), "/__broadcasts__", "/_changes"] {
+        client.get(path).await.expect(503);
+        client.get(path).await.expect(503);
+    }
+    let told = format!("the collections of {bucket} cannot be listed (401 Unauthorized)");
+    assert!(sidecar.log().contains(&told), "{}", sidecar.log());
+    // What passes is known.
+    let record = format!("{bucket}/collections/a/records/r");
+    let written = client.user("alice").put(&record).data(json!({"n": 2})).await.expect(200).timestamp();
+    assert_eq!(listed(&client).await, [("a".to_owned(), written)]);
+
+    let sidecar = self::sidecar(&Kinto::shared().url(), &missing);
+    assert_eq!(listed(&sidecar.client()).await, []);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_beside_others_is_told_of_once() {
+    let (public, made) = bucket(&kinto(), &["a"]).await;
+    let (private, _) = bucket(&kinto(), &["b"]).await;
+    let everybody = json!({"permissions": {"read": ["system.Everyone"]}});
+    kinto().patch(&public).json(everybody.clone()).await.expect(200);
+    let resources = format!("{public} {private}");
+    let settings = [
+        ("changes.resources", resources.as_str()),
+        ("sidecar.timestamps_ttl", "50ms"),
+        ("sidecar.poll_budget", "100%"),
+    ];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    assert_eq!(listed(&sidecar.client()).await, made);
+    // One of its collections can be seen, and others may be there.
+    kinto().patch(&format!("{private}/collections/b")).json(everybody).await.expect(200);
+    eventually("the collection", async || (listed(&sidecar.client()).await.len() == 2).then_some(())).await;
+    let told = format!("the collections of {private} cannot be listed");
+    let lines = sidecar.log().lines().filter(|line| line.contains(&told)).count();
+    assert_eq!(lines, 1, "{}", sidecar.log());
+}

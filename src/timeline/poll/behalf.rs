@@ -1,0 +1,63 @@
+//! The collections of a bucket as one of its readers is shown them, where the service account may not see them.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::heads::Heads;
+use super::{PollError, Poller};
+use crate::kinto::{CollectionKey, Timestamp, segment};
+use crate::mirror::read::{ReadError, Source};
+use crate::timeline::ledger::Ledger;
+use crate::upstream::{Upstream, UpstreamError};
+
+impl Poller {
+    /// Reads a list of a bucket's collections with somebody's credentials; it is nobody else's, and not kept up.
+    pub async fn bucket_as(
+        &self,
+        upstream: &Upstream,
+        bucket: &str,
+        credentials: HeaderMap,
+    ) -> Result<Arc<Ledger>, PollError> {
+        let source = Source::on_behalf(upstream.clone(), credentials.clone());
+        let mut keys = Vec::new();
+        let mut next = Some(format!("/buckets/{}/collections?_fields=id", segment(bucket)));
+        while let Some(path) = next {
+            let page = match source.page(&path).await {
+                // They were just told that they may read it.
+                Err(ReadError::Gone) => break,
+                page => page.map_err(failure)?,
+            };
+            keys.extend(page.rows.iter().map(|row| CollectionKey::new(bucket, &row.id)));
+            next = page.next;
+        }
+        let heads = Heads::on_behalf(upstream.clone(), credentials, self.most);
+        let at_once = heads.at_once(upstream.described().await.ok().as_deref());
+        let mut entries: Vec<(Timestamp, CollectionKey)> = Vec::new();
+        for keys in keys.chunks(at_once) {
+            for (key, head) in keys.iter().zip(heads.ask(keys).await?.heads) {
+                match head {
+                    Ok((timestamp, _)) => entries.push((timestamp, key.clone())),
+                    // What they may not read is not theirs to be told of.
+                    Err(ReadError::Gone | ReadError::Refused(_)) => {}
+                    Err(error) => return Err(failure(error)),
+                }
+            }
+        }
+        entries.sort();
+        let ledger = Ledger::new(self.timeline.host().to_owned());
+        for (timestamp, key) in &entries {
+            ledger.enter(key, *timestamp);
+        }
+        ledger.set_loaded();
+        Ok(Arc::new(ledger))
+    }
+}
+
+fn failure(error: ReadError) -> PollError {
+    match error {
+        ReadError::Upstream(error) => PollError::Upstream(error),
+        ReadError::Status(status) => PollError::Status(status, "the list of collections".to_owned()),
+        error => PollError::Upstream(UpstreamError::Unexpected(error.to_string().into())),
+    }
+}
