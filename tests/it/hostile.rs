@@ -79,10 +79,15 @@ fn ask(address: &str, request: &str, body: &[u8]) -> Option<u16> {
 
 /// The same as somebody else, at another address of this machine.
 fn ask_as_other(address: &str, request: &str) -> Option<u16> {
+    exchange(connect_as(2, address)?, request, b"")
+}
+
+/// A connection from one of the addresses of this machine.
+fn connect_as(last: u8, address: &str) -> Option<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
-    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).ok()?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, last], 0)).into()).ok()?;
     socket.connect(&address.parse::<SocketAddr>().ok()?.into()).ok()?;
-    exchange(socket.into(), request, b"")
+    Some(socket.into())
 }
 
 fn exchange(mut stream: TcpStream, request: &str, body: &[u8]) -> Option<u16> {
@@ -98,10 +103,16 @@ fn exchange(mut stream: TcpStream, request: &str, body: &[u8]) -> Option<u16> {
 
 /// Sends requests without reading what is answered; the sockets keep it waiting.
 fn unread(address: &str, number: usize, request: &str, body: &str) -> Vec<TcpStream> {
+    unread_as(1, address, number, request, body)
+}
+
+/// The same from one of the addresses of this machine.
+fn unread_as(last: u8, address: &str, number: usize, request: &str, body: &str) -> Vec<TcpStream> {
     let head = format!("{request}Host: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let connections = (0..number).map(|_| {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(head.as_bytes()).unwrap();
+        let mut stream = connect_as(last, address).unwrap();
+        // Whoever has too many is not let in.
+        let _ = stream.write_all(head.as_bytes());
         stream
     });
     connections.collect()

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use super::wire::{basic, exchange};
 use crate::mirror_equals_upstream::random::Random;
 
+mod attacks;
+
 /// What no ordinary client sends. Only what has one of these may be refused by the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Odd {
@@ -140,6 +142,9 @@ impl Request {
 
     /// One more.
     pub fn draw(random: &mut Random, names: &Names) -> Self {
+        if random.below(6) == 0 {
+            return attacks::draw(random, names);
+        }
         let mut odd = Vec::new();
         let user = &names.users[below(random, names.users.len())];
         let mut headers = Vec::new();
@@ -162,7 +167,7 @@ impl Request {
             1 => headers.push(("If-Match".to_owned(), "\"1\"".to_owned())),
             // The plugin fails on a patch that is answered so.
             2 if method != "PATCH" => headers.push(("Response-Behavior".to_owned(), "light".to_owned())),
-            3 => headers.push(("response-behavior".to_owned(), "diff".to_owned())),
+            3 if method != "PATCH" => headers.push(("response-behavior".to_owned(), "diff".to_owned())),
             4 => headers.push(("X-HTTP-Method-Override".to_owned(), "DELETE".to_owned())),
             _ => {}
         }
@@ -258,7 +263,7 @@ fn spelt(random: &mut Random, path: Vec<Segment>) -> (Vec<u8>, Vec<Odd>) {
     let odd = |text: String, odd: Odd| (text.into_bytes(), vec![odd]);
     let middle = text.match_indices('/').nth(2).map_or(text.len(), |(at, _)| at);
     let (head, tail) = text.split_at(middle);
-    match random.below(60) {
+    match random.below(120) {
         0 => return odd(format!("/{text}"), Odd::Slashes),
         1 => return odd(format!("{head}/{tail}"), Odd::Slashes),
         2 => return odd(format!("{head}/.{tail}"), Odd::Dots),
@@ -283,7 +288,11 @@ fn spelt(random: &mut Random, path: Vec<Segment>) -> (Vec<u8>, Vec<Odd>) {
         21 => text = text.replacen("/v1", "/v0", 1),
         _ => {}
     }
-    let odd = if text.starts_with('/') { Vec::new() } else { vec![Odd::NoPath] };
+    let mut odd = if text.starts_with('/') { Vec::new() } else { vec![Odd::NoPath] };
+    if !text.starts_with("/v1/") && text.to_ascii_lowercase().ends_with("%0a") {
+        // Only below the version it is known for the end of an id.
+        odd.push(Odd::LineFeed);
+    }
     (text.into_bytes(), odd)
 }
 
@@ -382,11 +391,7 @@ fn batch(random: &mut Random, names: &Names, mut headers: Vec<(String, String)>)
                 json!({"headers": {"authorization": basic(&names.users[2])}, "body": {"data": {"id": "r0"}}})
             }
         };
-        let is_twice = default["headers"]["authorization"].is_string()
-            && requests.iter().any(|request| request["headers"]["Authorization"].is_string())
-            || default["headers"]["Authorization"].is_string()
-                && requests.iter().any(|request| request["headers"]["authorization"].is_string());
-        if is_twice {
+        if requests.iter().any(|request| names_twice(request, &default)) {
             odd.push(Odd::HeaderTwice);
         }
         batch["defaults"] = default;
@@ -449,6 +454,16 @@ fn batch(random: &mut Random, names: &Names, mut headers: Vec<(String, String)>)
     Request { method: "POST".to_owned(), target: target.into(), headers, body, odd }
 }
 
+/// Whether two have a header of one name in different cases.
+fn names_twice(one: &Value, other: &Value) -> bool {
+    let names = |request: &Value| -> Vec<String> {
+        request["headers"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let known = names(other);
+    let is_other = |name: &String, known: &String| name != known && name.eq_ignore_ascii_case(known);
+    names(one).iter().any(|name| known.iter().any(|known| is_other(name, known)))
+}
+
 fn sub_headers(random: &mut Random, names: &Names, request: &mut Value, odd: &mut Vec<Odd>) {
     let credentials = basic(&names.users[below(random, names.users.len())]);
     let (headers, what) = match random.below(30) {
@@ -466,7 +481,7 @@ fn sub_headers(random: &mut Random, names: &Names, request: &mut Value, odd: &mu
         8 => (json!({"If-None-Match": "*"}), None),
         9 => (json!({"if_match": "\"1\""}), None),
         10 if request["method"] != "PATCH" => (json!({"response_behavior": "light"}), None),
-        11 => (json!({"Response-Behavior": "diff"}), None),
+        11 if request["method"] != "PATCH" => (json!({"Response-Behavior": "diff"}), None),
         12 => (json!({"content-length": "0"}), Some(Odd::Framing)),
         13 => (json!({"Content-Length": "0"}), None),
         14 => (json!({"Host": "h/v1/buckets/default/collections/r0/records/r0?"}), Some(Odd::Framing)),

@@ -34,6 +34,22 @@ async fn a_selector_is_refused_by_what_it_would_become() {
 }
 
 #[tokio::test]
+async fn a_text_is_refused_by_how_long_it_would_become() {
+    let (sidecar, _) = public(&[]).await;
+    let [before, after] = ["{\"selector\":{\"x\":\"", "\"}}"].map(gzip);
+    let text = gzip(&"x".repeat(8 << 20));
+    // What is compressed in parts is one text.
+    let long = [vec![before], vec![text; 30], vec![after]].concat().concat();
+    assert!(long.len() < 1 << 20, "{}", long.len());
+    bounded(&sidecar, "a long text", || {
+        at_once(4, |_| {
+            let status = post(sidecar.address(), "_selector", &long);
+            assert!(matches!(status, Some(413 | 503)), "{status:?}");
+        });
+    });
+}
+
+#[tokio::test]
 async fn what_looks_like_such_a_selector_takes_no_more() {
     let (sidecar, collection) = public(&[]).await;
     let alice = sidecar.client().user("alice");
@@ -72,7 +88,7 @@ async fn what_looks_like_such_a_selector_takes_no_more() {
             ),
             5 => {
                 let expression = "{\"text\":{\"$regex\":\"(?:a.?x?){20}z\"}}";
-                format!("{{\"selector\":{{\"$or\":[{}]}}}}", vec![expression; number.min(16)].join(","))
+                format!("{{\"selector\":{{\"$or\":[{}]}}}}", vec![expression; number.min(400)].join(","))
             }
             _ => format!("{}1{}", "[".repeat(number), "]".repeat(number)),
         };

@@ -1,22 +1,38 @@
 //! Whoever answers in the upstream's place, and does not stop.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{MIB, ROOM, ask, at_once, peak};
+use super::{MIB, ROOM, ask, at_once, memory, peak};
 use crate::support::Sidecar;
 use crate::support::stub::Stub;
 
 #[test]
 fn an_answer_without_end_is_read_as_far_as_the_question_needs() {
-    let stub = Stub::start(|mut upstream| {
+    let is_endless = Arc::new(AtomicBool::new(false));
+    let is_begun = Arc::clone(&is_endless);
+    let stub = Stub::start(move |mut upstream| {
         if upstream.read().is_none() {
+            return;
+        }
+        if !is_begun.load(Ordering::Relaxed) {
+            upstream.write("HTTP/1.1 503 Not Yet\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             return;
         }
         upstream.write("HTTP/1.1 200 OK\r\nETag: \"1\"\r\nTransfer-Encoding: chunked\r\n\r\n");
         let piece = [b"100000\r\n".to_vec(), vec![b' '; 1 << 20], b"\r\n".to_vec()].concat();
-        while upstream.stream.get_mut().write_all(&piece).is_ok() {}
+        let mut written = 0;
+        // Without end, as far as this machine bears it where it is read.
+        while written < 400 && upstream.stream.get_mut().write_all(&piece).is_ok() {
+            written += 1;
+        }
     });
     let sidecar = Sidecar::start(stub.url(), &[("changes.resources", "/buckets/a")]);
+    // The sidecar has questions of its own, too, from the beginning on.
+    assert_eq!(ask(sidecar.address(), "GET /v1/ HTTP/1.1\r\n", b""), Some(503));
+    let idle = memory(&sidecar, "VmRSS");
+    is_endless.store(true, Ordering::Relaxed);
     for (number, request) in [
         (8, "GET /v1/buckets/monitor/collections/changes/changeset?_expected=1 HTTP/1.1\r\n"),
         (1, "GET /v1/buckets/a/collections/c/changeset?_expected=1 HTTP/1.1\r\n"),
@@ -27,12 +43,13 @@ fn an_answer_without_end_is_read_as_far_as_the_question_needs() {
         (8, "GET /v1/ HTTP/1.1\r\n"),
         (8, "PUT /v1/buckets/a/collections/c/records/r HTTP/1.1\r\nContent-Type: application/json\r\n"),
     ] {
-        let grown = peak(&sidecar, || {
+        _ = peak(&sidecar, || {
             at_once(number, |_| {
                 let status = ask(sidecar.address(), request, b"");
                 assert!(status.is_some_and(|status| status >= 500), "{request}: {status:?}");
             });
         });
+        let grown = memory(&sidecar, "VmHWM").saturating_sub(idle);
         assert!(grown <= ROOM, "{request}: {} MiB", grown / MIB);
     }
 }
