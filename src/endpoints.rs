@@ -1,6 +1,7 @@
 //! What the sidecar answers itself: one file per endpoint.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
@@ -23,12 +24,14 @@ pub mod root;
 pub mod snapshot;
 
 use crate::access::Credentials;
+use crate::aside;
 use crate::cache_control;
 use crate::cors::{self, Exposed};
 use crate::error::{Error, Response};
 use crate::handler::{Core, held_for};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::server::Peer;
+use crate::timeline::entries::Entries;
 use changeset_params::ChangesetParams;
 use monitor_changes::{Context, Monitor};
 
@@ -149,12 +152,31 @@ async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer)
     };
     let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
     let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
-    let mut response = match &asked {
-        Asked::Changeset(params) => monitor_changeset::answer(params, &monitor, request),
-        Asked::List(asked) => asked.answer(&monitor, request)?,
+    let mut response = match asked {
+        Asked::Changeset(params) => monitor_changeset::answer(&params, &monitor, request),
+        Asked::List(asked) if asked.work(&entries) <= aside::LITTLE => asked.answer(&monitor, request)?,
+        Asked::List(asked) => Box::pin(aside_from(core, asked, &entries, request, &context)).await?,
     };
     changeset::mark(response.headers_mut(), is_stale);
     Ok(response)
+}
+
+/// As [`monitor`], for what takes long to select.
+async fn aside_from(
+    core: &Core,
+    asked: monitor_changes::Asked,
+    entries: &Arc<Entries>,
+    request: &Parts,
+    context: &Context<'_>,
+) -> Result<Response, Error> {
+    let (app, entries, request) = (Arc::clone(&core.app), Arc::clone(entries), request.clone());
+    let (now, base_url) = (context.now, (context.base_url)());
+    let answer = move || {
+        let base_url = || base_url.clone();
+        let context = Context { settings: &app.settings, now, base_url: &base_url };
+        asked.answer(&Monitor { entries: &entries, host: app.timeline.host(), context }, &request)
+    };
+    aside::run(usize::MAX, answer).await?
 }
 
 /// A request for one of the two monitor endpoints that has passed all checks.

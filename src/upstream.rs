@@ -33,6 +33,7 @@ mod connect;
 mod described;
 mod dial;
 mod error;
+pub mod pages;
 mod pool;
 mod socket;
 mod suspense;

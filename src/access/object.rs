@@ -130,16 +130,19 @@ impl Access {
 
 async fn ask_for_shared(source: &Source, key: &CollectionKey) -> Result<SharedRecords, UpstreamError> {
     let mut shared = HashSet::new();
-    let mut next = Some(format!("{}?_fields=id", key.records_uri()));
-    while let Some(path) = next {
-        let page = match source.page(&path).await {
+    let mut asked = source.page(&format!("{}?_fields=id", key.records_uri())).await;
+    loop {
+        let page = match asked {
             Ok(page) => page,
             Err(ReadError::Refused(_) | ReadError::Gone) => break,
             Err(ReadError::Upstream(error)) => return Err(error),
             Err(error) => return Err(UpstreamError::Unexpected(error.to_string().into())),
         };
         shared.extend(page.rows.into_iter().map(|row| row.id.to_string()));
-        next = page.next;
+        match page.next {
+            Some(next) => asked = source.follow(next).await,
+            None => break,
+        }
     }
     Ok(Arc::new(shared))
 }

@@ -16,6 +16,7 @@ use crate::timeline::budget::rest;
 use crate::timeline::poll::heads::Heads;
 use crate::timeline::poll::unreadable::cannot_read;
 use crate::timeline::resources::Resources;
+use crate::upstream::pages::Pages;
 use crate::upstream::{Upstream, UpstreamError};
 
 /// What was measured.
@@ -124,6 +125,7 @@ impl<'a> Pace<'a> {
     async fn ids(&self, path: &str) -> Result<Result<Vec<String>, StatusCode>, UpstreamError> {
         let mut ids = Vec::new();
         let mut next = Some(path.to_owned());
+        let mut pages = Pages::default();
         while let Some(path) = next {
             let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
             if answer.status() != StatusCode::OK {
@@ -134,6 +136,11 @@ impl<'a> Pace<'a> {
                 .get("next-page")
                 .and_then(|next| self.upstream.relative(next.to_str().ok()?));
             let list: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+            let first = list.pointer("/data/0/id").and_then(Value::as_str);
+            if next.is_some() {
+                let led = pages.lead_on_names(first, answer.body().len());
+                led.map_err(|error| UpstreamError::Unexpected(error.to_string().into()))?;
+            }
             let objects = list.get("data").and_then(Value::as_array).into_iter().flatten();
             let found = objects.filter_map(|object| object.get("id")?.as_str()).filter(|id| is_segment(id));
             ids.extend(found.map(str::to_owned));

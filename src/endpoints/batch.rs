@@ -144,7 +144,7 @@ pub async fn answer(
         Some(own(core, &parts, request, endpoint, peer))
     });
     let has_writes = requests.iter().any(|request| request.own.is_some() && request.method == Method::DELETE);
-    let ours = if has_writes { in_turn(ours).await? } else { try_join_all(ours).await? };
+    let ours = if has_writes { Box::pin(in_turn(ours)).await? } else { try_join_all(ours).await? };
     let mut ours = ours.into_iter();
     let mut whole = vec![Body::full("{\"responses\":[")];
     for (index, request) in requests.iter().enumerate() {

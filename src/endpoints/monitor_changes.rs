@@ -25,7 +25,7 @@ use crate::error::{Error, Response};
 use crate::kinto::Timestamp;
 use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
-use crate::timeline::entries::Entries;
+use crate::timeline::entries::{Entries, Entry};
 use crate::timeline::rendered::Document;
 
 mod plain;
@@ -108,6 +108,11 @@ impl Asked {
     /// The `_expected` and the `_since` that show what the client has heard of already.
     pub fn known(&self) -> (Option<&str>, Option<Timestamp>) {
         (self.expected.as_deref(), self.since)
+    }
+
+    /// How much work it is to answer from a list, in bytes that are looked at.
+    pub fn work(&self, entries: &Entries) -> usize {
+        self.given.as_ref().map_or(0, |given| given.conditions() * entries.rows.len() * size_of::<Entry>())
     }
 
     /// Answers from a list that is at least as new as what the client has heard of. CORS headers are left to

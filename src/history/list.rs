@@ -56,7 +56,7 @@ async fn whole(
             versions.push((object, version(row)?));
         }
         match page.next {
-            Some(next) => page = source.page(&next).await?,
+            Some(next) => page = source.follow(next).await?,
             None => return Ok(Listed { timestamp, versions }),
         }
     }

@@ -25,6 +25,10 @@ const BATCH: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 const FIRST: usize = 16;
 
+/// SECURITY: so many principals are bound one by one: engines bind some ten thousand values and no more, and who somebody is
+/// has no such bound.
+const BOUND: usize = 500;
+
 /// The entry before about the same object, as a column.
 const BEFORE: &str = ", (SELECT earlier.json FROM sidecar_entries AS earlier WHERE earlier.history = sidecar_entries.history \
                       AND earlier.uri = sidecar_entries.uri AND earlier.last_modified < sidecar_entries.last_modified \
@@ -154,11 +158,20 @@ impl<'q, 's> Question<'q, 's> {
     /// That one of the requester's principals is among an entry's readers.
     fn is_reader(&self, statement: Statement) -> Statement {
         let Sees::Some { principals, .. } = self.sees else { return statement.push("1 = 1") };
-        let principals = principals.iter().map(String::as_str);
-        statement
-            .push("reader_set IN (SELECT reader_set FROM sidecar_readers WHERE principal IN (")
-            .list(principals)
-            .push("))")
+        let statement =
+            statement.push("reader_set IN (SELECT reader_set FROM sidecar_readers WHERE principal IN (");
+        let statement = if principals.len() <= BOUND {
+            statement.list(principals.iter().map(String::as_str))
+        } else {
+            let list = serde_json::to_string(principals).unwrap_or_default();
+            match self.kind {
+                Kind::Sqlite => statement.push("SELECT value FROM json_each(").bind(list).push(")"),
+                Kind::Postgres => {
+                    statement.push("SELECT json_array_elements_text(CAST(").bind(list).push(" AS json))")
+                }
+            }
+        };
+        statement.push("))")
     }
 
     async fn verdict(&mut self, uri: String) -> bool {

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::content::{Metadata, NewRow};
 use crate::kinto::head::Head;
 use crate::kinto::{CollectionKey, Timestamp, selector};
+use crate::upstream::pages::Pages;
 use crate::upstream::{Suspense, Upstream, UpstreamError};
 
 /// How many objects one question names by their ids.
@@ -72,8 +73,16 @@ pub struct Page {
     pub timestamp: Timestamp,
     /// The rows as Kinto sorted them. What looks like a tombstone counts as one: see [`Source::tell_alive`].
     pub rows: Vec<NewRow>,
-    /// Where the next page is, relative to the API root.
-    pub next: Option<String>,
+    /// The next page.
+    pub next: Option<Next>,
+}
+
+/// Where the next page of a list is.
+#[derive(Debug)]
+pub struct Next {
+    /// Relative to the API root.
+    path: String,
+    pages: Pages,
 }
 
 /// What a list says of itself without its rows.
@@ -244,35 +253,45 @@ impl Source {
         } else {
             format!("in_id={}", in_list(suspects.keys().map(|id| &**id)))
         };
-        let mut next = Some(format!("{list}?{filter}&_fields=id"));
+        let mut page = self.page(&format!("{list}?{filter}&_fields=id")).await?;
         let mut is_same = true;
-        while let Some(path) = next {
-            let page = self.page(&path).await?;
+        loop {
             is_same &= page.timestamp == timestamp;
             for alive in page.rows {
                 if let Some(row) = suspects.get_mut(&alive.id) {
                     row.deleted = row.last_modified != alive.last_modified;
                 }
             }
-            next = page.next;
+            match page.next {
+                Some(next) => page = self.follow(next).await?,
+                None => return Ok(is_same),
+            }
         }
-        Ok(is_same)
     }
 
     /// Reads one page of a list of rows at `path`, relative to the API root: a smaller one where the whole is more than may
     /// be held.
     pub async fn page(&self, path: &str) -> Result<Page, ReadError> {
+        self.page_after(path, Pages::default()).await
+    }
+
+    /// Reads the page that follows another one.
+    pub async fn follow(&self, next: Next) -> Result<Page, ReadError> {
+        self.page_after(&next.path, next.pages).await
+    }
+
+    async fn page_after(&self, path: &str, pages: Pages) -> Result<Page, ReadError> {
         let mut asked = Cow::Borrowed(path);
         for rows in SMALLER {
-            match self.whole_page(&asked).await {
+            match self.whole_page(&asked, &pages).await {
                 Err(ReadError::Upstream(UpstreamError::TooLarge)) => asked = limited(path, rows).into(),
                 page => return page,
             }
         }
-        self.whole_page(&asked).await
+        self.whole_page(&asked, &pages).await
     }
 
-    async fn whole_page(&self, path: &str) -> Result<Page, ReadError> {
+    async fn whole_page(&self, path: &str, pages: &Pages) -> Result<Page, ReadError> {
         let answer = self.ask(Method::GET, path, HeaderMap::new()).await?;
         refuse(answer.status())?;
         let timestamp = timestamp(answer.headers())?;
@@ -287,6 +306,15 @@ impl Source {
         };
         let body = answer.into_body();
         let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
+        let next = match next {
+            Some(path) => {
+                let mut pages = pages.clone();
+                let led = pages.lead_on(data.first().map(|row| row.get()), body.len());
+                led.map_err(|error| ReadError::Garbled(error.to_string()))?;
+                Some(Next { path, pages })
+            }
+            None => None,
+        };
         let rows = data.into_iter().filter_map(|json| {
             let Some(head) = Head::of(json.get().as_bytes()) else {
                 tracing::warn!(path, "the upstream lists an object without an id");

@@ -247,8 +247,8 @@ impl Reader {
         let mut list = List { rows: first.rows, from, timestamp: from, settled: true };
         let mut bytes: usize = list.rows.iter().map(|row| row.json.len()).sum();
         let mut next = first.next;
-        while let Some(path) = next {
-            let page = self.source.page(&path).await?;
+        while let Some(following) = next {
+            let page = self.source.follow(following).await?;
             list.settled &= page.timestamp == from;
             list.timestamp = list.timestamp.max(page.timestamp);
             bytes = bytes.saturating_add(page.rows.iter().map(|row| row.json.len()).sum());

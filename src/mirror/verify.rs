@@ -81,7 +81,7 @@ pub async fn compare(
                 }
             }
             match page.next {
-                Some(next) => page = reader.source.page(&next).await?,
+                Some(next) => page = reader.source.follow(next).await?,
                 None => break,
             }
         }
@@ -109,7 +109,7 @@ async fn listing(
             }
         }
         match page.next {
-            Some(next) => page = reader.source.page(&next).await?,
+            Some(next) => page = reader.source.follow(next).await?,
             None => return Ok(listed),
         }
     }

@@ -64,6 +64,12 @@ impl Given {
         self
     }
 
+    /// How many conditions are held against each row, and how many of its fields are looked at otherwise.
+    pub fn conditions(&self) -> usize {
+        let patterns: usize = self.filters.iter().map(GivenFilter::patterns).sum();
+        1 + self.filters.len() + patterns + self.sort.len() + self.fields.len()
+    }
+
     /// The timestamp of `_since`, where it names one.
     pub fn since(&self) -> Option<Timestamp> {
         let since = self.filters.iter().find(|filter| filter.name == "_since")?;

@@ -128,7 +128,7 @@ impl Rest {
                 sent += 1;
             }
             let Some(next) = page.next.take().filter(|_| sent < self.limit) else { break };
-            page = self.source.page(&next).await?;
+            page = self.source.follow(next).await?;
             hold.set(bytes_of(&page)).map_err(|_| UpstreamError::Unavailable)?;
         }
         if self.source.metadata(&self.key, Some(&self.metadata)).await?.is_some() {

@@ -60,7 +60,7 @@ async fn read(source: &Source, key: &CollectionKey) -> Result<Vec<NewRow>, ReadE
                 }
             }
             let Some(next) = page.next else { break };
-            page = source.page(&next).await?;
+            page = source.follow(next).await?;
         }
         if page.timestamp == began {
             return Ok(rows.into_values().collect());

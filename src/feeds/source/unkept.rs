@@ -72,9 +72,10 @@ impl Unkept {
         is_wanted: impl Fn(Timestamp) -> bool,
     ) -> Result<(Vec<NewRow>, bool), ReadError> {
         let limit = self.rows.load(Ordering::Relaxed).min(room.rows).max(1);
-        let mut path = format!("{}?{query}&_limit={limit}", self.key().records_uri());
+        let path = format!("{}?{query}&_limit={limit}", self.key().records_uri());
+        let mut page = self.source.page(&path).await?;
         loop {
-            let read::Page { timestamp, mut rows, next } = self.source.page(&path).await?;
+            let read::Page { timestamp, mut rows, next } = page;
             if timestamp < self.census.timestamp {
                 // It was deleted and made again, or a backup was restored.
                 return Err(ReadError::Unsettled);
@@ -85,7 +86,7 @@ impl Unkept {
             }
             rows.retain(|row| is_wanted(row.last_modified));
             match next {
-                Some(next) if rows.is_empty() => path = next,
+                Some(next) if rows.is_empty() => page = self.source.follow(next).await?,
                 next => return Ok((rows, next.is_some())),
             }
         }

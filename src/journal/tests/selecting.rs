@@ -232,6 +232,25 @@ async fn who_sees_nothing_is_told_so() {
 }
 
 #[tokio::test]
+async fn somebody_may_be_in_as_many_groups_as_there_are() {
+    for place in places().await {
+        let journal = filled(&place).await;
+        let nobody = |_: Object| -> BoxFuture<'_, bool> { Box::pin(async { false }) };
+        let mut principals = vec!["you".to_owned()];
+        let few = Sees::Some { principals: &principals.clone(), verdict: &nobody };
+        let expected = journal.page("a", &query(""), &few).await.unwrap();
+        assert!(!expected.rows.is_empty());
+        principals.extend((0..70_000).map(|number| format!("/buckets/a/groups/\"g'{number}\"")));
+        let many = Sees::Some { principals: &principals, verdict: &nobody };
+        let page = journal.page("a", &query(""), &many).await.unwrap();
+        assert_eq!(page.rows.len(), expected.rows.len());
+        let count = journal.count("a", &query(""), &many).await.unwrap();
+        assert_eq!(count.total, journal.count("a", &query(""), &few).await.unwrap().total);
+        assert!(count.sees_any);
+    }
+}
+
+#[tokio::test]
 async fn entries_that_repeat_the_one_before_can_be_left_out() {
     for place in places().await {
         let journal = place.open().await;

@@ -24,6 +24,7 @@ use crate::kinto::{CollectionKey, Timestamp, is_absence, segment};
 use crate::mirror::read::ReadError;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
+use crate::upstream::pages::{Endless, Pages};
 use crate::upstream::{Description, Upstream, UpstreamError};
 
 /// How much less often than its collections a list of collections is asked for: it changes less often.
@@ -47,6 +48,9 @@ pub enum PollError {
     /// The service account may not read what is asked for.
     #[error("{0}")]
     Unreadable(String),
+    /// The upstream's list has no end.
+    #[error(transparent)]
+    Endless(#[from] Endless),
     /// The answer did not come in time.
     #[error("the upstream takes too long to say all timestamps")]
     TooSlow,
@@ -338,6 +342,7 @@ impl Asker {
         let mut etag = None;
         let mut present = BTreeSet::new();
         let mut next = Some(format!("/buckets/{}/collections?_fields=id", segment(bucket)));
+        let mut pages = Pages::default();
         while let Some(path) = next {
             let answer =
                 self.upstream.ask(Method::GET, &path, std::mem::take(&mut headers), Bytes::new()).await?;
@@ -356,6 +361,9 @@ impl Asker {
             let page: List<Id> = parse(answer.body())?;
             present.extend(page.data.iter().map(|object| CollectionKey::new(bucket, &object.id)));
             next = self.next_page(answer.headers());
+            if next.is_some() {
+                pages.lead_on_names(page.data.first().map(|object| &*object.id), answer.body().len())?;
+            }
         }
         // A bucket that is not there has no list, and nothing is hidden in it.
         let lacking = if etag.is_some() { self.lacks_some(bucket).await? } else { None };
@@ -409,7 +417,7 @@ impl From<PollError> for crate::error::Error {
             PollError::Status(StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT, _) => {
                 Self::Unavailable { retry_after: None }
             }
-            PollError::Status(..) | PollError::Garbled(_) => {
+            PollError::Status(..) | PollError::Garbled(_) | PollError::Endless(_) => {
                 Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
             }
             PollError::Unreadable(_) | PollError::TooSlow => Self::Unavailable { retry_after: None },

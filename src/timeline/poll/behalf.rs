@@ -21,15 +21,18 @@ impl Poller {
     ) -> Result<Arc<Ledger>, PollError> {
         let source = Source::on_behalf(upstream.clone(), credentials.clone());
         let mut keys = Vec::new();
-        let mut next = Some(format!("/buckets/{}/collections?_fields=id", segment(bucket)));
-        while let Some(path) = next {
-            let page = match source.page(&path).await {
+        let mut asked = source.page(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await;
+        loop {
+            let page = match asked {
                 // They were just told that they may read it.
                 Err(ReadError::Gone) => break,
                 page => page.map_err(failure)?,
             };
             keys.extend(page.rows.iter().map(|row| CollectionKey::new(bucket, &row.id)));
-            next = page.next;
+            match page.next {
+                Some(next) => asked = source.follow(next).await,
+                None => break,
+            }
         }
         let heads = Heads::on_behalf(upstream.clone(), credentials, self.most);
         let at_once = heads.at_once(upstream.described().await.ok().as_deref());

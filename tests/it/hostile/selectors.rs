@@ -5,7 +5,10 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use serde_json::json;
+
 use super::{Dice, ask, at_once, bounded, public, seeds};
+use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 fn gzip(text: &str) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
@@ -46,6 +49,28 @@ async fn a_text_is_refused_by_how_long_it_would_become() {
             let status = post(sidecar.address(), "_selector", &long);
             assert!(matches!(status, Some(413 | 503)), "{status:?}");
         });
+    });
+}
+
+#[tokio::test]
+async fn many_filters_of_a_long_list_hold_nobody_up() {
+    let alice = Kinto::shared().client().user("alice");
+    let bucket = format!("/buckets/{}", unique("long"));
+    alice.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    for batch in 0..20 {
+        let path = |number| json!({"path": format!("{bucket}/collections/c{batch}-{number}")});
+        let made = json!({"defaults": {"method": "PUT"}, "requests": (0..25).map(path).collect::<Vec<_>>()});
+        alice.post("/batch").json(made).await.expect(200);
+    }
+    let settings = [SERVICE_ACCOUNT, ("changes.resources", &*bucket), ("sidecar.history", "off")];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let list = "/v1/buckets/monitor/collections/changes/records";
+    let filters: Vec<_> =
+        (0..47).map(|number| format!("like_bucket=*l*o*n*g*&not_collection={number}")).collect();
+    let request = format!("GET {list}?{}&_sort=host,-id HTTP/1.1\r\n", filters.join("&"));
+    eventually("the list", async || (ask(sidecar.address(), &request, b"") == Some(200)).then_some(())).await;
+    bounded(&sidecar, "filters of a long list", || {
+        at_once(8, |_| assert_eq!(ask(sidecar.address(), &request, b""), Some(200)));
     });
 }
 

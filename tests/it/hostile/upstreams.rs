@@ -2,11 +2,59 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{MIB, ROOM, ask, at_once, memory, peak};
 use crate::support::Sidecar;
 use crate::support::stub::Stub;
+
+#[test]
+fn pages_without_end_are_followed_as_far_as_the_question_needs() {
+    for is_always_new in [false, true] {
+        let number = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&number);
+        let stub = Stub::start(move |mut upstream| {
+            while let Some(seen) = upstream.read() {
+                let target = seen.line().split(' ').nth(1).unwrap().to_owned();
+                let (path, _) = target.split_once('?').unwrap_or((&target, ""));
+                let mut next = String::new();
+                let body = match path {
+                    "/v1/" => "{\"capabilities\":{}}".to_owned(),
+                    "/v1/batch" => {
+                        "{\"responses\":[{\"status\":200,\"body\":{\"data\":{\"last_modified\":1}}},\
+                                    {\"status\":404,\"body\":{\"details\":{\"resource_name\":\"record\"}}}]}"
+                            .to_owned()
+                    }
+                    "/v1/buckets/a/collections" | "/v1/buckets/a/collections/c/records" => {
+                        let page = asked.fetch_add(1, Ordering::Relaxed);
+                        next = format!("Next-Page: http://{path}?_token={page}\r\n")
+                            .replace("http:///", "http://h/");
+                        let id = if is_always_new { page } else { 1 };
+                        let filler = "x".repeat(1 << 20);
+                        format!("{{\"data\":[{{\"id\":\"c{id}\",\"last_modified\":1,\"x\":\"{filler}\"}}]}}")
+                    }
+                    _ => "{\"data\":{\"id\":\"c\",\"last_modified\":1}}".to_owned(),
+                };
+                upstream.write(format!(
+                    "HTTP/1.1 200 OK\r\nETag: \"1\"\r\n{next}Content-Length: {}\r\n\r\n{body}",
+                    body.len()
+                ));
+            }
+        });
+        let sidecar = Sidecar::start(stub.url(), &[("changes.resources", "/buckets/a")]);
+        let monitor = "GET /v1/buckets/monitor/collections/changes/changeset?_expected=1 HTTP/1.1\r\n";
+        let changeset = "GET /v1/buckets/a/collections/c/changeset?_expected=1 HTTP/1.1\r\n";
+        for request in [monitor, changeset].into_iter().take(if is_always_new { 1 } else { 2 }) {
+            let grown = peak(&sidecar, || {
+                let status = ask(sidecar.address(), request, b"");
+                assert!(status.is_some_and(|status| status >= 500), "{request}: {status:?}");
+            });
+            assert!(grown <= ROOM, "{request}: {} MiB", grown / MIB);
+        }
+        let number = number.load(Ordering::Relaxed);
+        assert!((2..300).contains(&number), "{number} pages");
+    }
+}
 
 #[test]
 fn an_answer_without_end_is_read_as_far_as_the_question_needs() {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Asker, Followed, List, PollError, expect, parse};
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::clock::Clock;
+use crate::upstream::pages::Pages;
 
 /// The path of the changes plugin's list.
 const MONITOR: &str = "/buckets/monitor/collections/changes/records";
@@ -40,14 +41,19 @@ impl Asker {
             self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
         let mut listed = BTreeMap::new();
         let mut next = Some(MONITOR.to_owned());
+        let mut pages = Pages::default();
         while let Some(path) = next {
             let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
             expect(answer.status(), "GET monitor/changes")?;
             let list: List<MonitorEntry> = parse(answer.body())?;
+            let first = list.data.first().map(|entry| format!("{}/{}", entry.bucket, entry.collection));
             for entry in list.data {
                 listed.insert(CollectionKey::new(&entry.bucket, &entry.collection), entry.last_modified);
             }
             next = self.next_page(answer.headers());
+            if next.is_some() {
+                pages.lead_on_names(first.as_deref(), answer.body().len())?;
+            }
         }
         self.listed = listed.keys().cloned().collect();
         self.listed_at = Some(asked);
@@ -98,6 +104,7 @@ impl Asker {
         followed.asked = Instant::now();
         let mut seen = followed.newest;
         let mut changed = BTreeSet::new();
+        let mut pages = Pages::default();
         let since = seen.back(self.overlap).min(self.upstream.latest_since());
         let mut next = Some(format!(
             "/buckets/{}/history?_since={since}&_fields=last_modified,collection_id,resource_name",
@@ -111,11 +118,15 @@ impl Asker {
             }
             expect(answer.status(), "GET history")?;
             let list: List<HistoryEntry> = parse(answer.body())?;
+            let first = list.data.first().map(|entry| entry.last_modified.to_string());
             for entry in list.data {
                 seen = seen.max(entry.last_modified);
                 changed.extend(entry.collection_id.map(|collection| CollectionKey::new(bucket, &collection)));
             }
             next = self.next_page(answer.headers());
+            if next.is_some() {
+                pages.lead_on(first.as_deref(), answer.body().len())?;
+            }
         }
         let clocks: Vec<Arc<Clock>> = changed.iter().map(|key| self.timeline.clock(key)).collect();
         for clocks in clocks.chunks(self.at_once()) {
