@@ -2,27 +2,30 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::access::Access;
-use crate::buffers::Buffers;
-use crate::endpoints::broadcasts::Broadcasts;
 use crate::feeds::Feeds;
-use crate::feeds::source::Sources;
+use crate::feeds::follow::Sources;
 use crate::history::{History, Watching};
 use crate::journal::Journal;
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
-use crate::mirror::{Mirrors, keeper, read::Source};
+use crate::mirror::{Mirrors, recheck};
 use crate::observe::Observer;
 use crate::purge::Purger;
 use crate::settings::{ChangesMode, Settings};
+use crate::timeline::broadcast::Broadcasts;
 use crate::timeline::budget::Budget;
 use crate::timeline::poll::Poller;
 use crate::timeline::resources::Resources;
 use crate::timeline::{OnNews, Timeline};
 use crate::upstream::Upstream;
+use crate::upstream::kinto::Source;
+use crate::wire::buffers::{Buffers, Hold};
+use crate::wire::peer::{Peer, client};
 
 /// The state of one process.
 #[derive(Debug)]
@@ -109,7 +112,7 @@ impl App {
         let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
         background.spawn(history.clone().run(observer.clone(), mirrors.clone(), watching));
         background.spawn(poller.clone().run(upstream.clone(), settings.overlap));
-        background.spawn(keeper::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
+        background.spawn(recheck::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
         let feeds = Feeds::start(
             &settings,
             Sources::new(
@@ -140,5 +143,21 @@ impl App {
             background_upstream: upstream,
             stopping,
         })
+    }
+}
+
+/// What one thread answers with.
+#[derive(Debug)]
+pub struct Core {
+    /// What all threads share.
+    pub app: Arc<App>,
+    /// This thread's own connections to the upstream.
+    pub upstream: Upstream,
+}
+
+impl Core {
+    /// What is to be held in memory for a request.
+    pub fn hold(&self, headers: &HeaderMap, peer: &Peer) -> Hold {
+        self.app.buffers.hold(client(peer, headers, &self.app.settings))
     }
 }

@@ -2,14 +2,12 @@
 //!
 //! Flags come from the table of settings, so that each setting is described in one place.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use crate::history_cli::Transfer;
-use crate::settings::KEYS;
+use crate::settings::{Arguments, Flag, KEYS, Key};
 
 /// What the process was started to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +20,30 @@ pub enum Task {
     Transfer(Transfer),
 }
 
+/// What is to be done with the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transfer {
+    /// It is written.
+    Export {
+        /// Only this bucket's history.
+        bucket: Option<String>,
+        /// Where to; to standard output where there is none.
+        file: Option<PathBuf>,
+    },
+    /// Lines are added to it.
+    Import {
+        /// Where from; from standard input where there is none.
+        file: Option<PathBuf>,
+    },
+}
+
 /// A parsed command line.
 #[derive(Debug, Clone)]
 pub struct Cli {
     /// What to do.
     pub task: Task,
-    /// `--settings`, or `KINTO_INI`.
-    pub settings_file: Option<PathBuf>,
-    /// Each `--set`, as it was typed.
-    pub assignments: Vec<String>,
-    /// The value of each named flag, by the key of its setting.
-    pub flags: BTreeMap<&'static str, String>,
+    /// What it says of settings.
+    pub arguments: Arguments,
 }
 
 impl Cli {
@@ -53,12 +64,12 @@ impl Cli {
             },
             _ => (Task::Serve, &matches),
         };
-        Ok(Self {
-            task,
+        let arguments = Arguments {
             settings_file: matches.get_one::<PathBuf>("settings").cloned(),
             assignments: matches.get_many::<String>("set").unwrap_or_default().cloned().collect(),
             flags: KEYS.iter().filter_map(|key| Some((key.name, flag(matches, key)?))).collect(),
-        })
+        };
+        Ok(Self { task, arguments })
     }
 }
 
@@ -74,10 +85,10 @@ fn transfer(matches: &ArgMatches) -> Option<(Transfer, &ArgMatches)> {
     Some((transfer, matches))
 }
 
-fn flag(matches: &ArgMatches, key: &crate::settings::Key) -> Option<String> {
+fn flag(matches: &ArgMatches, key: &Key) -> Option<String> {
     match key.flag? {
-        crate::settings::Flag { value: Some(_), .. } => matches.get_one::<String>(key.name).cloned(),
-        crate::settings::Flag { value: None, .. } => matches.get_flag(key.name).then(|| "true".to_owned()),
+        Flag { value: Some(_), .. } => matches.get_one::<String>(key.name).cloned(),
+        Flag { value: None, .. } => matches.get_flag(key.name).then(|| "true".to_owned()),
     }
 }
 
@@ -161,8 +172,8 @@ mod tests {
         {
             let cli = parse(&arguments).unwrap();
             assert_eq!(cli.task, Task::Check);
-            assert_eq!(cli.flags["sidecar.listen"], "h:1");
-            assert_eq!(cli.flags["sidecar.exclusive"], "true");
+            assert_eq!(cli.arguments.flags["sidecar.listen"], "h:1");
+            assert_eq!(cli.arguments.flags["sidecar.exclusive"], "true");
         }
     }
 
@@ -181,7 +192,7 @@ mod tests {
         assert_eq!(task(&["history", "import", "-"]), Ok(Task::Transfer(Transfer::Import { file: None })));
         assert_eq!(task(&["history"]), Err(2));
         let cli = parse(&["--journal", "sqlite:a.db", "history", "import", "x"]).unwrap();
-        assert_eq!(cli.flags["sidecar.journal"], "sqlite:a.db");
+        assert_eq!(cli.arguments.flags["sidecar.journal"], "sqlite:a.db");
         assert_eq!(cli.task, Task::Transfer(Transfer::Import { file: file("x") }));
     }
 

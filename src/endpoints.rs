@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -14,50 +14,31 @@ pub mod batch;
 pub mod broadcasts;
 pub mod changeset;
 pub mod changeset_params;
-mod detour;
+pub mod database;
+pub mod feed;
 pub mod history;
 pub mod list;
 pub mod monitor_changes;
 pub mod monitor_changeset;
 pub mod own_bucket;
+mod redirects;
 pub mod root;
 pub mod snapshot;
 
 use crate::access::Credentials;
+use crate::app::Core;
 use crate::aside;
-use crate::cache_control;
-use crate::cors::{self, Exposed};
-use crate::error::{Error, Response};
-use crate::handler::{Core, held_for};
-use crate::kinto::{CollectionKey, Timestamp};
-use crate::server::Peer;
+use crate::error::Error;
+use crate::kinto::Timestamp;
+use crate::route::Endpoint;
 use crate::timeline::entries::Entries;
+use crate::wire::body::Response;
+use crate::wire::cache_control;
+use crate::wire::cors::{self, Exposed};
+use crate::wire::headers::insert_retry_after;
+use crate::wire::peer::Peer;
 use changeset_params::ChangesetParams;
 use monitor_changes::{Context, Monitor};
-
-/// A request for one of the endpoints that need no more than its head.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// The list of timestamps.
-    MonitorChanges,
-    /// The list of timestamps as a changeset.
-    MonitorChangeset,
-    /// What push services are told.
-    Broadcasts,
-    /// A collection's changeset.
-    Changeset(CollectionKey),
-    /// A bucket's history.
-    History(String),
-    /// A collection at a moment, which is what stands behind the `@`.
-    Snapshot(CollectionKey, String),
-}
-
-impl Endpoint {
-    /// Whether it is the upstream's where that keeps the history itself.
-    pub fn is_of_history(&self) -> bool {
-        matches!(self, Self::History(_) | Self::Snapshot(..))
-    }
-}
 
 /// Answers a request for one of the sidecar's own endpoints.
 pub async fn answer(
@@ -77,7 +58,7 @@ pub async fn answer(
         Endpoint::Changeset(key) => changeset::answer(core, request, key).await,
         Endpoint::Broadcasts => {
             let (entries, _) = core.app.poller.entries(None).await?;
-            core.app.broadcasts.respond(&entries, &core.app.settings, request, Instant::now())
+            broadcasts::respond(&core.app.broadcasts, &entries, &core.app.settings, request, Instant::now())
         }
         Endpoint::MonitorChanges | Endpoint::MonitorChangeset => {
             monitor(core, &endpoint, request, peer).await
@@ -101,6 +82,24 @@ pub async fn answer(
     Ok(response)
 }
 
+/// The answer to a request that failed, told to the log once.
+pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> Response {
+    match &error {
+        Error::Internal(cause) => tracing::error!(%cause, "a request failed"),
+        Error::Upstream(cause) => tracing::warn!(%cause, "the upstream did not answer"),
+        _ => {}
+    }
+    let kinto = &core.app.settings.kinto;
+    let mut response = error.into_response();
+    let status = response.status();
+    if let Some(advice) = core.upstream.advice() {
+        advice.insert(status, response.headers_mut());
+    }
+    insert_retry_after(response.headers_mut(), status, kinto.retry_after_seconds);
+    cors::allow_error(response.headers_mut(), origin, &kinto.cors_origins);
+    response
+}
+
 /// What somebody is told whose request is wrong. Some caches keep a 404 of their own accord: not for others, where it is
 /// what one with credentials was told.
 pub(crate) fn refusal(error: Error, request: &HeaderMap) -> Response {
@@ -119,7 +118,7 @@ fn held(
     answer: Result<Response, Error>,
 ) -> Result<Response, Error> {
     let answer = answer?;
-    let mut hold = held_for(core, &request.headers, peer);
+    let mut hold = core.hold(&request.headers, peer);
     hold.grow(usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX))?;
     Ok(answer.map(|body| body.held(hold)))
 }

@@ -9,15 +9,17 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::body::{Body, BodyError, BoxError};
-use crate::headers;
 use crate::query::{Fault, Invalid};
 use crate::upstream::UpstreamError;
+use crate::upstream::kinto::ReadError;
+use crate::wire::body::{Body, BodyError, BodyReadError, BoxError, Response};
+use crate::wire::buffers::NoRoom;
+use crate::wire::headers;
+
+/// After how many seconds somebody for whom there is no room may try again.
+const ROOM_AFTER_SECONDS: u64 = 1;
 
 const NOT_ACCEPTABLE: &str = "Accept header should be one of ['application/json']";
-
-/// An answer to a client.
-pub type Response = http::Response<Body>;
 
 /// Why a request cannot be answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -153,7 +155,7 @@ impl Error {
     }
 
     /// The answer. `Retry-After` is there only where the error itself knows it: whoever finishes the answer adds the
-    /// setting's value and the CORS headers ([`crate::cors::finish`]).
+    /// setting's value and the CORS headers ([`crate::wire::cors::finish`]).
     pub fn into_response(self) -> Response {
         if let Self::Upstream(UpstreamError::Ended(ended)) = &self {
             return ended.replay();
@@ -177,18 +179,6 @@ impl Error {
             _ => {}
         }
         response
-    }
-
-    /// What the failure to read a body means for the request: the client's fault or the upstream's, by whose body it is.
-    pub(crate) fn from_body(error: BoxError) -> Self {
-        let error = match error.downcast::<BodyError>() {
-            Ok(error) => return Self::from(*error),
-            Err(error) => error,
-        };
-        match error.downcast::<UpstreamError>() {
-            Ok(error) => Self::from(*error),
-            Err(_) => Self::BadRequest("the body broke off"),
-        }
     }
 
     fn body(&self, status: StatusCode) -> Vec<u8> {
@@ -269,11 +259,53 @@ impl From<BodyError> for Error {
     }
 }
 
+impl From<BodyReadError> for Error {
+    /// The client's fault or the upstream's, by whose body it is.
+    fn from(error: BodyReadError) -> Self {
+        let error = match error {
+            BodyReadError::TooLarge => return Self::TooLarge,
+            BodyReadError::NoRoom(error) => return Self::from(error),
+            BodyReadError::Broken(error) => error,
+        };
+        let error = match error.downcast::<BodyError>() {
+            Ok(error) => return Self::from(*error),
+            Err(error) => error,
+        };
+        match error.downcast::<UpstreamError>() {
+            Ok(error) => Self::from(*error),
+            Err(_) => Self::BadRequest("the body broke off"),
+        }
+    }
+}
+
+impl From<NoRoom> for Error {
+    fn from(_: NoRoom) -> Self {
+        Self::Unavailable { retry_after: Some(ROOM_AFTER_SECONDS) }
+    }
+}
+
 impl From<UpstreamError> for Error {
     fn from(error: UpstreamError) -> Self {
         match error {
             UpstreamError::Request(error) => Self::from(error),
             error => Self::Upstream(error),
+        }
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Gone => Self::NotFound,
+            ReadError::Upstream(error) => Self::Upstream(error),
+            // Kinto is overloaded, or a writer was faster: both pass.
+            ReadError::Status(
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS,
+            ) => Self::Unavailable { retry_after: None },
+            ReadError::Garbled(_) | ReadError::Status(_) | ReadError::Refused(_) => {
+                Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
+            }
+            ReadError::Unsettled | ReadError::Oversize => Self::Unavailable { retry_after: Some(1) },
         }
     }
 }

@@ -3,100 +3,66 @@
 //! # A change on its way to its readers
 //!
 //! ```text
-//! write, poll ─► clock, ledger, journal ─► source ─► channel: the newest moment, written once ─► corner of each thread ─► readers
+//! write, poll ─► clock, ledger, journal ─► source ─► channel: the newest snapshot, written once ─► wakers of each thread ─► readers
 //! ```
 //!
-//! - A [`source`] is followed by one task while somebody listens. It makes a [`moment`] of each new state: rows in the
-//!   order of their seqs, of which pages can be read from any [`moment::Position`].
-//! - A [`channel`] holds the newest moment, and the last changes as bytes. [`reader`]s are bodies of answers: they are woken
-//!   by thread ([`corner`]), write what everybody is given, and read pages of their own only where they are behind, filter
+//! - A source is followed by one task ([`follow`]) while somebody listens. It makes a [`snapshot`] of each new state: rows in the
+//!   order of their seqs, of which pages can be read from any [`snapshot::Position`].
+//! - A [`channel`] holds the newest snapshot, and the last changes as bytes. [`reader`]s are bodies of answers: they are woken
+//!   by thread ([`wakers`]), write what everybody is given, and read pages of their own only where they are behind, filter
 //!   or have a limit.
-//! - What is not kept in memory has normal feeds only: its pages are read from the upstream ([`source::unkept`]).
+//! - What is not kept in memory has normal feeds only: its pages are read from the upstream ([`follow::unkept`]).
 //! - A seq is a timestamp of Kinto's, and does not say what its reader has seen. [`table`] knows which rows may have been
-//!   hidden from whoever comes with one, and [`shown`] remembers what this sidecar showed to whom.
+//!   hidden from whoever comes with one, and [`seen_before`] remembers what this sidecar showed to whom.
 //!
 //! Queues for each reader were not chosen: they grow with the slowest. A position costs nothing, and what it leads to is
 //! the newest version of everything missed, which is what `CouchDB` promises.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-pub mod answer;
 pub mod channel;
-pub mod corner;
-pub mod database;
 pub mod document;
 pub mod filter;
+pub mod follow;
 pub mod framing;
-pub mod grants;
 mod judge;
-pub mod moment;
+pub mod log_once;
 pub mod params;
-pub mod permission;
+pub mod permission_watch;
+pub mod questions;
 pub mod reader;
-pub mod request;
-pub mod seats;
-pub mod shape;
-pub mod shown;
-pub mod source;
+pub mod reader_limit;
+pub mod reader_options;
+pub mod seen_before;
+pub mod snapshot;
+pub mod subject;
 pub mod table;
+pub mod tables;
 pub mod tally;
-pub mod told;
+mod wakers;
 
-use crate::access::{Access, Credentials};
-use crate::kinto::{CollectionKey, segment};
+use crate::access::Access;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use channel::Channel;
-use grants::Grants;
-use moment::Position;
-use permission::Questions;
-use seats::Seats;
-use shown::Shown;
-use source::Sources;
-use told::Told;
+use follow::Sources;
+use log_once::LogOnce;
+use permission_watch::PermissionWatch;
+use questions::Questions;
+use reader_limit::ReaderLimit;
+use seen_before::SeenBefore;
+use snapshot::Position;
+pub use subject::{Subject, View};
 
 /// The memory for compressed answers, in bytes.
 const COMPRESSED: u64 = 16 << 20;
-
-/// What a feed is about.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// The records of a collection.
-    Collection(CollectionKey),
-    /// The collections of a bucket.
-    Bucket(Arc<str>),
-    /// The monitored collections.
-    Monitor,
-    /// The entries of a bucket's history,
-    History(Arc<str>, View),
-}
-
-/// How much of a history is seen.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum View {
-    /// All of it.
-    Everything,
-    /// What somebody sees who may not read the whole bucket.
-    Of(Credentials),
-}
-
-impl fmt::Display for Subject {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Collection(key) => key.fmt(formatter),
-            Self::Bucket(bucket) => write!(formatter, "/buckets/{}", segment(bucket)),
-            Self::Monitor => formatter.write_str("the monitored collections"),
-            Self::History(bucket, _) => write!(formatter, "/buckets/{}/history", segment(bucket)),
-        }
-    }
-}
 
 /// All feeds of one process.
 #[derive(Debug)]
@@ -104,15 +70,15 @@ pub struct Feeds {
     /// What moments are made of.
     pub sources: Sources,
     /// How many may read live.
-    pub seats: Arc<Seats>,
+    pub reader_limit: Arc<ReaderLimit>,
     /// What live readers are permitted.
-    pub grants: Arc<Grants>,
+    pub permission_watch: Arc<PermissionWatch>,
     /// Compressed normal answers by what they are made of, and how far their readers have come.
     pub compressed: Cache<String, (Bytes, Position)>,
     /// What was shown to whom.
-    pub shown: Shown,
+    pub seen_before: SeenBefore,
     /// What the log was told.
-    pub told: Told,
+    pub log_once: LogOnce,
     channels: Mutex<HashMap<Subject, Arc<Channel>>>,
     background: Handle,
     stopping: watch::Receiver<bool>,
@@ -128,8 +94,8 @@ impl Feeds {
         upstream: Upstream,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let grants = Arc::new(Grants::default());
-        background.spawn(Arc::clone(&grants).keep(
+        let permission_watch = Arc::new(PermissionWatch::default());
+        background.spawn(Arc::clone(&permission_watch).keep(
             Questions {
                 access,
                 upstream,
@@ -144,11 +110,11 @@ impl Feeds {
         };
         Self {
             sources,
-            seats: Arc::new(Seats::new(&settings.feeds, &settings.limits)),
-            grants,
+            reader_limit: Arc::new(ReaderLimit::new(&settings.feeds, &settings.limits)),
+            permission_watch,
             compressed: Cache::builder().max_capacity(COMPRESSED).weigher(weigh).build(),
-            shown: Shown::default(),
-            told: Told::default(),
+            seen_before: SeenBefore::default(),
+            log_once: LogOnce::default(),
             channels: Mutex::default(),
             background,
             stopping,
@@ -163,7 +129,7 @@ impl Feeds {
         }
         let channel = Arc::new(Channel::new(self.stopping.clone()));
         channels.insert(subject.clone(), Arc::clone(&channel));
-        let following = source::follow(Arc::clone(self), subject.clone(), Arc::clone(&channel));
+        let following = follow::follow(Arc::clone(self), subject.clone(), Arc::clone(&channel));
         self.background.spawn(following);
         channel
     }
@@ -194,6 +160,6 @@ impl Feeds {
     }
 
     fn channels(&self) -> MutexGuard<'_, HashMap<Subject, Arc<Channel>>> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channels.lock()
     }
 }

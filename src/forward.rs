@@ -7,13 +7,14 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, VIA};
 use http::{HeaderValue, Request, StatusCode, Version, request, response};
 
-use crate::body::{Body, read_held};
-use crate::buffers::Hold;
-use crate::error::{Error, Response};
-use crate::handler::Core;
-use crate::headers::{self, strip_hop_by_hop};
-use crate::server::Peer;
+use crate::app::Core;
+use crate::error::Error;
 use crate::upstream::UpstreamError;
+use crate::wire::body::Response;
+use crate::wire::body::{Body, BodyReadError, read_held};
+use crate::wire::buffers::Hold;
+use crate::wire::headers::{self, strip_hop_by_hop};
+use crate::wire::peer::Peer;
 
 mod outward;
 
@@ -47,8 +48,8 @@ pub async fn buffered(
     let (parts, body) = answer.into_parts();
     match read_held(body, limit, hold).await {
         Ok(body) => Ok((parts, body)),
-        Err(Error::TooLarge) => Err(UpstreamError::TooLarge.into()),
-        Err(error) => Err(error),
+        Err(BodyReadError::TooLarge) => Err(UpstreamError::TooLarge.into()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,41 +8,33 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::access::Credentials;
-use crate::app::App;
+use crate::app::Core;
 use crate::aside;
-use crate::body::{self, Body};
-use crate::buffers::Hold;
-use crate::cors;
-use crate::endpoints::{self, root};
-use crate::error::{Error, Response};
-use crate::feeds::seats::client;
-use crate::feeds::{self, Subject};
+use crate::endpoints::own_bucket::DefaultRead;
+use crate::endpoints::{self, fail, root};
+use crate::error::Error;
+use crate::feeds::Subject;
 use crate::forward;
-use crate::headers::{self, insert_retry_after};
-use crate::history::{self, Recording};
+use crate::history;
 use crate::kinto::{RequestPath, Resource, Sent, Timestamp};
 use crate::metrics::{self, CacheOutcome};
 use crate::observe::batch::SubAnswer;
 use crate::observe::default_bucket;
-use crate::request_id;
 use crate::route::Route;
-use crate::server::{Peer, request_body};
 use crate::settings::Settings;
-use crate::upstream::{Upstream, UpstreamError};
-
-/// What one thread answers with.
-#[derive(Debug)]
-pub struct Core {
-    /// What all threads share.
-    pub app: Arc<App>,
-    /// This thread's own connections to the upstream.
-    pub upstream: Upstream,
-}
+use crate::upstream::UpstreamError;
+use crate::wire::body::Response;
+use crate::wire::body::{self, Body};
+use crate::wire::buffers::Hold;
+use crate::wire::headers;
+use crate::wire::limited;
+use crate::wire::peer::Peer;
+use crate::wire::request_id;
 
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
 pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
@@ -127,14 +119,14 @@ async fn answer_as(
     if is_of_history && Box::pin(core.app.history.journal(&core.upstream)).await?.is_none() {
         route = Route::Forward;
     }
-    let body: Body = request_body::limited(incoming, &core.app.settings.limits)?;
+    let body: Body = limited::limited(incoming, &core.app.settings.limits)?;
     let route = match route {
         Route::Feed(subject) => {
-            return Box::pin(feeds::answer::answer(core, subject, parts, body, peer)).await;
+            return Box::pin(endpoints::feed::answer(core, subject, parts, body, peer)).await;
         }
         // Any other method is Kinto's, which sends the client to the URL without a slash.
         Route::Database(key) if matches!(parts.method, Method::GET | Method::HEAD) => {
-            return Box::pin(feeds::database::answer(core, key, &parts)).await;
+            return Box::pin(endpoints::database::answer(core, key, &parts)).await;
         }
         route => route,
     };
@@ -201,39 +193,12 @@ async fn read_default(
     Ok(response)
 }
 
-/// A read that leads into the default bucket, which makes bucket and collection for it.
-#[must_use]
-pub(crate) struct DefaultRead(Recording);
-
-impl DefaultRead {
-    /// Begins the recording of what it makes; `own` is the requester's own bucket.
-    pub(crate) async fn begin(
-        core: &Core,
-        path: &RequestPath,
-        own: Option<&Arc<str>>,
-        credentials: Credentials,
-    ) -> Self {
-        if own.is_none() {
-            return Self(Recording::nothing());
-        }
-        let read = history::Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own);
-        // What cannot be written down does not keep anybody from reading.
-        Self(core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
-    }
-
-    /// It was answered. When this returns, the journal has what was made.
-    pub(crate) async fn end(self, status: StatusCode) {
-        let answers: Arc<[SubAnswer]> = Arc::new([SubAnswer::read(status, Bytes::new(), None)]);
-        _ = self.0.answered(&answers).await;
-    }
-}
-
 /// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the
 /// client goes away.
 async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     let path = path_of(core, &request)?;
     let (core, peer) = (Arc::clone(core), peer.clone());
-    let mut hold = held_for(&core, request.headers(), &peer);
+    let mut hold = core.hold(request.headers(), &peer);
     let carried = tokio::spawn(async move {
         // However a batch's path is spelt, what is in it counts.
         if *path.resource(None) == Resource::Batch && request.method() == Method::POST {
@@ -303,36 +268,13 @@ async fn described(
         return forward::stream(core, request, peer).await;
     }
     request.headers_mut().remove(ACCEPT_ENCODING);
-    let mut hold = held_for(core, request.headers(), peer);
+    let mut hold = core.hold(request.headers(), peer);
     let (mut answer, mut body) = forward::buffered(core, request, peer, &mut hold).await?;
     if answer.status.is_success() {
         body = add(&body, &core.app.settings);
         answer.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     Ok(Response::from_parts(answer, Body::full(body).held(hold)))
-}
-
-/// What is to be held in memory for a request.
-pub(crate) fn held_for(core: &Core, headers: &HeaderMap, peer: &Peer) -> Hold {
-    core.app.buffers.hold(client(peer, headers, &core.app.settings))
-}
-
-/// The answer to a request that failed, told to the log once.
-pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> Response {
-    match &error {
-        Error::Internal(cause) => tracing::error!(%cause, "a request failed"),
-        Error::Upstream(cause) => tracing::warn!(%cause, "the upstream did not answer"),
-        _ => {}
-    }
-    let kinto = &core.app.settings.kinto;
-    let mut response = error.into_response();
-    let status = response.status();
-    if let Some(advice) = core.upstream.advice() {
-        advice.insert(status, response.headers_mut());
-    }
-    insert_retry_after(response.headers_mut(), status, kinto.retry_after_seconds);
-    cors::allow_error(response.headers_mut(), origin, &kinto.cors_origins);
-    response
 }
 
 /// What the access log says of a request.

@@ -14,11 +14,12 @@
 //! journal record is told to the timeline by [`follow`].
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::sync::watch as state;
 
@@ -46,10 +47,10 @@ use crate::error::Error;
 use crate::journal::{Change, Journal, JournalError, Object};
 use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
-use crate::mirror::read::Source;
 use crate::observe::Observer;
 use crate::settings::{HistoryMode, HistorySettings, JournalFailure, JournalUrl, KintoSettings, Settings};
 use crate::timeline::Timeline;
+use crate::upstream::kinto::Source;
 use crate::upstream::{Upstream, UpstreamError};
 
 /// How long a write waits for the writes that a former process left open to be looked up.
@@ -265,7 +266,7 @@ impl History {
 
     /// Passing writes made these changes.
     fn recorded(&self, changes: &[Change]) {
-        let mut recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recorded = self.recorded.lock();
         for change in changes {
             let newest = recorded.entry(write::list_of(&change.object)).or_default();
             *newest = change.modified.max(*newest);
@@ -274,7 +275,7 @@ impl History {
 
     /// Whether a passing write brought a list to this timestamp.
     fn is_recorded(&self, list: &str, timestamp: Timestamp) -> bool {
-        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorded = self.recorded.lock();
         recorded.get(list).is_some_and(|newest| *newest >= timestamp)
     }
 }

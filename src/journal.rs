@@ -17,16 +17,15 @@ use crate::query::Query;
 use crate::settings::{HistorySettings, JournalUrl};
 
 mod append;
+mod candidate;
 mod change;
 mod condition;
 mod engine;
 mod entry;
 mod intents;
 mod late;
-mod ledger;
 mod news;
 mod notify;
-mod object;
 mod owner;
 mod page;
 mod place;
@@ -38,12 +37,13 @@ mod schema;
 mod select;
 mod state;
 mod statement;
+mod transaction;
 mod transfer;
 mod trim;
 mod writer;
 
+pub use crate::kinto::object::{Object, ResourceName};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
-pub use object::{Object, ResourceName};
 pub use transfer::{Export, Imported, Line};
 
 use engine::{DEADLINE, Engine, Reading, bounded, unavailable};

@@ -11,7 +11,9 @@ use http::HeaderValue;
 
 mod absence;
 pub mod head;
+pub(crate) mod object;
 mod path;
+pub(crate) mod python;
 pub mod seq;
 mod uri;
 

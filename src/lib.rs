@@ -10,36 +10,61 @@
 //!   timestamp of each collection) and [`access`] (who may read what, as the upstream said).
 //! - **A change** moves a collection's [`timeline::clock`]. Whoever next asks for its changeset finds the [`mirror`] behind
 //!   the clock, and one delta brings it up to date for all. Changes that pass elsewhere are found by [`timeline::poll`].
-//! - **An answer** is a slice of bytes that are already there ([`mirror::content`], [`timeline::rendered`]), compressed
-//!   once ([`compression`]), dressed for caches ([`cache_control`]) and browsers ([`cors`]).
+//! - **An answer** is a slice of bytes that are already there ([`mirror::content`], [`timeline::document`]), compressed
+//!   once ([`wire::compression`]), dressed for caches ([`wire::cache_control`]) and browsers ([`wire::cors`]).
 //! - **A feed** ([`feeds`]) is an answer that goes on: its reader holds a position, is woken by thread, and is given what
 //!   was written once for all.
 //! - **Kinto** is spoken to by [`upstream`] alone; its words are in [`kinto`], its list language in [`query`], its errors in
 //!   [`error`].
 //!
-//! Arrows point one way: `server → handler → endpoints, feeds, forward → timeline, mirror, access → upstream → kinto, body,
-//! error`. The upstream decides every permission; the sidecar copies no access control.
+//! The upstream decides every permission; the sidecar copies no access control.
+//!
+//! # Floors
+//!
+//! Imports run down this table, or along a row, and nowhere in a circle; `tests/it/floors.rs` holds them to it.
+//!
+//! | rooms | what they know |
+//! | --- | --- |
+//! | `serve`, `commands`, `cli`, `telemetry` | how the process begins and ends, and what the operator is told |
+//! | `server` | connections: who has a place, where a head ends, TLS |
+//! | `handler` | the life of a request |
+//! | `endpoints`, `forward` | what the sidecar answers itself, and what it passes on |
+//! | `app`, `route` | what all requests share, and whose a request is |
+//! | `feeds` | live and normal feeds |
+//! | `history` | what was written by whom, from intents to entries |
+//! | `observe`, `purge` | what passing writes mean for timestamps and permissions; the caches in front |
+//! | `mirror` | contents of collections |
+//! | `timeline` | timestamps of collections, and when to ask for them |
+//! | `access` | who may read what, as the upstream said |
+//! | `journal` | entries and intents on disk |
+//! | `aside`, `error` | work that takes long; what clients are told when something is wrong |
+//! | `upstream` | Kinto, over HTTP |
+//! | `metrics` | what is counted |
+//! | `upstream/error`, `upstream/ended` | why the upstream gave no answer |
+//! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
+//! | `settings` | what the operator wrote |
+//! | `kinto`, `bounded` | Kinto's words; JSON of strangers, counted while it is read |
+//!
+//! # Invariants
+//!
+//! - Only [`upstream`] speaks to Kinto, and only [`journal`] to a database.
+//! - [`query`] does no I/O, and nothing that it reads is waited for.
+//! - What goes wrong below [`endpoints`] is an [`error::Error`], which alone becomes an answer, and is told to the log there.
+//! - Nothing is told to a client of a write before the [`journal`] has it.
+//! - A body that is read whole is counted in [`wire::buffers`] while it is held.
 
 pub mod access;
 pub mod app;
 mod aside;
-pub mod body;
 pub mod bounded;
-pub mod buffers;
-pub mod cache_control;
-pub mod check;
 pub mod cli;
-pub mod compression;
-pub mod conditional;
-pub mod cors;
+pub mod commands;
 pub mod endpoints;
 pub mod error;
 pub mod feeds;
 pub mod forward;
 pub mod handler;
-pub mod headers;
 pub mod history;
-pub mod history_cli;
 pub mod journal;
 pub mod kinto;
 pub mod metrics;
@@ -47,10 +72,11 @@ pub mod mirror;
 pub mod observe;
 pub mod purge;
 pub mod query;
-pub mod request_id;
 pub mod route;
+pub mod serve;
 pub mod server;
 pub mod settings;
 pub mod telemetry;
 pub mod timeline;
 pub mod upstream;
+pub mod wire;

@@ -1,34 +1,15 @@
-//! `kinto-sidecar`: reads the settings, opens the sockets, serves until it is told to stop.
+//! `kinto-sidecar`: reads the settings, and does what it was started for.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use kinto_sidecar::app::App;
-use kinto_sidecar::check;
 use kinto_sidecar::cli::{Cli, Task};
-use kinto_sidecar::endpoints::admin::Admin;
-use kinto_sidecar::history_cli::{self, Transfer};
-use kinto_sidecar::journal::{Journal, JournalError};
-use kinto_sidecar::server::{AdminServer, Server};
+use kinto_sidecar::commands::{self, complain};
 use kinto_sidecar::settings::{Environment, Settings};
-use kinto_sidecar::telemetry;
-use kinto_sidecar::upstream::Upstream;
-use metrics_exporter_prometheus::PrometheusBuilder;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use kinto_sidecar::{serve, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Sent to a process that writes past the limit on the size of files.
-const SIGXFSZ: i32 = 25;
-/// How many files are open beside clients' connections: those to the upstream above all.
-const OTHER_FILES: u64 = 1_000;
-/// How often the recorder of metrics tidies up.
-const UPKEEP: Duration = Duration::from_secs(5);
 /// Something about the settings, which has to be mended before anything can run.
 const BAD_SETTINGS: u8 = 2;
 
@@ -37,7 +18,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let (settings, warnings) = match Settings::load(&cli, &environment()) {
+    let (settings, warnings) = match Settings::load(&cli.arguments, &environment()) {
         Ok(loaded) => loaded,
         Err(error) => {
             complain(&error);
@@ -49,9 +30,9 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     let done = match cli.task {
-        Task::Serve => run(settings).map(|()| ExitCode::SUCCESS),
-        Task::Check => examine(&settings),
-        Task::Transfer(transfer) => carry(&settings, &transfer),
+        Task::Serve => serve::run(settings).map(|()| ExitCode::SUCCESS),
+        Task::Check => commands::check::run(&settings),
+        Task::Transfer(transfer) => commands::history::run(&settings, &transfer),
     };
     match done {
         Ok(code) => code,
@@ -62,170 +43,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what the settings and the upstream come to.
-#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
-fn examine(settings: &Settings) -> std::io::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let upstream = Upstream::new(settings)?;
-    let report = runtime.block_on(check::check(settings, &upstream));
-    print!("{}", report.text);
-    for problem in &report.problems {
-        println!("problem       {problem}");
-    }
-    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Moves the journal.
-fn carry(settings: &Settings, transfer: &Transfer) -> std::io::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(history_cli::transfer(settings, transfer)) {
-        Ok(done) => complain(&done),
-        Err(error) => {
-            complain(&error);
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 /// The environment, but for what is no text.
 fn environment() -> Environment {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
-}
-
-#[expect(clippy::print_stderr, reason = "the operator reads it here")]
-fn complain(error: &dyn std::fmt::Display) {
-    eprintln!("kinto-sidecar: {error}");
-}
-
-/// Serves until the process is told to stop and what was under way is done, or it is told a second time.
-#[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
-fn run(settings: Settings) -> std::io::Result<()> {
-    let background = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("background")
-        .enable_all()
-        .build()?;
-    let mut stops = {
-        let _inside = background.enter();
-        // What the limit on files refuses is an error like any other, and not the end.
-        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
-        // What other servers take for a word about their logs or their settings must not end this one.
-        drop(signal(SignalKind::user_defined1())?);
-        drop(signal(SignalKind::user_defined2())?);
-        background.spawn(explain_hangups(signal(SignalKind::hangup())?));
-        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
-    };
-    let (stop, stopping) = watch::channel(false);
-    raise_descriptors(&settings);
-    let upstream = Upstream::new(&settings)?;
-    let journal = open_journal(&settings, &background)?;
-    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), stopping);
-    if let Some(address) = &app.settings.admin_listen {
-        let admin = AdminServer::open(address)?;
-        eprintln!("metrics and health on {}", admin.address());
-        serve_admin(&background, admin, &app, &upstream)?;
-    }
-    let history = Arc::clone(&app.history);
-    let server = Server::open(app, upstream)?;
-    eprintln!("listening on {}", server.address());
-    let threads = server.start()?;
-
-    background.block_on(next(&mut stops));
-    tracing::info!("stopping");
-    // Nobody listening would mean that all threads have ended.
-    let _ = stop.send(true);
-    let done = background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-    background.block_on(async {
-        tokio::select! {
-            _ = done => {}
-            () = next(&mut stops) => {}
-        }
-    });
-    background.block_on(history.flush());
-    end(background);
-    Ok(())
-}
-
-/// Lets the process open as many files as the system allows it, and compares that with what the settings want.
-fn raise_descriptors(settings: &Settings) {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "cannot open more files than at first");
-    }
-    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let wanted = settings.limits.connections as u64 + OTHER_FILES;
-    if allowed < wanted {
-        tracing::warn!(
-            "the process may open {allowed} files, and sidecar.max_connections wants {wanted}: raise the limit (ulimit -Hn, \
-             LimitNOFILE=) or lower the setting"
-        );
-    }
-}
-
-/// The journal, where one may be needed and can be opened now. One that never can be ends the process; a database that is
-/// away is waited for while other things go on.
-fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Option<Journal>> {
-    if !settings.history_mode.wants_journal() {
-        return Ok(None);
-    }
-    let explicit_permissions = settings.kinto.explicit_permissions;
-    let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
-    match background.block_on(opening) {
-        Ok(journal) => Ok(Some(journal)),
-        Err(JournalError::Unavailable(_)) => Ok(None),
-        Err(error @ (JournalError::Unusable(_) | JournalError::InUse(_))) => {
-            Err(std::io::Error::other(error))
-        }
-    }
-}
-
-/// Answers operators from the background.
-fn serve_admin(
-    background: &Runtime,
-    server: AdminServer,
-    app: &Arc<App>,
-    upstream: &Upstream,
-) -> std::io::Result<()> {
-    let recorder = PrometheusBuilder::new().install_recorder().map_err(std::io::Error::other)?;
-    let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone());
-    background.spawn(async move {
-        if let Err(error) = server.run(admin).await {
-            tracing::error!(%error, "metrics and health are not answered");
-        }
-    });
-    background.spawn(async move {
-        // Without it, what histograms collect between two readings would only grow.
-        let mut turns = tokio::time::interval(UPKEEP);
-        loop {
-            turns.tick().await;
-            recorder.run_upkeep();
-        }
-    });
-    Ok(())
-}
-
-/// Waits for `SIGTERM` or `SIGINT`.
-async fn next([terminate, interrupt]: &mut [Signal; 2]) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Says what `SIGHUP` does not do.
-async fn explain_hangups(mut hangups: Signal) {
-    while hangups.recv().await.is_some() {
-        tracing::warn!(
-            "SIGHUP changes nothing: settings are read at start only, so a restart is what changes them"
-        );
-    }
-}
-
-/// Leaves what still runs behind: the process ends with it.
-fn end(background: Runtime) {
-    background.shutdown_background();
 }

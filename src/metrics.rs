@@ -5,11 +5,12 @@
 //! crate where it happens, under names that begin with `kinto_sidecar_` too.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode};
+use parking_lot::Mutex;
 
 use crate::upstream::UpstreamError;
 
@@ -83,7 +84,7 @@ static THREADS: Mutex<Vec<Arc<Counts>>> = Mutex::new(Vec::new());
 thread_local! {
     static COUNTS: Arc<Counts> = {
         let counts = Arc::<Counts>::default();
-        THREADS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counts));
+        THREADS.lock().push(Arc::clone(&counts));
         counts
     };
 }
@@ -144,7 +145,7 @@ impl Drop for OpenConnection {
 
 /// Everything that is counted here, in the text format of Prometheus.
 pub fn render() -> String {
-    let threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let threads = THREADS.lock().clone();
     let mut text = String::with_capacity(4_096);
     // Writing to a string does not fail.
     let _ = render_requests(&mut text, &threads);

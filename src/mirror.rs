@@ -6,33 +6,33 @@
 //!                                   no:  one refresh under way per mirror, on the background runtime; all wait for it
 //! ```
 //!
-//! A refresh is never cancelled by a reader that goes away. [`keeper`] reads each mirror once more when its collection
+//! A refresh is never cancelled by a reader that goes away. [`recheck`] reads each mirror once more when its collection
 //! has come to rest, and compares it with a listing now and then.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub mod compare;
 pub mod content;
-pub mod keeper;
-pub mod read;
+pub mod recheck;
 pub mod refresh;
 pub mod variants;
-pub mod verify;
 
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
+use crate::upstream::kinto::ReadError;
 use crate::upstream::{Suspense, UpstreamError};
 use content::Content;
-use read::ReadError;
 use refresh::{Depth, Reader};
 use variants::Variants;
 
@@ -213,8 +213,8 @@ impl Mirrors {
         })
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<CollectionKey, Weak<Mirror>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> parking_lot::MutexGuard<'_, HashMap<CollectionKey, Weak<Mirror>>> {
+        self.held.lock()
     }
 
     /// All mirrors that are kept.
@@ -395,8 +395,8 @@ impl Mirror {
             .filter(|pause| !pause.is_zero())
     }
 
-    fn past(&self) -> std::sync::MutexGuard<'_, Past> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    fn past(&self) -> parking_lot::MutexGuard<'_, Past> {
+        self.past.lock()
     }
 }
 

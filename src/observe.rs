@@ -11,10 +11,11 @@
 //! A write whose outcome is not known (no answer, a 5xx, an answer that says no timestamp) has the upstream asked for the
 //! collection's timestamp, until it says it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub mod answer;
@@ -24,10 +25,10 @@ mod pending;
 
 use crate::access::{Access, Credentials};
 use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp};
-use crate::mirror::read::{ReadError, Source};
 use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
 use crate::upstream::Upstream;
+use crate::upstream::kinto::{ReadError, Source};
 use answer::Objects;
 use pending::Pending;
 
@@ -182,7 +183,7 @@ impl Observer {
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 }
 

@@ -5,20 +5,21 @@
 //! told once. What cannot be told within a few tries is given up: the cache's copy ends by its age then.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use http::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode, Uri};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::body::Body;
-use crate::cache_control::{SURROGATE_KEY, tag_of};
 use crate::kinto::{CollectionKey, segment};
 use crate::settings::{Settings, UpstreamUrl};
 use crate::upstream::{Upstream, read_whole};
+use crate::wire::body::Body;
+use crate::wire::cache_control::{SURROGATE_KEY, tag_of};
 
 /// What the xkey module of Varnish purges by.
 const XKEY: HeaderName = HeaderName::from_static("xkey");
@@ -81,7 +82,7 @@ impl Purger {
 
     /// Has the cache drop what it keeps of a collection, and of the list of changes. Never waits.
     pub fn changed(&self, key: &CollectionKey) {
-        let mut keys = self.waiting.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.waiting.keys.lock();
         for key in [key, &self.list] {
             if !keys.contains(key) {
                 keys.insert(key.clone());
@@ -95,7 +96,7 @@ impl Purger {
 impl Waiting {
     async fn next(&self) -> CollectionKey {
         loop {
-            if let Some(key) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).pop_first() {
+            if let Some(key) = self.keys.lock().pop_first() {
                 return key;
             }
             self.more.notified().await;
@@ -229,7 +230,7 @@ mod tests {
         (0..100).for_each(|_| purger.changed(&key));
         assert_eq!(purger.waiting.next().await, key);
         assert_eq!(purger.waiting.next().await, purger.list);
-        assert!(purger.waiting.keys.lock().unwrap().is_empty());
+        assert!(purger.waiting.keys.lock().is_empty());
     }
 
     #[tokio::test]

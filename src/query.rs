@@ -10,21 +10,20 @@ use crate::kinto::Timestamp;
 
 mod fields;
 mod filter;
-mod given;
 mod invalid;
 mod order;
 mod parameters;
-pub(crate) mod python;
+mod schema;
 mod shallow;
 mod sort;
 
 pub use fields::{Fields, nested, subset};
 pub use filter::{Filter, Operator, wildcard};
-pub use given::Given;
-use given::GivenFilter;
 pub use invalid::{Fault, Invalid};
 pub use order::compare;
 pub use parameters::{Parameters, decode, pairs, pieces};
+pub use schema::Given;
+use schema::GivenFilter;
 pub use shallow::{members, subset_of};
 pub use sort::Sort;
 

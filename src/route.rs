@@ -4,12 +4,35 @@
 
 use std::borrow::Cow;
 
-use crate::endpoints::Endpoint;
 use crate::feeds::{Subject, View};
 use percent_encoding::percent_decode_str;
 
 use crate::kinto::{CollectionKey, is_segment};
 use crate::settings::{ChangesMode, HistoryMode, Settings};
+
+/// A request for one of the endpoints that need no more than its head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The list of timestamps.
+    MonitorChanges,
+    /// The list of timestamps as a changeset.
+    MonitorChangeset,
+    /// What push services are told.
+    Broadcasts,
+    /// A collection's changeset.
+    Changeset(CollectionKey),
+    /// A bucket's history.
+    History(String),
+    /// A collection at a moment, which is what stands behind the `@`.
+    Snapshot(CollectionKey, String),
+}
+
+impl Endpoint {
+    /// Whether it is the upstream's where that keeps the history itself.
+    pub fn is_of_history(&self) -> bool {
+        matches!(self, Self::History(_) | Self::Snapshot(..))
+    }
+}
 
 /// Who answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
-use crate::handler::Core;
+use crate::app::Core;
 use crate::metrics::OpenConnection;
 use crate::upstream::Upstream;
+use crate::wire::peer::Peer;
 
 mod activity;
 mod admin;
@@ -28,15 +29,12 @@ mod connection;
 mod framing;
 mod linger;
 mod listener;
-mod peer;
 pub(crate) mod places;
-pub(crate) mod request_body;
 mod target;
 mod tls;
 mod watched;
 
 pub use admin::AdminServer;
-pub use peer::Peer;
 
 use connection::{Proxying, Serving};
 use listener::Listeners;

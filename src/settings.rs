@@ -4,7 +4,10 @@
 //! values here are what the rest of the sidecar reads. Kinto's own settings keep Kinto's names and
 //! meanings (<https://docs.kinto-storage.org/en/stable/configuration/settings.html>).
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::io::{self, IsTerminal};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use http::{Method, Uri};
 use ipnet::IpNet;
@@ -26,9 +29,10 @@ pub use auth::{AuthError, ServiceAuth};
 pub use error::{Origin, SettingsError, Warning};
 pub use journal_url::JournalUrl;
 pub use keys::{Flag, KEYS, Key};
-pub use kinto::{CacheExpiry, ChangesSettings, KintoSettings};
+pub use kinto::{ChangesSettings, KintoSettings};
 pub use listen_addr::ListenAddr;
-pub use load::Environment;
+pub use load::{Arguments, Environment};
+pub use record_cache::CacheExpiry;
 pub use upstream_url::UpstreamUrl;
 
 /// All settings of one process. Nothing here changes after start, but for the content of
@@ -174,6 +178,13 @@ pub enum LogFormat {
     Text,
     /// `MozLog`, as Kinto's own `JsonLogFormatter` writes it.
     Json,
+}
+
+impl LogFormat {
+    /// Text where somebody reads along, else JSON.
+    fn usual() -> Self {
+        if io::stderr().is_terminal() { Self::Text } else { Self::Json }
+    }
 }
 
 /// Bounds on time and space.

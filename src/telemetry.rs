@@ -14,11 +14,6 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::settings::{LogFormat, Settings};
 
-/// Text where somebody reads along, else JSON.
-pub fn usual_format() -> LogFormat {
-    if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json }
-}
-
 /// Begins to log to the standard error stream, as the settings say.
 pub fn start(settings: &Settings) {
     let filter = EnvFilter::builder().parse_lossy(&settings.log);

@@ -10,25 +10,27 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub mod broadcast;
 pub mod budget;
 pub mod clock;
 pub mod clocks;
+pub mod collection_list;
+pub mod document;
 pub mod entries;
-pub mod ledger;
 pub mod poll;
-pub mod rendered;
 pub mod resources;
 
 use crate::kinto::{CollectionKey, Timestamp};
 use clock::{Clock, Heard, WriteUnderWay};
 use clocks::Clocks;
+use collection_list::CollectionList;
 use entries::Entries;
-use ledger::Ledger;
 use resources::Resources;
 
 /// A number that nothing else in this process has: counts that begin anew are told apart by it.
@@ -45,9 +47,9 @@ pub struct Timeline {
     resources: Resources,
     clocks: Clocks,
     /// All monitored collections.
-    monitored: Arc<Ledger>,
+    monitored: Arc<CollectionList>,
     /// All collections of the buckets that somebody watches.
-    watched: RwLock<HashMap<Arc<str>, Weak<Ledger>>>,
+    watched: RwLock<HashMap<Arc<str>, Weak<CollectionList>>>,
     on_news: OnNews,
 }
 
@@ -57,7 +59,7 @@ impl Timeline {
         Self {
             resources,
             clocks: Clocks::default(),
-            monitored: Arc::new(Ledger::new(host)),
+            monitored: Arc::new(CollectionList::new(host)),
             watched: RwLock::default(),
             on_news,
         }
@@ -214,34 +216,34 @@ impl Timeline {
     }
 
     /// The list of the monitored collections, as it is kept.
-    pub fn monitored(&self) -> &Arc<Ledger> {
+    pub fn monitored(&self) -> &Arc<CollectionList> {
         &self.monitored
     }
 
     /// The list of all collections of a bucket, kept as long as the caller has it. It is complete once it is loaded,
     /// which is [`poll::Poller`]'s to see to.
-    pub fn watch(&self, bucket: &str) -> Arc<Ledger> {
+    pub fn watch(&self, bucket: &str) -> Arc<CollectionList> {
         if let Some(ledger) = self.watched(bucket) {
             return ledger;
         }
-        let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watched.write();
         watched.retain(|_, ledger| ledger.strong_count() > 0);
         if let Some(ledger) = watched.get(bucket).and_then(Weak::upgrade) {
             return ledger;
         }
-        let ledger = Arc::new(Ledger::new(self.host().to_owned()));
+        let ledger = Arc::new(CollectionList::new(self.host().to_owned()));
         watched.insert(bucket.into(), Arc::downgrade(&ledger));
         ledger
     }
 
     /// The list of a bucket that somebody watches.
-    pub fn watched(&self, bucket: &str) -> Option<Arc<Ledger>> {
-        self.watched.read().unwrap_or_else(PoisonError::into_inner).get(bucket)?.upgrade()
+    pub fn watched(&self, bucket: &str) -> Option<Arc<CollectionList>> {
+        self.watched.read().get(bucket)?.upgrade()
     }
 
     /// The buckets that somebody watches.
     pub fn watched_buckets(&self) -> Vec<Arc<str>> {
-        let watched = self.watched.read().unwrap_or_else(PoisonError::into_inner);
+        let watched = self.watched.read();
         watched.iter().filter(|(_, ledger)| ledger.strong_count() > 0).map(|(id, _)| id.clone()).collect()
     }
 

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,21 +18,23 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::body::{Body, read_in_turn, read_limited};
-use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
+use crate::wire::body::{Body, BodyReadError, read_in_turn, read_limited};
 
 mod batches;
 mod bound;
 mod connect;
 mod described;
 mod dial;
+mod ended;
 mod error;
+pub mod kinto;
 pub mod pages;
 mod pool;
 mod socket;
@@ -42,9 +44,10 @@ mod words;
 
 pub use batches::{Batches, Sender as BatchSender};
 pub use described::Description;
+pub use ended::Ended;
 pub use error::UpstreamError;
 pub use suspense::Suspense;
-pub use words::{Advice, Ended};
+pub use words::Advice;
 
 use connect::{Connector, Sender};
 use described::Described;
@@ -293,14 +296,14 @@ impl Upstream {
         match connected.inspect_err(|error| metrics::count_upstream(Some(error)))? {
             Sender::Http1(sender) => Ok(Chosen::Http1 { sender, is_reused: false }),
             Sender::Http2(sender) => {
-                *inner.http2.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender.clone());
+                *inner.http2.lock() = Some(sender.clone());
                 Ok(Chosen::Http2(sender))
             }
         }
     }
 
     fn shared_http2(&self) -> Option<http2::SendRequest<Body>> {
-        let shared = self.0.http2.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = self.0.http2.lock();
         shared.as_ref().filter(|sender| !sender.is_closed()).cloned()
     }
 
@@ -378,8 +381,7 @@ async fn read_answer(answer: Response<Body>, limit: usize) -> Result<Response<By
     let (parts, body) = answer.into_parts();
     match read_in_turn(body, limit, bound::SMALL, &LARGE_ANSWERS).await {
         Ok(body) => Ok(Response::from_parts(parts, body)),
-        Err(Error::Upstream(error)) => Err(error),
-        Err(_) => Err(UpstreamError::TooLarge),
+        Err(error) => Err(unread(error)),
     }
 }
 
@@ -388,8 +390,16 @@ pub async fn read_whole(answer: Response<Body>, limit: usize) -> Result<Response
     let (parts, body) = answer.into_parts();
     match read_limited(body, limit).await {
         Ok(body) => Ok(Response::from_parts(parts, body)),
-        Err(Error::Upstream(error)) => Err(error),
-        Err(_) => Err(UpstreamError::TooLarge),
+        Err(error) => Err(unread(error)),
+    }
+}
+
+fn unread(error: BodyReadError) -> UpstreamError {
+    match error {
+        BodyReadError::Broken(error) => {
+            error.downcast::<UpstreamError>().map_or(UpstreamError::TooLarge, |error| *error)
+        }
+        BodyReadError::TooLarge | BodyReadError::NoRoom(_) => UpstreamError::TooLarge,
     }
 }
 

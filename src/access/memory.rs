@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
@@ -156,7 +157,7 @@ impl<T: Answer> Memory<T> {
         if let Some(known) = self.current(name, epoch).filter(is_new) {
             return Ok(known.value.clone());
         }
-        let failure = gate.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failure = gate.failure.lock().clone();
         if let Some((_, error)) = failure.filter(|(ended, _)| *ended >= arrived) {
             return Err(error);
         }
@@ -223,8 +224,7 @@ impl<T: Answer> Memory<T> {
             match &answer {
                 Ok(value) => memory.keep(gate.name, Known { value: value.clone(), asked, at }),
                 Err(error) => {
-                    *gate.failure.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some((Instant::now(), error.clone()));
+                    *gate.failure.lock() = Some((Instant::now(), error.clone()));
                 }
             }
             answer
@@ -249,7 +249,7 @@ impl Drop for Gate {
 }
 
 fn lock(gates: &Gates) -> MutexGuard<'_, HashMap<Name, Weak<Gate>>> {
-    gates.lock().unwrap_or_else(PoisonError::into_inner)
+    gates.lock()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{Access, Credentials, Granted, Refusal, Verdict, question};
 use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::CollectionKey;
-use crate::mirror::read::{ReadError, Source};
+use crate::upstream::kinto::{ReadError, Source};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Greater than any timestamp that Kinto can store.

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
-use crate::body::Body;
-use crate::error::Response;
-use crate::headers;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::headers;
 
 /// A refusal, as the upstream worded it.
 #[derive(Debug)]

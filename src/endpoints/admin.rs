@@ -13,11 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::app::App;
-use crate::body::Body;
-use crate::error::{Error, Response};
+use crate::error::Error;
 use crate::metrics;
 use crate::settings::Limits;
 use crate::upstream::Upstream;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
 
 /// How long the upstream may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);

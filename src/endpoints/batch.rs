@@ -22,18 +22,20 @@ use serde_json::value::RawValue;
 mod request;
 
 use super::{Endpoint, list};
+use crate::app::Core;
 use crate::aside;
-use crate::body::{self, Body};
-use crate::buffers::Hold;
-use crate::cors::{self, Exposed};
-use crate::error::{Error, Response};
+use crate::endpoints::fail;
+use crate::error::Error;
 use crate::forward;
-use crate::handler::{Core, fail};
 use crate::kinto::Timestamp;
 use crate::observe::batch::SubAnswer;
 use crate::observe::{self, default_bucket};
 use crate::route::Route;
-use crate::server::Peer;
+use crate::wire::body::Response;
+use crate::wire::body::{self, Body};
+use crate::wire::buffers::Hold;
+use crate::wire::cors::{self, Exposed};
+use crate::wire::peer::Peer;
 use request::{Batch, SubRequest};
 
 /// The most that a sub-answer of the sidecar's may take that says why there is none, in bytes.

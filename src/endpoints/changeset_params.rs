@@ -4,7 +4,8 @@
 //! are ignored.
 
 use crate::kinto::Timestamp;
-use crate::query::{Fault, Invalid, Parameters, python};
+use crate::kinto::python;
+use crate::query::{Fault, Invalid, Parameters};
 use crate::settings::Compat;
 
 /// remote-settings refuses a `_since` from 2100 on.

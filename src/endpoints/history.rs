@@ -14,15 +14,16 @@ pub mod requester;
 
 use super::list::{self, Preconditions, Verdict as Precondition};
 use crate::access::Verdict;
-use crate::body::Body;
-use crate::cache_control;
-use crate::cors::{self, Exposed};
-use crate::error::{Error, Response};
-use crate::handler::{Core, held_for};
+use crate::app::Core;
+use crate::error::Error;
 use crate::journal::{EntriesCount, EntriesPage, Journal};
 use crate::kinto::{Timestamp, segment};
 use crate::query::{Fault, Given, Parameters, Query, Rules};
-use crate::server::Peer;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::cache_control;
+use crate::wire::cors::{self, Exposed};
+use crate::wire::peer::Peer;
 use requester::Requester;
 
 /// The fields that entries may have.
@@ -128,7 +129,7 @@ impl Listing<'_> {
             }
             Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
         };
-        let mut hold = held_for(core, &self.request.headers, self.peer);
+        let mut hold = core.hold(&self.request.headers, self.peer);
         // Its rows, and its text.
         hold.grow(2 * PAGE)?;
         query.most_bytes = Some(PAGE);

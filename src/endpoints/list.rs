@@ -8,12 +8,13 @@ use http::header::{
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::body::Body;
-use crate::error::{Error, Response};
-use crate::headers;
+use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Fault, decode, pairs};
 use crate::settings::Settings;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::headers;
 
 /// `Next-Page`: the address of the next page.
 pub const NEXT_PAGE: HeaderName = HeaderName::from_static("next-page");

@@ -15,23 +15,24 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 
 use super::changeset_params::timestamp;
-use super::detour;
 use super::list::{self, Preconditions, Verdict};
-use crate::body::Body;
-use crate::cache_control;
-use crate::compression::{self, Encoding};
-use crate::cors::{self, Exposed};
-use crate::error::{Error, Response};
+use crate::endpoints::redirects;
+use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
+use crate::timeline::document::Document;
 use crate::timeline::entries::{Entries, Entry};
-use crate::timeline::rendered::Document;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::cache_control;
+use crate::wire::compression::{self, Encoding};
+use crate::wire::cors::{self, Exposed};
 
-mod plain;
+mod fast_query;
 mod row;
 
-use plain::Plain;
+use fast_query::Plain;
 use row::{FIELDS, Row, SinceRule};
 
 /// The methods that both monitor endpoints know.
@@ -82,8 +83,8 @@ pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Respo
 
     let asked = Asked::read(request, now)?;
     let expected = asked.expected.as_deref().and_then(timestamp);
-    let detour = detour::stale(expected, asked.since, settings, now)
-        .or_else(|| detour::old_since(asked.since, request, settings, now));
+    let detour = redirects::stale(expected, asked.since, settings, now)
+        .or_else(|| redirects::old_since(asked.since, request, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(asked), ControlFlow::Break))
 }
 

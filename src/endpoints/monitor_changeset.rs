@@ -11,15 +11,16 @@ use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::changeset_params::ChangesetParams;
-use super::detour;
 use super::list;
 use super::monitor_changes::{Context, METHODS, Monitor, encoded};
-use crate::body::Body;
-use crate::compression::Encoding;
-use crate::cors::{self, Exposed};
-use crate::error::{Error, Response};
+use crate::endpoints::redirects;
+use crate::error::Error;
 use crate::settings::Compat;
-use crate::timeline::rendered::Document;
+use crate::timeline::entries;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::compression::Encoding;
+use crate::wire::cors::{self, Exposed};
 
 /// Checks a request for the changeset, whatever its method: what needs no list is answered at once (`Break`).
 pub fn check(
@@ -40,9 +41,9 @@ pub fn check(
     cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
 
     let params = ChangesetParams::parse(request.uri.query(), settings.compat)?;
-    let detour = detour::quoted_expected(&params.expected, request, settings, now)
-        .or_else(|| detour::stale(params.expected_timestamp(), params.since, settings, now))
-        .or_else(|| detour::old_since(params.since, request, settings, now));
+    let detour = redirects::quoted_expected(&params.expected, request, settings, now)
+        .or_else(|| redirects::stale(params.expected_timestamp(), params.since, settings, now))
+        .or_else(|| redirects::old_since(params.since, request, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(params), ControlFlow::Break))
 }
 
@@ -52,7 +53,7 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     // An empty list's timestamp is the present, which no snapshot keeps.
     let own;
     let document = if monitor.entries.rows.is_empty() {
-        own = Arc::new(Document::new(&opening(monitor), &[], monitor.host));
+        own = Arc::new(entries::document(&opening(monitor), &[], monitor.host));
         &own
     } else {
         monitor.entries.rendered.changeset(&monitor.entries.rows, monitor.host, || opening(monitor))

@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response, StatusCode};
 
 use crate::access::{Credentials, Verdict};
+use crate::app::Core;
 use crate::error::Error;
-use crate::handler::{Core, DefaultRead};
+use crate::history::{self, Recording};
 use crate::journal::Object;
 use crate::kinto::{CollectionKey, RequestPath};
+use crate::observe::batch::SubAnswer;
 
 /// The collection that the requester means, and whether they may read it and all of its records.
 pub async fn readable(
@@ -64,4 +66,31 @@ pub async fn make(core: &Core, uri: &str, credentials: &Credentials) -> Result<R
         app.observer.read_default(&path, &own).await;
     }
     Ok(answer)
+}
+
+/// A read that leads into the default bucket, which makes bucket and collection for it.
+#[must_use]
+pub(crate) struct DefaultRead(Recording);
+
+impl DefaultRead {
+    /// Begins the recording of what it makes; `own` is the requester's own bucket.
+    pub(crate) async fn begin(
+        core: &Core,
+        path: &RequestPath,
+        own: Option<&Arc<str>>,
+        credentials: Credentials,
+    ) -> Self {
+        if own.is_none() {
+            return Self(Recording::nothing());
+        }
+        let read = history::Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own);
+        // What cannot be written down does not keep anybody from reading.
+        Self(core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
+    }
+
+    /// It was answered. When this returns, the journal has what was made.
+    pub(crate) async fn end(self, status: StatusCode) {
+        let answers: Arc<[SubAnswer]> = Arc::new([SubAnswer::read(status, Bytes::new(), None)]);
+        _ = self.0.answered(&answers).await;
+    }
 }

@@ -23,14 +23,16 @@ mod present;
 use super::history::requester::Requester;
 use super::{history, list, monitor_changes};
 use crate::access::Verdict;
-use crate::body::Body;
-use crate::cors::{self, Exposed};
-use crate::error::{Error, Response};
-use crate::handler::Core;
+use crate::app::Core;
+use crate::error::Error;
 use crate::journal::{Journal, Object, Sees};
+use crate::kinto::python;
 use crate::kinto::{CollectionKey, Timestamp, selector};
-use crate::mirror::content::NewRow;
-use crate::query::{Query, Rules, python};
+use crate::query::{Query, Rules};
+use crate::upstream::kinto::NewRow;
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::cors::{self, Exposed};
 
 /// `Snapshot-Incomplete: true`: versions that were current at the moment may be missing or be replaced by older ones.
 pub const INCOMPLETE: HeaderName = HeaderName::from_static("snapshot-incomplete");

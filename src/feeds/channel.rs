@@ -1,27 +1,29 @@
-//! The one mechanism behind all live feeds: a source's newest moment, the latest changes written once for all readers, and
+//! The one mechanism behind all live feeds: a source's newest snapshot, the latest changes written once for all readers, and
 //! the waking of those who wait.
 //!
 //! ```text
-//! source ── advance ──► latest: moment and batches ──► one wake-up for each thread ──► the readers on that thread
+//! source ── advance ──► latest: snapshot and batches ──► one wake-up for each thread ──► the readers on that thread
 //! ```
 //!
-//! A reader registers before it looks, and looks at its position in the newest moment: whatever was published before is
+//! A reader registers before it looks, and looks at its position in the newest snapshot: whatever was published before is
 //! found, and whatever comes later wakes it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::corner::{Corner, Spot};
 use super::framing::Layout;
-use super::moment::{Moment, Position, Room, Row};
+use super::wakers::Wakers;
 use crate::error::Error;
+use crate::feeds::snapshot::{Position, Room, Row, Snapshot};
 use crate::kinto::seq::Seq;
 
 /// How many batches are kept for readers who are a little behind.
@@ -34,15 +36,24 @@ pub struct Channel {
     moved: watch::Sender<u64>,
     /// Set when the source is no more.
     has_ended: AtomicBool,
-    corners: Mutex<HashMap<ThreadId, Arc<Corner>>>,
+    wakers: Mutex<HashMap<ThreadId, Arc<Wakers>>>,
     stopping: watch::Receiver<bool>,
 }
 
-/// The newest moment of a source, and how it came about.
+/// A reader's place among those who wait.
+#[derive(Debug)]
+pub struct Spot {
+    /// The channel that is listened to.
+    pub channel: Arc<Channel>,
+    wakers: Arc<Wakers>,
+    slot: usize,
+}
+
+/// The newest snapshot of a source, and how it came about.
 #[derive(Debug)]
 pub struct Latest {
-    /// The moment.
-    pub moment: Arc<dyn Moment>,
+    /// The snapshot.
+    pub snapshot: Arc<dyn Snapshot>,
     /// The last serial that brought changes.
     changed: u64,
     batches: VecDeque<Arc<Batch>>,
@@ -71,19 +82,19 @@ impl Channel {
             latest: ArcSwapOption::empty(),
             moved: watch::Sender::new(0),
             has_ended: AtomicBool::new(false),
-            corners: Mutex::default(),
+            wakers: Mutex::default(),
             stopping,
         }
     }
 
-    /// The newest moment.
+    /// The newest snapshot.
     pub fn latest(&self) -> Option<Arc<Latest>> {
         self.latest.load_full()
     }
 
-    /// Whether there is a moment newer than this serial. Costs next to nothing.
+    /// Whether there is a snapshot newer than this serial. Costs next to nothing.
     pub fn is_beyond(&self, serial: u64) -> bool {
-        self.latest.load().as_ref().is_some_and(|latest| latest.moment.serial() > serial)
+        self.latest.load().as_ref().is_some_and(|latest| latest.snapshot.serial() > serial)
     }
 
     /// Whether nothing more will come.
@@ -91,24 +102,24 @@ impl Channel {
         self.has_ended.load(Ordering::Acquire) || *self.stopping.borrow()
     }
 
-    /// Publishes a moment. There is one publisher for each channel.
-    pub async fn advance(&self, moment: Arc<dyn Moment>) -> Result<(), Error> {
+    /// Publishes a snapshot. There is one publisher for each channel.
+    pub async fn advance(&self, snapshot: Arc<dyn Snapshot>) -> Result<(), Error> {
         let Some(before) = self.latest() else {
-            let changed = moment.serial();
-            self.publish(Latest { moment, changed, batches: VecDeque::new() });
+            let changed = snapshot.serial();
+            self.publish(Latest { snapshot, changed, batches: VecDeque::new() });
             return Ok(());
         };
-        if moment.serial() <= before.moment.serial() {
+        if snapshot.serial() <= before.snapshot.serial() {
             return Ok(());
         }
-        let from = Position::new(before.moment.newest_seq(), before.moment.serial());
-        let page = Arc::clone(&moment).page(from, Room::SHARED).await?;
+        let from = Position::new(before.snapshot.newest_seq(), before.snapshot.serial());
+        let page = Arc::clone(&snapshot).page(from, Room::SHARED).await?;
         if page.rows.is_empty() {
             let (changed, batches) = (before.changed, before.batches.clone());
-            self.latest.store(Some(Arc::new(Latest { moment, changed, batches })));
+            self.latest.store(Some(Arc::new(Latest { snapshot, changed, batches })));
             return Ok(());
         }
-        let upto = moment.serial();
+        let upto = snapshot.serial();
         // A large change is read by each in pieces, as fast as they take it.
         let batches = if page.pending > 0 {
             VecDeque::new()
@@ -120,18 +131,18 @@ impl Channel {
             batches.push_back(Arc::new(Batch {
                 after: before.changed,
                 upto,
-                newest: moment.newest_seq(),
+                newest: snapshot.newest_seq(),
                 rows: page.rows,
                 written: Default::default(),
             }));
             batches
         };
-        self.publish(Latest { moment, changed: upto, batches });
+        self.publish(Latest { snapshot, changed: upto, batches });
         Ok(())
     }
 
     fn publish(&self, latest: Latest) {
-        let serial = latest.moment.serial();
+        let serial = latest.snapshot.serial();
         self.latest.store(Some(Arc::new(latest)));
         self.moved.send_replace(serial);
     }
@@ -147,13 +158,13 @@ impl Channel {
         self.moved.send_modify(|_| ());
     }
 
-    /// Waits until a moment of at least this serial was published.
+    /// Waits until a snapshot of at least this serial was published.
     pub async fn reach(&self, serial: u64, patience: Duration) -> Result<Arc<Latest>, Error> {
         let mut moved = self.moved.subscribe();
         let reached = async {
             loop {
                 moved.borrow_and_update();
-                if let Some(latest) = self.latest().filter(|latest| latest.moment.serial() >= serial) {
+                if let Some(latest) = self.latest().filter(|latest| latest.snapshot.serial() >= serial) {
                     return Ok(latest);
                 }
                 if *self.stopping.borrow() {
@@ -162,7 +173,7 @@ impl Channel {
                 if self.has_ended() {
                     return Err(Error::NotFound);
                 }
-                // A moment without changes is not told of.
+                // A snapshot without changes is not told of.
                 let _ = tokio::time::timeout(LOOK, moved.changed()).await;
             }
         };
@@ -172,20 +183,35 @@ impl Channel {
 
     /// A place among the readers of the calling thread.
     pub fn join(self: &Arc<Self>) -> Spot {
-        let mut corners = self.corners.lock().unwrap_or_else(PoisonError::into_inner);
-        let corner = corners
+        let mut wakers = self.wakers.lock();
+        let wakers = wakers
             .entry(thread::current().id())
-            .or_insert_with(|| Corner::start(self.moved.subscribe(), self.stopping.clone()));
-        Spot::new(Arc::clone(self), Arc::clone(corner))
+            .or_insert_with(|| Wakers::start(self.moved.subscribe(), self.stopping.clone()));
+        Spot { slot: wakers.take(), channel: Arc::clone(self), wakers: Arc::clone(wakers) }
     }
 }
 
-/// How often a channel is looked at for moments without changes.
+/// How often a channel is looked at for snapshots without changes.
 const LOOK: Duration = Duration::from_millis(20);
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Channel").finish_non_exhaustive()
+    }
+}
+
+// === impl Spot ===
+
+impl Spot {
+    /// Has this task woken when there is something to look at. It has to look after this, not before.
+    pub fn register(&self, waker: &Waker) {
+        self.wakers.register(self.slot, waker);
+    }
+}
+
+impl Drop for Spot {
+    fn drop(&mut self) {
+        self.wakers.free(self.slot);
     }
 }
 

@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::moment::Row;
+use crate::feeds::snapshot::Row;
 
 /// The names that are not the record's to give.
 const OURS: [&str; 3] = ["_id", "_rev", "_deleted"];

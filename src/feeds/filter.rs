@@ -12,18 +12,17 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::document;
-use super::moment::Row;
-use super::params::{Params, refused};
-use super::request::MOST_VALUES;
+use super::params::{MOST_VALUES, Params, refused};
 use crate::bounded;
 use crate::error::Error;
+use crate::feeds::snapshot::Row;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Parameters, Query, Rules, members};
 
 pub mod collation;
-pub mod selector;
+pub mod mango;
 
-use selector::Selector;
+use mango::Selector;
 
 /// Parameters of Kinto's lists that are no filters, and what feeds have in their place.
 const OF_LISTS: [(&str, &str); 5] = [
@@ -118,7 +117,7 @@ impl Filter {
     }
 
     /// How many bytes it holds, about, where its query has so many.
-    pub(super) fn weight(&self, query: usize) -> usize {
+    pub(crate) fn weight(&self, query: usize) -> usize {
         match self {
             Self::Ids(ids) => ids.iter().map(|id| id.len() + 3 * size_of::<String>()).sum(),
             Self::Nothing => 0,
@@ -139,7 +138,7 @@ impl Filter {
 }
 
 /// The filter of this name that an object's metadata defines. Nothing is made of what else is there.
-pub(super) fn defined(metadata: &[u8], name: &str) -> Result<Option<Value>, Error> {
+pub(crate) fn defined(metadata: &[u8], name: &str) -> Result<Option<Value>, Error> {
     let filters = serde_json::from_slice::<Metadata<'_>>(metadata).ok().and_then(|metadata| metadata.filters);
     let Some(filters) = filters else { return Ok(None) };
     let Ok(Some(filter)) = serde_json::Deserializer::from_str(filters.get()).deserialize_map(Member(name))

@@ -9,7 +9,7 @@
 use std::fmt::Write;
 
 use super::document;
-use super::moment::Row;
+use crate::feeds::snapshot::Row;
 use crate::kinto::seq::Seq;
 
 /// After how many milliseconds a browser comes back.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::filter::Filter;
-use super::moment::Row;
 use crate::aside;
 use crate::error::Error;
+use crate::feeds::snapshot::Row;
 
 /// How much work it is to look at some rows: their bytes times conditions.
 fn work(filter: &Filter, rows: &[Row]) -> usize {

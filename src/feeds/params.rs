@@ -9,13 +9,34 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::request::MOST_VALUES;
-use super::shape::{End, Patience};
 use crate::bounded::{self, Refused};
 use crate::error::Error;
 use crate::feeds::framing::Framing;
 use crate::kinto::seq::Seq;
 use crate::query::Parameters;
+
+/// SECURITY: the most values in a body: enough for the ids of a large collection.
+pub const MOST_VALUES: usize = 100_000;
+
+/// When a feed ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// When there is no more at present.
+    Now,
+    /// With the first changes.
+    Changes,
+    /// Never.
+    Never,
+}
+
+/// What is done when nothing was written for some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The feed ends.
+    Timeout(Duration),
+    /// The reader is shown that it is alive.
+    Heartbeat(Duration),
+}
 
 /// CouchDB's parameters.
 const RESERVED: [&str; 21] = [

@@ -11,24 +11,26 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame};
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::channel::{Batch, Latest};
 use super::framing::Framing;
 use super::judge;
-use super::moment::{Page, Position, Room};
-use super::shape::{Admission, End, Memory, Patience, Shape, Supply};
-use crate::body::BoxError;
-use crate::buffers::Hold;
 use crate::error::Error;
+use crate::feeds::params::{End, Patience};
+use crate::feeds::reader_options::{Admission, Memory, ReaderOptions, Supply};
+use crate::feeds::snapshot::{Page, Position, Room};
 use crate::kinto::seq::Seq;
+use crate::wire::body::BoxError;
+use crate::wire::buffers::Hold;
 
 /// How many pages in which a filter finds nothing are looked at before others have their turn.
 const PAGES_IN_A_ROW: usize = 4;
@@ -37,7 +39,7 @@ const PAGES_IN_A_ROW: usize = 4;
 pub struct Reader {
     supply: Supply,
     admission: Option<Admission>,
-    shape: Shape,
+    options: ReaderOptions,
     position: Position,
     /// Newest first: what is left is below this seq.
     below: Option<Seq>,
@@ -84,15 +86,15 @@ impl Reader {
     pub fn new(
         supply: Supply,
         admission: Option<Admission>,
-        shape: Shape,
+        options: ReaderOptions,
         position: Position,
         memory: Memory,
     ) -> Self {
         Self {
             supply,
             admission,
-            left: shape.limit,
-            shape,
+            left: options.limit,
+            options,
             begin: position.clone(),
             memory,
             position,
@@ -127,12 +129,12 @@ impl Reader {
         loop {
             match &mut self.stage {
                 Stage::Opening => {
-                    text.extend_from_slice(self.shape.layout.framing.opening().as_bytes());
+                    text.extend_from_slice(self.options.layout.framing.opening().as_bytes());
                     self.stage = Stage::Past;
                 }
                 Stage::Past => self.read_past(context),
                 Stage::Reading(page) => {
-                    let page = page.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    let page = page.get_mut();
                     let Poll::Ready(page) = page.as_mut().poll(context) else {
                         self.beat(context, &mut text);
                         break;
@@ -143,7 +145,7 @@ impl Reader {
                     }
                 }
                 Stage::Judging(judged) => {
-                    let judged = judged.get_mut().unwrap_or_else(PoisonError::into_inner);
+                    let judged = judged.get_mut();
                     let Poll::Ready(judged) = judged.as_mut().poll(context) else {
                         self.beat(context, &mut text);
                         break;
@@ -172,7 +174,7 @@ impl Reader {
                     Waited::Idle => break,
                 },
                 Stage::Closing => {
-                    let (seq, framing) = (self.position.seq, self.shape.layout.framing);
+                    let (seq, framing) = (self.position.seq, self.options.layout.framing);
                     text.extend_from_slice(framing.closing(seq, self.pending).as_bytes());
                     self.stage = Stage::Done;
                 }
@@ -192,29 +194,29 @@ impl Reader {
             self.stage = Stage::Closing;
             return;
         }
-        let moment = match &self.supply {
-            Supply::Fixed(moment) => Some(Arc::clone(moment)),
+        let snapshot = match &self.supply {
+            Supply::Fixed(snapshot) => Some(Arc::clone(snapshot)),
             Supply::Live(spot) => {
                 spot.register(context.waker());
-                spot.channel.latest().map(|latest| Arc::clone(&latest.moment))
+                spot.channel.latest().map(|latest| Arc::clone(&latest.snapshot))
             }
         };
         let mut room = if self.left == Some(0) { Room { rows: 0, bytes: 0 } } else { Room::PIECE };
-        if self.shape.filter.is_none() {
+        if self.options.filter.is_none() {
             room.rows = room.rows.min(self.left.unwrap_or(usize::MAX));
         }
-        self.stage = match moment {
-            Some(moment) if self.shape.is_descending => {
-                Stage::Reading(Mutex::new(moment.before(self.below, room)))
+        self.stage = match snapshot {
+            Some(snapshot) if self.options.is_descending => {
+                Stage::Reading(Mutex::new(snapshot.before(self.below, room)))
             }
-            Some(moment) => Stage::Reading(Mutex::new(moment.page(self.position.clone(), room))),
+            Some(snapshot) => Stage::Reading(Mutex::new(snapshot.page(self.position.clone(), room))),
             None => Stage::Waiting,
         };
     }
 
     /// Writes a page, or has it held against the filter first.
     fn judge(&mut self, page: Page, text: &mut Vec<u8>) {
-        let Some(filter) = self.shape.filter.clone() else { return self.take(page, None, text) };
+        let Some(filter) = self.options.filter.clone() else { return self.take(page, None, text) };
         self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
             let wanted = judge::wanted(&filter, &page.rows).await?;
             Ok((page, wanted))
@@ -242,19 +244,19 @@ impl Reader {
                 return;
             }
             let begin = text.len();
-            self.shape.layout.write(text, row);
+            self.options.layout.write(text, row);
             if !std::mem::replace(&mut self.has_rows, true) {
-                let separator = self.shape.layout.separator();
+                let separator = self.options.layout.separator();
                 text.drain(begin..begin + separator);
             }
-            if row.seq > self.begin.seq.told_again() || self.shape.is_descending {
+            if row.seq > self.begin.seq.told_again() || self.options.is_descending {
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             last = Some(row.seq);
         }
         let is_last = page.pending == 0 && page.next.doubt.is_none();
         self.pending = page.pending;
-        if !self.shape.is_descending {
+        if !self.options.is_descending {
             self.position = page.next;
         } else if total > 0 {
             self.below = Some(page.next.seq);
@@ -271,7 +273,7 @@ impl Reader {
     }
 
     fn caught_up(&self) -> Stage {
-        match self.shape.end {
+        match self.options.end {
             End::Now => Stage::Closing,
             // Whoever went on from the very seq that they came with would be told the same at once, for ever.
             End::Changes if self.has_rows && self.position.seq.is_beyond(self.begin.seq) => Stage::Closing,
@@ -298,7 +300,7 @@ impl Reader {
         }
         if std::mem::take(&mut self.is_silent) && text.is_empty() {
             // The reader is shown at once that it was understood.
-            text.extend_from_slice(self.shape.layout.framing.heartbeat().as_bytes());
+            text.extend_from_slice(self.options.layout.framing.heartbeat().as_bytes());
         }
         if text.is_empty() {
             self.look_at_clock(context, text);
@@ -319,13 +321,13 @@ impl Reader {
         };
         let next = Position::new(batch.newest.max(seq), batch.upto);
         let count = batch.rows.len();
-        if self.shape.filter.is_some() || self.left.is_some_and(|left| left < count) {
+        if self.options.filter.is_some() || self.left.is_some_and(|left| left < count) {
             self.judge(Page { rows: batch.rows.clone(), pending: 0, next }, text);
             return Waited::Moved;
         }
-        let mut shared = batch.written(self.shape.layout);
+        let mut shared = batch.written(self.options.layout);
         if !std::mem::replace(&mut self.has_rows, true) {
-            shared = shared.slice(self.shape.layout.separator()..);
+            shared = shared.slice(self.options.layout.separator()..);
         }
         self.left = self.left.map(|left| left.saturating_sub(count));
         self.position = next;
@@ -342,10 +344,10 @@ impl Reader {
                 timer.as_mut().reset(until);
                 continue;
             }
-            match self.shape.patience {
+            match self.options.patience {
                 Patience::Timeout(_) => self.stage = Stage::Closing,
                 Patience::Heartbeat(interval) => {
-                    text.extend_from_slice(self.shape.layout.framing.heartbeat().as_bytes());
+                    text.extend_from_slice(self.options.layout.framing.heartbeat().as_bytes());
                     timer.as_mut().reset(now + interval);
                 }
             }
@@ -355,13 +357,13 @@ impl Reader {
 
     /// A sign of life while a page is waited for, or a filter finds nothing.
     fn beat(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {
-        if text.is_empty() && matches!(self.shape.patience, Patience::Heartbeat(_)) {
+        if text.is_empty() && matches!(self.options.patience, Patience::Heartbeat(_)) {
             self.look_at_clock(context, text);
         }
     }
 
     fn patience(&self) -> Duration {
-        match self.shape.patience {
+        match self.options.patience {
             Patience::Timeout(interval) | Patience::Heartbeat(interval) => interval,
         }
     }
@@ -384,10 +386,10 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         // Whoever reads backwards has seen nothing from a seq on.
-        if self.shape.is_descending {
+        if self.options.is_descending {
             return;
         }
-        let is_whole = matches!(self.stage, Stage::Done) && self.shape.layout.framing == Framing::List;
+        let is_whole = matches!(self.stage, Stage::Done) && self.options.layout.framing == Framing::List;
         if is_whole {
             self.memory.presence.note(&self.begin, &self.position, true);
             return;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::moment::{Doubt, Moment, Page, Position, Room, Row};
 use crate::error::Error;
+use crate::feeds::snapshot::{Doubt, Page, Position, Room, Row, Snapshot};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 
@@ -32,9 +32,9 @@ pub struct Mark<'t> {
 
 /// Rows in memory.
 pub trait Table: Debug {
-    /// See [`Moment::lineage`].
+    /// See [`Snapshot::lineage`].
     fn lineage(&self) -> u64;
-    /// See [`Moment::began`].
+    /// See [`Snapshot::began`].
     fn began(&self) -> Seq;
     /// Counts the states of the source.
     fn serial(&self) -> u64;
@@ -50,13 +50,13 @@ pub trait Table: Debug {
     fn json(&self, place: usize) -> (Bytes, bool);
     /// How far behind its own timestamp a row can become visible.
     fn overlap(&self) -> Duration;
-    /// See [`Moment::heed`].
+    /// See [`Snapshot::heed`].
     fn heed(&self, seq: Seq);
     /// The newest seq that was heeded.
     fn heard(&self) -> Seq;
 }
 
-impl<T: Table + Send + Sync + 'static> Moment for T {
+impl<T: Table + Send + Sync + 'static> Snapshot for T {
     fn lineage(&self) -> u64 {
         Table::lineage(self)
     }

@@ -1,10 +1,9 @@
 //! How many rows are left on one side of a seq, where a source is read page by page: counted once, then carried on.
 
-use std::sync::{Mutex, PoisonError};
-
-use super::moment::Row;
 use crate::error::Error;
+use crate::feeds::snapshot::Row;
 use crate::kinto::Timestamp;
+use parking_lot::Mutex;
 
 /// A side of a seq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +29,13 @@ impl Tally {
         rows: &[Row],
         count: impl AsyncFnOnce() -> Result<u64, Error>,
     ) -> Result<u64, Error> {
-        let counted = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = *self.0.lock();
         let all = match counted.filter(|(known, at, _)| (*known, *at) == (side, from)) {
             Some((_, _, all)) => all,
             None => count().await?,
         };
         let beyond = all.saturating_sub(rows.iter().filter(|row| !row.deleted).count() as u64);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((side, next, beyond));
+        *self.0.lock() = Some((side, next, beyond));
         // Tombstones may follow even where nothing else does.
         Ok(if rows.is_empty() { beyond } else { beyond.max(1) })
     }

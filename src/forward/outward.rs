@@ -9,8 +9,8 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 use crate::error::Error;
-use crate::headers::strip_hop_by_hop;
-use crate::server::Peer;
+use crate::wire::headers::strip_hop_by_hop;
+use crate::wire::peer::Peer;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

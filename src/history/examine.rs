@@ -4,10 +4,11 @@
 //! Before that is believed, every other write in the same bucket has the time to record its own.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -18,8 +19,8 @@ use super::write::{Target, list_of, object_in};
 use super::{History, changed, implicit, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
-use crate::mirror::read::{ReadError, Source};
 use crate::query::members;
+use crate::upstream::kinto::{ReadError, Source};
 
 /// How long the upstream may go on with a write whose client is gone.
 const LINGERING: Duration = Duration::from_secs(30);
@@ -85,7 +86,7 @@ impl Lingering {
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<(Instant, IntentGroup, Intent)>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         kept.retain(|(until, ..)| *until > Instant::now());
         kept
     }
@@ -308,7 +309,7 @@ impl History {
     }
 
     fn examined(&self) -> MutexGuard<'_, HashMap<i64, usize>> {
-        self.examined.lock().unwrap_or_else(PoisonError::into_inner)
+        self.examined.lock()
     }
 
     /// Looks up what became of writes that a process which is no more left open, once all of them, and again later those

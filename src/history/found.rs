@@ -5,7 +5,7 @@ use super::examine::ExamineError;
 use super::lives::is_another;
 use super::{History, list};
 use crate::journal::{Action, Change, IntentGroup, Journal, Object, Outcome};
-use crate::mirror::read::ReadError;
+use crate::upstream::kinto::ReadError;
 
 impl History {
     /// What was found, as an outcome: of a bucket that is another one now, as its creation.

@@ -9,7 +9,7 @@ use super::{History, changed};
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
 use crate::kinto::Resource;
-use crate::mirror::read::{ReadError, Source};
+use crate::upstream::kinto::{ReadError, Source};
 
 /// The method of intents that say that the default bucket may make something by itself.
 pub(super) const METHOD: &str = "GET";

@@ -7,8 +7,9 @@ use super::write::{list_of, object_in};
 use crate::aside;
 use crate::journal::Object;
 use crate::kinto::Timestamp;
-use crate::mirror::content::{Content, NewRow, Row};
-use crate::mirror::read::{Page, ReadError, Source, in_list};
+use crate::mirror::content::{Content, Row};
+use crate::upstream::kinto::NewRow;
+use crate::upstream::kinto::{Page, ReadError, Source, in_list};
 
 /// The rows of a list, and its timestamp when the first page was read.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Life, Object};
 use crate::kinto::Timestamp;
-use crate::mirror::read::{ReadError, Source};
+use crate::upstream::kinto::{ReadError, Source};
 
 /// In how many collections it is looked for records that are still there.
 const COLLECTIONS: usize = 20;

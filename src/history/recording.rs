@@ -16,9 +16,9 @@ use crate::aside;
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::read::Source;
 use crate::observe::batch::SubAnswer;
 use crate::settings::JournalFailure;
+use crate::upstream::kinto::Source;
 
 /// How long the upstream is left alone after it could not say what became of a write: at first, and at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);

@@ -8,10 +8,11 @@
 //! journal sees to.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::Method;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -180,7 +181,7 @@ impl Drop for Turn {
 }
 
 fn lock(lists: &Mutex<HashMap<String, Vec<Weak<Sent>>>>) -> MutexGuard<'_, HashMap<String, Vec<Weak<Sent>>>> {
-    lists.lock().unwrap_or_else(PoisonError::into_inner)
+    lists.lock()
 }
 
 #[cfg(test)]

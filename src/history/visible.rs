@@ -6,9 +6,10 @@
 //! Who sees no entry at all gets the refusal that the upstream gave them for the bucket.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 
 use super::History;
 use crate::access::{Access, Credentials, Refusal, Verdict};
@@ -144,7 +145,7 @@ impl Visible {
         match asked {
             Ok(verdict) => matches!(verdict, Verdict::Granted(_)),
             Err(error) => {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *failure.lock() = Some(error);
                 false
             }
         }
@@ -159,7 +160,7 @@ fn seen<T>(
     refusal: &Arc<Refusal>,
 ) -> Result<ControlFlow<Arc<Refusal>, T>, Error> {
     // Entries of which nobody could say whether they are to be seen would be missing.
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(error) = failure.into_inner() {
         return Err(error);
     }
     Ok(if sees_any { ControlFlow::Continue(given) } else { ControlFlow::Break(Arc::clone(refusal)) })

@@ -29,9 +29,9 @@ use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
-use crate::mirror::read::ReadError;
 use crate::mirror::{Freshness, Mirrors};
 use crate::settings::Backfill;
+use crate::upstream::kinto::ReadError;
 
 use watched::Watched;
 pub use watching::Watching;

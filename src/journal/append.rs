@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::entry::{Draft, Told, iso_date};
-use super::ledger::{Ledger, State};
 use super::news::{Meaning, meaning};
 use super::readers::of_permissions;
-use super::rows::{EntryRow, now_microseconds, parents};
+use super::rows::{EntryRow, State, now_microseconds, parents};
 use super::statement::Statement;
 use super::{Action, Change, Entry, Object, Outcome, Permissions};
+use crate::journal::transaction::Transaction;
 
-impl Ledger<'_> {
+impl Transaction<'_> {
     /// Records what became of a write, once all that it needs was read. Gives the entries made.
     pub(super) async fn settle(&mut self, outcome: &Outcome) -> sqlx::Result<Vec<Entry>> {
         for known in &outcome.known {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::object::Object;
 use crate::kinto::Timestamp;
+use crate::kinto::object::Object;
 
 /// Permission names with their principals, as Kinto writes them.
 pub type Permissions = BTreeMap<String, Vec<String>>;

@@ -9,8 +9,7 @@
 use serde_json::Value;
 
 use super::entry::Told;
-use super::ledger::State;
-use super::rows::Recorded;
+use super::rows::{Recorded, State};
 use super::{Action, Change};
 
 /// What a change is to what is recorded of its object.

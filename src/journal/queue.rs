@@ -6,13 +6,13 @@ use tokio::time::timeout;
 
 use super::engine::DEADLINE;
 use super::transfer::{Imported, Line};
-use super::trim::Surplus;
 use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
 /// How many may wait; more wait to be let in.
 pub(super) const WAITING: usize = 1024;
+
 /// What is to be written.
 #[derive(Debug)]
 pub(super) enum Work {
@@ -34,6 +34,18 @@ pub(super) enum Work {
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
     Nothing,
+}
+
+/// What is removed, for as long as there is any of it.
+#[derive(Debug, Clone)]
+pub(super) enum Surplus {
+    /// Of a bucket's entries about one kind of object (and by one author), the oldest past the allowed number. It is begun
+    /// where there are more than that by the threshold.
+    Count { bucket: String, kind: &'static str, user_id: Option<String>, is_begun: bool },
+    /// Of a bucket's entries and tombstones, those from before a moment.
+    Age { bucket: String, before: Timestamp },
+    /// Histories of deleted buckets.
+    Dead,
 }
 
 /// What came of it.

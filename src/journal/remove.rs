@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use sqlx::Row;
 
-use super::ledger::Ledger;
-use super::page::{Candidate, rows};
+use super::candidate::Candidate;
+use super::page::rows;
 use super::rows::{CHUNK, mark_gap};
 use super::select::Question;
 use super::statement::{Bound, Statement, timestamp};
 use super::{EntriesPage, Sees};
+use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
-impl Ledger<'_> {
+impl Transaction<'_> {
     /// Deletes what a query selects, and gives the tombstones.
     pub(super) async fn delete(&mut self, bucket: &str, query: &Query) -> sqlx::Result<EntriesPage> {
         self.store().await?;

@@ -6,9 +6,8 @@ use std::time::SystemTime;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::Object;
-use super::ledger::State;
 use super::statement::{Bound, Statement, timestamp, truth};
+use super::{Known, Object, Permissions};
 use crate::kinto::Timestamp;
 
 /// Values of one statement; both engines take more.
@@ -28,6 +27,16 @@ pub(super) struct EntryRow {
     pub(super) reader_set: i64,
     pub(super) knows_readers: bool,
     pub(super) json: String,
+}
+
+/// The state of an object as last recorded.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    pub(super) modified: Timestamp,
+    pub(super) deleted: bool,
+    pub(super) permissions: Option<Permissions>,
+    /// Whether the newest entry about the object shows this state.
+    pub(super) is_entry: bool,
 }
 
 // === impl EntryRow ===
@@ -60,6 +69,14 @@ impl EntryRow {
             self.knows_readers.into(),
             self.json.as_str().into(),
         ]
+    }
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn known(&self) -> Known {
+        Known { modified: self.modified, deleted: self.deleted, permissions: self.permissions.clone() }
     }
 }
 

@@ -9,10 +9,10 @@ use sqlx::{AnyConnection, Row};
 
 use tokio::time::Instant;
 
+use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::entry;
-use super::page::Candidate;
 use super::statement::{Statement, timestamp, truth};
 use super::{Object, Sees};
 use crate::query::{Query, Selection};

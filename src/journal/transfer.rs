@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ledger::{bucket_of, is_hidden};
 use super::{Action, Object, Permissions};
+use crate::journal::transaction::{bucket_of, is_hidden};
 use crate::kinto::{Timestamp, is_segment};
 
 mod export;

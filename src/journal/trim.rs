@@ -8,10 +8,10 @@ use sqlx::Row;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::ledger::Ledger;
-use super::queue::{Done, Waiting, Work, write};
+use super::queue::{Done, Surplus, Waiting, Work, write};
 use super::statement::{Statement, timestamp};
 use super::{JournalError, News, Object};
+use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
 
@@ -24,18 +24,6 @@ const EVERYTHING: Duration = Duration::from_secs(3600);
 /// Between two portions, for the sake of those who write.
 const PAUSE: Duration = Duration::from_millis(10);
 const KINDS: [&str; 4] = ["record", "collection", "group", "bucket"];
-
-/// What is removed, for as long as there is any of it.
-#[derive(Debug, Clone)]
-pub(super) enum Surplus {
-    /// Of a bucket's entries about one kind of object (and by one author), the oldest past the allowed number. It is begun
-    /// where there are more than that by the threshold.
-    Count { bucket: String, kind: &'static str, user_id: Option<String>, is_begun: bool },
-    /// Of a bucket's entries and tombstones, those from before a moment.
-    Age { bucket: String, before: Timestamp },
-    /// Histories of deleted buckets.
-    Dead,
-}
 
 /// Removes what is too much, until the journal is closed.
 pub(super) async fn run(
@@ -123,7 +111,7 @@ async fn remove(queue: &mpsc::Sender<Waiting>, mut surplus: Surplus) -> Result<(
     Ok(())
 }
 
-impl Ledger<'_> {
+impl Transaction<'_> {
     /// The buckets that have a history.
     pub(super) async fn buckets(&mut self) -> sqlx::Result<Vec<String>> {
         let select =

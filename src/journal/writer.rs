@@ -14,11 +14,11 @@ use tracing::warn;
 
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
 use super::late::Late;
-use super::ledger::Ledger;
 use super::place::Place;
 use super::queue::{Done, Waiting, Work, behind, gone, weight};
 use super::readers::ReaderSets;
 use super::{JournalError, News, Outcome, intents, notify, schema};
+use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
 
@@ -283,29 +283,29 @@ impl Writer {
             Some(held) => held,
             None => self.engine.writing().await?,
         };
-        let mut transaction = writing.connection().begin_with(kind.begin()).await?;
-        schema::lock(kind, &mut transaction).await?;
-        intents::remove(&mut transaction, &self.stray).await?;
+        let mut begun = writing.connection().begin_with(kind.begin()).await?;
+        schema::lock(kind, &mut begun).await?;
+        intents::remove(&mut begun, &self.stray).await?;
         let (rules, sets) = (&self.rules, &mut self.reader_sets);
-        let mut ledger = Ledger::new(&mut transaction, kind, rules, self.explicit_permissions, sets);
+        let mut transaction = Transaction::new(&mut begun, kind, rules, self.explicit_permissions, sets);
         let mut changes = Vec::new();
         for work in works {
             if let Work::Settle { outcome, .. } = work {
                 changes.extend(outcome.known.iter().chain(&outcome.changes));
             }
         }
-        ledger.prefetch(&changes).await?;
+        transaction.prefetch(&changes).await?;
         let mut done = Vec::with_capacity(works.len());
         for work in works {
-            done.push(ledger.work(work, self.owner).await?);
+            done.push(transaction.work(work, self.owner).await?);
         }
-        ledger.store().await?;
-        let objects = newest_of_many(std::mem::take(&mut ledger.news));
+        transaction.store().await?;
+        let objects = newest_of_many(std::mem::take(&mut transaction.news));
         if let Some(channel) = &self.channel {
-            notify::tell(&mut transaction, channel, self.owner, &objects).await?;
+            notify::tell(&mut begun, channel, self.owner, &objects).await?;
         }
         let news = News { objects, is_foreign: false };
-        transaction.commit().await?;
+        begun.commit().await?;
         if let Writing::Own(_) = writing {
             self.held = Some(writing);
         }
@@ -326,7 +326,7 @@ impl Failure {
 
 // === impl Ledger ===
 
-impl Ledger<'_> {
+impl Transaction<'_> {
     async fn work(&mut self, work: &Work, owner: i64) -> sqlx::Result<Done> {
         match work {
             Work::Intend(group, intents) => {

@@ -20,27 +20,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 
-mod find;
+mod new_row;
 
-use find::Find;
+use crate::upstream::kinto::{Metadata, NewRow};
+use new_row::Find;
 
 /// How many of a mirror's own timestamps are remembered.
 const OWN_TIMESTAMPS: usize = 4096;
-
-/// A row as read from the upstream.
-#[derive(Debug, Clone)]
-pub struct NewRow {
-    /// The record's id.
-    pub id: Arc<str>,
-    /// Its timestamp.
-    pub last_modified: Timestamp,
-    /// Whether it is a tombstone.
-    pub deleted: bool,
-    /// Whether it says `"deleted": true`, which a live record may, too.
-    pub is_marked: bool,
-    /// Its JSON, to the byte.
-    pub json: Bytes,
-}
 
 /// Where a row stands in the buffer, and what has to be known of it.
 #[derive(Debug, Clone)]
@@ -69,15 +55,6 @@ pub struct Row {
     pub witnessed: bool,
     hash: u64,
     place: Range<usize>,
-}
-
-/// The collection object: its attributes, without permissions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Metadata {
-    /// The attributes' JSON, to the byte.
-    pub json: Bytes,
-    /// The `last_modified` of the collection object, which is not that of its records.
-    pub last_modified: Timestamp,
 }
 
 /// What is to become of a content.

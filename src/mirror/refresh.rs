@@ -12,13 +12,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::content::{Content, Metadata, NewRow, Update};
-use super::read::{ReadError, Source};
-use super::verify;
+use super::compare::{self, Difference};
+use super::content::{Content, Update};
 use crate::kinto::Timestamp;
 use crate::settings::MirrorMode;
 use crate::timeline::clock::Clock;
 use crate::upstream::Suspense;
+use crate::upstream::kinto::{Metadata, NewRow};
+use crate::upstream::kinto::{ReadError, Source};
 
 /// How often a collection that keeps changing is read again before giving up.
 const ATTEMPTS: usize = 8;
@@ -113,10 +114,10 @@ impl Reader {
             (Some(before), None) => {
                 let mut update = Update::default();
                 if depth == Depth::Compare || self.mode == MirrorMode::Verified {
-                    match verify::compare(self, key, before).await? {
-                        verify::Difference::None => {}
-                        verify::Difference::Some(found) => update = found,
-                        verify::Difference::Many => {
+                    match compare::compare(&self.source, key, before).await? {
+                        Difference::None => {}
+                        Difference::Some(found) => update = found,
+                        Difference::Many => {
                             return self.whole(clock, Some(before), FullRead::Mended).await;
                         }
                     }

@@ -1,14 +1,14 @@
 //! Compressed bodies of one content, each made once.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::content::Selection;
-use crate::compression::{self, Encoding};
 use crate::error::Error;
+use crate::wire::compression::{self, Encoding};
 
 /// Bodies up to this length are compressed where they are asked for: that takes less than handing them over.
 const AT_ONCE: usize = 8 * 1024;
@@ -77,15 +77,15 @@ impl Variants {
 
     /// The memory that they take, in bytes.
     pub fn bytes(&self) -> usize {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).bytes
+        self.made.lock().bytes
     }
 
     fn get(&self, name: &Name) -> Option<Bytes> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).bodies.get(name).cloned()
+        self.made.lock().bodies.get(name).cloned()
     }
 
     fn put(&self, name: Name, body: Bytes) {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.made.lock();
         if made.bytes + body.len() > MOST_BYTES {
             made.bodies.clear();
             made.bytes = 0;

@@ -10,11 +10,11 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::given::GivenFilter;
 use super::invalid::Invalid;
 use super::order::{compare, same};
 use super::{MODIFIED, Rules};
 use crate::kinto::Timestamp;
+use crate::query::schema::GivenFilter;
 
 const DAY: u64 = 24 * 3600 * 1000;
 const ID: &str = "id";
@@ -238,7 +238,7 @@ fn timestamp(value: &Value, now: Timestamp) -> Option<Timestamp> {
             let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
             all_digits.then(|| digits.parse().ok()).flatten()
         }
-        Value::Number(number) => super::python::Integer::truncate(number)?.value.try_into().ok(),
+        Value::Number(number) => crate::kinto::python::Integer::truncate(number)?.value.try_into().ok(),
         _ => None,
     };
     timestamp.filter(|timestamp: &u64| *timestamp < now.0.saturating_add(DAY)).map(Timestamp)

@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::framing::Following;
-use crate::body::{Body, Keeping};
 use crate::settings::Limits;
+use crate::wire::body::{Body, Keeping};
 
 /// What a connection is doing.
 #[derive(Debug)]

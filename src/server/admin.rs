@@ -12,8 +12,8 @@ use super::connection::{self, Answering, Serving};
 use super::listener::Listeners;
 use super::places::Places;
 use crate::endpoints::admin::Admin;
-use crate::error::Response;
 use crate::settings::{Limits, ListenAddr};
+use crate::wire::body::Response;
 
 /// How many connections it has at once. They are not those of clients: whoever looks after a full process gets in.
 const CONNECTIONS: usize = 256;

@@ -18,14 +18,15 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::{Activity, Quiet, RequestGuard};
 use super::framing::Framing;
+use super::linger;
 use super::places::Place;
 use super::watched::Watched;
-use super::{Peer, linger};
-use crate::body::Keeping;
-use crate::error;
-use crate::handler::{self, Core};
-use crate::headers;
+use crate::app::Core;
+use crate::handler;
 use crate::settings::Limits;
+use crate::wire::body::{self, Keeping};
+use crate::wire::headers;
+use crate::wire::peer::Peer;
 
 /// The first bytes of HTTP/2 (RFC 9113 §3.4) that no request of HTTP/1.1 that Kinto answers begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -40,7 +41,7 @@ pub(super) trait Answering: Clone + Send + Sync + 'static {
     fn limits(&self) -> &Limits;
 
     /// Answers one request.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = error::Response> + Send;
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = body::Response> + Send;
 }
 
 /// What a connection needs to be served.
@@ -62,7 +63,7 @@ impl Answering for Proxying {
         &self.core.app.settings.limits
     }
 
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = error::Response> + Send {
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = body::Response> + Send {
         handler::handle(&self.core, request, &self.peer)
     }
 }
@@ -175,10 +176,10 @@ impl<I, S> Stoppable for http1::Connection<I, S>
 where
     Self: Future,
     S: hyper::service::HttpService<Incoming>,
-    S::Error: Into<crate::body::BoxError>,
+    S::Error: Into<body::BoxError>,
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S::ResBody: http_body::Body + 'static,
-    <S::ResBody as http_body::Body>::Error: Into<crate::body::BoxError>,
+    <S::ResBody as http_body::Body>::Error: Into<body::BoxError>,
 {
     fn stop(self: Pin<&mut Self>) {
         self.graceful_shutdown();
@@ -189,10 +190,10 @@ impl<I, S, E> Stoppable for http2::Connection<I, S, E>
 where
     Self: Future,
     S: hyper::service::HttpService<Incoming>,
-    S::Error: Into<crate::body::BoxError>,
+    S::Error: Into<body::BoxError>,
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S::ResBody: http_body::Body + 'static,
-    <S::ResBody as http_body::Body>::Error: Into<crate::body::BoxError>,
+    <S::ResBody as http_body::Body>::Error: Into<body::BoxError>,
     E: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
 {
     fn stop(self: Pin<&mut Self>) {

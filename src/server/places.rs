@@ -6,15 +6,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::activity::{Activity, now};
 use crate::settings::Limits;
+use crate::wire::peer::client_of;
 
 /// How often those who wait look whether a connection has become idle.
 const LOOK: Duration = Duration::from_millis(50);
@@ -59,17 +61,6 @@ enum Full {
     Client,
     /// Each connection has.
     All,
-}
-
-/// Whom an address stands for: of IPv6, whoever has one address has a network of them.
-pub(crate) fn client_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        address @ IpAddr::V4(_) => address,
-    }
 }
 
 // === impl Places ===
@@ -123,7 +114,7 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock()
     }
 }
 
@@ -246,13 +237,5 @@ mod tests {
         assert!(has_to_go(&one).await);
         drop((one, two));
         assert!(places.lock().places.is_empty() && places.lock().clients.is_empty());
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_client() {
-        let of = |text: &str| client_of(text.parse().unwrap()).to_string();
-        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
-        assert_eq!(of("::ffff:1.2.3.4"), "1.2.3.4");
-        assert_eq!(of("1.2.3.4"), "1.2.3.4");
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of Kinto and of kinto-changes that the sidecar reads under their own names.
 
-use super::record_cache::RecordCache;
+use super::record_cache::{CacheExpiry, RecordCache};
 
 /// Settings of Kinto itself.
 #[derive(Clone, Debug)]
@@ -35,17 +35,6 @@ impl KintoSettings {
     pub fn record_cache(&self, bucket: &str, collection: &str) -> CacheExpiry {
         self.record_cache.of(bucket, collection)
     }
-}
-
-/// How long an answer may be cached, in seconds; `None` where no setting says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheExpiry {
-    /// `record_cache_expires_seconds`: without `_expected`.
-    pub default: Option<u64>,
-    /// `record_cache_maximum_expires_seconds`: with an `_expected`.
-    pub maximum: Option<u64>,
-    /// `record_cache_minimum_expires_seconds`: with a cache-busting `_expected`.
-    pub minimum: Option<u64>,
 }
 
 /// Everything under `changes.`.

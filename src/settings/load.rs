@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use super::error::{Origin, SettingsError, Warning};
 use super::ini::IniFile;
@@ -11,16 +12,27 @@ use super::names::{environment_names, without_prefix};
 use super::record_cache::RecordCache;
 use super::values::{self, Kind, native};
 use super::{
-    ChangesSettings, FeedSettings, HistorySettings, KintoSettings, Limits, ServiceAuth, Settings, TlsFiles,
+    ChangesSettings, FeedSettings, HistorySettings, KintoSettings, Limits, LogFormat, ServiceAuth, Settings,
+    TlsFiles,
 };
-use crate::cli::Cli;
 
 /// The environment, by name.
 pub type Environment = BTreeMap<String, String>;
 
+/// What the command line says of settings, as it was typed.
+#[derive(Debug, Clone, Default)]
+pub struct Arguments {
+    /// `--settings`, or `KINTO_INI`.
+    pub settings_file: Option<PathBuf>,
+    /// Each `--set`.
+    pub assignments: Vec<String>,
+    /// The value of each named flag, by the key of its setting.
+    pub flags: BTreeMap<&'static str, String>,
+}
+
 /// All places where a setting can be written.
 struct Places<'a> {
-    cli: &'a Cli,
+    arguments: &'a Arguments,
     assigned: BTreeMap<String, String>,
     environment: &'a Environment,
     file: Option<IniFile>,
@@ -28,8 +40,11 @@ struct Places<'a> {
 
 impl Settings {
     /// Resolves the settings of this command line, in this environment.
-    pub fn load(cli: &Cli, environment: &Environment) -> Result<(Self, Vec<Warning>), SettingsError> {
-        let places = Places::open(cli, environment)?;
+    pub fn load(
+        arguments: &Arguments,
+        environment: &Environment,
+    ) -> Result<(Self, Vec<Warning>), SettingsError> {
+        let places = Places::open(arguments, environment)?;
         let mut warnings = places.misspelt()?;
         warnings.extend(places.formerly());
         warnings.extend(places.exposed()?);
@@ -38,17 +53,17 @@ impl Settings {
 }
 
 impl<'a> Places<'a> {
-    fn open(cli: &'a Cli, environment: &'a Environment) -> Result<Self, SettingsError> {
+    fn open(arguments: &'a Arguments, environment: &'a Environment) -> Result<Self, SettingsError> {
         let mut assigned = BTreeMap::new();
-        for assignment in &cli.assignments {
+        for assignment in &arguments.assignments {
             let (key, value) = assignment
                 .split_once('=')
                 .filter(|(key, _)| !key.trim().is_empty())
                 .ok_or_else(|| SettingsError::Assignment(beginning(assignment)))?;
             assigned.insert(without_prefix(key.trim()).to_owned(), value.to_owned());
         }
-        let file = cli.settings_file.as_deref().map(IniFile::read).transpose()?;
-        Ok(Self { cli, assigned, environment, file })
+        let file = arguments.settings_file.as_deref().map(IniFile::read).transpose()?;
+        Ok(Self { arguments, assigned, environment, file })
     }
 
     /// Keys of the sidecar's own that nothing reads: an error where somebody wrote them for it, a warning where it may
@@ -117,7 +132,7 @@ impl<'a> Places<'a> {
 
     /// What is written for a key, in the strongest place.
     fn written(&self, key: &Key) -> Result<Option<(String, Origin)>, SettingsError> {
-        if let (Some(flag), Some(value)) = (key.flag, self.cli.flags.get(key.name)) {
+        if let (Some(flag), Some(value)) = (key.flag, self.arguments.flags.get(key.name)) {
             return Ok(Some((value.clone(), Origin::Flag(flag.long))));
         }
         if let Some(value) = self.assigned.get(key.name) {
@@ -210,7 +225,7 @@ impl<'a> Places<'a> {
             trusted_proxies: self.list("sidecar.trusted_proxies", &values::NETWORK)?.unwrap_or_default(),
             threads: self.optional("sidecar.threads", &values::POSITIVE)?,
             log: self.value("sidecar.log", &values::FILTER, base.log)?,
-            log_format: log_format.unwrap_or_else(crate::telemetry::usual_format),
+            log_format: log_format.unwrap_or_else(LogFormat::usual),
             limits: self.limits(&base.limits)?,
             kinto: self.kinto(base.kinto)?,
             changes: self.changes(base.changes)?,

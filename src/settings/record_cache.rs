@@ -5,11 +5,22 @@
 
 use std::collections::HashMap;
 
-use super::{kinto::CacheExpiry, names::environment_names};
+use super::names::environment_names;
 
 const DEFAULT: &str = "record_cache_expires_seconds";
 const MAXIMUM: &str = "record_cache_maximum_expires_seconds";
 const MINIMUM: &str = "record_cache_minimum_expires_seconds";
+
+/// How long an answer may be cached, in seconds; `None` where no setting says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheExpiry {
+    /// `record_cache_expires_seconds`: without `_expected`.
+    pub default: Option<u64>,
+    /// `record_cache_maximum_expires_seconds`: with an `_expected`.
+    pub maximum: Option<u64>,
+    /// `record_cache_minimum_expires_seconds`: with a cache-busting `_expected`.
+    pub minimum: Option<u64>,
+}
 
 /// What each place says about record caching, strongest first.
 #[derive(Clone, Debug, Default)]

@@ -3,9 +3,10 @@
 //! One account for all who ask on nobody's behalf. They take turns: each asks, and what it asked for is paid with a rest
 //! for all. What cannot wait may be paid afterwards.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -82,12 +83,12 @@ impl Budget {
 
     /// How long it takes until everything is paid.
     pub fn debt(&self) -> Duration {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).saturating_duration_since(Instant::now())
+        self.free.lock().saturating_duration_since(Instant::now())
     }
 
     /// The upstream was kept busy.
     pub fn pay(&self, busy: Duration) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         *free = (*free).max(Instant::now()) + self.rest(busy);
     }
 }
@@ -125,7 +126,7 @@ mod tests {
             let (budget, order) = (Arc::clone(&budget), Arc::clone(&order));
             tokio::spawn(async move {
                 let _turn = budget.turn_aside().await;
-                order.lock().unwrap().push(n);
+                order.lock().push(n);
             });
         }
         tokio::task::yield_now().await;
@@ -133,7 +134,7 @@ mod tests {
         assert!(futures_util::FutureExt::now_or_never(&mut first).is_none());
         drop(held);
         let _turn = first.await;
-        assert_eq!(order.lock().unwrap().len(), 1);
+        assert_eq!(order.lock().len(), 1);
     }
 
     #[tokio::test]

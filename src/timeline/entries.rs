@@ -2,12 +2,13 @@
 //!
 //! An entry's id follows `kinto_changes.utils.changes_object`: the UUID of the MD5 of host and collection URI.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use md5::{Digest, Md5};
+use serde_json::Value;
 use uuid::Uuid;
 
-use super::rendered::Rendered;
+use super::document::Document;
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 
@@ -38,6 +39,13 @@ pub struct Gone {
     pub seen: Seq,
     /// The list's generation since which it is gone.
     pub generation: u64,
+}
+
+/// The two documents that show all rows.
+#[derive(Debug, Clone, Default)]
+pub struct Rendered {
+    list: OnceLock<Arc<Document>>,
+    changeset: OnceLock<Arc<Document>>,
 }
 
 /// All monitored collections at one moment.
@@ -73,6 +81,42 @@ impl Entries {
     }
 }
 
+impl Rendered {
+    /// `{"data":[…]}`
+    pub fn list(&self, rows: &[Entry], host: &str) -> &Arc<Document> {
+        self.list.get_or_init(|| Arc::new(document("{\"data\":[", rows, host)))
+    }
+
+    /// `{"metadata":{},"timestamp":…,"changes":[…]}`, of which `opening` is what comes before the first row.
+    pub fn changeset(&self, rows: &[Entry], host: &str, opening: impl FnOnce() -> String) -> &Arc<Document> {
+        self.changeset.get_or_init(|| Arc::new(document(&opening(), rows, host)))
+    }
+}
+
+/// These rows as a document that begins with `opening`. The order of a row's members is that of the plugin.
+pub fn document(opening: &str, rows: &[Entry], host: &str) -> Document {
+    let host = json_text(host);
+    Document::new(opening, rows, |text, row| write_row(text, row, &host))
+}
+
+fn write_row(text: &mut String, row: &Entry, host: &str) {
+    use std::fmt::Write;
+    // Writing to a String cannot fail, and ids need no escapes.
+    let _ = write!(
+        text,
+        "{{\"id\":\"{}\",\"last_modified\":{},\"bucket\":{},\"collection\":{},\"host\":{host}}}",
+        row.id,
+        row.last_modified,
+        Value::from(&*row.key.bucket),
+        Value::from(&*row.key.collection)
+    );
+}
+
+/// A text as JSON.
+fn json_text(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned())
+}
+
 /// The id of a collection's entry: the UUID of `md5(host + uri)`, its bits taken as they are.
 pub fn entry_id(host: &str, key: &CollectionKey) -> Arc<str> {
     let digest = Md5::new().chain_update(host).chain_update(key.uri()).finalize();
@@ -82,6 +126,15 @@ pub fn entry_id(host: &str, key: &CollectionKey) -> Arc<str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_written_as_the_plugin_writes_them() {
+        let key = CollectionKey::new("a", "b");
+        let row = Entry { key, id: "x".into(), last_modified: Timestamp(3), late: None, generation: 1 };
+        let text = document("[", &[row], "h\"").select(1, &[]).concat();
+        let expected = r#"[{"id":"x","last_modified":3,"bucket":"a","collection":"b","host":"h\""}]}"#;
+        assert_eq!(text, expected.as_bytes());
+    }
 
     #[test]
     fn entry_ids_are_those_of_the_plugin() {

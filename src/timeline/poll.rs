@@ -8,14 +8,16 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 mod ask;
 mod behalf;
+mod error;
 pub mod heads;
 mod order;
 mod sweep;
@@ -23,12 +25,12 @@ pub mod unreadable;
 
 use super::Timeline;
 use super::budget::{Budget, Turn};
+use super::collection_list::CollectionList;
 use super::entries::Entries;
-use super::ledger::Ledger;
 use crate::kinto::Timestamp;
 use crate::upstream::{Suspense, Upstream};
 use ask::Asker;
-pub use ask::PollError;
+pub use error::PollError;
 use sweep::{Purpose, Sweep};
 
 /// The longest time for which a reader waits for a sweep.
@@ -177,7 +179,11 @@ impl Poller {
 
     /// The list of all collections of a bucket, complete; asked for anew where the reader knows of something `newest`
     /// that the list does not have.
-    pub async fn bucket(&self, bucket: &str, newest: Option<Timestamp>) -> Result<Arc<Ledger>, PollError> {
+    pub async fn bucket(
+        &self,
+        bucket: &str,
+        newest: Option<Timestamp>,
+    ) -> Result<Arc<CollectionList>, PollError> {
         let ledger = self.timeline.watch(bucket);
         let behind = newest.is_some_and(|newest| newest > ledger.entries().high.at);
         let arrived = Instant::now();
@@ -412,8 +418,8 @@ impl Poller {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Wishes> {
+        self.wishes.lock()
     }
 }
 

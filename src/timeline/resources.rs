@@ -4,7 +4,8 @@
 //! names that one collection and no other. With `sidecar.changes = upstream` it is the upstream's plugin that says which.
 
 use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 use crate::kinto::{CollectionKey, Resource};
 
@@ -52,14 +53,14 @@ impl Resources {
     /// The upstream lists these collections now; `false` where the upstream does not decide.
     pub fn set_listed(&self, keys: BTreeSet<CollectionKey>) -> bool {
         let Some(listed) = &self.listed else { return false };
-        *listed.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        *listed.write() = keys;
         true
     }
 
     /// Whether a collection is monitored.
     pub fn include(&self, key: &CollectionKey) -> bool {
         if let Some(listed) = &self.listed {
-            return listed.read().unwrap_or_else(PoisonError::into_inner).contains(key);
+            return listed.read().contains(key);
         }
         (self.buckets.contains(&*key.bucket) || self.collections.contains(key))
             && !self.excluded_buckets.contains(&*key.bucket)

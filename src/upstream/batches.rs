@@ -3,10 +3,10 @@
 //! A read-only Kinto answers 405 to every `POST`, and a server in front of one may have a mind of its own. Whoever asks for
 //! several things then asks for each by itself, and a batch is tried again now and then.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Upstream;
@@ -87,7 +87,7 @@ impl Batches {
     }
 
     fn past(&self) -> MutexGuard<'_, Past> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

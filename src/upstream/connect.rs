@@ -17,10 +17,10 @@ use tokio_rustls::TlsConnector;
 use super::UpstreamError;
 use super::dial::Dialer;
 use super::socket::Socket;
-use crate::body::Body;
-use crate::headers;
 use crate::metrics;
 use crate::settings::Settings;
+use crate::wire::body::Body;
+use crate::wire::headers;
 
 /// A connection that is ready for a request.
 pub(super) enum Sender {

@@ -6,11 +6,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 /// How long an address has for itself before the next one is tried, too.
@@ -38,9 +38,9 @@ impl Dialer {
     }
 
     async fn dial_one_of(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.answered.lock();
         let (stream, address) = first_of(in_order(addresses, last)).await?;
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        *self.answered.lock() = Some(address);
         Ok(stream)
     }
 }
@@ -127,7 +127,7 @@ mod tests {
         };
         let first = dial().await;
         assert!(first >= HEAD_START && first < 8 * HEAD_START, "{first:?}");
-        assert_eq!(*dialer.answered.lock().unwrap(), Some(good));
+        assert_eq!(*dialer.answered.lock(), Some(good));
         assert!(dial().await < HEAD_START);
     }
 
@@ -140,7 +140,7 @@ mod tests {
             gone.local_addr().unwrap()
         };
         let dialer = Dialer::new("unused", 0);
-        *dialer.answered.lock().unwrap() = Some(refusing);
+        *dialer.answered.lock() = Some(refusing);
         let stream = dialer.dial_one_of(vec![good, refusing]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
         assert!(dialer.dial_one_of(vec![refusing]).await.is_err());

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::Ended;
-use crate::body::BodyError;
+use super::ended::Ended;
+use crate::wire::body::BodyError;
 
 /// Why the upstream gave no answer, or no whole one. Cheap to clone, for those who asked together.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -8,13 +8,13 @@
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::body::Body;
+use crate::wire::body::Body;
 
 /// A close so soon after an answer is taken for the upstream's habit.
 const SILENT_CLOSE: Duration = Duration::from_secs(1);
@@ -105,6 +105,6 @@ impl Pool {
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Idle>> {
         // Nothing in here panics halfway through a change.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }

@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use tokio::time::{Sleep, sleep};
 
 use super::{UpstreamError, pool::Pool};
-use crate::body::{Body, BoxError};
+use crate::wire::body::{Body, BoxError};
 
 /// How far a request's body has got. While it moves, or while its client is what is waited for, the upstream is not slow.
 #[derive(Debug, Default)]

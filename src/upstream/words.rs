@@ -1,20 +1,20 @@
 //! What the upstream says beside its answers: what time it is, that it wants to be asked less, that it has ended.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, Response, StatusCode};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::UpstreamError;
-use crate::body::Body;
+use super::ended::{ALERT, Ended};
 use crate::kinto::Timestamp;
 
-const ALERT: HeaderName = HeaderName::from_static("alert");
 const BACKOFF: HeaderName = HeaderName::from_static("backoff");
 
 /// Kinto refuses a `_since` a day ahead of its clock. The rest of the day is for several Kintos behind one address, whose
@@ -38,13 +38,6 @@ pub struct Advice {
     backoff: Option<HeaderValue>,
     alert: Option<HeaderValue>,
     retry_after: Option<HeaderValue>,
-}
-
-/// The answer that the upstream has for everybody since it has come to its end.
-#[derive(Debug, Clone)]
-pub struct Ended {
-    alert: Option<HeaderValue>,
-    body: Bytes,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +68,7 @@ impl Words {
         if let Some(date) = date {
             let date = date.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
             let date = Timestamp(u64::try_from(date).unwrap_or(u64::MAX));
-            *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some((date, Instant::now()));
+            *self.date.lock() = Some((date, Instant::now()));
         }
     }
 
@@ -112,7 +105,7 @@ impl Words {
 
     /// The greatest `_since` that the upstream takes, on the safe side.
     pub(super) fn latest_since(&self) -> Timestamp {
-        let date = *self.date.lock().unwrap_or_else(PoisonError::into_inner);
+        let date = *self.date.lock();
         let now = date.map_or_else(Timestamp::now, |(date, heard)| date.forth(heard.elapsed()));
         now.forth(AHEAD)
     }
@@ -132,24 +125,5 @@ impl Advice {
                 headers.entry(name).or_insert_with(|| value.clone());
             }
         }
-    }
-}
-
-// === impl Ended ===
-
-impl Ended {
-    /// The upstream's answer once more.
-    pub fn replay(&self) -> Response<Body> {
-        const BODY: &[u8] = br#"{"code":410,"errno":202,"error":"Gone","message":"The service you are trying to connect no longer exists at this location."}"#;
-        let body = if self.body.is_empty() { Bytes::from_static(BODY) } else { self.body.clone() };
-        let mut response = Response::new(Body::full(body));
-        *response.status_mut() = StatusCode::GONE;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        crate::headers::insert_kinto_defaults(headers);
-        if let Some(alert) = &self.alert {
-            headers.insert(ALERT, alert.clone());
-        }
-        response
     }
 }

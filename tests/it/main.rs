@@ -22,6 +22,7 @@ mod deploy;
 mod differential;
 mod early;
 mod feeds;
+mod floors;
 mod forwarding;
 mod framing;
 mod harness;

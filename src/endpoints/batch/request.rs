@@ -20,11 +20,11 @@ use serde_json::value::RawValue;
 
 use crate::access::Credentials;
 use crate::aside;
-use crate::endpoints::Endpoint;
 use crate::error::Error;
 use crate::forward::is_host;
 use crate::history;
 use crate::kinto::{RequestPath, Sent};
+use crate::route::Endpoint;
 use crate::route::Route;
 use crate::settings::Settings;
 

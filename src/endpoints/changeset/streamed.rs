@@ -9,16 +9,17 @@ use http::header::{self, HeaderMap, HeaderValue};
 
 use super::ChangesetParams;
 use crate::access::Credentials;
-use crate::body::{Body, Sender};
-use crate::buffers::Hold;
-use crate::cache_control;
-use crate::error::{Error, Response};
-use crate::handler::Core;
-use crate::headers;
+use crate::app::Core;
+use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::content::Metadata;
-use crate::mirror::read::{Page, ReadError, Source};
 use crate::upstream::UpstreamError;
+use crate::upstream::kinto::Metadata;
+use crate::upstream::kinto::{Page, ReadError, Source};
+use crate::wire::body::Response;
+use crate::wire::body::{Body, Sender};
+use crate::wire::buffers::Hold;
+use crate::wire::cache_control;
+use crate::wire::headers;
 
 /// What is still to be read of a changeset.
 struct Rest {

@@ -8,9 +8,10 @@ use std::ops::ControlFlow;
 use http::{HeaderMap, StatusCode};
 
 use crate::access::{Credentials, Refusal};
+use crate::app::Core;
 use crate::endpoints::own_bucket;
-use crate::error::{Error, Response};
-use crate::handler::Core;
+use crate::error::Error;
+use crate::wire::body::Response;
 
 const DEFAULT: &str = "default";
 

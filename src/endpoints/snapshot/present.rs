@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::access::Credentials;
-use crate::handler::Core;
+use crate::app::Core;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::content::NewRow;
-use crate::mirror::read::{ReadError, Source};
+use crate::upstream::kinto::NewRow;
+use crate::upstream::kinto::{ReadError, Source};
 
 /// How often a collection that keeps changing is read on.
 const TRIES: usize = 10;

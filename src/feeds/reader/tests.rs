@@ -6,14 +6,14 @@ use http_body_util::BodyExt;
 use super::*;
 use crate::access::Credentials;
 use crate::feeds::framing::Layout;
-use crate::feeds::moment::Moment;
-use crate::feeds::shown::{ReaderId, Shown};
+use crate::feeds::seen_before::{ReaderId, SeenBefore};
+use crate::feeds::snapshot::Snapshot;
 
 /// A source of which no page comes.
 #[derive(Debug)]
 struct Stuck;
 
-impl Moment for Stuck {
+impl Snapshot for Stuck {
     fn lineage(&self) -> u64 {
         1
     }
@@ -46,7 +46,7 @@ impl Moment for Stuck {
 #[tokio::test]
 async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
     let nobody = ReaderId::of(None, &Credentials::of(&http::HeaderMap::new()), &http::HeaderMap::new());
-    let presence = Arc::new(Shown::default().enter(1, nobody).await);
+    let presence = Arc::new(SeenBefore::default().enter(1, nobody).await);
     for (framing, end, is_descending) in [
         (Framing::List, End::Now, false),
         (Framing::List, End::Now, true),
@@ -54,7 +54,7 @@ async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
         (Framing::Lines, End::Never, false),
         (Framing::Events, End::Never, false),
     ] {
-        let shape = Shape {
+        let options = ReaderOptions {
             layout: Layout { framing, docs: false },
             end,
             patience: Patience::Heartbeat(Duration::from_millis(5)),
@@ -64,7 +64,7 @@ async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
         };
         let memory = Memory { began: Seq::ZERO, presence: Arc::clone(&presence) };
         let mut reader =
-            Reader::new(Supply::Fixed(Arc::new(Stuck)), None, shape, Position::default(), memory);
+            Reader::new(Supply::Fixed(Arc::new(Stuck)), None, options, Position::default(), memory);
         let mut text = String::new();
         let expected = format!("{}{}", framing.opening(), framing.heartbeat().repeat(2));
         while text.len() < expected.len() {

@@ -7,9 +7,9 @@ use sqlx::{AnyConnection, Row};
 
 use super::{Content, Line};
 use crate::journal::engine::bounded;
-use crate::journal::ledger::{hidden_names, is_hidden};
 use crate::journal::rows::below;
 use crate::journal::statement::{Statement, timestamp, truth};
+use crate::journal::transaction::{hidden_names, is_hidden};
 use crate::journal::{Journal, JournalError, Object, PATIENCE};
 use crate::kinto::Timestamp;
 

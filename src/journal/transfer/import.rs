@@ -6,10 +6,10 @@ use serde_json::value::{RawValue, to_raw_value};
 use sqlx::Row;
 
 use super::{Action, Content, Head, Imported, Line, Members};
-use crate::journal::ledger::{Ledger, State};
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{EntryRow, mark_gap, recorded};
+use crate::journal::rows::{EntryRow, State, mark_gap, recorded};
 use crate::journal::statement::{Bound, Statement, timestamp};
+use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, Object, Permissions};
 use crate::kinto::Timestamp;
 
@@ -32,7 +32,7 @@ struct Arrival<'l> {
     knows_readers: bool,
 }
 
-impl Ledger<'_> {
+impl Transaction<'_> {
     /// Adds what lines say.
     pub(in crate::journal) async fn import(&mut self, lines: &[Line]) -> sqlx::Result<Imported> {
         self.store().await?;

@@ -5,12 +5,13 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::*;
+use crate::cli::Cli;
 use crate::settings::{Compat, ListenAddr};
 
 fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<(Settings, Vec<Warning>), String> {
     let cli = Cli::parse(arguments.iter().map(OsString::from)).map_err(|error| error.to_string())?;
     let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    Settings::load(&cli, &environment).map_err(|error| error.to_string())
+    Settings::load(&cli.arguments, &environment).map_err(|error| error.to_string())
 }
 
 fn file(text: &str) -> tempfile::NamedTempFile {

@@ -17,44 +17,22 @@ use uuid::Uuid;
 
 mod plugins;
 
+use super::error::PollError;
 use super::heads::Heads;
 use super::order::{self, Due};
 use super::unreadable::Unreadable;
 use crate::kinto::{CollectionKey, Timestamp, is_absence, segment};
-use crate::mirror::read::ReadError;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
-use crate::upstream::pages::{Endless, Pages};
-use crate::upstream::{Description, Upstream, UpstreamError};
+use crate::upstream::kinto::ReadError;
+use crate::upstream::pages::Pages;
+use crate::upstream::{Description, Upstream};
 
 /// How much less often than its collections a list of collections is asked for: it changes less often.
 const LISTS: u32 = 5;
 
 /// How often it is looked for buckets whose histories can be followed.
 const HISTORIES: Duration = Duration::from_secs(300);
-
-/// Why timestamps could not be learned.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum PollError {
-    /// The upstream could not be asked.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The upstream answered with an error.
-    #[error("{1} answered {0}")]
-    Status(StatusCode, String),
-    /// The upstream's answer could not be understood.
-    #[error("the upstream's answer is not what Kinto gives: {0}")]
-    Garbled(String),
-    /// The service account may not read what is asked for.
-    #[error("{0}")]
-    Unreadable(String),
-    /// The upstream's list has no end.
-    #[error(transparent)]
-    Endless(#[from] Endless),
-    /// The answer did not come in time.
-    #[error("the upstream takes too long to say all timestamps")]
-    TooSlow,
-}
 
 /// Asks, and tells the timeline.
 #[derive(Debug)]
@@ -407,21 +385,6 @@ impl Asker {
 
     fn next_page(&self, headers: &HeaderMap) -> Option<String> {
         self.upstream.relative(headers.get("next-page")?.to_str().ok()?)
-    }
-}
-
-impl From<PollError> for crate::error::Error {
-    fn from(error: PollError) -> Self {
-        match error {
-            PollError::Upstream(error) => Self::Upstream(error),
-            PollError::Status(StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT, _) => {
-                Self::Unavailable { retry_after: None }
-            }
-            PollError::Status(..) | PollError::Garbled(_) | PollError::Endless(_) => {
-                Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
-            }
-            PollError::Unreadable(_) | PollError::TooSlow => Self::Unavailable { retry_after: None },
-        }
     }
 }
 

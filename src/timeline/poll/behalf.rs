@@ -7,8 +7,8 @@ use http::HeaderMap;
 use super::heads::Heads;
 use super::{PollError, Poller};
 use crate::kinto::{CollectionKey, Timestamp, segment};
-use crate::mirror::read::{ReadError, Source};
-use crate::timeline::ledger::Ledger;
+use crate::timeline::collection_list::CollectionList;
+use crate::upstream::kinto::{ReadError, Source};
 use crate::upstream::{Upstream, UpstreamError};
 
 impl Poller {
@@ -18,7 +18,7 @@ impl Poller {
         upstream: &Upstream,
         bucket: &str,
         credentials: HeaderMap,
-    ) -> Result<Arc<Ledger>, PollError> {
+    ) -> Result<Arc<CollectionList>, PollError> {
         let source = Source::on_behalf(upstream.clone(), credentials.clone());
         let mut keys = Vec::new();
         let mut asked = source.page(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await;
@@ -48,7 +48,7 @@ impl Poller {
             }
         }
         entries.sort();
-        let ledger = Ledger::new(self.timeline.host().to_owned());
+        let ledger = CollectionList::new(self.timeline.host().to_owned());
         for (timestamp, key) in &entries {
             ledger.enter(key, *timestamp);
         }

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::kinto::{CollectionKey, Timestamp, batch_path};
-use crate::mirror::read::{ReadError, Source};
+use crate::upstream::kinto::{ReadError, Source};
 use crate::upstream::{BatchSender, Description, Upstream, UpstreamError};
 
 /// How many collections are asked for in a batch where nobody says how many it may hold.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ask::{Asker, PollError};
+use super::ask::Asker;
+use super::error::PollError;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
 

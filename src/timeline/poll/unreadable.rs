@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use http::StatusCode;
 
-use super::PollError;
+use super::error::PollError;
 use crate::kinto::{CollectionKey, Resource, segment};
 
 /// By the path that was refused.

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use kinto_sidecar::app::App;
+use kinto_sidecar::app::{App, Core};
 use kinto_sidecar::cli::{Cli, Task};
-use kinto_sidecar::handler::Core;
 use kinto_sidecar::settings::{Environment, Settings};
 use kinto_sidecar::upstream::Upstream;
 use tokio::runtime::Runtime;
@@ -53,7 +52,7 @@ impl Sidecar {
 pub fn settings<'a>(assignments: impl IntoIterator<Item = &'a str>) -> Settings {
     let assignments = assignments.into_iter().map(str::to_owned).collect();
     let cli = Cli { task: Task::Serve, settings_file: None, assignments, flags: Default::default() };
-    Settings::load(&cli, &Environment::new()).expect("the assignments are well formed").0
+    Settings::load(&cli.arguments, &Environment::new()).expect("the assignments are well formed").0
 }
 
 /// The lines of an input; empty ones past its end.

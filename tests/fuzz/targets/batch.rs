@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use kinto_sidecar::body::read_limited;
+use kinto_sidecar::wire::body::read_limited;
 use kinto_sidecar::endpoints::batch;
 use kinto_sidecar::route::Route;
-use kinto_sidecar::server::Peer;
+use kinto_sidecar::wire::peer::Peer;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 use support::{Answer, Heard, Kinto, Sidecar};

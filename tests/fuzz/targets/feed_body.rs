@@ -8,10 +8,10 @@ use std::io::Write;
 use std::sync::LazyLock;
 
 use http::request::Parts;
-use kinto_sidecar::body::Body;
-use kinto_sidecar::buffers::Buffers;
+use kinto_sidecar::wire::body::Body;
+use kinto_sidecar::wire::buffers::Buffers;
 use kinto_sidecar::error::Error;
-use kinto_sidecar::feeds::request;
+use kinto_sidecar::endpoints::feed::body;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
@@ -44,5 +44,5 @@ fn parts(coding: &[u8]) -> Option<Parts> {
 
 fn outcome(parts: &Parts, body: Vec<u8>) -> Result<Option<Value>, Error> {
     let mut hold = Buffers::new(usize::MAX).hold(None);
-    RUNTIME.block_on(request::read(parts, Body::full(body), usize::MAX, &mut hold))
+    RUNTIME.block_on(body::read(parts, Body::full(body), usize::MAX, &mut hold))
 }

@@ -9,13 +9,13 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use kinto_sidecar::access::Credentials;
-use kinto_sidecar::compression::{self, Encoding};
-use kinto_sidecar::conditional::{self, Condition};
-use kinto_sidecar::cors::{self, Exposed};
+use kinto_sidecar::wire::compression::{self, Encoding};
+use kinto_sidecar::wire::conditional::{self, Condition};
+use kinto_sidecar::wire::cors::{self, Exposed};
 use kinto_sidecar::endpoints::list::{self, Preconditions, Verdict};
-use kinto_sidecar::headers::strip_hop_by_hop;
+use kinto_sidecar::wire::headers::strip_hop_by_hop;
 use kinto_sidecar::kinto::Timestamp;
-use kinto_sidecar::request_id::{self, X_REQUEST_ID};
+use kinto_sidecar::wire::request_id::{self, X_REQUEST_ID};
 use libfuzzer_sys::fuzz_target;
 
 const NOW: Timestamp = Timestamp(42);

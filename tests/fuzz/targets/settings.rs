@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use kinto_sidecar::cli::{Cli, Task};
-use kinto_sidecar::settings::{Environment, Settings};
+use kinto_sidecar::settings::{Arguments, Environment, Settings};
 use libfuzzer_sys::fuzz_target;
 
 const SECRET: &str = "5ecr3t";
@@ -42,17 +42,17 @@ fuzz_target!(|text: &str| {
     environment.entry("SIDECAR_JOURNAL".to_owned()).or_insert_with(journal);
 
     let mut cli =
-        Cli { task: Task::Serve, settings_file: None, assignments: Vec::new(), flags: Default::default() };
+        Cli { task: Task::Serve, arguments: Arguments::default() };
     if !arguments.is_empty() {
         let Ok(given) = Cli::parse(arguments) else { return };
         cli = given;
     }
-    cli.assignments.extend(assignments);
+    cli.arguments.assignments.extend(assignments);
     if !ini.trim().is_empty() {
         std::fs::write(file(), ini).expect("there is room for it");
-        cli.settings_file = Some(file().clone());
+        cli.arguments.settings_file = Some(file().clone());
     }
-    let load = |cli: &Cli| Settings::load(cli, &environment);
+    let load = |cli: &Cli| Settings::load(&cli.arguments, &environment);
     let loaded = load(&cli);
     let shown = format!("{loaded:?}");
     assert!(!shown.contains(SECRET), "a secret is shown: {shown}");
@@ -65,7 +65,7 @@ fuzz_target!(|text: &str| {
     can_work(&settings);
 
     // The strongest place, and the address as it is shown.
-    cli.flags.insert("sidecar.upstream", settings.upstream.to_string());
+    cli.arguments.flags.insert("sidecar.upstream", settings.upstream.to_string());
     let (again, _) = load(&cli).unwrap_or_else(|error| panic!("{}: {error}", settings.upstream));
     assert_eq!(again.upstream, settings.upstream);
 });

@@ -8,9 +8,10 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Asker, Followed, List, PollError, expect, parse};
+use super::{Asker, Followed, List, expect, parse};
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::clock::Clock;
+use crate::timeline::poll::PollError;
 use crate::upstream::pages::Pages;
 
 /// The path of the changes plugin's list.

@@ -1,0 +1,99 @@
+//! `GET …/collections/{collection}/`, with the slash: a collection as CouchDB describes a database.
+//!
+//! `PouchDB` takes `update_seq` from here for its `since: "now"`; on Kinto's redirect it would silently begin at 0.
+
+use std::ops::ControlFlow;
+
+use http::Method;
+use http::header::ORIGIN;
+use http::request::Parts;
+use serde_json::{Map, Value, json};
+
+use crate::access::Credentials;
+use crate::app::Core;
+use crate::endpoints::changeset::mark;
+use crate::endpoints::feed::admission::admitted;
+use crate::endpoints::feed::tell_of_unreadable;
+use crate::endpoints::{list, refusal};
+use crate::error::Error;
+use crate::feeds::Subject;
+use crate::feeds::snapshot::Snapshot;
+use crate::kinto::CollectionKey;
+use crate::mirror::Freshness;
+use crate::upstream::kinto::{ReadError, Source};
+use crate::wire::body::Body;
+use crate::wire::body::Response;
+use crate::wire::cache_control;
+use crate::wire::cors::{self, Exposed};
+
+/// Answers a `GET` or `HEAD`.
+pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
+    let mut response = match described(core, key, request).await {
+        Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
+        answered => answered?,
+    };
+    let origins = &core.app.settings.kinto.cors_origins;
+    cors::finish(response.headers_mut(), request.headers.get(ORIGIN), Exposed::Plain, origins);
+    Ok(response)
+}
+
+async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
+    let app = &core.app;
+    cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
+    let credentials = Credentials::of(&request.headers);
+    let (key, is_stale) = match admitted(core, Subject::Collection(key), &credentials, request).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue((Subject::Collection(key), is_stale)) => (key, is_stale),
+        ControlFlow::Continue(_) => return Err(Error::NotFound),
+    };
+    let sources = &app.feeds.sources;
+    let (counted, freshness) = match sources.content(&key).await {
+        Ok((records, freshness)) => {
+            let content = &records.state.content;
+            let bytes: usize = content.rows().iter().map(|row| content.json(row).len()).sum();
+            let counted = json!({
+                "update_seq": content.high.json(),
+                "doc_count": content.live(),
+                "doc_del_count": content.rows().len() - content.live(),
+                "sizes": { "external": bytes, "active": bytes, "file": bytes },
+            });
+            (counted, freshness)
+        }
+        // What is not kept is not counted: those who ask do without.
+        Err(ReadError::Oversize) => {
+            let records = sources.unkept(&key, Source::new(core.upstream.clone())).await?;
+            let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
+            (counted, Freshness::Refreshed)
+        }
+        Err(ReadError::Refused(_)) => {
+            tell_of_unreadable(core, &Subject::Collection(key.clone()));
+            let source = Source::on_behalf(core.upstream.clone(), credentials.headers());
+            let records = sources.unkept(&key, source).await?;
+            let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
+            (counted, Freshness::Refreshed)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let constant = json!({
+        "db_name": &*key.collection,
+        "purge_seq": 0,
+        "props": {},
+        "compact_running": false,
+        "disk_format_version": 8,
+        "instance_start_time": "0",
+    });
+    let members = [counted, constant].into_iter().filter_map(|part| match part {
+        Value::Object(members) => Some(members),
+        _ => None,
+    });
+    let document: Map<String, Value> = members.flatten().collect();
+    let document = Value::Object(document);
+    let body = if request.method == Method::HEAD { Body::empty() } else { Body::full(document.to_string()) };
+    let mut response = list::json(body);
+    cache_control::forbid(response.headers_mut());
+    mark(response.headers_mut(), is_stale || freshness == Freshness::Stale);
+    if !credentials.is_anonymous() {
+        cache_control::keep_private(response.headers_mut());
+    }
+    Ok(response)
+}

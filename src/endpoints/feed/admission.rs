@@ -1,0 +1,63 @@
+//! Whether somebody is let in to a feed, and which source they mean.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use http::StatusCode;
+use http::request::Parts;
+
+use crate::access::{Credentials, Verdict};
+use crate::app::Core;
+use crate::endpoints::history::requester::Requester;
+use crate::endpoints::own_bucket;
+use crate::error::Error;
+use crate::feeds::Subject;
+use crate::feeds::questions::Questions;
+use crate::wire::body::Response;
+
+/// Checks who asks. Gives what is asked for under the name that it has for everybody, and whether the upstream's last word on
+/// it had to do.
+pub async fn admitted(
+    core: &Core,
+    subject: Subject,
+    credentials: &Credentials,
+    request: &Parts,
+) -> Result<ControlFlow<Response, (Subject, bool)>, Error> {
+    let (subject, verdict) = match subject {
+        Subject::Collection(key) => {
+            let (key, verdict) = own_bucket::readable(core, key, credentials).await?;
+            (Subject::Collection(key), verdict)
+        }
+        Subject::Bucket(bucket) => {
+            let (bucket, verdict) = own_bucket::readable_bucket(core, &bucket, credentials).await?;
+            (Subject::Bucket(bucket), verdict)
+        }
+        Subject::Monitor => (Subject::Monitor, questions(core).ask(&subject, credentials).await?),
+        Subject::History(bucket, _) => {
+            let bucket = match Requester::of(core, &request.headers, &bucket).await? {
+                ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
+                ControlFlow::Continue(requester) => requester.bucket,
+            };
+            return Ok(match questions(core).seen(&bucket, credentials).await? {
+                ControlFlow::Break(refusal) => ControlFlow::Break(refusal.replay()),
+                ControlFlow::Continue(view) => {
+                    ControlFlow::Continue((Subject::History(bucket.into(), view), false))
+                }
+            });
+        }
+    };
+    match verdict {
+        Verdict::Granted(granted) => Ok(ControlFlow::Continue((subject, granted.stale))),
+        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => Err(Error::NotFound),
+        Verdict::Refused(refusal) => Ok(ControlFlow::Break(refusal.replay())),
+    }
+}
+
+fn questions(core: &Core) -> Questions {
+    Questions {
+        access: Arc::clone(&core.app.access),
+        upstream: core.upstream.clone(),
+        history: Arc::clone(&core.app.history),
+        principals: core.app.settings.changes.principals.clone(),
+    }
+}

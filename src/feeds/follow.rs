@@ -1,0 +1,380 @@
+//! What feeds are about, and who keeps their channels up to date: one task for each source that somebody listens to.
+//!
+//! Each is a file with a [`crate::feeds::table::Table`] (or, where it is not in memory, a [`crate::feeds::snapshot::Snapshot`]), an arm of
+//! [`Sources::snapshot`] and one of [`follow`].
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+pub mod unkept;
+
+use crate::access::Credentials;
+use crate::error::Error;
+use crate::feeds::channel::Channel;
+use crate::feeds::params::Since;
+use crate::feeds::seen_before::Presence;
+use crate::feeds::snapshot::{Position, Snapshot};
+use crate::feeds::tables::collections::{Collections, Naming};
+use crate::feeds::tables::history::Entries;
+use crate::feeds::tables::records::Records;
+use crate::feeds::{Feeds, Subject, View};
+use crate::history::{History, Visible};
+use crate::journal::{Journal, News, Object};
+use crate::kinto::seq::Seq;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::{Freshness, Mirrors};
+use crate::timeline::Timeline;
+use crate::timeline::collection_list::CollectionList;
+use crate::timeline::poll::{PollError, Poller};
+use crate::upstream::Upstream;
+use crate::upstream::kinto::{ReadError, Source};
+use unkept::Unkept;
+
+/// How often a source is marked as in use, and looked at for whether it still is.
+const TICK: Duration = Duration::from_secs(5);
+
+/// How long a channel is kept after its last reader: those of a long poll come back.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How long the list of a bucket is kept for readers who come back.
+const IN_USE: Duration = Duration::from_secs(120);
+
+/// How many of them.
+const BUCKETS_IN_USE: u64 = 1000;
+
+/// The pause after a failure of the upstream.
+const BREATHER: Duration = Duration::from_secs(1);
+
+/// What snapshots are made of.
+#[derive(Debug)]
+pub struct Sources {
+    /// Timestamps.
+    pub timeline: Arc<Timeline>,
+    /// Who asks for them.
+    pub poller: Arc<Poller>,
+    /// Contents of collections.
+    pub mirrors: Arc<Mirrors>,
+    /// Histories.
+    pub history: Arc<History>,
+    /// Says who sees what of them.
+    upstream: Upstream,
+    /// `sidecar.overlap`.
+    pub overlap: Duration,
+    /// Lists of buckets whose readers may come back.
+    in_use: Cache<Arc<str>, Arc<CollectionList>>,
+}
+
+/// A source as it is now, and where a reader begins.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The snapshot.
+    pub snapshot: Arc<dyn Snapshot>,
+    /// Whether it comes from memory.
+    pub freshness: Freshness,
+    /// Whether it is kept: only of such a source can there be a live feed.
+    pub is_kept: bool,
+    /// Whether the service account may read it. What it may not is read as the requester, who may.
+    pub is_readable: bool,
+    /// What was known to be the newest seq when the request arrived.
+    now: Option<Timestamp>,
+}
+
+impl Sources {
+    /// Sources of these timestamps and contents.
+    pub fn new(
+        timeline: Arc<Timeline>,
+        poller: Arc<Poller>,
+        mirrors: Arc<Mirrors>,
+        history: Arc<History>,
+        upstream: Upstream,
+        overlap: Duration,
+    ) -> Self {
+        let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
+        Self { timeline, poller, mirrors, history, upstream, overlap, in_use }
+    }
+
+    /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from `upstream`,
+    /// and what the service account may not read is read as the requester.
+    pub async fn snapshot(
+        &self,
+        subject: &Subject,
+        since: Since,
+        upstream: &Upstream,
+        credentials: &Credentials,
+    ) -> Result<Beginning, Error> {
+        match subject {
+            Subject::Collection(key) => self.records(key, since, upstream, credentials).await,
+            Subject::Bucket(bucket) => {
+                let ledger = match self.poller.bucket(bucket, newer_than_known(since)).await {
+                    Err(PollError::Unreadable(_)) => {
+                        return self.unreadable_bucket(bucket, upstream, credentials).await;
+                    }
+                    ledger => ledger?,
+                };
+                self.in_use.insert(Arc::clone(bucket), Arc::clone(&ledger));
+                Ok(self.collections(ledger, Naming::InBucket, false))
+            }
+            Subject::Monitor => {
+                let (_, is_stale) = self.poller.entries(newer_than_known(since)).await?;
+                Ok(self.collections(Arc::clone(self.timeline.monitored()), Naming::Monitored, is_stale))
+            }
+            Subject::History(bucket, view) => {
+                let snapshot = Arc::new(self.entries(bucket, view).await?);
+                Ok(Beginning {
+                    snapshot,
+                    freshness: Freshness::Hit,
+                    is_kept: true,
+                    is_readable: true,
+                    now: None,
+                })
+            }
+        }
+    }
+
+    /// A collection as it is now.
+    pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), ReadError> {
+        let mirror = self.mirrors.hold(key);
+        mirror.clock().used();
+        let (state, freshness) = self.mirrors.current(key, None).await?;
+        Ok((Records { mirror, state, overlap: self.overlap }, freshness))
+    }
+
+    async fn entries(&self, bucket: &str, view: &View) -> Result<Entries, Error> {
+        let Some(journal) = self.history.journal(&self.upstream).await? else { return Err(Error::NotFound) };
+        let visible = match view {
+            View::Everything => Visible::everything(&self.history, &self.upstream, journal, bucket),
+            View::Of(credentials) => {
+                match self.history.visible(&self.upstream, journal, bucket, credentials).await? {
+                    ControlFlow::Continue(visible) => visible,
+                    ControlFlow::Break(_) => return Err(Error::Forbidden),
+                }
+            }
+        };
+        Entries::now(visible).await
+    }
+
+    async fn records(
+        &self,
+        key: &CollectionKey,
+        since: Since,
+        upstream: &Upstream,
+        credentials: &Credentials,
+    ) -> Result<Beginning, Error> {
+        let mirror = self.mirrors.hold(key);
+        let clock = mirror.clock();
+        // What was written through the sidecar before the request arrived is known to the clock; what comes until the
+        // mirror is read is news.
+        let is_watched = clock.age().is_some_and(|age| age < TICK);
+        let now = Some(clock.timestamp()).filter(|now| is_watched && *now > Timestamp::ZERO);
+        clock.used();
+        let (state, freshness) = match self.mirrors.current(key, newer_than_known(since)).await {
+            Err(error @ (ReadError::Oversize | ReadError::Refused(_))) => {
+                let is_readable = matches!(error, ReadError::Oversize);
+                let source = if is_readable {
+                    Source::new(upstream.clone())
+                } else {
+                    Source::on_behalf(upstream.clone(), credentials.headers())
+                };
+                let snapshot = Arc::new(self.unkept(key, source).await?);
+                let freshness = Freshness::Refreshed;
+                return Ok(Beginning { snapshot, freshness, is_kept: false, is_readable, now: None });
+            }
+            current => current?,
+        };
+        let snapshot = Arc::new(Records { mirror, state, overlap: self.overlap });
+        Ok(Beginning { snapshot, freshness, is_kept: true, is_readable: true, now })
+    }
+
+    /// A collection as it is now, which is not kept but read from `source`.
+    pub async fn unkept(&self, key: &CollectionKey, source: Source) -> Result<Unkept, ReadError> {
+        Unkept::now(source, self.mirrors.hold(key), self.overlap).await
+    }
+
+    /// The collections of a bucket that the service account may not read, or not all of it, as somebody who may is shown
+    /// them.
+    async fn unreadable_bucket(
+        &self,
+        bucket: &str,
+        upstream: &Upstream,
+        credentials: &Credentials,
+    ) -> Result<Beginning, Error> {
+        let ledger = Box::pin(self.poller.bucket_as(upstream, bucket, credentials.headers())).await?;
+        let snapshot = Arc::new(Collections::now(ledger, Naming::InBucket, self.overlap));
+        let freshness = Freshness::Refreshed;
+        Ok(Beginning { snapshot, freshness, is_kept: false, is_readable: false, now: None })
+    }
+
+    fn collections(&self, ledger: Arc<CollectionList>, naming: Naming, is_stale: bool) -> Beginning {
+        let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
+        let snapshot = Arc::new(Collections::now(ledger, naming, self.overlap));
+        Beginning { snapshot, freshness, is_kept: true, is_readable: true, now: None }
+    }
+}
+
+impl Beginning {
+    /// The position of a reader who wants what comes after `since`.
+    pub fn position(&self, since: Since, reader: &Presence) -> Position {
+        match since {
+            Since::Seq(seq) => {
+                self.snapshot.heed(seq);
+                reader.resume(&*self.snapshot, seq)
+            }
+            Since::Now => {
+                let newest = self.snapshot.newest_seq();
+                let now = self.now.filter(|now| *now < newest.at).map_or(newest, Seq::of);
+                Position::new(now, self.snapshot.serial())
+            }
+        }
+    }
+}
+
+/// A seq that the upstream may have to be asked for; what nobody can have been given is not.
+fn newer_than_known(since: Since) -> Option<Timestamp> {
+    since.seq().map(|seq| seq.at).filter(|newest| *newest <= PLAUSIBLE)
+}
+
+/// Timestamps above this (the year 2100) are made up.
+const PLAUSIBLE: Timestamp = Timestamp(4_102_444_800_000);
+
+/// Publishes a source's snapshots until nobody listens any more.
+pub async fn follow(feeds: Arc<Feeds>, subject: Subject, channel: Arc<Channel>) {
+    match &subject {
+        Subject::Collection(key) => follow_records(&feeds, key, &subject, &channel).await,
+        Subject::Bucket(_) | Subject::Monitor => follow_collections(&feeds, &subject, &channel).await,
+        Subject::History(bucket, view) => follow_entries(&feeds, bucket, view, &subject, &channel).await,
+    }
+}
+
+async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, channel: &Arc<Channel>) {
+    let sources = &feeds.sources;
+    let mirror = sources.mirrors.hold(key);
+    let clock = Arc::clone(mirror.clock());
+    let _listening = clock.listen();
+    let mut read = mirror.subscribe();
+    let mut usage = Usage::default();
+    loop {
+        clock.used();
+        read.mark_unchanged();
+        let news = clock.news();
+        let current = match mirror.settled() {
+            Some(state) => Ok(state),
+            None => sources.mirrors.current(key, None).await.map(|(state, _)| state),
+        };
+        match current {
+            Ok(state) => {
+                let state = Records { mirror: Arc::clone(&mirror), state, overlap: sources.overlap };
+                if let Err(error) = channel.advance(Arc::new(state)).await {
+                    tracing::warn!(collection = %key, %error, "cannot tell the readers of {key} of a change");
+                }
+            }
+            // Whoever comes back after it has become too large, or may not be read by the service account any more, is told
+            // why there are no live feeds of it.
+            Err(ReadError::Gone | ReadError::Oversize | ReadError::Refused(_)) => {
+                feeds.close(subject, channel);
+                return;
+            }
+            Err(error) => tracing::debug!(collection = %key, %error, "cannot read {key} for its readers"),
+        }
+        if mirror.settled().is_none() && clock.news() == news {
+            // The upstream fails: what is known is not all that there is.
+            tokio::time::sleep(BREATHER).await;
+            continue;
+        }
+        let known = if mirror.settled().is_some() { clock.news() } else { news };
+        tokio::select! {
+            () = clock.news_beyond(known) => {}
+            _ = read.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+        if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Channel>) {
+    let sources = &feeds.sources;
+    let (ledger, naming) = match subject {
+        // Kept from here on, loaded by the reader who asked for the channel.
+        Subject::Bucket(bucket) => (sources.timeline.watch(bucket), Naming::InBucket),
+        _ => (Arc::clone(sources.timeline.monitored()), Naming::Monitored),
+    };
+    let mut moved = ledger.subscribe();
+    let mut usage = Usage::default();
+    loop {
+        moved.mark_unchanged();
+        if !ledger.is_loaded() && *subject != Subject::Monitor {
+            // The service account may not read all of it any more. Whoever comes back is told so.
+            feeds.close(subject, channel);
+            return;
+        }
+        let snapshot = Collections::now(Arc::clone(&ledger), naming, sources.overlap);
+        if let Err(error) = channel.advance(Arc::new(snapshot)).await {
+            tracing::warn!(%error, "cannot tell readers of a change");
+        }
+        tokio::select! {
+            _ = moved.changed() => {}
+            () = tokio::time::sleep(TICK) => {}
+        }
+        if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+async fn follow_entries(feeds: &Feeds, bucket: &str, view: &View, subject: &Subject, channel: &Arc<Channel>) {
+    let sources = &feeds.sources;
+    let mut usage = Usage::default();
+    loop {
+        // Before the journal is read: what is recorded from here on is news.
+        let news = match sources.history.journal(&sources.upstream).await {
+            Ok(journal) => journal.map(Journal::subscribe),
+            Err(_) => None,
+        };
+        let advanced = match sources.entries(bucket, view).await {
+            Ok(snapshot) => channel.advance(Arc::new(snapshot)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = advanced {
+            tracing::debug!(bucket, %error, "cannot read a history for its readers");
+            tokio::time::sleep(BREATHER).await;
+        } else if let Some(news) = news {
+            // What leaves no news, such as a deletion, is seen by looking.
+            _ = tokio::time::timeout(TICK, news_of(bucket, news)).await;
+        }
+        if usage.is_over(channel) && feeds.close_if_unused(subject, channel) {
+            return;
+        }
+    }
+}
+
+/// Waits until there may be something new in a bucket's history.
+async fn news_of(bucket: &str, mut news: broadcast::Receiver<News>) {
+    while let Ok(news) = news.recv().await {
+        let is_about = |(object, _): &(Object, Timestamp)| object.bucket() == bucket;
+        if news.objects.is_empty() || news.objects.iter().any(is_about) {
+            return;
+        }
+    }
+}
+
+/// For how long a channel has had no readers.
+#[derive(Debug, Default)]
+struct Usage {
+    alone_since: Option<Instant>,
+}
+
+impl Usage {
+    fn is_over(&mut self, channel: &Arc<Channel>) -> bool {
+        if !Feeds::is_unused(channel) {
+            self.alone_since = None;
+            return false;
+        }
+        self.alone_since.get_or_insert_with(Instant::now).elapsed() >= LINGER
+    }
+}

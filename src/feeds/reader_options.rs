@@ -1,0 +1,57 @@
+//! What a feed is to be like, and what its reader holds.
+
+use std::sync::Arc;
+
+use crate::feeds::channel::Spot;
+use crate::feeds::filter::Filter;
+use crate::feeds::framing::Layout;
+use crate::feeds::params::{End, Patience};
+use crate::feeds::permission_watch::Grant;
+use crate::feeds::reader_limit::Seat;
+use crate::feeds::seen_before::Presence;
+use crate::feeds::snapshot::Snapshot;
+use crate::kinto::seq::Seq;
+
+/// What a feed is to be like.
+#[derive(Debug, Clone)]
+pub struct ReaderOptions {
+    /// How it is written.
+    pub layout: Layout,
+    /// When it ends.
+    pub end: End,
+    /// What happens meanwhile.
+    pub patience: Patience,
+    /// Whether the newest row comes first.
+    pub is_descending: bool,
+    /// The most rows.
+    pub limit: Option<usize>,
+    /// Which rows.
+    pub filter: Option<Arc<Filter>>,
+}
+
+/// Where rows come from.
+#[derive(Debug)]
+pub enum Supply {
+    /// One snapshot.
+    Fixed(Arc<dyn Snapshot>),
+    /// A channel's newest.
+    Live(Spot),
+}
+
+/// What a live reader holds while it reads.
+#[derive(Debug)]
+pub struct Admission {
+    /// Its seat among all readers.
+    pub seat: Seat,
+    /// Its permission.
+    pub grant: Arc<Grant>,
+}
+
+/// Where it is noted what a reader was shown.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// The newest seq that the source had when it was first known.
+    pub began: Seq,
+    /// Who reads it.
+    pub presence: Arc<Presence>,
+}

@@ -1,0 +1,5 @@
+//! The tables that there are feeds of.
+
+pub mod collections;
+pub mod history;
+pub mod records;

@@ -1,0 +1,155 @@
+//! The entries of a bucket's history, read from the journal page by page: they can be many.
+//!
+//! Their timestamps go up in the order in which they are committed, whichever sidecar writes them, so a seq says exactly
+//! what its reader has seen.
+
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::access::Refusal;
+use crate::error::Error;
+use crate::feeds::snapshot::{Page, Position, Room, Row, Snapshot};
+use crate::feeds::tally::{Side, Tally};
+use crate::history::Visible;
+use crate::journal::EntriesPage;
+use crate::kinto::Timestamp;
+use crate::kinto::seq::Seq;
+use crate::query::Query;
+
+/// Entries of one page: they are larger than most records.
+const MOST: usize = 512;
+
+/// Entries that somebody sees, up to one moment.
+#[derive(Debug)]
+pub struct Entries {
+    visible: Visible,
+    timestamp: Timestamp,
+    lineage: u64,
+    tally: Tally,
+}
+
+#[derive(Deserialize)]
+struct LogOnce<'t> {
+    #[serde(borrow)]
+    id: Cow<'t, str>,
+    last_modified: u64,
+    #[serde(default)]
+    deleted: bool,
+}
+
+impl Entries {
+    /// What there is now.
+    pub async fn now(visible: Visible) -> Result<Self, Error> {
+        let timestamp = visible.timestamp().await?;
+        let mut hasher = DefaultHasher::new();
+        ("history", visible.bucket()).hash(&mut hasher);
+        Ok(Self { visible, timestamp, lineage: hasher.finish(), tally: Tally::default() })
+    }
+
+    /// Rows of a stretch of time, and whether there are more.
+    async fn read(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+        room: Room,
+        descending: bool,
+    ) -> Result<(Vec<Row>, bool), Error> {
+        // What comes while a snapshot is read belongs to the next.
+        let mut query = Query::between(after, until.min(self.timestamp), room.rows.min(MOST), descending);
+        query.most_bytes = Some(room.bytes.saturating_mul(2));
+        let EntriesPage { rows, next, .. } = permitted(self.visible.page(&query).await?)?;
+        Ok((rows.into_iter().filter_map(row).collect(), next.is_some()))
+    }
+
+    async fn count(&self, query: Query) -> Result<u64, Error> {
+        Ok(permitted(self.visible.count(&query).await?)?.total as u64)
+    }
+}
+
+impl Snapshot for Entries {
+    fn lineage(&self) -> u64 {
+        self.lineage
+    }
+
+    fn began(&self) -> Seq {
+        Seq::ZERO
+    }
+
+    fn serial(&self) -> u64 {
+        self.timestamp.0
+    }
+
+    fn newest_seq(&self) -> Seq {
+        Seq::of(self.timestamp)
+    }
+
+    fn tag(&self) -> Option<String> {
+        // Of what is seen in part, permissions have a say.
+        let part = if self.visible.is_everything() { 0 } else { crate::timeline::lineage() };
+        Some(format!("{}-{part}", self.timestamp))
+    }
+
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+        Box::pin(async move {
+            let (rows, has_more) = if room.rows == 0 {
+                (Vec::new(), true)
+            } else {
+                self.read(from.seq.at, self.timestamp, room, false).await?
+            };
+            let newest = rows.last().map(|row| row.seq);
+            if !has_more {
+                let seq = from.seq.max(Seq::of(self.timestamp));
+                return Ok(Page { rows, pending: 0, next: Position::new(seq, self.serial()) });
+            }
+            let seq = newest.unwrap_or(from.seq);
+            let count = async || self.count(Query::between(from.seq.at, self.timestamp, 0, false)).await;
+            let pending = self.tally.beyond(Side::Above, from.seq.at, seq.at, &rows, count).await?;
+            Ok(Page { rows, pending, next: Position::new(seq, self.serial()) })
+        })
+    }
+
+    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+        Box::pin(async move {
+            let until = below.map_or(self.timestamp, |below| Seq::of(below.at).before().at);
+            let (rows, has_more) = if room.rows == 0 {
+                (Vec::new(), true)
+            } else {
+                self.read(Timestamp::ZERO, until, room, true).await?
+            };
+            let last = rows.last().map_or(Seq::of(until), |row| row.seq);
+            let below = last.before().at;
+            let count = async || self.count(Query::between(Timestamp::ZERO, until, 0, false)).await;
+            let pending =
+                if has_more { self.tally.beyond(Side::Below, until, below, &rows, count).await? } else { 0 };
+            Ok(Page { rows, pending, next: Position::new(last, self.serial()) })
+        })
+    }
+}
+
+/// What somebody is given, unless they lost the right to see any of it.
+fn permitted<T>(given: ControlFlow<Arc<Refusal>, T>) -> Result<T, Error> {
+    match given {
+        ControlFlow::Continue(given) => Ok(given),
+        ControlFlow::Break(_) => Err(Error::Forbidden),
+    }
+}
+
+fn row(json: Box<RawValue>) -> Option<Row> {
+    let told: LogOnce<'_> = serde_json::from_str(json.get()).ok()?;
+    let (last_modified, deleted) = (Timestamp(told.last_modified), told.deleted);
+    let id = (*told.id).into();
+    Some(Row {
+        seq: Seq::of(last_modified),
+        id,
+        last_modified,
+        deleted,
+        json: Bytes::from(Box::<str>::from(json).into_string()),
+    })
+}

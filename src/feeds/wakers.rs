@@ -1,0 +1,77 @@
+//! The readers of a channel on one thread: they are woken by a task of that thread, so that a change crosses to each
+//! thread once, however many wait there.
+
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
+
+/// The waiting readers of one thread.
+#[derive(Debug, Default)]
+pub(super) struct Wakers(Mutex<Slots>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Wakers {
+    /// A wakers of the calling thread, whose readers are woken when `moved` or `stopping` does.
+    pub(super) fn start(mut moved: watch::Receiver<u64>, mut stopping: watch::Receiver<bool>) -> Arc<Self> {
+        let wakers = Arc::new(Self::default());
+        let watched: Weak<Self> = Arc::downgrade(&wakers);
+        tokio::spawn(async move {
+            let mut may_stop = true;
+            loop {
+                tokio::select! {
+                    changed = moved.changed() => if changed.is_err() {
+                        return;
+                    },
+                    _ = stopping.changed(), if may_stop => may_stop = false,
+                }
+                let Some(wakers) = watched.upgrade() else { return };
+                wakers.wake();
+            }
+        });
+        wakers
+    }
+
+    fn wake(&self) {
+        // Woken outside of the lock; a reader registers again when it has looked.
+        let wakers: Vec<Waker> = self.slots().wakers.iter_mut().filter_map(Option::take).collect();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.0.lock()
+    }
+
+    /// A place for one more reader.
+    pub(super) fn take(&self) -> usize {
+        let mut slots = self.slots();
+        slots.free.pop().unwrap_or_else(|| {
+            slots.wakers.push(None);
+            slots.wakers.len() - 1
+        })
+    }
+
+    /// Has the task of the reader at a place woken when there is something to look at.
+    pub(super) fn register(&self, slot: usize, waker: &Waker) {
+        match self.slots().wakers.get_mut(slot) {
+            Some(Some(known)) if known.will_wake(waker) => {}
+            Some(slot) => *slot = Some(waker.clone()),
+            None => {}
+        }
+    }
+
+    /// The reader at a place is gone.
+    pub(super) fn free(&self, slot: usize) {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.wakers.get_mut(slot) {
+            *slot = None;
+        }
+        slots.free.push(slot);
+    }
+}

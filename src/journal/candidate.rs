@@ -1,0 +1,59 @@
+//! An entry or a tombstone that may belong on a page.
+
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::kinto::Timestamp;
+use crate::query::{Fields, Query, members, nested};
+
+/// An entry or a tombstone as the list language sees it.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) id: String,
+    pub(super) last_modified: Timestamp,
+    json: String,
+    /// Read when they are asked for.
+    members: OnceLock<Map<String, Value>>,
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// An entry.
+    pub(super) fn new(id: String, last_modified: Timestamp, json: String) -> Self {
+        Self { id, last_modified, json, members: OnceLock::new() }
+    }
+
+    /// A tombstone.
+    pub(super) fn tombstone(id: String, last_modified: Timestamp) -> Self {
+        let quoted = Value::from(id.as_str());
+        let json = format!("{{\"id\":{quoted},\"last_modified\":{last_modified},\"deleted\":true}}");
+        Self::new(id, last_modified, json)
+    }
+
+    /// As it is served.
+    pub(super) fn serve(self, query: &Query) -> Option<Box<RawValue>> {
+        let json = query.project_text(&self.json).unwrap_or(self.json);
+        RawValue::from_string(json).ok()
+    }
+}
+
+impl Fields for Candidate {
+    fn weight(&self) -> usize {
+        self.json.len() + size_of::<Self>()
+    }
+
+    fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
+        match path {
+            "id" => Some(Cow::Owned(Value::from(self.id.as_str()))),
+            "last_modified" => Some(Cow::Owned(Value::from(self.last_modified.0))),
+            path => {
+                let members = self.members.get_or_init(|| members(self.json.as_bytes()));
+                nested(members, path).map(Cow::Borrowed)
+            }
+        }
+    }
+}

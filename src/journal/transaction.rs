@@ -1,0 +1,397 @@
+//! What one transaction reads and writes: read in a few statements for all its changes, worked on in memory, and
+//! written in a few statements.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use sqlx::{AnyConnection, Row};
+
+use crate::journal::engine::Kind;
+use crate::journal::intents::{self, IntentRow};
+use crate::journal::readers::ReaderSets;
+use crate::journal::rows::{
+    CHUNK, EntryRow, INSERT_ENTRIES, Recorded, State, below, entries_of, mark_gap, object_row, parents,
+    states,
+};
+use crate::journal::state::history;
+use crate::journal::statement::Statement;
+use crate::journal::{Change, Life, Object};
+use crate::kinto::Timestamp;
+use crate::settings::HistorySettings;
+
+/// Rows of one statement, each of many values.
+const ROWS: usize = 200;
+
+/// See the module.
+pub(super) struct Transaction<'c> {
+    pub(super) connection: &'c mut AnyConnection,
+    pub(super) kind: Kind,
+    pub(super) rules: &'c HistorySettings,
+    /// Whether objects have readers of their own.
+    pub(super) explicit_permissions: bool,
+    pub(super) reader_sets: &'c mut ReaderSets,
+    /// By bucket.
+    histories: HashMap<String, History>,
+    /// By URI; `None` for those that are not known.
+    objects: HashMap<String, Option<State>>,
+    changed: BTreeSet<String>,
+    /// The entries about a version of a URI.
+    recorded: HashMap<(String, Timestamp), Vec<Recorded>>,
+    /// The newest entry of a URI.
+    newest: HashMap<String, Option<String>>,
+    rows: Vec<EntryRow>,
+    /// Of writes that are about to begin.
+    pub(super) intents: Vec<IntentRow>,
+    /// Groups of intents that are settled.
+    pub(super) settled: Vec<i64>,
+    /// Lives of buckets that are over where the bucket is created.
+    pub(super) ended: Vec<Life>,
+    /// What was recorded, for those who wait for news.
+    pub(super) news: Vec<(Object, Timestamp)>,
+}
+
+/// A bucket's history.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct History {
+    pub(super) id: i64,
+    pub(super) timestamp: Timestamp,
+    added: i64,
+    is_changed: bool,
+}
+
+// === impl Ledger ===
+
+impl<'c> Transaction<'c> {
+    /// An empty one.
+    pub(super) fn new(
+        connection: &'c mut AnyConnection,
+        kind: Kind,
+        rules: &'c HistorySettings,
+        explicit_permissions: bool,
+        reader_sets: &'c mut ReaderSets,
+    ) -> Self {
+        Self {
+            connection,
+            kind,
+            rules,
+            explicit_permissions,
+            reader_sets,
+            histories: HashMap::new(),
+            objects: HashMap::new(),
+            changed: BTreeSet::new(),
+            recorded: HashMap::new(),
+            newest: HashMap::new(),
+            rows: Vec::new(),
+            intents: Vec::new(),
+            settled: Vec::new(),
+            ended: Vec::new(),
+            news: Vec::new(),
+        }
+    }
+
+    /// Reads all that is needed to record changes.
+    pub(super) async fn prefetch(&mut self, changes: &[&Change]) -> sqlx::Result<()> {
+        let mut uris = BTreeSet::new();
+        let mut versions: BTreeMap<&str, Vec<(String, Timestamp)>> = BTreeMap::new();
+        for change in changes {
+            let object = &change.object;
+            let uri = object.to_string();
+            versions.entry(object.bucket()).or_default().push((uri.clone(), change.modified));
+            uris.insert(uri);
+            uris.extend(parents(object).map(|parent| parent.to_string()));
+        }
+        uris.retain(|uri| !self.objects.contains_key(uri));
+        self.read_objects(uris).await?;
+        for (bucket, versions) in versions {
+            let history = self.history(bucket).await?.id;
+            self.read_recorded(history, &versions).await?;
+            self.read_newest(history, versions.into_iter().map(|(uri, _)| uri).collect()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn read_objects(&mut self, uris: BTreeSet<String>) -> sqlx::Result<()> {
+        let uris: Vec<String> = uris.into_iter().collect();
+        for (uri, state) in states(self.connection, &uris).await? {
+            self.objects.insert(uri, Some(state));
+        }
+        for uri in uris {
+            self.objects.entry(uri).or_default();
+        }
+        Ok(())
+    }
+
+    async fn read_recorded(&mut self, history: i64, versions: &[(String, Timestamp)]) -> sqlx::Result<()> {
+        let timestamps: Vec<Timestamp> = versions.iter().map(|(_, modified)| *modified).collect();
+        for (version, entry) in entries_of(self.connection, history, &timestamps).await? {
+            self.recorded.entry(version).or_default().push(entry);
+        }
+        Ok(())
+    }
+
+    async fn read_newest(&mut self, history: i64, uris: BTreeSet<String>) -> sqlx::Result<()> {
+        if !self.rules.include_previous {
+            return Ok(());
+        }
+        let uris: Vec<String> = uris.into_iter().filter(|uri| !self.newest.contains_key(uri)).collect();
+        for uris in uris.chunks(CHUNK) {
+            let statement = Statement::new("WITH given (uri) AS (VALUES ")
+                .rows(uris.iter().map(|uri| [uri.as_str()]))
+                .push(") SELECT uri, (SELECT json FROM sidecar_entries WHERE history = ")
+                .bind(history)
+                .push(" AND uri = given.uri ORDER BY last_modified DESC LIMIT 1) FROM given");
+            for row in statement.fetch(self.connection).await? {
+                self.newest.insert(row.try_get(0)?, row.try_get(1)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Entries of a bucket were removed: the newest ones may be others now.
+    pub(super) async fn read_newest_again(&mut self, bucket: &str) -> sqlx::Result<()> {
+        let object = Object::Bucket(bucket.to_owned()).to_string();
+        let (from, to) = below(&object);
+        let is_inside = |uri: &str| uri == object || (from.as_str()..to.as_str()).contains(&uri);
+        let uris: BTreeSet<String> = self.newest.keys().filter(|uri| is_inside(uri)).cloned().collect();
+        self.newest.retain(|uri, _| !uris.contains(uri));
+        let history = self.history(bucket).await?.id;
+        self.read_newest(history, uris).await
+    }
+
+    /// A bucket's history; a new one where there is none.
+    pub(super) async fn history(&mut self, bucket: &str) -> sqlx::Result<History> {
+        if let Some(history) = self.histories.get(bucket) {
+            return Ok(*history);
+        }
+        let found = self.find_history(bucket).await?;
+        let history = match found {
+            Some(history) => history,
+            // Kinto: the timestamp of a list that was never written is that of the first look at it.
+            None => self.begin_history(bucket, Timestamp::now()).await?,
+        };
+        self.histories.insert(bucket.to_owned(), history);
+        Ok(history)
+    }
+
+    async fn find_history(&mut self, bucket: &str) -> sqlx::Result<Option<History>> {
+        let found = history(self.connection, bucket).await?;
+        Ok(found.map(|(id, timestamp)| History { id, timestamp, added: 0, is_changed: false }))
+    }
+
+    async fn begin_history(&mut self, bucket: &str, timestamp: Timestamp) -> sqlx::Result<History> {
+        let begun =
+            Statement::new("INSERT INTO sidecar_histories (bucket, is_current, timestamp, entries) VALUES (")
+                .bind(bucket)
+                .push(", 1, ")
+                .bind(timestamp)
+                .push(", 0) RETURNING id");
+        let row = begun.first(self.connection).await?.ok_or(sqlx::Error::RowNotFound)?;
+        Ok(History { id: row.try_get(0)?, timestamp, added: 0, is_changed: false })
+    }
+
+    /// The next timestamp of a bucket's history.
+    pub(super) async fn next_timestamp(&mut self, bucket: &str) -> sqlx::Result<Timestamp> {
+        let mut history = self.history(bucket).await?;
+        history.timestamp = Timestamp::now().max(Timestamp(history.timestamp.0.saturating_add(1)));
+        history.is_changed = true;
+        self.histories.insert(bucket.to_owned(), history);
+        Ok(history.timestamp)
+    }
+
+    /// Sees to it that a bucket's history is not older than this.
+    pub(super) async fn reach(&mut self, bucket: &str, timestamp: Timestamp) -> sqlx::Result<()> {
+        if self.histories.contains_key(bucket) || self.find_history(bucket).await?.is_some() {
+            let mut history = self.history(bucket).await?;
+            history.is_changed |= history.timestamp < timestamp;
+            history.timestamp = history.timestamp.max(timestamp);
+            self.histories.insert(bucket.to_owned(), history);
+        } else {
+            let history = self.begin_history(bucket, timestamp).await?;
+            self.histories.insert(bucket.to_owned(), history);
+        }
+        Ok(())
+    }
+
+    /// Counts entries that came or went without [`Self::add`].
+    pub(super) fn count(&mut self, bucket: &str, added: i64) {
+        if let Some(history) = self.histories.get_mut(bucket) {
+            history.added = history.added.saturating_add(added);
+            history.is_changed = true;
+        }
+    }
+
+    /// An object's state; only of those that were read.
+    pub(super) fn state(&self, uri: &str) -> Option<&State> {
+        self.objects.get(uri)?.as_ref()
+    }
+
+    /// Notes an object's state.
+    pub(super) fn set_state(&mut self, uri: &str, state: State) {
+        self.objects.insert(uri.to_owned(), Some(state));
+        self.changed.insert(uri.to_owned());
+    }
+
+    /// The entries about this version.
+    pub(super) fn recorded(&self, uri: &str, modified: Timestamp) -> &[Recorded] {
+        self.recorded.get(&(uri.to_owned(), modified)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The newest entry about an object.
+    pub(super) fn newest(&self, uri: &str) -> Option<&str> {
+        self.newest.get(uri)?.as_deref()
+    }
+
+    /// Adds an entry to the history of this name.
+    pub(super) fn add(&mut self, name: &str, row: EntryRow) {
+        self.count(name, 1);
+        if is_hidden(name) {
+            self.rows.push(row);
+            return;
+        }
+        let uri = row.object.to_string();
+        let recorded = Recorded { user_id: row.user_id.clone(), json: row.json.clone() };
+        self.recorded.entry((uri.clone(), row.object_modified)).or_default().push(recorded);
+        self.newest.insert(uri, Some(row.json.clone()));
+        self.rows.push(row);
+    }
+
+    /// Forgets what is below a deleted collection or bucket, and with a bucket its history.
+    pub(super) async fn forget_below(&mut self, object: &Object) -> sqlx::Result<()> {
+        self.forget(object, false).await
+    }
+
+    /// A bucket is created. Where another one is known to be there under its name, that vanished without being deleted
+    /// (its storage was flushed, or is that of an older backup): its history is kept, hidden from those who may read the
+    /// new one.
+    pub(super) async fn hide_ended(&mut self, object: &Object) -> sqlx::Result<()> {
+        let Object::Bucket(bucket) = object else { return Ok(()) };
+        let Some(life) = self.ended.iter().find(|life| life.bucket == *bucket).map(|life| life.history)
+        else {
+            return Ok(());
+        };
+        let uri = object.to_string();
+        let is_there = self.state(&uri).is_some_and(|state| !state.deleted);
+        if is_there && self.history(bucket).await?.id == life {
+            self.forget(object, true).await?;
+            self.objects.insert(uri, None);
+        }
+        Ok(())
+    }
+
+    async fn forget(&mut self, object: &Object, is_hidden: bool) -> sqlx::Result<()> {
+        if !matches!(object, Object::Bucket(_) | Object::Collection(..)) {
+            return Ok(());
+        }
+        self.store().await?;
+        let (from, to) = below(&object.to_string());
+        let is_below = |uri: &String| (from.as_str()..to.as_str()).contains(&uri.as_str());
+        self.objects.iter_mut().filter(|(uri, _)| is_below(uri)).for_each(|(_, state)| *state = None);
+        for (table, column) in [("sidecar_objects", "uri"), ("sidecar_watermarks", "list")] {
+            let range =
+                Statement::new(&format!("DELETE FROM {table} WHERE {column} >= ")).bind(from.as_str());
+            range.push(&format!(" AND {column} < ")).bind(to.as_str()).execute(self.connection).await?;
+        }
+        if let Object::Bucket(bucket) = object {
+            self.end_history(bucket, is_hidden).await?;
+            let is_inside = |uri: &String| is_below(uri) || *uri == object.to_string();
+            self.recorded.retain(|(uri, _), _| !is_inside(uri));
+            self.newest.iter_mut().filter(|(uri, _)| is_inside(uri)).for_each(|(_, json)| *json = None);
+        }
+        Ok(())
+    }
+
+    /// The history of a bucket ends; that of its next life begins with later timestamps. A hidden one goes on under a name
+    /// that no bucket has; with the bucket that is deleted, those that are hidden behind its name end, too.
+    async fn end_history(&mut self, bucket: &str, is_hidden: bool) -> sqlx::Result<()> {
+        let history = self.history(bucket).await?;
+        if is_hidden {
+            let name = hidden_name(bucket, history.timestamp, history.id);
+            let hide = Statement::new("UPDATE sidecar_histories SET bucket = ").bind(name.as_str());
+            hide.push(" WHERE id = ").bind(history.id).execute(self.connection).await?;
+        } else {
+            let (from, to) = hidden_names(bucket);
+            let end = "UPDATE sidecar_histories SET is_current = 0 WHERE is_current = 1 AND ";
+            let own = Statement::new(end).push("bucket = ").bind(bucket);
+            own.execute(self.connection).await?;
+            let hidden = Statement::new(end).push("bucket >= ").bind(from).push(" AND bucket < ").bind(to);
+            hidden.execute(self.connection).await?;
+        }
+        let next = self.begin_history(bucket, history.timestamp).await?;
+        self.histories.insert(bucket.to_owned(), next);
+        Ok(())
+    }
+
+    /// Says that versions of a collection's objects may be missing from a moment on.
+    pub(super) async fn mark_gap(&mut self, object: &Object, since: Timestamp) -> sqlx::Result<()> {
+        let Some(collection) = object.collection() else { return Ok(()) };
+        let history = self.history(object.bucket()).await?.id;
+        mark_gap(self.connection, history, collection, since).await
+    }
+
+    /// Writes what was noted.
+    pub(super) async fn store(&mut self) -> sqlx::Result<()> {
+        intents::write(self.connection, &std::mem::take(&mut self.intents)).await?;
+        intents::remove(self.connection, &std::mem::take(&mut self.settled)).await?;
+        self.store_entries().await?;
+        for (_, history) in self.histories.iter_mut().filter(|(_, history)| history.is_changed) {
+            let update = Statement::new("UPDATE sidecar_histories SET timestamp = ")
+                .bind(history.timestamp)
+                .push(", entries = entries + ")
+                .bind(std::mem::take(&mut history.added))
+                .push(" WHERE id = ")
+                .bind(history.id);
+            update.execute(self.connection).await?;
+            history.is_changed = false;
+        }
+        let changed: Vec<String> = std::mem::take(&mut self.changed).into_iter().collect();
+        for uris in changed.chunks(ROWS) {
+            let states =
+                uris.iter().filter_map(|uri| self.objects.get(uri)?.as_ref().map(|state| (uri, state)));
+            let rows: Vec<_> = states.map(|(uri, state)| object_row(uri, state)).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let upsert = Statement::new(
+                "INSERT INTO sidecar_objects (uri, list, modified, deleted, permissions, is_entry) VALUES ",
+            )
+            .rows(rows)
+            .push(
+                " ON CONFLICT (uri) DO UPDATE SET modified = excluded.modified, deleted = excluded.deleted, \
+                 permissions = excluded.permissions, is_entry = excluded.is_entry",
+            );
+            upsert.execute(self.connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn store_entries(&mut self) -> sqlx::Result<()> {
+        let entries = std::mem::take(&mut self.rows);
+        for entries in entries.chunks(ROWS) {
+            let insert = Statement::new(INSERT_ENTRIES).rows(entries.iter().map(EntryRow::values));
+            insert.execute(self.connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a history is called that is hidden: no id of a bucket has a slash.
+fn hidden_name(bucket: &str, timestamp: Timestamp, history: i64) -> String {
+    format!("{bucket}/{timestamp}-{history}")
+}
+
+/// The range of the names of hidden histories of a bucket.
+pub(super) fn hidden_names(bucket: &str) -> (String, String) {
+    below(bucket)
+}
+
+/// Whether that is what a hidden history is called.
+pub(super) fn is_hidden(name: &str) -> bool {
+    name.contains('/')
+}
+
+/// The bucket whose history has this name, hidden or not; `None` where that is no such name.
+pub(super) fn bucket_of(name: &str) -> Option<&str> {
+    let Some((bucket, life)) = name.split_once('/') else { return Some(name) };
+    let (timestamp, history) = life.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(timestamp) && is_number(history)).then_some(bucket)
+}

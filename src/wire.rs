@@ -1,0 +1,12 @@
+//! What HTTP needs and nobody else knows: bodies, headers, codings, and who is at the other end.
+
+pub mod body;
+pub mod buffers;
+pub mod cache_control;
+pub mod compression;
+pub mod conditional;
+pub mod cors;
+pub mod headers;
+pub(crate) mod limited;
+pub mod peer;
+pub mod request_id;

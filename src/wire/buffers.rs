@@ -1,0 +1,140 @@
+//! How many bytes the process holds for its clients: bodies that are read whole, and answers that are made whole.
+//!
+//! A number of requests bounds nothing, as each of them can be as large as is allowed. So all of them have one budget, of
+//! which no client gets more than a part; what does not fit is refused for now, and what passes through is not held at all.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::peer::client_of;
+
+/// All that is held.
+#[derive(Debug)]
+pub struct Buffers {
+    most: usize,
+    most_per_client: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    total: usize,
+    clients: HashMap<Option<IpAddr>, usize>,
+}
+
+/// There is no room for more, for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no room in memory")]
+pub struct NoRoom;
+
+/// What is held for one request; let go when it is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    buffers: Arc<Buffers>,
+    client: Option<IpAddr>,
+    bytes: usize,
+}
+
+impl Buffers {
+    /// So many bytes, half of them for any one client.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_per_client: most / 2, held: Mutex::default() })
+    }
+
+    /// Nothing yet, for a request of this client.
+    pub fn hold(self: &Arc<Self>, client: Option<IpAddr>) -> Hold {
+        Hold { buffers: Arc::clone(self), client: client.map(client_of), bytes: 0 }
+    }
+
+    /// How many bytes are held.
+    pub fn held(&self) -> usize {
+        self.lock().total
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock()
+    }
+}
+
+impl Hold {
+    /// Holds more, where there is room.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let buffers = &self.buffers;
+        let mut held = buffers.lock();
+        let own = held.clients.get(&self.client).copied().unwrap_or_default();
+        let has_room = |held: usize, most| held.checked_add(bytes).is_some_and(|held| held <= most);
+        if !has_room(held.total, buffers.most) || !has_room(own, buffers.most_per_client) {
+            metrics::counter!("kinto_sidecar_buffer_refused_total").increment(1);
+            return Err(NoRoom);
+        }
+        held.total += bytes;
+        *held.clients.entry(self.client).or_default() += bytes;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds so many bytes from now on, less or more than before.
+    pub fn set(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if bytes > self.bytes {
+            return self.grow(bytes - self.bytes);
+        }
+        self.shrink(self.bytes - bytes);
+        Ok(())
+    }
+
+    fn shrink(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let mut held = self.buffers.lock();
+        held.total -= bytes;
+        if let Entry::Occupied(mut own) = held.clients.entry(self.client) {
+            *own.get_mut() -= bytes;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+        drop(held);
+        self.bytes -= bytes;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_have_one_budget_and_each_a_half_of_it() {
+        let buffers = Buffers::new(100);
+        let [one, other, third] = [1, 2, 3].map(|last| Some(IpAddr::from([1, 1, 1, last])));
+        let mut first = buffers.hold(one);
+        assert!(first.grow(40).is_ok() && buffers.hold(one).grow(11).is_err());
+        let mut second = buffers.hold(other);
+        assert!(second.grow(50).is_ok() && buffers.hold(third).grow(11).is_err());
+        assert!(second.grow(usize::MAX).is_err());
+        second.set(10).unwrap();
+        assert_eq!(buffers.held(), 50);
+        assert!(buffers.hold(third).grow(50).is_ok());
+        drop((first, second));
+        assert_eq!(buffers.held(), 0);
+        assert!(buffers.lock().clients.is_empty());
+    }
+}
