@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Credentials, Granted, Refusal, Verdict};
+use crate::aside;
 use crate::journal::Object;
 use crate::kinto::{Timestamp, batch_path, is_absence};
 use crate::upstream::{BatchSender, Upstream, UpstreamError};
@@ -61,7 +62,7 @@ pub(super) async fn ask_to_read(
         Object::Collection(..) => ("records", "record"),
         Object::Group(..) | Object::Record(..) => {
             let answer = get(upstream, &uri, credentials).await?;
-            return if answer.status() == StatusCode::OK { Ok(granted(&answer)) } else { refusal(answer) };
+            return if answer.status() == StatusCode::OK { granted(answer).await } else { refusal(answer) };
         }
     };
     let absent = format!("{uri}/{list}/{}", Uuid::new_v4());
@@ -77,7 +78,7 @@ pub(super) async fn ask_to_read(
         Some(absence) => absence,
         None => get(upstream, &absent, credentials).await?,
     };
-    if is_absence(absence.status(), absence.body(), kind) { Ok(granted(&shown)) } else { refusal(absence) }
+    if is_absence(absence.status(), absence.body(), kind) { granted(shown).await } else { refusal(absence) }
 }
 
 /// What the upstream answers to somebody who may not.
@@ -93,9 +94,18 @@ pub(super) fn refusal(answer: Response<Bytes>) -> Result<Verdict, UpstreamError>
     }
 }
 
-fn granted(shown: &Response<Bytes>) -> Verdict {
-    let shown: Option<Shown> = serde_json::from_slice(shown.body()).ok();
-    Verdict::Granted(Granted { metadata: shown.map(|shown| shown.data.last_modified), stale: false })
+async fn granted(shown: Response<Bytes>) -> Result<Verdict, UpstreamError> {
+    let shown = read(shown.into_body(), |body| serde_json::from_slice::<Shown>(body).ok()).await?;
+    Ok(Verdict::Granted(Granted { metadata: shown.map(|shown| shown.data.last_modified), stale: false }))
+}
+
+/// Reads an answer. How large an object is, is up to who writes it.
+async fn read<T: Send + 'static>(
+    body: Bytes,
+    parse: impl FnOnce(&[u8]) -> T + Send + 'static,
+) -> Result<T, UpstreamError> {
+    let read = aside::run(body.len(), move || parse(&body)).await;
+    read.map_err(|error| UpstreamError::Unexpected(error.to_string().into()))
 }
 
 /// Asks for both at once; `None` where the upstream takes no batch.
@@ -122,13 +132,14 @@ async fn both(
             return Ok(None);
         }
     }
-    let garbled = || UpstreamError::Unexpected("an answer to a batch that is none".into());
-    let batch: Batch<'_> = serde_json::from_slice(answer.body()).map_err(|_| garbled())?;
-    let mut answers = batch.responses.iter().map(single);
-    match (answers.next().flatten(), answers.next().flatten(), answers.next()) {
-        (Some(shown), Some(absence), None) => Ok(Some((shown, absence))),
-        _ => Err(garbled()),
-    }
+    let answers = read(answer.into_body(), two_of_batch).await?;
+    answers.map(Some).ok_or_else(|| UpstreamError::Unexpected("an answer to a batch that is none".into()))
+}
+
+fn two_of_batch(body: &[u8]) -> Option<(Response<Bytes>, Response<Bytes>)> {
+    let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
+    let [shown, absence] = &*batch.responses else { return None };
+    Some((single(shown)?, single(absence)?))
 }
 
 /// A sub-answer as the answer that it would be by itself.

@@ -60,9 +60,9 @@ fn generous(record: &str, in_a_batch: usize) -> Stub {
         "{{\"status\":201,\"path\":\"/v1/x\",\"headers\":{{\"ETag\":\"\\\"5\\\"\"}},\"body\":{record}}}"
     );
     let batch = ok("200 OK", &format!("{{\"responses\":[{}]}}", vec![answer; in_a_batch].join(",")));
-    // A question of the sidecar's own.
-    let absent = "{\"status\":404,\"body\":{}}";
-    let absent = ok("200 OK", &format!("{{\"responses\":[{absent},{absent}]}}"));
+    // A question of the sidecar's own, about something that may be as large.
+    let absent = "{\"status\":404,\"body\":{\"code\":404,\"errno\":111,\"details\":{\"id\":\"x\",\"resource_name\":\"record\"}}}";
+    let absent = ok("200 OK", &format!("{{\"responses\":[{{\"status\":200,\"body\":{record}}},{absent}]}}"));
     let (root, one) =
         (ok("200 OK", "{\"user\":{\"id\":\"basicauth:x\"},\"capabilities\":{}}"), ok("201 Created", record));
     Stub::start(move |mut upstream| {

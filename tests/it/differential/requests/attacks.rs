@@ -91,7 +91,8 @@ fn batch(random: &mut Random, names: &Names, user: usize, headers: Vec<(String, 
                 let text = text.replacen("\"0\":", "\"authorization\":", 1);
                 text.replacen("\"1\":", "\"Authorization\":", 1).into()
             };
-            with(&mut put, json!({"0": other, "1": "x"}), Odd::HeaderTwice)
+            let third = basic(&names.users[(user + 2) % names.users.len()]);
+            with(&mut put, json!({"0": other, "1": third}), Odd::HeaderTwice)
         }
         7 => with(&mut put, json!({"content-length": "0"}), Odd::Framing),
         8 => {
