@@ -24,7 +24,9 @@ use crate::timeline::resources::Resources;
 use crate::timeline::{OnNews, Timeline};
 use crate::upstream::Upstream;
 use crate::upstream::kinto::Source;
-use crate::wire::buffers::{Buffers, Hold};
+use crate::wire::body::Response;
+use crate::wire::buffers::{Buffers, Hold, NoRoom};
+use crate::wire::lent::{Lent, Loans};
 use crate::wire::peer::{Peer, client};
 
 /// The state of one process.
@@ -34,6 +36,8 @@ pub struct App {
     pub settings: Settings,
     /// What is held in memory for clients.
     pub buffers: Arc<Buffers>,
+    /// What is lent to clients.
+    pub loans: Arc<Loans>,
     /// Timestamps of collections.
     pub timeline: Arc<Timeline>,
     /// Asks for timestamps that no passing write told.
@@ -130,6 +134,7 @@ impl App {
         );
         Arc::new(Self {
             buffers: Buffers::new(settings.limits.buffered_bytes),
+            loans: Loans::new(settings.limits.buffered_bytes),
             settings,
             timeline,
             poller,
@@ -159,5 +164,12 @@ impl Core {
     /// What is to be held in memory for a request.
     pub fn hold(&self, headers: &HeaderMap, peer: &Peer) -> Hold {
         self.app.buffers.hold(client(peer, headers, &self.app.settings))
+    }
+
+    /// The answer, counted where it is made of what is kept for many.
+    pub fn lent(&self, mut answer: Response, headers: &HeaderMap, peer: &Peer) -> Result<Response, NoRoom> {
+        let Some(lent) = answer.extensions_mut().remove::<Arc<Lent>>() else { return Ok(answer) };
+        let loan = self.app.loans.lend(client(peer, headers, &self.app.settings), lent)?;
+        Ok(answer.map(|body| body.lent(loan)))
     }
 }

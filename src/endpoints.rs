@@ -75,7 +75,7 @@ pub async fn answer(
     let mut response = match answered {
         // What the client did wrong is told to scripts as any other answer of the endpoint.
         Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
-        answered => answered?,
+        answered => core.lent(answered?, &request.headers, peer)?,
     };
     let origins = &core.app.settings.kinto.cors_origins;
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), exposed, origins);

@@ -32,6 +32,7 @@ use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
 use crate::upstream::kinto::ReadError;
 use crate::upstream::{Suspense, UpstreamError};
+use crate::wire::lent::Stock;
 use content::Content;
 use refresh::{Depth, Reader};
 use variants::Variants;
@@ -103,6 +104,8 @@ pub struct State {
     head: OnceLock<Bytes>,
     /// Compressed changesets of it.
     pub variants: Variants,
+    /// What its readers are lent.
+    pub stock: Stock,
 }
 
 /// How new a content has to be.
@@ -312,6 +315,7 @@ impl Mirrors {
         let timestamp = content.timestamp;
         let news = mirror.clock.accounted(news, timestamp);
         let state = Arc::new(State {
+            stock: Stock::new(content.weight()),
             content,
             news,
             began,

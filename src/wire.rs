@@ -7,6 +7,7 @@ pub mod compression;
 pub mod conditional;
 pub mod cors;
 pub mod headers;
+pub mod lent;
 pub(crate) mod limited;
 pub mod peer;
 pub mod request_id;

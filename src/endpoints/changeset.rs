@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
@@ -123,7 +124,11 @@ impl Answer<'_> {
             }
             Condition::Holds => {
                 let (body, encoding) = self.body(&request.method, accepted).await?;
+                let length = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
                 let mut response = Response::new(body);
+                if let Some(lent) = self.state.stock.lent(length) {
+                    response.extensions_mut().insert(lent);
+                }
                 let headers = response.headers_mut();
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 if encoding != Encoding::Identity {

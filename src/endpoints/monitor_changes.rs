@@ -261,7 +261,11 @@ pub(super) fn encoded(
 ) -> (Response, Encoding) {
     let accepted = compression::negotiate(request.get_all(ACCEPT_ENCODING).iter());
     let (chunks, encoding) = document.encode(count, others, accepted);
+    let length = chunks.iter().map(bytes::Bytes::len).sum();
     let mut response = list::json(Body::chunks(chunks));
+    if let Some(lent) = document.stock.lent(length) {
+        response.extensions_mut().insert(lent);
+    }
     let headers = response.headers_mut();
     if encoding != Encoding::Identity {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));

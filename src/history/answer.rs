@@ -1,6 +1,6 @@
 //! What the upstream's answer to a write says was written.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -155,19 +155,29 @@ fn action(method: &Method, status: StatusCode) -> Option<Action> {
 }
 
 /// The changes of one request as Kinto tells its plugins of them at the request's end: together what was done to objects
-/// of one list in one way, in the order of the first of each, with the permissions that the objects have then. But those of
-/// one object stay in their order.
+/// of one list in one way, in the order of the first of each, with the permissions that the objects have then: none in a
+/// bucket or collection that was deleted. But those of one object stay in their order.
 ///
 /// Follows `kinto.core.events` (`EventCollector`).
 pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
     let last: HashMap<Object, Option<Permissions>> =
         changes.iter().map(|change| (change.object.clone(), change.permissions.clone())).collect();
+    let deleted: HashSet<Object> = changes
+        .iter()
+        .filter(|change| {
+            change.action == Some(Action::Delete) && !matches!(change.object, Object::Record(..))
+        })
+        .map(|change| change.object.clone())
+        .collect();
     let mut kinds: Vec<(String, Option<Action>)> = Vec::new();
     let mut places: Vec<(usize, Object)> = Vec::new();
     for change in &mut changes {
         if let Some(Some(permissions)) = last.get(&change.object) {
             change.permissions = Some(permissions.clone());
         } else if last.contains_key(&change.object) && change.permissions.is_some() {
+            change.permissions = Some(Permissions::new());
+        }
+        if !deleted.is_empty() && outer(&change.object).any(|outer| deleted.contains(&outer)) {
             change.permissions = Some(Permissions::new());
         }
         let kind = (list_of(&change.object), change.action);
@@ -183,6 +193,17 @@ pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
         by_object.entry(change.object.clone()).or_default().push_back(change);
     }
     places.into_iter().filter_map(|(_, object)| by_object.get_mut(&object)?.pop_front()).collect()
+}
+
+/// The collection and the bucket that an object is in.
+fn outer(object: &Object) -> impl Iterator<Item = Object> {
+    let bucket = || object.bucket().to_owned();
+    let collection = match object {
+        Object::Record(_, collection, _) => Some(Object::Collection(bucket(), collection.clone())),
+        _ => None,
+    };
+    let is_bucket = matches!(object, Object::Bucket(_));
+    collection.into_iter().chain((!is_bucket).then(|| Object::Bucket(bucket())))
 }
 
 /// These changes as an outcome. Of what is created everything within is news.

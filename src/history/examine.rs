@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::Method;
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
@@ -26,6 +27,8 @@ use crate::upstream::kinto::{ReadError, Source};
 const LINGERING: Duration = Duration::from_secs(30);
 /// How long other writes have for recording their own, before what is being looked up is taken for somebody else's.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How many groups that a former process left are looked up at once: new writes wait for them.
+const TOGETHER: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// An intent, and whom to ask about it.
@@ -316,20 +319,28 @@ impl History {
     /// that the upstream may still be working on.
     pub(super) async fn recover(self: &Arc<Self>, journal: &Journal, mut left: Vec<Left>) {
         let _marks: Vec<_> = left.iter().map(|(group, _)| self.examining(*group)).collect();
+        let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
         let mut pause = BETWEEN_LOOKS;
-        while let Some((group, intents)) = left.last() {
-            let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
-            let questions = intents.iter().map(question).collect();
-            match self.look_up(journal, *group, questions).await {
-                Ok(changes) => {
-                    tracing::info!(changes, "a write of a former process was looked up");
-                    left.pop();
+        while !left.is_empty() {
+            let several = left.split_off(left.len().saturating_sub(TOGETHER));
+            let looked = several.iter().map(|(group, intents)| {
+                self.look_up(journal, *group, intents.iter().map(question).collect())
+            });
+            let looked = join_all(looked).await;
+            let mut is_failed = false;
+            for (one, looked) in several.into_iter().zip(looked) {
+                match looked {
+                    Ok(changes) => tracing::info!(changes, "a write of a former process was looked up"),
+                    Err(error) => {
+                        tracing::warn!(%error, "could not look up what became of a write of a former process");
+                        left.push(one);
+                        is_failed = true;
+                    }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "could not look up what became of the writes of a former process");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_WAIT);
-                }
+            }
+            if is_failed {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_WAIT);
             }
         }
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::wire::compression::{self, Encoding};
+use crate::wire::lent::Stock;
 
 /// Up to this length, in bytes, compressing takes less than handing it over to another thread.
 const AT_ONCE: usize = 32 * 1024;
@@ -30,6 +31,8 @@ pub struct Document {
     brotli: Variant,
     zstd: Variant,
     prefixes: Mutex<HashMap<(usize, Encoding), Bytes>>,
+    /// What its readers are lent.
+    pub stock: Stock,
 }
 
 /// The whole document in one encoding, made once.
@@ -58,6 +61,7 @@ impl Document {
         let digest = Sha256::digest(&text);
         let digest = digest.iter().take(8).fold(0_u64, |digest, byte| digest << 8 | u64::from(*byte));
         Self {
+            stock: Stock::new(text.len()),
             bytes: text.into(),
             begin: opening.len(),
             ends,

@@ -10,7 +10,7 @@ pub(super) const SMALL: usize = 1 << 20;
 /// Rows of which only a field or two was asked for, and answers to many questions at once.
 const MEDIUM: usize = 16 << 20;
 /// An object, or a page of a list. What a page of a larger collection takes more is asked for in smaller ones.
-const LARGE: usize = 32 << 20;
+const LARGE: usize = 24 << 20;
 
 /// The most bytes that the answer's body may have; `path` is relative to the API root.
 pub(super) fn most(method: &Method, path: &str) -> usize {

@@ -18,16 +18,14 @@ mod keeping;
 
 pub(crate) use keeping::Keeping;
 
-use super::buffers::{Hold, NoRoom};
+use super::buffers::{Hold, LITTLE, NoRoom};
+use super::lent::Loan;
 
 /// A piece of fewer bytes is cheaper to copy than to write on its own.
 const SMALL_CHUNK: usize = 16 << 10;
 
 /// How much of a body is read into one block.
 const BLOCK: usize = 64 << 10;
-
-/// What is held for an unread body of fewer bytes is not counted.
-const LITTLE: usize = 16 << 10;
 
 /// An answer to a client.
 pub type Response = http::Response<Body>;
@@ -249,6 +247,12 @@ impl Body {
             return self;
         }
         Self::boxed(Keeping::new(self, hold))
+    }
+
+    /// A body of something that is lent until it was written or nobody reads it any more.
+    #[must_use]
+    pub fn lent(self, loan: Loan) -> Self {
+        Self::boxed(Keeping::new(self, loan))
     }
 
     /// Any other body.

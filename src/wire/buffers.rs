@@ -12,6 +12,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::peer::client_of;
 
+/// What is held for an unread body of fewer bytes is not counted.
+pub(super) const LITTLE: usize = 16 << 10;
+
 /// All that is held.
 #[derive(Debug)]
 pub struct Buffers {

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::entries;
-use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
+use crate::support::{Fate, Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
 
 /// Starts a sidecar that is expected to refuse.
 fn refused(journal: &str) -> Output {
@@ -207,7 +207,7 @@ async fn what_was_written_while_postgresql_went_away_stands_before_what_comes_la
     let put = |n: u64| alice.put(&record).data(json!({"n": n}));
     put(0).await.expect(201);
     recorder.clear();
-    recorder.hold();
+    recorder.intercept(|request| if request.method == "PUT" { Fate::Hold } else { Fate::Pass });
     let waiting = tokio::spawn(put(1).into_future());
     let path = format!("/v1{record}");
     recorder.wait_for(1, |request| request.method == "PUT" && request.path() == path).await;

@@ -9,7 +9,8 @@ use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 /// A sidecar before the shared Kinto, and a new collection of alice's.
 async fn world(settings: &[(&str, &str)]) -> (Sidecar, String) {
     let bucket = format!("/buckets/{}", unique("odd"));
-    let mut all = vec![SERVICE_ACCOUNT];
+    // All others in this Kinto are other tests'.
+    let mut all = vec![SERVICE_ACCOUNT, ("history.resources", &*bucket)];
     all.extend_from_slice(settings);
     let sidecar = Sidecar::start(Kinto::shared().url(), &all);
     let alice = sidecar.client().user("alice");

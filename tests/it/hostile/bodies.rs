@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Dice, ask, at_once, bounded, public, seeds, unread};
+use super::{Dice, MIB, ROOM, ask, at_once, bounded, memory, public, seeds, unread};
 use crate::support::stub::Stub;
-use crate::support::{Client, Sidecar};
+use crate::support::{Client, Sidecar, eventually};
 
 /// Sends a batch of so many bytes as fast as it is taken; gives the status, or none where the answer was lost.
 fn batch(sidecar: &Sidecar, bytes: usize, is_chunked: bool) -> Option<u16> {
@@ -160,6 +160,37 @@ async fn answers_that_nobody_reads_are_shared_or_counted() {
         next = page.header("next-page").map(|url| url.split_once("/v1").unwrap().1.to_owned());
     }
     assert_eq!(seen, 22);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_replaced_while_it_is_read_is_counted() {
+    let (sidecar, collection) = public(&[("sidecar.max_buffered", "64MiB")]).await;
+    let alice = sidecar.client().user("alice");
+    fill(&alice, &collection, 20).await;
+    let path = format!("{collection}/changeset?_expected=0");
+    sidecar.client().get(&path).await.expect(200);
+    let idle = memory(&sidecar, "VmHWM");
+    let request = format!("GET /v1{path} HTTP/1.1\r\n");
+    let mut connections = Vec::new();
+    let mut statuses = Vec::new();
+    for number in 0..12 {
+        alice.put(&format!("{collection}/records/moved{number}")).await.expect(201);
+        let mut connection = unread(sidecar.address(), 1, &request, "").remove(0);
+        connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut line = [0; 12];
+        connection.read_exact(&mut line).unwrap();
+        statuses.push(String::from_utf8_lossy(&line[9..]).into_owned());
+        connections.push(connection);
+    }
+    let served = statuses.iter().take_while(|status| *status == "200").count();
+    assert!(
+        (1..5).contains(&served) && statuses[served..].iter().all(|status| status == "503"),
+        "{statuses:?}"
+    );
+    let grown = memory(&sidecar, "VmHWM").saturating_sub(idle);
+    assert!(grown <= ROOM, "{} MiB", grown / MIB);
+    drop(connections);
+    eventually("room", async || (sidecar.client().get(&path).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,136 @@
+//! What answers to several clients are made of, such as a collection's content.
+//!
+//! It costs nothing to lend what is kept anyway. But a reader who is slow keeps what was replaced since, and so each client
+//! has a share of that, too, as of what is made for them alone.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::buffers::{LITTLE, NoRoom};
+use super::peer::client_of;
+
+/// Something that is kept, and may be lent.
+#[derive(Debug)]
+pub struct Stock(Arc<Lent>);
+
+/// Something that was lent.
+#[derive(Debug)]
+pub struct Lent {
+    bytes: usize,
+    is_kept: AtomicBool,
+}
+
+/// What is lent to a client, and to how many readers of it.
+type Own = Vec<(Arc<Lent>, usize)>;
+
+/// All that is lent, by client.
+#[derive(Debug, Default)]
+pub struct Loans {
+    most: usize,
+    by_client: Mutex<HashMap<Option<IpAddr>, Own>>,
+}
+
+/// What one answer is made of, for as long as it is read.
+#[derive(Debug)]
+pub struct Loan {
+    loans: Arc<Loans>,
+    client: Option<IpAddr>,
+    lent: Arc<Lent>,
+}
+
+impl Stock {
+    /// Of so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(Arc::new(Lent { bytes, is_kept: AtomicBool::new(true) }))
+    }
+
+    /// What is lent of it for an answer of so many bytes; `None` where that is too little to be counted.
+    pub fn lent(&self, bytes: usize) -> Option<Arc<Lent>> {
+        (bytes >= LITTLE).then(|| Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.0.is_kept.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Lent {
+    /// The memory that is there for its readers alone.
+    fn left(&self) -> usize {
+        if self.is_kept.load(Ordering::Relaxed) { 0 } else { self.bytes }
+    }
+}
+
+impl Loans {
+    /// So many bytes of what is kept no more, half of them for any one client.
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, by_client: Mutex::default() })
+    }
+
+    /// Lends something to a client, where what they still read of what is kept no more leaves room.
+    pub fn lend(self: &Arc<Self>, client: Option<IpAddr>, lent: Arc<Lent>) -> Result<Loan, NoRoom> {
+        let client = client.map(client_of);
+        let mut by_client = self.by_client.lock();
+        let left = |loans: &Own| loans.iter().map(|(lent, _)| lent.left()).sum::<usize>();
+        if by_client.get(&client).is_some_and(|own| left(own) > self.most / 2)
+            || by_client.values().map(left).sum::<usize>() > self.most
+        {
+            metrics::counter!("kinto_sidecar_buffer_refused_total").increment(1);
+            return Err(NoRoom);
+        }
+        let own = by_client.entry(client).or_default();
+        match own.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &lent)) {
+            Some((_, readers)) => *readers += 1,
+            None => own.push((Arc::clone(&lent), 1)),
+        }
+        drop(by_client);
+        Ok(Loan { loans: Arc::clone(self), client, lent })
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let mut by_client = self.loans.by_client.lock();
+        let Some(own) = by_client.get_mut(&self.client) else { return };
+        if let Some(place) = own.iter().position(|(known, _)| Arc::ptr_eq(known, &self.lent))
+            && let Some((_, readers)) = own.get_mut(place)
+        {
+            *readers -= 1;
+            if *readers == 0 {
+                own.swap_remove(place);
+            }
+        }
+        if own.is_empty() {
+            by_client.remove(&self.client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_no_more_is_counted_for_those_who_still_read_it() {
+        let loans = Loans::new(2 * LITTLE);
+        let (one, other) = (Some(IpAddr::from([1, 1, 1, 1])), Some(IpAddr::from([2, 2, 2, 2])));
+        let stock = Stock::new(LITTLE + 1);
+        assert!(stock.lent(LITTLE - 1).is_none());
+        let read: Vec<_> = (0..9).map(|_| loans.lend(one, stock.lent(LITTLE).unwrap()).unwrap()).collect();
+        drop(stock);
+        let next = Stock::new(LITTLE + 1);
+        let lend = |client| loans.lend(client, next.lent(LITTLE).unwrap());
+        assert_eq!(lend(one).unwrap_err(), NoRoom);
+        let others = lend(other).unwrap();
+        drop(read);
+        assert!(lend(one).is_ok());
+        drop(others);
+        assert!(loans.by_client.lock().is_empty());
+    }
+}
