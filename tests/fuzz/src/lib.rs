@@ -5,8 +5,7 @@
 use std::sync::Arc;
 
 use kinto_sidecar::app::{App, Core};
-use kinto_sidecar::cli::{Cli, Task};
-use kinto_sidecar::settings::{Environment, Settings};
+use kinto_sidecar::settings::{Arguments, Environment, Settings};
 use kinto_sidecar::upstream::Upstream;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,8 +50,8 @@ impl Sidecar {
 /// Settings that these assignments make.
 pub fn settings<'a>(assignments: impl IntoIterator<Item = &'a str>) -> Settings {
     let assignments = assignments.into_iter().map(str::to_owned).collect();
-    let cli = Cli { task: Task::Serve, settings_file: None, assignments, flags: Default::default() };
-    Settings::load(&cli.arguments, &Environment::new()).expect("the assignments are well formed").0
+    let arguments = Arguments { assignments, ..Arguments::default() };
+    Settings::load(&arguments, &Environment::new()).expect("the assignments are well formed").0
 }
 
 /// The lines of an input; empty ones past its end.
