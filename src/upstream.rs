@@ -373,8 +373,9 @@ impl Upstream {
     }
 }
 
-/// SECURITY: how many large answers to the sidecar's own questions are read at once.
-static LARGE_ANSWERS: Semaphore = Semaphore::const_new(2);
+/// SECURITY: how many large answers to the sidecar's own questions are read at once. Two, and what one client may have held
+/// meanwhile, would come to more than 150 MiB.
+static LARGE_ANSWERS: Semaphore = Semaphore::const_new(1);
 
 /// Reads the answer to a question of the sidecar's own.
 async fn read_answer(answer: Response<Body>, limit: usize) -> Result<Response<Bytes>, UpstreamError> {
