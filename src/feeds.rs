@@ -3,7 +3,7 @@
 //! # A change on its way to its readers
 //!
 //! ```text
-//! write, poll ─► clock, ledger, journal ─► source ─► channel: the newest snapshot, written once ─► wakers of each thread ─► readers
+//! write, poll ─► clock, list, journal ─► source ─► channel: the newest snapshot, written once ─► wakers of each thread ─► readers
 //! ```
 //!
 //! - A source is followed by one task ([`follow`]) while somebody listens. It makes a [`snapshot`] of each new state: rows in the

@@ -268,7 +268,7 @@ impl History {
     fn recorded(&self, changes: &[Change]) {
         let mut recorded = self.recorded.lock();
         for change in changes {
-            let newest = recorded.entry(write::list_of(&change.object)).or_default();
+            let newest = recorded.entry(change.object.list()).or_default();
             *newest = change.modified.max(*newest);
         }
     }

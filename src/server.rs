@@ -17,8 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
-use crate::app::App;
-use crate::app::Core;
+use crate::app::{App, Core};
 use crate::metrics::OpenConnection;
 use crate::upstream::Upstream;
 use crate::wire::peer::Peer;

@@ -223,17 +223,17 @@ impl Timeline {
     /// The list of all collections of a bucket, kept as long as the caller has it. It is complete once it is loaded,
     /// which is [`poll::Poller`]'s to see to.
     pub fn watch(&self, bucket: &str) -> Arc<CollectionList> {
-        if let Some(ledger) = self.watched(bucket) {
-            return ledger;
+        if let Some(list) = self.watched(bucket) {
+            return list;
         }
         let mut watched = self.watched.write();
-        watched.retain(|_, ledger| ledger.strong_count() > 0);
-        if let Some(ledger) = watched.get(bucket).and_then(Weak::upgrade) {
-            return ledger;
+        watched.retain(|_, list| list.strong_count() > 0);
+        if let Some(list) = watched.get(bucket).and_then(Weak::upgrade) {
+            return list;
         }
-        let ledger = Arc::new(CollectionList::new(self.host().to_owned()));
-        watched.insert(bucket.into(), Arc::downgrade(&ledger));
-        ledger
+        let list = Arc::new(CollectionList::new(self.host().to_owned()));
+        watched.insert(bucket.into(), Arc::downgrade(&list));
+        list
     }
 
     /// The list of a bucket that somebody watches.
@@ -244,7 +244,7 @@ impl Timeline {
     /// The buckets that somebody watches.
     pub fn watched_buckets(&self) -> Vec<Arc<str>> {
         let watched = self.watched.read();
-        watched.iter().filter(|(_, ledger)| ledger.strong_count() > 0).map(|(id, _)| id.clone()).collect()
+        watched.iter().filter(|(_, list)| list.strong_count() > 0).map(|(id, _)| id.clone()).collect()
     }
 
     fn tell(&self, clock: &Clock, heard: Heard) {

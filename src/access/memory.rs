@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -186,7 +186,7 @@ impl<T: Answer> Memory<T> {
     }
 
     fn gate(&self, name: Name) -> Arc<Gate> {
-        let mut gates = lock(&self.gates);
+        let mut gates = self.gates.lock();
         if let Some(gate) = gates.get(&name).and_then(Weak::upgrade) {
             return gate;
         }
@@ -235,16 +235,12 @@ impl<T> fmt::Debug for Memory<T> {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        let mut gates = lock(&self.gates);
+        let mut gates = self.gates.lock();
         // Somebody may have made another one meanwhile.
         if gates.get(&self.name).is_some_and(|gate| gate.strong_count() == 0) {
             gates.remove(&self.name);
         }
     }
-}
-
-fn lock(gates: &Gates) -> MutexGuard<'_, HashMap<Name, Weak<Gate>>> {
-    gates.lock()
 }
 
 #[cfg(test)]
@@ -287,7 +283,7 @@ mod tests {
         memory.refused.run_pending_tasks();
         assert!(memory.given.weighted_size() <= 1 << 20 && memory.given.entry_count() >= 10);
         assert!(memory.refused.weighted_size() <= 1 << 17, "{}", memory.refused.weighted_size());
-        assert!(lock(&memory.gates).is_empty());
+        assert!(memory.gates.lock().is_empty());
     }
 
     #[tokio::test]

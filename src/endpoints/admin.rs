@@ -17,8 +17,7 @@ use crate::error::Error;
 use crate::metrics;
 use crate::settings::Limits;
 use crate::upstream::Upstream;
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 
 /// How long the upstream may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -19,8 +19,7 @@ use crate::error::Error;
 use crate::settings::Settings;
 use crate::timeline::broadcast::Broadcasts;
 use crate::timeline::entries::Entries;
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::cors::{self, Exposed};
 

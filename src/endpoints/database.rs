@@ -21,8 +21,7 @@ use crate::feeds::snapshot::Snapshot;
 use crate::kinto::CollectionKey;
 use crate::mirror::Freshness;
 use crate::upstream::kinto::{ReadError, Source};
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::cors::{self, Exposed};
 

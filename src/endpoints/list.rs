@@ -12,8 +12,7 @@ use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Fault, decode, pairs};
 use crate::settings::Settings;
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::headers;
 
 /// `Next-Page`: the address of the next page.

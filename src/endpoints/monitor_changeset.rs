@@ -17,8 +17,7 @@ use crate::endpoints::redirects;
 use crate::error::Error;
 use crate::settings::Compat;
 use crate::timeline::entries;
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::compression::Encoding;
 use crate::wire::cors::{self, Exposed};
 

@@ -17,8 +17,7 @@ use crate::endpoints::changeset_params::unquote;
 use crate::kinto::Timestamp;
 use crate::query::{decode, pairs, pieces};
 use crate::settings::{Compat, Settings};
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::headers;
 

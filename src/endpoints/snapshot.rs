@@ -30,8 +30,7 @@ use crate::kinto::python;
 use crate::kinto::{CollectionKey, Timestamp, selector};
 use crate::query::{Query, Rules};
 use crate::upstream::kinto::NewRow;
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::cors::{self, Exposed};
 
 /// `Snapshot-Incomplete: true`: versions that were current at the moment may be missing or be replaced by older ones.

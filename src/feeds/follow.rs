@@ -110,14 +110,14 @@ impl Sources {
         match subject {
             Subject::Collection(key) => self.records(key, since, upstream, credentials).await,
             Subject::Bucket(bucket) => {
-                let ledger = match self.poller.bucket(bucket, newer_than_known(since)).await {
+                let list = match self.poller.bucket(bucket, newer_than_known(since)).await {
                     Err(PollError::Unreadable(_)) => {
                         return self.unreadable_bucket(bucket, upstream, credentials).await;
                     }
-                    ledger => ledger?,
+                    list => list?,
                 };
-                self.in_use.insert(Arc::clone(bucket), Arc::clone(&ledger));
-                Ok(self.collections(ledger, Naming::InBucket, false))
+                self.in_use.insert(Arc::clone(bucket), Arc::clone(&list));
+                Ok(self.collections(list, Naming::InBucket, false))
             }
             Subject::Monitor => {
                 let (_, is_stale) = self.poller.entries(newer_than_known(since)).await?;
@@ -203,15 +203,15 @@ impl Sources {
         upstream: &Upstream,
         credentials: &Credentials,
     ) -> Result<Beginning, Error> {
-        let ledger = Box::pin(self.poller.bucket_as(upstream, bucket, credentials.headers())).await?;
-        let snapshot = Arc::new(Collections::now(ledger, Naming::InBucket, self.overlap));
+        let list = Box::pin(self.poller.bucket_as(upstream, bucket, credentials.headers())).await?;
+        let snapshot = Arc::new(Collections::now(list, Naming::InBucket, self.overlap));
         let freshness = Freshness::Refreshed;
         Ok(Beginning { snapshot, freshness, is_kept: false, is_readable: false, now: None })
     }
 
-    fn collections(&self, ledger: Arc<CollectionList>, naming: Naming, is_stale: bool) -> Beginning {
+    fn collections(&self, list: Arc<CollectionList>, naming: Naming, is_stale: bool) -> Beginning {
         let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
-        let snapshot = Arc::new(Collections::now(ledger, naming, self.overlap));
+        let snapshot = Arc::new(Collections::now(list, naming, self.overlap));
         Beginning { snapshot, freshness, is_kept: true, is_readable: true, now: None }
     }
 }
@@ -299,21 +299,21 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
 
 async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Channel>) {
     let sources = &feeds.sources;
-    let (ledger, naming) = match subject {
+    let (list, naming) = match subject {
         // Kept from here on, loaded by the reader who asked for the channel.
         Subject::Bucket(bucket) => (sources.timeline.watch(bucket), Naming::InBucket),
         _ => (Arc::clone(sources.timeline.monitored()), Naming::Monitored),
     };
-    let mut moved = ledger.subscribe();
+    let mut moved = list.subscribe();
     let mut usage = Usage::default();
     loop {
         moved.mark_unchanged();
-        if !ledger.is_loaded() && *subject != Subject::Monitor {
+        if !list.is_loaded() && *subject != Subject::Monitor {
             // The service account may not read all of it any more. Whoever comes back is told so.
             feeds.close(subject, channel);
             return;
         }
-        let snapshot = Collections::now(Arc::clone(&ledger), naming, sources.overlap);
+        let snapshot = Collections::now(Arc::clone(&list), naming, sources.overlap);
         if let Err(error) = channel.advance(Arc::new(snapshot)).await {
             tracing::warn!(%error, "cannot tell readers of a change");
         }

@@ -11,8 +11,7 @@ use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::settings::{FeedSettings, Limits};
-use crate::wire::peer::Peer;
-use crate::wire::peer::client_of;
+use crate::wire::peer::{Peer, client_of};
 
 /// After how many seconds somebody without a seat may try again.
 const RETRY_AFTER_SECONDS: u64 = 10;

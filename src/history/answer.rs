@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::changed;
-use super::write::{Target, Write, list_of, object_in};
+use super::write::{Target, Write, object_in};
 use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
 use crate::kinto::Timestamp;
 use crate::kinto::head::Head;
@@ -177,10 +177,10 @@ pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
         } else if last.contains_key(&change.object) && change.permissions.is_some() {
             change.permissions = Some(Permissions::new());
         }
-        if !deleted.is_empty() && outer(&change.object).any(|outer| deleted.contains(&outer)) {
+        if !deleted.is_empty() && change.object.parents().any(|parent| deleted.contains(&parent)) {
             change.permissions = Some(Permissions::new());
         }
-        let kind = (list_of(&change.object), change.action);
+        let kind = (change.object.list(), change.action);
         let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
         if place == kinds.len() {
             kinds.push(kind);
@@ -193,17 +193,6 @@ pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
         by_object.entry(change.object.clone()).or_default().push_back(change);
     }
     places.into_iter().filter_map(|(_, object)| by_object.get_mut(&object)?.pop_front()).collect()
-}
-
-/// The collection and the bucket that an object is in.
-fn outer(object: &Object) -> impl Iterator<Item = Object> {
-    let bucket = || object.bucket().to_owned();
-    let collection = match object {
-        Object::Record(_, collection, _) => Some(Object::Collection(bucket(), collection.clone())),
-        _ => None,
-    };
-    let is_bucket = matches!(object, Object::Bucket(_));
-    collection.into_iter().chain((!is_bucket).then(|| Object::Bucket(bucket())))
 }
 
 /// These changes as an outcome. Of what is created everything within is news.
@@ -220,5 +209,36 @@ pub fn lists_in(object: &Object) -> Vec<String> {
         Object::Bucket(_) => vec![format!("{object}/collections"), format!("{object}/groups")],
         Object::Collection(..) => vec![format!("{object}/records")],
         Object::Group(..) | Object::Record(..) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(uri: &str, action: Action, permissions: Option<Permissions>) -> Change {
+        Change {
+            object: Object::of_uri(uri).unwrap(),
+            action: Some(action),
+            modified: Timestamp(1),
+            data: None,
+            permissions,
+            user_id: None,
+            date: None,
+            is_found: false,
+        }
+    }
+
+    #[test]
+    fn what_is_in_a_bucket_that_is_deleted_has_no_permissions_then() {
+        let shared = Permissions::from([("read".to_owned(), ["you".to_owned()].into())]);
+        let record = |bucket| format!("/buckets/{bucket}/collections/c/records/r");
+        let changes = vec![
+            change("/buckets/a", Action::Delete, None),
+            change(&record("a"), Action::Update, Some(shared.clone())),
+            change(&record("b"), Action::Update, Some(shared.clone())),
+        ];
+        let told: Vec<_> = in_kintos_order(changes).into_iter().map(|change| change.permissions).collect();
+        assert_eq!(told, [None, Some(Permissions::new()), Some(shared)]);
     }
 }

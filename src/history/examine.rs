@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::answer::Version;
 use super::sent;
-use super::write::{Target, list_of, object_in};
+use super::write::{Target, object_in};
 use super::{History, changed, implicit, list};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
@@ -75,7 +75,7 @@ impl Lingering {
     /// Who made a change of which nothing else is known.
     pub(super) fn author_of(&self, change: &Change) -> Option<String> {
         let uri = change.object.to_string();
-        let list = list_of(&change.object);
+        let list = change.object.list();
         let is_deletion = change.action == Some(Action::Delete);
         let is_of = |intent: &Intent| {
             let is_about = intent.uri == list || intent.uri == uri;

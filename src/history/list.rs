@@ -3,13 +3,12 @@
 use serde_json::value::RawValue;
 
 use super::answer::Version;
-use super::write::{list_of, object_in};
+use super::write::object_in;
 use crate::aside;
 use crate::journal::Object;
 use crate::kinto::Timestamp;
 use crate::mirror::content::{Content, Row};
-use crate::upstream::kinto::NewRow;
-use crate::upstream::kinto::{Page, ReadError, Source, in_list};
+use crate::upstream::kinto::{NewRow, Page, ReadError, Source, in_list};
 
 /// The rows of a list, and its timestamp when the first page was read.
 #[derive(Debug)]
@@ -101,7 +100,7 @@ pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Vers
         }
         Err(ReadError::Gone) => {
             let named = format!("&in_id={}", in_list([object.id()].into_iter()));
-            match newer(source, &list_of(object), Timestamp::ZERO, &named).await {
+            match newer(source, &object.list(), Timestamp::ZERO, &named).await {
                 Ok(listed) => Ok(listed.versions.into_iter().map(|(_, version)| version).next()),
                 Err(ReadError::Gone) => Ok(None),
                 Err(error) => Err(error),

@@ -12,11 +12,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::Method;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::write::{Target, Write, list_of};
+use super::write::{Target, Write};
 use crate::journal::{Change, Object};
 use crate::kinto::Timestamp;
 
@@ -70,14 +70,14 @@ impl Turns {
     /// A write is about to be sent; `None` where nobody can have to wait for it.
     pub(super) fn send(&self, write: &Write) -> Option<Turn> {
         let (list, object) = match write.target.as_ref()? {
-            Target::Object(object) | Target::Part(object) => (list_of(object), Some(object.clone())),
+            Target::Object(object) | Target::Part(object) => (object.list(), Some(object.clone())),
             // What is made with an id of the upstream's own is nobody else's.
             Target::List(_) if write.method == Method::POST && !write.may_name_its_object() => return None,
             Target::List(list) => (list.clone(), None),
             Target::Everything => return None,
         };
         let sent = Arc::new(Sent { object, stage: watch::Sender::new(Stage::Away) });
-        lock(&self.0).entry(list.clone()).or_default().push(Arc::downgrade(&sent));
+        self.0.lock().entry(list.clone()).or_default().push(Arc::downgrade(&sent));
         Some(Turn { lists: Arc::clone(&self.0), list, sent })
     }
 }
@@ -95,7 +95,7 @@ impl Turn {
     fn is_about(&self, object: &Object) -> bool {
         match &self.sent.object {
             Some(own) => own == object,
-            None => list_of(object) == self.list,
+            None => object.list() == self.list,
         }
     }
 }
@@ -107,7 +107,7 @@ impl<'t> Order<'t> {
         let mut others: Vec<Arc<Sent>> = Vec::new();
         for turn in turns {
             let made = turn.made(changes);
-            let lists = lock(&turn.lists);
+            let lists = turn.lists.lock();
             let sent = lists.get(&turn.list).into_iter().flatten().filter_map(Weak::upgrade);
             others.extend(sent.filter(|other| {
                 let is_about = other.object.as_ref().is_none_or(|object| made.contains_key(object));
@@ -170,7 +170,7 @@ impl Stage {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.sent.stage.send_replace(Stage::Over);
-        let mut lists = lock(&self.lists);
+        let mut lists = self.lists.lock();
         if let Some(others) = lists.get_mut(&self.list) {
             others.retain(|other| other.as_ptr() != Arc::as_ptr(&self.sent));
             if others.is_empty() {
@@ -178,10 +178,6 @@ impl Drop for Turn {
             }
         }
     }
-}
-
-fn lock(lists: &Mutex<HashMap<String, Vec<Weak<Sent>>>>) -> MutexGuard<'_, HashMap<String, Vec<Weak<Sent>>>> {
-    lists.lock()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::sent;
 use crate::access::Credentials;
 use crate::journal::{Intent, Object};
-use crate::kinto::{RequestPath, Resource, Timestamp, is_segment, segment};
+use crate::kinto::{RequestPath, Resource, Timestamp, is_segment};
 
 /// A larger `data` of a request is not written down with its intent, in bytes.
 pub const LARGEST_SENT: usize = 64 << 10;
@@ -175,22 +175,9 @@ impl Target {
     /// The URI of the list that the target is in or is.
     pub fn list(&self) -> Option<String> {
         match self {
-            Self::Object(object) | Self::Part(object) => Some(list_of(object)),
+            Self::Object(object) | Self::Part(object) => Some(object.list()),
             Self::List(list) => Some(list.clone()),
             Self::Everything => None,
-        }
-    }
-}
-
-/// The URI of the list that an object is in.
-pub(super) fn list_of(object: &Object) -> String {
-    let bucket = segment(object.bucket());
-    match object {
-        Object::Bucket(_) => "/buckets".to_owned(),
-        Object::Group(..) => format!("/buckets/{bucket}/groups"),
-        Object::Collection(..) => format!("/buckets/{bucket}/collections"),
-        Object::Record(_, collection, _) => {
-            format!("/buckets/{bucket}/collections/{}/records", segment(collection))
         }
     }
 }
@@ -242,7 +229,7 @@ mod tests {
         for uri in ["/buckets/a.b", "/buckets/_a/groups/%C3%A9", "/buckets/a%20b/collections/c/records/r%0A"]
         {
             let object = Object::of_uri(uri).unwrap();
-            assert_eq!(object_in(&list_of(&object), object.id()), Some(object));
+            assert_eq!(object_in(&object.list(), object.id()), Some(object));
         }
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::entry::{Draft, Told, iso_date};
 use super::news::{Meaning, meaning};
 use super::readers::of_permissions;
-use super::rows::{EntryRow, State, now_microseconds, parents};
+use super::rows::{EntryRow, State, now_microseconds};
 use super::statement::Statement;
 use super::{Action, Change, Entry, Object, Outcome, Permissions};
 use crate::journal::transaction::Transaction;
@@ -113,7 +113,7 @@ impl Transaction<'_> {
 
     /// Notes an object's state, where it is not older than what is known.
     async fn learn(&mut self, change: &Change, meaning: Meaning, is_entry: bool) -> sqlx::Result<()> {
-        if parents(&change.object).any(|parent| self.was_deleted_after(&parent, change)) {
+        if change.object.parents().any(|parent| self.was_deleted_after(&parent, change)) {
             return Ok(());
         }
         let uri = change.object.to_string();
@@ -159,7 +159,7 @@ impl Transaction<'_> {
         let is_author =
             change.user_id.as_ref().is_some_and(|user| self.rules.exclude_user_ids.contains(user));
         let mut uris =
-            parents(&change.object).map(|parent| parent.to_string()).chain([change.object.to_string()]);
+            change.object.parents().map(|parent| parent.to_string()).chain([change.object.to_string()]);
         is_author || uris.any(|uri| self.rules.exclude_resources.contains(&uri))
     }
 
@@ -176,7 +176,8 @@ impl Transaction<'_> {
         if self.explicit_permissions {
             // Kinto: of a deleted object, no permissions are left.
             let own = permissions.or((action == Action::Delete).then_some(&nobody));
-            let of_parents = parents(object)
+            let of_parents = object
+                .parents()
                 .map(|parent| self.state(&parent.to_string()).and_then(|state| state.permissions.clone()));
             for permissions in of_parents.chain([own.cloned()]) {
                 is_complete = is_complete && permissions.is_some();

@@ -94,21 +94,6 @@ pub(super) fn object_row(uri: &str, state: &State) -> [Bound; 6] {
     ]
 }
 
-/// The objects that an object is in.
-pub(super) fn parents(object: &Object) -> impl Iterator<Item = Object> + use<> {
-    let bucket = (!matches!(object, Object::Bucket(_))).then(|| Object::Bucket(object.bucket().to_owned()));
-    let collection = match object {
-        Object::Record(bucket, collection, _) => Some(Object::Collection(bucket.clone(), collection.clone())),
-        _ => None,
-    };
-    bucket.into_iter().chain(collection)
-}
-
-/// The URI of the list that an object is in.
-pub(super) fn list_of(object: &Object) -> String {
-    list(&object.to_string()).to_owned()
-}
-
 fn list(uri: &str) -> &str {
     uri.rsplit_once('/').map_or("", |(list, _)| list)
 }

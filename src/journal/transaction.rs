@@ -9,8 +9,7 @@ use crate::journal::engine::Kind;
 use crate::journal::intents::{self, IntentRow};
 use crate::journal::readers::ReaderSets;
 use crate::journal::rows::{
-    CHUNK, EntryRow, INSERT_ENTRIES, Recorded, State, below, entries_of, mark_gap, object_row, parents,
-    states,
+    CHUNK, EntryRow, INSERT_ENTRIES, Recorded, State, below, entries_of, mark_gap, object_row, states,
 };
 use crate::journal::state::history;
 use crate::journal::statement::Statement;
@@ -97,7 +96,7 @@ impl<'c> Transaction<'c> {
             let uri = object.to_string();
             versions.entry(object.bucket()).or_default().push((uri.clone(), change.modified));
             uris.insert(uri);
-            uris.extend(parents(object).map(|parent| parent.to_string()));
+            uris.extend(object.parents().map(|parent| parent.to_string()));
         }
         uris.retain(|uri| !self.objects.contains_key(uri));
         self.read_objects(uris).await?;

@@ -351,9 +351,8 @@ impl Transaction<'_> {
 /// Of many objects, the newest of each list.
 fn newest_of_many(mut objects: Vec<(super::Object, Timestamp)>) -> Vec<(super::Object, Timestamp)> {
     if objects.len() > NEWS {
-        objects
-            .sort_by_key(|(object, modified)| (super::rows::list_of(object), std::cmp::Reverse(*modified)));
-        objects.dedup_by_key(|(object, _)| super::rows::list_of(object));
+        objects.sort_by_key(|(object, modified)| (object.list(), std::cmp::Reverse(*modified)));
+        objects.dedup_by_key(|(object, _)| object.list());
     }
     objects
 }

@@ -88,6 +88,22 @@ impl Object {
         }
     }
 
+    /// The URI of the list that it is in.
+    pub fn list(&self) -> String {
+        let uri = self.to_string();
+        uri.rsplit_once('/').map_or_else(String::new, |(list, _)| list.to_owned())
+    }
+
+    /// The objects that it is in, the bucket first.
+    pub fn parents(&self) -> impl Iterator<Item = Self> + use<> {
+        let bucket = (!matches!(self, Self::Bucket(_))).then(|| Self::Bucket(self.bucket().to_owned()));
+        let collection = match self {
+            Self::Record(bucket, collection, _) => Some(Self::Collection(bucket.clone(), collection.clone())),
+            _ => None,
+        };
+        bucket.into_iter().chain(collection)
+    }
+
     /// What kind of object it is.
     pub fn resource(&self) -> ResourceName {
         match self {

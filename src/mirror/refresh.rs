@@ -18,8 +18,7 @@ use crate::kinto::Timestamp;
 use crate::settings::MirrorMode;
 use crate::timeline::clock::Clock;
 use crate::upstream::Suspense;
-use crate::upstream::kinto::{Metadata, NewRow};
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{Metadata, NewRow, ReadError, Source};
 
 /// How often a collection that keeps changing is read again before giving up.
 const ATTEMPTS: usize = 8;

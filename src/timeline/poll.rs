@@ -184,13 +184,13 @@ impl Poller {
         bucket: &str,
         newest: Option<Timestamp>,
     ) -> Result<Arc<CollectionList>, PollError> {
-        let ledger = self.timeline.watch(bucket);
-        let behind = newest.is_some_and(|newest| newest > ledger.entries().high.at);
+        let list = self.timeline.watch(bucket);
+        let behind = newest.is_some_and(|newest| newest > list.entries().high.at);
         let arrived = Instant::now();
         let mut outcome = self.outcome.subscribe();
         let last = outcome.borrow().buckets.get(bucket).cloned();
         if let Some((asked, Err(error @ PollError::Unreadable(_)))) = &last
-            && !ledger.is_loaded()
+            && !list.is_loaded()
             && arrived - *asked < UNREADABLE
         {
             return Err(error.clone());
@@ -198,10 +198,10 @@ impl Poller {
         let last = last.map(|(asked, _)| asked);
         // What the upstream does not have it cannot be asked for again and again.
         let is_claimed_again = last.is_some_and(|asked| arrived - asked < BETWEEN_CLAIMS);
-        if ledger.is_loaded() && !self.ttl.is_zero() && (!behind || is_claimed_again) {
-            return Ok(ledger);
+        if list.is_loaded() && !self.ttl.is_zero() && (!behind || is_claimed_again) {
+            return Ok(list);
         }
-        let is_paid = ledger.is_loaded() && !self.ttl.is_zero();
+        let is_paid = list.is_loaded() && !self.ttl.is_zero();
         self.lock().buckets.insert(bucket.into(), is_paid);
         self.wake.notify_one();
         let is_asked =
@@ -209,15 +209,15 @@ impl Poller {
         let waited = tokio::time::timeout(LONGEST_WAIT, outcome.wait_for(is_asked));
         let ended = tokio::select! {
             ended = waited => ended,
-            () = Box::pin(self.suspense.outlasts(self.patience)), if ledger.is_loaded() => return Ok(ledger),
+            () = Box::pin(self.suspense.outlasts(self.patience)), if list.is_loaded() => return Ok(list),
         };
         let failure = match &ended {
             Ok(Ok(outcome)) => outcome.buckets.get(bucket).and_then(|(_, result)| result.clone().err()),
             Ok(Err(_)) | Err(_) => Some(PollError::TooSlow),
         };
         match failure {
-            Some(error) if !ledger.is_loaded() => Err(error),
-            _ => Ok(ledger),
+            Some(error) if !list.is_loaded() => Err(error),
+            _ => Ok(list),
         }
     }
 
@@ -364,8 +364,8 @@ impl Poller {
             match &sweep.purpose {
                 Purpose::Everything => self.timeline.set_loaded(),
                 Purpose::Bucket(bucket, _) => {
-                    if let Some(ledger) = self.timeline.watched(bucket) {
-                        ledger.set_loaded();
+                    if let Some(list) = self.timeline.watched(bucket) {
+                        list.set_loaded();
                     }
                 }
                 Purpose::Claim(_) => {}

@@ -7,8 +7,7 @@ use http::header::{
 };
 
 use crate::query::{Fault, Invalid, wildcard};
-use crate::wire::body::Body;
-use crate::wire::body::Response;
+use crate::wire::body::{Body, Response};
 use crate::wire::headers;
 
 /// Which headers of an answer scripts may read.

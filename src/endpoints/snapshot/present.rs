@@ -6,8 +6,7 @@ use std::sync::Arc;
 use crate::access::Credentials;
 use crate::app::Core;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::upstream::kinto::NewRow;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{NewRow, ReadError, Source};
 
 /// How often a collection that keeps changing is read on.
 const TRIES: usize = 10;

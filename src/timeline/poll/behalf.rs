@@ -48,12 +48,12 @@ impl Poller {
             }
         }
         entries.sort();
-        let ledger = CollectionList::new(self.timeline.host().to_owned());
+        let list = CollectionList::new(self.timeline.host().to_owned());
         for (timestamp, key) in &entries {
-            ledger.enter(key, *timestamp);
+            list.enter(key, *timestamp);
         }
-        ledger.set_loaded();
-        Ok(Arc::new(ledger))
+        list.set_loaded();
+        Ok(Arc::new(list))
     }
 }
 
