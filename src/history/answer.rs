@@ -1,6 +1,6 @@
 //! What the upstream's answer to a write says was written.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -154,38 +154,51 @@ fn action(method: &Method, status: StatusCode) -> Option<Action> {
     }
 }
 
+/// Leaves these changes without the permissions of what is below a list.
+pub fn take_permissions_below(list: &str, changes: &mut [Change]) {
+    let is_below = |uri: String| uri.strip_prefix(list).is_some_and(|rest| rest.starts_with('/'));
+    for change in changes.iter_mut().filter(|change| is_below(change.object.to_string())) {
+        change.permissions = change.permissions.take().map(|_| Permissions::new());
+    }
+}
+
 /// The changes of one request as Kinto tells its plugins of them at the request's end: together what was done to objects
-/// of one list in one way, in the order of the first of each, with the permissions that the objects have then: none in a
-/// bucket or collection that was deleted. But those of one object stay in their order.
+/// of one list in one way, in the order of the first of each. But those of one object stay in their order.
 ///
-/// Follows `kinto.core.events` (`EventCollector`).
+/// Each has the permissions that its object has when it is told: those that the last change left, but none once the
+/// deletion of a bucket was told that the object is or is in, or that of a collection that it is in. Kinto takes these
+/// permissions away only then, also those of what was made anew after the deletion.
+///
+/// Follows `kinto.core.events` (`EventCollector`), `kinto.views.buckets` and `kinto.views.collections`.
 pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
     let last: HashMap<Object, Option<Permissions>> =
         changes.iter().map(|change| (change.object.clone(), change.permissions.clone())).collect();
-    let deleted: HashSet<Object> = changes
-        .iter()
-        .filter(|change| {
-            change.action == Some(Action::Delete) && !matches!(change.object, Object::Record(..))
-        })
-        .map(|change| change.object.clone())
-        .collect();
     let mut kinds: Vec<(String, Option<Action>)> = Vec::new();
     let mut places: Vec<(usize, Object)> = Vec::new();
-    for change in &mut changes {
-        if let Some(Some(permissions)) = last.get(&change.object) {
-            change.permissions = Some(permissions.clone());
-        } else if last.contains_key(&change.object) && change.permissions.is_some() {
-            change.permissions = Some(Permissions::new());
-        }
-        if !deleted.is_empty() && change.object.parents().any(|parent| deleted.contains(&parent)) {
-            change.permissions = Some(Permissions::new());
-        }
+    let mut emptied: HashMap<Object, usize> = HashMap::new();
+    for change in &changes {
         let kind = (change.object.list(), change.action);
         let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
         if place == kinds.len() {
             kinds.push(kind);
         }
+        if change.action == Some(Action::Delete) && !matches!(change.object, Object::Record(..)) {
+            emptied.insert(change.object.clone(), place);
+        }
         places.push((place, change.object.clone()));
+    }
+    for (change, (place, object)) in changes.iter_mut().zip(&places) {
+        let itself = matches!(object, Object::Bucket(_)).then(|| object.clone());
+        let mut within = object.parents().chain(itself);
+        if !emptied.is_empty()
+            && within.any(|emptied_one| emptied.get(&emptied_one).is_some_and(|at| at < place))
+        {
+            change.permissions = Some(Permissions::new());
+        } else if let Some(Some(permissions)) = last.get(object) {
+            change.permissions = Some(permissions.clone());
+        } else if change.permissions.is_some() {
+            change.permissions = Some(Permissions::new());
+        }
     }
     places.sort_by_key(|(place, _)| *place);
     let mut by_object: HashMap<Object, VecDeque<Change>> = HashMap::new();
@@ -230,15 +243,32 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_a_bucket_that_is_deleted_has_no_permissions_then() {
+    fn what_a_deletion_empties_has_no_permissions_once_the_deletion_is_told() {
         let shared = Permissions::from([("read".to_owned(), ["you".to_owned()].into())]);
         let record = |bucket| format!("/buckets/{bucket}/collections/c/records/r");
         let changes = vec![
+            change(&record("c"), Action::Update, Some(shared.clone())),
             change("/buckets/a", Action::Delete, None),
+            change("/buckets/a", Action::Create, Some(shared.clone())),
             change(&record("a"), Action::Update, Some(shared.clone())),
+            change("/buckets/b/collections/c", Action::Delete, None),
+            change("/buckets/b/collections/c", Action::Create, Some(shared.clone())),
             change(&record("b"), Action::Update, Some(shared.clone())),
+            change("/buckets/c", Action::Delete, None),
         ];
-        let told: Vec<_> = in_kintos_order(changes).into_iter().map(|change| change.permissions).collect();
-        assert_eq!(told, [None, Some(Permissions::new()), Some(shared)]);
+        let told: Vec<_> = in_kintos_order(changes)
+            .into_iter()
+            .filter(|change| change.action != Some(Action::Delete))
+            .map(|change| (change.object.to_string(), change.permissions.unwrap()))
+            .collect();
+        let none = Permissions::new();
+        let expected = [
+            (record("c"), shared.clone()),
+            ("/buckets/a".to_owned(), none.clone()),
+            (record("a"), none.clone()),
+            ("/buckets/b/collections/c".to_owned(), shared),
+            (record("b"), none),
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -149,7 +149,13 @@ impl Kept {
             }
             match said {
                 Said::Nothing => {}
-                Said::Changes(more) => changes.extend(more),
+                Said::Changes(more) => {
+                    // Kinto: a deletion of a list takes away the permissions of all below it, there and then.
+                    if let Some(list) = write.emptied_list() {
+                        answer::take_permissions_below(list, &mut changes);
+                    }
+                    changes.extend(more);
+                }
                 Said::Look(object) => match self.look(write, object, self.author(index), answer).await {
                     Some(change) => changes.push(change),
                     None => is_unknown = true,

@@ -137,6 +137,14 @@ impl Write {
         self.method == Method::POST && self.target.as_ref() == Some(&list)
     }
 
+    /// The list whose objects it deletes.
+    pub(super) fn emptied_list(&self) -> Option<&str> {
+        match &self.target {
+            Some(Target::List(list)) if self.method == Method::DELETE => Some(list),
+            _ => None,
+        }
+    }
+
     /// What the journal is told before it is sent.
     pub fn intent(&self, user_id: Option<String>, known: Timestamp) -> Intent {
         Intent {

@@ -66,7 +66,7 @@ impl Transaction<'_> {
             return Ok(None);
         }
         let known = alive.and_then(|state| state.permissions).filter(|_| action == Action::Update);
-        let permissions = change.permissions.as_ref().or(known.as_ref()).filter(|_| action != Action::Delete);
+        let permissions = change.permissions.as_ref().or(known.as_ref());
         let previous = self.newest(&uri).filter(|_| self.rules.include_previous);
         let previous = previous.and_then(|json| serde_json::from_str::<Told<'_>>(json).ok());
         let previous = previous.map(|told| told.target.data.to_owned());

@@ -107,7 +107,7 @@ fn change(uri: &str, action: Option<Action>, modified: u64, data: &Value) -> Cha
         action,
         modified: Timestamp(modified),
         data: Some(to_raw_value(data).unwrap()),
-        permissions: Some(permissions(&json!({"write": ["me"]}))),
+        permissions: (action != Some(Action::Delete)).then(|| permissions(&json!({"write": ["me"]}))),
         user_id: Some("me".to_owned()),
         date: None,
         is_found: false,

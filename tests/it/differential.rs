@@ -126,7 +126,8 @@ impl Bench {
             assert_eq!(through.statuses(), kintos.statuses(), "{}", replay(&log));
         }
         for (bucket, is_default) in names.buckets(sidecar) {
-            let [kept, expected] = [sidecar, &*plugin].map(|address| histories(address, &bucket, is_default));
+            let [kept, expected] = [(sidecar, false), (&*plugin, true)]
+                .map(|(address, is_plugins)| histories(address, &bucket, is_default, is_plugins));
             for uri in kept.keys().chain(expected.keys()) {
                 assert_eq!(kept.get(uri), expected.get(uri), "{uri}: {}", replay(&log));
             }

@@ -8,6 +8,7 @@ use super::wire::{basic, exchange};
 use crate::mirror_equals_upstream::random::Random;
 
 mod attacks;
+mod churn;
 
 /// What no ordinary client sends. Only what has one of these may be refused by the sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +145,9 @@ impl Request {
     pub fn draw(random: &mut Random, names: &Names) -> Self {
         if random.below(6) == 0 {
             return attacks::draw(random, names);
+        }
+        if random.below(12) == 0 {
+            return churn::draw(random, names);
         }
         let mut odd = Vec::new();
         let user = &names.users[below(random, names.users.len())];
