@@ -9,12 +9,12 @@ use tokio::sync::watch;
 use crate::access::Access;
 use crate::feeds::Feeds;
 use crate::feeds::follow::Sources;
-use crate::history::{History, Watching};
+use crate::history::History;
+use crate::history::keeper::Keeper;
 use crate::journal::Journal;
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
-use crate::observe::Observer;
 use crate::purge::Purger;
 use crate::settings::{ChangesMode, Settings};
 use crate::timeline::broadcast::Broadcasts;
@@ -28,6 +28,8 @@ use crate::wire::body::Response;
 use crate::wire::buffers::{Buffers, Hold, NoRoom};
 use crate::wire::lent::{Lent, Loans};
 use crate::wire::peer::{Peer, client};
+use crate::writes::effects::Observer;
+use crate::writes::{Watching, Writes};
 
 /// The state of one process.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct App {
     pub access: Arc<Access>,
     /// Understands the writes that pass through.
     pub observer: Arc<Observer>,
+    /// Writes on their way.
+    pub writes: Arc<Writes>,
     /// The history that the sidecar keeps.
     pub history: Arc<History>,
     /// What push services are told.
@@ -113,8 +117,11 @@ impl App {
         ));
         let access = Arc::new(Access::new(&settings));
         let observer = Arc::new(Observer::new(timeline.clone(), access.clone(), upstream.clone()));
-        let history = History::new(&settings, journal, access.clone(), timeline.clone(), upstream.clone());
-        background.spawn(history.clone().run(observer.clone(), mirrors.clone(), watching));
+        let keeper = Arc::new(Keeper::new(&settings, journal));
+        let writes =
+            Writes::new(&settings, keeper.clone(), access.clone(), timeline.clone(), upstream.clone());
+        background.spawn(writes.clone().run(observer.clone(), mirrors.clone(), watching));
+        let history = Arc::new(History::new(&settings, keeper, writes.clone(), access.clone()));
         background.spawn(poller.clone().run(upstream.clone(), settings.overlap));
         background.spawn(recheck::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
         let feeds = Feeds::start(
@@ -141,6 +148,7 @@ impl App {
             mirrors,
             access,
             observer,
+            writes,
             history,
             broadcasts: Broadcasts::default(),
             feeds: Arc::new(feeds),

@@ -20,11 +20,8 @@ use crate::endpoints::{self, fail, root};
 use crate::error::Error;
 use crate::feeds::Subject;
 use crate::forward;
-use crate::history;
 use crate::kinto::{RequestPath, Resource, Sent, Timestamp};
 use crate::metrics::{self, CacheOutcome};
-use crate::observe::batch::SubAnswer;
-use crate::observe::default_bucket;
 use crate::route::Route;
 use crate::settings::Settings;
 use crate::upstream::UpstreamError;
@@ -34,6 +31,9 @@ use crate::wire::headers;
 use crate::wire::limited;
 use crate::wire::peer::Peer;
 use crate::wire::request_id;
+use crate::writes::effects::batch::SubAnswer;
+use crate::writes::effects::default_bucket;
+use crate::writes::{LARGEST_SENT, Write};
 
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
 pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
@@ -216,8 +216,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
         let (mut parts, body) = request.into_parts();
         // What comes back has to be read here.
         parts.headers.remove(ACCEPT_ENCODING);
-        let mut write =
-            history::Write::new(&parts.method, &path, &parts.headers, credentials, default.as_ref());
+        let mut write = Write::new(&parts.method, &path, &parts.headers, credentials, default.as_ref());
         let body = match small(&parts, body, &mut hold).await? {
             Ok(body) => {
                 write = write.with_body(&body);
@@ -225,7 +224,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             }
             Err(body) => body,
         };
-        let recording = core.app.history.begin(vec![write]).await?;
+        let recording = core.app.writes.begin(vec![write]).await?;
         let request = Request::from_parts(parts, body);
         let (answer, body) = forward::buffered(&core, request, &peer, &mut hold).await?;
         let modified = answer.headers.get(ETAG).and_then(Timestamp::from_etag);
@@ -249,7 +248,7 @@ async fn small(parts: &Parts, body: Body, hold: &mut Hold) -> Result<Result<Byte
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let is_expected = parts.headers.contains_key(EXPECT);
     match length {
-        Some(length) if length <= history::LARGEST_SENT && !is_expected => {
+        Some(length) if length <= LARGEST_SENT && !is_expected => {
             Ok(Ok(body::read_held(body, length, hold).await?))
         }
         _ => Ok(Err(body)),

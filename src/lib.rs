@@ -6,8 +6,9 @@
 //! - **A request** comes in at [`server`] (one thread and one runtime for each core), and its whole life can be read from
 //!   top to bottom in [`handler`]. [`route`] says whose it is: the closed table of what the sidecar answers itself, under
 //!   [`endpoints`], and everything else, which [`forward`] passes on unchanged.
-//! - **A write** that passes is shown to [`observe`] before its client has the answer. It tells the [`timeline`] (newest
-//!   timestamp of each collection) and [`access`] (who may read what, as the upstream said).
+//! - **A write** that passes goes through [`writes`] before its client has the answer: into the [`journal`], where the
+//!   sidecar keeps the history, to the [`timeline`] (newest timestamp of each collection) and to [`access`] (who may read
+//!   what, as the upstream said). [`history`] shows who wrote what to those who may see it.
 //! - **A change** moves a collection's [`timeline::clock`]. Whoever next asks for its changeset finds the [`mirror`] behind
 //!   the clock, and one delta brings it up to date for all. Changes that pass elsewhere are found by [`timeline::poll`].
 //! - **An answer** is a slice of bytes that are already there ([`mirror::content`], [`timeline::document`]), compressed
@@ -31,8 +32,9 @@
 //! | `endpoints`, `forward` | what the sidecar answers itself, and what it passes on |
 //! | `app`, `route` | what all requests share, and whose a request is |
 //! | `feeds` | live and normal feeds |
-//! | `history` | what was written by whom, from intents to entries |
-//! | `observe`, `purge` | what passing writes mean for timestamps and permissions; the caches in front |
+//! | `history` | who sees what of what was written by whom |
+//! | `writes`, `purge` | one life of a write, and what it means for others; the caches in front |
+//! | `history/keeper` | whose the history is |
 //! | `mirror` | contents of collections |
 //! | `timeline` | timestamps of collections, and when to ask for them |
 //! | `access` | who may read what, as the upstream said |
@@ -69,7 +71,6 @@ pub mod journal;
 pub mod kinto;
 pub mod metrics;
 pub mod mirror;
-pub mod observe;
 pub mod purge;
 pub mod query;
 pub mod route;
@@ -80,3 +81,4 @@ pub mod telemetry;
 pub mod timeline;
 pub mod upstream;
 pub mod wire;
+pub mod writes;

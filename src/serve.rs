@@ -50,7 +50,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         eprintln!("metrics and health on {}", admin.address());
         serve_admin(&background, admin, &app, &upstream)?;
     }
-    let history = Arc::clone(&app.history);
+    let writes = Arc::clone(&app.writes);
     let server = Server::open(app, upstream)?;
     eprintln!("listening on {}", server.address());
     let threads = server.start()?;
@@ -66,7 +66,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
             () = told_to_stop(&mut stops) => {}
         }
     });
-    background.block_on(history.flush());
+    background.block_on(writes.flush());
     // What still runs is left behind: the process ends with it.
     background.shutdown_background();
     Ok(())

@@ -28,13 +28,13 @@ use crate::endpoints::fail;
 use crate::error::Error;
 use crate::forward;
 use crate::kinto::Timestamp;
-use crate::observe::batch::SubAnswer;
-use crate::observe::{self, default_bucket};
 use crate::route::Route;
 use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::peer::Peer;
+use crate::writes::effects::batch::SubAnswer;
+use crate::writes::effects::{self, default_bucket};
 use request::{Batch, SubRequest};
 
 /// The most that a sub-answer of the sidecar's may take that says why there is none, in bytes.
@@ -218,7 +218,7 @@ async fn exchange(
     for request in batch.requests.iter().filter(|request| request.own.is_none()) {
         let default = default_bucket(observer, &core.upstream, &request.path, &request.credentials).await;
         let (method, path) = (request.method.clone(), request.path.clone());
-        writes.push(observe::batch::SubRequest { method, path, default });
+        writes.push(effects::batch::SubRequest { method, path, default });
     }
     let recorded = {
         let (batch, headers) = (Arc::clone(batch), parts.headers.clone());
@@ -229,7 +229,7 @@ async fn exchange(
         }
     };
     let recorded = aside::run(batch.work(), recorded).await?;
-    let recording = core.app.history.begin(recorded).await?;
+    let recording = core.app.writes.begin(recorded).await?;
     let passing = observer.begin_batch(&writes);
     let mut parts = parts.clone();
     // What comes back has to be read here.

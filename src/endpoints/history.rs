@@ -165,7 +165,7 @@ impl Listing<'_> {
         {
             return Ok(refusal.replay());
         }
-        core.app.history.look_at_bucket(journal, bucket, credentials, None).await?;
+        core.app.writes.look_at_bucket(journal, bucket, credentials, None).await?;
         let (preconditions, given, changed) = self.parameters()?;
         if !preconditions.is_none() {
             let timestamp = journal.timestamp(bucket).await?;

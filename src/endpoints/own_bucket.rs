@@ -11,10 +11,10 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use crate::access::{Credentials, Verdict};
 use crate::app::Core;
 use crate::error::Error;
-use crate::history::{self, Recording};
 use crate::journal::Object;
 use crate::kinto::{CollectionKey, RequestPath};
-use crate::observe::batch::SubAnswer;
+use crate::writes::effects::batch::SubAnswer;
+use crate::writes::{Recording, Write};
 
 /// The collection that the requester means, and whether they may read it and all of its records.
 pub async fn readable(
@@ -83,9 +83,9 @@ impl DefaultRead {
         if own.is_none() {
             return Self(Recording::nothing());
         }
-        let read = history::Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own);
+        let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own);
         // What cannot be written down does not keep anybody from reading.
-        Self(core.app.history.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
+        Self(core.app.writes.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
     }
 
     /// It was answered. When this returns, the journal has what was made.

@@ -81,7 +81,7 @@ pub async fn answer(
         return Ok(refusal.replay());
     }
 
-    core.app.history.look_at_bucket(journal, &bucket, &credentials, None).await?;
+    core.app.writes.look_at_bucket(journal, &bucket, &credentials, None).await?;
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
     let snapshot = Snapshot { core, journal, key, collection, moment };
     let (records, is_complete) =

@@ -47,19 +47,19 @@ impl History {
         credentials: &Credentials,
     ) -> Result<ControlFlow<Arc<Refusal>, Visible>, Error> {
         let everything = Visible::everything(self, upstream, journal, bucket);
-        let readers = &self.kinto.history_read_principals;
+        let readers = &self.readers;
         if !readers.is_empty() && self.access.has_principal(upstream, credentials, readers).await? {
             return Ok(ControlFlow::Continue(everything));
         }
         let object = Object::Bucket(bucket.to_owned());
         let refusal = match self.access.may_read_object(upstream, &object, credentials).await? {
             Verdict::Granted(granted) => {
-                self.look_at_bucket(journal, bucket, credentials, granted.metadata).await?;
+                self.writes.look_at_bucket(journal, bucket, credentials, granted.metadata).await?;
                 return Ok(ControlFlow::Continue(everything));
             }
             Verdict::Refused(refusal) => refusal,
         };
-        if !self.kinto.explicit_permissions {
+        if !self.explicit_permissions {
             return Ok(ControlFlow::Break(refusal));
         }
         let identity = self.access.identity(upstream, credentials).await?;

@@ -22,11 +22,11 @@ use crate::access::Credentials;
 use crate::aside;
 use crate::error::Error;
 use crate::forward::is_host;
-use crate::history;
 use crate::kinto::{RequestPath, Sent};
 use crate::route::Endpoint;
 use crate::route::Route;
 use crate::settings::Settings;
+use crate::writes::Write;
 
 /// The methods that Kinto takes.
 const METHODS: [Method; 7] =
@@ -299,10 +299,9 @@ impl SubRequest {
     }
 
     /// The request as the history sees it.
-    pub(super) fn recorded(&self, outer: &HeaderMap, default: Option<&Arc<str>>) -> history::Write {
+    pub(super) fn recorded(&self, outer: &HeaderMap, default: Option<&Arc<str>>) -> Write {
         let (headers, credentials) = (self.headers_within(outer), self.credentials.clone());
-        history::Write::new(&self.method, &self.path, &headers, credentials, default)
-            .with_data(self.data.as_deref())
+        Write::new(&self.method, &self.path, &headers, credentials, default).with_data(self.data.as_deref())
     }
 
     /// The batch's own headers, overridden by those of the sub-request.

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, Method};
 use kinto_sidecar::access::Credentials;
-use kinto_sidecar::history::Write;
+use kinto_sidecar::writes::Write;
 use kinto_sidecar::journal::Object;
 use kinto_sidecar::kinto::{RequestPath, Resource, Sent, is_segment};
 use kinto_sidecar::route::Route;

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kinto_sidecar::endpoints::root;
-use kinto_sidecar::history::answer::Version;
+use kinto_sidecar::writes::answer::Version;
 use kinto_sidecar::kinto::Timestamp;
 use kinto_sidecar::mirror::content::{Content, Update};
 use kinto_sidecar::upstream::kinto::{Metadata, Source};
-use kinto_sidecar::observe::answer::Objects;
+use kinto_sidecar::writes::objects::Objects;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use support::{Answer, Kinto, Sidecar};

@@ -5,7 +5,7 @@
 
 use super::answer::Version;
 use super::write::{Target, Write};
-use super::{History, changed};
+use super::{Writes, changed};
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
 use crate::kinto::Resource;
@@ -16,7 +16,7 @@ pub(super) const METHOD: &str = "GET";
 
 /// The creations that a request in the default bucket brought about, as far as they are not known yet.
 pub(super) async fn created(
-    history: &History,
+    history: &Writes,
     journal: &Journal,
     write: &Write,
 ) -> Result<Vec<Change>, Error> {

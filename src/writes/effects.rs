@@ -18,19 +18,16 @@ use http::{Method, StatusCode};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-pub mod answer;
 pub mod batch;
-mod heard;
-mod pending;
 
+use super::objects::Objects;
+use super::pending::Pending;
 use crate::access::{Access, Credentials};
 use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp};
 use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
 use crate::upstream::Upstream;
 use crate::upstream::kinto::{ReadError, Source};
-use answer::Objects;
-use pending::Pending;
 
 /// How long the upstream is left alone after it could not say a timestamp: at first, and at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
@@ -39,8 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Knows what writes mean.
 #[derive(Debug)]
 pub struct Observer {
-    timeline: Arc<Timeline>,
-    access: Arc<Access>,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) access: Arc<Access>,
     /// Asks where an answer does not say enough.
     source: Source,
     /// The collections for which the upstream is asked again and again, because it could not answer.
@@ -145,7 +142,7 @@ impl Observer {
     }
 
     /// Learns a collection's timestamp from the upstream; later, where it cannot answer now.
-    async fn ask(self: &Arc<Self>, key: &CollectionKey) {
+    pub(super) async fn ask(self: &Arc<Self>, key: &CollectionKey) {
         self.timeline.clock(key).touch();
         if self.learn(key).await || !self.pending().insert(key) {
             return;

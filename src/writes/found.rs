@@ -1,13 +1,13 @@
 //! What was found when the upstream was looked at, as an outcome for the journal.
 
 use super::answer;
-use super::examine::ExamineError;
 use super::lives::is_another;
-use super::{History, list};
+use super::lookup::ExamineError;
+use super::{Writes, versions};
 use crate::journal::{Action, Change, IntentGroup, Journal, Object, Outcome};
 use crate::upstream::kinto::ReadError;
 
-impl History {
+impl Writes {
     /// What was found, as an outcome: of a bucket that is another one now, as its creation.
     pub(super) async fn outcome_of_found(
         &self,
@@ -42,7 +42,7 @@ impl History {
                 present.push(change);
                 continue;
             };
-            let now = match list::look(&self.source, &change.object).await {
+            let now = match versions::look(&self.source, &change.object).await {
                 Ok(now) => now,
                 // Nobody can be asked.
                 Err(ReadError::Gone | ReadError::Refused(_)) => None,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::answer::Version;
 use super::sent;
 use super::write::{Target, object_in};
-use super::{History, changed, implicit, list};
+use super::{Writes, changed, default_bucket, versions};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::query::members;
@@ -97,7 +97,7 @@ impl Lingering {
 
 /// The changes that these writes made, as far as they are not recorded.
 pub(super) async fn examine(
-    history: &History,
+    history: &Writes,
     journal: &Journal,
     questions: &[Question],
 ) -> Result<Vec<Change>, ExamineError> {
@@ -130,7 +130,7 @@ pub(super) async fn examine(
 /// Waits until the writes in a bucket, or anywhere, that are under way now have recorded what they wrote. Those that are being looked
 /// up are waited for only by who does not look up anything themself: two that do would wait for each other.
 pub(super) async fn others_settled(
-    history: &History,
+    history: &Writes,
     journal: &Journal,
     bucket: Option<&str>,
     is_looking_up: bool,
@@ -163,7 +163,7 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         Change { is_found: true, ..change }
     };
     let looked = match Target::of(&method, Resource::of(&intent.uri)) {
-        None if intent.method == implicit::METHOD => made(journal, source, intent).await,
+        None if intent.method == default_bucket::METHOD => made(journal, source, intent).await,
         None => return Ok(Vec::new()),
         Some(Target::Everything) => return ended(journal, source).await,
         Some(Target::Object(object) | Target::Part(object)) => one(source, intent, object).await,
@@ -192,7 +192,7 @@ async fn made(
     intent: &Intent,
 ) -> Result<Vec<(Object, Version)>, ReadError> {
     let mut versions = Vec::new();
-    for object in implicit::objects(&intent.uri) {
+    for object in default_bucket::objects(&intent.uri) {
         match one(source, intent, object).await {
             Ok(version) => versions.extend(version),
             Err(ReadError::Gone | ReadError::Refused(_)) => {}
@@ -206,7 +206,7 @@ async fn made(
 }
 
 async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, ReadError> {
-    let version = list::look(source, &object).await?;
+    let version = versions::look(source, &object).await?;
     let is_theirs = |version: &Version| {
         let may_be_new = version.modified > intent.known || intent.sent.is_some();
         may_be_new && may_have_made(intent, version.deleted, &version.data)
@@ -222,7 +222,7 @@ async fn several(
     method: &Method,
     uri: &str,
 ) -> Result<Vec<(Object, Version)>, ReadError> {
-    let listed = list::newer(source, uri, intent.known, "").await?;
+    let listed = versions::newer(source, uri, intent.known, "").await?;
     let versions =
         listed.versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
     let missing: BTreeSet<_> = journal
@@ -247,7 +247,7 @@ async fn several(
 async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, ExamineError> {
     let mut changes = Vec::new();
     for (object, modified) in journal.alive("/buckets").await? {
-        match list::look(source, &object).await {
+        match versions::look(source, &object).await {
             Ok(Some(version)) if !version.deleted => {}
             Ok(_) => changes.push(Change {
                 object,
@@ -287,7 +287,7 @@ fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
 /// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.
 #[derive(Debug)]
 pub(super) struct Examining<'h> {
-    history: &'h History,
+    history: &'h Writes,
     group: IntentGroup,
 }
 
@@ -303,9 +303,9 @@ impl Drop for Examining<'_> {
     }
 }
 
-// === impl History ===
+// === impl Writes ===
 
-impl History {
+impl Writes {
     pub(super) fn examining(&self, group: IntentGroup) -> Examining<'_> {
         *self.examined().entry(group.0).or_default() += 1;
         Examining { history: self, group }

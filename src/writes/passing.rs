@@ -7,16 +7,16 @@ use http::StatusCode;
 use tokio::runtime::Handle;
 
 use super::answer::{self, Said};
-use super::examine::{self, Question};
-use super::turns::{Order, Turn};
+use super::effects::batch::SubAnswer;
+use super::lookup::{self, Question};
+use super::order::{Order, Turn};
 use super::write::{Target, Write};
-use super::{History, implicit, list, lives};
+use super::{Writes, default_bucket, lives, versions};
 use crate::access::Credentials;
 use crate::aside;
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::observe::batch::SubAnswer;
 use crate::settings::JournalFailure;
 use crate::upstream::kinto::Source;
 
@@ -30,7 +30,7 @@ pub struct Recording(Option<Kept>);
 
 #[derive(Debug)]
 struct Kept {
-    history: Arc<History>,
+    history: Arc<Writes>,
     journal: Journal,
     /// `None` where the journal could not take them, and the operator wants writes to go on.
     group: Option<IntentGroup>,
@@ -54,14 +54,14 @@ impl Recording {
 
     /// Writes down the intents of `writes`.
     pub(super) async fn begin(
-        history: Arc<History>,
+        history: Arc<Writes>,
         journal: Journal,
         writes: Vec<Write>,
     ) -> Result<Self, Error> {
         let (mut intents, mut implicit) = (Vec::with_capacity(writes.len()), Vec::new());
         for write in &writes {
             let mut intent = None;
-            let creates = implicit::may_create(&journal, write).await?;
+            let creates = default_bucket::may_create(&journal, write).await?;
             if write.target.is_some() || creates {
                 let user_id = user_id(&history, &write.credentials).await?;
                 if let Some(target) = &write.target {
@@ -70,7 +70,7 @@ impl Recording {
                 }
                 if creates {
                     let made = write.intent(user_id, Timestamp::ZERO);
-                    let made = Intent { method: implicit::METHOD.to_owned(), sent: None, ..made };
+                    let made = Intent { method: default_bucket::METHOD.to_owned(), sent: None, ..made };
                     implicit.push((made, write.credentials.clone()));
                 }
             }
@@ -143,7 +143,7 @@ impl Kept {
         for (index, ((write, answer), said)) in self.writes.iter().zip(&**answers).zip(said).enumerate() {
             // What was not there, or was not to be written, may yet have had its collection made.
             if !answer.status.is_server_error() && answer.status != StatusCode::UNAUTHORIZED {
-                let created = implicit::created(&self.history, &self.journal, write).await;
+                let created = default_bucket::created(&self.history, &self.journal, write).await;
                 // What it made and could not be looked at is found as what passes elsewhere.
                 changes.extend(created.unwrap_or_default());
             }
@@ -232,10 +232,10 @@ impl Kept {
         }
     }
 
-    async fn examine(&mut self) -> Result<Outcome, examine::ExamineError> {
+    async fn examine(&mut self) -> Result<Outcome, lookup::ExamineError> {
         self.turns.clear();
         let _mark = self.group.map(|group| self.history.examining(group));
-        let changes = examine::examine(&self.history, &self.journal, &self.questions()).await?;
+        let changes = lookup::examine(&self.history, &self.journal, &self.questions()).await?;
         self.history.outcome_of_found(&self.journal, self.group, changes).await
     }
 
@@ -278,7 +278,7 @@ impl Kept {
         answer: &SubAnswer,
     ) -> Option<Change> {
         let source = Source::on_behalf(self.history.upstream.clone(), write.credentials.headers());
-        let mut version = list::look(&source, &object).await.ok()??;
+        let mut version = versions::look(&source, &object).await.ok()??;
         // Without its timestamp, nobody can tell whose version it is.
         let said =
             answer.modified.or_else(|| Some(answer::Version::of_answer(&answer.body, false)?.modified));
@@ -310,7 +310,7 @@ impl Kept {
     }
 }
 
-async fn user_id(history: &History, credentials: &Credentials) -> Result<Option<String>, Error> {
+async fn user_id(history: &Writes, credentials: &Credentials) -> Result<Option<String>, Error> {
     if credentials.is_anonymous() {
         return Ok(None);
     }
@@ -318,7 +318,7 @@ async fn user_id(history: &History, credentials: &Credentials) -> Result<Option<
 }
 
 /// The newest timestamp that is known of the list that a write is about.
-async fn newest(history: &History, journal: &Journal, target: &Target) -> Timestamp {
+async fn newest(history: &Writes, journal: &Journal, target: &Target) -> Timestamp {
     let Some(list) = target.list() else { return Timestamp::ZERO };
     if let crate::kinto::Resource::Records(bucket, collection) = crate::kinto::Resource::of(&list) {
         let clock = history.timeline.known_clock(&CollectionKey::new(&bucket, &collection));

@@ -9,8 +9,8 @@
 use std::collections::HashMap;
 
 use super::answer::Version;
-use super::examine::{self, ExamineError};
-use super::{History, Write, changed, list};
+use super::lookup::{self, ExamineError};
+use super::{Write, Writes, changed, versions};
 use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Life, Object};
@@ -43,7 +43,7 @@ pub(super) async fn of_answers(journal: &Journal, changes: &[Change]) -> Result<
     Ok(lives)
 }
 
-impl History {
+impl Writes {
     /// Looks whether a bucket is still the one whose history is about to be shown, where it has another version than was
     /// recorded. `shown` is the version that the requester was shown, where they were.
     pub async fn look_at_bucket(
@@ -65,15 +65,15 @@ impl History {
             return Ok(());
         }
         let requesters = Source::on_behalf(self.upstream.clone(), credentials.headers());
-        let version = match list::look(&self.source, &object).await {
-            Ok(None) | Err(ReadError::Refused(_)) => list::look(&requesters, &object).await,
+        let version = match versions::look(&self.source, &object).await {
+            Ok(None) | Err(ReadError::Refused(_)) => versions::look(&requesters, &object).await,
             looked => looked,
         };
         let Some(version) = version.ok().flatten().filter(|version| !version.deleted) else { return Ok(()) };
         if known().await? == Some(version.modified) {
             return Ok(());
         }
-        examine::others_settled(self, journal, Some(bucket), true).await?;
+        lookup::others_settled(self, journal, Some(bucket), true).await?;
         if known().await?.is_none_or(|known| known == version.modified) {
             return Ok(());
         }
@@ -147,7 +147,7 @@ fn has_any(known: &[(Object, Timestamp)], there: &HashMap<Object, Timestamp>, bu
 /// What is in a list; `None` where that may not be read.
 async fn versions(source: &Source, list: &str) -> Result<Option<HashMap<Object, Timestamp>>, ExamineError> {
     let (list, query) = list.split_once('?').unwrap_or((list, ""));
-    match list::alive(source, list, query).await {
+    match versions::alive(source, list, query).await {
         Ok(listed) => Ok(Some(
             listed.versions.into_iter().map(|(object, version)| (object, version.modified)).collect(),
         )),

@@ -22,9 +22,9 @@ mod watched;
 mod watching;
 
 use super::answer::Version;
-use super::examine::ExamineError;
-use super::list::{self, Listed};
-use super::{History, changed, examine};
+use super::lookup::ExamineError;
+use super::versions::{self, Listed};
+use super::{Writes, changed, lookup};
 use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
@@ -48,7 +48,7 @@ const AT_ONCE: usize = 500;
 /// Watches until the process ends.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    history: Arc<History>,
+    history: Arc<Writes>,
     journal: Journal,
     mirrors: Arc<Mirrors>,
     settings: Watching,
@@ -81,7 +81,7 @@ impl From<ExamineError> for WatchError {
 impl Watcher {
     /// Watches for `history`.
     pub(super) fn new(
-        history: Arc<History>,
+        history: Arc<Writes>,
         journal: Journal,
         mirrors: Arc<Mirrors>,
         settings: Watching,
@@ -292,9 +292,9 @@ impl Watcher {
         let Listed { timestamp, mut versions } = match self.settings.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
-                None => list::alive(&self.history.source, uri, "").await?,
+                None => versions::alive(&self.history.source, uri, "").await?,
             },
-            Backfill::None => list::alive(&self.history.source, uri, "_fields=last_modified").await?,
+            Backfill::None => versions::alive(&self.history.source, uri, "_fields=last_modified").await?,
         };
         let newest = newest(&versions);
         versions.reverse();
@@ -324,7 +324,7 @@ impl Watcher {
         let since = watermark.back(self.settings.overlap);
         let Listed { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
-            None => list::newer(&self.history.source, uri, since, "").await?,
+            None => versions::newer(&self.history.source, uri, since, "").await?,
         };
         let newest = newest(&versions);
         let mut missing = self.missing(&versions).await?;
@@ -361,9 +361,9 @@ impl Watcher {
             })
             .map(|change| change.object.clone())
             .collect();
-        outcome
-            .watermarks
-            .extend(created.iter().flat_map(super::answer::lists_in).map(|list| (list, Timestamp::ZERO)));
+        outcome.watermarks.extend(
+            created.iter().flat_map(crate::writes::answer::lists_in).map(|list| (list, Timestamp::ZERO)),
+        );
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok((timestamp, newest))
@@ -377,7 +377,7 @@ impl Watcher {
             }
             _ => None,
         };
-        examine::others_settled(&self.history, &self.journal, bucket.as_deref(), false).await
+        lookup::others_settled(&self.history, &self.journal, bucket.as_deref(), false).await
     }
 
     /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history
@@ -390,7 +390,7 @@ impl Watcher {
         }
         match self.mirrors.current(&key, Some(self.history.timeline.clock(&key).timestamp())).await {
             Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
-                list::of_content(uri, &state.content, since).map(Some)
+                versions::of_content(uri, &state.content, since).map(Some)
             }
             Ok((_, Freshness::Stale)) | Err(ReadError::Oversize) => Ok(None),
             Err(error) => Err(error),

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::answer::Objects;
-use super::{Observer, Passing, Target};
 use crate::kinto::{CollectionKey, RequestPath, Timestamp};
+use crate::writes::effects::{Observer, Passing, Target};
+use crate::writes::objects::Objects;
 
 /// The writes of a batch on their way.
 #[derive(Debug)]

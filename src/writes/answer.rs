@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::changed;
+use super::effects::batch::SubAnswer;
 use super::write::{Target, Write, object_in};
 use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
 use crate::kinto::Timestamp;
 use crate::kinto::head::Head;
-use crate::observe::batch::SubAnswer;
 
 /// A version of an object.
 #[derive(Debug, Clone)]

@@ -1,0 +1,127 @@
+//! Who keeps the history: the upstream, or the sidecar in its journal.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::journal::{Journal, JournalError};
+use crate::settings::{HistoryMode, HistorySettings, JournalUrl, Settings};
+use crate::upstream::{Upstream, UpstreamError};
+
+/// How long a journal that cannot be opened is left alone.
+const BETWEEN_OPENINGS: Duration = Duration::from_secs(1);
+
+/// The longest pause between two questions to an upstream that does not say whose the history is.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Knows who keeps the history, and holds the journal where the sidecar does.
+#[derive(Debug)]
+pub struct Keeper {
+    mode: HistoryMode,
+    place: JournalUrl,
+    rules: HistorySettings,
+    explicit_permissions: bool,
+    /// Once it was opened.
+    journal: OnceLock<Journal>,
+    /// Whether the upstream keeps the history itself, once it said so.
+    upstreams: OnceLock<bool>,
+}
+
+#[derive(Deserialize)]
+struct Root {
+    capabilities: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Keeper {
+    /// Keeps history in `journal`, or, where there is none yet and the settings want one, in the one that [`Self::open`]
+    /// opens.
+    pub fn new(settings: &Settings, journal: Option<Journal>) -> Self {
+        Self {
+            mode: settings.history_mode,
+            place: settings.journal.clone(),
+            rules: settings.history.clone(),
+            explicit_permissions: settings.kinto.explicit_permissions,
+            journal: journal.map_or_else(OnceLock::new, OnceLock::from),
+            upstreams: OnceLock::new(),
+        }
+    }
+
+    /// Opens the journal where it is not open yet, as often as it takes; `None` where the settings want none.
+    pub async fn open(&self) -> Option<Journal> {
+        if !self.mode.wants_journal() {
+            return None;
+        }
+        loop {
+            if let Some(journal) = self.journal.get() {
+                return Some(journal.clone());
+            }
+            match Journal::open(&self.place, &self.rules, self.explicit_permissions).await {
+                Ok(journal) => _ = self.journal.set(journal),
+                Err(error) => {
+                    tracing::error!(%error, "no history can be kept yet");
+                    tokio::time::sleep(BETWEEN_OPENINGS).await;
+                }
+            }
+        }
+    }
+
+    /// The journal, where the sidecar keeps the history. Where that depends on the upstream and it has not said yet, it is
+    /// asked.
+    pub async fn journal(&self, upstream: &Upstream) -> Result<Option<&Journal>, Error> {
+        if !self.mode.wants_journal() || self.is_upstreams(upstream).await? {
+            return Ok(None);
+        }
+        self.journal.get().map(Some).ok_or(Error::Unavailable { retry_after: None })
+    }
+
+    /// The journal, where it is open, whoever keeps the history.
+    pub fn opened(&self) -> Option<&Journal> {
+        self.journal.get()
+    }
+
+    /// Whether the history is the sidecar's as far as it is known.
+    pub fn is_own(&self) -> bool {
+        self.mode.wants_journal() && self.upstreams.get() != Some(&true)
+    }
+
+    /// Whether the history is the sidecar's, once the upstream says it.
+    pub async fn is_own_at_last(&self, upstream: &Upstream) -> bool {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            if let Ok(journal) = self.journal(upstream).await {
+                return journal.is_some();
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn is_upstreams(&self, upstream: &Upstream) -> Result<bool, Error> {
+        match self.mode {
+            HistoryMode::Journal => return Ok(false),
+            HistoryMode::Upstream | HistoryMode::Off => return Ok(true),
+            HistoryMode::Auto => {}
+        }
+        if let Some(known) = self.upstreams.get() {
+            return Ok(*known);
+        }
+        let answer = upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(Error::Unavailable { retry_after: None });
+        }
+        let root: Root = serde_json::from_slice(answer.body())
+            .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
+        Ok(*self.upstreams.get_or_init(|| root.capabilities.contains_key("history")))
+    }
+}
+
+impl From<JournalError> for Error {
+    fn from(error: JournalError) -> Self {
+        tracing::error!(%error, "the journal failed");
+        Self::Unavailable { retry_after: None }
+    }
+}

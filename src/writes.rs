@@ -1,0 +1,211 @@
+//! One life of a write: what the sidecar knows of it before the upstream does, and what it learns from the answer.
+//!
+//! ```text
+//! Writes::begin ── the intents of a write are in the journal: who, what method, what URI
+//!      │
+//!   upstream
+//!      │
+//! Recording::answered ── what the answer says was written becomes entries, and the intents are closed
+//! ```
+//!
+//! A write of which no answer says what became of it, because there is none, because it is a 5xx or because the process
+//! died, is looked up in the upstream by [`lookup`]. What passes elsewhere is found by [`elsewhere`]. What other sidecars on
+//! the same journal record is told to the timeline by [`other_sidecars`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch as state;
+
+pub mod answer;
+mod default_bucket;
+pub mod effects;
+mod elsewhere;
+mod found;
+mod lives;
+mod lookup;
+pub mod objects;
+mod order;
+mod other_sidecars;
+mod passing;
+mod pending;
+mod sent;
+mod versions;
+mod write;
+
+pub use elsewhere::Watching;
+pub use passing::Recording;
+pub use write::{LARGEST_SENT, Write};
+
+use crate::access::Access;
+use crate::error::Error;
+use crate::history::keeper::Keeper;
+use crate::journal::{Change, Journal, Object};
+use crate::kinto::Timestamp;
+use crate::mirror::Mirrors;
+use crate::settings::{JournalFailure, Settings};
+use crate::timeline::Timeline;
+use crate::upstream::Upstream;
+use crate::upstream::kinto::Source;
+use effects::Observer;
+
+/// How long a write waits for the writes that a former process left open to be looked up.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Writes down what passes, where the history is the sidecar's to keep.
+#[derive(Debug)]
+pub struct Writes {
+    keeper: Arc<Keeper>,
+    on_failure: JournalFailure,
+    /// Becomes `true` when what a former process left open was looked up.
+    recovered: state::Sender<bool>,
+    /// Groups that are being looked up, and by how many.
+    examined: Mutex<HashMap<i64, usize>>,
+    lingering: lookup::Lingering,
+    turns: order::Turns,
+    /// For each list the newest timestamp that a passing write brought.
+    recorded: Mutex<HashMap<String, Timestamp>>,
+    access: Arc<Access>,
+    timeline: Arc<Timeline>,
+    /// Asks as the service account.
+    source: Source,
+    upstream: Upstream,
+}
+
+impl Writes {
+    /// Writes to the journal that `keeper` holds. Asks as the service account through `upstream`.
+    pub fn new(
+        settings: &Settings,
+        keeper: Arc<Keeper>,
+        access: Arc<Access>,
+        timeline: Arc<Timeline>,
+        upstream: Upstream,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            keeper,
+            on_failure: settings.history.on_journal_failure,
+            recovered: state::Sender::new(false),
+            examined: Mutex::default(),
+            lingering: lookup::Lingering::default(),
+            turns: order::Turns::default(),
+            recorded: Mutex::default(),
+            access,
+            timeline,
+            source: Source::new(upstream.clone()),
+            upstream,
+        })
+    }
+
+    /// Opens the journal where it is not open yet, looks up what a former process left open, follows what others record,
+    /// and watches for what passes elsewhere. Ends where the history turns out not to be the sidecar's.
+    pub async fn run(self: Arc<Self>, observer: Arc<Observer>, mirrors: Arc<Mirrors>, settings: Watching) {
+        let Some(journal) = self.keeper.open().await else { return };
+        // What others record from here on is heard of, however long it takes to know whose the history is.
+        let news = journal.subscribe();
+        let left = self.left(&journal).await;
+        if left.is_empty() {
+            self.recovered.send_replace(true);
+            // Whose history it is can wait until the first clients are served.
+            tokio::time::sleep(settings.delay()).await;
+        }
+        if !self.keeper.is_own_at_last(&self.upstream).await {
+            return;
+        }
+        tokio::spawn(other_sidecars::follow(news, observer));
+        self.recover(&journal, left).await;
+        self.recovered.send_replace(true);
+        tokio::spawn(Arc::clone(&self).recover_others(journal.clone()));
+        elsewhere::Watcher::new(self, journal, mirrors, settings).run().await;
+    }
+
+    /// Writes down what is about to be written. The journal has it when this returns; where it cannot, the write has to
+    /// be refused, unless the operator wants it to go on.
+    pub async fn begin(self: &Arc<Self>, writes: Vec<Write>) -> Result<Recording, Error> {
+        // Until the upstream says that the history is its own, it is the sidecar's.
+        if !self.keeper.is_own() {
+            return Ok(Recording::nothing());
+        }
+        if writes.iter().all(|write| write.target.is_none()) {
+            return Ok(self.begin_reads(writes).await);
+        }
+        let Some(journal) = self.keeper.opened() else {
+            return match self.on_failure {
+                JournalFailure::Forward => Ok(Recording::nothing()),
+                JournalFailure::Refuse => Err(Error::Unavailable { retry_after: None }),
+            };
+        };
+        self.recovery().await?;
+        Recording::begin(Arc::clone(self), journal.clone(), writes).await
+    }
+
+    /// Writes down what reads in the default bucket are about to make. They go on without the journal, too.
+    async fn begin_reads(self: &Arc<Self>, reads: Vec<Write>) -> Recording {
+        let Some(journal) = self.keeper.opened().filter(|_| reads.iter().any(|read| read.is_default)) else {
+            return Recording::nothing();
+        };
+        Recording::begin(Arc::clone(self), journal.clone(), reads).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the default bucket makes is not in the journal yet");
+            Recording::nothing()
+        })
+    }
+
+    /// Waits until everything that was given to the journal is in it.
+    pub async fn flush(&self) {
+        if let Some(journal) = self.keeper.opened() {
+            journal.flush().await;
+        }
+    }
+
+    /// Waits until what a former process left open was looked up, so that nobody else's write is taken for it.
+    async fn recovery(&self) -> Result<(), Error> {
+        let mut recovered = self.recovered.subscribe();
+        let done = recovered.wait_for(|recovered| *recovered);
+        match tokio::time::timeout(LONGEST_WAIT, done).await {
+            Ok(Ok(_)) => Ok(()),
+            _ if self.on_failure == JournalFailure::Forward => Ok(()),
+            _ => Err(Error::Unavailable { retry_after: None }),
+        }
+    }
+
+    /// What a former process left open.
+    async fn left(&self, journal: &Journal) -> Vec<lookup::Left> {
+        loop {
+            match journal.abandoned().await {
+                Ok(left) => return left,
+                Err(error) => tracing::warn!(%error, "could not ask for the writes of a former process"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Passing writes made these changes.
+    fn recorded(&self, changes: &[Change]) {
+        let mut recorded = self.recorded.lock();
+        for change in changes {
+            let newest = recorded.entry(change.object.list()).or_default();
+            *newest = change.modified.max(*newest);
+        }
+    }
+
+    /// Whether a passing write brought a list to this timestamp.
+    fn is_recorded(&self, list: &str, timestamp: Timestamp) -> bool {
+        let recorded = self.recorded.lock();
+        recorded.get(list).is_some_and(|newest| *newest >= timestamp)
+    }
+}
+
+/// A change of an object to this version, as an answer told of it.
+fn changed(version: answer::Version, object: Object, user_id: Option<String>) -> Change {
+    Change {
+        object,
+        action: if version.deleted { Some(crate::journal::Action::Delete) } else { None },
+        modified: version.modified,
+        data: Some(version.data),
+        permissions: version.permissions,
+        user_id,
+        date: None,
+        is_found: false,
+    }
+}
