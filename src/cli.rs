@@ -108,7 +108,8 @@ fn command() -> Command {
         .help("any setting by its key; may be given several times");
     let flags = KEYS.iter().filter_map(|key| {
         let flag = key.flag?;
-        let argument = Arg::new(key.name).long(flag.long).help(key.meaning).global(true);
+        let argument =
+            Arg::new(key.name).long(flag.long).help(key.meaning).help_heading(key.section).global(true);
         Some(match flag.value {
             Some(value) => argument.value_name(value).action(ArgAction::Set),
             None => argument.action(ArgAction::SetTrue),

@@ -75,6 +75,17 @@ impl ServiceAuth {
     }
 }
 
+impl PartialEq for ServiceAuth {
+    /// Two are one where they are the same text or the same file, whatever that holds by now.
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Source::Header(one), Source::Header(other)) => one == other,
+            (Source::File(one), Source::File(other)) => one.path == other.path,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Debug for ServiceAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

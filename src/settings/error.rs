@@ -146,8 +146,8 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 pub enum Origin {
     /// Nowhere: the default is in force.
     Default,
-    /// The settings file.
-    File(PathBuf),
+    /// The settings file, and its line.
+    File(PathBuf, usize),
     /// This environment variable.
     Environment(String),
     /// `--set`.
@@ -161,7 +161,7 @@ impl Origin {
     pub(super) fn rank(&self) -> u8 {
         match self {
             Self::Default => 0,
-            Self::File(_) => 1,
+            Self::File(..) => 1,
             Self::Environment(_) => 2,
             Self::Assignment => 3,
             Self::Flag(_) => 4,
@@ -173,7 +173,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "in {}", path.display()),
+            Self::File(path, line) => write!(f, "in {}:{line}", path.display()),
             Self::Environment(name) => write!(f, "from {name}"),
             Self::Assignment => f.write_str("from --set"),
             Self::Flag(long) => write!(f, "from --{long}"),

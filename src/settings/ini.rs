@@ -21,9 +21,18 @@ const MAX_DEPTH: usize = 10;
 #[derive(Debug)]
 pub(super) struct IniFile {
     pub(super) path: PathBuf,
-    settings: BTreeMap<String, String>,
-    defaults: BTreeMap<String, String>,
+    settings: Section,
+    defaults: Section,
 }
+
+/// A value as written, and the line where it begins.
+#[derive(Clone, Debug)]
+struct Raw {
+    text: String,
+    line: usize,
+}
+
+type Section = BTreeMap<String, Raw>;
 
 impl IniFile {
     pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
@@ -42,13 +51,16 @@ impl IniFile {
         let mut defaults = sections.remove(DEFAULTS).unwrap_or_default();
         let here = absolute.parent().unwrap_or(absolute);
         for (name, place) in [("here", here), ("__file__", absolute)] {
-            defaults.entry(name.to_owned()).or_insert_with(|| place.display().to_string());
+            let place = || Raw { text: place.display().to_string(), line: 0 };
+            defaults.entry(name.to_owned()).or_insert_with(place);
         }
         settings.retain(|name, _| !defaults.contains_key(name));
         let taken: Vec<_> = settings
             .iter()
-            .filter_map(|(name, from)| Some((name.strip_prefix("get ")?.trim(), defaults.get(from)?)))
-            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .filter_map(|(name, Raw { text: from, line })| {
+                let text = defaults.get(from)?.text.clone();
+                Some((name.strip_prefix("get ")?.trim().to_owned(), Raw { text, line: *line }))
+            })
             .collect();
         settings.extend(taken);
         Ok(Self { path: path.to_owned(), settings, defaults })
@@ -61,12 +73,18 @@ impl IniFile {
 
     /// The value of a setting as written.
     pub(super) fn raw(&self, name: &str) -> Option<&str> {
-        self.settings.get(name).map(String::as_str)
+        self.settings.get(name).map(|raw| raw.text.as_str())
     }
 
-    /// The value of a setting. What the sidecar does not ask for is not interpolated, and cannot fail.
-    pub(super) fn get(&self, name: &str) -> Result<Option<String>, SettingsError> {
-        self.raw(name).map(|raw| self.interpolate(name, raw, 0)).transpose()
+    /// The value of a setting and its line. What the sidecar does not ask for is not interpolated, and cannot fail.
+    pub(super) fn get(&self, name: &str) -> Result<Option<(String, usize)>, SettingsError> {
+        let Some(Raw { text, line }) = self.settings.get(name) else { return Ok(None) };
+        Ok(Some((self.interpolate(name, text, 0)?, *line)))
+    }
+
+    /// The line where a setting begins.
+    pub(super) fn line(&self, name: &str) -> usize {
+        self.settings.get(name).map_or(0, |raw| raw.line)
     }
 
     fn interpolate(&self, name: &str, raw: &str, depth: usize) -> Result<String, SettingsError> {
@@ -92,7 +110,7 @@ impl IniFile {
                 .ok_or_else(|| syntax("expected %(name)s after %"))?;
             let referred = self.settings.get(reference).or_else(|| self.defaults.get(reference));
             let referred = referred.ok_or_else(|| syntax(&format!("%({reference})s is not defined")))?;
-            value.push_str(&self.interpolate(name, referred, depth + 1)?);
+            value.push_str(&self.interpolate(name, &referred.text, depth + 1)?);
             rest = after;
         }
         value.push_str(rest);
@@ -100,7 +118,7 @@ impl IniFile {
     }
 }
 
-type Sections = BTreeMap<String, BTreeMap<String, String>>;
+type Sections = BTreeMap<String, Section>;
 
 /// What the lines that follow belong to.
 struct Open {
@@ -122,13 +140,13 @@ fn parse_sections(text: &str) -> Result<Sections, String> {
             && indent > *level
         {
             if let Some(value) = sections.get_mut(section).and_then(|section| section.get_mut(name)) {
-                value.push('\n');
-                value.push_str(trimmed);
+                value.text.push('\n');
+                value.text.push_str(trimmed);
             }
             continue;
         }
         if let Some(header) = trimmed.strip_prefix('[').and_then(|rest| Some(rest.rsplit_once(']')?.0)) {
-            if sections.insert(header.to_owned(), BTreeMap::new()).is_some() {
+            if sections.insert(header.to_owned(), Section::new()).is_some() {
                 return Err(format!("line {number}: section [{header}] is there twice"));
             }
             open = Some(Open { section: header.to_owned(), option: None });
@@ -143,7 +161,7 @@ fn parse_sections(text: &str) -> Result<Sections, String> {
             .filter(|(name, _)| !name.is_empty())
             .ok_or_else(|| format!("line {number}: expected KEY = VALUE"))?;
         let values = sections.entry(section.clone()).or_default();
-        if values.insert(name.to_owned(), value.to_owned()).is_some() {
+        if values.insert(name.to_owned(), Raw { text: value.to_owned(), line: number }).is_some() {
             return Err(format!("line {number}: {name} is there twice in [{section}]"));
         }
         *option = Some((name.to_owned(), indent));
@@ -163,7 +181,10 @@ mod tests {
     }
 
     fn value(text: &str, name: &str) -> Result<Option<String>, String> {
-        parse(&format!("[app:main]\n{text}"))?.get(name).map_err(|error| error.to_string())
+        parse(&format!("[app:main]\n{text}"))?
+            .get(name)
+            .map(|found| found.map(|(text, _)| text))
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -191,8 +212,8 @@ mod tests {
     fn defaults_are_taken_by_name() {
         let text = "[DEFAULT]\nbase = x\n[app:main]\nget key = base\nbase = hidden\nother = %(base)s";
         let ini = parse(text).unwrap();
-        assert_eq!(ini.get("key").unwrap().as_deref(), Some("x"));
-        assert_eq!(ini.get("other").unwrap().as_deref(), Some("x"));
+        assert_eq!(ini.get("key").unwrap().unwrap().0, "x");
+        assert_eq!(ini.get("other").unwrap().unwrap().0, "x");
         assert_eq!(ini.get("base").unwrap(), None);
     }
 

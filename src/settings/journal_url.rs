@@ -26,6 +26,11 @@ impl JournalUrl {
             path => Some(Self::Sqlite(path.into())),
         }
     }
+
+    /// SECURITY: whether this text of one may have a password in it.
+    pub(super) fn has_secret(text: &str) -> bool {
+        text.contains('@') || text.contains("password")
+    }
 }
 
 impl fmt::Debug for JournalUrl {

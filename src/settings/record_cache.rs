@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use super::error::Origin;
+use super::key::Key;
 use super::names::environment_names;
 
 const DEFAULT: &str = "record_cache_expires_seconds";
@@ -23,15 +25,19 @@ pub struct CacheExpiry {
 }
 
 /// What each place says about record caching, strongest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RecordCache {
     /// By key, from `--set`.
-    pub(super) assigned: HashMap<String, u64>,
+    assigned: HashMap<String, u64>,
     /// By environment name.
-    pub(super) environment: HashMap<String, u64>,
+    environment: HashMap<String, u64>,
     /// By key, from the file.
-    pub(super) file: HashMap<String, u64>,
+    file: HashMap<String, u64>,
 }
+
+/// What all of the family have in common.
+pub(super) static FAMILY: Key =
+    Key::new("Kinto's own", DEFAULT, "", "for how many seconds answers may be cached").live();
 
 impl RecordCache {
     /// Whether a key (without the `kinto.` prefix) is one of this family.
@@ -50,6 +56,16 @@ impl RecordCache {
     /// Whether an environment name may be one of this family.
     pub(super) fn owns_environment(name: &str) -> bool {
         [DEFAULT, MAXIMUM, MINIMUM].iter().any(|suffix| name.ends_with(&suffix.to_uppercase()))
+    }
+
+    /// Adds what one place says.
+    pub(super) fn insert(&mut self, name: &str, origin: &Origin, seconds: u64) {
+        let place = match origin {
+            Origin::Environment(_) => &mut self.environment,
+            Origin::File(..) => &mut self.file,
+            Origin::Assignment | Origin::Flag(_) | Origin::Default => &mut self.assigned,
+        };
+        place.insert(name.to_owned(), seconds);
     }
 
     pub(super) fn of(&self, bucket: &str, collection: &str) -> CacheExpiry {

@@ -6,10 +6,9 @@ use http::{Method, Uri};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
-use super::{
-    Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, JournalUrl, ListenAddr, LogFormat,
-    MirrorMode, UpstreamUrl,
-};
+use super::journal_url::JournalUrl;
+use super::listen_addr::ListenAddr;
+use super::upstream_url::UpstreamUrl;
 use crate::kinto::Resource;
 
 /// A kind of value: what is expected, and how it is read.
@@ -19,8 +18,32 @@ pub(super) struct Kind<T> {
 }
 
 impl<T> Kind<T> {
-    const fn new(expected: &'static str, parse: fn(&str) -> Option<T>) -> Self {
+    pub(super) const fn new(expected: &'static str, parse: fn(&str) -> Option<T>) -> Self {
         Self { expected, parse }
+    }
+}
+
+/// What is read as a kind: one value of it, one or none, or as many as there are.
+pub(super) trait Field<T>: Sized {
+    /// The field; or the part of the text that is not of the kind.
+    fn read<'t>(kind: &Kind<T>, text: &'t str) -> Result<Self, &'t str>;
+}
+
+impl<T> Field<T> for T {
+    fn read<'t>(kind: &Kind<T>, text: &'t str) -> Result<Self, &'t str> {
+        (kind.parse)(text).ok_or(text)
+    }
+}
+
+impl<T> Field<T> for Option<T> {
+    fn read<'t>(kind: &Kind<T>, text: &'t str) -> Result<Self, &'t str> {
+        if text.is_empty() { Ok(None) } else { T::read(kind, text).map(Some) }
+    }
+}
+
+impl<T> Field<T> for Vec<T> {
+    fn read<'t>(kind: &Kind<T>, text: &'t str) -> Result<Self, &'t str> {
+        text.split_whitespace().map(|item| T::read(kind, item)).collect()
     }
 }
 
@@ -35,6 +58,12 @@ pub(super) const POSITIVE: Kind<usize> =
 pub(super) const POSITIVE_COUNT: Kind<u64> =
     Kind::new("a whole number, 1 or more", |text| whole_number(text).filter(|number| *number > 0));
 pub(super) const INTEGER: Kind<i64> = Kind::new("a whole number", |text| text.parse().ok());
+/// Below zero for no bound.
+pub(super) const BOUND: Kind<Option<u64>> =
+    Kind::new(INTEGER.expected, |text| (INTEGER.parse)(text).map(|number| u64::try_from(number).ok()));
+/// Zero for no pages.
+pub(super) const PAGE: Kind<Option<u64>> =
+    Kind::new(COUNT.expected, |text| whole_number(text).map(|size| Some(size).filter(|size| *size > 0)));
 pub(super) const DURATION: Kind<Duration> =
     Kind::new("a duration such as 500ms, 10s, 5m, 1h, 1d, or a number of seconds", duration);
 pub(super) const BYTES: Kind<u64> = Kind::new("a size such as 256MiB, 1GB, 64k, or a number of bytes", bytes);
@@ -60,48 +89,8 @@ pub(super) const RESOURCE: Kind<String> =
         (Resource::of(text) != Resource::Other).then(|| text.to_owned())
     });
 
-pub(super) const COMPAT: Kind<Compat> = Kind::new("kinto-changes or remote-settings", |text| match text {
-    "kinto-changes" => Some(Compat::KintoChanges),
-    "remote-settings" => Some(Compat::RemoteSettings),
-    _ => None,
-});
-pub(super) const MIRROR: Kind<MirrorMode> = Kind::new("delta, verified or full", |text| match text {
-    "delta" => Some(MirrorMode::Delta),
-    "verified" => Some(MirrorMode::Verified),
-    "full" => Some(MirrorMode::Full),
-    _ => None,
-});
-pub(super) const CHANGES: Kind<ChangesMode> = Kind::new("auto, upstream or off", |text| match text {
-    "auto" => Some(ChangesMode::Auto),
-    "upstream" => Some(ChangesMode::Upstream),
-    "off" => Some(ChangesMode::Off),
-    _ => None,
-});
-pub(super) const HISTORY: Kind<HistoryMode> =
-    Kind::new("auto, journal, upstream or off", |text| match text {
-        "auto" => Some(HistoryMode::Auto),
-        "journal" => Some(HistoryMode::Journal),
-        "upstream" => Some(HistoryMode::Upstream),
-        "off" => Some(HistoryMode::Off),
-        _ => None,
-    });
-pub(super) const LOG_FORMAT: Kind<LogFormat> = Kind::new("text or json", |text| match text {
-    "text" => Some(LogFormat::Text),
-    "json" => Some(LogFormat::Json),
-    _ => None,
-});
 pub(super) const PURGE_METHOD: Kind<Method> = Kind::new("PURGE, BAN or POST", |text| match text {
     "PURGE" | "BAN" | "POST" => text.parse().ok(),
-    _ => None,
-});
-pub(super) const BACKFILL: Kind<Backfill> = Kind::new("none or current", |text| match text {
-    "none" => Some(Backfill::None),
-    "current" => Some(Backfill::Current),
-    _ => None,
-});
-pub(super) const JOURNAL_FAILURE: Kind<JournalFailure> = Kind::new("refuse or forward", |text| match text {
-    "refuse" => Some(JournalFailure::Refuse),
-    "forward" => Some(JournalFailure::Forward),
     _ => None,
 });
 

@@ -22,7 +22,11 @@ fn the_readmes_table_is_that_of_the_code() {
     let (start, end) = ("<!-- settings -->\n", "<!-- /settings -->");
     let (before, rest) = readme.split_once(start).unwrap();
     let (table, after) = rest.split_once(end).unwrap();
-    let rows: String = KEYS.iter().map(|key| key.markdown_row() + "\n").collect();
+    let sections = KEYS.chunk_by(|one, next| one.section == next.section).map(|keys| {
+        let rows: String = keys.iter().map(|key| key.markdown_row() + "\n").collect();
+        format!("| **{}** | | | |\n{rows}", keys[0].section)
+    });
+    let rows: String = sections.collect();
     let expected = format!("| key | flag | default | meaning |\n| --- | --- | --- | --- |\n{rows}");
     if table != expected && std::env::var_os("WRITE_README").is_some() {
         std::fs::write(path, format!("{before}{start}{expected}{end}{after}")).unwrap();
@@ -45,6 +49,14 @@ fn what_cannot_be_read_ends_with_status_2_and_one_line_that_says_why() {
         assert!(said.contains(complaint) && said.lines().count() == 1, "{said}");
     }
     assert_eq!(sidecar(&["--lisen", "h:1"]).status.code(), Some(2));
+}
+
+#[test]
+fn help_shows_flags_by_section() {
+    let help = text(&sidecar(&["--help"]).stdout);
+    let place = |what: &str| help.find(what).unwrap_or_else(|| panic!("no {what} in {help}"));
+    let sections = ["The upstream:", "--upstream", "Listening:", "--listen", "The log:", "--log-format"];
+    assert!(sections.map(place).is_sorted(), "{help}");
 }
 
 #[test]

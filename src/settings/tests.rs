@@ -1,8 +1,8 @@
 //! How settings are found and refused.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::time::Duration;
 
 use super::*;
 use crate::cli::Cli;
@@ -26,16 +26,46 @@ fn in_file(text: &str) -> Result<(Settings, Vec<Warning>), String> {
 }
 
 #[test]
-fn defaults_are_those_of_the_table() {
-    let (settings, warnings) = load(&[], &[]).unwrap();
-    assert_eq!(warnings, []);
-    assert_eq!(settings.overlap, Duration::from_secs(10));
+fn no_name_and_no_flag_is_there_twice() {
+    let (mut names, mut flags) = (HashSet::new(), HashSet::new());
     for key in KEYS {
-        let super::super::keys::Default::Value(text) = key.default else { continue };
-        let assignment = format!("{}={text}", key.name);
-        let (assigned, _) = load(&["--set", &assignment], &[]).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(format!("{assigned:?}"), format!("{settings:?}"), "{}", key.name);
+        assert!(names.insert(key.name), "{}", key.name);
+        assert!(key.former.is_none_or(|former| names.insert(former)), "{}", key.name);
+        assert!(key.flag.is_none_or(|flag| flags.insert(flag.long)), "{}", key.name);
     }
+}
+
+#[test]
+fn each_setting_in_force_says_where_it_was_written() {
+    let file = file("# first\nkinto.sidecar.overlap = 20s\na.b.record_cache_expires_seconds = 60\n");
+    let path = file.path().to_str().unwrap();
+    let arguments = ["--settings", path, "--auth", "me:hush", "--set", "changes.bucket=m"];
+    let environment = [("SIDECAR_COMPAT", "remote-settings"), ("SIDECAR_JOURNAL", "postgres://me:hush@db/x")];
+    let (settings, _) = load(&arguments, &environment).unwrap();
+    let shown = |name: &str| {
+        let setting = settings.in_force.iter().find(|setting| setting.name == name).unwrap();
+        format!("{} ({})", setting.shown(), setting.origin)
+    };
+    assert_eq!(shown("sidecar.overlap"), format!("20s (in {path}:3)"));
+    assert_eq!(shown("a.b.record_cache_expires_seconds"), format!("60 (in {path}:4)"));
+    assert_eq!(shown("sidecar.auth"), "… (from --auth)");
+    assert_eq!(shown("changes.bucket"), "m (from --set)");
+    assert_eq!(shown("sidecar.compat"), "remote-settings (from SIDECAR_COMPAT)");
+    assert_eq!(shown("sidecar.journal"), "… (from SIDECAR_JOURNAL)");
+    assert_eq!(shown("sidecar.listen"), "127.0.0.1:8889 (default)");
+    assert_eq!(settings.in_force.len(), KEYS.len() + 1);
+}
+
+#[test]
+fn settings_that_are_read_again_name_what_differs() {
+    let (old, _) = in_file("sidecar.overlap = 20s\na.b.record_cache_expires_seconds = 60\n").unwrap();
+    let (new, _) = load(&["--overlap", "20s", "--set", "sidecar.log=debug"], &[]).unwrap();
+    let names = |old: &Settings, new: &Settings| {
+        old.differences(new).iter().map(|setting| setting.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&old, &new), ["sidecar.log", "a.b.record_cache_expires_seconds"]);
+    assert_eq!(names(&new, &old), ["sidecar.log", "a.b.record_cache_expires_seconds"]);
+    assert!(names(&new, &new.clone()).is_empty());
 }
 
 #[test]

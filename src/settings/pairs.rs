@@ -1,0 +1,55 @@
+//! What two settings say together.
+
+use std::path::{Path, PathBuf};
+
+use super::auth::ServiceAuth;
+use super::error::{Origin, SettingsError};
+use super::places::Places;
+
+/// The two PEM files that make the listener speak TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `sidecar.tls_certificate`: the chain, leaf first.
+    pub certificate: PathBuf,
+    /// `sidecar.tls_key`: its private key.
+    pub key: PathBuf,
+}
+
+impl Places<'_> {
+    /// Both files, or neither.
+    pub(super) fn tls(&self) -> Result<Option<TlsFiles>, SettingsError> {
+        let [certificate, key] = ["sidecar.tls_certificate", "sidecar.tls_key"];
+        let incomplete = |present, missing, origin| SettingsError::Incomplete { present, missing, origin };
+        match (self.text(certificate)?, self.text(key)?) {
+            (Some((certificate, _)), Some((key, _))) => {
+                Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() }))
+            }
+            (None, None) => Ok(None),
+            (Some((_, origin)), None) => Err(incomplete(certificate, key, origin)),
+            (None, Some((_, origin))) => Err(incomplete(key, certificate, origin)),
+        }
+    }
+
+    /// The service account, from the stronger place; in one place it can be written in one way only.
+    pub(super) fn auth(&self) -> Result<Option<ServiceAuth>, SettingsError> {
+        let [text, file] = ["sidecar.auth", "sidecar.auth_file"];
+        let (in_text, in_file) = (self.text(text)?, self.text(file)?);
+        let rank = |written: &Option<(_, Origin)>| written.as_ref().map(|(_, origin)| origin.rank());
+        if in_text.is_some() && rank(&in_text) == rank(&in_file) {
+            let origin = in_text.map_or(Origin::Default, |(_, origin)| origin);
+            return Err(SettingsError::Exclusive { first: text, second: file, origin });
+        }
+        let is_text_stronger = rank(&in_text) > rank(&in_file);
+        let (key, (written, origin)) = match (in_text, in_file) {
+            (Some(written), _) if is_text_stronger => (text, written),
+            (_, Some(written)) => (file, written),
+            _ => return Ok(None),
+        };
+        let read = if is_text_stronger {
+            ServiceAuth::from_text
+        } else {
+            |path: &str| ServiceAuth::from_file(Path::new(path))
+        };
+        read(&written).map(Some).map_err(|source| SettingsError::Credentials { key, origin, source })
+    }
+}
