@@ -4,6 +4,9 @@
 # stale-while-revalidate and stale-if-error (RFC 5861). What somebody asks for under their name is never kept. With
 # sidecar.purge_url = http://VARNISH:8080/ (and sidecar.purge_method = PURGE, the default) the sidecar has a collection's
 # copies dropped as soon as it changes.
+#
+# Varnish looks the name of a backend up once, when it reads this file: give it a name whose address stays (a Service of
+# Kubernetes), or have it read the file again (varnishreload) when the sidecar has moved.
 
 vcl 4.1;
 
@@ -64,6 +67,14 @@ sub vcl_recv {
     # A feed ends when its reader leaves; nobody can share it.
     if (req.http.Accept ~ "text/event-stream" || req.url ~ "[?&]feed=(longpoll|continuous|live|eventsource)(&|$)") {
         return (pass);
+    }
+}
+
+sub vcl_backend_fetch {
+    # A long poll may be silent for as long as feeds.max_timeout says.
+    if (bereq.url ~ "/_changes(\?|$)") {
+        set bereq.first_byte_timeout = 330s;
+        set bereq.between_bytes_timeout = 330s;
     }
 }
 

@@ -18,6 +18,17 @@ pub enum Task {
     Check,
     /// Write the journal as lines, or read lines into it.
     Transfer(Transfer),
+    /// Ask a running sidecar how it is.
+    Health(Health),
+}
+
+/// What a running sidecar is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether requests can be answered, and not only whether it lives.
+    pub ready: bool,
+    /// Its second listener, where that is not the one that the settings name.
+    pub url: Option<String>,
 }
 
 /// What is to be done with the journal.
@@ -62,6 +73,10 @@ impl Cli {
                 Some((transfer, matches)) => (Task::Transfer(transfer), matches),
                 None => (Task::Serve, matches),
             },
+            Some(("health", matches)) => {
+                let url = matches.get_one::<String>("url").cloned();
+                (Task::Health(Health { ready: matches.get_flag("ready"), url }), matches)
+            }
             _ => (Task::Serve, &matches),
         };
         let arguments = Arguments {
@@ -127,6 +142,21 @@ fn command() -> Command {
             ),
         )
         .subcommand(history())
+        .subcommand(health())
+}
+
+fn health() -> Command {
+    Command::new("health")
+        .about("Asks a running sidecar whether it lives, and says so by its exit status: 0, or 1")
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("asks whether requests can be answered"),
+        )
+        .arg(Arg::new("url").value_name("URL").help(
+            "the second listener, as http://HOST:PORT or unix:PATH; sidecar.admin_listen where it is not given",
+        ))
 }
 
 fn history() -> Command {
@@ -195,6 +225,14 @@ mod tests {
         let cli = parse(&["--journal", "sqlite:a.db", "history", "import", "x"]).unwrap();
         assert_eq!(cli.arguments.flags["sidecar.journal"], "sqlite:a.db");
         assert_eq!(cli.task, Task::Transfer(Transfer::Import { file: file("x") }));
+    }
+
+    #[test]
+    fn health_asks_for_life_unless_told_otherwise() {
+        let task = |arguments: &[&str]| parse(arguments).unwrap().task;
+        assert_eq!(task(&["health"]), Task::Health(Health { ready: false, url: None }));
+        let url = Some("http://h:1".to_owned());
+        assert_eq!(task(&["health", "--ready", "http://h:1"]), Task::Health(Health { ready: true, url }));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the program does beside serving.
 
 pub mod check;
+pub mod health;
 pub mod history;
 
 /// Tells the operator.

@@ -1,5 +1,6 @@
 //! `kinto-sidecar`: reads the settings, and does what it was started for.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use kinto_sidecar::cli::{Cli, Task};
@@ -32,15 +33,21 @@ fn main() -> ExitCode {
     let done = match cli.task {
         Task::Serve => serve::run(settings).map(|()| ExitCode::SUCCESS),
         Task::Check => commands::check::run(&settings),
+        Task::Health(health) => commands::health::run(&settings, &health),
         Task::Transfer(transfer) => commands::history::run(&settings, &transfer),
     };
     match done {
         Ok(code) => code,
         Err(error) => {
             complain(&error);
-            ExitCode::from(BAD_SETTINGS)
+            if may_mend_itself(&error) { ExitCode::FAILURE } else { ExitCode::from(BAD_SETTINGS) }
         }
     }
+}
+
+/// Whether the same start may succeed later: an address or a journal is still another process's, or not there yet.
+fn may_mend_itself(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable | ErrorKind::ResourceBusy)
 }
 
 /// The environment, but for what is no text.

@@ -1,5 +1,6 @@
 //! Serving, from the first signal handler to the last answer.
 
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,9 +101,8 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Op
     match background.block_on(opening) {
         Ok(journal) => Ok(Some(journal)),
         Err(JournalError::Unavailable(_)) => Ok(None),
-        Err(error @ (JournalError::Unusable(_) | JournalError::InUse(_))) => {
-            Err(std::io::Error::other(error))
-        }
+        Err(error @ JournalError::InUse(_)) => Err(Error::new(ErrorKind::ResourceBusy, error)),
+        Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),
     }
 }
 
@@ -113,7 +113,7 @@ fn serve_admin(
     app: &Arc<App>,
     upstream: &Upstream,
 ) -> std::io::Result<()> {
-    let recorder = PrometheusBuilder::new().install_recorder().map_err(std::io::Error::other)?;
+    let recorder = PrometheusBuilder::new().install_recorder().map_err(Error::other)?;
     let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone());
     background.spawn(async move {
         if let Err(error) = server.run(admin).await {

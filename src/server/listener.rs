@@ -33,7 +33,11 @@ impl Listeners {
         match address {
             ListenAddr::Tcp(address) => {
                 let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-                for address in address.to_socket_addrs()? {
+                // A name that cannot be looked up may be there later, like an address.
+                let addresses = address
+                    .to_socket_addrs()
+                    .map_err(|error| io::Error::new(io::ErrorKind::AddrNotAvailable, error))?;
+                for address in addresses {
                     match open_tcp(address, threads) {
                         Ok(listeners) => return Ok(listeners),
                         Err(error) => refused = error,

@@ -14,7 +14,8 @@ pub enum ListenAddr {
 impl ListenAddr {
     pub(super) const EXPECTED: &str = "HOST:PORT, [IPV6]:PORT or unix:PATH";
 
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Reads what was written.
+    pub fn parse(text: &str) -> Option<Self> {
         if let Some(path) = text.strip_prefix("unix:") {
             return (!path.is_empty()).then(|| Self::Unix(path.into()));
         }

@@ -2,6 +2,10 @@
 //!
 //! Only addresses and folders are changed. Where a program is not installed its tests say so and pass.
 
+mod manifests;
+mod passing;
+mod unit;
+
 use std::fs::{self, Permissions};
 use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -55,7 +59,7 @@ impl Kind {
     }
 
     fn command(self, program: &Path, folder: &Path, port: u16, origin: &str) -> Command {
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+        let deploy = deploy_folder();
         let mut command = Command::new(program);
         let path = folder.join("configuration");
         let place = folder.display();
@@ -94,20 +98,31 @@ impl Kind {
     }
 }
 
+/// The folder `deploy` of this checkout.
+fn deploy_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
+}
+
 impl Cache {
     /// Starts the cache in front of `origin` (`host:port`), if it is installed; waits until it accepts connections.
     pub fn start(kind: Kind, port: u16, origin: &str) -> Option<Self> {
+        Self::start_asking(kind, port, origin, None)
+    }
+
+    /// The same, with the address of who knows the names of origins.
+    fn start_asking(kind: Kind, port: u16, origin: &str, resolver: Option<&str>) -> Option<Self> {
         let program = kind.program()?;
         let folder = tempfile::tempdir().unwrap();
         // nginx started by root works as somebody else.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        let mut process = kind
-            .command(&program, folder.path(), port, origin)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = kind.command(&program, folder.path(), port, origin);
+        if let Some(resolver) = resolver {
+            let path = folder.path().join("configuration");
+            let (docker, resolver) = ("127.0.0.11 valid=10s", format!("{resolver} valid=1s"));
+            fs::write(&path, fs::read_to_string(&path).unwrap().replace(docker, &resolver)).unwrap();
+        }
+        let mut process =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         undertaker::watch(&process);
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -24,6 +24,8 @@ pub enum Environment {
     Node,
     /// CouchDB's Python clients.
     Couch,
+    /// What judges files for Kubernetes, and builds a Debian package.
+    Deploy,
 }
 
 impl Environment {
@@ -34,6 +36,7 @@ impl Environment {
             Self::Servers => "servers",
             Self::Node => "node",
             Self::Couch => "couch",
+            Self::Deploy => "deploy",
         }
     }
 
@@ -83,12 +86,14 @@ pub fn environment(kind: Environment) -> &'static Installed {
     static SERVERS: OnceLock<Installed> = OnceLock::new();
     static NODE: OnceLock<Installed> = OnceLock::new();
     static COUCH: OnceLock<Installed> = OnceLock::new();
+    static DEPLOY: OnceLock<Installed> = OnceLock::new();
     let cell = match kind {
         Environment::Plain => &PLAIN,
         Environment::Plugin => &PLUGIN,
         Environment::Servers => &SERVERS,
         Environment::Node => &NODE,
         Environment::Couch => &COUCH,
+        Environment::Deploy => &DEPLOY,
     };
     cell.get_or_init(|| install(kind).unwrap_or_else(|trouble| panic!("{trouble}")))
 }

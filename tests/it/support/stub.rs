@@ -59,7 +59,11 @@ pub struct Proxy {
 impl Stub {
     /// Runs `serve` on a thread for each connection.
     pub fn start(serve: impl Fn(Upstream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), serve)
+    }
+
+    /// The same on a socket that is open already.
+    pub fn start_on(listener: TcpListener, serve: impl Fn(Upstream) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let (seen, requests) = channel();
         let serve = Arc::new(serve);
@@ -78,8 +82,13 @@ impl Stub {
 
     /// Answers every request on every connection with these bytes.
     pub fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        Self::answering_on(TcpListener::bind("127.0.0.1:0").unwrap(), answer)
+    }
+
+    /// The same on a socket that is open already.
+    pub fn answering_on(listener: TcpListener, answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
-        Self::start(move |mut upstream| {
+        Self::start_on(listener, move |mut upstream| {
             while upstream.read().is_some() {
                 upstream.write(&answer);
             }
