@@ -4,6 +4,7 @@
 
 mod manifests;
 mod passing;
+mod prometheus;
 mod unit;
 
 use std::fs::{self, Permissions};
@@ -193,6 +194,7 @@ async fn origin(reader: &str, purge_port: Option<u16>) -> (Sidecar, String) {
         SERVICE_ACCOUNT,
         ("changes.resources", resource.as_str()),
         ("record_cache_expires_seconds", "3600"),
+        ("sidecar.admin_listen", "127.0.0.1:0"),
     ];
     settings.extend(purge_url.as_deref().map(|url| ("sidecar.purge_url", url)));
     (Sidecar::start(kinto.url(), &settings), collection)

@@ -16,6 +16,7 @@ mod client;
 mod environment;
 mod kinto;
 mod postgres;
+pub mod prometheus;
 mod recorder;
 mod sidecar;
 pub mod stub;

@@ -13,7 +13,7 @@ for path in paths:
         documents = list(yaml.safe_load_all(file))
     found.append(documents)
     for document in documents:
-        # Kustomize's and Compose's own files are no objects of Kubernetes.
+        # Kustomize's, Compose's and Prometheus's own files are no objects of Kubernetes.
         if "kustomize" not in document.get("apiVersion", "kustomize"):
             kubernetes_validate.validate(document, version, strict=True)
 json.dump(found, sys.stdout)

@@ -11,7 +11,7 @@ use super::deploy_folder;
 use crate::support::{Environment, environment, tests_folder};
 
 /// What YAML files of `deploy/` say, one list of documents for each.
-fn documents(files: &[&str]) -> Vec<Vec<Value>> {
+pub(super) fn documents(files: &[&str]) -> Vec<Vec<Value>> {
     let output = Command::new(environment(Environment::Deploy).python())
         .arg(tests_folder().join("it/deploy/manifests.py"))
         .arg("1.30")

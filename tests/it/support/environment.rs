@@ -103,11 +103,16 @@ pub fn tests_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-fn install(kind: Environment) -> Result<Installed, String> {
-    let root = match std::env::var_os("KINTO_SIDECAR_TEST_ENV") {
+/// Where everything is installed.
+pub fn root() -> PathBuf {
+    match std::env::var_os("KINTO_SIDECAR_TEST_ENV") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-env"),
-    };
+    }
+}
+
+fn install(kind: Environment) -> Result<Installed, String> {
+    let root = root();
     let mut hash = Sha256::new();
     for pin in kind.pins() {
         hash.update(fs::read(&pin).map_err(|error| format!("{}: {error}", pin.display()))?);

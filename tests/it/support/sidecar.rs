@@ -50,6 +50,13 @@ impl Sidecar {
         format!("http://{}/v1", self.address)
     }
 
+    /// `host:port` of its second listener, where it has one.
+    pub fn admin(&self) -> Option<String> {
+        let log = self.log();
+        let (_, after) = log.split_once("metrics and health on http://")?;
+        Some(after.split(|letter: char| letter.is_whitespace() || letter == '"').next()?.to_owned())
+    }
+
     /// The number of its process.
     pub fn process_id(&self) -> u32 {
         self.process.id()
