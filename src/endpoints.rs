@@ -33,7 +33,7 @@ use crate::kinto::Timestamp;
 use crate::route::Endpoint;
 use crate::timeline::entries::Entries;
 use crate::wire::body::Response;
-use crate::wire::cache_control;
+use crate::wire::cache_control::{self, Served};
 use crate::wire::cors::{self, Exposed};
 use crate::wire::headers::insert_retry_after;
 use crate::wire::peer::Peer;
@@ -152,11 +152,11 @@ async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer)
     let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
     let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
     let mut response = match asked {
-        Asked::Changeset(params) => monitor_changeset::answer(&params, &monitor, request),
+        Asked::Changeset(params) => monitor_changeset::answer(&params, &monitor, request)?,
         Asked::List(asked) if asked.work(&entries) <= aside::LITTLE => asked.answer(&monitor, request)?,
         Asked::List(asked) => Box::pin(aside_from(core, asked, &entries, request, &context)).await?,
     };
-    changeset::mark(response.headers_mut(), is_stale);
+    Served::from_memory(is_stale).insert(response.headers_mut());
     Ok(response)
 }
 

@@ -15,6 +15,7 @@ use crate::upstream::kinto::ReadError;
 use crate::wire::body::{Body, BodyError, BodyReadError, BoxError, Response};
 use crate::wire::buffers::NoRoom;
 use crate::wire::headers;
+use crate::wire::tagged::PreconditionFailed;
 
 /// After how many seconds somebody for whom there is no room may try again.
 const ROOM_AFTER_SECONDS: u64 = 1;
@@ -275,6 +276,12 @@ impl From<BodyReadError> for Error {
             Ok(error) => Self::from(*error),
             Err(_) => Self::BadRequest("the body broke off"),
         }
+    }
+}
+
+impl From<PreconditionFailed> for Error {
+    fn from(_: PreconditionFailed) -> Self {
+        Self::PreconditionFailed
     }
 }
 

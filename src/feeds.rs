@@ -21,8 +21,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use moka::sync::Cache;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -51,6 +49,7 @@ mod wakers;
 use crate::access::Access;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
+use crate::wire::variants::Variants;
 use channel::Channel;
 use follow::Sources;
 use log_once::LogOnce;
@@ -61,8 +60,8 @@ use seen_before::SeenBefore;
 use snapshot::Position;
 pub use subject::{Subject, View};
 
-/// The memory for compressed answers, in bytes.
-const COMPRESSED: u64 = 16 << 20;
+/// How many answers are compressed at once.
+const COMPRESSED_AT_ONCE: usize = 2;
 
 /// All feeds of one process.
 #[derive(Debug)]
@@ -74,7 +73,7 @@ pub struct Feeds {
     /// What live readers are permitted.
     pub permission_watch: Arc<PermissionWatch>,
     /// Compressed normal answers by what they are made of, and how far their readers have come.
-    pub compressed: Cache<String, (Bytes, Position)>,
+    pub compressed: Variants<String, Position>,
     /// What was shown to whom.
     pub seen_before: SeenBefore,
     /// What the log was told.
@@ -105,14 +104,11 @@ impl Feeds {
             settings.permission_ttl,
             settings.poll_budget,
         ));
-        let weigh = |name: &String, (body, _): &(Bytes, Position)| {
-            u32::try_from(name.len() + body.len()).unwrap_or(u32::MAX)
-        };
         Self {
             sources,
             reader_limit: Arc::new(ReaderLimit::new(&settings.feeds, &settings.limits)),
             permission_watch,
-            compressed: Cache::builder().max_capacity(COMPRESSED).weigher(weigh).build(),
+            compressed: Variants::new(COMPRESSED_AT_ONCE),
             seen_before: SeenBefore::default(),
             log_once: LogOnce::default(),
             channels: Mutex::default(),

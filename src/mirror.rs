@@ -25,7 +25,6 @@ pub mod compare;
 pub mod content;
 pub mod recheck;
 pub mod refresh;
-pub mod variants;
 
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
@@ -33,9 +32,9 @@ use crate::timeline::{self, Timeline};
 use crate::upstream::kinto::ReadError;
 use crate::upstream::{Suspense, UpstreamError};
 use crate::wire::lent::Stock;
-use content::Content;
+use crate::wire::variants::Variants;
+use content::{Content, Selection};
 use refresh::{Depth, Reader};
-use variants::Variants;
 
 /// The shortest pause between two questions that readers ask because they claim to know of something newer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -102,8 +101,8 @@ pub struct State {
     changed: Instant,
     /// A changeset of it up to its first change, once it was asked for.
     head: OnceLock<Bytes>,
-    /// Compressed changesets of it.
-    pub variants: Variants,
+    /// Compressed changesets of it: by rows, or of all live records up to a limit.
+    pub variants: Variants<(Option<Selection>, Option<usize>)>,
     /// What its readers are lent.
     pub stock: Stock,
 }
@@ -220,6 +219,13 @@ impl Mirrors {
         self.held.lock()
     }
 
+    /// Has a collection's mirror weighed again: a variant was made.
+    pub fn weigh(&self, key: &CollectionKey) {
+        if let Some(mirror) = self.kept.get(key) {
+            self.kept.insert(key.clone(), mirror);
+        }
+    }
+
     /// All mirrors that are kept.
     pub fn all(&self) -> Vec<Arc<Mirror>> {
         self.kept.iter().map(|(_, mirror)| mirror).collect()
@@ -332,7 +338,7 @@ impl Mirrors {
             past.compared = Some(began);
         }
         drop(past);
-        // Inserting it again has it weighed again.
+        // Inserting it has it weighed again.
         self.kept.insert(mirror.clock.key().clone(), Arc::clone(mirror));
         self.timeline.read(&mirror.clock, timestamp, began);
         state

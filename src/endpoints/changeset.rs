@@ -6,11 +6,11 @@
 //! read from the upstream and streamed, page by page.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
@@ -19,20 +19,16 @@ use crate::access::{Credentials, Verdict};
 use crate::app::{App, Core};
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::{Freshness, State, variants};
+use crate::mirror::{Freshness, State};
 use crate::settings::Compat;
 use crate::upstream::kinto::{Metadata, ReadError};
 use crate::wire::body::{Body, Response};
-use crate::wire::cache_control;
+use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
-use crate::wire::conditional::{self, Condition};
 use crate::wire::cors::{self, Exposed};
-use crate::wire::headers;
+use crate::wire::tagged::Coded;
 
 pub mod streamed;
-
-/// RFC 9211.
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Timestamps above this (the year 2100) are made up.
 const PLAUSIBLE: Timestamp = Timestamp(4_102_444_800_000);
@@ -110,44 +106,38 @@ impl Answer<'_> {
         freshness: Freshness,
     ) -> Result<Response, Error> {
         let content = &self.state.content;
-        let accepted = compression::negotiate(request.headers.get_all(header::ACCEPT_ENCODING).iter());
+        let accepted = compression::accepted(&request.headers);
         let tag = format!("{}-{:016x}", content.timestamp, content.digest());
-        let (mut response, encoding) = match conditional::evaluate(&request.headers, &tag) {
-            Condition::Failed => return Err(Error::PreconditionFailed),
-            Condition::NotModified => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::NOT_MODIFIED;
-                (response, accepted)
-            }
-            Condition::Holds => {
-                let (body, encoding) = self.body(&request.method, accepted).await?;
-                let length = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-                let mut response = Response::new(body);
-                if let Some(lent) = self.state.stock.lent(length) {
-                    response.extensions_mut().insert(lent);
-                }
-                let headers = response.headers_mut();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                if encoding != Encoding::Identity {
-                    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
-                }
-                (response, encoding)
-            }
+        let coded = match Coded::known(&request.headers, &tag, accepted)? {
+            Some(known) => known,
+            None => self.body(&request.method, accepted).await?,
         };
-        self.insert_validators(response.headers_mut(), &tag, encoding);
+        let mut response = coded.answer(Some(&tag));
         let headers = response.headers_mut();
-        headers::insert_kinto_defaults(headers);
+        let modified = match self.app.settings.compat {
+            Compat::KintoChanges => content.timestamp,
+            Compat::RemoteSettings => content.metadata.last_modified,
+        };
+        if let Ok(value) = HeaderValue::try_from(modified.http_date()) {
+            headers.insert(header::LAST_MODIFIED, value);
+        }
         self.insert_caching(headers, freshness);
         Ok(response)
     }
 
     /// The whole body, compressed where the client takes it and it is worth it.
-    async fn body(&self, method: &Method, encoding: Encoding) -> Result<(Body, Encoding), Error> {
+    async fn body(&self, method: &Method, accepted: Encoding) -> Result<Coded, Error> {
         let content = &self.state.content;
         let limit = self.params.limit_within(self.app.settings.kinto.paginate_by);
         let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let selection = self.params.since.map(|since| content.since(since, limit, self.app.settings.overlap));
-        let changes = match &selection {
+        // A selection says by itself how many rows it has.
+        let limit = limit.filter(|_| selection.is_none());
+        let name = ((selection, limit), if *method == Method::HEAD { Encoding::Identity } else { accepted });
+        if let Some(variant) = self.state.variants.get(&name) {
+            return Ok(Coded::compressed(variant, accepted));
+        }
+        let changes = match &name.0.0 {
             Some(selection) => content.chunks(selection),
             None => content.all(limit),
         };
@@ -159,31 +149,13 @@ impl Answer<'_> {
         chunks.extend(changes);
         chunks.push(Bytes::from_static(b"]}"));
         let length: usize = chunks.iter().map(Bytes::len).sum();
-        if encoding == Encoding::Identity || length < compression::WORTHWHILE || *method == Method::HEAD {
-            return Ok((Body::chunks(chunks), Encoding::Identity));
+        if name.1 == Encoding::Identity || length < compression::WORTHWHILE {
+            return Ok(Coded::plain(Body::chunks(chunks), self.state.stock.lent(length)));
         }
-        let name = variants::Name::new(selection, limit, encoding);
-        let body = self.state.variants.get_or_compress(name, chunks, length, &self.app.background).await?;
-        Ok((Body::full(body), encoding))
-    }
-
-    fn insert_validators(&self, headers: &mut HeaderMap, tag: &str, encoding: Encoding) {
-        let etag = match encoding {
-            Encoding::Identity => format!("\"{tag}\""),
-            encoding => format!("\"{tag}-{}\"", encoding.token()),
-        };
-        if let Ok(value) = HeaderValue::try_from(etag) {
-            headers.insert(header::ETAG, value);
-        }
-        let content = &self.state.content;
-        let modified = match self.app.settings.compat {
-            Compat::KintoChanges => content.timestamp,
-            Compat::RemoteSettings => content.metadata.last_modified,
-        };
-        if let Ok(value) = HeaderValue::try_from(modified.http_date()) {
-            headers.insert(header::LAST_MODIFIED, value);
-        }
-        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        let made = self.state.variants.get_or_make(name, (), chunks, &self.app.background).await;
+        let variant = made.map_err(|error| Error::Internal(error.into()))?;
+        self.app.mirrors.weigh(self.key);
+        Ok(Coded::compressed(variant, accepted))
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap, freshness: Freshness) {
@@ -193,44 +165,24 @@ impl Answer<'_> {
             && freshness != Freshness::Stale;
         // A long expiry is for answers that are as new as the client knows the collection to be.
         let expected = Some(&*self.params.expected).filter(|_| met);
-        let expiry = cache_control::expiry(settings, &self.key.bucket, &self.key.collection, expected);
-        if let Some(seconds) = expiry {
-            cache_control::allow(headers, seconds, std::time::SystemTime::now());
+        Caching {
+            settings,
+            bucket: &self.key.bucket,
+            collection: &self.key.collection,
+            expected,
+            is_public: self.public,
+            now: SystemTime::now(),
         }
-        if !self.public {
-            cache_control::keep_private(headers);
-        } else if let Some(seconds) = expiry {
-            cache_control::allow_stale(headers, seconds, settings.stale_if_error);
-        }
-        cache_control::tag(headers, &self.key.bucket, &self.key.collection);
-        let status = match freshness {
-            Freshness::Hit => "kinto-sidecar; hit".to_owned(),
-            Freshness::Refreshed => "kinto-sidecar; fwd=stale".to_owned(),
+        .insert(headers);
+        let served = match freshness {
+            Freshness::Hit => Served::Memory,
+            Freshness::Refreshed => Served::Refreshed,
             Freshness::Stale => {
-                let age = Instant::now().duration_since(self.state.began).as_secs();
-                headers.insert(header::AGE, HeaderValue::from(age));
-                format!("kinto-sidecar; hit; ttl=-{age}; detail=upstream-failed")
+                Served::Stale(Some(Instant::now().duration_since(self.state.began).as_secs()))
             }
         };
-        if let Ok(value) = HeaderValue::try_from(status) {
-            headers.insert(CACHE_STATUS, value);
-        }
+        served.insert(headers);
     }
-}
-
-/// Says that an answer comes from memory, and whether it may be behind because the upstream fails.
-pub(crate) fn mark(headers: &mut HeaderMap, is_stale: bool) {
-    if is_stale {
-        cache_control::forbid(headers);
-        headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed"));
-    } else {
-        headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; hit"));
-    }
-}
-
-/// Says that an answer was read from the upstream for this request alone.
-pub(crate) fn mark_passed(headers: &mut HeaderMap) {
-    headers.insert(CACHE_STATUS, HeaderValue::from_static("kinto-sidecar; fwd=bypass"));
 }
 
 /// A changeset up to its first change.

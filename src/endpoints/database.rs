@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 
 use crate::access::Credentials;
 use crate::app::Core;
-use crate::endpoints::changeset::mark;
 use crate::endpoints::feed::admission::admitted;
 use crate::endpoints::feed::tell_of_unreadable;
 use crate::endpoints::{list, refusal};
@@ -22,7 +21,7 @@ use crate::kinto::CollectionKey;
 use crate::mirror::Freshness;
 use crate::upstream::kinto::{ReadError, Source};
 use crate::wire::body::{Body, Response};
-use crate::wire::cache_control;
+use crate::wire::cache_control::{self, Served};
 use crate::wire::cors::{self, Exposed};
 
 /// Answers a `GET` or `HEAD`.
@@ -90,7 +89,7 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
     let body = if request.method == Method::HEAD { Body::empty() } else { Body::full(document.to_string()) };
     let mut response = list::json(body);
     cache_control::forbid(response.headers_mut());
-    mark(response.headers_mut(), is_stale || freshness == Freshness::Stale);
+    Served::from_memory(is_stale || freshness == Freshness::Stale).insert(response.headers_mut());
     if !credentials.is_anonymous() {
         cache_control::keep_private(response.headers_mut());
     }

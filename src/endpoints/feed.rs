@@ -19,7 +19,6 @@ use serde_json::value::RawValue;
 
 use crate::access::Credentials;
 use crate::app::Core;
-use crate::endpoints::changeset::{mark, mark_passed};
 use crate::endpoints::feed::admission::admitted;
 use crate::endpoints::refusal;
 use crate::error::Error;
@@ -39,12 +38,13 @@ use crate::mirror::Freshness;
 use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
-use crate::wire::cache_control;
+use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
-use crate::wire::conditional::{self, Condition};
 use crate::wire::cors::{self, Exposed};
 use crate::wire::headers;
 use crate::wire::peer::{Peer, client};
+use crate::wire::tagged::Coded;
+use crate::wire::variants::Variants;
 
 const METHODS: &str = "GET,HEAD,POST,OPTIONS";
 
@@ -68,7 +68,7 @@ pub async fn answer(
     }
     let mut response = match granted(core, subject, &request, body, peer).await {
         Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
-        answered => answered?,
+        answered => core.lent(answered?, &request.headers, peer)?,
     };
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), Exposed::Changeset, origins);
     Ok(response)
@@ -231,9 +231,11 @@ impl Asked<'_> {
             self.check_kept()?;
         }
         let position = self.position();
+        let mut lent = None;
         let body = if self.request.method == Method::HEAD {
             Body::empty()
         } else if options.end == End::Now {
+            lent = self.beginning.snapshot.lent();
             let supply = Supply::Fixed(Arc::clone(&self.beginning.snapshot));
             Body::boxed(Reader::new(supply, None, options, position, self.memory))
         } else if let Some(seat) = self.seat(client, peer)? {
@@ -247,6 +249,9 @@ impl Asked<'_> {
             Body::full(framing::FULL)
         };
         let mut response = Response::new(body);
+        if let Some(lent) = lent {
+            response.extensions_mut().insert(lent);
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.content_type()));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -297,48 +302,25 @@ impl Asked<'_> {
         let tag = self.tag();
         // SECURITY: what a cache may keep depends on its URL, and not on who asked first.
         let is_personal = self.is_personal().await?;
-        let condition = match &tag {
-            Some(tag) if is_get && !is_personal => conditional::evaluate(&self.request.headers, tag),
-            _ => Condition::Holds,
+        let accepted = compression::accepted(&self.request.headers);
+        let known = match &tag {
+            Some(tag) if is_get && !is_personal => Coded::known(&self.request.headers, tag, accepted)?,
+            _ => None,
         };
-        let accepted = compression::negotiate(self.request.headers.get_all(header::ACCEPT_ENCODING).iter());
-        let (mut response, encoding) = match condition {
-            Condition::Failed => return Err(Error::PreconditionFailed),
-            Condition::NotModified => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::NOT_MODIFIED;
-                (response, accepted)
-            }
-            Condition::Holds if self.request.method == Method::HEAD => {
-                (Response::new(Body::empty()), Encoding::Identity)
-            }
-            Condition::Holds => {
-                let (body, encoding) = self.body(options, accepted, tag.as_deref(), hold).await?;
-                (Response::new(body), encoding)
-            }
+        let coded = match known {
+            Some(known) => known,
+            None if self.request.method == Method::HEAD => Coded::plain(Body::empty(), None),
+            None => self.body(options, accepted, tag.as_deref(), hold).await?,
         };
+        let mut response = coded.answer(tag.as_deref().filter(|_| !is_personal));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if encoding != Encoding::Identity && condition == Condition::Holds {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
-        }
-        let etag = tag.map(|tag| match encoding {
-            Encoding::Identity => format!("\"{tag}\""),
-            encoding => format!("\"{tag}-{}\"", encoding.token()),
-        });
-        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        headers::insert_kinto_defaults(headers);
-        if is_personal {
+        if !is_personal {
+            self.insert_caching(headers);
+        } else if self.beginning.freshness == Freshness::Stale {
+            Served::from_memory(true).insert(headers);
+        } else {
             cache_control::forbid(headers);
-            if self.beginning.freshness == Freshness::Stale {
-                mark(headers, true);
-            }
-            return Ok(response);
         }
-        if let Some(Ok(etag)) = etag.map(HeaderValue::try_from) {
-            headers.insert(header::ETAG, etag);
-        }
-        self.insert_caching(headers);
         Ok(response)
     }
 
@@ -397,20 +379,21 @@ impl Asked<'_> {
         };
         // As a list of records: for no longer than settings say.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        if let Some(seconds) = cache_control::expiry(settings, bucket, collection, None) {
-            cache_control::allow(headers, seconds, SystemTime::now());
+        Caching {
+            settings,
+            bucket,
+            collection,
+            expected: None,
+            is_public: self.credentials.is_anonymous(),
+            now: SystemTime::now(),
         }
-        if !self.credentials.is_anonymous() {
-            cache_control::keep_private(headers);
-        }
-        if !collection.is_empty() {
-            cache_control::tag(headers, bucket, collection);
-        }
-        if self.beginning.is_kept {
-            mark(headers, self.beginning.freshness == Freshness::Stale);
+        .insert(headers);
+        let served = if self.beginning.is_kept {
+            Served::from_memory(self.beginning.freshness == Freshness::Stale)
         } else {
-            mark_passed(headers);
-        }
+            Served::Upstream
+        };
+        served.insert(headers);
     }
 
     async fn body(
@@ -419,53 +402,46 @@ impl Asked<'_> {
         accepted: Encoding,
         tag: Option<&str>,
         hold: &mut Hold,
-    ) -> Result<(Body, Encoding), Error> {
-        // What is not kept is not held as a whole here, either.
-        let accepted = if self.beginning.is_kept { accepted } else { Encoding::Identity };
-        let tag = tag.unwrap_or_default();
+    ) -> Result<Coded, Error> {
         let snapshot = &self.beginning.snapshot;
         let position = self.position();
-        let Params { docs, limit, .. } = &self.params;
-        let name = format!("{:?} {tag} {position:?} {docs} {limit:?} {}", self.subject, accepted.token());
-        // Nobody asks twice for the same of a history.
-        let is_shared = options.filter.is_none()
-            && !options.is_descending
-            && accepted != Encoding::Identity
-            && !matches!(self.subject, Subject::History(..));
-        let feeds = &self.core.app.feeds;
-        if let Some((body, last)) =
-            Some(&name).filter(|_| is_shared).and_then(|name| feeds.compressed.get(name))
-        {
-            self.memory.presence.note(&position, &last, true);
-            return Ok((Body::full(body), accepted));
-        }
         let reader = || {
             let supply = Supply::Fixed(Arc::clone(snapshot));
             Reader::new(supply, None, options.clone(), position.clone(), self.memory.clone())
         };
-        if accepted == Encoding::Identity {
-            return Ok((Body::boxed(reader()), accepted));
+        let as_it_is = || Coded::plain(Body::boxed(reader()), snapshot.lent());
+        // What is not kept is not held as a whole here, either.
+        if accepted == Encoding::Identity || !self.beginning.is_kept {
+            return Ok(as_it_is());
+        }
+        let Params { docs, limit, .. } = &self.params;
+        let name = format!("{:?} {} {position:?} {docs} {limit:?}", self.subject, tag.unwrap_or_default());
+        let name = (name, accepted);
+        // Nobody asks twice for the same of a history.
+        let is_shared = options.filter.is_none()
+            && !options.is_descending
+            && !matches!(self.subject, Subject::History(..));
+        let app = &self.core.app;
+        if is_shared && let Some(variant) = app.feeds.compressed.get(&name) {
+            self.memory.presence.note(&position, &variant.note, true);
+            return Ok(Coded::compressed(variant, accepted));
         }
         let before = hold.bytes();
-        let (body, last) = match reader().whole(hold).await {
+        let whole = reader().whole(hold).await;
+        if let Err(Error::Unavailable { .. }) = whole {
             // Where there is no room for all of it, it is written as it is read.
-            Err(Error::Unavailable { .. }) => {
-                hold.set(before)?;
-                return Ok((Body::boxed(reader()), Encoding::Identity));
-            }
-            whole => whole?,
-        };
+            hold.set(before)?;
+            return Ok(as_it_is());
+        }
+        let (body, last) = whole?;
         if body.len() < compression::WORTHWHILE {
-            return Ok((Body::full(body), Encoding::Identity));
+            return Ok(Coded::plain(Body::full(body), None));
         }
-        let compress = move || compression::compress(accepted, &[body]);
-        let compressed = self.core.app.background.spawn_blocking(compress).await;
-        let compressed = compressed.map_err(|error| Error::Internal(error.into()))?;
-        let compressed = compressed.map_err(|error| Error::Internal(error.into()))?;
-        if is_shared {
-            feeds.compressed.insert(name, (compressed.clone(), last));
-        }
-        hold.set(before + compressed.len())?;
-        Ok((Body::full(compressed), accepted))
+        let own = Variants::default();
+        let variants = if is_shared { &app.feeds.compressed } else { &own };
+        let made = variants.get_or_make(name, last, vec![body], &app.background).await;
+        // From here on it is lent.
+        hold.set(before)?;
+        Ok(Coded::compressed(made.map_err(|error| Error::Internal(error.into()))?, accepted))
     }
 }

@@ -7,10 +7,9 @@
 //! (204, in remote-settings' way), old `_since` (307), preconditions (304, 412), filters (400).
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
+use http::header::{HeaderValue, VARY};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -21,12 +20,12 @@ use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
-use crate::timeline::document::Document;
 use crate::timeline::entries::{Entries, Entry};
 use crate::wire::body::{Body, Response};
-use crate::wire::cache_control;
-use crate::wire::compression::{self, Encoding};
+use crate::wire::cache_control::{self, Caching};
+use crate::wire::compression;
 use crate::wire::cors::{self, Exposed};
+use crate::wire::tagged::Coded;
 
 mod fast_query;
 mod row;
@@ -171,7 +170,8 @@ impl Monitor<'_> {
     fn rendered(&self, since: Option<Timestamp>, request: &Parts) -> Response {
         let (newer, late) = self.after(since);
         let document = self.entries.rendered.list(&self.entries.rows, self.host);
-        let (mut response, _) = encoded(document, newer, &late, &request.headers);
+        let coded = document.encode(newer, &late, compression::accepted(&request.headers));
+        let mut response = coded.answer(None);
         if request.method == Method::HEAD {
             list::insert_total(response.headers_mut(), newer + late.len());
         }
@@ -197,7 +197,7 @@ impl Monitor<'_> {
             row.write(&mut text, query.fields.as_deref());
         }
         text.push_str("]}");
-        let mut response = list::json(Body::full(text));
+        let mut response = Coded::plain(Body::full(text), None).answer(None);
         let headers = response.headers_mut();
         if let (Some(token), Some(limit)) = (next, query.limit) {
             let path = request.uri.path();
@@ -219,7 +219,6 @@ impl Monitor<'_> {
     fn finish_list(&self, mut response: Response, expected: Option<&str>) -> Response {
         let headers = response.headers_mut();
         list::insert_timestamp(headers, self.timestamp());
-        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
         cache_control::forbid(headers);
         self.insert_expiry(headers, expected);
         response
@@ -227,21 +226,17 @@ impl Monitor<'_> {
 
     /// The expiry that settings give to the monitor endpoints, and who else may have the answer.
     pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expected: Option<&str>) {
-        let changes = &self.context.settings.changes;
-        let expiry =
-            cache_control::expiry(self.context.settings, &changes.bucket, &changes.collection, expected);
-        if let Some(seconds) = expiry {
-            let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.context.now.0);
-            cache_control::allow(headers, seconds, now);
+        let Context { settings, now, .. } = self.context;
+        let changes = &settings.changes;
+        Caching {
+            settings,
+            bucket: &changes.bucket,
+            collection: &changes.collection,
+            expected,
+            is_public: changes.principals.iter().any(|principal| principal == "system.Everyone"),
+            now: SystemTime::UNIX_EPOCH + Duration::from_millis(now.0),
         }
-        if changes.principals.iter().any(|principal| principal == "system.Everyone") {
-            if let Some(seconds) = expiry {
-                cache_control::allow_stale(headers, seconds, self.context.settings.stale_if_error);
-            }
-        } else {
-            cache_control::keep_private(headers);
-        }
-        cache_control::tag(headers, &changes.bucket, &changes.collection);
+        .insert(headers);
     }
 }
 
@@ -249,27 +244,6 @@ impl std::fmt::Debug for Context<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Context").field("now", &self.now).finish_non_exhaustive()
     }
-}
-
-/// A part of a document, in the encoding that the client likes best.
-pub(super) fn encoded(
-    document: &Arc<Document>,
-    count: usize,
-    others: &[usize],
-    request: &HeaderMap,
-) -> (Response, Encoding) {
-    let accepted = compression::negotiate(request.get_all(ACCEPT_ENCODING).iter());
-    let (chunks, encoding) = document.encode(count, others, accepted);
-    let length = chunks.iter().map(bytes::Bytes::len).sum();
-    let mut response = list::json(Body::chunks(chunks));
-    if let Some(lent) = document.stock.lent(length) {
-        response.extensions_mut().insert(lent);
-    }
-    let headers = response.headers_mut();
-    if encoding != Encoding::Identity {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding.token()));
-    }
-    (response, encoding)
 }
 
 #[cfg(test)]

@@ -6,20 +6,21 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, VARY};
+use http::Method;
+use http::header::{HeaderValue, LAST_MODIFIED};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
 
 use super::changeset_params::ChangesetParams;
 use super::list;
-use super::monitor_changes::{Context, METHODS, Monitor, encoded};
+use super::monitor_changes::{Context, METHODS, Monitor};
 use crate::endpoints::redirects;
 use crate::error::Error;
 use crate::settings::Compat;
 use crate::timeline::entries;
-use crate::wire::body::{Body, Response};
-use crate::wire::compression::Encoding;
+use crate::wire::body::Response;
+use crate::wire::compression;
 use crate::wire::cors::{self, Exposed};
+use crate::wire::tagged::Coded;
 
 /// Checks a request for the changeset, whatever its method: what needs no list is answered at once (`Break`).
 pub fn check(
@@ -47,7 +48,7 @@ pub fn check(
 }
 
 /// Answers from a list that is at least as new as `_expected`. CORS headers are left to [`cors::finish`].
-pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) -> Response {
+pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
     let timestamp = monitor.timestamp();
     // An empty list's timestamp is the present, which no snapshot keeps.
     let own;
@@ -59,24 +60,21 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     };
     // A timestamp does not name a content: a late row, or a removed collection, comes without a newer one.
     let tag = format!("{timestamp}-{:016x}", document.digest());
-    let (mut response, encoding) = if is_known(&request.headers, &tag) {
-        let mut response = list::json(Body::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        (response, Encoding::Identity)
-    } else {
-        let (count, others) = select(monitor, params);
-        encoded(document, count, &others, &request.headers)
+    let accepted = compression::accepted(&request.headers);
+    let coded = match Coded::known(&request.headers, &tag, accepted)? {
+        Some(known) => known,
+        None => {
+            let (count, others) = select(monitor, params);
+            document.encode(count, &others, accepted)
+        }
     };
+    let mut response = coded.answer(Some(&tag));
     let headers = response.headers_mut();
-    let ending =
-        if encoding == Encoding::Identity { String::new() } else { format!("-{}", encoding.token()) };
-    headers.extend(HeaderValue::try_from(format!("\"{tag}{ending}\"")).ok().map(|etag| (ETAG, etag)));
     if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
         headers.insert(LAST_MODIFIED, date);
     }
-    headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     monitor.insert_expiry(headers, Some(&params.expected));
-    response
+    Ok(response)
 }
 
 /// What comes before the first row.
@@ -109,15 +107,6 @@ fn select(monitor: &Monitor<'_>, params: &ChangesetParams) -> (usize, Vec<usize>
         others.truncate(limit - count);
     }
     (count, others)
-}
-
-/// Whether the client has the content of this tag, in any encoding. `*` is passed over, as in the plugin.
-fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|known| known.to_str().ok());
-    known.flat_map(|known| known.split(',')).any(|known| {
-        let known = known.trim().trim_start_matches("W/").trim_matches('"');
-        known.strip_prefix(tag).is_some_and(|ending| matches!(ending, "" | "-gzip" | "-br" | "-zstd"))
-    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
+use crate::wire::lent::Lent;
 
 /// How far a reader has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,11 @@ pub trait Snapshot: Debug + Send + Sync {
 
     /// Names what there is, as an `ETag` does, where that can be named.
     fn tag(&self) -> Option<String>;
+
+    /// What whoever holds it is lent, where that is much.
+    fn lent(&self) -> Option<Arc<Lent>> {
+        None
+    }
 
     /// The rows that follow a position.
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>>;

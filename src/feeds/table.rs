@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::feeds::snapshot::{Doubt, Page, Position, Room, Row, Snapshot};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
+use crate::wire::lent::Lent;
 
 /// What has to be known of a row to tell who has seen it.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +51,10 @@ pub trait Table: Debug {
     fn json(&self, place: usize) -> (Bytes, bool);
     /// How far behind its own timestamp a row can become visible.
     fn overlap(&self) -> Duration;
+    /// See [`Snapshot::lent`].
+    fn lent(&self) -> Option<Arc<Lent>> {
+        None
+    }
     /// See [`Snapshot::heed`].
     fn heed(&self, seq: Seq);
     /// The newest seq that was heeded.
@@ -77,6 +82,10 @@ impl<T: Table + Send + Sync + 'static> Snapshot for T {
         if seq.is_news(Table::newest_seq(self), Table::heard(self)) {
             Table::heed(self, seq);
         }
+    }
+
+    fn lent(&self) -> Option<Arc<Lent>> {
+        Table::lent(self)
     }
 
     fn tag(&self) -> Option<String> {

@@ -2,22 +2,16 @@
 //!
 //! Rows stand newest first, so what `_since` and `_limit` select is a prefix (and, rarely, a few late rows behind it).
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
+use crate::wire::body::Body;
 use crate::wire::compression::{self, Encoding};
 use crate::wire::lent::Stock;
-
-/// Up to this length, in bytes, compressing takes less than handing it over to another thread.
-const AT_ONCE: usize = 32 * 1024;
-
-/// How many compressed prefixes are kept of one document.
-const MOST_PREFIXES: usize = 64;
+use crate::wire::tagged::Coded;
+use crate::wire::variants::{self, Variants};
 
 /// A document around a list of rows, and where each row ends in it.
 #[derive(Debug)]
@@ -27,19 +21,10 @@ pub struct Document {
     begin: usize,
     ends: Vec<usize>,
     digest: u64,
-    gzip: Variant,
-    brotli: Variant,
-    zstd: Variant,
-    prefixes: Mutex<HashMap<(usize, Encoding), Bytes>>,
+    /// Compressed, by the number of rows.
+    variants: Arc<Variants<usize>>,
     /// What its readers are lent.
-    pub stock: Stock,
-}
-
-/// The whole document in one encoding, made once.
-#[derive(Debug, Default)]
-struct Variant {
-    bytes: OnceLock<Bytes>,
-    is_being_made: AtomicBool,
+    stock: Stock,
 }
 
 const CLOSING: &[u8] = b"]}";
@@ -66,10 +51,7 @@ impl Document {
             begin: opening.len(),
             ends,
             digest,
-            gzip: Variant::default(),
-            brotli: Variant::default(),
-            zstd: Variant::default(),
-            prefixes: Mutex::default(),
+            variants: Arc::default(),
         }
     }
 
@@ -101,83 +83,31 @@ impl Document {
         tail.extend_from_slice(CLOSING);
         vec![head, tail.into()]
     }
-}
 
-impl Document {
-    /// The same as [`Self::select`], in an encoding that the client takes; and which one that is.
+    /// The same as [`Self::select`], in an encoding that the client takes.
     ///
     /// A large document is compressed aside, and given as it is until that is done.
-    pub fn encode(
-        self: &Arc<Self>,
-        count: usize,
-        others: &[usize],
-        accepted: Encoding,
-    ) -> (Vec<Bytes>, Encoding) {
+    pub fn encode(&self, count: usize, others: &[usize], accepted: Encoding) -> Coded {
         let chunks = self.select(count, others);
-        let length: usize = chunks.iter().map(Bytes::len).sum();
-        if length < compression::WORTHWHILE || !others.is_empty() {
-            return (chunks, Encoding::Identity);
+        let length = chunks.iter().map(Bytes::len).sum();
+        let is_whole = count >= self.ends.len();
+        let is_kept = others.is_empty() && (is_whole || length <= variants::AT_ONCE);
+        if is_kept && length >= compression::WORTHWHILE && accepted != Encoding::Identity {
+            let name = (count.min(self.ends.len()), accepted);
+            if let Some(variant) = self.variants.get_or_begin(name, &chunks) {
+                return Coded::compressed(variant, accepted);
+            }
         }
-        let compressed = if count >= self.ends.len() {
-            self.variant(accepted).and_then(|variant| {
-                let made = variant.bytes.get().cloned();
-                made.or_else(|| self.make(variant, accepted))
-            })
-        } else {
-            self.prefix(count, &chunks, length, accepted)
-        };
-        compressed.map_or((chunks, Encoding::Identity), |compressed| (vec![compressed], accepted))
-    }
-
-    fn variant(&self, encoding: Encoding) -> Option<&Variant> {
-        match encoding {
-            Encoding::Identity => None,
-            Encoding::Gzip => Some(&self.gzip),
-            Encoding::Brotli => Some(&self.brotli),
-            Encoding::Zstd => Some(&self.zstd),
-        }
-    }
-
-    /// Compresses the whole document: at once where that is quick, else aside.
-    fn make(self: &Arc<Self>, variant: &Variant, encoding: Encoding) -> Option<Bytes> {
-        if self.bytes.len() <= AT_ONCE {
-            let compressed = compression::compress(encoding, std::slice::from_ref(&self.bytes)).ok()?;
-            return Some(variant.bytes.get_or_init(|| compressed).clone());
-        }
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
-        if !variant.is_being_made.swap(true, Ordering::AcqRel) {
-            let document = Arc::clone(self);
-            runtime.spawn_blocking(move || {
-                let compressed = compression::compress(encoding, std::slice::from_ref(&document.bytes));
-                if let (Some(variant), Ok(compressed)) = (document.variant(encoding), compressed) {
-                    variant.bytes.get_or_init(|| compressed);
-                }
-            });
-        }
-        None
-    }
-
-    fn prefix(&self, count: usize, chunks: &[Bytes], length: usize, encoding: Encoding) -> Option<Bytes> {
-        if encoding == Encoding::Identity || length > AT_ONCE {
-            return None;
-        }
-        let name = (count, encoding);
-        if let Some(made) = self.prefixes.lock().get(&name) {
-            return Some(made.clone());
-        }
-        let compressed = compression::compress(encoding, chunks).ok()?;
-        let mut prefixes = self.prefixes.lock();
-        if prefixes.len() >= MOST_PREFIXES {
-            prefixes.clear();
-        }
-        prefixes.insert(name, compressed.clone());
-        Some(compressed)
+        Coded::plain(Body::chunks(chunks), self.stock.lent(length))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_ENCODING;
+
     use super::*;
+    use crate::wire::body::read_limited;
 
     fn document(rows: &[&str]) -> Document {
         Document::new("{\"data\":[", rows, |text, row| text.push_str(row))
@@ -199,32 +129,44 @@ mod tests {
         assert_eq!(text(&empty.select(0, &[])), "{\"data\":[]}");
     }
 
-    fn many(count: u64) -> Arc<Document> {
+    fn many(count: u64) -> Document {
         let rows: Vec<_> =
             (0..count).map(|n| format!("{{\"id\":\"x\",\"last_modified\":{n},\"bucket\":\"a\"}}")).collect();
-        Arc::new(document(&rows.iter().map(String::as_str).collect::<Vec<_>>()))
+        document(&rows.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    #[test]
-    fn what_is_compressed_is_kept() {
+    async fn encoded(document: &Document, count: usize, accepted: Encoding) -> (Option<String>, Bytes) {
+        let (head, body) = document.encode(count, &[], accepted).answer(None).into_parts();
+        let encoding =
+            head.headers.get(CONTENT_ENCODING).map(|encoding| encoding.to_str().unwrap().to_owned());
+        (encoding, read_limited(body, usize::MAX).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_worth_it_is_compressed() {
         let document = many(100);
-        let (whole, encoding) = document.encode(100, &[], Encoding::Zstd);
-        assert_eq!(encoding, Encoding::Zstd);
-        assert_eq!(zstd::decode_all(&*whole.concat()).unwrap(), document.select(100, &[]).concat());
-        assert_eq!(document.encode(100, &[], Encoding::Zstd).0[0].as_ptr(), whole[0].as_ptr());
-        let (prefix, encoding) = document.encode(20, &[], Encoding::Gzip);
-        assert_eq!(encoding, Encoding::Gzip);
-        assert_eq!(document.encode(20, &[], Encoding::Gzip).0[0].as_ptr(), prefix[0].as_ptr());
-        assert_eq!(document.encode(1, &[], Encoding::Gzip).1, Encoding::Identity, "too short to be worth it");
-        assert_eq!(document.encode(100, &[], Encoding::Identity).1, Encoding::Identity);
+        let (encoding, whole) = encoded(&document, 100, Encoding::Zstd).await;
+        assert_eq!(encoding.as_deref(), Some("zstd"));
+        assert_eq!(zstd::decode_all(&*whole).unwrap(), document.select(100, &[]).concat());
+        let (encoding, some) = encoded(&document, 20, Encoding::Zstd).await;
+        assert_eq!(encoding.as_deref(), Some("zstd"));
+        assert_eq!(zstd::decode_all(&*some).unwrap(), document.select(20, &[]).concat());
+        let (encoding, few) = encoded(&document, 1, Encoding::Gzip).await;
+        assert_eq!(
+            (encoding, few),
+            (None, document.select(1, &[]).concat().into()),
+            "too short to be worth it"
+        );
+        assert_eq!(encoded(&document, 100, Encoding::Identity).await.0, None);
     }
 
     #[tokio::test]
     async fn a_large_document_is_compressed_aside() {
         let document = many(2000);
-        assert_eq!(document.encode(2000, &[], Encoding::Gzip).1, Encoding::Identity);
-        while document.encode(2000, &[], Encoding::Gzip).1 == Encoding::Identity {
+        assert_eq!(encoded(&document, 2000, Encoding::Gzip).await.0, None);
+        while encoded(&document, 2000, Encoding::Gzip).await.0.is_none() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(encoded(&document, 1999, Encoding::Gzip).await.0, None, "few ask for the same large part");
     }
 }

@@ -6,13 +6,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
+use http::header::{AGE, CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
 
 use crate::kinto::segment;
 use crate::settings::{Compat, Settings};
 
 /// RFC 9213: for shared caches only.
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+
+/// RFC 9211.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What Fastly and Varnish purge by.
 pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
@@ -22,10 +25,83 @@ pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 
 const NEVER: HeaderValue = HeaderValue::from_static("no-cache, no-store");
 
+/// What an answer about a collection's records is, as far as caches have to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Caching<'c> {
+    /// All settings.
+    pub settings: &'c Settings,
+    /// The bucket that it shows.
+    pub bucket: &'c str,
+    /// The collection that it shows; empty where it shows the whole bucket.
+    pub collection: &'c str,
+    /// The request's `_expected`, where it has one.
+    pub expected: Option<&'c str>,
+    /// Whether anybody may have it.
+    pub is_public: bool,
+    /// This machine's clock.
+    pub now: SystemTime,
+}
+
+/// Where an answer comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// From memory.
+    Memory,
+    /// From memory, after the upstream was asked for what is newer.
+    Refreshed,
+    /// From memory, because the upstream fails; of so many seconds ago, where that is known.
+    Stale(Option<u64>),
+    /// From the upstream, for this request alone.
+    Upstream,
+}
+
+impl Caching<'_> {
+    /// Tells caches for how long they may keep an answer, who else may have it, and what it shows.
+    pub fn insert(&self, headers: &mut HeaderMap) {
+        let Self { settings, bucket, collection, expected, is_public, now } = *self;
+        let expiry = expiry(settings, bucket, collection, expected);
+        if let Some(seconds) = expiry {
+            allow(headers, seconds, now);
+        }
+        if !is_public {
+            keep_private(headers);
+        } else if let Some(seconds) = expiry {
+            allow_stale(headers, seconds, settings.stale_if_error);
+        }
+        if !collection.is_empty() {
+            tag(headers, bucket, collection);
+        }
+    }
+}
+
+impl Served {
+    /// From memory, which may be behind because the upstream fails.
+    pub fn from_memory(is_stale: bool) -> Self {
+        if is_stale { Self::Stale(None) } else { Self::Memory }
+    }
+
+    /// Says so in `Cache-Status`. What is stale and of unknown age is not to be kept.
+    pub fn insert(self, headers: &mut HeaderMap) {
+        let status = match self {
+            Self::Memory => HeaderValue::from_static("kinto-sidecar; hit"),
+            Self::Refreshed => HeaderValue::from_static("kinto-sidecar; fwd=stale"),
+            Self::Upstream => HeaderValue::from_static("kinto-sidecar; fwd=bypass"),
+            Self::Stale(None) => {
+                forbid(headers);
+                HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed")
+            }
+            Self::Stale(Some(age)) => {
+                headers.insert(AGE, HeaderValue::from(age));
+                let status = format!("kinto-sidecar; hit; ttl=-{age}; detail=upstream-failed");
+                HeaderValue::try_from(status).unwrap_or(HeaderValue::from_static("kinto-sidecar; hit"))
+            }
+        };
+        headers.insert(CACHE_STATUS, status);
+    }
+}
+
 /// For how many seconds an answer about this collection's records may be kept, where a setting says so.
-///
-/// `expected` is the request's `_expected`, where it has one.
-pub fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<u64> {
+fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<u64> {
     let expiry = settings.kinto.record_cache(bucket, collection);
     match expected {
         None => expiry.default,
@@ -64,7 +140,7 @@ pub fn forbid(headers: &mut HeaderMap) {
 
 /// Tells a CDN that it may give out an answer that may be kept for `seconds` for some time more, while it asks for a
 /// new one, or while it gets none.
-pub fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
+fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
     let value =
         format!("max-age={seconds}, stale-while-revalidate={seconds}, stale-if-error={}", if_error.as_secs());
     if let (true, Ok(value)) = (seconds > 0, HeaderValue::try_from(value)) {
@@ -73,7 +149,7 @@ pub fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
 }
 
 /// Names what an answer shows, so that a CDN can be told to drop it: the bucket, and the collection.
-pub fn tag(headers: &mut HeaderMap, bucket: &str, collection: &str) {
+fn tag(headers: &mut HeaderMap, bucket: &str, collection: &str) {
     let (bucket, both) = (tag_of(bucket), format!("{}/{}", tag_of(bucket), tag_of(collection)));
     if let Ok(keys) = HeaderValue::try_from(format!("{bucket} {both}")) {
         headers.insert(SURROGATE_KEY, keys);

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
 /// Bodies shorter than this fit into one packet as they are, in bytes.
 pub const WORTHWHILE: usize = 860;
@@ -35,8 +35,12 @@ impl Encoding {
     }
 }
 
-/// The coding that the client likes best; of those that it likes alike, the one that makes the smallest body.
-pub fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Encoding {
+/// The coding that the client of a request likes best; of those that it likes alike, the one that makes the smallest body.
+pub fn accepted(request: &HeaderMap) -> Encoding {
+    negotiate(request.get_all(ACCEPT_ENCODING).iter())
+}
+
+fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Encoding {
     // Not mentioned: unacceptable, but for identity, which is acceptable as a last resort.
     let mut liked = [
         (Encoding::Zstd, None),

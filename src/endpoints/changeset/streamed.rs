@@ -3,21 +3,21 @@
 //! The proof that metadata, timestamp and changes belong together comes at the end of the reading; where it fails, the
 //! answer breaks off, so that nobody takes it for complete.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
-use http::Response as HttpResponse;
-use http::header::{self, HeaderMap, HeaderValue};
 
 use super::ChangesetParams;
 use crate::access::Credentials;
 use crate::app::Core;
+use crate::endpoints::list;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::upstream::UpstreamError;
 use crate::upstream::kinto::{Metadata, Page, ReadError, Source};
 use crate::wire::body::{Body, Response, Sender};
 use crate::wire::buffers::Hold;
-use crate::wire::cache_control;
-use crate::wire::headers;
+use crate::wire::cache_control::{Caching, Served};
 
 /// What is still to be read of a changeset.
 struct Rest {
@@ -70,31 +70,19 @@ pub async fn answer(
             sender.abort(error.to_string().into()).await;
         }
     });
-    let mut response = HttpResponse::new(body);
+    let mut response = list::json(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers::insert_kinto_defaults(headers);
-    insert_caching(headers, core, key, params, public);
+    Caching {
+        settings: &app.settings,
+        bucket: &key.bucket,
+        collection: &key.collection,
+        expected: Some(&params.expected),
+        is_public: public,
+        now: SystemTime::now(),
+    }
+    .insert(headers);
+    Served::Upstream.insert(headers);
     Ok(response)
-}
-
-fn insert_caching(
-    headers: &mut HeaderMap,
-    core: &Core,
-    key: &CollectionKey,
-    params: &ChangesetParams,
-    public: bool,
-) {
-    let settings = &core.app.settings;
-    let expiry = cache_control::expiry(settings, &key.bucket, &key.collection, Some(&params.expected));
-    if let Some(seconds) = expiry {
-        cache_control::allow(headers, seconds, std::time::SystemTime::now());
-    }
-    if !public {
-        cache_control::keep_private(headers);
-    }
-    cache_control::tag(headers, &key.bucket, &key.collection);
-    super::mark_passed(headers);
 }
 
 /// How much of a page is in memory.

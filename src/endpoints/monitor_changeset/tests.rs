@@ -1,5 +1,7 @@
 //! The changeset over a snapshot, in both compatibility modes.
 
+use http::header::IF_NONE_MATCH;
+
 use super::*;
 use crate::endpoints::monitor_changes::tests::{NOW, entries, names, request, settings, text};
 use crate::settings::Settings;
@@ -10,7 +12,9 @@ fn respond(entries: &Entries, host: &str, settings: &Settings, request: &Parts) 
     let context = Context { settings, now: NOW, base_url: &base_url };
     match check(&context, request) {
         Ok(ControlFlow::Break(response)) => response,
-        Ok(ControlFlow::Continue(params)) => answer(&params, &Monitor { entries, host, context }, request),
+        Ok(ControlFlow::Continue(params)) => {
+            answer(&params, &Monitor { entries, host, context }, request).unwrap_or_else(Error::into_response)
+        }
         Err(error) => error.into_response(),
     }
 }

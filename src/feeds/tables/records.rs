@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::feeds::table::{Mark, Table};
-
 use crate::kinto::seq::Seq;
 use crate::mirror::content::Content;
 use crate::mirror::{Mirror, State};
+use crate::wire::lent::Lent;
 
 /// A collection at one moment.
 #[derive(Debug)]
@@ -71,6 +71,11 @@ impl Table for Records {
     fn json(&self, place: usize) -> (Bytes, bool) {
         let row = self.row(place);
         row.map_or_else(Default::default, |row| (self.state.content.json(row), row.deleted))
+    }
+
+    fn lent(&self) -> Option<Arc<Lent>> {
+        let State { content, stock, .. } = &*self.state;
+        stock.lent(content.weight())
     }
 
     fn heed(&self, seq: Seq) {
