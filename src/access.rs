@@ -52,13 +52,22 @@ pub struct Access {
     shared: Arc<Memory<SharedRecords>>,
     identities: Arc<Memory<Identity>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
-    epochs: Vec<Arc<Epoch>>,
+    epochs: Vec<Epochs>,
+    /// Moves when some group may have changed. A group is a principal in any bucket, not only in its own.
+    groups: Epoch,
     /// Moves with any of them.
     changed: watch::Sender<u64>,
     ttl: Duration,
     stale_if_error: Duration,
     /// How long an upstream that says nothing is waited for, where its last word will do.
     patience: Duration,
+}
+
+/// Until when something counts for those who show no credentials, and for those who do: they may be in groups.
+#[derive(Debug)]
+struct Epochs {
+    anonymous: Arc<Epoch>,
+    named: Arc<Epoch>,
 }
 
 /// What the upstream says of somebody who wants to read a collection.
@@ -117,12 +126,18 @@ impl Verdict {
 impl Access {
     /// Nothing is remembered yet.
     pub fn new(settings: &Settings) -> Self {
+        let groups = Epoch::default();
+        let epochs = || {
+            let anonymous = Epoch::default();
+            Epochs { named: Arc::new(anonymous.beside(&groups)), anonymous: Arc::new(anonymous) }
+        };
         Self {
             verdicts: Arc::new(Memory::new(REMEMBERED)),
             shared: Arc::new(Memory::new(REMEMBERED)),
             identities: Arc::new(Memory::new(REMEMBERED)),
             changed: watch::Sender::new(0),
-            epochs: std::iter::repeat_with(Arc::default).take(EPOCHS).collect(),
+            epochs: std::iter::repeat_with(epochs).take(EPOCHS).collect(),
+            groups,
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
             patience: settings.limits.upstream_connect_timeout,
@@ -153,7 +168,7 @@ impl Access {
         upstream: &Upstream,
         credentials: &Credentials,
     ) -> Result<Verdict, Error> {
-        let epoch = self.epoch(bucket);
+        let epoch = self.epoch_for(bucket, credentials);
         let question = || {
             let (object, upstream, credentials) = (object(), upstream.clone(), credentials.clone());
             async move { question::ask_to_read(&upstream, &object, &credentials).await }
@@ -176,7 +191,7 @@ impl Access {
 
     /// Who the requester is.
     pub async fn identity(&self, upstream: &Upstream, credentials: &Credentials) -> Result<Identity, Error> {
-        let (name, epoch) = (Name::new("identity", &[], credentials), self.epoch(EVERYBODY));
+        let (name, epoch) = (Name::new("identity", &[], credentials), self.epoch_for(EVERYBODY, credentials));
         let question = || {
             let (upstream, credentials) = (upstream.clone(), credentials.clone());
             async move { ask_for_identity(&upstream, &credentials).await }
@@ -219,17 +234,21 @@ impl Access {
         Ok(identity.principals.iter().any(|principal| principals.contains(principal)))
     }
 
-    /// Permissions of a bucket, or of something in it, may have changed.
+    /// Permissions of a bucket, or of something in it other than a group, may have changed.
     pub fn invalidate_bucket(&self, bucket: &str) {
         self.epoch(bucket).change();
-        // Groups are principals.
-        self.epoch(EVERYBODY).change();
         self.tell();
+    }
+
+    /// Groups of a bucket may have changed, or gone with it: whoever was in one has other principals, in any bucket.
+    pub fn invalidate_groups(&self, bucket: &str) {
+        self.groups.change();
+        self.invalidate_bucket(bucket);
     }
 
     /// Anything may have changed.
     pub fn invalidate_all(&self) {
-        self.epochs.iter().for_each(|epoch| epoch.change());
+        self.epochs.iter().for_each(|epochs| epochs.anonymous.change());
         self.tell();
     }
 
@@ -237,13 +256,13 @@ impl Access {
     /// be, what it said before is good: whoever makes writes fail takes nothing from those who read.
     pub fn doubt_bucket(&self, bucket: &str) {
         self.epoch(bucket).doubt();
-        self.epoch(EVERYBODY).doubt();
+        self.groups.doubt();
         self.tell();
     }
 
     /// Nobody knows whether anything changed.
     pub fn doubt_all(&self) {
-        self.epochs.iter().for_each(|epoch| epoch.doubt());
+        self.epochs.iter().for_each(|epochs| epochs.anonymous.doubt());
         self.tell();
     }
 
@@ -256,11 +275,21 @@ impl Access {
         self.changed.subscribe()
     }
 
-    fn epoch(&self, bucket: &str) -> Arc<Epoch> {
+    fn epoch(&self, bucket: &str) -> &Epoch {
+        &self.epochs_of(bucket).anonymous
+    }
+
+    fn epoch_for(&self, bucket: &str, credentials: &Credentials) -> Arc<Epoch> {
+        let epochs = self.epochs_of(bucket);
+        Arc::clone(if credentials.is_anonymous() { &epochs.anonymous } else { &epochs.named })
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the place is less than their number, which is not none")]
+    fn epochs_of(&self, bucket: &str) -> &Epochs {
         let mut hasher = DefaultHasher::new();
         bucket.hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % EPOCHS as u64).unwrap_or_default();
-        self.epochs.get(place).cloned().unwrap_or_default()
+        let place = usize::try_from(hasher.finish() % self.epochs.len() as u64).unwrap_or_default();
+        &self.epochs[place]
     }
 }
 

@@ -1,10 +1,18 @@
 //! Until when what the upstream said of a bucket's permissions counts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts what may have changed who may read what in some buckets.
 #[derive(Debug, Default)]
 pub(super) struct Epoch {
+    own: Arc<Counts>,
+    /// Those of all groups, for whoever may be in one.
+    groups: Option<Arc<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
     /// Writes that were acknowledged.
     changes: AtomicU64,
     /// Writes of which nobody knows whether they happened.
@@ -19,19 +27,28 @@ pub(super) struct Moment {
 }
 
 impl Epoch {
+    /// The same for whoever may be in one of the `groups`, which may be those of any bucket.
+    pub(super) fn beside(&self, groups: &Self) -> Self {
+        Self { own: Arc::clone(&self.own), groups: Some(Arc::clone(&groups.own)) }
+    }
+
     /// Permissions may have been changed: what was said before counts no more.
     pub(super) fn change(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.own.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// They may have been changed, or not: what was said before counts where the upstream cannot be asked.
     pub(super) fn doubt(&self) {
-        self.doubts.fetch_add(1, Ordering::AcqRel);
+        self.own.doubts.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Now.
     pub(super) fn now(&self) -> Moment {
-        Moment { changes: self.changes.load(Ordering::Acquire), doubts: self.doubts.load(Ordering::Acquire) }
+        let sum = |count: fn(&Counts) -> &AtomicU64| {
+            let all = [Some(&self.own), self.groups.as_ref()];
+            all.into_iter().flatten().map(|counts| count(counts).load(Ordering::Acquire)).sum()
+        };
+        Moment { changes: sum(|counts| &counts.changes), doubts: sum(|counts| &counts.doubts) }
     }
 }
 

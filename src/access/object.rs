@@ -97,7 +97,7 @@ impl Access {
         credentials: &Credentials,
     ) -> Result<SharedRecords, Error> {
         let name = Name::new("shared", &[&key.bucket, &key.collection], credentials);
-        let epoch = self.epoch(&key.bucket);
+        let epoch = self.epoch_for(&key.bucket, credentials);
         let question = || {
             let source = Source::on_behalf(upstream.clone(), credentials.headers());
             async move { ask_for_shared(&source, &key).await }

@@ -209,10 +209,10 @@ impl Passing {
         let Observer { access, .. } = &*self.observer;
         match &self.target {
             Target::Records(_) => {}
-            Target::Collection(CollectionKey { bucket, .. })
-            | Target::Collections(bucket)
-            | Target::Bucket(bucket)
-            | Target::Groups(bucket) => access.invalidate_bucket(bucket),
+            Target::Collection(CollectionKey { bucket, .. }) | Target::Collections(bucket) => {
+                access.invalidate_bucket(bucket);
+            }
+            Target::Bucket(bucket) | Target::Groups(bucket) => access.invalidate_groups(bucket),
             Target::Buckets | Target::Accounts | Target::Everything => access.invalidate_all(),
         }
         for key in self.suspects() {
@@ -274,20 +274,20 @@ impl Passing {
                 }
             }
             Target::Bucket(bucket) => {
-                access.invalidate_bucket(bucket);
+                access.invalidate_groups(bucket);
                 if self.method == Method::DELETE {
                     timeline.removed_from_bucket(bucket, &|_| false);
                 }
             }
             Target::Buckets => {
                 for bucket in objects.ids() {
-                    access.invalidate_bucket(bucket);
+                    access.invalidate_groups(bucket);
                     if self.method == Method::DELETE {
                         timeline.removed_from_bucket(bucket, &|_| false);
                     }
                 }
             }
-            Target::Groups(bucket) => access.invalidate_bucket(bucket),
+            Target::Groups(bucket) => access.invalidate_groups(bucket),
             Target::Accounts => access.invalidate_all(),
             Target::Everything => {
                 access.invalidate_all();

@@ -45,12 +45,12 @@ impl Observer {
                 self.ask(&CollectionKey::new(bucket, collection)).await;
             }
             Object::Bucket(_) => {
-                self.access.invalidate_bucket(bucket);
+                self.access.invalidate_groups(bucket);
                 for clock in self.timeline.clocks().iter().filter(|clock| &*clock.key().bucket == bucket) {
                     self.ask(clock.key()).await;
                 }
             }
-            Object::Group(..) => self.access.invalidate_bucket(bucket),
+            Object::Group(..) => self.access.invalidate_groups(bucket),
         }
     }
 

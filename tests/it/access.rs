@@ -124,6 +124,27 @@ async fn permissions_that_pass_through_count_at_once() {
 }
 
 #[tokio::test]
+async fn a_group_counts_in_every_bucket() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, LONG]);
+    let client = sidecar.client();
+    let (alice, bob) = (client.user("alice"), client.user("bob"));
+    let collection = collection(&client, json!([])).await;
+    let elsewhere = format!("/buckets/{}", unique("groups"));
+    let group = format!("{elsewhere}/groups/g");
+    let members = json!([principal(&bob).await]);
+    alice.put(&elsewhere).await.expect(201);
+    alice.put(&group).data(json!({"members": members})).await.expect(201);
+    alice.patch(&collection).json(json!({"permissions": {"read": [group]}})).await.expect(200);
+    changeset(&bob, &collection).await.expect(200);
+    alice.patch(&group).data(json!({"members": []})).await.expect(200);
+    changeset(&bob, &collection).await.expect(403);
+    alice.patch(&group).data(json!({"members": members})).await.expect(200);
+    changeset(&bob, &collection).await.expect(200);
+    alice.delete(&format!("{elsewhere}/groups")).await.expect(200);
+    changeset(&bob, &collection).await.expect(403);
+}
+
+#[tokio::test]
 async fn what_the_upstream_said_is_remembered() {
     let kinto = Kinto::shared();
     let recorder = Recorder::before(kinto.url());
