@@ -127,3 +127,46 @@ impl Advice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_for_errors_and_the_rest_for_all() {
+        let value = |text| Some(HeaderValue::from_static(text));
+        let advice = Advice { backoff: value("1"), alert: value("2"), retry_after: value("3") };
+        for (status, retry_after) in [(200, None), (304, None), (404, value("3")), (503, value("3"))] {
+            let mut headers = HeaderMap::new();
+            advice.insert(StatusCode::from_u16(status).unwrap(), &mut headers);
+            assert_eq!(headers.get(RETRY_AFTER), retry_after.as_ref(), "{status}");
+            assert_eq!(
+                (headers.get(BACKOFF), headers.get(ALERT)),
+                (value("1").as_ref(), value("2").as_ref())
+            );
+        }
+    }
+
+    #[test]
+    fn only_kintos_own_word_is_an_end_of_life() {
+        let answer = |body: &'static str, alert: Option<&'static str>| {
+            let mut answer = Response::new(Bytes::from_static(body.as_bytes()));
+            *answer.status_mut() = StatusCode::GONE;
+            answer.headers_mut().extend(alert.map(|alert| (ALERT, HeaderValue::from_static(alert))));
+            answer
+        };
+        let eol = Some("{\"code\":\"hard-eol\"}");
+        for (method, body, alert, is_end) in [
+            (Method::GET, r#"{"code":410,"errno":202}"#, eol, true),
+            (Method::GET, r#"{"code":410,"errno":202}"#, None, true),
+            (Method::HEAD, "", eol, true),
+            (Method::GET, r#"{"code":410,"errno":111}"#, eol, false),
+            (Method::GET, "gone", eol, false),
+            (Method::HEAD, "", None, false),
+        ] {
+            let words = Words::default();
+            assert_eq!(words.heed(&method, answer(body, alert)).is_err(), is_end, "{method} {body}");
+            assert_eq!(words.ended().is_some(), is_end, "{method} {body}");
+        }
+    }
+}

@@ -247,6 +247,41 @@ async fn a_permission_that_was_withdrawn_is_not_good_while_the_upstream_fails() 
 }
 
 #[tokio::test]
+async fn whoever_shows_credentials_is_not_let_in_while_the_upstream_cannot_say_that_they_hold() {
+    let chaos = Chaos::before(Kinto::shared().url());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.permission_ttl", "0s"), ("sidecar.stale_if_error", "1h")];
+    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let (client, bob) = (sidecar.client(), sidecar.client().user("bob"));
+    let collection = collection(&client, json!(["system.Everyone"])).await;
+    for reader in [&client, &bob] {
+        changeset(reader, &collection).await.expect(200);
+    }
+    chaos.cut();
+    changeset(&client, &collection).await.expect(200);
+    let answer = changeset(&bob, &collection).await;
+    assert!(answer.status >= 500, "{answer}");
+}
+
+#[tokio::test]
+async fn whatever_a_front_says_to_a_requesters_batch_their_permission_is_asked_for() {
+    let recorder = Recorder::before(Kinto::shared().url());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.permission_ttl", "0s"), ("sidecar.history", "off")];
+    for status in [400, 401, 403, 404, 405, 409, 413, 431, 501] {
+        let sidecar = Sidecar::start(recorder.url(), &settings);
+        let client = sidecar.client();
+        let collection = collection(&client, json!([])).await;
+        recorder.intercept(
+            move |request| {
+                if request.path() == "/v1/batch" { Fate::Answer(status) } else { Fate::Pass }
+            },
+        );
+        changeset(&client.user("alice"), &collection).await.expect(200);
+        changeset(&client.user("bob"), &collection).await.expect(403);
+        recorder.release();
+    }
+}
+
+#[tokio::test]
 async fn whose_writes_fail_takes_nothing_from_those_who_read() {
     let kinto = Kinto::shared();
     let chaos = Chaos::before(kinto.url());

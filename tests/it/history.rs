@@ -1,6 +1,7 @@
 //! The history that the sidecar keeps: what is recorded, by whom, what is read, and that nothing is lost.
 
 mod anew;
+mod doubt;
 mod elsewhere;
 mod failure;
 mod full;

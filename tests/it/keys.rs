@@ -136,6 +136,10 @@ impl World {
                 alice.put(&format!("{collection}/records/r{n}")).data(data).await.expect(201);
             }
         }
+        // A list that is long enough to be compressed.
+        for n in 0..8 {
+            alice.put(&format!("{uri}/collections/more{n}")).await.expect(201);
+        }
         // Nobody knows in which order these became visible.
         let elsewhere = format!("{uri}/collections/elsewhere");
         let direct = Kinto::shared().client().user("alice");

@@ -111,6 +111,19 @@ mod tests {
     }
 
     #[test]
+    fn however_many_have_readers_the_others_have_every_fourth_place() {
+        let clocks = clocks(160);
+        for clock in &clocks[..100] {
+            std::mem::forget(clock.listen());
+        }
+        let longest = longest_waits(&clocks, 8, Duration::from_millis(500));
+        let (read, quiet) = longest.split_at(100);
+        // 100 in six places, and 60 in two, each half second.
+        assert!(read.iter().all(|wait| *wait <= Duration::from_millis(8_500)), "{read:?}");
+        assert!(quiet.iter().all(|wait| *wait <= Duration::from_secs(15)), "{quiet:?}");
+    }
+
+    #[test]
     fn what_the_upstream_fails_on_is_asked_alone_and_ever_more_seldom() {
         let clocks = clocks(10);
         let mut tries = Vec::new();

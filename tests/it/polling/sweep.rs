@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{MONITOR, bucket, is_batch, kinto, listed, rows};
 use crate::support::{
-    Client, Fate, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique,
+    Client, Fate, Kinto, KintoOptions, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique,
 };
 
 /// How many sub-requests a batch may have.
@@ -124,6 +124,71 @@ async fn a_bucket_of_which_one_collection_is_monitored_has_all_in_its_feed() {
         .collect();
     seen.sort();
     assert_eq!(seen, ["a", "b"], "{feed}");
+}
+
+#[tokio::test]
+async fn many_who_ask_for_one_bucket_cost_no_more_than_two_lists() {
+    let (bucket, _) = bucket(&kinto(), &["a"]).await;
+    let recorder = Recorder::before(Kinto::shared().url());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "3600s"), ("sidecar.history", "off")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let alice = sidecar.client().user("alice");
+    let lists = format!("/v1{bucket}/collections");
+    let is_list = move |request: &Recorded| request.path() == lists;
+    let held = is_list.clone();
+    recorder.intercept(move |request| if held(request) { Fate::Hold } else { Fate::Pass });
+    let mut readers = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        readers.spawn(alice.get(&format!("{bucket}/_changes")).attempt());
+        if number == 0 {
+            recorder.wait_for(1, &is_list).await;
+        }
+    }
+    recorder.release();
+    while let Some(feed) = readers.join_next().await {
+        feed.unwrap().unwrap().expect(200);
+    }
+    // One for the first of them, and one that began when all others were there.
+    assert!(recorder.count(&is_list) <= 2, "{}", recorder.count(&is_list));
+}
+
+#[tokio::test]
+async fn a_batch_has_no_more_in_it_than_the_upstream_takes() {
+    let own = Kinto::start(KintoOptions::memory().setting("kinto.batch_max_requests", "4"));
+    let (bucket, made) = bucket(&own.client().user("alice"), &["a", "b", "c", "d", "e", "f"]).await;
+    let recorder = Recorder::before(own.url());
+    let settings = [SERVICE_ACCOUNT, ("changes.resources", &*bucket), ("sidecar.history", "off")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    assert_eq!(listed(&sidecar.client()).await, made);
+    let asked: Vec<_> = recorder.requests().iter().filter(|request| is_batch(request)).cloned().collect();
+    assert!(!asked.is_empty() && asked.iter().all(|batch| batch.sub_requests().len() <= 4));
+}
+
+#[tokio::test]
+async fn who_claims_to_know_of_more_than_there_is_does_not_exceed_the_budget() {
+    let (bucket, _) = bucket(&kinto(), &["a", "b", "c"]).await;
+    let recorder = Recorder::before(Kinto::shared().url());
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", &*bucket),
+        ("sidecar.timestamps_ttl", "3600s"),
+        ("sidecar.history", "off"),
+    ];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let client = sidecar.client();
+    let newest = client.get(MONITOR).await.expect(200).timestamp();
+    let (began, busy) = (Instant::now(), recorder.busy());
+    let mut claims = 0;
+    while began.elapsed() < Duration::from_secs(2) {
+        claims += 1;
+        let known = newest + claims;
+        client
+            .get(&format!("/buckets/monitor/collections/changes/changeset?_expected={known}"))
+            .await
+            .expect(200);
+    }
+    let share = (recorder.busy() - busy).as_secs_f64() / began.elapsed().as_secs_f64();
+    assert!(share < 0.2, "{claims} claims kept the upstream busy for {share} of the time");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A pass-through in front of Kinto that notes each request, and can hold some of them back or answer in Kinto's place.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,12 @@ pub enum Fate {
     Hold,
     /// It is answered with this status.
     Answer(u16),
+    /// It is answered with this body, and 200.
+    Say(&'static str),
+    /// It goes on to Kinto, whose answer waits.
+    Late,
+    /// It goes on to Kinto, whose answer is lost with the connection.
+    Lose,
 }
 
 type Decide = Arc<dyn Fn(&Recorded) -> Fate + Send + Sync>;
@@ -168,7 +175,7 @@ async fn connection(
         let (sender, notes, mut deciding) = (Arc::clone(&sender), Arc::clone(&notes), deciding.clone());
         async move {
             let (head, body) = request.into_parts();
-            let body = body.collect().await?.to_bytes();
+            let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
             let recorded = Recorded {
                 method: head.method.to_string(),
                 target: head.uri.to_string(),
@@ -176,23 +183,31 @@ async fn connection(
                 body: body.clone(),
             };
             notes.requests.lock().unwrap_or_else(PoisonError::into_inner).push(recorded.clone());
-            loop {
+            let answer = |status: u16, body: &'static str| {
+                let body = Full::new(Bytes::from_static(body.as_bytes())).map_err(|never| match never {});
+                let answer =
+                    http::Response::builder().status(status).header("Content-Type", "application/json");
+                Ok(answer.body(body.boxed()).unwrap())
+            };
+            let fate = loop {
                 let decide = Arc::clone(&deciding.borrow_and_update());
                 match decide(&recorded) {
-                    Fate::Pass => break,
-                    Fate::Answer(status) => {
-                        let body =
-                            Full::new(Bytes::from_static(b"{}")).map_err(|never| match never {}).boxed();
-                        return Ok(http::Response::builder().status(status).body(body).unwrap());
-                    }
+                    Fate::Answer(status) => return answer(status, "{}"),
+                    Fate::Say(body) => return answer(200, body),
                     Fate::Hold => drop(deciding.changed().await),
+                    fate => break fate,
                 }
-            }
+            };
             let request = http::Request::from_parts(head, Full::new(body));
             let (mut sender, begun) = (sender.lock().await, Instant::now());
-            let answer = sender.send_request(request).await?;
+            let answer = sender.send_request(request).await.map_err(io::Error::other)?;
             *notes.busy.lock().unwrap_or_else(PoisonError::into_inner) += begun.elapsed();
-            Ok::<_, hyper::Error>(answer.map(BodyExt::boxed))
+            if fate == Fate::Lose {
+                return Err(io::Error::other("lost"));
+            }
+            let decides_late = |decide: &Decide| decide(&recorded) == Fate::Late;
+            let _ = deciding.wait_for(|decide| fate != Fate::Late || !decides_late(decide)).await;
+            Ok(answer.map(BodyExt::boxed))
         }
     });
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service).await;

@@ -1,0 +1,122 @@
+//! Writes of which no answer says what became of them.
+
+use std::future::IntoFuture;
+
+use serde_json::{Value, json};
+
+use super::entries;
+use crate::support::{Client, Fate, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+
+struct World {
+    recorder: Recorder,
+    sidecar: Sidecar,
+    alice: Client,
+    bucket: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let recorder = Recorder::before(Kinto::shared().url());
+        // Who somebody is need not be asked meanwhile.
+        let settings = [SERVICE_ACCOUNT, ("sidecar.permission_ttl", "1h")];
+        let sidecar = Sidecar::start(recorder.url(), &settings);
+        let (alice, bucket) = (sidecar.client().user("alice"), format!("/buckets/{}", unique("doubt")));
+        alice.put(&bucket).await.expect(201);
+        alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+        Self { recorder, sidecar, alice, bucket }
+    }
+
+    fn record(&self, id: &str) -> String {
+        format!("{}/collections/c/records/{id}", self.bucket)
+    }
+
+    async fn about_records(&self) -> Vec<Value> {
+        let entries = entries(&self.alice, &self.bucket).await;
+        entries.into_iter().filter(|entry| entry["resource_name"] == "record").collect()
+    }
+}
+
+async fn id_of(user: &Client) -> Value {
+    user.get("/").await.expect(200).json()["user"]["id"].clone()
+}
+
+fn writes(request: &Recorded) -> bool {
+    request.method == "PUT"
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_is_recorded_with_its_author() {
+    let world = World::new().await;
+    world.recorder.intercept(|request| if writes(request) { Fate::Lose } else { Fate::Pass });
+    world.alice.put(&world.record("r")).data(json!({"n": 1})).await.expect(502);
+    let about = eventually("the entry", async || {
+        Some(world.about_records().await).filter(|entries| !entries.is_empty())
+    });
+    let about = about.await;
+    assert_eq!(about.len(), 1, "{about:#?}");
+    assert_eq!(about[0]["user_id"], id_of(&world.alice).await);
+    assert_eq!(about[0]["action"], "create");
+}
+
+#[tokio::test]
+async fn what_somebody_else_wrote_is_not_taken_for_a_write_that_failed() {
+    let world = World::new().await;
+    let bob = world.sidecar.client().user("bob");
+    let bobs = id_of(&bob).await;
+    world.alice.patch(&world.bucket).json(json!({"permissions": {"write": [bobs]}})).await.expect(200);
+    let record = world.record("r");
+    world.recorder.clear();
+    world.recorder.intercept(|request| if writes(request) { Fate::Late } else { Fate::Pass });
+    let late = tokio::spawn(bob.put(&record).data(json!({"n": 1})).into_future());
+    let direct = Kinto::shared().client().user("alice");
+    eventually("bob's", async || (direct.get(&record).await.status == 200).then_some(())).await;
+
+    let bobs_write = world.recorder.requests().into_iter().find(writes).unwrap();
+    let credentials = bobs_write.headers["authorization"].clone();
+    let decide = move |request: &Recorded| match (writes(request), request.headers.get("authorization")) {
+        (true, Some(sent)) if *sent == credentials => Fate::Late,
+        (true, _) => Fate::Answer(500),
+        (false, _) => Fate::Pass,
+    };
+    world.recorder.intercept(decide);
+    world.alice.put(&record).data(json!({"n": 1})).await.expect(500);
+    let path = format!("/v1{record}");
+    // It is looked up, and would be written down.
+    world.recorder.wait_for(1, |request| request.method == "GET" && request.path() == path).await;
+    assert_eq!(world.about_records().await.len(), 0);
+    world.recorder.release();
+    late.await.unwrap().expect(201);
+    let about = world.about_records().await;
+    assert_eq!(about.len(), 1, "{about:#?}");
+    assert_eq!(about[0]["user_id"], bobs);
+}
+
+#[tokio::test]
+async fn of_a_batch_with_a_conflict_in_it_only_what_is_there_is_recorded() {
+    let world = World::new().await;
+    let requests = ["1", "2", "3"].map(|id| json!({"path": world.record(id)}));
+    let batch = json!({"defaults": {"method": "PUT", "body": {"data": {"n": 1}}}, "requests": requests});
+    let is_theirs = |request: &Recorded| {
+        request.method == "POST" && request.body.windows(5).any(|bytes| bytes == b"\"PUT\"")
+    };
+    world.recorder.clear();
+    world.recorder.intercept(move |request| if is_theirs(request) { Fate::Hold } else { Fate::Pass });
+    let asked = tokio::spawn(world.alice.post("/batch").json(batch).into_future());
+    world.recorder.wait_for(1, is_theirs).await;
+    // What came before the conflict was rolled back, and what came after it was not.
+    let direct = Kinto::shared().client().user("alice");
+    let written = direct.put(&world.record("3")).data(json!({"n": 1})).await.expect(201).data();
+    world.recorder.intercept(move |request| {
+        let said = r#"{"responses": [
+            {"status": 201, "path": "/1", "headers": {}, "body": {"data": {"id": "1", "last_modified": 2000}}},
+            {"status": 409, "path": "/2", "headers": {}, "body": {"errno": 122}},
+            {"status": 201, "path": "/3", "headers": {}, "body": {"data": {"id": "3", "last_modified": 3000}}}
+        ]}"#;
+        if is_theirs(request) { Fate::Say(said) } else { Fate::Pass }
+    });
+    asked.await.unwrap().expect(200);
+    let about = world.about_records().await;
+    assert_eq!(about.len(), 1, "{about:#?}");
+    assert_eq!(about[0]["target"]["data"], written);
+    assert_eq!(about[0]["user_id"], id_of(&world.alice).await);
+}
