@@ -41,10 +41,23 @@ pub enum Transfer {
         /// Where to; to standard output where there is none.
         file: Option<PathBuf>,
     },
+    /// It is copied while it may be in use.
+    Backup {
+        /// Where to.
+        file: PathBuf,
+    },
+    /// It is read from end to end.
+    Verify,
+    /// Its file is made as small as it can be.
+    Compact,
     /// Lines are added to it.
     Import {
         /// Where from; from standard input where there is none.
         file: Option<PathBuf>,
+        /// The journal is made where there is none.
+        is_new: bool,
+        /// Not lines, but what the upstream's own plugin recorded.
+        is_upstream: bool,
     },
 }
 
@@ -79,23 +92,37 @@ impl Cli {
             }
             _ => (Task::Serve, &matches),
         };
-        let arguments = Arguments {
+        let mut arguments = Arguments {
             settings_file: matches.get_one::<PathBuf>("settings").cloned(),
             assignments: matches.get_many::<String>("set").unwrap_or_default().cloned().collect(),
             flags: KEYS.iter().filter_map(|key| Some((key.name, flag(matches, key)?))).collect(),
         };
+        if let Ok(Some(from)) = matches.try_get_one::<String>("from") {
+            // It is the upstream of this command, in all respects.
+            arguments.flags.insert("sidecar.upstream", from.clone());
+        }
         Ok(Self { task, arguments })
     }
 }
 
-/// `history export` or `history import`.
+/// `history …`.
 fn transfer(matches: &ArgMatches) -> Option<(Transfer, &ArgMatches)> {
     let (name, matches) = matches.subcommand()?;
-    // A hyphen stands for the standard streams, as in other programs.
-    let file = matches.get_one::<PathBuf>("file").filter(|file| file.as_os_str() != "-").cloned();
+    let file = matches.try_get_one::<PathBuf>("file").ok().flatten().cloned();
+    let file = match (name, file) {
+        ("backup", Some(file)) => return Some((Transfer::Backup { file }, matches)),
+        // A hyphen stands for the standard streams, as in other programs.
+        (_, file) => file.filter(|file| file.as_os_str() != "-"),
+    };
     let transfer = match name {
+        "verify" => Transfer::Verify,
+        "compact" => Transfer::Compact,
         "export" => Transfer::Export { bucket: matches.get_one::<String>("bucket").cloned(), file },
-        _ => Transfer::Import { file },
+        _ => Transfer::Import {
+            file,
+            is_new: matches.get_flag("new"),
+            is_upstream: matches.contains_id("from"),
+        },
     };
     Some((transfer, matches))
 }
@@ -165,11 +192,27 @@ fn history() -> Command {
     };
     let bucket = Arg::new("bucket").long("bucket").value_name("ID").help("only the history of this bucket");
     Command::new("history")
-        .about("Moves the journal of the history: newline-delimited JSON, to and from a file or a pipe")
+        .about("The journal of the history: copied, read from end to end, made smaller, and moved as lines of JSON")
         .subcommand_required(true)
         .subcommand(
+            Command::new("backup")
+                .about("Copies a journal in SQLite, also while a sidecar uses it")
+                .arg(
+                    Arg::new("file")
+                        .value_name("FILE")
+                        .value_parser(value_parser!(PathBuf))
+                        .required(true)
+                        .help("where to; a file that is there already is left alone"),
+                ),
+        )
+        .subcommand(Command::new("verify").about("Reads all of the journal, and says whether it is whole"))
+        .subcommand(
+            Command::new("compact")
+                .about("Makes the file of a journal in SQLite as small as it can be, while no sidecar uses it"),
+        )
+        .subcommand(
             Command::new("export")
-                .about("Writes the journal; one in SQLite while no sidecar uses it")
+                .about("Writes the journal as it is now, also while sidecars use it")
                 .arg(bucket)
                 .arg(file("where to; a file that is there already is left alone, and - is the standard output")),
         )
@@ -178,6 +221,20 @@ fn history() -> Command {
                 .about(
                     "Adds what an export wrote, or entries as Kinto's own plugin serves them, one a line; what is \
                      there already is left as it is",
+                )
+                .arg(
+                    Arg::new("new")
+                        .long("new")
+                        .action(ArgAction::SetTrue)
+                        .help("makes the journal where there is none"),
+                )
+                .arg(
+                    Arg::new("from")
+                        .long("from")
+                        .value_name("URL")
+                        .conflicts_with("file")
+                        .conflicts_with("sidecar.upstream")
+                        .help("reads the histories of all buckets from a Kinto with the history plugin, by its API root"),
                 )
                 .arg(file("where from; - is the standard input")),
         )
@@ -220,11 +277,32 @@ mod tests {
             task(&["history", "export", "--bucket", "a", "x.ndjson"]),
             Ok(Task::Transfer(export(Some("a"), file("x.ndjson"))))
         );
-        assert_eq!(task(&["history", "import", "-"]), Ok(Task::Transfer(Transfer::Import { file: None })));
+        assert_eq!(
+            task(&["history", "import", "-"]),
+            Ok(Task::Transfer(Transfer::Import { file: None, is_new: false, is_upstream: false }))
+        );
+        let backup = Transfer::Backup { file: PathBuf::from("x.db") };
+        assert_eq!(task(&["history", "backup", "x.db"]), Ok(Task::Transfer(backup)));
+        assert_eq!(task(&["history", "backup"]), Err(2));
+        assert_eq!(task(&["history", "verify"]), Ok(Task::Transfer(Transfer::Verify)));
+        assert_eq!(task(&["history", "compact"]), Ok(Task::Transfer(Transfer::Compact)));
         assert_eq!(task(&["history"]), Err(2));
-        let cli = parse(&["--journal", "sqlite:a.db", "history", "import", "x"]).unwrap();
+        let cli = parse(&["--journal", "sqlite:a.db", "history", "import", "--new", "x"]).unwrap();
         assert_eq!(cli.arguments.flags["sidecar.journal"], "sqlite:a.db");
-        assert_eq!(cli.task, Task::Transfer(Transfer::Import { file: file("x") }));
+        assert_eq!(
+            cli.task,
+            Task::Transfer(Transfer::Import { file: file("x"), is_new: true, is_upstream: false })
+        );
+    }
+
+    #[test]
+    fn an_import_from_a_kinto_has_it_for_its_upstream() {
+        let cli = parse(&["history", "import", "--from", "http://k/v1"]).unwrap();
+        assert_eq!(cli.arguments.flags["sidecar.upstream"], "http://k/v1");
+        let transfer = Transfer::Import { file: None, is_new: false, is_upstream: true };
+        assert_eq!(cli.task, Task::Transfer(transfer));
+        assert!(parse(&["history", "import", "--from", "http://k/v1", "x"]).is_err());
+        assert!(parse(&["history", "import", "--from", "http://k/v1", "--upstream", "http://k/v1"]).is_err());
     }
 
     #[test]

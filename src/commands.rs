@@ -1,11 +1,27 @@
 //! What the program does beside serving.
 
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
 pub mod check;
 pub mod health;
 pub mod history;
 
 /// Tells the operator.
-#[expect(clippy::print_stderr, reason = "the operator reads it here")]
-pub fn complain(error: &dyn std::fmt::Display) {
-    eprintln!("kinto-sidecar: {error}");
+pub fn complain(error: &dyn Display) {
+    // Nobody may be reading any more, which changes nothing.
+    let _ = writeln!(io::stderr(), "kinto-sidecar: {error}");
+}
+
+/// Writes a report to the standard output. Where nobody reads it any more, the exit code says so, and nothing else does.
+fn report(text: &str) -> Result<(), ExitCode> {
+    let mut output = io::stdout();
+    let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    written.map_err(|error| {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            complain(&error);
+        }
+        ExitCode::FAILURE
+    })
 }

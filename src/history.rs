@@ -10,6 +10,7 @@ pub use visible::Visible;
 use crate::access::Access;
 use crate::error::Error;
 use crate::journal::Journal;
+use crate::metrics::journal::JournalSize;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use crate::writes::Writes;
@@ -32,6 +33,11 @@ impl History {
         let kinto = &settings.kinto;
         let readers = kinto.history_read_principals.clone();
         Self { keeper, writes, access, readers, explicit_permissions: kinto.explicit_permissions }
+    }
+
+    /// How much the journal holds, where there is one that can be read now.
+    pub async fn size(&self) -> Option<JournalSize> {
+        self.keeper.opened()?.size().await.ok()
     }
 
     /// See [`Keeper::journal`].

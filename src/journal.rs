@@ -35,16 +35,22 @@ mod remove;
 mod rows;
 mod schema;
 mod select;
+mod space;
 mod state;
 mod statement;
 mod transaction;
 mod transfer;
 mod trim;
+mod verify;
+mod view;
 mod writer;
 
 pub use crate::kinto::object::{Object, ResourceName};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
-pub use transfer::{Export, Imported, Line};
+pub use space::Compacted;
+pub use transfer::{Export, Imported, Line, LinePart};
+pub use verify::Verified;
+pub use view::JournalView;
 
 use engine::{DEADLINE, Engine, Reading, bounded, unavailable};
 use late::Late;
@@ -191,6 +197,14 @@ impl Journal {
         tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));
         tokio::spawn(Owner::keep_holding(Arc::downgrade(&owner)));
         Ok(Self { engine, owner, queue, news })
+    }
+
+    /// Whether a journal that is not there could be made, as far as can be seen without making it.
+    pub fn can_be_made(url: &JournalUrl) -> Result<(), JournalError> {
+        match url {
+            JournalUrl::Sqlite(path) => engine::has_directory(path),
+            JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => Ok(()),
+        }
     }
 
     /// Writes intents down; durable when it returns.
@@ -375,6 +389,11 @@ impl Journal {
     /// Told of everything that is recorded, here or by another process on the same PostgreSQL journal.
     pub fn subscribe(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
+    }
+
+    /// Writes the journal, or one bucket's part of it, as lines.
+    pub fn export(&self, bucket: Option<String>) -> Export {
+        Export::new(Arc::clone(&self.engine), bucket)
     }
 
     /// Waits until everything that was given to the journal is in it.

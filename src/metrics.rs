@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 
 use crate::upstream::UpstreamError;
 
+pub mod journal;
+
 /// The endpoints that are told apart, by [`crate::route::Route::name`].
 const ENDPOINTS: [&str; 13] = [
     "forward",
@@ -151,6 +153,7 @@ pub fn render() -> String {
     let _ = render_requests(&mut text, &threads);
     let _ = render_latency(&mut text, &threads);
     let _ = render_connections(&mut text, &threads);
+    let _ = journal::render(&mut text);
     text
 }
 

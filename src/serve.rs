@@ -99,7 +99,10 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Op
     let explicit_permissions = settings.kinto.explicit_permissions;
     let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
     match background.block_on(opening) {
-        Ok(journal) => Ok(Some(journal)),
+        Ok(journal) => {
+            tracing::info!("the journal is {:?}", settings.journal);
+            Ok(Some(journal))
+        }
         Err(JournalError::Unavailable(_)) => Ok(None),
         Err(error @ JournalError::InUse(_)) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),

@@ -12,9 +12,9 @@ use serde_json::Value;
 
 mod pace;
 
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalView};
 use crate::kinto::CollectionKey;
-use crate::settings::{ChangesMode, HistoryMode, Settings};
+use crate::settings::{ChangesMode, HistoryMode, JournalUrl, Settings};
 use crate::timeline::poll::unreadable::cannot_list;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
@@ -30,14 +30,15 @@ struct Report {
 }
 
 /// Prints what the settings and the upstream come to.
-#[expect(clippy::print_stdout, reason = "the report is what was asked for")]
 pub fn run(settings: &Settings) -> io::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let upstream = Upstream::new(settings)?;
-    let report = runtime.block_on(check(settings, &upstream));
-    print!("{}", report.text);
-    for problem in &report.problems {
-        println!("problem       {problem}");
+    let mut report = runtime.block_on(check(settings, &upstream));
+    for problem in report.problems.clone() {
+        report.say(&format!("problem       {problem}"));
+    }
+    if let Err(code) = super::report(&report.text) {
+        return Ok(code);
     }
     Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -110,14 +111,19 @@ async fn history(report: &mut Report, settings: &Settings, root: &Value) -> bool
         }
         HistoryMode::Auto | HistoryMode::Journal => {}
     }
+    if settings.journal == JournalUrl::SqliteInMemory {
+        report.say("history       in memory: it is gone when the sidecar stops");
+        return true;
+    }
     let place = format!("{:?}", settings.journal);
-    let opened =
-        Journal::open(&settings.journal, &settings.history, settings.kinto.explicit_permissions).await;
-    match opened {
-        Ok(_) => report.say(&format!("history       in the journal {place}")),
-        Err(JournalError::InUse(_)) => {
-            report.say(&format!("history       in the journal {place}, which a running sidecar uses"));
-        }
+    match JournalView::open(&settings.journal).await {
+        Ok(Some(_)) => report.say(&format!("history       in the journal {place}")),
+        Ok(None) => match Journal::can_be_made(&settings.journal) {
+            Ok(()) => report.say(&format!(
+                "history       in the journal {place}, which is not there yet: the sidecar makes it when it starts"
+            )),
+            Err(error) => report.problems.push(error.to_string()),
+        },
         Err(error) => report.problems.push(format!(
             "{error}: is sidecar.journal = {place} the right place? (sidecar.history = off does without)"
         )),

@@ -50,7 +50,8 @@ impl Admin {
         match request.uri().path() {
             "/metrics" => {
                 self.measure();
-                let text = metrics::render() + &self.recorder.render();
+                let journal = self.app.history.size().await.map(metrics::journal::render_size);
+                let text = metrics::render() + &journal.unwrap_or_default() + &self.recorder.render();
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/health/live" => respond(StatusCode::OK, "application/json", "{\"live\":true}"),

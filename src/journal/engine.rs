@@ -56,6 +56,8 @@ pub(super) struct Engine {
     pub(super) kind: Kind,
     /// PostgreSQL: what it listens at for news.
     pub(super) address: Option<String>,
+    /// SQLite: where it is, but for one in memory.
+    pub(super) file: Option<PathBuf>,
     options: AnyConnectOptions,
     pool: AnyPool,
     in_memory: bool,
@@ -95,6 +97,17 @@ impl Kind {
         match self {
             Self::Sqlite => "",
             Self::Postgres => " COLLATE \"C\"",
+        }
+    }
+
+    /// How a transaction begins that only reads, and sees one moment all the time.
+    pub(super) fn begin_reading(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN",
+            // All of a journal may take long, and nobody waits for it.
+            Self::Postgres => {
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0"
+            }
         }
     }
 
@@ -155,20 +168,42 @@ impl Writing {
 // === impl Engine ===
 
 impl Engine {
-    /// Finds the place; connects to nothing yet.
+    /// Finds the place, and makes the file where there is none; connects to nothing yet.
     pub(super) async fn at(url: &JournalUrl) -> Result<Self, JournalError> {
-        static DRIVERS: Once = Once::new();
-        DRIVERS.call_once(sqlx::any::install_default_drivers);
-        let (kind, address, lock) = match url {
-            JournalUrl::SqliteInMemory => (Kind::Sqlite, "sqlite::memory:".to_owned(), None),
+        let lock = match url {
             JournalUrl::Sqlite(path) => {
                 let lock = lock(path).await?;
                 check(path)?;
                 create(path)?;
-                // What is not there any more is not made anew by whoever reads next.
-                (Kind::Sqlite, format!("sqlite:{}?mode=rw", encoded(path)?), Some(lock))
+                Some(lock)
             }
-            JournalUrl::Postgres(address) => (Kind::Postgres, address.clone(), None),
+            JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
+        };
+        Self::found(url, lock)
+    }
+
+    /// Finds the place of a journal that another process may use meanwhile; `None` where there is no file.
+    pub(super) fn beside(url: &JournalUrl) -> Result<Option<Self>, JournalError> {
+        match url {
+            JournalUrl::Sqlite(path) if !path.try_exists().unwrap_or(true) => return Ok(None),
+            JournalUrl::Sqlite(path) => check(path)?,
+            JournalUrl::SqliteInMemory => {
+                let text = "a journal in memory is seen by nobody but the process that has it";
+                return Err(JournalError::Unusable(text.into()));
+            }
+            JournalUrl::Postgres(_) => {}
+        }
+        Self::found(url, None).map(Some)
+    }
+
+    fn found(url: &JournalUrl, lock: Option<File>) -> Result<Self, JournalError> {
+        static DRIVERS: Once = Once::new();
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let (kind, address) = match url {
+            JournalUrl::SqliteInMemory => (Kind::Sqlite, "sqlite::memory:".to_owned()),
+            // What is not there any more is not made anew by whoever reads next.
+            JournalUrl::Sqlite(path) => (Kind::Sqlite, format!("sqlite:{}?mode=rw", encoded(path)?)),
+            JournalUrl::Postgres(address) => (Kind::Postgres, address.clone()),
         };
         let options = AnyConnectOptions::from_str(&address).map_err(|error| unusable(url, &error))?;
         let options = options.disable_statement_logging();
@@ -189,7 +224,11 @@ impl Engine {
             })
             .connect_lazy_with(options.clone());
         let address = (kind == Kind::Postgres).then_some(address);
-        Ok(Self { kind, address, options, pool, in_memory, _lock: lock })
+        let file = match url {
+            JournalUrl::Sqlite(path) => Some(path.clone()),
+            JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
+        };
+        Ok(Self { kind, address, file, options, pool, in_memory, _lock: lock })
     }
 
     /// A connection that reads.
@@ -221,17 +260,22 @@ pub(super) async fn bounded<T>(
     timeout(patience, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
+/// Sees whether there is a directory for a journal.
+pub(super) fn has_directory(path: &Path) -> Result<(), JournalError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if parent.is_dir() {
+        return Ok(());
+    }
+    let (shown, parent) = (path.display(), parent.display());
+    let text = format!("the journal {shown} cannot be made: there is no directory {parent}");
+    Err(JournalError::Unusable(text.into()))
+}
+
 /// Locks the file beside a journal that says that a process uses it.
 async fn lock(path: &Path) -> Result<File, JournalError> {
+    has_directory(path)?;
     let shown = path.display();
     let refuse = |text: String| JournalError::Unusable(text.into());
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
-        return Err(refuse(format!(
-            "the journal {shown} cannot be made: there is no directory {}",
-            parent.display()
-        )));
-    }
     let name = beside(path, ".lock");
     let file = File::options().create(true).truncate(false).write(true).mode(PRIVATE).open(&name);
     let file = file.map_err(|error| refuse(format!("the journal {shown} cannot be locked: {error}")))?;
@@ -295,7 +339,7 @@ pub(super) fn keep_private(url: &JournalUrl) {
 }
 
 /// The name of a file beside the journal.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

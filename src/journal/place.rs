@@ -18,6 +18,8 @@ use super::engine::{Engine, Writing};
 
 /// What a database of SQLite begins with.
 const MAGIC: &[u8] = b"SQLite format 3\0";
+/// The part of a database's head that says how long it is.
+const HEAD: usize = 32;
 /// Room that is kept beside that of the writes under way, in bytes.
 const ROOM: u64 = 1 << 20;
 /// Room is allocated in pieces of this size, in bytes.
@@ -94,9 +96,11 @@ impl Place {
             }
         }
         let length = self.journal.file.metadata().map_or(0, |metadata| metadata.len());
-        let mut head = [0; MAGIC.len()];
+        let mut head = [0; HEAD];
         let is_read = self.journal.file.read_exact_at(&mut head, 0).is_ok();
-        if length < self.journal.length || !is_read || head != MAGIC {
+        // Space that is given back makes it shorter, and its head says so.
+        let is_cut = length < self.journal.length && length < told_length(&head);
+        if is_cut || !is_read || !head.starts_with(MAGIC) {
             return Some(format!("the journal {shown} was cut short or written over"));
         }
         self.journal.length = length;
@@ -147,6 +151,16 @@ impl Seen {
         let is_same = id(&std::fs::metadata(&self.path)?) == id(&self.file.metadata()?);
         if is_same { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
     }
+}
+
+/// How long a database is by its head: the size of a page, and their number.
+fn told_length(head: &[u8; HEAD]) -> u64 {
+    let [.., size_high, size_low, _, _, _, _, _, _, _, _, _, _, a, b, c, d] = *head;
+    let size = match u16::from_be_bytes([size_high, size_low]) {
+        1 => 65_536,
+        size => u64::from(size),
+    };
+    size.saturating_mul(u32::from_be_bytes([a, b, c, d]).into())
 }
 
 /// Allocates blocks of a file behind its end, which stays where it is.

@@ -26,6 +26,8 @@ pub(super) enum Work {
     Delete(String, Query),
     /// A portion of what is too much is removed.
     Remove(Surplus),
+    /// A portion of the pages that nothing is in any more is given back to the file system.
+    GiveBack,
     /// It is asked which buckets have a history.
     Buckets,
     /// These lines are added.

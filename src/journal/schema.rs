@@ -1,5 +1,7 @@
 //! The tables, and how an older journal becomes a present one.
 
+use std::collections::BTreeMap;
+
 use sqlx::{AnyConnection, Connection, Executor, Row};
 
 use super::JournalError;
@@ -18,26 +20,18 @@ const WRITERS: i64 = 0x6b69_6e74_6f73_6a31;
 /// Brings the schema up to date, or refuses what is no journal or a newer one. Nothing is changed in what is refused.
 pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), JournalError> {
     let failed = |error: sqlx::Error| opening(url, &error);
-    let refused = |text: &str| JournalError::Unusable(format!("the journal {url:?} {text}").into());
     let mut writing = engine.writing().await.map_err(failed)?;
+    if engine.kind == Kind::Sqlite && is_empty(writing.connection()).await.map_err(failed)? {
+        // Pages that are free can be given back to the file system. It has to be said first.
+        writing.connection().execute("PRAGMA auto_vacuum = INCREMENTAL").await.map_err(failed)?;
+    }
     let mut transaction = writing.connection().begin_with(engine.kind.begin()).await.map_err(failed)?;
     lock(engine.kind, &mut transaction).await.map_err(failed)?;
-    let version = match version(engine.kind, &mut transaction).await.map_err(failed)? {
-        Found::Nothing => 0,
-        Found::Journal(version) => version,
-        Found::SomethingElse => return Err(refused("belongs to something else; it was left as it is")),
-        Found::Encoding(encoding) => {
-            return Err(refused(&format!(
-                "is in a database whose encoding is {encoding}; it has to be UTF8"
-            )));
-        }
-    };
-    if version > STEPS.len() {
-        return Err(refused(&format!(
-            "was written by a newer kinto-sidecar (its schema is {version}, this one knows {}); use that one, or export the \
-             journal with it and import it here",
-            STEPS.len()
-        )));
+    let found = version(engine.kind, &mut transaction).await.map_err(failed)?;
+    let version = found.known(url)?;
+    if version == 0 && engine.kind == Kind::Sqlite {
+        let mark = sqlx::AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}"));
+        transaction.execute(mark).await.map_err(failed)?;
     }
     for step in STEPS.iter().skip(version) {
         let step =
@@ -57,6 +51,64 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
     Ok(())
 }
 
+/// Whether nothing was ever written to a file.
+async fn is_empty(connection: &mut AnyConnection) -> sqlx::Result<bool> {
+    let pages = Statement::new("SELECT page_count FROM pragma_page_count").first(connection).await?;
+    Ok(pages.map_or(Ok(0), |row| row.try_get::<i64, _>(0))? == 0)
+}
+
+/// Sees whether there is a journal that can be read as it is; changes nothing.
+pub(super) async fn look(engine: &Engine, url: &JournalUrl) -> Result<bool, JournalError> {
+    let failed = |error: sqlx::Error| opening(url, &error);
+    let mut writing = engine.writing().await.map_err(failed)?;
+    let version = version(engine.kind, writing.connection()).await.map_err(failed)?.known(url)?;
+    if (1..STEPS.len()).contains(&version) {
+        return Err(refused(url, "is of an older kinto-sidecar; start this one with it once"));
+    }
+    Ok(version > 0)
+}
+
+/// The version of the present schema.
+pub(super) fn present() -> usize {
+    STEPS.len()
+}
+
+/// What of the schema is not there, or (SQLite) is not as it is made.
+pub(super) async fn missing(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<Vec<String>> {
+    const MADE: &str = "SELECT type || ' ' || name, sql FROM sqlite_master WHERE sql IS NOT NULL";
+    let pairs = async |connection: &mut AnyConnection, text: &str| {
+        let rows = Statement::new(text).fetch(connection).await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<sqlx::Result<BTreeMap<String, String>>>()
+    };
+    let mut model = AnyConnection::connect("sqlite::memory:").await?;
+    for step in STEPS {
+        let step =
+            step.replace("{key}", Kind::Sqlite.counted_key()).replace("{bytes}", Kind::Sqlite.bytewise());
+        model.execute(sqlx::AssertSqlSafe(step)).await?;
+    }
+    let expected = pairs(&mut model, MADE).await?;
+    let found = match kind {
+        Kind::Sqlite => pairs(connection, MADE).await?,
+        Kind::Postgres => {
+            let text = "SELECT 'table ' || CAST(tablename AS TEXT), '' FROM pg_catalog.pg_tables WHERE schemaname = current_schema() \
+                        UNION SELECT 'index ' || CAST(indexname AS TEXT), '' FROM pg_catalog.pg_indexes \
+                        WHERE schemaname = current_schema()";
+            pairs(connection, text).await?
+        }
+    };
+    let is_there = |name: &String, sql: &String| match kind {
+        Kind::Sqlite => found.get(name) == Some(sql),
+        Kind::Postgres => found.contains_key(name) || name.contains("sqlite_"),
+    };
+    Ok(expected.iter().filter(|(name, sql)| !is_there(name, sql)).map(|(name, _)| name.clone()).collect())
+}
+
+fn refused(url: &JournalUrl, text: &str) -> JournalError {
+    JournalError::Unusable(format!("the journal {url:?} {text}").into())
+}
+
 /// Waits for its turn among those who write; until the end of the transaction.
 pub(super) async fn lock(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<()> {
     if kind == Kind::Postgres {
@@ -73,6 +125,29 @@ enum Found {
     Encoding(String),
 }
 
+impl Found {
+    /// The version; 0 where there is nothing yet.
+    fn known(self, url: &JournalUrl) -> Result<usize, JournalError> {
+        match self {
+            Self::Nothing => Ok(0),
+            Self::Journal(version) if version <= STEPS.len() => Ok(version),
+            Self::Journal(version) => Err(refused(
+                url,
+                &format!(
+                    "was written by a newer kinto-sidecar (its schema is {version}, this one knows {}); use that one, or \
+                     export the journal with it and import it here",
+                    STEPS.len()
+                ),
+            )),
+            Self::SomethingElse => Err(refused(url, "belongs to something else; it was left as it is")),
+            Self::Encoding(encoding) => Err(refused(
+                url,
+                &format!("is in a database whose encoding is {encoding}; it has to be UTF8"),
+            )),
+        }
+    }
+}
+
 async fn version(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<Found> {
     let integer = async |connection: &mut AnyConnection, text: &str| {
         let row = Statement::new(text).first(connection).await?;
@@ -82,11 +157,8 @@ async fn version(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<Fou
         Kind::Sqlite => {
             let tables = integer(connection, "SELECT count(*) FROM sqlite_master").await?;
             let application = integer(connection, "SELECT application_id FROM pragma_application_id").await?;
-            if tables == 0 && application == 0 {
-                connection
-                    .execute(sqlx::AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}")))
-                    .await?;
-            } else if application != APPLICATION {
+            let is_empty = tables == 0 && application == 0;
+            if !is_empty && application != APPLICATION {
                 return Ok(Found::SomethingElse);
             }
             tables > 0

@@ -17,6 +17,7 @@ mod recording;
 mod selecting;
 mod transferring;
 mod trimming;
+mod verifying;
 
 /// The fields of entries.
 const FIELDS: [&str; 13] = [

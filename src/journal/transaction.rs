@@ -17,8 +17,8 @@ use crate::journal::{Change, Life, Object};
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
 
-/// Rows of one statement, each of many values.
-const ROWS: usize = 200;
+/// Rows of one statement, each of many values: SQLite looks for each placeholder among all others.
+const ROWS: usize = 20;
 
 /// See the module.
 pub(super) struct Transaction<'c> {
@@ -44,6 +44,8 @@ pub(super) struct Transaction<'c> {
     pub(super) settled: Vec<i64>,
     /// Lives of buckets that are over where the bucket is created.
     pub(super) ended: Vec<Life>,
+    /// How many entries were removed because of their number or age.
+    pub(super) trimmed: u64,
     /// What was recorded, for those who wait for news.
     pub(super) news: Vec<(Object, Timestamp)>,
 }
@@ -83,6 +85,7 @@ impl<'c> Transaction<'c> {
             intents: Vec::new(),
             settled: Vec::new(),
             ended: Vec::new(),
+            trimmed: 0,
             news: Vec::new(),
         }
     }

@@ -1,14 +1,17 @@
 //! Journals as lines of JSON, to move them between engines and to take over what an upstream's own plugin recorded.
 //!
 //! A line is a history (a bucket and its timestamp), an entry with its readers, a tombstone, a gap, the known state of an
-//! object, or a watermark. An entry as the plugin serves it is a line, too.
+//! object, or a watermark. The last one says how many there are before it, so that an export that was cut off is known as
+//! such. An entry as the plugin serves it is a line, too.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
+use super::statement::timestamp;
 use super::{Action, Object, Permissions};
 use crate::journal::transaction::{bucket_of, is_hidden};
 use crate::kinto::{Timestamp, is_segment};
@@ -33,7 +36,24 @@ pub struct Imported {
 
 /// A line that was read.
 #[derive(Debug)]
-pub struct Line(Content);
+pub struct Line {
+    content: Content,
+    /// What an entry says.
+    head: Option<Head>,
+    /// What it is to the export that it is from.
+    pub part: LinePart,
+}
+
+/// What a line is to the export that it is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinePart {
+    /// It is an entry as the plugin serves it, and from no export.
+    Served,
+    /// It has to be followed by others.
+    Exported,
+    /// It is the last one, and says how many are before it.
+    End(u64),
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -71,17 +91,18 @@ enum Content {
         list: String,
         timestamp: u64,
     },
+    End {
+        end: u64,
+    },
 }
 
 /// What has to be known of an entry.
 #[derive(Debug, Deserialize)]
-struct Head<'e> {
+struct Head {
     id: String,
     last_modified: u64,
-    #[serde(borrow)]
-    date: Cow<'e, str>,
-    #[serde(borrow)]
-    action: Cow<'e, str>,
+    date: String,
+    action: String,
     resource_name: String,
     uri: String,
     user_id: Option<String>,
@@ -112,7 +133,12 @@ impl Line {
         let mut members: Members = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if !members.contains_key("uri") {
             let kinds = "it is neither an entry nor anything else that is exported";
-            return read_content(&members, text).map(Self).ok_or_else(|| kinds.to_owned());
+            let (content, head) = read_content(&members, text).ok_or_else(|| kinds.to_owned())?;
+            let part = match content {
+                Content::End { end } => LinePart::End(end),
+                _ => LinePart::Exported,
+            };
+            return Ok(Self { content, head, part });
         }
         // The bucket that whoever fetched it may have noted is in its `uri`, too.
         members.remove("bucket");
@@ -121,8 +147,22 @@ impl Line {
             members.entry("user_id".to_owned()).or_insert(null);
         }
         let entry = serde_json::value::to_raw_value(&members).map_err(|error| error.to_string())?;
-        Head::of(entry.get())?;
-        Ok(Self(Content::Entry { entry, readers: Vec::new(), knows_readers: false, hidden: None }))
+        let head = Some(Head::of(entry.get())?);
+        let content = Content::Entry { entry, readers: Vec::new(), knows_readers: false, hidden: None };
+        Ok(Self { content, head, part: LinePart::Served })
+    }
+
+    /// An entry of a bucket's history was deleted at this moment.
+    pub fn tombstone(bucket: &str, id: &str, last_modified: Timestamp) -> Self {
+        let (bucket, tombstone) = (bucket.to_owned(), id.to_owned());
+        let content = Content::Tombstone { bucket, tombstone, last_modified: last_modified.0 };
+        Self { content, head: None, part: LinePart::Served }
+    }
+
+    /// A bucket's history has this timestamp.
+    pub fn history(bucket: &str, timestamp: Timestamp) -> Self {
+        let content = Content::History { bucket: bucket.to_owned(), timestamp: timestamp.0 };
+        Self { content, head: None, part: LinePart::Served }
     }
 
     fn text(content: &Content) -> String {
@@ -131,7 +171,7 @@ impl Line {
 }
 
 /// What a line of an export says. Entries are taken as they are written.
-fn read_content(members: &Members, text: &str) -> Option<Content> {
+fn read_content(members: &Members, text: &str) -> Option<(Content, Option<Head>)> {
     if let Some(entry) = members.get("entry") {
         let head = Head::of(entry.get()).ok()?;
         let hidden: Option<String> = match members.get("hidden") {
@@ -143,14 +183,33 @@ fn read_content(members: &Members, text: &str) -> Option<Content> {
         {
             return None;
         }
-        return Some(Content::Entry {
+        let content = Content::Entry {
             hidden,
             entry: entry.clone(),
             readers: serde_json::from_str(members.get("readers")?.get()).ok()?,
             knows_readers: serde_json::from_str(members.get("knows_readers")?.get()).ok()?,
-        });
+        };
+        return Some((content, Some(head)));
     }
-    serde_json::from_str(text).ok().filter(Content::is_plausible)
+    let content = serde_json::from_str(text).ok().filter(Content::is_plausible)?;
+    Some((content, None))
+}
+
+/// Whether a row of the table of entries says what its JSON says: `last_modified, id, uri, object_modified, action, user_id,
+/// date, json`.
+pub(super) fn check_entry(row: &AnyRow) -> Result<(), String> {
+    let unread = |error: sqlx::Error| error.to_string();
+    let text = |column: usize| row.try_get::<Option<String>, _>(column).map_err(unread);
+    let json = text(7)?.unwrap_or_default();
+    let head = Head::of(&json)?;
+    let is_same = Timestamp(head.last_modified) == timestamp(row, 0).map_err(unread)?
+        && Some(&head.id) == text(1)?.as_ref()
+        && Some(&head.uri) == text(2)?.as_ref()
+        && head.version() == timestamp(row, 3).map_err(unread)?
+        && Some(&head.action) == text(4)?.as_ref()
+        && head.user_id == text(5)?
+        && Some(&head.date) == text(6)?.as_ref();
+    if is_same { Ok(()) } else { Err("what it is selected by is not what it says".to_owned()) }
 }
 
 // === impl Content ===
@@ -167,16 +226,16 @@ impl Content {
             Self::Object { object, .. } => {
                 Object::of_uri(object).is_some_and(|known| known.to_string() == *object)
             }
-            Self::Entry { .. } | Self::Watermark { .. } => true,
+            Self::Entry { .. } | Self::Watermark { .. } | Self::End { .. } => true,
         }
     }
 }
 
 // === impl Head ===
 
-impl<'e> Head<'e> {
+impl Head {
     /// Reads an entry; refuses one that does not say the same everywhere.
-    fn of(entry: &'e str) -> Result<Self, String> {
+    fn of(entry: &str) -> Result<Self, String> {
         let head: Self = serde_json::from_str(entry).map_err(|error| error.to_string())?;
         let object = head.object().ok_or_else(|| format!("{} is no object's uri", head.uri))?;
         let [bucket, group, collection, record] =

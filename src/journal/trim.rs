@@ -1,5 +1,6 @@
 //! What is removed by itself: entries past `history.auto_trim_max_count` or `history.keep_days`, and what deleted buckets
-//! leave behind. It goes through the writer in small portions, between the writes of clients.
+//! leave behind; and then the space that nothing is in any more. It goes through the writer in small portions, between the
+//! writes of clients.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -72,6 +73,7 @@ pub(super) async fn run(
             let _ = remove(&queue, Surplus::Dead).await;
         }
         let _ = trim(&queue, &rules, std::mem::take(&mut buckets)).await;
+        let _ = give_back(&queue).await;
     }
 }
 
@@ -97,6 +99,13 @@ async fn trim(
             let before = Timestamp::now().back(Duration::from_secs(days.saturating_mul(86_400)));
             remove(queue, Surplus::Age { bucket, before }).await?;
         }
+    }
+    Ok(())
+}
+
+async fn give_back(queue: &mpsc::Sender<Waiting>) -> Result<(), JournalError> {
+    while let Done::Removed(true) = write(queue, Work::GiveBack).await? {
+        sleep(PAUSE).await;
     }
     Ok(())
 }
@@ -177,6 +186,7 @@ impl Transaction<'_> {
         let entries: Vec<Timestamp> =
             rows.iter().map(|row| timestamp(row, 0)).collect::<sqlx::Result<_>>()?;
         self.remove(bucket, &entries).await?;
+        self.trimmed += entries.len() as u64;
         Ok(entries.len())
     }
 

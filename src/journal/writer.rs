@@ -7,9 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use sqlx::Connection;
+use sqlx::{Connection, Executor};
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
@@ -17,9 +17,10 @@ use super::late::Late;
 use super::place::Place;
 use super::queue::{Done, Waiting, Work, behind, gone, weight};
 use super::readers::ReaderSets;
-use super::{JournalError, News, Outcome, intents, notify, schema};
+use super::{JournalError, News, Outcome, intents, notify, schema, space};
 use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
+use crate::metrics;
 use crate::settings::HistorySettings;
 
 /// The most that is done in one transaction.
@@ -185,6 +186,7 @@ impl Writer {
             match &room {
                 _ if self.late.precedes(&next.work) => self.fail(next, &behind()),
                 Err(error) if matches!(next.work, Work::Intend(..)) => {
+                    metrics::journal::count_failure();
                     let text = format!("there is no room for what has to be written: {error}");
                     self.fail(next, &JournalError::Unavailable(text.into()));
                 }
@@ -240,12 +242,23 @@ impl Writer {
     }
 
     async fn commit(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
+        let done = self.attempt(works).await;
+        if done.is_err() {
+            metrics::journal::count_failure();
+        }
+        done
+    }
+
+    async fn attempt(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
         self.check().await?;
+        let begun = Instant::now();
         let result = timeout(DEADLINE, self.transact(works)).await;
         self.reader_sets.end(matches!(result, Ok(Ok(_))));
         let failure = match result {
             Ok(Ok((done, news))) => {
+                metrics::journal::count_commit(begun.elapsed());
                 self.stray.clear();
+                self.end_giving_back(works, &done).await;
                 // What was removed meanwhile has not kept it.
                 self.check().await?;
                 if !news.objects.is_empty() {
@@ -264,6 +277,17 @@ impl Writer {
         });
         self.stray.extend(groups);
         Err(failure)
+    }
+
+    /// What was given back is the file system's once the log is written into the journal.
+    async fn end_giving_back(&mut self, works: &[&Work], done: &[Done]) {
+        let is_given = |(work, done)| matches!((work, done), (&&Work::GiveBack, &Done::Removed(true)));
+        if works.iter().zip(done).any(is_given)
+            && let Some(held) = &mut self.held
+        {
+            // Where somebody reads what is in the log, a later one does it.
+            let _ = held.connection().execute("PRAGMA wal_checkpoint(PASSIVE)").await;
+        }
     }
 
     async fn check(&mut self) -> Result<(), Failure> {
@@ -301,11 +325,13 @@ impl Writer {
         }
         transaction.store().await?;
         let objects = newest_of_many(std::mem::take(&mut transaction.news));
+        let trimmed = transaction.trimmed;
         if let Some(channel) = &self.channel {
             notify::tell(&mut begun, channel, self.owner, &objects).await?;
         }
         let news = News { objects, is_foreign: false };
         begun.commit().await?;
+        metrics::journal::count_trimmed(trimmed);
         if let Writing::Own(_) = writing {
             self.held = Some(writing);
         }
@@ -337,6 +363,7 @@ impl Transaction<'_> {
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
             Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
+            Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),
             Work::Buckets => self.buckets().await.map(Done::Buckets),
             Work::Import(lines) => self.import(lines).await.map(Done::Imported),
             Work::Adopt(groups) => {

@@ -23,7 +23,8 @@ impl JournalUrl {
         match text.strip_prefix("sqlite:")? {
             "" => None,
             ":memory:" => Some(Self::SqliteInMemory),
-            path => Some(Self::Sqlite(path.into())),
+            // The same place, whatever the working directory becomes.
+            path => Some(Self::Sqlite(std::path::absolute(path).unwrap_or_else(|_| path.into()))),
         }
     }
 
@@ -50,7 +51,9 @@ mod tests {
 
     #[test]
     fn engines_are_told_apart_by_scheme() {
-        assert_eq!(JournalUrl::parse("sqlite:a/b.db"), Some(JournalUrl::Sqlite("a/b.db".into())));
+        assert_eq!(JournalUrl::parse("sqlite:/a/b.db"), Some(JournalUrl::Sqlite("/a/b.db".into())));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(JournalUrl::parse("sqlite:a/b.db"), Some(JournalUrl::Sqlite(here.join("a/b.db"))));
         assert_eq!(JournalUrl::parse("sqlite::memory:"), Some(JournalUrl::SqliteInMemory));
         assert!(matches!(JournalUrl::parse("postgresql://h/db"), Some(JournalUrl::Postgres(_))));
         assert_eq!(JournalUrl::parse("sqlite:"), None);

@@ -6,7 +6,7 @@
 //! flags and help, the environment's names, suggestions for what is misspelt and the README's table all come from here.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,13 @@ fn usual_log_format(_: &Environment) -> String {
     if io::stderr().is_terminal() { "text".to_owned() } else { "json".to_owned() }
 }
 
+/// Where systemd has a service keep what lasts, else here.
+fn usual_journal(environment: &Environment) -> String {
+    let folders = environment.get("STATE_DIRECTORY").map(String::as_str).unwrap_or_default();
+    let folder = folders.split(':').next().unwrap_or_default();
+    format!("sqlite:{}", Path::new(folder).join("kinto-sidecar.db").display())
+}
+
 settings! {
     /// All settings of one process. Nothing here changes after start, but for the content of
     /// `sidecar.auth_file`, which [`ServiceAuth`] follows.
@@ -125,7 +132,7 @@ settings! {
         ["The history"]
         ("sidecar.history", "auto", "`auto`: the upstream's own where it has the `history` capability, else `journal`; `journal`; `upstream`; `off` (forwarded like any other path)").flag("history", "MODE")
             => history_mode: HistoryMode = modes::HISTORY;
-        ("sidecar.journal", "sqlite:kinto-sidecar.db", "the history journal: `sqlite:PATH`, `sqlite::memory:`, or `postgres://…` to share it between sidecars").flag("journal", "URL").secret(JournalUrl::has_secret)
+        ("sidecar.journal", "", "the history journal: `sqlite:PATH`, `sqlite::memory:`, or `postgres://…` to share it between sidecars").flag("journal", "URL").found("`sqlite:$STATE_DIRECTORY/kinto-sidecar.db` where systemd set that, else `sqlite:kinto-sidecar.db`", usual_journal).secret(JournalUrl::has_secret)
             => journal: JournalUrl = values::JOURNAL;
         ["The log"]
         ("sidecar.log", "info", "tracing filter (`RUST_LOG` syntax)").flag("log", "FILTER").live()

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 
 use super::*;
 use crate::cli::Cli;
@@ -82,6 +83,24 @@ fn a_flag_wins_over_set_over_the_environment_over_the_file() {
     assert_eq!(listen(&[], &environment), tcp("environment:1"));
     assert_eq!(listen(&["--set", "sidecar.listen=set:1"], &environment), tcp("set:1"));
     assert_eq!(listen(&["--set", "sidecar.listen=set:1", "--listen", "flag:1"], &environment), tcp("flag:1"));
+}
+
+#[test]
+fn the_journal_is_at_an_absolute_path_where_systemd_keeps_what_lasts() {
+    let path = |arguments: &[&str], environment: &[(&str, &str)]| match load(arguments, environment)
+        .unwrap()
+        .0
+        .journal
+    {
+        JournalUrl::Sqlite(path) => path,
+        other => panic!("{other:?}"),
+    };
+    let here = std::env::current_dir().unwrap();
+    let service = [("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")];
+    assert_eq!(path(&[], &[]), here.join("kinto-sidecar.db"));
+    assert_eq!(path(&[], &[("STATE_DIRECTORY", "")]), here.join("kinto-sidecar.db"));
+    assert_eq!(path(&[], &service), Path::new("/var/lib/a/kinto-sidecar.db"));
+    assert_eq!(path(&["--journal", "sqlite:x.db"], &service), here.join("x.db"));
 }
 
 #[test]

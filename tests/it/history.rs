@@ -7,12 +7,15 @@ mod failure;
 mod full;
 mod ids;
 mod implicit;
+mod kept;
 mod kill;
 mod odd;
+mod plugin;
 mod reading;
 mod recorded;
 mod shared;
 mod spelling;
+mod transfer;
 
 use serde_json::Value;
 

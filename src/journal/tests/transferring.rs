@@ -66,6 +66,26 @@ async fn a_journal_is_moved_between_engines_as_it_is() {
 }
 
 #[tokio::test]
+async fn two_writes_of_one_version_are_moved_and_one_write_is_not_doubled() {
+    for place in places().await {
+        let first = place.open().await;
+        let record = |n: u64| {
+            change("/buckets/a/collections/c/records/r", None, 5, &json!({"n": n, "last_modified": 5}))
+        };
+        settle(&first, vec![record(1)]).await;
+        settle(&first, vec![record(2)]).await;
+        let lines = exported(&first, None).await;
+        let second = places().await.remove(0);
+        let journal = second.open().await;
+        // It was found elsewhere, without its author.
+        settle(&journal, vec![Change { user_id: None, ..record(2) }]).await;
+        assert_eq!(import(&journal, &lines).await, Imported { added: 1, known: 1 });
+        assert_eq!(import(&journal, &lines).await, Imported { added: 0, known: 2 });
+        assert_eq!(entries(&journal, "a", "").await.len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn entries_of_the_plugin_are_taken_over() {
     let entry = json!({
         "bucket": "a",

@@ -1,31 +1,38 @@
 //! A journal written as lines, batch by batch.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, Executor, Row};
 
 use super::{Content, Line};
-use crate::journal::engine::bounded;
+use crate::journal::engine::{Engine, Writing, bounded, unavailable};
 use crate::journal::rows::below;
 use crate::journal::statement::{Statement, timestamp, truth};
 use crate::journal::transaction::{hidden_names, is_hidden};
-use crate::journal::{Journal, JournalError, Object, PATIENCE};
+use crate::journal::{JournalError, Object, PATIENCE};
 use crate::kinto::Timestamp;
 
+/// The most lines at once.
 const BATCH: usize = 500;
+/// The most bytes of entries at once; one entry may be longer.
+const BYTES: i64 = 4 << 20;
 
-/// A journal, or a bucket's part of it, being written.
-#[derive(Debug)]
+/// A journal, or a bucket's part of it, being written: as it was when the first lines were read, whatever is recorded
+/// meanwhile.
 pub struct Export {
-    journal: Journal,
+    engine: Arc<Engine>,
     only: Option<String>,
-    /// The parts that are still to be written; none before the first.
-    parts: Option<VecDeque<Part>>,
+    /// What reads, and the parts that are still to be written; none before the first.
+    begun: Option<(Writing, VecDeque<Part>)>,
+    lines: u64,
+    is_ended: bool,
 }
 
 /// What is written next, from after a key.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Part {
     History(String, Timestamp),
     Entries(Option<String>, i64, Timestamp),
@@ -35,42 +42,60 @@ enum Part {
     Watermarks { from: String, to: String },
 }
 
-impl Journal {
-    /// Writes the journal, or one bucket's part of it, as lines.
-    pub fn export(&self, bucket: Option<String>) -> Export {
-        Export { journal: self.clone(), only: bucket, parts: None }
+impl fmt::Debug for Export {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Export").field("only", &self.only).finish_non_exhaustive()
     }
 }
 
 impl Export {
-    /// The next lines; none at the end.
-    pub async fn next(&mut self) -> Result<Option<Vec<String>>, JournalError> {
-        let mut reading = self.journal.reading().await?;
-        let lines = bounded(PATIENCE, batch(&mut reading, self.only.as_deref(), &mut self.parts)).await;
-        reading.take(lines)
+    pub(in crate::journal) fn new(engine: Arc<Engine>, only: Option<String>) -> Self {
+        Self { engine, only, begun: None, lines: 0, is_ended: false }
     }
-}
 
-async fn batch(
-    connection: &mut AnyConnection,
-    only: Option<&str>,
-    parts: &mut Option<VecDeque<Part>>,
-) -> sqlx::Result<Option<Vec<String>>> {
-    let mut left = match parts.take() {
-        Some(parts) => parts,
-        None => begin(connection, only).await?,
-    };
-    let Some(part) = left.pop_front() else { return Ok(None) };
-    // Where it fails, the part is still to be written.
-    let mut restored = left.clone();
-    restored.push_front(part.clone());
-    *parts = Some(restored);
-    let (contents, rest) = read(connection, part).await?;
-    if let Some(rest) = rest {
-        left.push_front(rest);
+    /// The next lines; none after the line that says that it is the last one. After an error there is nothing more.
+    pub async fn next(&mut self) -> Result<Option<Vec<String>>, JournalError> {
+        if self.is_ended {
+            return Ok(None);
+        }
+        self.is_ended = true;
+        let answer = bounded(PATIENCE, self.batch()).await;
+        let contents = answer.map_err(|error| unavailable(&error))?;
+        self.lines += contents.len() as u64;
+        let mut lines: Vec<String> = contents.iter().map(Line::text).collect();
+        self.is_ended = self.begun.as_ref().is_none_or(|(_, parts)| parts.is_empty());
+        if self.is_ended {
+            self.begun = None;
+            lines.push(Line::text(&Content::End { end: self.lines }));
+        }
+        Ok(Some(lines))
     }
-    *parts = Some(left);
-    Ok(Some(contents.iter().map(Line::text).collect()))
+
+    async fn batch(&mut self) -> sqlx::Result<Vec<Content>> {
+        // Taken out: what fails or is given up is not used again.
+        let (mut writing, mut parts) = match self.begun.take() {
+            Some(begun) => begun,
+            None => {
+                let mut writing = self.engine.writing().await?;
+                writing.connection().execute(self.engine.kind.begin_reading()).await?;
+                let parts = begin(writing.connection(), self.only.as_deref()).await?;
+                (writing, parts)
+            }
+        };
+        let mut contents = Vec::new();
+        if let Some(part) = parts.pop_front() {
+            let (read, rest) = read(writing.connection(), part).await?;
+            contents = read;
+            if let Some(rest) = rest {
+                parts.push_front(rest);
+            }
+        }
+        if parts.is_empty() {
+            writing.connection().execute("COMMIT").await?;
+        }
+        self.begun = Some((writing, parts));
+        Ok(contents)
+    }
 }
 
 /// All parts, those of each bucket in the order in which they are best read again.
@@ -129,15 +154,24 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
             }
         }
         Part::Entries(hidden, history, after) => {
-            let select = "SELECT e.json, s.principals, e.knows_readers, e.last_modified FROM sidecar_entries e \
-                          JOIN sidecar_reader_sets s ON s.id = e.reader_set WHERE e.history = ";
+            let Some(until) = some_entries(connection, history, after).await? else {
+                return Ok((contents, None));
+            };
+            let select = "SELECT e.json, s.principals, e.knows_readers FROM sidecar_entries e \
+                          LEFT JOIN sidecar_reader_sets s ON s.id = e.reader_set WHERE e.history = ";
             let select = Statement::new(select).bind(history).push(" AND e.last_modified > ").bind(after);
-            let select = select.push(&format!(" ORDER BY e.last_modified LIMIT {BATCH}"));
+            let select =
+                select.push(" AND e.last_modified <= ").bind(until).push(" ORDER BY e.last_modified");
+            rest = Some(Part::Entries(hidden.clone(), history, until));
             for row in select.fetch(connection).await? {
-                rest = Some(Part::Entries(hidden.clone(), history, timestamp(&row, 3)?));
-                let Ok(entry) = RawValue::from_string(row.try_get(0)?) else { continue };
-                let readers = serde_json::from_str(row.try_get::<&str, _>(1)?).unwrap_or_default();
-                let (hidden, knows_readers) = (hidden.clone(), truth(&row, 2)?);
+                let entry = RawValue::from_string(row.try_get(0)?);
+                let entry = entry.map_err(|error| sqlx::Error::Decode(error.into()))?;
+                // Where it is lost who may read an entry, the upstream is asked.
+                let readers: Option<String> = row.try_get(1)?;
+                let readers: Option<Vec<String>> =
+                    readers.and_then(|readers| serde_json::from_str(&readers).ok());
+                let knows_readers = readers.is_some() && truth(&row, 2)?;
+                let (readers, hidden) = (readers.unwrap_or_default(), hidden.clone());
                 contents.push(Content::Entry { entry, readers, knows_readers, hidden });
             }
         }
@@ -179,4 +213,25 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
     }
     let is_end = contents.is_empty();
     Ok((contents, rest.filter(|_| !is_end)))
+}
+
+/// Up to which timestamp entries can be read at once; `None` where there are no more.
+async fn some_entries(
+    connection: &mut AnyConnection,
+    history: i64,
+    after: Timestamp,
+) -> sqlx::Result<Option<Timestamp>> {
+    let select =
+        "SELECT last_modified, CAST(octet_length(json) AS BIGINT) FROM sidecar_entries WHERE history = ";
+    let select = Statement::new(select).bind(history).push(" AND last_modified > ").bind(after);
+    let select = select.push(&format!(" ORDER BY last_modified LIMIT {BATCH}"));
+    let (mut until, mut bytes) = (None, 0_i64);
+    for row in select.fetch(connection).await? {
+        bytes = bytes.saturating_add(row.try_get(1)?);
+        if until.is_some() && bytes > BYTES {
+            break;
+        }
+        until = Some(timestamp(&row, 0)?);
+    }
+    Ok(until)
 }

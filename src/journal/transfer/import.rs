@@ -1,13 +1,15 @@
 //! Lines read into a journal. What is there already is left as it is, and so an import can be repeated.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::Row;
 
 use super::{Action, Content, Head, Imported, Line, Members};
+use crate::journal::entry::Told;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{EntryRow, State, mark_gap, recorded};
+use crate::journal::rows::{EntryRow, Recorded, State, entries_of, mark_gap};
 use crate::journal::statement::{Bound, Statement, timestamp};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, Object, Permissions};
@@ -25,7 +27,7 @@ impl Journal {
 
 /// An entry to be added.
 struct Arrival<'l> {
-    head: Head<'l>,
+    head: &'l Head,
     object: Object,
     entry: &'l RawValue,
     readers: &'l [String],
@@ -37,10 +39,10 @@ impl Transaction<'_> {
     pub(in crate::journal) async fn import(&mut self, lines: &[Line]) -> sqlx::Result<Imported> {
         self.store().await?;
         let mut arrivals: BTreeMap<String, Vec<Arrival<'_>>> = BTreeMap::new();
-        for Line(content) in lines {
+        for Line { content, head, .. } in lines {
             match content {
                 Content::Entry { entry, readers, knows_readers, hidden } => {
-                    let Ok(head) = Head::of(entry.get()) else { continue };
+                    let Some(head) = head else { continue };
                     let Some(object) = head.object() else { continue };
                     let name = hidden.as_deref().unwrap_or(object.bucket()).to_owned();
                     let arrivals = arrivals.entry(name).or_default();
@@ -51,7 +53,10 @@ impl Transaction<'_> {
                     let history = self.history(bucket).await?.id;
                     mark_gap(self.connection, history, collection, Timestamp(*since)).await?;
                 }
-                Content::Tombstone { .. } | Content::Object { .. } | Content::Watermark { .. } => {}
+                Content::Tombstone { .. }
+                | Content::Object { .. }
+                | Content::Watermark { .. }
+                | Content::End { .. } => {}
             }
         }
         let mut imported = Imported::default();
@@ -70,15 +75,21 @@ impl Transaction<'_> {
         let history = self.history(bucket).await?.id;
         let ids: Vec<&str> = arrivals.iter().map(|arrival| arrival.head.id.as_str()).collect();
         let mut known = self.known_ids(history, &ids).await?;
-        let versions = arrivals.iter().map(|arrival| arrival.head.version());
-        let mut recorded = recorded(self.connection, history, versions).await?;
+        let versions: Vec<Timestamp> = arrivals.iter().map(|arrival| arrival.head.version()).collect();
+        let mut recorded: HashMap<(String, Timestamp), Vec<Recorded>> = HashMap::new();
+        for (version, entry) in entries_of(self.connection, history, &versions).await? {
+            recorded.entry(version).or_default().push(entry);
+        }
         let mut taken = self.taken(history, &arrivals).await?;
         let mut added = 0;
         for arrival in arrivals {
             let version = (arrival.head.uri.clone(), arrival.head.version());
-            if !known.insert(arrival.head.id.clone()) || !recorded.insert(version) {
+            let recorded = recorded.entry(version).or_default();
+            if !known.insert(arrival.head.id.clone()) || recorded.iter().any(|entry| arrival.is_same(entry)) {
                 continue;
             }
+            let (user_id, json) = (arrival.head.user_id.clone(), arrival.entry.get().to_owned());
+            recorded.push(Recorded { user_id, json });
             let mut last_modified = Timestamp(arrival.head.last_modified);
             while !taken.insert(last_modified) {
                 // Two journals may have given the same timestamp.
@@ -145,7 +156,7 @@ impl Transaction<'_> {
     }
 
     async fn import_tombstones(&mut self, lines: &[Line]) -> sqlx::Result<()> {
-        for Line(content) in lines {
+        for Line { content, .. } in lines {
             let Content::Tombstone { bucket, tombstone, last_modified } = content else { continue };
             let last_modified = Timestamp(*last_modified);
             self.reach(bucket, last_modified).await?;
@@ -165,13 +176,13 @@ impl Transaction<'_> {
     async fn import_states(&mut self, lines: &[Line]) -> sqlx::Result<()> {
         let objects: BTreeSet<String> = lines
             .iter()
-            .filter_map(|Line(content)| match content {
+            .filter_map(|line| match &line.content {
                 Content::Object { object, .. } if Object::of_uri(object).is_some() => Some(object.clone()),
                 _ => None,
             })
             .collect();
         self.read_objects(objects).await?;
-        for Line(content) in lines {
+        for Line { content, .. } in lines {
             match content {
                 Content::Object { object, modified, deleted, permissions, is_entry } => {
                     let modified = Timestamp(*modified);
@@ -198,6 +209,18 @@ impl Transaction<'_> {
 }
 
 impl Arrival<'_> {
+    /// Whether an entry about the same version tells of the same write. Two journals may have recorded one, each as an
+    /// entry of its own; and Kinto on PostgreSQL may give two writes the same version.
+    fn is_same(&self, other: &Recorded) -> bool {
+        let is_authors =
+            other.user_id.is_none() || self.head.user_id.is_none() || other.user_id == self.head.user_id;
+        let data = |json: &str| {
+            let told: Told<'_> = serde_json::from_str(json).ok()?;
+            serde_json::from_str::<Value>(told.target.data.get()).ok()
+        };
+        is_authors && data(self.entry.get()) == data(&other.json)
+    }
+
     fn row(self, history: i64, last_modified: Timestamp, reader_set: i64) -> EntryRow {
         let Self { head, object, entry, knows_readers, .. } = self;
         let action = Action::of(&head.action).unwrap_or(Action::Update).as_str();
@@ -210,11 +233,11 @@ impl Arrival<'_> {
             history,
             last_modified,
             object_modified: head.version(),
-            id: head.id,
+            id: head.id.clone(),
             object,
             action,
-            user_id: head.user_id,
-            date: head.date.into_owned(),
+            user_id: head.user_id.clone(),
+            date: head.date.clone(),
             reader_set,
             knows_readers,
             json,

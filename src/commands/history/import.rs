@@ -1,0 +1,233 @@
+//! `history import`: adds lines to the journal, from a file or a pipe.
+//!
+//! An import can be repeated and takes up where it was broken off: an entry is never there twice. Lines are read and
+//! parsed on a thread of their own while those before them are written, a few thousand in one transaction.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::progress::Progress;
+use super::{Failure, failed};
+use crate::journal::{Imported, Journal, JournalError, Line, LinePart};
+
+/// Lines of the first transaction.
+const LINES: usize = 200;
+/// Fewer would not be quicker for anybody.
+const FEWEST_LINES: usize = 50;
+/// The most lines of a transaction.
+const MOST_LINES: usize = 8_000;
+/// Bytes of lines that are added at once; one line may be longer.
+const BYTES: usize = 8 << 20;
+/// The longest line: a body as large as anybody takes, and what is said about it.
+const LONGEST: u64 = 128 << 20;
+/// How long a transaction may take before the next one has fewer lines: others wait for its end.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Reads and adds all; gives what is said in the end.
+pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String, Failure> {
+    let input: Box<dyn Read + Send> = match file {
+        Some(name) => Box::new(File::open(name).map_err(|error| failed(file, &error))?),
+        None => Box::new(io::stdin()),
+    };
+    let mut parsed = parse(input, file);
+    let mut progress = Progress::new("imported");
+    let mut adding = Adding::new(journal);
+    let mut whole = Whole::default();
+    let done = async {
+        while let Some(lines) = parsed.recv().await {
+            let lines = lines?;
+            progress.add(lines.len());
+            for line in &lines {
+                whole.see(line.part).map_err(Failure::Problem)?;
+            }
+            adding.add(lines).await?;
+        }
+        whole.end().map_err(Failure::Problem)
+    };
+    let done: Result<(), Failure> = done.await;
+    progress.end();
+    match done {
+        Ok(()) => Ok(told(adding.imported)),
+        Err(failure) => Err(Failure::Problem(format!("{failure}; up to there {}", told(adding.imported)))),
+    }
+}
+
+/// What was done.
+pub(super) fn told(Imported { added, known }: Imported) -> String {
+    format!("{added} entries were imported, {known} were there already")
+}
+
+/// Reads lines on a thread of their own, which ends with the input or with whoever takes them.
+fn parse(input: Box<dyn Read + Send>, file: Option<&Path>) -> mpsc::Receiver<Result<Vec<Line>, Failure>> {
+    let (sender, parsed) = mpsc::channel(1);
+    let file = file.map(Path::to_owned);
+    std::thread::spawn(move || {
+        let mut input = BufReader::with_capacity(1 << 20, input);
+        let mut number = 0;
+        loop {
+            let mut lines = Vec::new();
+            let failure = read(&mut input, &mut number, &mut lines, file.as_deref()).err();
+            let is_end = failure.is_some() || lines.is_empty();
+            if !lines.is_empty() && sender.blocking_send(Ok(lines)).is_err() {
+                return;
+            }
+            if let Some(failure) = failure {
+                // Whoever took them may be gone.
+                let _ = sender.blocking_send(Err(failure));
+            }
+            if is_end {
+                return;
+            }
+        }
+    });
+    parsed
+}
+
+/// Reads some lines; none at the end.
+fn read(
+    input: &mut impl BufRead,
+    number: &mut u64,
+    lines: &mut Vec<Line>,
+    file: Option<&Path>,
+) -> Result<(), Failure> {
+    let mut bytes = 0;
+    let mut text = Vec::new();
+    while lines.len() < MOST_LINES && bytes < BYTES {
+        text.clear();
+        // Only what is longer than the longest line is cut.
+        let length = input.by_ref().take(LONGEST).read_until(b'\n', &mut text);
+        if length.map_err(|error| failed(file, &error))? == 0 {
+            return Ok(());
+        }
+        *number += 1;
+        bytes += text.len();
+        let refused = |reason: &str| Failure::Problem(format!("line {number} cannot be imported: {reason}"));
+        if text.len() as u64 == LONGEST {
+            return Err(refused("it is longer than any entry"));
+        }
+        let text = std::str::from_utf8(&text).map_err(|_| refused("it is not UTF-8"))?;
+        if !text.trim().is_empty() {
+            lines.push(Line::parse(text).map_err(|reason| refused(&reason))?);
+        }
+    }
+    Ok(())
+}
+
+/// Adds lines, so many in one transaction that it takes as long as it may.
+pub(super) struct Adding<'j> {
+    journal: &'j Journal,
+    at_once: usize,
+    /// What came of all lines so far.
+    pub(super) imported: Imported,
+}
+
+impl<'j> Adding<'j> {
+    pub(super) fn new(journal: &'j Journal) -> Self {
+        Self { journal, at_once: LINES, imported: Imported::default() }
+    }
+
+    /// Adds lines; what is before an error is there.
+    pub(super) async fn add(&mut self, mut lines: Vec<Line>) -> Result<(), JournalError> {
+        while !lines.is_empty() {
+            let rest = lines.split_off(lines.len().min(self.at_once));
+            let begun = Instant::now();
+            let part = self.journal.import(lines).await?;
+            self.imported.added += part.added;
+            self.imported.known += part.known;
+            if begun.elapsed() > PATIENCE {
+                self.at_once = (self.at_once / 2).max(FEWEST_LINES);
+            } else if begun.elapsed() < PATIENCE / 2 {
+                self.at_once = (self.at_once * 2).min(MOST_LINES);
+            }
+            lines = rest;
+        }
+        Ok(())
+    }
+}
+
+/// Whether exports arrived from their first line to their last.
+#[derive(Debug, Default)]
+struct Whole {
+    is_any: bool,
+    /// Lines of an export whose end was not seen yet.
+    lines: u64,
+}
+
+impl Whole {
+    fn see(&mut self, part: LinePart) -> Result<(), String> {
+        self.is_any = true;
+        match part {
+            LinePart::Served => {}
+            LinePart::Exported => self.lines += 1,
+            LinePart::End(expected) => {
+                let lines = std::mem::take(&mut self.lines);
+                if lines != expected {
+                    return Err(format!(
+                        "the export is not whole: it says that it has {expected} lines before the last, and {lines} arrived"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self) -> Result<(), String> {
+        if !self.is_any {
+            return Err("nothing arrived: an export has one line at least".to_owned());
+        }
+        if self.lines > 0 {
+            return Err("the export is not whole: its last line, which says so, did not arrive".to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_whole_where_its_end_fits() {
+        use LinePart::{End, Exported, Served};
+        let is_whole = |parts: &[LinePart]| {
+            let mut whole = Whole::default();
+            parts.iter().try_for_each(|part| whole.see(*part)).and_then(|()| whole.end()).is_ok()
+        };
+        for parts in [
+            &[End(0)][..],
+            &[Exported, End(1)],
+            &[Exported, End(1), End(0)],
+            &[Served, Exported, End(1)],
+            &[Served],
+        ] {
+            assert!(is_whole(parts), "{parts:?}");
+        }
+        for parts in [
+            &[][..],
+            &[Exported],
+            &[End(1)],
+            &[Exported, End(2)],
+            &[Exported, End(0)],
+            &[Exported, End(1), Exported],
+        ] {
+            assert!(!is_whole(parts), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_or_has_no_end_is_named() {
+        let read = |text: &[u8]| {
+            let (mut number, mut lines) = (0, Vec::new());
+            let read = read(&mut &*text, &mut number, &mut lines, None);
+            (lines.len(), read.map_err(|failure| failure.to_string()))
+        };
+        assert_eq!(read(b"\n{\"end\":1}\n  \n{\"end\":2}"), (2, Ok(())));
+        let (lines, error) = read(b"{\"end\":1}\n\xff\n");
+        assert_eq!((lines, error.unwrap_err().as_str()), (1, "line 2 cannot be imported: it is not UTF-8"));
+    }
+}

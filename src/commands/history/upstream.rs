@@ -1,0 +1,118 @@
+//! `history import --from URL`: takes over what the history plugin of a Kinto recorded, of all buckets.
+//!
+//! Each history is read from its oldest entry on, page by page, tombstones of entries that were deleted included, so that
+//! what is written meanwhile comes last. Done again, it adds what is new.
+
+use super::import::{Adding, told};
+use super::progress::Progress;
+use super::{Failure, Journal};
+use crate::journal::{Line, Object};
+use crate::kinto::Timestamp;
+use crate::settings::Settings;
+use crate::upstream::Upstream;
+use crate::upstream::kinto::{Page, ReadError, Source};
+
+/// Entries of a page; Kinto may give fewer.
+const PAGE: usize = 1000;
+
+/// The most buckets that are named.
+const NAMED: usize = 10;
+
+/// Reads and adds all; gives what is said in the end.
+pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String, Failure> {
+    let from = &settings.upstream;
+    let upstream = Upstream::new(settings).map_err(|error| Failure::Problem(error.to_string()))?;
+    let described = upstream.described().await;
+    let described = described.map_err(|error| Failure::Problem(format!("{from} cannot be read: {error}")))?;
+    if !described.has("history") {
+        return Err(Failure::Problem(format!(
+            "{from} has no history: its root view names no capability of that name"
+        )));
+    }
+    let source = Source::new(upstream);
+    let (mut adding, mut progress) = (Adding::new(journal), Progress::new("imported"));
+    let (mut buckets, mut refused) = (0, Vec::new());
+    let done = async {
+        let unread = |error| Failure::Problem(format!("the buckets of {from} cannot be listed: {error}"));
+        let mut page = source.page("/buckets?_fields=id").await.map_err(unread)?;
+        loop {
+            for bucket in &page.rows {
+                match history(&source, &bucket.id, &mut adding, &mut progress).await? {
+                    Read::All => buckets += 1,
+                    Read::Gone => {}
+                    Read::Refused => refused.push(bucket.id.to_string()),
+                }
+            }
+            let Some(next) = page.next else { return Ok(()) };
+            page = source.follow(next).await.map_err(unread)?;
+        }
+    };
+    let done: Result<(), Failure> = done.await;
+    progress.end();
+    let told = told(adding.imported);
+    done.map_err(|failure| Failure::Problem(format!("{failure}; up to there {told}")))?;
+    if !refused.is_empty() {
+        let number = refused.len();
+        refused.truncate(NAMED);
+        return Err(Failure::Problem(format!(
+            "the account may not read the history of {number} buckets ({}): give it read permission on each, or history_read_principals in \
+             Kinto's settings; of {buckets} others {told}",
+            refused.join(", ") + if number > NAMED { ", …" } else { "" }
+        )));
+    }
+    if buckets == 0 {
+        return Err(Failure::Problem(format!(
+            "{from} lists no bucket: does the account (sidecar.auth, sidecar.auth_file) have read permission?"
+        )));
+    }
+    Ok(format!("{told}, of {buckets} buckets"))
+}
+
+/// What came of a bucket.
+enum Read {
+    All,
+    /// It was deleted meanwhile.
+    Gone,
+    Refused,
+}
+
+/// Adds a bucket's history.
+async fn history(
+    source: &Source,
+    bucket: &str,
+    adding: &mut Adding<'_>,
+    progress: &mut Progress,
+) -> Result<Read, Failure> {
+    let list = format!("{}/history", Object::Bucket(bucket.to_owned()));
+    let mut page = source.newer(&list, Timestamp::ZERO, &format!("&_sort=last_modified&_limit={PAGE}")).await;
+    loop {
+        let read = match page {
+            Ok(read) => read,
+            Err(ReadError::Gone) => return Ok(Read::Gone),
+            Err(ReadError::Refused(_)) => return Ok(Read::Refused),
+            Err(error) => {
+                return Err(Failure::Problem(format!("the history of {bucket} cannot be read: {error}")));
+            }
+        };
+        progress.add(read.rows.len());
+        adding.add(lines(bucket, &read)?).await?;
+        let Some(next) = read.next else { return Ok(Read::All) };
+        page = source.follow(next).await;
+    }
+}
+
+/// What a page says of a bucket's history.
+fn lines(bucket: &str, page: &Page) -> Result<Vec<Line>, Failure> {
+    let rows = page.rows.iter().map(|row| {
+        if row.deleted {
+            return Ok(Line::tombstone(bucket, &row.id, row.last_modified));
+        }
+        let text = std::str::from_utf8(&row.json).map_err(|error| error.to_string());
+        let line = text.and_then(Line::parse);
+        line.map_err(|reason| {
+            Failure::Problem(format!("the entry {} of {bucket} cannot be imported: {reason}", row.id))
+        })
+    });
+    // The list is not older than its timestamp, whatever was deleted from it.
+    rows.chain([Ok(Line::history(bucket, page.timestamp))]).collect()
+}

@@ -1,0 +1,33 @@
+//! A journal that is looked at, and neither made nor changed. A sidecar may use it meanwhile.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::engine::Engine;
+use super::{Export, JournalError, schema};
+use crate::settings::JournalUrl;
+
+/// See the module.
+pub struct JournalView {
+    pub(super) engine: Arc<Engine>,
+}
+
+impl fmt::Debug for JournalView {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("JournalView").field(&self.engine.kind).finish()
+    }
+}
+
+impl JournalView {
+    /// Finds the journal; `None` where there is none.
+    pub async fn open(url: &JournalUrl) -> Result<Option<Self>, JournalError> {
+        let Some(engine) = Engine::beside(url)? else { return Ok(None) };
+        let is_there = schema::look(&engine, url).await?;
+        Ok(is_there.then(|| Self { engine: Arc::new(engine) }))
+    }
+
+    /// Writes the journal, or one bucket's part of it, as lines.
+    pub fn export(&self, bucket: Option<String>) -> Export {
+        Export::new(Arc::clone(&self.engine), bucket)
+    }
+}
