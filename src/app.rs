@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
+use crate::phase::Phase;
 use crate::purge::Purger;
 use crate::settings::{ChangesMode, Settings};
 use crate::timeline::broadcast::Broadcasts;
@@ -62,8 +63,8 @@ pub struct App {
     pub background: Handle,
     /// The client that asks on that runtime.
     pub background_upstream: Upstream,
-    /// Becomes `true` when the process begins to stop.
-    pub stopping: watch::Receiver<bool>,
+    /// Whether the process serves or is about to end.
+    pub phase: watch::Receiver<Phase>,
 }
 
 impl App {
@@ -74,7 +75,7 @@ impl App {
         journal: Option<Journal>,
         background: Handle,
         upstream: Upstream,
-        stopping: watch::Receiver<bool>,
+        phase: watch::Receiver<Phase>,
     ) -> Arc<Self> {
         let resources = match settings.changes_mode {
             ChangesMode::Upstream => Resources::of_upstream(),
@@ -137,7 +138,7 @@ impl App {
             access.clone(),
             background.clone(),
             upstream.clone(),
-            stopping.clone(),
+            phase.clone(),
         );
         Arc::new(Self {
             buffers: Buffers::new(settings.limits.buffered_bytes),
@@ -154,7 +155,7 @@ impl App {
             feeds: Arc::new(feeds),
             background,
             background_upstream: upstream,
-            stopping,
+            phase,
         })
     }
 }

@@ -47,6 +47,7 @@ pub mod tally;
 mod wakers;
 
 use crate::access::Access;
+use crate::phase::Phase;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use crate::wire::variants::Variants;
@@ -80,7 +81,7 @@ pub struct Feeds {
     pub log_once: LogOnce,
     channels: Mutex<HashMap<Subject, Arc<Channel>>>,
     background: Handle,
-    stopping: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl Feeds {
@@ -91,7 +92,7 @@ impl Feeds {
         access: Arc<Access>,
         background: Handle,
         upstream: Upstream,
-        stopping: watch::Receiver<bool>,
+        phase: watch::Receiver<Phase>,
     ) -> Self {
         let permission_watch = Arc::new(PermissionWatch::default());
         background.spawn(Arc::clone(&permission_watch).keep(
@@ -113,7 +114,7 @@ impl Feeds {
             log_once: LogOnce::default(),
             channels: Mutex::default(),
             background,
-            stopping,
+            phase,
         }
     }
 
@@ -123,7 +124,7 @@ impl Feeds {
         if let Some(channel) = channels.get(subject) {
             return Arc::clone(channel);
         }
-        let channel = Arc::new(Channel::new(self.stopping.clone()));
+        let channel = Arc::new(Channel::new(self.phase.clone()));
         channels.insert(subject.clone(), Arc::clone(&channel));
         let following = follow::follow(Arc::clone(self), subject.clone(), Arc::clone(&channel));
         self.background.spawn(following);

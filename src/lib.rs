@@ -45,6 +45,7 @@
 //! | `upstream/error`, `upstream/ended` | why the upstream gave no answer |
 //! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
 //! | `settings` | what the operator wrote |
+//! | `phase` | whether the process serves, drains or stops |
 //! | `kinto`, `bounded` | Kinto's words; JSON of strangers, counted while it is read |
 //!
 //! # Invariants
@@ -71,6 +72,7 @@ pub mod journal;
 pub mod kinto;
 pub mod metrics;
 pub mod mirror;
+pub mod phase;
 pub mod purge;
 pub mod query;
 pub mod route;

@@ -9,11 +9,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::endpoints::admin::Admin;
 use crate::journal::{Journal, JournalError};
-use crate::server::{AdminServer, Server};
+use crate::phase::Phase;
+use crate::server::{AdminServer, Certificates, Server};
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 
@@ -23,6 +25,7 @@ const SIGXFSZ: i32 = 25;
 const OTHER_FILES: u64 = 1_000;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Serves until the process is told to stop and what was under way is done, or it is told a second time.
 #[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
 pub fn run(settings: Settings) -> std::io::Result<()> {
@@ -38,32 +41,40 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         // What other servers take for a word about their logs or their settings must not end this one.
         drop(signal(SignalKind::user_defined1())?);
         drop(signal(SignalKind::user_defined2())?);
-        background.spawn(explain_hangups(signal(SignalKind::hangup())?));
         [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
     };
-    let (stop, stopping) = watch::channel(false);
+    let hangups = {
+        let _inside = background.enter();
+        signal(SignalKind::hangup())?
+    };
+    let (phases, phase) = watch::channel(Phase::Serving);
     raise_descriptors(&settings);
     let upstream = Upstream::new(&settings)?;
     let journal = open_journal(&settings, &background)?;
-    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), stopping);
+    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), phase);
     if let Some(address) = &app.settings.admin_listen {
-        let admin = AdminServer::open(address)?;
+        let admin = AdminServer::open(address, None)?;
         eprintln!("metrics and health on {}", admin.address());
         serve_admin(&background, admin, &app, &upstream)?;
     }
     let writes = Arc::clone(&app.writes);
-    let server = Server::open(app, upstream)?;
+    let drain_delay = app.settings.limits.drain_delay;
+    let server = Server::open(app, upstream, None)?;
+    let certificates = server.certificates();
+    if let Some(certificates) = certificates.clone() {
+        background.spawn(certificates.keep());
+    }
+    background.spawn(hear_hangups(hangups, certificates));
     eprintln!("listening on {}", server.address());
     let threads = server.start()?;
 
-    background.block_on(told_to_stop(&mut stops));
-    tracing::info!("stopping");
-    // Nobody listening would mean that all threads have ended.
-    let _ = stop.send(true);
-    let done = background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+    let served =
+        background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
     background.block_on(async {
+        told_to_stop(&mut stops).await;
         tokio::select! {
-            _ = done => {}
+            () = end(&phases, drain_delay, served) => {}
+            // A second time: at once.
             () = told_to_stop(&mut stops) => {}
         }
     });
@@ -142,9 +153,25 @@ async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) {
     }
 }
 
-/// Says what `SIGHUP` does not do.
-async fn explain_hangups(mut hangups: Signal) {
+/// Serves a while longer without being ready, and then finishes what is under way.
+async fn end(phases: &watch::Sender<Phase>, drain_delay: Duration, served: JoinHandle<()>) {
+    if !drain_delay.is_zero() {
+        tracing::info!("told to stop: not ready any more, and stopping in {drain_delay:?}");
+        phases.send_replace(Phase::Draining);
+        tokio::time::sleep(drain_delay).await;
+    }
+    tracing::info!("stopping");
+    phases.send_replace(Phase::Stopping);
+    let _ = served.await;
+}
+
+/// Looks at the certificates, and says what `SIGHUP` does not do.
+async fn hear_hangups(mut hangups: Signal, certificates: Option<Arc<Certificates>>) {
     while hangups.recv().await.is_some() {
+        if let Some(certificates) = certificates.clone() {
+            // A look that panics changes nothing.
+            let _ = tokio::task::spawn_blocking(move || certificates.look()).await;
+        }
         tracing::warn!(
             "SIGHUP changes nothing: settings are read at start only, so a restart is what changes them"
         );

@@ -1,24 +1,23 @@
 //! Accepts connections and serves them, one thread and one runtime for each core.
 //!
 //! A connection lives and dies on the thread that accepted it, and what it forwards goes over that thread's own
-//! connections to the upstream: nothing is shared on the way of a request. When the process stops, no more is accepted
-//! and what is under way gets `sidecar.shutdown_grace` to finish.
+//! connections to the upstream: nothing is shared on the way of a request. When the process ends, no more is accepted
+//! and what is under way gets `sidecar.shutdown_grace` to finish; how is said by [`Phase`].
 
 use std::io;
-use std::net::TcpListener;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 
 use crate::app::{App, Core};
 use crate::metrics::OpenConnection;
+use crate::phase::Phase;
 use crate::upstream::Upstream;
 use crate::wire::peer::Peer;
 
@@ -34,9 +33,10 @@ mod tls;
 mod watched;
 
 pub use admin::AdminServer;
+pub use listener::{Listener, Sockets};
+pub use tls::Certificates;
 
 use connection::{Proxying, Serving};
-use listener::Listeners;
 use places::{Places, Seated};
 
 /// How long to leave the machine alone when it has no more descriptors.
@@ -45,9 +45,9 @@ const BREATHER: Duration = Duration::from_millis(50);
 /// A server whose sockets are open.
 #[expect(missing_debug_implementations, reason = "it holds the private key")]
 pub struct Server {
-    listeners: Listeners,
+    sockets: Sockets,
     threads: usize,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     upstream: Upstream,
     app: Arc<App>,
 }
@@ -55,73 +55,65 @@ pub struct Server {
 /// What the threads of one process have in common.
 #[derive(Clone)]
 struct Shared {
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
     places: Arc<Places>,
     app: Arc<App>,
 }
 
-/// What one thread accepts from.
-enum Source {
-    Tcp(TcpListener),
-    /// The listener that hands its connections round.
-    Unix(UnixListener, Vec<mpsc::Sender<UnixStream>>),
-    Handed,
-}
-
 impl Server {
-    /// Reads the certificates and opens the sockets.
-    pub fn open(app: Arc<App>, upstream: Upstream) -> io::Result<Self> {
+    /// Reads the certificates and opens the sockets, unless there are some.
+    pub fn open(app: Arc<App>, upstream: Upstream, sockets: Option<Sockets>) -> io::Result<Self> {
         let settings = &app.settings;
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         let threads = settings.threads.unwrap_or(cores).max(1);
-        let tls = settings.tls.as_ref().map(tls::acceptor).transpose()?;
-        let listeners = Listeners::open(&settings.listen, threads).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {}: {error}", settings.listen))
-        })?;
-        Ok(Self { listeners, threads, tls, upstream, app })
+        let tls = settings.tls.as_ref().map(Certificates::open).transpose()?;
+        let sockets = match sockets {
+            Some(sockets) => sockets,
+            None => Sockets::open(&settings.listen, threads)?,
+        };
+        Ok(Self { sockets, threads, tls, upstream, app })
     }
 
     /// Where clients can connect: `http://127.0.0.1:8889`.
     pub fn address(&self) -> String {
-        self.listeners.describe(self.tls.is_some())
+        self.sockets.names(self.tls.is_some())
     }
 
-    /// Starts the threads. They end after the process began to stop ([`App::stopping`]).
+    /// The sockets.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
+    }
+
+    /// What clients are shown, where the listener speaks TLS.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        self.tls.clone()
+    }
+
+    /// Starts the threads. They end after the process began to ([`App::phase`]).
     pub fn start(self) -> io::Result<Vec<JoinHandle<()>>> {
         let shared = Shared { tls: self.tls, places: Places::new(&self.app.settings.limits), app: self.app };
-        let (sources, mut handed) = match self.listeners {
-            Listeners::Tcp(_, listeners) => (listeners.into_iter().map(Source::Tcp).collect(), Vec::new()),
-            Listeners::Unix(_, listener) => {
-                let (senders, receivers): (Vec<_>, Vec<_>) =
-                    (0..self.threads).map(|_| mpsc::channel(64)).unzip();
-                let mut sources: Vec<_> = (1..self.threads).map(|_| Source::Handed).collect();
-                sources.push(Source::Unix(listener, senders));
-                (sources, receivers)
-            }
-        };
         let mut threads = Vec::new();
-        for (number, source) in sources.into_iter().enumerate() {
+        for (number, listeners) in self.sockets.spread(self.threads)?.into_iter().enumerate() {
             let core = Arc::new(Core { app: Arc::clone(&shared.app), upstream: self.upstream.sibling() });
-            let (shared, handed) = (shared.clone(), handed.pop());
+            let shared = shared.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("serve-{number}"));
-            threads.push(thread.spawn(move || runtime.block_on(run(source, handed, core, shared)))?);
+            threads.push(thread.spawn(move || runtime.block_on(run(listeners, core, shared)))?);
         }
         Ok(threads)
     }
 }
 
-/// Serves what one thread accepts, until the process stops.
-async fn run(source: Source, handed: Option<mpsc::Receiver<UnixStream>>, core: Arc<Core>, shared: Shared) {
-    let mut stopping = shared.app.stopping.clone();
+/// Serves what one thread accepts, until the process ends.
+async fn run(listeners: Vec<Listener>, core: Arc<Core>, shared: Shared) {
+    let mut phase = shared.app.phase.clone();
     let grace = shared.app.settings.limits.shutdown_grace;
     // Each connection holds a sender: when the last is gone, all is answered.
     let (under_way, mut all_done) = mpsc::channel::<()>(1);
     let thread = Thread { core, shared, under_way };
     tokio::select! {
-        () = accept(source, &thread) => {}
-        () = take_handed(handed, &thread) => {}
-        _ = stopping.wait_for(|stopping| *stopping) => {}
+        _ = join_all(listeners.into_iter().map(|listener| accept(listener, &thread))) => {}
+        _ = phase.wait_for(|phase| *phase >= Phase::Leaving) => {}
     }
     drop(thread);
     let _ = tokio::time::timeout(grace, all_done.recv()).await;
@@ -141,18 +133,17 @@ struct Thread {
     under_way: mpsc::Sender<()>,
 }
 
-async fn accept(source: Source, thread: &Thread) {
-    let outcome = match source {
-        Source::Tcp(listener) => accept_tcp(listener, thread).await,
-        Source::Unix(listener, threads) => hand_round(listener, &threads).await,
-        Source::Handed => std::future::pending().await,
+async fn accept(listener: Listener, thread: &Thread) {
+    let outcome = match listener {
+        Listener::Tcp(listener) => accept_tcp(listener, thread).await,
+        Listener::Unix(listener) => accept_unix(listener, thread).await,
     };
     if let Err(error) = outcome {
         tracing::error!(%error, "cannot accept connections any more");
     }
 }
 
-async fn accept_tcp(listener: TcpListener, thread: &Thread) -> io::Result<()> {
+async fn accept_tcp(listener: std::net::TcpListener, thread: &Thread) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
         match listener.accept().await {
@@ -166,28 +157,15 @@ async fn accept_tcp(listener: TcpListener, thread: &Thread) -> io::Result<()> {
     }
 }
 
-async fn hand_round(listener: UnixListener, threads: &[mpsc::Sender<UnixStream>]) -> io::Result<()> {
+async fn accept_unix(listener: std::os::unix::net::UnixListener, thread: &Thread) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    for thread in threads.iter().cycle() {
+    loop {
         match listener.accept().await {
-            // A connection belongs to the runtime that registered it, so it changes hands as a bare socket.
             Ok((stream, _)) => {
-                if let Ok(stream) = stream.into_std() {
-                    drop(thread.send(stream).await);
-                }
+                let peer = Peer::new(None, false, &thread.core.app.settings);
+                thread.serve(stream, peer).await;
             }
             Err(error) => wait_out(&error).await,
-        }
-    }
-    Ok(())
-}
-
-async fn take_handed(handed: Option<mpsc::Receiver<UnixStream>>, thread: &Thread) {
-    let Some(mut handed) = handed else { return std::future::pending().await };
-    while let Some(stream) = handed.recv().await {
-        if let Ok(stream) = tokio::net::UnixStream::from_std(stream) {
-            let peer = Peer::new(None, false, &thread.core.app.settings);
-            thread.serve(stream, peer).await;
         }
     }
 }
@@ -219,7 +197,8 @@ impl Thread {
     async fn serve_tcp(&self, stream: TcpStream, peer: Peer) {
         // Without it small answers wait for the client's acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        let Some(acceptor) = self.shared.tls.clone() else { return self.serve(stream, peer).await };
+        let Some(certificates) = &self.shared.tls else { return self.serve(stream, peer).await };
+        let acceptor = certificates.acceptor();
         let Some((serving, held)) = self.admit(peer).await else { return };
         let patience = self.core.app.settings.limits.header_timeout;
         tokio::spawn(async move {
@@ -246,7 +225,7 @@ impl Thread {
         let serving = Serving {
             answering: Proxying { core: Arc::clone(&self.core), peer: Arc::new(peer) },
             place: Arc::clone(&seated.place),
-            stopping: self.shared.app.stopping.clone(),
+            phase: self.shared.app.phase.clone(),
         };
         let held = Held { _open: OpenConnection::new(), seated, _under_way: self.under_way.clone() };
         Some((serving, held))

@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::app::App;
 use crate::error::Error;
 use crate::metrics;
+use crate::phase::Phase;
 use crate::settings::Limits;
 use crate::upstream::Upstream;
 use crate::wire::body::{Body, Response};
@@ -75,7 +76,7 @@ impl Admin {
     }
 
     async fn readiness(&self) -> Response {
-        if *self.app.stopping.borrow() {
+        if *self.app.phase.borrow() > Phase::Serving {
             return respond(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "application/json",

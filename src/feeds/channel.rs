@@ -25,6 +25,7 @@ use super::wakers::Wakers;
 use crate::error::Error;
 use crate::feeds::snapshot::{Position, Room, Row, Snapshot};
 use crate::kinto::seq::Seq;
+use crate::phase::Phase;
 
 /// How many batches are kept for readers who are a little behind.
 const BATCHES: usize = 8;
@@ -37,7 +38,7 @@ pub struct Channel {
     /// Set when the source is no more.
     has_ended: AtomicBool,
     wakers: Mutex<HashMap<ThreadId, Arc<Wakers>>>,
-    stopping: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 /// A reader's place among those who wait.
@@ -77,13 +78,13 @@ pub struct Batch {
 
 impl Channel {
     /// A channel of which nothing is known yet.
-    pub fn new(stopping: watch::Receiver<bool>) -> Self {
+    pub fn new(phase: watch::Receiver<Phase>) -> Self {
         Self {
             latest: ArcSwapOption::empty(),
             moved: watch::Sender::new(0),
             has_ended: AtomicBool::new(false),
             wakers: Mutex::default(),
-            stopping,
+            phase,
         }
     }
 
@@ -99,7 +100,11 @@ impl Channel {
 
     /// Whether nothing more will come.
     pub fn has_ended(&self) -> bool {
-        self.has_ended.load(Ordering::Acquire) || *self.stopping.borrow()
+        self.has_ended.load(Ordering::Acquire) || self.is_process_ending()
+    }
+
+    fn is_process_ending(&self) -> bool {
+        *self.phase.borrow() >= Phase::Leaving
     }
 
     /// Publishes a snapshot. There is one publisher for each channel.
@@ -167,7 +172,7 @@ impl Channel {
                 if let Some(latest) = self.latest().filter(|latest| latest.snapshot.serial() >= serial) {
                     return Ok(latest);
                 }
-                if *self.stopping.borrow() {
+                if self.is_process_ending() {
                     return Err(Error::Unavailable { retry_after: Some(1) });
                 }
                 if self.has_ended() {
@@ -186,7 +191,7 @@ impl Channel {
         let mut wakers = self.wakers.lock();
         let wakers = wakers
             .entry(thread::current().id())
-            .or_insert_with(|| Wakers::start(self.moved.subscribe(), self.stopping.clone()));
+            .or_insert_with(|| Wakers::start(self.moved.subscribe(), self.phase.clone()));
         Spot { slot: wakers.take(), channel: Arc::clone(self), wakers: Arc::clone(wakers) }
     }
 }

@@ -131,7 +131,8 @@ impl Framing {
         match self {
             Self::List => format!("\n],\n\"last_seq\":{last_seq},\"pending\":{pending}}}\n"),
             Self::Lines => format!("{{\"last_seq\":{last_seq},\"pending\":{pending}}}\n"),
-            Self::Events => String::new(),
+            // Whoever comes back goes on from here, also where nothing was told.
+            Self::Events => format!("id: {last_seq}\n\n"),
         }
     }
 }

@@ -175,7 +175,10 @@ impl Reader {
                 },
                 Stage::Closing => {
                     let (seq, framing) = (self.position.seq, self.options.layout.framing);
-                    text.extend_from_slice(framing.closing(seq, self.pending).as_bytes());
+                    // Whoever reads backwards has no place to go on from.
+                    if !(self.options.is_descending && framing == Framing::Events) {
+                        text.extend_from_slice(framing.closing(seq, self.pending).as_bytes());
+                    }
                     self.stage = Stage::Done;
                 }
                 Stage::Done => break,

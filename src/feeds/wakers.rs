@@ -7,6 +7,8 @@ use std::task::Waker;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
+use crate::phase::Phase;
+
 /// The waiting readers of one thread.
 #[derive(Debug, Default)]
 pub(super) struct Wakers(Mutex<Slots>);
@@ -18,8 +20,8 @@ struct Slots {
 }
 
 impl Wakers {
-    /// A wakers of the calling thread, whose readers are woken when `moved` or `stopping` does.
-    pub(super) fn start(mut moved: watch::Receiver<u64>, mut stopping: watch::Receiver<bool>) -> Arc<Self> {
+    /// A wakers of the calling thread, whose readers are woken when `moved` does, and when feeds end.
+    pub(super) fn start(mut moved: watch::Receiver<u64>, mut phase: watch::Receiver<Phase>) -> Arc<Self> {
         let wakers = Arc::new(Self::default());
         let watched: Weak<Self> = Arc::downgrade(&wakers);
         tokio::spawn(async move {
@@ -29,7 +31,7 @@ impl Wakers {
                     changed = moved.changed() => if changed.is_err() {
                         return;
                     },
-                    _ = stopping.changed(), if may_stop => may_stop = false,
+                    _ = phase.wait_for(|phase| *phase >= Phase::Leaving), if may_stop => may_stop = false,
                 }
                 let Some(wakers) = watched.upgrade() else { return };
                 wakers.wake();

@@ -3,15 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use http::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::connection::{self, Answering, Serving};
-use super::listener::Listeners;
+use super::listener::{Listener, Sockets};
 use super::places::Places;
 use crate::endpoints::admin::Admin;
+use crate::phase::Phase;
 use crate::settings::{Limits, ListenAddr};
 use crate::wire::body::Response;
 
@@ -20,27 +22,30 @@ const CONNECTIONS: usize = 256;
 
 /// The admin listener, open.
 #[derive(Debug)]
-pub struct AdminServer(Listeners);
+pub struct AdminServer(Sockets);
 
 /// What serves its connections.
 struct Serves {
     admin: Admin,
     places: Arc<Places>,
-    /// Never told: it answers until the process ends.
-    stopping: watch::Receiver<bool>,
+    /// Never moves: it answers until the process ends.
+    phase: watch::Receiver<Phase>,
 }
 
 impl AdminServer {
-    /// Opens the socket.
-    pub fn open(address: &ListenAddr) -> io::Result<Self> {
-        Listeners::open(address, 1)
-            .map(Self)
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+    /// Opens the socket, unless there is one.
+    pub fn open(address: &ListenAddr, sockets: Option<Sockets>) -> io::Result<Self> {
+        sockets.map_or_else(|| Sockets::open(address, 1), Ok).map(Self)
     }
 
     /// Where to ask: `http://127.0.0.1:8890`.
     pub fn address(&self) -> String {
-        self.0.describe(false)
+        self.0.names(false)
+    }
+
+    /// The sockets.
+    pub fn sockets(&self) -> &Sockets {
+        &self.0
     }
 
     /// Answers for as long as the runtime runs.
@@ -50,43 +55,49 @@ impl AdminServer {
             connections_per_client: CONNECTIONS,
             ..admin.limits().clone()
         };
-        let (_never, stopping) = watch::channel(false);
-        let serves = Serves { admin, places: Places::new(&limits), stopping };
-        match self.0 {
-            Listeners::Tcp(_, listeners) => {
-                let Some(listener) = listeners.into_iter().next() else { return Ok(()) };
+        let (_never, phase) = watch::channel(Phase::Serving);
+        let serves = Serves { admin, places: Places::new(&limits), phase };
+        for listeners in self.0.spread(1)? {
+            try_join_all(listeners.into_iter().map(|listener| serves.accept(listener))).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Serves {
+    async fn accept(&self, listener: Listener) -> io::Result<()> {
+        match listener {
+            Listener::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 loop {
                     match listener.accept().await {
                         Ok((stream, _)) => {
                             let _ = stream.set_nodelay(true);
-                            serves.serve(stream).await;
+                            self.serve(stream).await;
                         }
                         Err(error) => super::wait_out(&error).await,
                     }
                 }
             }
-            Listeners::Unix(_, listener) => {
+            Listener::Unix(listener) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
                 loop {
                     match listener.accept().await {
-                        Ok((stream, _)) => serves.serve(stream).await,
+                        Ok((stream, _)) => self.serve(stream).await,
                         Err(error) => super::wait_out(&error).await,
                     }
                 }
             }
         }
     }
-}
 
-impl Serves {
     async fn serve<S>(&self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(seated) = self.places.take(None).await else { return };
         let place = Arc::clone(&seated.place);
-        let serving = Serving { answering: self.admin.clone(), place, stopping: self.stopping.clone() };
+        let serving = Serving { answering: self.admin.clone(), place, phase: self.phase.clone() };
         tokio::spawn(async move {
             tokio::select! {
                 () = connection::serve_plain(stream, serving) => {}

@@ -23,6 +23,7 @@ use super::places::Place;
 use super::watched::Watched;
 use crate::app::Core;
 use crate::handler;
+use crate::phase::Phase;
 use crate::settings::Limits;
 use crate::wire::body::{self, Keeping};
 use crate::wire::headers;
@@ -48,7 +49,7 @@ pub(super) trait Answering: Clone + Send + Sync + 'static {
 pub(super) struct Serving<A> {
     pub(super) answering: A,
     pub(super) place: Arc<Place>,
-    pub(super) stopping: watch::Receiver<bool>,
+    pub(super) phase: watch::Receiver<Phase>,
 }
 
 /// Answers what the process is there for.
@@ -77,10 +78,10 @@ where
     let limits = serving.answering.limits();
     let mut first = BytesMut::with_capacity(4_096);
     let told = {
-        let mut stopping = serving.stopping.clone();
+        let mut phase = serving.phase.clone();
         tokio::select! {
             told = tokio::time::timeout(limits.header_timeout, tell_protocol(&mut stream, &mut first)) => told,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return,
         }
     };
     if let Ok(Some(is_http2)) = told {
@@ -99,17 +100,18 @@ where
     serving.place.watch(&activity);
     let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));
     let io = TokioIo::new(Watched::new(stream, first, framing, Arc::clone(&activity)));
-    let Serving { answering, stopping, .. } = serving;
+    let Serving { answering, phase, .. } = serving;
     let answer = {
-        let activity = Arc::clone(&activity);
+        let (activity, phase) = (Arc::clone(&activity), phase.clone());
         service_fn(move |request: Request<Incoming>| {
             let in_flight = activity.begin_request(request.body());
             let answering = answering.clone();
-            let activity = Arc::clone(&activity);
+            let (activity, phase) = (Arc::clone(&activity), phase.clone());
             async move {
                 let mut answer = Box::pin(answering.answer(request)).await;
-                if !is_http2 && activity.awaits_body() {
-                    // What is still to come of the request is not waited for.
+                // What is still to come of the request is not waited for, and who comes back after the process began to end
+                // shall find another.
+                if !is_http2 && (activity.awaits_body() || has_moved(&phase)) {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<Response<Keeping<RequestGuard>>, Infallible>(
@@ -128,7 +130,7 @@ where
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(limits.idle_timeout / 2)
             .serve_connection(io, answer);
-        Supervised::new(connection, activity, limits, stopping).await;
+        Supervised::new(connection, activity, limits, phase).await;
     } else {
         // `pipeline_flush` stays off: with it hyper takes from a body whatever comes, though nobody reads the answer.
         let connection = http1::Builder::new()
@@ -137,7 +139,7 @@ where
             .max_header_size(limits.header_bytes)
             .max_headers(headers::most(limits.header_bytes))
             .serve_connection(io, answer);
-        let mut supervised = Supervised::new(connection, activity, limits, stopping);
+        let mut supervised = Supervised::new(connection, activity, limits, phase);
         if (&mut supervised).await
             && let Some(stream) =
                 Pin::into_inner(supervised.connection).into_parts().io.into_inner().into_open()
@@ -167,8 +169,17 @@ where
     }
 }
 
+/// Whether the process has begun to end. Costs no lock, as the receivers of connections look at nothing.
+fn has_moved(phase: &watch::Receiver<Phase>) -> bool {
+    phase.has_changed().unwrap_or(true)
+}
+
 /// A connection that hyper serves, as far as stopping goes.
 trait Stoppable: Future {
+    /// Whether its client can be told to go while nothing is under way, so that nothing gets lost.
+    const IS_TOLD: bool;
+
+    /// Answers what is under way, and no more.
     fn stop(self: Pin<&mut Self>);
 }
 
@@ -181,6 +192,8 @@ where
     S::ResBody: http_body::Body + 'static,
     <S::ResBody as http_body::Body>::Error: Into<body::BoxError>,
 {
+    const IS_TOLD: bool = false;
+
     fn stop(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -196,6 +209,8 @@ where
     <S::ResBody as http_body::Body>::Error: Into<body::BoxError>,
     E: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
 {
+    const IS_TOLD: bool = true;
+
     fn stop(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
@@ -208,28 +223,51 @@ struct Supervised<C> {
     limits: Limits,
     quiet: Quiet,
     look: Pin<Box<Sleep>>,
-    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// The waker of this task knows of the stop; it need not be asked at each turn.
+    /// Ends when the process is in another phase than this one.
+    next: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The waker of this task knows of the next phase; it need not be asked at each turn.
     listens: bool,
-    stopping: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
     is_stopped: bool,
 }
 
 impl<C: Stoppable> Supervised<C> {
-    fn new(connection: C, activity: Arc<Activity>, limits: Limits, stopping: watch::Receiver<bool>) -> Self {
-        let mut signal = stopping.clone();
+    fn new(connection: C, activity: Arc<Activity>, limits: Limits, phase: watch::Receiver<Phase>) -> Self {
         Self {
             connection: Box::pin(connection),
             activity,
             quiet: Quiet::new(),
             look: Box::pin(sleep(Activity::pace(&limits))),
             limits,
-            stop: Box::pin(async move { drop(signal.wait_for(|stopping| *stopping).await) }),
+            next: next(&phase),
             listens: false,
-            stopping,
+            phase,
             is_stopped: false,
         }
     }
+
+    /// Stops the connection where it is time to. One that may not be told is left alone while it is idle, until the process
+    /// stops: a request may be on its way.
+    fn look_at_phase(&mut self) {
+        // Where nobody is left to tell, the process is at its end.
+        let is_told = self.phase.has_changed().is_ok();
+        let phase = if is_told { *self.phase.borrow_and_update() } else { Phase::Stopping };
+        let is_due =
+            phase == Phase::Stopping || phase > Phase::Serving && (C::IS_TOLD || !self.activity.is_idle());
+        if is_due {
+            self.is_stopped = true;
+            self.connection.as_mut().stop();
+        } else {
+            self.next = next(&self.phase);
+            self.listens = false;
+        }
+    }
+}
+
+/// Waits for another phase.
+fn next(phase: &watch::Receiver<Phase>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let mut phase = phase.clone();
+    Box::pin(async move { drop(phase.changed().await) })
 }
 
 impl<C: Stoppable> Future for Supervised<C> {
@@ -244,11 +282,10 @@ impl<C: Stoppable> Future for Supervised<C> {
         if !this.is_stopped {
             if !this.listens {
                 this.listens = true;
-                let _ = this.stop.as_mut().poll(context);
+                let _ = this.next.as_mut().poll(context);
             }
-            if this.stopping.has_changed().unwrap_or(true) {
-                this.is_stopped = true;
-                this.connection.as_mut().stop();
+            if has_moved(&this.phase) {
+                this.look_at_phase();
                 context.waker().wake_by_ref();
             }
         }

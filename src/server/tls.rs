@@ -1,34 +1,123 @@
 //! TLS for clients: the certificate and key of `sidecar.tls_certificate` and `sidecar.tls_key`, HTTP/2 by ALPN.
+//!
+//! Certificates are renewed while the process runs, so their files are looked at again and again. Whoever is connected
+//! stays so; who comes after a change is shown the new ones.
 
 use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
 
 use crate::settings::TlsFiles;
 
-/// Reads the files. An error names the one that is wrong.
-pub(super) fn acceptor(files: &TlsFiles) -> io::Result<TlsAcceptor> {
-    let certificates = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+/// How often the files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// When the certificate in use ends, in seconds since 1970.
+const EXPIRATION: &str = "kinto_sidecar_tls_certificate_expiration_timestamp_seconds";
+
+/// What clients are shown.
+#[expect(missing_debug_implementations, reason = "it holds the private key")]
+pub struct Certificates {
+    files: TlsFiles,
+    config: ArcSwap<ServerConfig>,
+    /// What the files held when they were last looked at.
+    seen: Mutex<Content>,
+}
+
+/// The two files, or why they cannot be read.
+type Content = Result<[Vec<u8>; 2], String>;
+
+impl Certificates {
+    /// Reads the files. An error names the one that is wrong.
+    pub(super) fn open(files: &TlsFiles) -> io::Result<Arc<Self>> {
+        metrics::describe_gauge!(EXPIRATION, "When the TLS certificate in use ends, in seconds since 1970.");
+        let content = read(files);
+        let config =
+            usable(files, &content).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Ok(Arc::new(Self {
+            files: files.clone(),
+            config: ArcSwap::from_pointee(config),
+            seen: Mutex::new(content),
+        }))
+    }
+
+    /// What serves a new connection.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.config.load_full())
+    }
+
+    /// Looks whether the files have changed. A pair that cannot be used leaves the one before in force.
+    pub fn look(&self) {
+        let content = read(&self.files);
+        let mut seen = self.seen.lock();
+        if *seen == content {
+            return;
+        }
+        let path = self.files.certificate.display();
+        match usable(&self.files, &content) {
+            Ok(config) => {
+                self.config.store(Arc::new(config));
+                tracing::info!("the certificate {path} was read again, and is shown from now on");
+            }
+            Err(error) => tracing::warn!("the certificate is kept as it was: {error}"),
+        }
+        *seen = content;
+    }
+
+    /// Looks again and again, for as long as the process runs.
+    pub async fn keep(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let certificates = Arc::clone(&self);
+            // A look that panics changes nothing.
+            let _ = tokio::task::spawn_blocking(move || certificates.look()).await;
+        }
+    }
+}
+
+fn read(files: &TlsFiles) -> Content {
+    let read = |path: &Path| std::fs::read(path).map_err(|error| wrong(path, &error));
+    Ok([read(&files.certificate)?, read(&files.key)?])
+}
+
+/// What makes connections of the files, where they can be used.
+fn usable(files: &TlsFiles, content: &Content) -> Result<ServerConfig, String> {
+    let [certificates, key] = content.as_ref().map_err(Clone::clone)?;
+    let certificates = CertificateDer::pem_slice_iter(certificates)
+        .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(&files.certificate, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong(&files.key, &error))?;
+    let expiration = certificates.first().and_then(expiration);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
+        .map_err(|error| error.to_string())?
         .with_no_client_auth()
         .with_single_cert(certificates, key)
         .map_err(|error| wrong(&files.certificate, &error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    if let Some(expiration) = expiration {
+        metrics::gauge!(EXPIRATION).set(expiration.as_secs_f64());
+    }
+    Ok(config)
 }
 
-fn wrong(path: &Path, error: &dyn Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {error}", path.display()))
+/// When a certificate ends, since 1970.
+fn expiration(certificate: &CertificateDer<'_>) -> Option<Duration> {
+    let certificate = CertificateInner::<Raw>::from_der(certificate).ok()?;
+    Some(certificate.tbs_certificate().validity().not_after.to_unix_duration())
+}
+
+fn wrong(path: &Path, error: &dyn Display) -> String {
+    format!("{}: {error}", path.display())
 }

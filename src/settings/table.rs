@@ -183,6 +183,8 @@ settings! {
             => upstream_connect_timeout: Duration = values::DURATION;
         ("sidecar.upstream_timeout", "60s", "for the head of the upstream's answer").live()
             => upstream_timeout: Duration = values::DURATION;
+        ("sidecar.drain_delay", "0s", "how long the sidecar goes on after it is told to stop while `/health/ready` says 503, for those in front to look elsewhere").live()
+            => drain_delay: Duration = values::DURATION;
         ("sidecar.shutdown_grace", "30s", "for what is under way when the sidecar is told to stop").live()
             => shutdown_grace: Duration = values::DURATION;
     }

@@ -5,8 +5,14 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use crate::support::Sidecar;
-use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::Signal;
+
+use crate::support::stub::{HELLO, PATIENCE, Proxy, Raw, Stub};
+use crate::support::{Sidecar, eventually};
 
 #[test]
 fn starting_does_not_wait_for_the_upstream() {
@@ -91,9 +97,8 @@ fn what_does_not_end_by_itself_is_cut_off_when_the_grace_is_over() {
 fn signals_that_mean_something_to_other_servers_end_nothing() {
     let stub = Stub::answering(HELLO);
     let sidecar = Sidecar::start(stub.url(), &[("sidecar.changes", "off"), ("sidecar.history", "off")]);
-    for signal in ["-HUP", "-USR1", "-USR2"] {
-        let sent = Command::new("kill").args([signal, &sidecar.process_id().to_string()]).status().unwrap();
-        assert!(sent.success());
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        sidecar.signal(signal);
     }
     let until = Instant::now() + PATIENCE;
     while !sidecar.log().contains("settings are read at start only") {
@@ -102,4 +107,60 @@ fn signals_that_mean_something_to_other_servers_end_nothing() {
     }
     let answer = sidecar.connect().send("GET /v1/x HTTP/1.1\r\nHost: h\r\n\r\n").read().unwrap();
     assert_eq!(answer.text(), "hello");
+}
+
+const GET: &str = "GET /v1/x HTTP/1.1\r\nHost: h\r\n\r\n";
+
+fn draining(stub: &Stub, delay: &str) -> Sidecar {
+    let settings = [
+        ("sidecar.changes", "off"),
+        ("sidecar.history", "off"),
+        ("sidecar.admin_listen", "127.0.0.1:0"),
+        ("sidecar.drain_delay", delay),
+    ];
+    Sidecar::start(stub.url(), &settings)
+}
+
+fn is_ready(sidecar: &Sidecar) -> bool {
+    let mut operator = Raw::connect(sidecar.admin().unwrap().parse().unwrap());
+    let answer = operator.send("GET /health/ready HTTP/1.1\r\nHost: h\r\n\r\n").read().unwrap();
+    answer.status() == 200
+}
+
+#[tokio::test]
+async fn who_drains_serves_on_is_not_ready_and_ends_each_connection_with_an_answer() {
+    let stub = Stub::answering(HELLO);
+    let mut sidecar = draining(&stub, "1h");
+    let mut idle = sidecar.connect();
+    assert!(idle.send(GET).read().unwrap().header("connection").is_empty());
+    let stream = tokio::net::TcpStream::connect(sidecar.address()).await.unwrap();
+    let (mut http2, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let http2_connection = tokio::spawn(connection);
+    let request = Request::builder().uri("http://h/v1/x").body(Empty::<Bytes>::new()).unwrap();
+    let answer = http2.send_request(request).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
+
+    assert!(is_ready(&sidecar));
+    sidecar.terminate();
+    eventually("it is not ready", async || (!is_ready(&sidecar)).then_some(())).await;
+    // HTTP/2 has a word for it, HTTP/1.1 has one with the next answer.
+    http2_connection.await.unwrap().unwrap();
+    for mut client in [idle, sidecar.connect()] {
+        let answer = client.send(GET).read().unwrap();
+        assert_eq!((answer.text(), answer.header("connection")), ("hello", vec!["close"]));
+        assert!(client.is_closed());
+    }
+    sidecar.terminate();
+    assert_eq!(sidecar.wait(PATIENCE).unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn draining_ends_with_the_process() {
+    let mut sidecar = draining(&Stub::answering(HELLO), "100ms");
+    let mut idle = sidecar.connect();
+    idle.send(GET).read().unwrap();
+    sidecar.terminate();
+    assert!(idle.is_closed());
+    assert_eq!(sidecar.wait(PATIENCE).unwrap().code(), Some(0));
 }

@@ -36,7 +36,9 @@ async fn a_permission_that_was_taken_away_elsewhere_is_missed_before_long() {
     feed.event().await.unwrap();
     let direct = Kinto::shared().client().user("alice");
     direct.put(&world.bucket).json(json!({"permissions": {"read": []}})).await.expect(200);
-    assert!(feed.event().await.is_none());
+    while let Some(event) = feed.event().await {
+        assert_eq!(event.data.as_deref().unwrap_or_default(), "");
+    }
 }
 
 #[tokio::test]
@@ -80,6 +82,9 @@ async fn feeds_end_cleanly_when_the_process_stops() {
     assert_eq!(lines.row().await.unwrap(), json!({"last_seq": seq, "pending": 0}));
     assert!(lines.row().await.is_none());
     assert_eq!(poll.rest().await.trim(), format!("],\n\"last_seq\":{seq},\"pending\":0}}"));
+    // Who was told nothing goes on from there, too.
+    let last = events.event().await.unwrap();
+    assert_eq!(last, Event { id: Some(seq.to_string()), ..Event::default() });
     assert!(events.event().await.is_none());
     let status = world.sidecar.wait(Duration::from_secs(10)).expect("the process ends");
     assert!(status.success());

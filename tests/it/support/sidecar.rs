@@ -57,6 +57,12 @@ impl Sidecar {
         Some(after.split(|letter: char| letter.is_whitespace() || letter == '"').next()?.to_owned())
     }
 
+    /// Sends a signal, such as `HUP`.
+    pub fn signal(&self, signal: Signal) {
+        let process = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        kill_process(process.unwrap(), signal).unwrap();
+    }
+
     /// The number of its process.
     pub fn process_id(&self) -> u32 {
         self.process.id()
@@ -155,7 +161,7 @@ fn spawn(
         let mut line = String::new();
         while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
             if let Some((_, url)) = line.split_once("listening on ") {
-                let host = url.trim().trim_start_matches("http://");
+                let host = url.trim().trim_start_matches("http://").trim_start_matches("https://");
                 let _ = ready.send(host.to_owned());
             }
             lines.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
