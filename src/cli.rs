@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
 use crate::settings::{Arguments, Flag, KEYS, Key};
 
@@ -20,6 +21,17 @@ pub enum Task {
     Transfer(Transfer),
     /// Ask a running sidecar how it is.
     Health(Health),
+    /// Print what a package installs beside the program.
+    Manual(Manual),
+}
+
+/// What is printed for packages. It depends on no setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manual {
+    /// The page of the manual.
+    Page,
+    /// What lets a shell complete a command line.
+    Completions(Shell),
 }
 
 /// What a running sidecar is asked.
@@ -82,6 +94,11 @@ impl Cli {
         let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
         let (task, matches) = match matches.subcommand() {
             Some(("check", matches)) => (Task::Check, matches),
+            Some(("man", matches)) => (Task::Manual(Manual::Page), matches),
+            Some(("completions", matches)) => match matches.get_one::<Shell>("shell") {
+                Some(shell) => (Task::Manual(Manual::Completions(*shell)), matches),
+                None => (Task::Serve, matches),
+            },
             Some(("history", matches)) => match transfer(matches) {
                 Some((transfer, matches)) => (Task::Transfer(transfer), matches),
                 None => (Task::Serve, matches),
@@ -134,7 +151,7 @@ fn flag(matches: &ArgMatches, key: &Key) -> Option<String> {
     }
 }
 
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     let file = Arg::new("settings")
         .long("settings")
         .value_name("FILE")
@@ -150,8 +167,10 @@ fn command() -> Command {
         .help("any setting by its key; may be given several times");
     let flags = KEYS.iter().filter_map(|key| {
         let flag = key.flag?;
-        let argument =
-            Arg::new(key.name).long(flag.long).help(key.meaning).help_heading(key.section).global(true);
+        let default = key.described_default();
+        let default = if default == "none" { String::new() } else { format!(" [default: {default}]") };
+        let help = plain(&format!("{}{default}", key.meaning));
+        let argument = Arg::new(key.name).long(flag.long).help(help).help_heading(key.section).global(true);
         Some(match flag.value {
             Some(value) => argument.value_name(value).action(ArgAction::Set),
             None => argument.action(ArgAction::SetTrue),
@@ -159,10 +178,11 @@ fn command() -> Command {
     });
     Command::new("kinto-sidecar")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Stands in front of a Kinto and adds monitor/changes and changesets")
+        .about("Stands in front of a Kinto and adds monitor/changes, changesets, history and change feeds")
         .arg(file)
         .arg(set)
         .args(flags)
+        .after_long_help(more_help())
         .subcommand(
             Command::new("check").about(
                 "Reads the settings, contacts the upstream, and says what was found and what is missing",
@@ -170,6 +190,70 @@ fn command() -> Command {
         )
         .subcommand(history())
         .subcommand(health())
+        .subcommand(Command::new("man").about("Prints the page of the manual: kinto-sidecar man | man -l -"))
+        .subcommand(
+            Command::new("completions")
+                .about("Prints what lets a shell complete a command line: source <(kinto-sidecar completions bash)")
+                .arg(
+                    Arg::new("shell")
+                        .value_name("SHELL")
+                        .value_parser(value_parser!(Shell))
+                        .required(true)
+                        .help("which shell it is for"),
+                ),
+        )
+}
+
+/// What precedes the settings that have no flag.
+pub(crate) const ABOUT_SETTINGS: &str = "Settings that have no flag are written in the settings file, in the environment \
+    (SIDECAR_MAX_BODY for sidecar.max_body) or as --set KEY=VALUE:";
+
+/// What the program's exit status says.
+pub(crate) const EXIT_STATUSES: [(&str, &str); 3] = [
+    ("0", "Done."),
+    (
+        "1",
+        "What was asked for has a problem, or the same start may succeed later: an address or a journal is in use.",
+    ),
+    ("2", "Something is wrong with the command line or the settings, and has to be mended first."),
+];
+
+/// Markdown as plain text.
+pub(crate) fn plain(markdown: &str) -> String {
+    markdown.replace('`', "")
+}
+
+/// The settings that have no flag, in the sections that those with flags stand in.
+pub(crate) fn settings_without_flags() -> Vec<(&'static str, Vec<&'static Key>)> {
+    let mut sections: Vec<(&str, Vec<&Key>)> = Vec::new();
+    for key in KEYS.iter().filter(|key| key.flag.is_none()) {
+        match sections.last_mut().filter(|(section, _)| *section == key.section) {
+            Some((_, keys)) => keys.push(key),
+            None => sections.push((key.section, vec![key])),
+        }
+    }
+    sections
+}
+
+/// The same as text for the end of the long help.
+fn more_help() -> String {
+    let mut text = ABOUT_SETTINGS.to_owned();
+    for (section, keys) in settings_without_flags() {
+        text += &format!("\n\n{section}:");
+        for key in keys {
+            text += &format!(
+                "\n  {} = {}\n          {}",
+                key.name,
+                plain(&key.described_default()),
+                plain(key.meaning)
+            );
+        }
+    }
+    text += "\n\nExit status:";
+    for (status, meaning) in EXIT_STATUSES {
+        text += &format!("\n  {status}  {meaning}");
+    }
+    text
 }
 
 fn health() -> Command {
@@ -251,6 +335,17 @@ mod tests {
     #[test]
     fn the_command_is_well_formed() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn the_long_help_has_every_setting_in_its_section() {
+        let help = command().render_long_help().to_string();
+        for key in KEYS {
+            let name = key.flag.map_or(format!("  {} = ", key.name), |flag| format!("--{}", flag.long));
+            assert!(help.contains(&name), "{name} is not in {help}");
+            assert!(help.contains(&format!("\n{}:", key.section)), "{}", key.section);
+            assert!(help.contains(&plain(&key.described_default())), "{}", key.name);
+        }
     }
 
     #[test]

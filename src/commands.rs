@@ -7,6 +7,7 @@ use std::process::ExitCode;
 pub mod check;
 pub mod health;
 pub mod history;
+pub mod manual;
 
 /// Tells the operator.
 pub fn complain(error: &dyn Display) {

@@ -47,6 +47,7 @@
 //! | `settings` | what the operator wrote |
 //! | `phase` | whether the process serves, drains or stops |
 //! | `kinto`, `bounded` | Kinto's words; JSON of strangers, counted while it is read |
+//! | `chapters` | nothing: they are for people |
 //!
 //! # Invariants
 //!
@@ -60,6 +61,7 @@ pub mod access;
 pub mod app;
 mod aside;
 pub mod bounded;
+pub mod chapters;
 pub mod cli;
 pub mod commands;
 pub mod endpoints;

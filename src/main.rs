@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    if let Task::Manual(manual) = cli.task {
+        return ended(commands::manual::run(manual));
+    }
     let (settings, warnings) = match Settings::load(&cli.arguments, &environment()) {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -30,12 +33,17 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let done = match cli.task {
+    ended(match cli.task {
         Task::Serve => serve::run(settings).map(|()| ExitCode::SUCCESS),
         Task::Check => commands::check::run(&settings),
         Task::Health(health) => commands::health::run(&settings, &health),
         Task::Transfer(transfer) => commands::history::run(&settings, &transfer),
-    };
+        Task::Manual(manual) => commands::manual::run(manual),
+    })
+}
+
+/// What the operator and the program's parent are told of how it ended.
+fn ended(done: std::io::Result<ExitCode>) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {

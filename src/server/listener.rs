@@ -114,24 +114,7 @@ impl Sockets {
     /// Opens sockets for so many threads.
     pub fn open(address: &ListenAddr, threads: usize) -> io::Result<Self> {
         let opened = match address {
-            ListenAddr::Tcp(address) => {
-                let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
-                let mut opened = None;
-                // A name that cannot be looked up may be there later, like an address.
-                let addresses = address
-                    .to_socket_addrs()
-                    .map_err(|error| io::Error::new(io::ErrorKind::AddrNotAvailable, error))?;
-                for address in addresses {
-                    match open_tcp(address, threads) {
-                        Ok(listeners) => {
-                            opened = Some(listeners);
-                            break;
-                        }
-                        Err(error) => refused = error,
-                    }
-                }
-                opened.ok_or(refused)
-            }
+            ListenAddr::Tcp(address) => open_named(address, threads),
             ListenAddr::Unix(path) => open_unix(path).map(|listener| vec![listener]),
         };
         opened
@@ -181,6 +164,21 @@ impl Sockets {
         }
         Ok(spread)
     }
+}
+
+/// The first address of this name that can be had.
+fn open_named(name: &str, threads: usize) -> io::Result<Vec<Listener>> {
+    let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    // A name that cannot be looked up may be there later, like an address.
+    let addresses =
+        name.to_socket_addrs().map_err(|error| io::Error::new(io::ErrorKind::AddrNotAvailable, error))?;
+    for address in addresses {
+        match open_tcp(address, threads) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 fn open_tcp(address: SocketAddr, threads: usize) -> io::Result<Vec<Listener>> {

@@ -116,12 +116,17 @@ impl Key {
             Some(Flag { long, value: None }) => _ = write!(row, "`--{long}`"),
             None => {}
         }
+        _ = write!(row, " | {} | {} |", self.described_default(), self.meaning);
+        row
+    }
+
+    /// The default for people, in Markdown.
+    pub fn described_default(&self) -> String {
         match self.fallback {
-            Fallback::Text("") => row.push_str(" | none | "),
-            Fallback::Text(text) => _ = write!(row, " | `{text}` | "),
-            Fallback::Found { how, .. } => _ = write!(row, " | {how} | "),
+            Fallback::Text("") => "none".to_owned(),
+            Fallback::Text(text) => format!("`{text}`"),
+            Fallback::Found { how, .. } => how.to_owned(),
         }
-        row + self.meaning + " |"
     }
 }
 

@@ -3,7 +3,7 @@
 //! An entry gives the name, the default and the meaning, then what is special about it, and the field with the kind that
 //! its text is read as. A field that is an `Option` may be left blank, and one that is a `Vec` is split on white space. What is made
 //! of several settings, or of none alone, stands behind the `+`. The structs, their defaults, [`KEYS`], the command line's
-//! flags and help, the environment's names, suggestions for what is misspelt and the README's table all come from here.
+//! flags and help, the environment's names, suggestions for what is misspelt and the table of its chapter all come from here.
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};

@@ -20,6 +20,7 @@ mod cold_to_hot;
 mod conversation;
 mod deploy;
 mod differential;
+mod docs;
 mod early;
 mod feeds;
 mod floors;

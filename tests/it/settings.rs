@@ -16,11 +16,11 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_readmes_table_is_that_of_the_code() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(path).unwrap();
+fn the_chapters_table_is_that_of_the_code() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/chapters/settings.md");
+    let chapter = std::fs::read_to_string(path).unwrap();
     let (start, end) = ("<!-- settings -->\n", "<!-- /settings -->");
-    let (before, rest) = readme.split_once(start).unwrap();
+    let (before, rest) = chapter.split_once(start).unwrap();
     let (table, after) = rest.split_once(end).unwrap();
     let sections = KEYS.chunk_by(|one, next| one.section == next.section).map(|keys| {
         let rows: String = keys.iter().map(|key| key.markdown_row() + "\n").collect();
@@ -28,11 +28,11 @@ fn the_readmes_table_is_that_of_the_code() {
     });
     let rows: String = sections.collect();
     let expected = format!("| key | flag | default | meaning |\n| --- | --- | --- | --- |\n{rows}");
-    if table != expected && std::env::var_os("WRITE_README").is_some() {
+    if table != expected && std::env::var_os("WRITE_SETTINGS").is_some() {
         std::fs::write(path, format!("{before}{start}{expected}{end}{after}")).unwrap();
         return;
     }
-    assert_eq!(table, expected, "run this test with WRITE_README=1 to write the table anew");
+    assert_eq!(table, expected, "run this test with WRITE_SETTINGS=1 to write the table anew");
 }
 
 #[test]

@@ -81,10 +81,11 @@ fn the_pods_probes_ask_the_listener_that_the_settings_open_and_stopping_is_given
         assert_eq!(sidecar[probe]["httpGet"]["path"], path);
         assert_eq!(sidecar[probe]["httpGet"]["port"], "admin");
     }
-    let before = sidecar["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
+    let drain = settings.lines().find_map(|line| line.strip_prefix("sidecar.drain_delay = ")).unwrap();
+    let drain: u64 = drain.trim_end_matches('s').parse().unwrap();
     let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
     // sidecar.shutdown_grace is 30 s.
-    assert!(before > 0 && grace > before + 30);
+    assert!(drain > 0 && grace > drain + 30);
 }
 
 #[test]

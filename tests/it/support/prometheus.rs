@@ -1,7 +1,6 @@
 //! A real Prometheus, and its promtool: what is installed, or else Debian's package, unpacked beside the other environments.
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -9,25 +8,23 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Client, PATIENCE, environment, undertaker};
+use super::{Client, PATIENCE, environment, skip, undertaker};
 
 /// The folder that has the programs. Says what is left out where it cannot be had.
 pub fn programs() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| installed().or_else(|| unpacked().map_err(skipped).ok()));
+    let found = FOUND.get_or_init(|| installed().or_else(|| unpacked().map_err(without).ok()));
     found.as_deref()
+}
+
+fn without(trouble: String) {
+    skip(&format!("there is no Prometheus, so nothing was run in it: {trouble}"));
 }
 
 fn installed() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     std::env::split_paths(&folders)
         .find(|folder| ["prometheus", "promtool"].iter().all(|name| folder.join(name).is_file()))
-}
-
-/// What was not tested should be seen: past the capture of output.
-fn skipped(trouble: String) {
-    let _ =
-        writeln!(std::io::stderr(), "SKIPPED: there is no Prometheus, so nothing was run in it: {trouble}");
 }
 
 /// Debian's package needs nothing else to run, nor to be installed.

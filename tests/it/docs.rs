@@ -1,0 +1,244 @@
+//! The README and the chapters: every command in them is run as a reader would run it, beside the quickstart, and their tables
+//! are those of the code.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use regex::Regex;
+
+use crate::quickstart::Quickstart;
+use crate::support::{Client, Kinto, Sidecar, skip};
+
+/// Commands that are not run here, by how they begin, each with the reason.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("cargo ", "builds and runs this test, or needs a tool of its own"),
+    ("./examples/quickstart", "is what all others are run beside"),
+    ("tests/bench/run", "takes minutes, on a machine of its own"),
+    ("apt-get install ./", "installs on this machine; deploy::package looks into the package"),
+    ("(umask 077; echo 'sidecar:s3cr3t' > /etc/", "writes to this machine"),
+    ("systemctl ", "there is no init; deploy::unit has the unit verified"),
+    ("promtool ", "deploy::prometheus runs it, where there is one"),
+    ("prometheus ", "deploy::prometheus runs it, where there is one"),
+    ("kinto-sidecar history import --from", "needs a Kinto with the history plugin; history::plugin has one"),
+    ("KILLS=", "is a longer form of a test"),
+    ("MINUTES=", "is a longer form of a test"),
+    ("COLLECTIONS=", "is a longer form of a test"),
+];
+
+/// Commands that go on until they are stopped.
+const ENDLESS: &[&str] = &["curl -N", "target/release/kinto-sidecar --upstream"];
+
+/// What each is stopped after. They run while those after them do.
+const SECONDS: &str = "5";
+
+/// The files that have commands, the README first: what it makes the others may use.
+fn files() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let chapters = fs::read_dir(root.join("src/chapters")).unwrap().map(|entry| entry.unwrap().path());
+    let mut chapters: Vec<_> = chapters.collect();
+    chapters.sort();
+    [vec![root.join("README.md")], chapters].concat()
+}
+
+/// The blocks in this language in a file, each with the number of its first line.
+fn blocks(path: &Path, language: &str) -> Vec<(usize, String)> {
+    let fence = format!("```{language}");
+    let text = fs::read_to_string(path).unwrap();
+    let (mut blocks, mut block): (Vec<(usize, String)>, Option<(usize, String)>) = (Vec::new(), None);
+    let mut is_other = false;
+    let mut last = "";
+    for (number, line) in text.lines().enumerate() {
+        match (&mut block, line) {
+            (Some(_), "```") => blocks.extend(block.take()),
+            (Some((_, text)), line) => *text += &format!("{line}\n"),
+            (None, line) if line == fence && !is_other => block = Some((number + 2, String::new())),
+            (None, line) if line.starts_with("```") => is_other = !is_other,
+            (None, line) => assert!(
+                is_other || !(line.starts_with("    ") && last.is_empty()),
+                "{}:{}: code without a fence",
+                path.display(),
+                number + 1
+            ),
+        }
+        last = line;
+    }
+    blocks
+}
+
+/// The commands of a block that can be run here: continued lines belong together.
+fn here(block: &str) -> String {
+    let commands = block.replace("\\\n", "\\\u{0}");
+    let is_elsewhere =
+        |command: &&str| !ELSEWHERE.iter().any(|(beginning, _)| command.starts_with(beginning));
+    let kept: Vec<&str> = commands.lines().filter(is_elsewhere).collect();
+    kept.join("\n").replace('\u{0}', "\n")
+}
+
+/// A command that goes on, and where it stands.
+struct Going(String, Child);
+
+#[test]
+fn every_command_in_the_docs_does_what_it_says() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        skip("curl is not installed, so the commands in the docs were not run");
+        return;
+    }
+    let quickstart = Quickstart::start();
+    let folder = tempfile::tempdir().unwrap();
+    // A checkout with a release build, as far as commands can see.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in ["deploy", "examples", "tests"] {
+        symlink(root.join(name), folder.path().join(name)).unwrap();
+    }
+    let release = folder.path().join("target/release");
+    fs::create_dir_all(&release).unwrap();
+    symlink(env!("CARGO_BIN_EXE_kinto-sidecar"), release.join("kinto-sidecar")).unwrap();
+    let path = format!("{}:{}", release.display(), std::env::var("PATH").unwrap_or_default());
+    // The journal is the quickstart's.
+    let journal = format!("sqlite:{}", quickstart.folder.join("journal.db").display());
+    let copied = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
+        .args(["history", "backup", "--journal", &journal, "kinto-sidecar.db"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+    let run = |commands: &str| {
+        let is_endless =
+            ENDLESS.iter().any(|beginning| commands.lines().any(|line| line.starts_with(beginning)));
+        let commands = commands
+            .replace("0.0.0.0:8889", "127.0.0.1:0")
+            .replace("127.0.0.1:8890", "127.0.0.1:0")
+            .replace("localhost:8888", &quickstart.kinto)
+            .replace("localhost:8889", &quickstart.sidecar)
+            .replace("localhost:8890", &quickstart.admin)
+            .replace("postgres://…", "sqlite:other.db")
+            .replace("/backups/", "backup-of-")
+            // What is served meanwhile has a journal of its own.
+            .replace("kinto-sidecar --upstream", "kinto-sidecar --journal sqlite:served.db --upstream")
+            .replace("/buckets/blog", "/buckets/demo")
+            .replace("collections/articles", "collections/notes");
+        let commands = format!("curl() {{ command curl -sS --fail-with-body \"$@\"; }}\n{commands}");
+        let limit = if is_endless { SECONDS } else { "60" };
+        let child = Command::new("timeout")
+            .args([limit, "bash", "-euo", "pipefail", "-c", &commands])
+            .current_dir(folder.path())
+            .env("PATH", &path)
+            .env("no_proxy", "localhost,127.0.0.1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        (child, is_endless)
+    };
+    let mut going = Vec::new();
+    for file in files() {
+        for (line, block) in blocks(&file, "sh") {
+            let commands = here(&block);
+            if commands.trim().is_empty() {
+                continue;
+            }
+            let place = format!("{}:{line}:\n{commands}", file.display());
+            let (child, is_endless) = run(&commands);
+            if is_endless {
+                going.push(Going(place, child));
+            } else {
+                let output = child.wait_with_output().unwrap();
+                let (said, complained) =
+                    (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+                assert!(output.status.success(), "{place}\n{said}{complained}");
+            }
+        }
+    }
+    for Going(place, child) in going {
+        let output = child.wait_with_output().unwrap();
+        let (said, complained) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        // Stopped by the clock, after it had something to say.
+        assert_eq!(output.status.code(), Some(124), "{place}\n{said}{complained}");
+        assert!(!said.is_empty() || !complained.is_empty(), "{place}");
+    }
+}
+
+#[test]
+fn settings_in_the_docs_are_as_the_binary_wants_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kinto.ini");
+    for file in files() {
+        for (line, block) in blocks(&file, "ini") {
+            fs::write(&path, format!("[app:main]\n{block}")).unwrap();
+            // It reads its settings before it finds that nobody is there to be asked.
+            let mut command = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"));
+            let output =
+                command.arg("--settings").arg(&path).args(["health", "unix:/nowhere"]).output().unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{}:{line}: {complaint}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_exception_is_still_needed() {
+    let text: String = files().iter().flat_map(|file| blocks(&file, "sh")).map(|(_, block)| block).collect();
+    for (beginning, reason) in ELSEWHERE {
+        assert!(
+            text.lines().any(|line| line.starts_with(beginning)),
+            "nothing begins with {beginning:?} ({reason})"
+        );
+    }
+}
+
+#[test]
+fn what_the_docs_point_at_is_there() {
+    for file in files() {
+        let text = fs::read_to_string(&file).unwrap();
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+        for link in links.filter(|link| !link.starts_with("http") && !link.starts_with('#')) {
+            assert!(file.with_file_name("").join(link).exists(), "{}: {link}", file.display());
+        }
+    }
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let name = Regex::new("kinto_sidecar_[a-z_]*[a-z]").unwrap();
+    name.find_iter(text).map(|found| found.as_str().to_owned()).collect()
+}
+
+/// The metrics that the chapter on operating explains.
+pub fn explained_metrics() -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/chapters/operating.md");
+    let chapter = fs::read_to_string(path).unwrap();
+    let (_, rest) = chapter.split_once("<!-- metrics -->").unwrap();
+    metrics_in(rest.split_once("<!-- /metrics -->").unwrap().0)
+}
+
+#[tokio::test]
+async fn the_table_of_metrics_is_that_of_the_code() {
+    let explained = explained_metrics();
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[("sidecar.admin_listen", "127.0.0.1:0")]);
+    let admin = Client::new(&sidecar.admin().unwrap());
+    let given = admin.request_target(http::Method::GET, "/metrics").await.expect(200);
+    let given = String::from_utf8(given.body.to_vec()).unwrap();
+    let types: String = given.lines().filter(|line| line.starts_with("# TYPE")).collect();
+    for metric in metrics_in(&types) {
+        assert!(explained.contains(&metric), "{metric} is not explained");
+    }
+    // Some are there once something was counted, and some names are put together.
+    let mut grep = Command::new("grep");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let code = grep.args(["-rh", "--include=*.rs", "kinto_sidecar_"]).arg(source).output().unwrap();
+    let written = metrics_in(&String::from_utf8(code.stdout).unwrap());
+    for metric in &written {
+        let is_known =
+            explained.iter().any(|known| known == metric || known.starts_with(&format!("{metric}_")));
+        assert!(is_known, "{metric} is not explained");
+    }
+    let known: BTreeSet<String> = metrics_in(&types).union(&written).cloned().collect();
+    for metric in &explained {
+        assert!(known.contains(metric), "{metric} is nowhere in the code");
+    }
+}
