@@ -29,7 +29,6 @@ use crate::wire::body::Response;
 use crate::wire::buffers::{Buffers, Hold, NoRoom};
 use crate::wire::lent::{Lent, Loans};
 use crate::wire::peer::{Peer, client};
-use crate::writes::effects::Observer;
 use crate::writes::{Watching, Writes};
 
 /// The state of one process.
@@ -49,8 +48,6 @@ pub struct App {
     pub mirrors: Arc<Mirrors>,
     /// Who may read what.
     pub access: Arc<Access>,
-    /// Understands the writes that pass through.
-    pub observer: Arc<Observer>,
     /// Writes on their way.
     pub writes: Arc<Writes>,
     /// The history that the sidecar keeps.
@@ -117,11 +114,10 @@ impl App {
             settings.limits.upstream_connect_timeout,
         ));
         let access = Arc::new(Access::new(&settings));
-        let observer = Arc::new(Observer::new(timeline.clone(), access.clone(), upstream.clone()));
         let keeper = Arc::new(Keeper::new(&settings, journal));
         let writes =
             Writes::new(&settings, keeper.clone(), access.clone(), timeline.clone(), upstream.clone());
-        background.spawn(writes.clone().run(observer.clone(), mirrors.clone(), watching));
+        background.spawn(writes.clone().run(mirrors.clone(), watching));
         let history = Arc::new(History::new(&settings, keeper, writes.clone(), access.clone()));
         background.spawn(poller.clone().run(upstream.clone(), settings.overlap));
         background.spawn(recheck::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
@@ -148,7 +144,6 @@ impl App {
             poller,
             mirrors,
             access,
-            observer,
             writes,
             history,
             broadcasts: Broadcasts::default(),

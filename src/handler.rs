@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use crate::access::Credentials;
 use crate::app::Core;
 use crate::aside;
-use crate::endpoints::own_bucket::DefaultRead;
 use crate::endpoints::{self, fail, root};
 use crate::error::Error;
 use crate::feeds::Subject;
@@ -31,8 +30,7 @@ use crate::wire::headers;
 use crate::wire::limited;
 use crate::wire::peer::Peer;
 use crate::wire::request_id;
-use crate::writes::effects::batch::SubAnswer;
-use crate::writes::effects::default_bucket;
+use crate::writes::answer::Answer;
 use crate::writes::{LARGEST_SENT, Write};
 
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
@@ -179,16 +177,14 @@ async fn read_default(
     path: RequestPath,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    let observer = &core.app.observer;
+    let writes = &core.app.writes;
     let credentials = Credentials::of(request.headers());
-    let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
-    let own = default.as_ref().filter(|_| *request.method() != Method::OPTIONS);
-    let read = DefaultRead::begin(core, &path, own, credentials).await;
+    let default = writes.default_bucket(&core.upstream, &path, &credentials).await;
+    let default = default.filter(|_| *request.method() != Method::OPTIONS);
+    let read = Write::new(request.method(), path, request.headers(), credentials, default);
+    let passing = writes.begin([read]).await?;
     let response = forward::stream(core, request, peer).await?;
-    if let Some(default) = default.filter(|_| response.status().is_success()) {
-        observer.read_default(&path, &default).await;
-    }
-    read.end(response.status()).await;
+    passing.answered([Answer::with_status(response.status())]).await?;
     Ok(response)
 }
 
@@ -207,16 +203,16 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             let body = body::read_held(body, limit, &mut hold).await?;
             return Box::pin(endpoints::batch::answer(&core, parts, body, &peer, hold)).await;
         }
-        let observer = &core.app.observer;
+        let writes = &core.app.writes;
         let credentials = Credentials::of(request.headers());
-        let default = default_bucket(observer, &core.upstream, &path, &credentials).await;
-        let Some(passing) = observer.begin(request.method(), &path, default.as_ref()) else {
+        let default = writes.default_bucket(&core.upstream, &path, &credentials).await;
+        let mut write = Write::new(request.method(), path, request.headers(), credentials, default);
+        if write.is_nothing() {
             return forward::stream(&core, request, &peer).await;
-        };
+        }
         let (mut parts, body) = request.into_parts();
         // What comes back has to be read here.
         parts.headers.remove(ACCEPT_ENCODING);
-        let mut write = Write::new(&parts.method, &path, &parts.headers, credentials, default.as_ref());
         let body = match small(&parts, body, &mut hold).await? {
             Ok(body) => {
                 write = write.with_body(&body);
@@ -224,20 +220,15 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             }
             Err(body) => body,
         };
-        let recording = core.app.writes.begin(vec![write]).await?;
+        let passing = writes.begin([write]).await?;
         let request = Request::from_parts(parts, body);
         let (answer, body) = forward::buffered(&core, request, &peer, &mut hold).await?;
         let modified = answer.headers.get(ETAG).and_then(Timestamp::from_etag);
         let read = {
             let (status, body) = (answer.status, body.clone());
-            move || SubAnswer::read(status, body, modified)
+            move || Answer::read(status, &body, modified)
         };
-        let answers: Arc<[SubAnswer]> = Arc::new([aside::run(body.len(), read).await?]);
-        let recorded = recording.answered(&answers).await;
-        if let [told] = &*answers {
-            passing.answered(told.status, &told.objects).await;
-        }
-        recorded?;
+        passing.answered([aside::run(body.len(), read).await?]).await?;
         Ok(Response::from_parts(answer, Body::full(body).held(hold)))
     });
     carried.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))

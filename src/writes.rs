@@ -1,11 +1,15 @@
 //! One life of a write: what the sidecar knows of it before the upstream does, and what it learns from the answer.
 //!
 //! ```text
-//! Writes::begin ── the intents of a write are in the journal: who, what method, what URI
+//! Write::new ── decoded and classified: by whom, what method, what it may change
+//!      │
+//! Writes::begin ── the intents are in the journal, and the clocks know of a write under way
 //!      │
 //!   upstream
 //!      │
-//! Recording::answered ── what the answer says was written becomes entries, and the intents are closed
+//! Answer::read ── status, objects, timestamps
+//!      │
+//! Passing::answered ── what the answer says was written becomes entries; then timeline and permissions know of it
 //! ```
 //!
 //! A write of which no answer says what became of it, because there is none, because it is a 5xx or because the process
@@ -20,36 +24,38 @@ use parking_lot::Mutex;
 use tokio::sync::watch as state;
 
 pub mod answer;
+mod changes;
 mod default_bucket;
-pub mod effects;
+mod effects;
 mod elsewhere;
 mod found;
 mod lives;
 mod lookup;
-pub mod objects;
 mod order;
 mod other_sidecars;
 mod passing;
 mod pending;
+mod recording;
 mod sent;
 mod versions;
 mod write;
 
 pub use elsewhere::Watching;
-pub use passing::Recording;
+pub use passing::Passing;
 pub use write::{LARGEST_SENT, Write};
 
 use crate::access::Access;
 use crate::error::Error;
 use crate::history::keeper::Keeper;
-use crate::journal::{Change, Journal, Object};
+use crate::journal::{Change, Journal};
 use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
 use crate::settings::{JournalFailure, Settings};
 use crate::timeline::Timeline;
 use crate::upstream::Upstream;
 use crate::upstream::kinto::Source;
-use effects::Observer;
+use effects::Effects;
+use recording::Recording;
 
 /// How long a write waits for the writes that a former process left open to be looked up.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -67,8 +73,7 @@ pub struct Writes {
     turns: order::Turns,
     /// For each list the newest timestamp that a passing write brought.
     recorded: Mutex<HashMap<String, Timestamp>>,
-    access: Arc<Access>,
-    timeline: Arc<Timeline>,
+    effects: Arc<Effects>,
     /// Asks as the service account.
     source: Source,
     upstream: Upstream,
@@ -91,8 +96,7 @@ impl Writes {
             lingering: lookup::Lingering::default(),
             turns: order::Turns::default(),
             recorded: Mutex::default(),
-            access,
-            timeline,
+            effects: Arc::new(Effects::new(timeline, access, upstream.clone())),
             source: Source::new(upstream.clone()),
             upstream,
         })
@@ -100,7 +104,7 @@ impl Writes {
 
     /// Opens the journal where it is not open yet, looks up what a former process left open, follows what others record,
     /// and watches for what passes elsewhere. Ends where the history turns out not to be the sidecar's.
-    pub async fn run(self: Arc<Self>, observer: Arc<Observer>, mirrors: Arc<Mirrors>, settings: Watching) {
+    pub async fn run(self: Arc<Self>, mirrors: Arc<Mirrors>, settings: Watching) {
         let Some(journal) = self.keeper.open().await else { return };
         // What others record from here on is heard of, however long it takes to know whose the history is.
         let news = journal.subscribe();
@@ -113,42 +117,44 @@ impl Writes {
         if !self.keeper.is_own_at_last(&self.upstream).await {
             return;
         }
-        tokio::spawn(other_sidecars::follow(news, observer));
+        tokio::spawn(other_sidecars::follow(news, Arc::clone(&self.effects)));
         self.recover(&journal, left).await;
         self.recovered.send_replace(true);
         tokio::spawn(Arc::clone(&self).recover_others(journal.clone()));
         elsewhere::Watcher::new(self, journal, mirrors, settings).run().await;
     }
 
-    /// Writes down what is about to be written. The journal has it when this returns; where it cannot, the write has to
-    /// be refused, unless the operator wants it to go on.
-    pub async fn begin(self: &Arc<Self>, writes: Vec<Write>) -> Result<Recording, Error> {
-        // Until the upstream says that the history is its own, it is the sidecar's.
-        if !self.keeper.is_own() {
-            return Ok(Recording::nothing());
-        }
-        if writes.iter().all(|write| write.target.is_none()) {
-            return Ok(self.begin_reads(writes).await);
-        }
-        let Some(journal) = self.keeper.opened() else {
-            return match self.on_failure {
-                JournalFailure::Forward => Ok(Recording::nothing()),
-                JournalFailure::Refuse => Err(Error::Unavailable { retry_after: None }),
-            };
-        };
-        self.recovery().await?;
-        Recording::begin(Arc::clone(self), journal.clone(), writes).await
+    /// These writes are about to be sent. Where the sidecar keeps the history, the journal has their intents when this
+    /// returns; where it cannot, the writes have to be refused, unless the operator wants them to go on.
+    pub async fn begin(self: &Arc<Self>, writes: impl Into<Arc<[Write]>>) -> Result<Passing, Error> {
+        let writes = writes.into();
+        let recording = self.record(&writes).await?;
+        Ok(Passing::new(Arc::clone(self), writes, recording))
     }
 
-    /// Writes down what reads in the default bucket are about to make. They go on without the journal, too.
-    async fn begin_reads(self: &Arc<Self>, reads: Vec<Write>) -> Recording {
-        let Some(journal) = self.keeper.opened().filter(|_| reads.iter().any(|read| read.is_default)) else {
-            return Recording::nothing();
+    async fn record(self: &Arc<Self>, writes: &Arc<[Write]>) -> Result<Option<Recording>, Error> {
+        // Until the upstream says that the history is its own, it is the sidecar's.
+        if !self.keeper.is_own()
+            || writes.iter().all(|write| !write.has_history() && write.default().is_none())
+        {
+            return Ok(None);
+        }
+        let are_reads = !writes.iter().any(Write::has_history);
+        let Some(journal) = self.keeper.opened() else {
+            return match self.on_failure {
+                JournalFailure::Refuse if !are_reads => Err(Error::Unavailable { retry_after: None }),
+                _ => Ok(None),
+            };
         };
-        Recording::begin(Arc::clone(self), journal.clone(), reads).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "what the default bucket makes is not in the journal yet");
-            Recording::nothing()
-        })
+        if are_reads {
+            // They go on without the journal, too.
+            return Ok(Recording::begin(self, journal, writes).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "what the default bucket makes is not in the journal yet");
+                None
+            }));
+        }
+        self.recovery().await?;
+        Recording::begin(self, journal, writes).await
     }
 
     /// Waits until everything that was given to the journal is in it.
@@ -170,7 +176,7 @@ impl Writes {
     }
 
     /// What a former process left open.
-    async fn left(&self, journal: &Journal) -> Vec<lookup::Left> {
+    async fn left(&self, journal: &Journal) -> Vec<lookup::OpenGroup> {
         loop {
             match journal.abandoned().await {
                 Ok(left) => return left,
@@ -193,19 +199,5 @@ impl Writes {
     fn is_recorded(&self, list: &str, timestamp: Timestamp) -> bool {
         let recorded = self.recorded.lock();
         recorded.get(list).is_some_and(|newest| *newest >= timestamp)
-    }
-}
-
-/// A change of an object to this version, as an answer told of it.
-fn changed(version: answer::Version, object: Object, user_id: Option<String>) -> Change {
-    Change {
-        object,
-        action: if version.deleted { Some(crate::journal::Action::Delete) } else { None },
-        modified: version.modified,
-        data: Some(version.data),
-        permissions: version.permissions,
-        user_id,
-        date: None,
-        is_found: false,
     }
 }

@@ -33,8 +33,8 @@ use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::peer::Peer;
-use crate::writes::effects::batch::SubAnswer;
-use crate::writes::effects::{self, default_bucket};
+use crate::writes::Write;
+use crate::writes::answer::Answer;
 use request::{Batch, SubRequest};
 
 /// The most that a sub-answer of the sidecar's may take that says why there is none, in bytes.
@@ -204,7 +204,7 @@ struct Exchanged {
     each: Vec<Bytes>,
 }
 
-/// Gives the upstream its part of a batch, and tells the observer what came of it.
+/// Gives the upstream its part of a batch, and has what it wrote known.
 async fn exchange(
     core: &Core,
     parts: &Parts,
@@ -213,32 +213,24 @@ async fn exchange(
     peer: &Peer,
     hold: &mut Hold,
 ) -> Result<Exchanged, Error> {
-    let observer = &core.app.observer;
-    let mut writes = Vec::new();
-    for request in batch.requests.iter().filter(|request| request.own.is_none()) {
-        let default = default_bucket(observer, &core.upstream, &request.path, &request.credentials).await;
-        let (method, path) = (request.method.clone(), request.path.clone());
-        writes.push(effects::batch::SubRequest { method, path, default });
+    let mut defaults = Vec::new();
+    for request in batch.theirs() {
+        let SubRequest { path, credentials, .. } = request;
+        defaults.push(core.app.writes.default_bucket(&core.upstream, path, credentials).await);
     }
-    let recorded = {
+    let read = {
         let (batch, headers) = (Arc::clone(batch), parts.headers.clone());
-        let defaults: Vec<_> = writes.iter().map(|write| write.default.clone()).collect();
-        move || {
-            let theirs = batch.requests.iter().filter(|request| request.own.is_none()).zip(&defaults);
-            theirs.map(|(request, default)| request.recorded(&headers, default.as_ref())).collect()
+        move || -> Arc<[Write]> {
+            batch.theirs().zip(defaults).map(|(request, default)| request.write(&headers, default)).collect()
         }
     };
-    let recorded = aside::run(batch.work(), recorded).await?;
-    let recording = core.app.writes.begin(recorded).await?;
-    let passing = observer.begin_batch(&writes);
+    let passing = core.app.writes.begin(aside::run(batch.work(), read).await?).await?;
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
     let (answer, body) = forward::exchange(core, parts, body, peer, hold).await?;
     if answer.status != StatusCode::OK {
-        let recorded = if answer.status.is_server_error() { Ok(()) } else { recording.refused().await };
-        passing.failed(answer.status).await;
-        recorded?;
+        passing.failed(answer.status).await?;
         return Ok(Exchanged { answer, body, each: Vec::new() });
     }
     let read = {
@@ -246,29 +238,21 @@ async fn exchange(
         move || read_answers(&body)
     };
     let (each, answers) = aside::run(body.len(), read).await?;
-    let Some(answers) = answers else {
-        passing.doubtful().await;
-        return Ok(Exchanged { answer, body, each });
-    };
-    let recorded = recording.answered(&answers).await;
-    passing.answered(&answers).await;
-    recorded?;
-    for (request, answer) in writes.iter().zip(&*answers) {
-        if let Some(default) = request.default.as_ref().filter(|_| answer.status.is_success()) {
-            observer.read_default(&request.path, default).await;
-        }
+    match answers {
+        Some(answers) => passing.answered(answers).await?,
+        None => passing.doubtful().await?,
     }
     Ok(Exchanged { answer, body, each })
 }
 
 /// The answers in the answer to a batch, and what they say, where all of them can be read.
-fn read_answers(body: &Bytes) -> (Vec<Bytes>, Option<Arc<[SubAnswer]>>) {
+fn read_answers(body: &Bytes) -> (Vec<Bytes>, Option<Arc<[Answer]>>) {
     let Ok(Answers { responses }) = serde_json::from_slice(body) else { return (Vec::new(), None) };
     let read = |raw: &&RawValue| {
         let answer: Answered<'_> = serde_json::from_str(raw.get()).ok()?;
         let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let part = answer.body.map(|part| body.slice_ref(part.get().as_bytes()));
-        Some(SubAnswer::read(status, part.unwrap_or_default(), answer.headers.modified()))
+        Some(Answer::read(status, &part.unwrap_or_default(), answer.headers.modified()))
     };
     let answers = responses.iter().map(read).collect();
     (responses.iter().map(|raw| body.slice_ref(raw.get().as_bytes())).collect(), answers)

@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response};
 
 use crate::access::{Credentials, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::{CollectionKey, RequestPath};
-use crate::writes::effects::batch::SubAnswer;
-use crate::writes::{Recording, Write};
+use crate::writes::Write;
+use crate::writes::answer::Answer;
 
 /// The collection that the requester means, and whether they may read it and all of its records.
 pub async fn readable(
@@ -58,39 +58,12 @@ pub async fn make(core: &Core, uri: &str, credentials: &Credentials) -> Result<R
     let identity = app.access.identity(&core.upstream, credentials).await?;
     let own = identity.default_bucket.filter(|_| identity.user_id.is_some());
     let path = RequestPath::of_uri(uri);
-    let read = DefaultRead::begin(core, &path, own.as_ref(), credentials.clone()).await;
+    let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials.clone(), own.clone());
+    let passing = app.writes.begin([read]).await?;
     let answer = core.upstream.ask_as(Method::GET, uri, credentials.headers(), Bytes::new()).await?;
-    read.end(answer.status()).await;
     if let Some(own) = own.filter(|_| answer.status().is_success()) {
         app.access.invalidate_bucket(&own);
-        app.observer.read_default(&path, &own).await;
     }
+    passing.answered([Answer::with_status(answer.status())]).await?;
     Ok(answer)
-}
-
-/// A read that leads into the default bucket, which makes bucket and collection for it.
-#[must_use]
-pub(crate) struct DefaultRead(Recording);
-
-impl DefaultRead {
-    /// Begins the recording of what it makes; `own` is the requester's own bucket.
-    pub(crate) async fn begin(
-        core: &Core,
-        path: &RequestPath,
-        own: Option<&Arc<str>>,
-        credentials: Credentials,
-    ) -> Self {
-        if own.is_none() {
-            return Self(Recording::nothing());
-        }
-        let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own);
-        // What cannot be written down does not keep anybody from reading.
-        Self(core.app.writes.begin(vec![read]).await.unwrap_or_else(|_| Recording::nothing()))
-    }
-
-    /// It was answered. When this returns, the journal has what was made.
-    pub(crate) async fn end(self, status: StatusCode) {
-        let answers: Arc<[SubAnswer]> = Arc::new([SubAnswer::read(status, Bytes::new(), None)]);
-        _ = self.0.answered(&answers).await;
-    }
 }

@@ -1,17 +1,45 @@
-//! What the upstream's answer to a write says was written.
+//! The upstream's answer to a write, read once: what it says goes to the journal as well as to the timeline.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
-use super::changed;
-use super::effects::batch::SubAnswer;
-use super::write::{Target, Write, object_in};
-use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
+use crate::journal::Permissions;
 use crate::kinto::Timestamp;
-use crate::kinto::head::Head;
+
+/// The answer to a request, or to a sub-request of a batch.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// The timestamp in its `ETag`.
+    modified: Option<Timestamp>,
+    /// The objects that it names.
+    data: Option<Data>,
+    /// The text of the object's permissions, where they are shown.
+    permissions: Option<Bytes>,
+}
+
+#[derive(Debug)]
+enum Data {
+    Several(Vec<Row>),
+    One(Row),
+}
+
+/// An object in an answer.
+#[derive(Debug)]
+struct Row {
+    head: Head,
+    text: Bytes,
+}
+
+/// An answer may show neither, where it shows a part of the object only.
+#[derive(Debug, Deserialize)]
+struct Head {
+    id: Option<String>,
+    last_modified: Option<Timestamp>,
+}
 
 /// A version of an object.
 #[derive(Debug, Clone)]
@@ -28,200 +56,131 @@ pub struct Version {
     pub permissions: Option<Permissions>,
 }
 
-/// What an answer says.
-#[derive(Debug)]
-pub enum Said {
-    /// Nothing was written.
-    Nothing,
-    /// These changes, in their order.
-    Changes(Vec<Change>),
-    /// This object was written, but the answer does not show it whole.
-    Look(Object),
-    /// All there is is gone.
-    Gone,
-    /// Whether anything was written is not known.
-    Unknown,
-}
-
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct Body<'a> {
     #[serde(borrow)]
     data: &'a RawValue,
-    #[serde(default)]
-    permissions: Option<Permissions>,
+    #[serde(borrow, default)]
+    permissions: Option<&'a RawValue>,
 }
 
-// === impl Version ===
+// === impl Answer ===
+
+impl Answer {
+    /// Reads an answer, which takes long where its body is. A body that is not an object of Kinto's, or a list of them, names
+    /// nothing.
+    pub fn read(status: StatusCode, body: &Bytes, modified: Option<Timestamp>) -> Self {
+        let read: Option<Body<'_>> = serde_json::from_slice(body).ok();
+        let permissions = read.as_ref().and_then(|read| read.permissions);
+        Self {
+            status,
+            modified,
+            data: read.and_then(|read| Data::read(body, read.data)),
+            permissions: permissions.map(|permissions| body.slice_ref(permissions.get().as_bytes())),
+        }
+    }
+
+    /// An answer of which nothing but its status is wanted.
+    pub fn with_status(status: StatusCode) -> Self {
+        Self { status, modified: None, data: None, permissions: None }
+    }
+
+    /// How long the texts are that it shows.
+    pub(super) fn length(&self) -> usize {
+        let permissions = self.permissions.as_ref().map_or(0, Bytes::len);
+        permissions + self.rows().iter().map(|row| row.text.len()).sum::<usize>()
+    }
+
+    /// Whether it names objects, or none in a list of them.
+    pub(super) fn names_objects(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Whether it gives an object as it was before: a POST of an id that exists changes nothing.
+    pub(super) fn changed_nothing(&self, method: &Method) -> bool {
+        *method == Method::POST && self.status == StatusCode::OK && matches!(self.data, Some(Data::One(_)))
+    }
+
+    /// The timestamps of all objects; `None` where one has none or nothing is named.
+    pub fn timestamps(&self) -> Option<Vec<Timestamp>> {
+        self.data.as_ref()?;
+        self.rows().iter().map(|row| row.head.last_modified).collect()
+    }
+
+    /// The ids that are named.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.rows().iter().filter_map(|row| row.head.id.as_deref())
+    }
+
+    /// The timestamp of the version that was written.
+    pub(super) fn modified(&self) -> Option<Timestamp> {
+        self.modified.or_else(|| match &self.data {
+            Some(Data::One(row)) => row.head.last_modified,
+            _ => None,
+        })
+    }
+
+    /// The one object that it shows, or the tombstone: which of them it is does not stand in it.
+    pub fn version(&self, deleted: bool) -> Option<Version> {
+        let Some(Data::One(row)) = &self.data else { return None };
+        row.version(self.permissions().ok()?, deleted)
+    }
+
+    /// The tombstones that it shows, of all objects of a list that were deleted.
+    pub fn tombstones(&self) -> Option<Vec<Version>> {
+        let Some(Data::Several(rows)) = &self.data else { return None };
+        rows.iter().map(|row| row.version(None, true)).collect()
+    }
+
+    /// The `data` of the one object that it shows.
+    pub(super) fn data(&self) -> Option<&RawValue> {
+        let Some(Data::One(row)) = &self.data else { return None };
+        serde_json::from_slice(&row.text).ok()
+    }
+
+    /// The permissions, where they are shown.
+    pub(super) fn permissions(&self) -> Result<Option<Permissions>, serde_json::Error> {
+        self.permissions.as_deref().map(serde_json::from_slice).transpose()
+    }
+
+    fn rows(&self) -> &[Row] {
+        match &self.data {
+            None => &[],
+            Some(Data::One(row)) => std::slice::from_ref(row),
+            Some(Data::Several(rows)) => rows,
+        }
+    }
+}
+
+impl Data {
+    /// What an object holds besides is skipped, however large it is.
+    fn read(body: &Bytes, data: &RawValue) -> Option<Self> {
+        let row = |data: &RawValue| {
+            let text = data.get().as_bytes();
+            Some(Row { head: serde_json::from_slice(text).ok()?, text: body.slice_ref(text) })
+        };
+        if data.get().starts_with('[') {
+            let rows: Vec<&RawValue> = serde_json::from_str(data.get()).ok()?;
+            rows.into_iter().map(row).collect::<Option<_>>().map(Self::Several)
+        } else {
+            row(data).map(Self::One)
+        }
+    }
+}
+
+impl Row {
+    fn version(&self, permissions: Option<Permissions>, deleted: bool) -> Option<Version> {
+        let data: &RawValue = serde_json::from_slice(&self.text).ok()?;
+        let Head { id, last_modified } = &self.head;
+        let modified = last_modified.unwrap_or_default();
+        Some(Version { id: id.clone()?, modified, deleted, data: data.to_owned(), permissions })
+    }
+}
 
 impl Version {
-    /// Reads an object, or a tombstone: which of them it is does not stand in it.
-    fn of(data: &RawValue, permissions: Option<Permissions>, deleted: bool) -> Option<Self> {
-        let head = Head::of(data.get().as_bytes())?;
-        Some(Self { id: head.id, modified: head.last_modified, deleted, data: data.to_owned(), permissions })
-    }
-
-    /// Reads the answer to a request for one object, or to its deletion.
-    pub fn of_answer(body: &[u8], deleted: bool) -> Option<Self> {
-        let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
-        Self::of(answer.data, answer.permissions, deleted)
-    }
-
-    /// Reads the answer to the deletion of a list.
-    pub fn all_of(body: &[u8]) -> Option<Vec<Self>> {
-        let answer: Answer<'_> = serde_json::from_slice(body).ok()?;
-        let rows: Vec<&RawValue> = serde_json::from_str(answer.data.get()).ok()?;
-        rows.into_iter().map(|row| Self::of(row, None, true)).collect()
-    }
-}
-
-/// What an answer to `write` says, of whoever `user_id` is.
-pub fn read(write: &Write, user_id: Option<String>, answer: &SubAnswer) -> Said {
-    let (status, body) = (answer.status, &*answer.body);
-    let Some(target) = &write.target else { return Said::Nothing };
-    if status.is_server_error() {
-        return Said::Unknown;
-    }
-    if !status.is_success() {
-        return Said::Nothing;
-    }
-    match target {
-        Target::Everything => Said::Gone,
-        Target::Part(object) => Said::Look(object.clone()),
-        Target::Object(object) if write.is_partial => Said::Look(object.clone()),
-        Target::Object(object) => match Version::of_answer(body, write.method == Method::DELETE) {
-            Some(version) => {
-                let action = action(&write.method, status);
-                Said::Changes(vec![Change { action, ..changed(version, object.clone(), user_id) }])
-            }
-            None => Said::Unknown,
-        },
-        Target::List(_) if write.method == Method::POST && status == StatusCode::OK => Said::Nothing,
-        Target::List(list) if write.method == Method::POST => {
-            let version = Version::of_answer(body, false);
-            match version.and_then(|version| Some((object_in(list, &version.id)?, version))) {
-                Some((object, version)) => Said::Changes(vec![Change {
-                    action: Some(Action::Create),
-                    ..changed(version, object, user_id)
-                }]),
-                None => Said::Unknown,
-            }
-        }
-        Target::List(list) => {
-            let changes = Version::all_of(body).and_then(|versions| {
-                let change = |version: Version| {
-                    let object = object_in(list, &version.id)?;
-                    Some(Change { action: Some(Action::Delete), ..changed(version, object, user_id.clone()) })
-                };
-                versions.into_iter().map(change).collect()
-            });
-            changes.map_or(Said::Unknown, Said::Changes)
-        }
-    }
-}
-
-/// The version that a patch made, where somebody made another one before it could be looked at: as the last one that is
-/// known, with what was sent and what the answer shows.
-pub fn patched(
-    object: &Object,
-    modified: Timestamp,
-    before: Option<&RawValue>,
-    write: &Write,
-    answer: &[u8],
-) -> Option<Version> {
-    let read = |json: &RawValue| serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(json.get()).ok();
-    let answer: Option<Answer<'_>> = serde_json::from_slice(answer).ok();
-    let layers = [before, write.sent.as_deref(), answer.as_ref().map(|answer| answer.data)];
-    let mut data: BTreeMap<String, Box<RawValue>> =
-        layers.into_iter().flatten().filter_map(read).flatten().collect();
-    data.insert("id".to_owned(), to_raw_value(object.id()).ok()?);
-    data.insert("last_modified".to_owned(), to_raw_value(&modified.0).ok()?);
-    let permissions = answer.and_then(|answer| answer.permissions);
-    Some(Version {
-        id: object.id().to_owned(),
-        modified,
-        deleted: false,
-        data: to_raw_value(&data).ok()?,
-        permissions,
-    })
-}
-
-fn action(method: &Method, status: StatusCode) -> Option<Action> {
-    match *method {
-        Method::DELETE => Some(Action::Delete),
-        _ if status == StatusCode::CREATED => Some(Action::Create),
-        Method::PUT | Method::PATCH => Some(Action::Update),
-        _ => None,
-    }
-}
-
-/// Leaves these changes without the permissions of what is below a list.
-pub fn take_permissions_below(list: &str, changes: &mut [Change]) {
-    let is_below = |uri: String| uri.strip_prefix(list).is_some_and(|rest| rest.starts_with('/'));
-    for change in changes.iter_mut().filter(|change| is_below(change.object.to_string())) {
-        change.permissions = change.permissions.take().map(|_| Permissions::new());
-    }
-}
-
-/// The changes of one request as Kinto tells its plugins of them at the request's end: together what was done to objects
-/// of one list in one way, in the order of the first of each. But those of one object stay in their order.
-///
-/// Each has the permissions that its object has when it is told: those that the last change left, but none once the
-/// deletion of a bucket was told that the object is or is in, or that of a collection that it is in. Kinto takes these
-/// permissions away only then, also those of what was made anew after the deletion.
-///
-/// Follows `kinto.core.events` (`EventCollector`), `kinto.views.buckets` and `kinto.views.collections`.
-pub fn in_kintos_order(mut changes: Vec<Change>) -> Vec<Change> {
-    let last: HashMap<Object, Option<Permissions>> =
-        changes.iter().map(|change| (change.object.clone(), change.permissions.clone())).collect();
-    let mut kinds: Vec<(String, Option<Action>)> = Vec::new();
-    let mut places: Vec<(usize, Object)> = Vec::new();
-    let mut emptied: HashMap<Object, usize> = HashMap::new();
-    for change in &changes {
-        let kind = (change.object.list(), change.action);
-        let place = kinds.iter().position(|known| *known == kind).unwrap_or(kinds.len());
-        if place == kinds.len() {
-            kinds.push(kind);
-        }
-        if change.action == Some(Action::Delete) && !matches!(change.object, Object::Record(..)) {
-            emptied.insert(change.object.clone(), place);
-        }
-        places.push((place, change.object.clone()));
-    }
-    for (change, (place, object)) in changes.iter_mut().zip(&places) {
-        let itself = matches!(object, Object::Bucket(_)).then(|| object.clone());
-        let mut within = object.parents().chain(itself);
-        if !emptied.is_empty()
-            && within.any(|emptied_one| emptied.get(&emptied_one).is_some_and(|at| at < place))
-        {
-            change.permissions = Some(Permissions::new());
-        } else if let Some(Some(permissions)) = last.get(object) {
-            change.permissions = Some(permissions.clone());
-        } else if change.permissions.is_some() {
-            change.permissions = Some(Permissions::new());
-        }
-    }
-    places.sort_by_key(|(place, _)| *place);
-    let mut by_object: HashMap<Object, VecDeque<Change>> = HashMap::new();
-    for change in changes {
-        by_object.entry(change.object.clone()).or_default().push_back(change);
-    }
-    places.into_iter().filter_map(|(_, object)| by_object.get_mut(&object)?.pop_front()).collect()
-}
-
-/// These changes as an outcome. Of what is created everything within is news.
-pub fn outcome(closes: Option<IntentGroup>, changes: Vec<Change>) -> Outcome {
-    let created = changes.iter().filter(|change| change.action == Some(Action::Create));
-    let lists = created.flat_map(|change| lists_in(&change.object));
-    let watermarks = lists.map(|list| (list, Timestamp::ZERO)).collect();
-    Outcome { closes, changes, known: Vec::new(), watermarks, ended: Vec::new() }
-}
-
-/// The URIs of the lists within an object.
-pub fn lists_in(object: &Object) -> Vec<String> {
-    match object {
-        Object::Bucket(_) => vec![format!("{object}/collections"), format!("{object}/groups")],
-        Object::Collection(..) => vec![format!("{object}/records")],
-        Object::Group(..) | Object::Record(..) => Vec::new(),
+    /// Reads the answer to a request for one object.
+    pub fn of_object(body: &Bytes) -> Option<Self> {
+        Answer::read(StatusCode::OK, body, None).version(false)
     }
 }
 
@@ -229,46 +188,27 @@ pub fn lists_in(object: &Object) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn change(uri: &str, action: Action, permissions: Option<Permissions>) -> Change {
-        Change {
-            object: Object::of_uri(uri).unwrap(),
-            action: Some(action),
-            modified: Timestamp(1),
-            data: None,
-            permissions,
-            user_id: None,
-            date: None,
-            is_found: false,
-        }
+    fn answer(body: &'static str) -> Answer {
+        Answer::read(StatusCode::OK, &Bytes::from_static(body.as_bytes()), None)
     }
 
     #[test]
-    fn what_a_deletion_empties_has_no_permissions_once_the_deletion_is_told() {
-        let shared = Permissions::from([("read".to_owned(), ["you".to_owned()].into())]);
-        let record = |bucket| format!("/buckets/{bucket}/collections/c/records/r");
-        let changes = vec![
-            change(&record("c"), Action::Update, Some(shared.clone())),
-            change("/buckets/a", Action::Delete, None),
-            change("/buckets/a", Action::Create, Some(shared.clone())),
-            change(&record("a"), Action::Update, Some(shared.clone())),
-            change("/buckets/b/collections/c", Action::Delete, None),
-            change("/buckets/b/collections/c", Action::Create, Some(shared.clone())),
-            change(&record("b"), Action::Update, Some(shared.clone())),
-            change("/buckets/c", Action::Delete, None),
-        ];
-        let told: Vec<_> = in_kintos_order(changes)
-            .into_iter()
-            .filter(|change| change.action != Some(Action::Delete))
-            .map(|change| (change.object.to_string(), change.permissions.unwrap()))
-            .collect();
-        let none = Permissions::new();
-        let expected = [
-            (record("c"), shared.clone()),
-            ("/buckets/a".to_owned(), none.clone()),
-            (record("a"), none.clone()),
-            ("/buckets/b/collections/c".to_owned(), shared),
-            (record("b"), none),
-        ];
-        assert_eq!(told, expected);
+    fn answers_name_their_objects() {
+        let one = answer(r#"{"permissions":{},"data":{"id":"a","last_modified":3,"x":[1]}}"#);
+        assert_eq!(one.timestamps(), Some(vec![Timestamp(3)]));
+        assert_eq!(one.version(false).unwrap().data.get(), r#"{"id":"a","last_modified":3,"x":[1]}"#);
+        let several =
+            answer(r#"{"data":[{"id":"a","last_modified":3,"deleted":true},{"id":"b","last_modified":4}]}"#);
+        assert_eq!(several.timestamps(), Some(vec![Timestamp(3), Timestamp(4)]));
+        assert_eq!(several.ids().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(several.tombstones().unwrap().len(), 2);
+        assert_eq!(answer(r#"{"data":[]}"#).timestamps(), Some(vec![]));
+    }
+
+    #[test]
+    fn answers_without_timestamps_say_so() {
+        for body in ["{}", "", r#"{"location":"https://cdn/x"}"#, r#"{"data":{"id":"a"}}"#] {
+            assert_eq!(answer(body).timestamps(), None);
+        }
     }
 }

@@ -3,34 +3,50 @@
 //! Follows `kinto.plugins.default_bucket`: a request below `/buckets/default` creates the requester's bucket, and one
 //! below a collection that collection, with the requester as their author.
 
+use std::sync::Arc;
+
+use super::Writes;
 use super::answer::Version;
+use super::changes::changed;
 use super::write::{Target, Write};
-use super::{Writes, changed};
+use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
-use crate::kinto::Resource;
+use crate::kinto::{RequestPath, Resource};
+use crate::upstream::Upstream;
 use crate::upstream::kinto::{ReadError, Source};
 
 /// The method of intents that say that the default bucket may make something by itself.
 pub(super) const METHOD: &str = "GET";
 
+impl Writes {
+    /// The requester's own bucket, where a path leads into it.
+    pub async fn default_bucket(
+        &self,
+        upstream: &Upstream,
+        path: &RequestPath,
+        credentials: &Credentials,
+    ) -> Option<Arc<str>> {
+        if !path.is_in_default_bucket() {
+            return None;
+        }
+        self.effects.access.identity(upstream, credentials).await.ok()?.default_bucket
+    }
+}
+
 /// The creations that a request in the default bucket brought about, as far as they are not known yet.
-pub(super) async fn created(
-    history: &Writes,
-    journal: &Journal,
-    write: &Write,
-) -> Result<Vec<Change>, Error> {
+pub(super) async fn created(room: &Writes, journal: &Journal, write: &Write) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     let unknown = unknown(journal, write).await?;
     if unknown.is_empty() {
         return Ok(changes);
     }
-    let user_id = history.access.identity(&history.upstream, &write.credentials).await?.user_id;
-    let source = Source::on_behalf(history.upstream.clone(), write.credentials.headers());
+    let user_id = room.effects.access.identity(&room.upstream, &write.credentials).await?.user_id;
+    let source = Source::on_behalf(room.upstream.clone(), write.credentials.headers());
     for object in unknown {
         match source.object(&object.to_string()).await {
             Ok(body) => {
-                let Some(version) = Version::of_answer(&body, false) else { continue };
+                let Some(version) = Version::of_object(&body) else { continue };
                 let change = changed(version, object, user_id.clone());
                 changes.push(Change { action: Some(Action::Create), is_found: true, ..change });
             }
@@ -48,10 +64,10 @@ pub(super) async fn may_create(journal: &Journal, write: &Write) -> Result<bool,
 
 /// What the default bucket makes for a request, as far as it is not known to be there.
 async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, JournalError> {
-    if !write.is_default {
+    if write.default().is_none() {
         return Ok(Vec::new());
     }
-    let objects = objects(&write.uri);
+    let objects = objects(&write.uri());
     let known = journal.known(&objects).await?;
     let unknown = objects
         .into_iter()

@@ -1,29 +1,22 @@
-//! What a write that passes through tells: it counts at once, before the client has its answer.
+//! What passing writes mean for timestamps and permissions: it counts at once, before their client has the answer.
 //!
-//! ```text
-//! Observer::begin ── which objects may this request write? registers the write with their clocks
-//!      │
-//!   upstream
-//!      │
-//! Passing::answered ── what did the upstream's answer say was written? tells timeline and permissions
-//! ```
-//!
-//! A write whose outcome is not known (no answer, a 5xx, an answer that says no timestamp) has the upstream asked for the
-//! collection's timestamp, until it says it.
+//! A write of which it is not known what became of it (no answer, a 5xx, an answer that says no timestamp) has the upstream
+//! asked for the collection's timestamp, until it says it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub mod batch;
-
-use super::objects::Objects;
+use super::answer::Answer;
 use super::pending::Pending;
-use crate::access::{Access, Credentials};
-use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp};
+use super::write::{Target, Write};
+use crate::access::Access;
+use crate::journal::Object;
+use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
 use crate::upstream::Upstream;
@@ -33,9 +26,9 @@ use crate::upstream::kinto::{ReadError, Source};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Knows what writes mean.
+/// Tells the timeline and the permissions what passes.
 #[derive(Debug)]
-pub struct Observer {
+pub(super) struct Effects {
     pub(super) timeline: Arc<Timeline>,
     pub(super) access: Arc<Access>,
     /// Asks where an answer does not say enough.
@@ -44,19 +37,18 @@ pub struct Observer {
     pending: Mutex<Pending>,
 }
 
-/// A write on its way.
+/// What one write may change, or all writes of one request that are about the records of one collection: they become
+/// visible together.
 #[derive(Debug)]
-pub struct Passing {
-    observer: Arc<Observer>,
-    method: Method,
-    target: Target,
-    /// Whether its outcome was told.
-    is_settled: bool,
+pub(super) struct Effect {
+    scope: Scope,
+    /// The places of the writes.
+    first: usize,
+    more: Vec<usize>,
 }
 
-/// What a request may write.
 #[derive(Debug)]
-pub enum Target {
+enum Scope {
     /// Records of a collection, or something that belongs to one of them.
     Records(WriteUnderWay),
     /// A collection.
@@ -71,93 +63,112 @@ pub enum Target {
     Groups(Arc<str>),
     /// Who somebody is.
     Accounts,
-    /// Everything (`POST /__flush__`).
+    /// Everything.
     Everything,
 }
 
-// === impl Observer ===
+// === impl Effects ===
 
-impl Observer {
+impl Effects {
     /// Tells `timeline` and `access`; asks `upstream` where it has to.
-    pub fn new(timeline: Arc<Timeline>, access: Arc<Access>, upstream: Upstream) -> Self {
+    pub(super) fn new(timeline: Arc<Timeline>, access: Arc<Access>, upstream: Upstream) -> Self {
         Self { timeline, access, source: Source::new(upstream), pending: Mutex::default() }
     }
 
-    /// What a request may write, if anything that matters here; `default` is the requester's own bucket.
-    pub fn begin(
+    /// What these writes may change.
+    pub(super) fn begin(&self, writes: &[Write]) -> Vec<Effect> {
+        let mut effects: Vec<Effect> = Vec::new();
+        let mut of_records: HashMap<CollectionKey, usize> = HashMap::new();
+        for (place, write) in writes.iter().enumerate() {
+            let Some(target) = &write.target else { continue };
+            let scope = match target.collection() {
+                Some(key) => {
+                    if let Some(effect) = of_records.get(&key).and_then(|at| effects.get_mut(*at)) {
+                        effect.more.push(place);
+                        continue;
+                    }
+                    let under_way = self.timeline.clock(&key).begin_write();
+                    if writes.len() > 1 {
+                        of_records.insert(key, effects.len());
+                    }
+                    Scope::Records(under_way)
+                }
+                None => Scope::of(target),
+            };
+            effects.push(Effect { scope, first: place, more: Vec::new() });
+        }
+        effects
+    }
+
+    /// The upstream answered each of the writes.
+    pub(super) async fn answered(
         self: &Arc<Self>,
-        method: &Method,
-        path: &RequestPath,
-        default: Option<&Arc<str>>,
-    ) -> Option<Passing> {
-        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-            return None;
-        }
-        let target = self.target(path, default)?;
-        Some(Passing { observer: Arc::clone(self), method: method.clone(), target, is_settled: false })
-    }
-
-    /// The default bucket makes a collection when it is first read: it is listed from then on.
-    pub async fn read_default(self: &Arc<Self>, path: &RequestPath, default: &Arc<str>) {
-        let resource = path.resource(Some(default));
-        let (Resource::Collection(bucket, collection) | Resource::Records(bucket, collection)) = &*resource
-        else {
-            return;
-        };
-        let key = CollectionKey::new(bucket, collection);
-        let is_known =
-            self.timeline.known_clock(&key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
-        if self.timeline.resources().include(&key) && !is_known {
-            self.access.invalidate_bucket(default);
-            self.ask(&key).await;
-        }
-    }
-
-    /// The collection of whose records a path names one or all.
-    fn records_of(path: &RequestPath, default: Option<&Arc<str>>) -> Option<CollectionKey> {
-        match &*path.resource(default) {
-            Resource::Record(bucket, collection, _)
-            | Resource::Part(bucket, collection, ..)
-            | Resource::Records(bucket, collection) => Some(CollectionKey::new(bucket, collection)),
-            _ => None,
-        }
-    }
-
-    fn target(&self, path: &RequestPath, default: Option<&Arc<str>>) -> Option<Target> {
-        if let Some(key) = Self::records_of(path, default) {
-            return Some(Target::Records(self.timeline.clock(&key).begin_write()));
-        }
-        Some(match &*path.resource(default) {
-            Resource::Collection(bucket, collection) => {
-                Target::Collection(CollectionKey::new(bucket, collection))
+        effects: Vec<Effect>,
+        writes: &[Write],
+        answers: &[Answer],
+    ) {
+        for effect in effects {
+            let own = effect.places().filter_map(|place| Some((writes.get(place)?, answers.get(place)?)));
+            if own.clone().any(|(_, answer)| answer.status.is_server_error()) {
+                self.unknown(std::slice::from_ref(&effect));
+            } else {
+                let changed = own.filter(|(_, answer)| answer.status.is_success());
+                self.changed(&effect.scope, changed).await;
             }
-            Resource::Collections(bucket) => Target::Collections(bucket.as_str().into()),
-            Resource::Bucket(bucket) => Target::Bucket(bucket.as_str().into()),
-            Resource::Buckets => Target::Buckets,
-            Resource::Groups(bucket) | Resource::Group(bucket, _) => Target::Groups(bucket.as_str().into()),
-            Resource::Accounts => Target::Accounts,
-            Resource::Flush => Target::Everything,
-            _ => return None,
-        })
+        }
+        for (write, answer) in writes.iter().zip(answers) {
+            if let Some(default) = write.default().filter(|_| answer.status.is_success()) {
+                self.default_bucket_answered(write, default).await;
+            }
+        }
+    }
+
+    /// The answers cannot be believed: what the writes may have changed is asked for before the client hears of it.
+    pub(super) async fn doubtful(self: &Arc<Self>, effects: Vec<Effect>, answers: &[Answer]) {
+        for effect in effects {
+            if let Scope::Collections(bucket) = &effect.scope {
+                // One that is new is known by its answer only.
+                for id in effect.places().filter_map(|place| answers.get(place)).flat_map(Answer::ids) {
+                    self.ask(&CollectionKey { bucket: bucket.clone(), collection: id.into() }).await;
+                }
+            }
+            self.ask_all(&effect.scope).await;
+        }
+    }
+
+    /// What became of the writes is not known. Whoever waits for the answer does not wait for what the upstream says now.
+    pub(super) fn unknown(self: &Arc<Self>, effects: &[Effect]) {
+        let suspects: Vec<CollectionKey> =
+            effects.iter().flat_map(|effect| self.suspects(&effect.scope)).collect();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if suspects.is_empty() {
+            return;
+        }
+        let this = Arc::clone(self);
+        runtime.spawn(async move {
+            for key in suspects {
+                this.ask(&key).await;
+            }
+        });
     }
 
     /// Learns a collection's timestamp from the upstream; later, where it cannot answer now.
     pub(super) async fn ask(self: &Arc<Self>, key: &CollectionKey) {
         self.timeline.clock(key).touch();
-        if self.learn(key).await || !self.pending().insert(key) {
+        if self.learn(key).await || !self.pending.lock().insert(key) {
             return;
         }
-        let (observer, key) = (Arc::clone(self), key.clone());
+        let (this, key) = (Arc::clone(self), key.clone());
         tokio::spawn(async move {
             let mut pause = SHORTEST_PAUSE;
             loop {
                 tokio::time::sleep(pause).await;
-                if observer.learn(&key).await {
+                if this.learn(&key).await {
                     break;
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            observer.pending().remove(&key);
+            this.pending.lock().remove(&key);
         });
     }
 
@@ -179,62 +190,51 @@ impl Observer {
         true
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock()
-    }
-}
-
-// === impl Passing ===
-
-impl Passing {
-    /// The upstream answered this.
-    pub async fn answered(mut self, status: StatusCode, objects: &Objects) {
-        if status.is_server_error() {
-            // Dropping it says that the outcome is not known.
+    /// The default bucket makes a collection when it is first asked for: it is listed from then on.
+    async fn default_bucket_answered(self: &Arc<Self>, write: &Write, default: &Arc<str>) {
+        let resource = write.resource();
+        let (Resource::Collection(bucket, collection) | Resource::Records(bucket, collection)) = &*resource
+        else {
             return;
-        }
-        self.is_settled = true;
-        if status.is_success() {
-            self.succeeded(status, objects).await;
+        };
+        let key = CollectionKey::new(bucket, collection);
+        let is_known =
+            self.timeline.known_clock(&key).is_some_and(|clock| clock.timestamp() > Timestamp::ZERO);
+        if self.timeline.resources().include(&key) && !is_known {
+            self.access.invalidate_bucket(default);
+            self.ask(&key).await;
         }
     }
 
-    /// The answer cannot be believed: what the write may have changed is asked for before the client hears of it.
-    pub async fn doubtful(mut self) {
-        self.is_settled = true;
-        self.ask().await;
-    }
-
-    async fn ask(&self) {
-        let Observer { access, .. } = &*self.observer;
-        match &self.target {
-            Target::Records(_) => {}
-            Target::Collection(CollectionKey { bucket, .. }) | Target::Collections(bucket) => {
-                access.invalidate_bucket(bucket);
+    async fn ask_all(self: &Arc<Self>, scope: &Scope) {
+        match scope {
+            Scope::Records(_) => {}
+            Scope::Collection(CollectionKey { bucket, .. }) | Scope::Collections(bucket) => {
+                self.access.invalidate_bucket(bucket)
             }
-            Target::Bucket(bucket) | Target::Groups(bucket) => access.invalidate_groups(bucket),
-            Target::Buckets | Target::Accounts | Target::Everything => access.invalidate_all(),
+            Scope::Bucket(bucket) | Scope::Groups(bucket) => self.access.invalidate_groups(bucket),
+            Scope::Buckets | Scope::Accounts | Scope::Everything => self.access.invalidate_all(),
         }
-        for key in self.suspects() {
-            self.observer.ask(&key).await;
+        for key in self.suspects(scope) {
+            self.ask(&key).await;
         }
     }
 
-    /// The collections that the write may have changed. They count as changed; permissions are in doubt.
-    fn suspects(&self) -> Vec<CollectionKey> {
-        let Observer { timeline, access, .. } = &*self.observer;
-        let keys = match &self.target {
-            Target::Records(write) => vec![write.clock().key().clone()],
-            Target::Collection(key) => {
+    /// The collections that a write may have changed. They count as changed; permissions are in doubt.
+    fn suspects(&self, scope: &Scope) -> Vec<CollectionKey> {
+        let Self { timeline, access, .. } = self;
+        let keys = match scope {
+            Scope::Records(write) => vec![write.clock().key().clone()],
+            Scope::Collection(key) => {
                 access.doubt_bucket(&key.bucket);
                 vec![key.clone()]
             }
-            Target::Collections(bucket) | Target::Bucket(bucket) | Target::Groups(bucket) => {
+            Scope::Collections(bucket) | Scope::Bucket(bucket) | Scope::Groups(bucket) => {
                 access.doubt_bucket(bucket);
                 let keys = timeline.clocks().into_iter().map(|clock| clock.key().clone());
                 keys.filter(|key| key.bucket == *bucket).collect()
             }
-            Target::Buckets | Target::Accounts | Target::Everything => {
+            Scope::Buckets | Scope::Accounts | Scope::Everything => {
                 access.doubt_all();
                 timeline.clocks().into_iter().map(|clock| clock.key().clone()).collect()
             }
@@ -245,107 +245,114 @@ impl Passing {
         keys
     }
 
-    async fn succeeded(&self, status: StatusCode, objects: &Objects) {
-        let Observer { timeline, access, .. } = &*self.observer;
-        match &self.target {
-            // Kinto: a POST of an id that exists gives the record as it is.
-            Target::Records(_)
-                if self.method == Method::POST && status == StatusCode::OK && objects.is_one() => {}
-            Target::Records(write) => match objects.timestamps() {
-                Some(timestamps) => {
-                    if self.method == Method::DELETE {
-                        write.clock().bury(&timestamps);
-                    }
-                    self.acknowledged(write, &timestamps);
+    /// What is in the scope was changed by these writes.
+    async fn changed<'w>(
+        self: &Arc<Self>,
+        scope: &Scope,
+        changed: impl Iterator<Item = (&'w Write, &'w Answer)>,
+    ) {
+        if let Scope::Records(under_way) = scope {
+            return self.records(under_way, changed).await;
+        }
+        let Self { timeline, access, .. } = &**self;
+        for (write, answer) in changed {
+            match scope {
+                // A list that cannot be read says nothing of what was deleted.
+                Scope::Collections(_) | Scope::Buckets if !answer.names_objects() => {
+                    self.ask_all(scope).await;
                 }
-                None => self.observer.ask(write.clock().key()).await,
-            },
-            // A list that cannot be read says nothing of what was deleted.
-            Target::Collections(_) | Target::Buckets if !objects.are_named() => self.ask().await,
-            Target::Collection(key) => {
-                access.invalidate_bucket(&key.bucket);
-                self.collection(key, status).await;
-            }
-            Target::Collections(bucket) => {
-                access.invalidate_bucket(bucket);
-                for id in objects.ids() {
-                    let key = CollectionKey { bucket: bucket.clone(), collection: id.into() };
-                    self.collection(&key, status).await;
+                Scope::Records(_) => {}
+                Scope::Collection(key) => {
+                    access.invalidate_bucket(&key.bucket);
+                    self.collection(key, write, answer).await;
                 }
-            }
-            Target::Bucket(bucket) => {
-                access.invalidate_groups(bucket);
-                if self.method == Method::DELETE {
-                    timeline.removed_from_bucket(bucket, &|_| false);
-                }
-            }
-            Target::Buckets => {
-                for bucket in objects.ids() {
-                    access.invalidate_groups(bucket);
-                    if self.method == Method::DELETE {
-                        timeline.removed_from_bucket(bucket, &|_| false);
+                Scope::Collections(bucket) => {
+                    access.invalidate_bucket(bucket);
+                    for id in answer.ids() {
+                        let key = CollectionKey { bucket: bucket.clone(), collection: id.into() };
+                        self.collection(&key, write, answer).await;
                     }
                 }
-            }
-            Target::Groups(bucket) => access.invalidate_groups(bucket),
-            Target::Accounts => access.invalidate_all(),
-            Target::Everything => {
-                access.invalidate_all();
-                timeline.removed_all();
+                Scope::Bucket(bucket) => self.bucket(bucket, write),
+                Scope::Buckets => answer.ids().for_each(|bucket| self.bucket(bucket, write)),
+                Scope::Groups(bucket) => access.invalidate_groups(bucket),
+                Scope::Accounts => access.invalidate_all(),
+                Scope::Everything => {
+                    access.invalidate_all();
+                    timeline.removed_all();
+                }
             }
         }
     }
 
-    fn acknowledged(&self, write: &WriteUnderWay, timestamps: &[Timestamp]) {
+    async fn records<'w>(
+        self: &Arc<Self>,
+        under_way: &WriteUnderWay,
+        changed: impl Iterator<Item = (&'w Write, &'w Answer)>,
+    ) {
+        let clock = under_way.clock();
+        let mut timestamps: Vec<Timestamp> = Vec::new();
+        for (write, answer) in changed.filter(|(write, answer)| !answer.changed_nothing(&write.method)) {
+            let Some(written) = answer.timestamps() else { return self.ask(clock.key()).await };
+            if write.method == Method::DELETE {
+                clock.bury(&written);
+            }
+            timestamps.extend(written);
+        }
         if timestamps.is_empty() {
             return;
         }
-        let clock = write.clock();
         if clock.timestamp() == Timestamp::ZERO {
             // In the default bucket, the first record makes bucket and collection.
-            self.observer.access.invalidate_bucket(&clock.key().bucket);
+            self.access.invalidate_bucket(&clock.key().bucket);
         }
-        self.observer.timeline.acknowledged(write, timestamps);
+        self.timeline.acknowledged(under_way, &timestamps);
     }
 
-    async fn collection(&self, key: &CollectionKey, status: StatusCode) {
-        if self.method == Method::DELETE {
-            self.observer.timeline.removed(key);
-        } else if status == StatusCode::CREATED {
-            self.observer.ask(key).await;
+    async fn collection(self: &Arc<Self>, key: &CollectionKey, write: &Write, answer: &Answer) {
+        if write.method == Method::DELETE {
+            self.timeline.removed(key);
+        } else if answer.status == StatusCode::CREATED {
+            self.ask(key).await;
         } else {
-            self.observer.timeline.touched(key);
+            self.timeline.touched(key);
+        }
+    }
+
+    fn bucket(&self, bucket: &str, write: &Write) {
+        self.access.invalidate_groups(bucket);
+        if write.method == Method::DELETE {
+            self.timeline.removed_from_bucket(bucket, &|_| false);
         }
     }
 }
 
-impl Drop for Passing {
-    fn drop(&mut self) {
-        if self.is_settled {
-            return;
-        }
-        // The exchange ended without an answer that says what became of it. Whoever waits for the answer does not wait
-        // for what the upstream says now.
-        let suspects = self.suspects();
-        let observer = Arc::clone(&self.observer);
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            for key in suspects {
-                observer.ask(&key).await;
+// === impl Effect ===
+
+impl Effect {
+    fn places(&self) -> impl Iterator<Item = usize> + Clone {
+        std::iter::once(self.first).chain(self.more.iter().copied())
+    }
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// What a write changes that is not about records.
+    fn of(target: &Target) -> Self {
+        match target {
+            Target::Object(Object::Collection(bucket, collection)) => {
+                Self::Collection(CollectionKey::new(bucket, collection))
             }
-        });
+            Target::Object(Object::Bucket(bucket)) => Self::Bucket(bucket.as_str().into()),
+            Target::List(Resource::Collections(bucket)) => Self::Collections(bucket.as_str().into()),
+            Target::Object(Object::Group(bucket, _)) | Target::List(Resource::Groups(bucket)) => {
+                Self::Groups(bucket.as_str().into())
+            }
+            Target::List(_) => Self::Buckets,
+            Target::Accounts => Self::Accounts,
+            // Those on records have a scope for each collection.
+            Target::Object(Object::Record(..)) | Target::Part(_) | Target::Everything => Self::Everything,
+        }
     }
-}
-
-/// The requester's own bucket, where a path leads into it.
-pub async fn default_bucket(
-    observer: &Observer,
-    upstream: &Upstream,
-    path: &RequestPath,
-    credentials: &Credentials,
-) -> Option<Arc<str>> {
-    if !path.is_in_default_bucket() {
-        return None;
-    }
-    observer.access.identity(upstream, credentials).await.ok()?.default_bucket
 }

@@ -22,9 +22,10 @@ mod watched;
 mod watching;
 
 use super::answer::Version;
+use super::changes::{changed, lists_in};
 use super::lookup::ExamineError;
 use super::versions::{self, Listed};
-use super::{Writes, changed, lookup};
+use super::{Writes, lookup};
 use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
@@ -48,7 +49,7 @@ const AT_ONCE: usize = 500;
 /// Watches until the process ends.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    history: Arc<Writes>,
+    room: Arc<Writes>,
     journal: Journal,
     mirrors: Arc<Mirrors>,
     settings: Watching,
@@ -79,14 +80,14 @@ impl From<ExamineError> for WatchError {
 // === impl Watcher ===
 
 impl Watcher {
-    /// Watches for `history`.
+    /// Watches for `room`.
     pub(super) fn new(
-        history: Arc<Writes>,
+        room: Arc<Writes>,
         journal: Journal,
         mirrors: Arc<Mirrors>,
         settings: Watching,
     ) -> Self {
-        Self { history, journal, mirrors, settings, lists: HashMap::new(), round: 0 }
+        Self { room, journal, mirrors, settings, lists: HashMap::new(), round: 0 }
     }
 
     /// Watches until the process ends; once, where nothing is written past the sidecars.
@@ -123,12 +124,12 @@ impl Watcher {
                 }
                 let uri = key.records_uri();
                 let is_known = self.lists.get(&uri).is_some_and(|watched| watched.read.is_some());
-                if is_known && !self.history.timeline.is_kept(&key) {
+                if is_known && !self.room.effects.timeline.is_kept(&key) {
                     // It was there before, and went: the list of collections will say whether it came again.
                     self.lists.remove(&uri);
                     continue;
                 }
-                let clock = self.history.timeline.found(&key);
+                let clock = self.room.effects.timeline.found(&key);
                 clock.followed();
                 let round = self.round;
                 let watched = self.lists.entry(uri.clone()).or_default();
@@ -170,7 +171,7 @@ impl Watcher {
 
     /// Looks at the collections whose clocks moved.
     async fn look_at_moved(&mut self) -> Result<(), WatchError> {
-        for clock in self.history.timeline.clocks() {
+        for clock in self.room.effects.timeline.clocks() {
             let is_watched = self.lists.contains_key(&clock.key().records_uri());
             if is_watched && self.settings.includes(clock.key()) {
                 self.records(clock.key()).await?;
@@ -202,14 +203,14 @@ impl Watcher {
     /// Looks at the records of a collection if they moved.
     async fn records(&mut self, key: &CollectionKey) -> Result<(), WatchError> {
         let uri = key.records_uri();
-        let clock = self.history.timeline.clock(key);
+        let clock = self.room.effects.timeline.clock(key);
         let (news, timestamp) = (clock.news(), clock.timestamp());
         let Some(watched) = self.lists.get_mut(&uri).filter(|watched| watched.read.is_some()) else {
             return Ok(());
         };
         if watched.news != news {
             watched.news = news;
-            let is_own = self.history.is_recorded(&uri, timestamp);
+            let is_own = self.room.is_recorded(&uri, timestamp);
             let at = if is_own { Instant::now() + self.settings.overlap } else { Instant::now() };
             watched.again = Some(watched.again.map_or(at, |again| again.min(at)));
         }
@@ -262,7 +263,7 @@ impl Watcher {
         let (timestamp, newest) = match watermark {
             None => self.first_sight(uri).await?,
             Some(watermark) => {
-                let present = self.history.source.list_timestamp(uri).await?;
+                let present = self.room.source.list_timestamp(uri).await?;
                 let is_same =
                     known.is_some_and(|(timestamp, _)| timestamp == present) && watermark >= present;
                 if !is_same || is_due && known.is_some_and(|_| self.is_young(uri)) {
@@ -292,9 +293,9 @@ impl Watcher {
         let Listed { timestamp, mut versions } = match self.settings.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
-                None => versions::alive(&self.history.source, uri, "").await?,
+                None => versions::alive(&self.room.source, uri, "").await?,
             },
-            Backfill::None => versions::alive(&self.history.source, uri, "_fields=last_modified").await?,
+            Backfill::None => versions::alive(&self.room.source, uri, "_fields=last_modified").await?,
         };
         let newest = newest(&versions);
         versions.reverse();
@@ -324,7 +325,7 @@ impl Watcher {
         let since = watermark.back(self.settings.overlap);
         let Listed { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
-            None => versions::newer(&self.history.source, uri, since, "").await?,
+            None => versions::newer(&self.room.source, uri, since, "").await?,
         };
         let newest = newest(&versions);
         let mut missing = self.missing(&versions).await?;
@@ -333,7 +334,7 @@ impl Watcher {
             // What is news may be in another bucket under the same name.
             if let Some((object, _)) = versions.first().filter(|_| uri != "/buckets") {
                 let nobody = Credentials::of(&HeaderMap::new());
-                self.history.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
+                self.room.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
             }
             missing = self.missing(&versions).await?;
         }
@@ -342,12 +343,12 @@ impl Watcher {
             .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
             .map(|(object, version)| changed(version, object, None))
             .map(|change| {
-                let user_id = self.history.lingering.author_of(&change);
+                let user_id = self.room.lingering.author_of(&change);
                 Change { user_id, is_found: true, ..change }
             })
             .collect();
         changes.sort_by_key(|change| change.modified);
-        let mut outcome = self.history.outcome_of_found(&self.journal, None, changes).await?;
+        let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
         // A collection or bucket that nobody knew of: everything in it is news.
         let known = self
             .journal
@@ -361,9 +362,7 @@ impl Watcher {
             })
             .map(|change| change.object.clone())
             .collect();
-        outcome.watermarks.extend(
-            created.iter().flat_map(crate::writes::answer::lists_in).map(|list| (list, Timestamp::ZERO)),
-        );
+        outcome.watermarks.extend(created.iter().flat_map(lists_in).map(|list| (list, Timestamp::ZERO)));
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok((timestamp, newest))
@@ -377,7 +376,7 @@ impl Watcher {
             }
             _ => None,
         };
-        lookup::others_settled(&self.history, &self.journal, bucket.as_deref(), false).await
+        lookup::others_settled(&self.room, &self.journal, bucket.as_deref(), false).await
     }
 
     /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history
@@ -388,7 +387,7 @@ impl Watcher {
         if self.mirrors.known(&key).is_none_or(|mirror| mirror.state().is_none()) {
             return Ok(None);
         }
-        match self.mirrors.current(&key, Some(self.history.timeline.clock(&key).timestamp())).await {
+        match self.mirrors.current(&key, Some(self.room.effects.timeline.clock(&key).timestamp())).await {
             Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
                 versions::of_content(uri, &state.content, since).map(Some)
             }

@@ -1,6 +1,6 @@
 //! What was found when the upstream was looked at, as an outcome for the journal.
 
-use super::answer;
+use super::changes;
 use super::lives::is_another;
 use super::lookup::ExamineError;
 use super::{Writes, versions};
@@ -25,7 +25,7 @@ impl Writes {
                 ended.push(life);
             }
         }
-        Ok(Outcome { ended, ..answer::outcome(closes, changes) })
+        Ok(Outcome { ended, ..changes::outcome(closes, changes) })
     }
 
     /// These changes without those that were overwritten since they were read. What is older than what is recorded of its

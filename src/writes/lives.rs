@@ -9,8 +9,9 @@
 use std::collections::HashMap;
 
 use super::answer::Version;
+use super::changes::changed;
 use super::lookup::{self, ExamineError};
-use super::{Write, Writes, changed, versions};
+use super::{Write, Writes, versions};
 use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Life, Object};

@@ -3,6 +3,7 @@
 //! A version that nobody has recorded and that is newer than what was known when the write was begun is the write's.
 //! Before that is believed, every other write in the same bucket has the time to record its own.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::Version;
+use super::changes::{changed, vanished};
 use super::sent;
 use super::write::{Target, object_in};
-use super::{Writes, changed, default_bucket, versions};
+use super::{Writes, default_bucket, versions};
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::query::members;
@@ -41,7 +43,7 @@ pub(super) struct Question {
 }
 
 /// A group of intents that nobody settles.
-pub(super) type Left = (IntentGroup, Vec<Intent>);
+pub(super) type OpenGroup = (IntentGroup, Vec<Intent>);
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +99,7 @@ impl Lingering {
 
 /// The changes that these writes made, as far as they are not recorded.
 pub(super) async fn examine(
-    history: &Writes,
+    room: &Writes,
     journal: &Journal,
     questions: &[Question],
 ) -> Result<Vec<Change>, ExamineError> {
@@ -118,7 +120,7 @@ pub(super) async fn examine(
     let buckets: BTreeSet<&str> = questions.iter().map(|question| question.intent.bucket.as_str()).collect();
     for bucket in buckets {
         let bucket = Some(bucket).filter(|bucket| !bucket.is_empty());
-        others_settled(history, journal, bucket, true).await?;
+        others_settled(room, journal, bucket, true).await?;
     }
     let versions = changes.iter().map(|change| (change.object.clone(), change.modified)).collect();
     let missing: BTreeSet<_> = journal.missing(versions).await?.into_iter().collect();
@@ -130,7 +132,7 @@ pub(super) async fn examine(
 /// Waits until the writes in a bucket, or anywhere, that are under way now have recorded what they wrote. Those that are being looked
 /// up are waited for only by who does not look up anything themself: two that do would wait for each other.
 pub(super) async fn others_settled(
-    history: &Writes,
+    room: &Writes,
     journal: &Journal,
     bucket: Option<&str>,
     is_looking_up: bool,
@@ -140,9 +142,9 @@ pub(super) async fn others_settled(
     loop {
         let mut open: BTreeSet<i64> =
             journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
-        history.lingering.leave_out(&mut open);
+        room.lingering.leave_out(&mut open);
         if is_looking_up {
-            open.retain(|group| !history.examined().contains_key(group));
+            open.retain(|group| !room.examined().contains_key(group));
         }
         if let Some(waited_for) = &waited_for {
             open.retain(|group| waited_for.contains(group));
@@ -162,14 +164,14 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         let change = changed(version, object, intent.user_id.clone());
         Change { is_found: true, ..change }
     };
-    let looked = match Target::of(&method, Resource::of(&intent.uri)) {
+    let looked = match Target::of(&method, || Cow::Owned(Resource::of(&intent.uri))) {
         None if intent.method == default_bucket::METHOD => made(journal, source, intent).await,
-        None => return Ok(Vec::new()),
+        None | Some(Target::Accounts) => return Ok(Vec::new()),
         Some(Target::Everything) => return ended(journal, source).await,
         Some(Target::Object(object) | Target::Part(object)) => one(source, intent, object).await,
-        Some(Target::List(uri)) => match sent_id(intent).and_then(|id| object_in(&uri, &id)) {
+        Some(Target::List(list)) => match sent_id(intent).and_then(|id| object_in(&list, &id)) {
             Some(object) if method == Method::POST => one(source, intent, object).await,
-            _ => several(journal, source, intent, &method, &uri).await,
+            _ => several(journal, source, intent, &method, &list.to_string()).await,
         },
     };
     match looked {
@@ -249,16 +251,7 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Examin
     for (object, modified) in journal.alive("/buckets").await? {
         match versions::look(source, &object).await {
             Ok(Some(version)) if !version.deleted => {}
-            Ok(_) => changes.push(Change {
-                object,
-                action: Some(Action::Delete),
-                modified,
-                data: None,
-                permissions: None,
-                user_id: None,
-                date: None,
-                is_found: true,
-            }),
+            Ok(_) => changes.push(vanished(object, modified, true)),
             Err(error) => return Err(error.into()),
         }
     }
@@ -286,14 +279,14 @@ fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
 
 /// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.
 #[derive(Debug)]
-pub(super) struct Examining<'h> {
-    history: &'h Writes,
+pub(super) struct Examining<'r> {
+    room: &'r Writes,
     group: IntentGroup,
 }
 
 impl Drop for Examining<'_> {
     fn drop(&mut self) {
-        let mut examined = self.history.examined();
+        let mut examined = self.room.examined();
         if let Some(times) = examined.get_mut(&self.group.0) {
             *times -= 1;
             if *times == 0 {
@@ -308,7 +301,7 @@ impl Drop for Examining<'_> {
 impl Writes {
     pub(super) fn examining(&self, group: IntentGroup) -> Examining<'_> {
         *self.examined().entry(group.0).or_default() += 1;
-        Examining { history: self, group }
+        Examining { room: self, group }
     }
 
     fn examined(&self) -> MutexGuard<'_, HashMap<i64, usize>> {
@@ -317,7 +310,7 @@ impl Writes {
 
     /// Looks up what became of writes that a process which is no more left open, once all of them, and again later those
     /// that the upstream may still be working on.
-    pub(super) async fn recover(self: &Arc<Self>, journal: &Journal, mut left: Vec<Left>) {
+    pub(super) async fn recover(self: &Arc<Self>, journal: &Journal, mut left: Vec<OpenGroup>) {
         let _marks: Vec<_> = left.iter().map(|(group, _)| self.examining(*group)).collect();
         let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
         let mut pause = BETWEEN_LOOKS;
@@ -361,14 +354,14 @@ impl Writes {
         }
         journal.settle(self.outcome_of_found(journal, None, changes).await?).await?;
         self.lingering.add(group, questions.iter().map(|question| question.intent.clone()));
-        let (history, journal) = (Arc::clone(self), journal.clone());
+        let (room, journal) = (Arc::clone(self), journal.clone());
         tokio::spawn(async move {
             tokio::time::sleep(LINGERING).await;
-            let _mark = history.examining(group);
+            let _mark = room.examining(group);
             loop {
                 let looked = async {
-                    let changes = examine(&history, &journal, &questions).await?;
-                    history.outcome_of_found(&journal, Some(group), changes).await
+                    let changes = examine(&room, &journal, &questions).await?;
+                    room.outcome_of_found(&journal, Some(group), changes).await
                 };
                 let closed = match looked.await {
                     Ok(outcome) => journal.settle(outcome).await.map(drop),

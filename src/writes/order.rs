@@ -24,7 +24,7 @@ use crate::kinto::Timestamp;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The writes that are under way, by the list that they are about.
-type Lists = Arc<Mutex<HashMap<String, Vec<Weak<Sent>>>>>;
+type Lists = Arc<Mutex<HashMap<String, Vec<Weak<Request>>>>>;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,11 +35,11 @@ pub(super) struct Turns(Lists);
 pub(super) struct Turn {
     lists: Lists,
     list: String,
-    sent: Arc<Sent>,
+    sent: Arc<Request>,
 }
 
 #[derive(Debug)]
-struct Sent {
+struct Request {
     /// The one object that it is about; any of the list where that is not known.
     object: Option<Object>,
     stage: watch::Sender<Stage>,
@@ -50,19 +50,19 @@ enum Stage {
     /// No answer yet.
     Away,
     /// It made these versions, which are not recorded yet.
-    Made(Made),
+    Made(Versions),
     /// Nobody has to wait for it.
     Over,
 }
 
 /// Versions of each object.
-type Made = Arc<HashMap<Object, BTreeSet<Timestamp>>>;
+type Versions = Arc<HashMap<Object, BTreeSet<Timestamp>>>;
 
 /// In which order the changes that some writes made are recorded among those of others.
 #[derive(Debug)]
 pub(super) struct Order<'t> {
     turns: &'t [Turn],
-    others: Vec<Arc<Sent>>,
+    others: Vec<Arc<Request>>,
     until: Instant,
 }
 
@@ -73,10 +73,10 @@ impl Turns {
             Target::Object(object) | Target::Part(object) => (object.list(), Some(object.clone())),
             // What is made with an id of the upstream's own is nobody else's.
             Target::List(_) if write.method == Method::POST && !write.may_name_its_object() => return None,
-            Target::List(list) => (list.clone(), None),
-            Target::Everything => return None,
+            Target::List(list) => (list.to_string(), None),
+            Target::Accounts | Target::Everything => return None,
         };
-        let sent = Arc::new(Sent { object, stage: watch::Sender::new(Stage::Away) });
+        let sent = Arc::new(Request { object, stage: watch::Sender::new(Stage::Away) });
         self.0.lock().entry(list.clone()).or_default().push(Arc::downgrade(&sent));
         Some(Turn { lists: Arc::clone(&self.0), list, sent })
     }
@@ -84,7 +84,7 @@ impl Turns {
 
 impl Turn {
     /// The versions among these that it made.
-    fn made(&self, changes: &[Change]) -> Made {
+    fn made(&self, changes: &[Change]) -> Versions {
         let mut made: HashMap<Object, BTreeSet<Timestamp>> = HashMap::new();
         for change in changes.iter().filter(|change| self.is_about(&change.object)) {
             made.entry(change.object.clone()).or_default().insert(change.modified);
@@ -104,7 +104,7 @@ impl<'t> Order<'t> {
     /// These writes were answered, and made `changes`.
     pub(super) fn of(turns: &'t [Turn], changes: &[Change]) -> Self {
         let until = Instant::now() + PATIENCE;
-        let mut others: Vec<Arc<Sent>> = Vec::new();
+        let mut others: Vec<Arc<Request>> = Vec::new();
         for turn in turns {
             let made = turn.made(changes);
             let lists = turn.lists.lock();
@@ -147,12 +147,12 @@ impl<'t> Order<'t> {
         }
     }
 
-    async fn wait(&self, other: &Sent, is_past: impl FnMut(&Stage) -> bool) {
+    async fn wait(&self, other: &Request, is_past: impl FnMut(&Stage) -> bool) {
         _ = tokio::time::timeout_at(self.until, other.stage.subscribe().wait_for(is_past)).await;
     }
 }
 
-impl Sent {
+impl Request {
     fn has_older_than(&self, change: &Change) -> bool {
         self.stage.borrow().has_older_than(change)
     }
@@ -206,7 +206,7 @@ mod tests {
     fn write(method: &Method, path: &str) -> Write {
         let headers = HeaderMap::new();
         let path = crate::kinto::RequestPath::of_uri(path);
-        Write::new(method, &path, &headers, Credentials::of(&headers), None)
+        Write::new(method, path, &headers, Credentials::of(&headers), None)
     }
 
     #[tokio::test]

@@ -6,31 +6,31 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use super::effects::Observer;
+use super::effects::Effects;
 use crate::journal::{News, Object};
 use crate::kinto::{CollectionKey, Timestamp};
 
-/// Tells `observer` what others record, until the journal is closed.
-pub(super) async fn follow(mut news: Receiver<News>, observer: Arc<Observer>) {
+/// Tells `effects` what others record, until the journal is closed.
+pub(super) async fn follow(mut news: Receiver<News>, effects: Arc<Effects>) {
     loop {
         match news.recv().await {
             // Some of what others recorded may have been missed.
-            Ok(news) if news.is_foreign && news.objects.is_empty() => observer.heard_of_everything(),
+            Ok(news) if news.is_foreign && news.objects.is_empty() => effects.heard_of_everything(),
             Ok(news) if news.is_foreign => {
                 for (object, timestamp) in &news.objects {
-                    observer.heard(object, *timestamp).await;
+                    effects.heard(object, *timestamp).await;
                 }
             }
             Ok(_) => {}
-            Err(RecvError::Lagged(_)) => observer.heard_of_everything(),
+            Err(RecvError::Lagged(_)) => effects.heard_of_everything(),
             Err(RecvError::Closed) => return,
         }
     }
 }
 
-impl Observer {
+impl Effects {
     /// Another sidecar saw this version of an object written.
-    pub async fn heard(self: &Arc<Self>, object: &Object, timestamp: Timestamp) {
+    pub(super) async fn heard(self: &Arc<Self>, object: &Object, timestamp: Timestamp) {
         let bucket = object.bucket();
         match object {
             Object::Record(_, collection, _) => {
@@ -55,7 +55,7 @@ impl Observer {
     }
 
     /// What another sidecar saw was not told: anything may have been written.
-    pub fn heard_of_everything(&self) {
+    pub(super) fn heard_of_everything(&self) {
         self.access.doubt_all();
         for clock in self.timeline.clocks() {
             self.timeline.touched(clock.key());

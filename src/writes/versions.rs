@@ -6,7 +6,7 @@ use super::answer::Version;
 use super::write::object_in;
 use crate::aside;
 use crate::journal::Object;
-use crate::kinto::Timestamp;
+use crate::kinto::{Resource, Timestamp};
 use crate::mirror::content::{Content, Row};
 use crate::upstream::kinto::{NewRow, Page, ReadError, Source, in_list};
 
@@ -43,6 +43,7 @@ async fn whole(
     has_tombstones: bool,
 ) -> Result<Listed, ReadError> {
     let timestamp = page.timestamp;
+    let resource = Resource::of(list);
     let mut versions = Vec::new();
     loop {
         if has_tombstones {
@@ -52,7 +53,7 @@ async fn whole(
         }
         for row in page.rows {
             // What cannot be named by a path cannot be asked for, either.
-            let Some(object) = object_in(list, &row.id) else { continue };
+            let Some(object) = object_in(&resource, &row.id) else { continue };
             versions.push((object, version(row)?));
         }
         match page.next {
@@ -72,10 +73,11 @@ pub(super) fn of_content(
         None => !row.deleted,
         Some(since) => row.last_modified > since || row.late.is_some(),
     };
+    let list = Resource::of(list);
     let mut versions = Vec::new();
     // Of what went with its collection, Kinto makes no versions.
     for row in content.rows().iter().filter(|row| is_wanted(row) && !row.invented) {
-        let Some(object) = object_in(list, &row.id) else { continue };
+        let Some(object) = object_in(&list, &row.id) else { continue };
         let row = NewRow {
             id: row.id.clone(),
             last_modified: row.last_modified,
@@ -92,7 +94,7 @@ pub(super) fn of_content(
 pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Version>, ReadError> {
     match source.object(&object.to_string()).await {
         Ok(body) => {
-            let read = aside::run(body.len(), move || Version::of_answer(&body, false)).await;
+            let read = aside::run(body.len(), move || Version::of_object(&body)).await;
             let version = read.ok().flatten();
             version
                 .map(Some)

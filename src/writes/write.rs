@@ -1,5 +1,6 @@
-//! A write as it was asked for, as far as the history has to know.
+//! A write as it was asked for: decoded and classified once, for the journal, the timeline and the permissions.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::CONTENT_LENGTH;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 use super::sent;
 use crate::access::Credentials;
 use crate::journal::{Intent, Object};
-use crate::kinto::{RequestPath, Resource, Timestamp, is_segment};
+use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp, is_segment};
 
 /// A larger `data` of a request is not written down with its intent, in bytes.
 pub const LARGEST_SENT: usize = 64 << 10;
@@ -22,16 +23,13 @@ pub const LARGEST_SENT: usize = 64 << 10;
 pub struct Write {
     /// Its method.
     pub method: Method,
-    /// The URI that it is about, with the requester's own bucket in place of `default`.
-    pub uri: String,
-    /// The bucket of what it is about; empty for what is in none.
-    pub bucket: String,
-    /// What it may write; `None` where that is nothing that history is about.
+    path: RequestPath,
+    /// The bucket that the requester knows as `default`, where the path leads into it.
+    default: Option<Arc<str>>,
+    /// What it may write; `None` for a read, and where nobody here wants to know of it.
     pub target: Option<Target>,
     /// Who asks.
     pub credentials: Credentials,
-    /// Whether the path led into the bucket that the requester knows as `default`.
-    pub is_default: bool,
     /// Whether the answer will show a part of the object only.
     pub is_partial: bool,
     /// Of the `data` of the request's body what is kept, where it is known and small.
@@ -47,8 +45,10 @@ pub enum Target {
     Object(Object),
     /// Something that belongs to a record, such as its attachment.
     Part(Object),
-    /// Objects of a list, which is the list's URI.
-    List(String),
+    /// Objects of this list.
+    List(Resource),
+    /// Who somebody is, of which there is no history.
+    Accounts,
     /// Everything there is (`POST /__flush__`).
     Everything,
 }
@@ -70,19 +70,18 @@ impl Write {
     /// Reads a request; `default` is the requester's own bucket.
     pub fn new(
         method: &Method,
-        path: &RequestPath,
+        path: RequestPath,
         headers: &HeaderMap,
         credentials: Credentials,
-        default: Option<&Arc<str>>,
+        default: Option<Arc<str>>,
     ) -> Self {
-        let (resource, uri) = (path.resource(default), path.uri(default));
+        let default = default.filter(|_| path.is_in_default_bucket());
         Self {
             method: method.clone(),
-            bucket: Resource::of(&uri).bucket().unwrap_or_default().to_owned(),
-            uri,
-            target: Target::of(method, resource.into_owned()),
+            target: Target::of(method, || path.resource(default.as_ref())),
+            path,
+            default,
             credentials,
-            is_default: path.is_in_default_bucket() && default.is_some(),
             is_partial: *method == Method::PATCH && headers.contains_key("response-behavior"),
             sent: None,
             length: headers
@@ -107,6 +106,31 @@ impl Write {
         self
     }
 
+    /// The URI that it is about, with the requester's own bucket in place of `default`.
+    pub fn uri(&self) -> String {
+        self.path.uri(self.default.as_ref())
+    }
+
+    /// What its path names, with the requester's own bucket in place of `default`.
+    pub(super) fn resource(&self) -> Cow<'_, Resource> {
+        self.path.resource(self.default.as_ref())
+    }
+
+    /// The requester's own bucket, where the path leads into it as `default`.
+    pub(super) fn default(&self) -> Option<&Arc<str>> {
+        self.default.as_ref()
+    }
+
+    /// Whether nobody has to know of it.
+    pub fn is_nothing(&self) -> bool {
+        self.target.is_none() && self.default.is_none()
+    }
+
+    /// Whether it may write something that has a history.
+    pub(super) fn has_history(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| *target != Target::Accounts)
+    }
+
     /// Whether what was sent may name the object that it makes.
     pub(super) fn may_name_its_object(&self) -> bool {
         let names = |data: &RawValue| {
@@ -118,7 +142,7 @@ impl Write {
     }
 
     /// The bucket that it may make, where its name is known before it is sent.
-    pub fn made_bucket(&self) -> Option<String> {
+    pub(super) fn made_bucket(&self) -> Option<String> {
         match &self.target {
             Some(Target::Object(Object::Bucket(bucket))) if self.method == Method::PUT => {
                 Some(bucket.clone())
@@ -132,26 +156,26 @@ impl Write {
     }
 
     /// Whether it is sent to the list of buckets, to make one.
-    pub fn makes_a_bucket(&self) -> bool {
-        let list = Target::List("/buckets".to_owned());
-        self.method == Method::POST && self.target.as_ref() == Some(&list)
+    pub(super) fn makes_a_bucket(&self) -> bool {
+        self.method == Method::POST && self.target == Some(Target::List(Resource::Buckets))
     }
 
     /// The list whose objects it deletes.
-    pub(super) fn emptied_list(&self) -> Option<&str> {
+    pub(super) fn emptied_list(&self) -> Option<String> {
         match &self.target {
-            Some(Target::List(list)) if self.method == Method::DELETE => Some(list),
+            Some(Target::List(list)) if self.method == Method::DELETE => Some(list.to_string()),
             _ => None,
         }
     }
 
     /// What the journal is told before it is sent.
-    pub fn intent(&self, user_id: Option<String>, known: Timestamp) -> Intent {
+    pub(super) fn intent(&self, user_id: Option<String>, known: Timestamp) -> Intent {
+        let resource = self.path.resource(None);
         Intent {
-            bucket: self.bucket.clone(),
+            bucket: self.default.as_deref().or(resource.bucket()).unwrap_or_default().to_owned(),
             user_id,
             method: self.method.to_string(),
-            uri: self.uri.clone(),
+            uri: self.uri(),
             sent: self.sent.clone(),
             known,
             length: self.length,
@@ -163,20 +187,34 @@ impl Write {
 
 impl Target {
     /// What a request for this may write.
-    pub fn of(method: &Method, resource: Resource) -> Option<Self> {
+    pub(super) fn of<'r>(method: &Method, resource: impl FnOnce() -> Cow<'r, Resource>) -> Option<Self> {
         // A batch may have a `TRACE`, which makes what the default bucket makes for any request, and no more.
         if !matches!(*method, Method::PUT | Method::POST | Method::PATCH | Method::DELETE) {
             return None;
         }
-        match resource {
-            Resource::Buckets | Resource::Collections(_) | Resource::Groups(_) | Resource::Records(..) => {
-                Some(Self::List(resource.to_string()))
-            }
+        Some(match resource().into_owned() {
+            list @ (Resource::Buckets
+            | Resource::Collections(_)
+            | Resource::Groups(_)
+            | Resource::Records(..)) => Self::List(list),
             Resource::Part(bucket, collection, record, _) => {
-                Some(Self::Part(Object::Record(bucket, collection, record)))
+                Self::Part(Object::Record(bucket, collection, record))
             }
-            Resource::Flush => Some(Self::Everything),
-            resource => Object::of(resource).map(Self::Object),
+            Resource::Accounts => Self::Accounts,
+            Resource::Flush => Self::Everything,
+            resource => Self::Object(Object::of(resource)?),
+        })
+    }
+
+    /// The collection of whose records it is about one or all.
+    pub(super) fn collection(&self) -> Option<CollectionKey> {
+        match self {
+            Self::Object(Object::Record(bucket, collection, _))
+            | Self::Part(Object::Record(bucket, collection, _))
+            | Self::List(Resource::Records(bucket, collection)) => {
+                Some(CollectionKey::new(bucket, collection))
+            }
+            _ => None,
         }
     }
 
@@ -184,20 +222,20 @@ impl Target {
     pub fn list(&self) -> Option<String> {
         match self {
             Self::Object(object) | Self::Part(object) => Some(object.list()),
-            Self::List(list) => Some(list.clone()),
-            Self::Everything => None,
+            Self::List(list) => Some(list.to_string()),
+            Self::Accounts | Self::Everything => None,
         }
     }
 }
 
 /// The object of this id in a list.
-pub(super) fn object_in(list: &str, id: &str) -> Option<Object> {
+pub(super) fn object_in(list: &Resource, id: &str) -> Option<Object> {
     let id = Some(id).filter(|id| is_segment(id))?.to_owned();
-    match Resource::of(list) {
+    match list {
         Resource::Buckets => Some(Object::Bucket(id)),
-        Resource::Groups(bucket) => Some(Object::Group(bucket, id)),
-        Resource::Collections(bucket) => Some(Object::Collection(bucket, id)),
-        Resource::Records(bucket, collection) => Some(Object::Record(bucket, collection, id)),
+        Resource::Groups(bucket) => Some(Object::Group(bucket.clone(), id)),
+        Resource::Collections(bucket) => Some(Object::Collection(bucket.clone(), id)),
+        Resource::Records(bucket, collection) => Some(Object::Record(bucket.clone(), collection.clone(), id)),
         _ => None,
     }
 }
@@ -208,7 +246,7 @@ mod tests {
 
     #[test]
     fn writes_have_their_targets() {
-        let of = |uri: &str| Target::of(&Method::PUT, Resource::of(uri));
+        let of = |uri: &str| Target::of(&Method::PUT, || Cow::Owned(Resource::of(uri)));
         let object = |uri: &str| Object::of_uri(uri).unwrap();
         for uri in [
             "/buckets/a",
@@ -221,14 +259,15 @@ mod tests {
         for uri in
             ["/buckets", "/buckets/a/groups", "/buckets/a/collections", "/buckets/a/collections/c/records"]
         {
-            assert_eq!(of(uri), Some(Target::List(uri.to_owned())), "{uri}");
+            assert_eq!(of(uri), Some(Target::List(Resource::of(uri))), "{uri}");
         }
         let record = "/buckets/a/collections/c/records/r";
         assert_eq!(of(&format!("{record}/attachment")), Some(Target::Part(object(record))));
         assert_eq!(of("/__flush__"), Some(Target::Everything));
-        assert_eq!(of("/accounts/alice"), None);
+        assert_eq!(of("/accounts/alice"), Some(Target::Accounts));
+        assert_eq!(of("/permissions"), None);
         for method in [Method::GET, Method::TRACE] {
-            assert_eq!(Target::of(&method, Resource::of(record)), None);
+            assert_eq!(Target::of(&method, || Cow::Owned(Resource::of(record))), None);
         }
     }
 
@@ -237,7 +276,7 @@ mod tests {
         for uri in ["/buckets/a.b", "/buckets/_a/groups/%C3%A9", "/buckets/a%20b/collections/c/records/r%0A"]
         {
             let object = Object::of_uri(uri).unwrap();
-            assert_eq!(object_in(&object.list(), object.id()), Some(object));
+            assert_eq!(object_in(&Resource::of(&object.list()), object.id()), Some(object));
         }
     }
 }

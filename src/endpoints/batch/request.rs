@@ -161,6 +161,11 @@ impl Batch {
         self.expanded
     }
 
+    /// The upstream's sub-requests.
+    pub(super) fn theirs(&self) -> impl Iterator<Item = &SubRequest> {
+        self.requests.iter().filter(|request| request.own.is_none())
+    }
+
     /// The batch without the sidecar's own sub-requests.
     pub(super) fn rest(&self) -> Bytes {
         let mut rest = BytesMut::with_capacity(self.length);
@@ -171,7 +176,7 @@ impl Batch {
             rest.extend_from_slice(b",");
         }
         rest.extend_from_slice(b"\"requests\":[");
-        for (index, request) in self.requests.iter().filter(|request| request.own.is_none()).enumerate() {
+        for (index, request) in self.theirs().enumerate() {
             if index > 0 {
                 rest.extend_from_slice(b",");
             }
@@ -298,10 +303,11 @@ impl SubRequest {
             || self.path.is_in_default_bucket()
     }
 
-    /// The request as the history sees it.
-    pub(super) fn recorded(&self, outer: &HeaderMap, default: Option<&Arc<str>>) -> Write {
+    /// What it may write; `default` is the requester's own bucket.
+    pub(super) fn write(&self, outer: &HeaderMap, default: Option<Arc<str>>) -> Write {
         let (headers, credentials) = (self.headers_within(outer), self.credentials.clone());
-        Write::new(&self.method, &self.path, &headers, credentials, default).with_data(self.data.as_deref())
+        Write::new(&self.method, self.path.clone(), &headers, credentials, default)
+            .with_data(self.data.as_deref())
     }
 
     /// The batch's own headers, overridden by those of the sub-request.

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use kinto_sidecar::endpoints::root;
-use kinto_sidecar::writes::answer::Version;
 use kinto_sidecar::kinto::Timestamp;
 use kinto_sidecar::mirror::content::{Content, Update};
 use kinto_sidecar::upstream::kinto::{Metadata, Source};
-use kinto_sidecar::writes::objects::Objects;
+use kinto_sidecar::writes::answer::Answer as Reading;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use support::{Answer, Kinto, Sidecar};
@@ -88,15 +88,13 @@ fn served(chunks: &[Bytes]) -> Vec<Value> {
 }
 
 fn written(body: &[u8]) {
-    let objects = Objects::of(body);
-    if let Some(version) = Version::of_answer(body, false) {
-        assert!(objects.is_one());
-        assert_eq!(objects.timestamps(), Some(vec![version.modified]));
-        assert_eq!(objects.ids().collect::<Vec<_>>(), [version.id]);
-    } else if let Some(versions) = Version::all_of(body) {
-        assert_eq!(objects.timestamps(), Some(versions.iter().map(|version| version.modified).collect()));
-        assert!(objects.ids().eq(versions.iter().map(|version| version.id.as_str())));
+    let answer = Reading::read(StatusCode::OK, &Bytes::copy_from_slice(body), None);
+    let versions = answer.version(false).map(|version| vec![version]).or_else(|| answer.tombstones());
+    let Some(versions) = versions else { return };
+    if let Some(timestamps) = answer.timestamps() {
+        assert!(timestamps.into_iter().eq(versions.iter().map(|version| version.modified)));
     }
+    assert!(answer.ids().eq(versions.iter().map(|version| version.id.as_str())));
 }
 
 fn described(body: &[u8], sidecar: &Sidecar) {

@@ -1,0 +1,301 @@
+//! A write on its way through the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::runtime::Handle;
+
+use super::answer::Answer;
+use super::changes::{self, Meaning};
+use super::lookup::{self, Question};
+use super::order::{Order, Turn};
+use super::write::{Target, Write};
+use super::{Writes, default_bucket, lives, versions};
+use crate::access::Credentials;
+use crate::aside;
+use crate::error::Error;
+use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
+use crate::kinto::Timestamp;
+use crate::settings::JournalFailure;
+use crate::upstream::kinto::Source;
+
+/// How long the upstream is left alone after it could not say what became of a write: at first, and at most.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Writes whose intents are in the journal.
+#[derive(Debug)]
+pub(super) struct Recording {
+    room: Arc<Writes>,
+    journal: Journal,
+    /// `None` where the journal could not take them, and the operator wants writes to go on.
+    group: Option<IntentGroup>,
+    /// One for each request, also for those that write nothing.
+    writes: Arc<[Write]>,
+    intents: Vec<Option<Intent>>,
+    /// Of what the default bucket may make by itself, beside what is asked for.
+    implicit: Vec<(Intent, Credentials)>,
+    turns: Vec<Turn>,
+    /// Of the buckets that the writes may make, those that were known to be there before.
+    lives: Vec<Life>,
+}
+
+impl Recording {
+    /// Writes down the intents of `writes`, if there are any.
+    pub(super) async fn begin(
+        room: &Arc<Writes>,
+        journal: &Journal,
+        writes: &Arc<[Write]>,
+    ) -> Result<Option<Self>, Error> {
+        let (mut intents, mut implicit) = (Vec::with_capacity(writes.len()), Vec::new());
+        for write in &**writes {
+            let mut intent = None;
+            let creates = default_bucket::may_create(journal, write).await?;
+            if write.has_history() || creates {
+                let user_id = user_id(room, &write.credentials).await?;
+                if write.has_history() {
+                    let known = newest(room, journal, write).await;
+                    intent = Some(write.intent(user_id.clone(), known));
+                }
+                if creates {
+                    let made = write.intent(user_id, Timestamp::ZERO);
+                    let made = Intent { method: default_bucket::METHOD.to_owned(), sent: None, ..made };
+                    implicit.push((made, write.credentials.clone()));
+                }
+            }
+            intents.push(intent);
+        }
+        let made = implicit.iter().map(|(intent, _)| intent);
+        let all: Vec<Intent> = made.chain(intents.iter().flatten()).cloned().collect();
+        if all.is_empty() {
+            return Ok(None);
+        }
+        let lives = match lives::of_writes(journal, writes).await {
+            Err(_) if room.on_failure == JournalFailure::Forward => Vec::new(),
+            lives => lives?,
+        };
+        let group = match journal.intend(all).await {
+            Ok(group) => Some(group),
+            Err(error) if room.on_failure == JournalFailure::Forward => {
+                tracing::error!(%error, "a write goes on without the journal");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let turns = writes.iter().filter_map(|write| room.turns.send(write)).collect();
+        let (room, journal, writes) = (Arc::clone(room), journal.clone(), Arc::clone(writes));
+        Ok(Some(Self { room, journal, group, writes, intents, implicit, turns, lives }))
+    }
+
+    /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
+    pub(super) async fn answered(self, answers: &Arc<[Answer]>) -> Result<(), Error> {
+        let forgives = self.forgives();
+        let recorded = self.record(answers).await;
+        if forgives { Ok(()) } else { recorded }
+    }
+
+    /// The answers cannot be believed. What was really written is read before the client has its answer; if that cannot be,
+    /// later.
+    pub(super) async fn doubtful(mut self) -> Result<(), Error> {
+        let forgives = self.forgives();
+        match self.examine().await {
+            Ok(outcome) => match self.journal.settle_at_last(outcome).await {
+                Err(error) if !forgives => return Err(error.into()),
+                _ => {}
+            },
+            Err(error) => {
+                tracing::warn!(%error, "could not look up what became of a batch");
+                tokio::spawn(self.resolve(Vec::new()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody knows what became of the writes.
+    pub(super) fn dropped(self) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(self.resolve(Vec::new()));
+        }
+    }
+
+    /// The upstream refused all of it.
+    pub(super) async fn refused(self) -> Result<(), Error> {
+        self.close(Vec::new()).await
+    }
+
+    /// Whether the client has its answer also where the journal has nothing of it.
+    fn forgives(&self) -> bool {
+        let are_reads = !self.writes.iter().any(Write::has_history);
+        are_reads || self.room.on_failure == JournalFailure::Forward
+    }
+
+    async fn record(mut self, answers: &Arc<[Answer]>) -> Result<(), Error> {
+        let Ok(meanings) = self.meanings(answers).await else {
+            tokio::spawn(self.resolve(Vec::new()));
+            return Ok(());
+        };
+        let mut changes = Vec::new();
+        let mut is_unknown = false;
+        for (index, ((write, answer), meaning)) in
+            self.writes.iter().zip(&**answers).zip(meanings).enumerate()
+        {
+            // What was not there, or was not to be written, may yet have had its collection made.
+            if !answer.status.is_server_error() && answer.status != StatusCode::UNAUTHORIZED {
+                let created = default_bucket::created(&self.room, &self.journal, write).await;
+                // What it made and could not be looked at is found as what passes elsewhere.
+                changes.extend(created.unwrap_or_default());
+            }
+            match meaning {
+                Meaning::Nothing => {}
+                Meaning::Changes(more) => {
+                    // Kinto: a deletion of a list takes away the permissions of all below it, there and then.
+                    if let Some(list) = write.emptied_list() {
+                        changes::take_permissions_below(&list, &mut changes);
+                    }
+                    changes.extend(more);
+                }
+                Meaning::Look(object) => match self.look(write, object, self.author(index), answer).await {
+                    Some(change) => changes.push(change),
+                    None => is_unknown = true,
+                },
+                Meaning::Gone => changes.extend(self.all_gone().await?),
+                Meaning::Unknown => is_unknown = true,
+            }
+        }
+        if self.writes.iter().any(|write| write.makes_a_bucket() && write.made_bucket().is_none()) {
+            self.lives.extend(lives::of_answers(&self.journal, &changes).await?);
+        }
+        self.room.recorded(&changes);
+        let changes = self.in_turn(changes::in_kintos_order(changes)).await?;
+        if is_unknown {
+            tokio::spawn(self.resolve(changes));
+            return Ok(());
+        }
+        self.close(changes).await
+    }
+
+    /// What each answer says was written.
+    async fn meanings(&self, answers: &Arc<[Answer]>) -> Result<Vec<Meaning>, Error> {
+        let length = answers.iter().map(Answer::length).sum();
+        let authors: Vec<Option<String>> = (0..answers.len()).map(|index| self.author(index)).collect();
+        let (writes, answers) = (Arc::clone(&self.writes), Arc::clone(answers));
+        let read = move || {
+            let asked = writes.iter().zip(&authors).zip(&*answers);
+            asked.map(|((write, author), answer)| Meaning::of(write, author.as_deref(), answer)).collect()
+        };
+        aside::run(length, read).await
+    }
+
+    fn author(&self, index: usize) -> Option<String> {
+        self.intents.get(index)?.as_ref()?.user_id.clone()
+    }
+
+    /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others.
+    async fn in_turn(&self, mut changes: Vec<Change>) -> Result<Vec<Change>, Error> {
+        let order = Order::of(&self.turns, &changes);
+        loop {
+            let first = order.next(&mut changes).await;
+            if changes.is_empty() {
+                return Ok(first);
+            }
+            self.journal.settle_at_last(changes::outcome(None, first)).await?;
+        }
+    }
+
+    async fn close(self, changes: Vec<Change>) -> Result<(), Error> {
+        if self.group.is_none() && changes.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.outcome(self.group, changes);
+        self.journal.settle_at_last(outcome).await?;
+        Ok(())
+    }
+
+    fn outcome(&self, closes: Option<IntentGroup>, changes: Vec<Change>) -> Outcome {
+        Outcome { ended: self.lives.clone(), ..changes::outcome(closes, changes) }
+    }
+
+    async fn examine(&mut self) -> Result<Outcome, lookup::ExamineError> {
+        self.turns.clear();
+        let _mark = self.group.map(|group| self.room.examining(group));
+        let changes = lookup::examine(&self.room, &self.journal, &self.questions()).await?;
+        self.room.outcome_of_found(&self.journal, self.group, changes).await
+    }
+
+    fn questions(&self) -> Vec<Question> {
+        let question = |intent: &Intent, credentials: &Credentials| Question {
+            intent: intent.clone(),
+            source: Source::on_behalf(self.room.upstream.clone(), credentials.headers()),
+        };
+        let asked = self.writes.iter().zip(&self.intents);
+        let asked = asked.filter_map(|(write, intent)| Some(question(intent.as_ref()?, &write.credentials)));
+        let implicit = self.implicit.iter().map(|(intent, credentials)| question(intent, credentials));
+        implicit.chain(asked).collect()
+    }
+
+    /// Asks the upstream what became of the writes until it says it; `changes` are known already.
+    async fn resolve(mut self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            let known = self.outcome(None, changes);
+            if let Err(error) = self.journal.settle_at_last(known).await {
+                tracing::error!(%error, "a write is not in the journal yet");
+            }
+        }
+        self.turns.clear();
+        let Some(group) = self.group else { return };
+        let _mark = self.room.examining(group);
+        let mut pause = SHORTEST_PAUSE;
+        while let Err(error) = self.room.look_up(&self.journal, group, self.questions()).await {
+            tracing::debug!(%error, "could not look up what became of a write");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The whole of an object of which the answer showed a part, or nothing.
+    async fn look(
+        &self,
+        write: &Write,
+        object: Object,
+        user_id: Option<String>,
+        answer: &Answer,
+    ) -> Option<Change> {
+        let source = Source::on_behalf(self.room.upstream.clone(), write.credentials.headers());
+        let mut version = versions::look(&source, &object).await.ok()??;
+        // Without its timestamp, nobody can tell whose version it is.
+        let modified = answer.modified();
+        if let Some(modified) = modified.filter(|modified| *modified != version.modified) {
+            // Somebody was faster; theirs is recorded with their own write.
+            let before = self.journal.newest_data(&object).await.ok()?;
+            version = changes::patched(&object, modified, before.as_deref(), write, answer)?;
+        }
+        let action = write.is_partial.then_some(Action::Update);
+        let change = changes::changed(version, object, user_id);
+        Some(Change { action: change.action.or(action), is_found: modified.is_none(), ..change })
+    }
+
+    /// The end of all buckets.
+    async fn all_gone(&self) -> Result<Vec<Change>, Error> {
+        let buckets = self.journal.alive("/buckets").await?;
+        Ok(buckets.into_iter().map(|(object, modified)| changes::vanished(object, modified, false)).collect())
+    }
+}
+
+async fn user_id(room: &Writes, credentials: &Credentials) -> Result<Option<String>, Error> {
+    if credentials.is_anonymous() {
+        return Ok(None);
+    }
+    Ok(room.effects.access.identity(&room.upstream, credentials).await?.user_id)
+}
+
+/// The newest timestamp that is known of the list that a write is about.
+async fn newest(room: &Writes, journal: &Journal, write: &Write) -> Timestamp {
+    let target = write.target.as_ref();
+    let clock = target.and_then(Target::collection).and_then(|key| room.effects.timeline.known_clock(&key));
+    if let Some(timestamp) = clock.map(|clock| clock.timestamp()).filter(|known| *known > Timestamp::ZERO) {
+        return timestamp;
+    }
+    let Some(list) = target.and_then(Target::list) else { return Timestamp::ZERO };
+    journal.watermark(&list).await.ok().flatten().unwrap_or_default()
+}
