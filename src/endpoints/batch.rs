@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+mod headers;
+mod json;
 mod request;
 
 use super::{Endpoint, list};

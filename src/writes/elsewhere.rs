@@ -15,26 +15,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use tokio::time::Instant;
 
-mod watched;
+mod list_state;
+mod news;
 mod watching;
 
-use super::answer::Version;
-use super::changes::{changed, lists_in};
+use super::Writes;
 use super::lookup::ExamineError;
-use super::versions::{self, Listed};
-use super::{Writes, lookup};
-use crate::access::Credentials;
 use crate::error::Error;
-use crate::journal::{Action, Change, Journal, JournalError, Object, Outcome};
-use crate::kinto::{CollectionKey, Resource, Timestamp};
-use crate::mirror::{Freshness, Mirrors};
-use crate::settings::Backfill;
+use crate::journal::{Journal, JournalError, Object};
+use crate::kinto::CollectionKey;
+use crate::mirror::Mirrors;
 use crate::upstream::kinto::ReadError;
 
-use watched::Watched;
+use list_state::ListState;
 pub use watching::Watching;
 
 /// The shortest pause between two rounds.
@@ -43,8 +38,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at what moved.
 const LONGEST_REST: Duration = Duration::from_secs(1);
-/// How many objects are told to the journal at once.
-const AT_ONCE: usize = 500;
 
 /// Watches until the process ends.
 #[derive(Debug)]
@@ -53,7 +46,7 @@ pub(super) struct Watcher {
     journal: Journal,
     mirrors: Arc<Mirrors>,
     settings: Watching,
-    lists: HashMap<String, Watched>,
+    lists: HashMap<String, ListState>,
     /// Counts the rounds.
     round: u64,
 }
@@ -287,124 +280,4 @@ impl Watcher {
     fn is_young(&self, uri: &str) -> bool {
         self.lists.get(uri).is_some_and(|watched| watched.again.is_some())
     }
-
-    /// A list of which the journal knows nothing. Gives its timestamp, and that of its newest object.
-    async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), WatchError> {
-        let Listed { timestamp, mut versions } = match self.settings.backfill {
-            Backfill::Current => match self.mirrored(uri, None).await? {
-                Some(listed) => listed,
-                None => versions::alive(&self.room.source, uri, "").await?,
-            },
-            Backfill::None => versions::alive(&self.room.source, uri, "_fields=last_modified").await?,
-        };
-        let newest = newest(&versions);
-        versions.reverse();
-        // What is being written is told of by those who write it.
-        self.others_settled(uri).await?;
-        let mut outcome = Outcome::default();
-        for (object, version) in versions {
-            let date = Some(version.modified);
-            let change = changed(version, object, None);
-            match self.settings.backfill {
-                Backfill::Current => {
-                    outcome.changes.push(Change { action: Some(Action::Create), date, ..change });
-                }
-                Backfill::None => outcome.known.push(Change { data: None, ..change }),
-            }
-            if outcome.changes.len() + outcome.known.len() == AT_ONCE {
-                self.journal.settle(std::mem::take(&mut outcome)).await?;
-            }
-        }
-        outcome.watermarks.push((uri.to_owned(), timestamp));
-        self.journal.settle(outcome).await?;
-        Ok((timestamp, newest))
-    }
-
-    /// What is newer than the watermark, less the overlap. Gives the same.
-    async fn delta(&self, uri: &str, watermark: Timestamp) -> Result<(Timestamp, Timestamp), WatchError> {
-        let since = watermark.back(self.settings.overlap);
-        let Listed { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
-            Some(listed) => listed,
-            None => versions::newer(&self.room.source, uri, since, "").await?,
-        };
-        let newest = newest(&versions);
-        let mut missing = self.missing(&versions).await?;
-        if !missing.is_empty() {
-            self.others_settled(uri).await?;
-            // What is news may be in another bucket under the same name.
-            if let Some((object, _)) = versions.first().filter(|_| uri != "/buckets") {
-                let nobody = Credentials::of(&HeaderMap::new());
-                self.room.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
-            }
-            missing = self.missing(&versions).await?;
-        }
-        let mut changes: Vec<Change> = versions
-            .into_iter()
-            .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
-            .map(|(object, version)| changed(version, object, None))
-            .map(|change| {
-                let user_id = self.room.lingering.author_of(&change);
-                Change { user_id, is_found: true, ..change }
-            })
-            .collect();
-        changes.sort_by_key(|change| change.modified);
-        let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
-        // A collection or bucket that nobody knew of: everything in it is news.
-        let known = self
-            .journal
-            .known(&outcome.changes.iter().map(|change| change.object.clone()).collect::<Vec<_>>())
-            .await?;
-        let created: Vec<Object> = outcome
-            .changes
-            .iter()
-            .filter(|change| {
-                change.action.is_none() && known.get(&change.object).is_none_or(|known| known.deleted)
-            })
-            .map(|change| change.object.clone())
-            .collect();
-        outcome.watermarks.extend(created.iter().flat_map(lists_in).map(|list| (list, Timestamp::ZERO)));
-        outcome.watermarks.push((uri.to_owned(), timestamp));
-        self.journal.settle(outcome).await?;
-        Ok((timestamp, newest))
-    }
-
-    /// Waits until the writes under way that may have to do with a list have recorded what they wrote.
-    async fn others_settled(&self, uri: &str) -> Result<(), JournalError> {
-        let bucket = match Resource::of(uri) {
-            Resource::Records(bucket, _) | Resource::Collections(bucket) | Resource::Groups(bucket) => {
-                Some(bucket)
-            }
-            _ => None,
-        };
-        lookup::others_settled(&self.room, &self.journal, bucket.as_deref(), false).await
-    }
-
-    /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history
-    /// share each read. `None` for all other lists.
-    async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listed>, ReadError> {
-        let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
-        let key = CollectionKey::new(&bucket, &collection);
-        if self.mirrors.known(&key).is_none_or(|mirror| mirror.state().is_none()) {
-            return Ok(None);
-        }
-        match self.mirrors.current(&key, Some(self.room.effects.timeline.clock(&key).timestamp())).await {
-            Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
-                versions::of_content(uri, &state.content, since).map(Some)
-            }
-            Ok((_, Freshness::Stale)) | Err(ReadError::Oversize) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn missing(
-        &self,
-        versions: &[(Object, Version)],
-    ) -> Result<BTreeSet<(Object, Timestamp)>, JournalError> {
-        let versions = versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
-        Ok(self.journal.missing(versions).await?.into_iter().collect())
-    }
-}
-
-fn newest(versions: &[(Object, Version)]) -> Timestamp {
-    versions.iter().map(|(_, version)| version.modified).max().unwrap_or_default()
 }

@@ -1,10 +1,13 @@
 //! What was found when the upstream was looked at, as an outcome for the journal.
 
+use std::collections::BTreeMap;
+
 use super::changes;
 use super::lives::is_another;
 use super::lookup::ExamineError;
 use super::{Writes, versions};
-use crate::journal::{Action, Change, IntentGroup, Journal, Object, Outcome};
+use crate::journal::{Action, Change, IntentGroup, Journal, Known, Object, Outcome};
+use crate::kinto::Timestamp;
 use crate::upstream::kinto::ReadError;
 
 impl Writes {
@@ -15,7 +18,9 @@ impl Writes {
         closes: Option<IntentGroup>,
         changes: Vec<Change>,
     ) -> Result<Outcome, ExamineError> {
-        let mut changes = self.present(journal, changes).await?;
+        let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
+        let known = journal.known(&objects).await?;
+        let mut changes = self.present(&known, changes).await?;
         let mut ended = Vec::new();
         for change in changes.iter_mut().filter(|change| change.action.is_none()) {
             let Object::Bucket(bucket) = &change.object else { continue };
@@ -25,15 +30,25 @@ impl Writes {
                 ended.push(life);
             }
         }
-        Ok(Outcome { ended, ..changes::outcome(closes, changes) })
+        let is_new = |change: &&Change| {
+            change.action.is_none() && known.get(&change.object).is_none_or(|known| known.deleted)
+        };
+        let created = changes.iter().filter(is_new).flat_map(|change| changes::lists_in(&change.object));
+        // Of a collection or bucket that nobody knew of, everything in it is news.
+        let within: Vec<_> = created.map(|list| (list, Timestamp::ZERO)).collect();
+        let mut outcome = Outcome { ended, ..changes::outcome(closes, changes) };
+        outcome.watermarks.extend(within);
+        Ok(outcome)
     }
 
     /// These changes without those that were overwritten since they were read. What is older than what is recorded of its
     /// object and is still there came last: Kinto on PostgreSQL takes the timestamp of a write before it waits for those that
     /// write the same object.
-    async fn present(&self, journal: &Journal, changes: Vec<Change>) -> Result<Vec<Change>, ExamineError> {
-        let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
-        let known = journal.known(&objects).await?;
+    async fn present(
+        &self,
+        known: &BTreeMap<Object, Known>,
+        changes: Vec<Change>,
+    ) -> Result<Vec<Change>, ExamineError> {
         let mut present = Vec::with_capacity(changes.len());
         for change in changes {
             let Some(known) =

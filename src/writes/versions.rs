@@ -12,7 +12,7 @@ use crate::upstream::kinto::{NewRow, Page, ReadError, Source, in_list};
 
 /// The rows of a list, and its timestamp when the first page was read.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct Listing {
     /// The list's timestamp.
     pub(super) timestamp: Timestamp,
     /// Its objects, newest first as the upstream sorts them.
@@ -25,13 +25,13 @@ pub(super) async fn newer(
     list: &str,
     since: Timestamp,
     rest: &str,
-) -> Result<Listed, ReadError> {
+) -> Result<Listing, ReadError> {
     let page = source.newer(list, since, rest).await?;
     whole(source, list, page, true).await
 }
 
 /// Reads what is alive in a list.
-pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listed, ReadError> {
+pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listing, ReadError> {
     let page = source.page(&format!("{list}?{query}")).await?;
     whole(source, list, page, false).await
 }
@@ -41,7 +41,7 @@ async fn whole(
     list: &str,
     mut page: Page,
     has_tombstones: bool,
-) -> Result<Listed, ReadError> {
+) -> Result<Listing, ReadError> {
     let timestamp = page.timestamp;
     let resource = Resource::of(list);
     let mut versions = Vec::new();
@@ -58,7 +58,7 @@ async fn whole(
         }
         match page.next {
             Some(next) => page = source.follow(next).await?,
-            None => return Ok(Listed { timestamp, versions }),
+            None => return Ok(Listing { timestamp, versions }),
         }
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn of_content(
     list: &str,
     content: &Content,
     since: Option<Timestamp>,
-) -> Result<Listed, ReadError> {
+) -> Result<Listing, ReadError> {
     let is_wanted = |row: &&Row| match since {
         None => !row.deleted,
         Some(since) => row.last_modified > since || row.late.is_some(),
@@ -87,7 +87,7 @@ pub(super) fn of_content(
         };
         versions.push((object, version(row)?));
     }
-    Ok(Listed { timestamp: content.timestamp, versions })
+    Ok(Listing { timestamp: content.timestamp, versions })
 }
 
 /// The present version of an object, or its tombstone; `None` where there is neither.

@@ -1,30 +1,27 @@
 //! The sub-requests of a batch, read as Kinto reads them.
 //!
 //! Of members with one name the last counts; a default fills what is missing, and not what is empty; an empty method is
-//! `GET`; a redirect is followed, once. How deep a body nests does not matter: it is looked at one level at a time.
+//! `GET`; a redirect is followed, once.
 //!
 //! Follows `BatchPayloadSchema` of `kinto.core.views.batch`, and `merge_dicts` and `build_request` of
 //! `kinto.core.utils`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::headers::{env_name, trouble};
+use super::json::{MOST_REQUESTS, Requests, is_empty, members, sent, text};
 use crate::access::Credentials;
 use crate::aside;
 use crate::error::Error;
-use crate::forward::is_host;
 use crate::kinto::{RequestPath, Sent};
-use crate::route::Endpoint;
-use crate::route::Route;
+use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
 use crate::writes::Write;
 
@@ -46,24 +43,11 @@ const ESCAPED: &AsciiSet = &CONTROLS
     .add(b'\\')
     .add(b'^');
 
-/// SECURITY: more requests than Kinto takes in any batch that somebody means.
-const MOST_REQUESTS: usize = 5_000;
 /// SECURITY: the most that defaults may come to, in bytes, once they stand in each request; headers are kept one by one.
 const MOST_OF_DEFAULTS: usize = 64 << 20;
 const OF_HEADERS: usize = 16;
 /// SECURITY: the most bytes in the headers of a request.
 const LONGEST_HEADERS: usize = 64 << 10;
-/// SECURITY: more members than stand in anything here that Kinto takes.
-const MOST_MEMBERS: usize = 100;
-/// Longer data are not put together here.
-const LONGEST_MERGED: usize = 1 << 20;
-
-/// The requests of a batch, and no more of them than one too many.
-#[derive(Deserialize, Default)]
-struct Requests<'a>(#[serde(borrow, deserialize_with = "bounded")] Vec<&'a RawValue>);
-
-/// What stands directly in an object.
-type Members<'a> = BTreeMap<String, &'a RawValue>;
 
 /// A batch that was read.
 pub(super) struct Batch {
@@ -273,7 +257,7 @@ impl SubRequest {
         let has_version = path.strip_prefix('/').is_some_and(|path| path.starts_with(version));
         let target = if has_version { path } else { format!("/{version}{path}") };
         let (path, trouble) = match RequestPath::read(&target, version, Sent::InBatch) {
-            Ok(path) => (path, headers_trouble(&headers)),
+            Ok(path) => (path, trouble(&headers)),
             Err(trouble) => (RequestPath::unread(), Some(format!("the path: {trouble}"))),
         };
         let credentials = context.credentials.clone();
@@ -326,58 +310,6 @@ impl SubRequest {
     }
 }
 
-/// A header's name as WSGI knows it: the case does not count, nor whether it has `-` or `_`.
-fn env_name(name: &str) -> String {
-    name.to_ascii_lowercase().replace('_', "-")
-}
-
-/// Why the headers of a sub-request cannot be carried by a request of its own, or say two things.
-fn headers_trouble(headers: &BTreeMap<String, String>) -> Option<String> {
-    let mut known = BTreeSet::new();
-    for (name, value) in headers {
-        let env_name = env_name(name);
-        let is_printable = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        let is_meant = match env_name.as_str() {
-            // Kinto leaves out the one that is spelt so, and takes any other for the length of the body.
-            "content-length" => name == "Content-Length",
-            // SECURITY: Kinto looks for a path in a URL that begins with the host.
-            "host" => is_host(value.as_bytes()),
-            _ => true,
-        };
-        let is_carried = is_printable && value.trim() == value && is_meant;
-        if !is_carried || HeaderName::try_from(name).is_err() {
-            return Some(format!("the header {name:?} cannot be carried"));
-        }
-        if !known.insert(env_name) {
-            return Some(format!("the header {name:?} is given twice"));
-        }
-    }
-    None
-}
-
-/// The `data` that is sent: the default fills what is missing in it.
-fn sent(body: Option<&RawValue>, default: Option<&RawValue>) -> Option<Box<RawValue>> {
-    let data = |body: Option<&RawValue>| members(body?)?.get("data").map(|data| (*data).to_owned());
-    let (own, default) = (data(body), data(default));
-    match (&own, &default) {
-        (Some(own), Some(default)) if default.get().starts_with('{') => {
-            if own.get().len() + default.get().len() > LONGEST_MERGED {
-                return None;
-            }
-            let mut merged: BTreeMap<String, Box<RawValue>> = serde_json::from_str(default.get()).ok()?;
-            let own: BTreeMap<String, Box<RawValue>> = serde_json::from_str(own.get()).ok()?;
-            let both_nest = own.iter().any(|(name, own)| {
-                own.get().starts_with('{')
-                    && merged.get(name).is_some_and(|default| default.get().starts_with('{'))
-            });
-            merged.extend(own);
-            // What they make together is seen in the answer.
-            if both_nest { None } else { serde_json::value::to_raw_value(&merged).ok() }
-        }
-        _ => own.or(default),
-    }
-}
-
 /// Whether some sub-request, however it may be written otherwise, is not a read.
 fn may_write(whole: &RawValue) -> bool {
     let names_write = |raw: &&RawValue| {
@@ -395,74 +327,6 @@ fn may_write(whole: &RawValue) -> bool {
         || requests.iter().any(names_write)
 }
 
-fn bounded<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<&'a RawValue>, D::Error> {
-    struct List;
-
-    impl<'de> Visitor<'de> for List {
-        type Value = Vec<&'de RawValue>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a list")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-            let mut requests = Vec::new();
-            while requests.len() <= MOST_REQUESTS
-                && let Some(request) = items.next_element()?
-            {
-                requests.push(request);
-            }
-            while items.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(requests)
-        }
-    }
-
-    deserializer.deserialize_seq(List)
-}
-
-/// What stands in an object; `None` where it is none, or holds more than is looked at.
-fn members(raw: &RawValue) -> Option<Members<'_>> {
-    struct Object;
-
-    impl<'de> Visitor<'de> for Object {
-        type Value = Option<Members<'de>>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-            let mut read = Members::new();
-            while let Some((name, value)) = members.next_entry()? {
-                read.insert(name, value);
-                if read.len() > MOST_MEMBERS {
-                    while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                    return Ok(None);
-                }
-            }
-            Ok(Some(read))
-        }
-    }
-
-    serde_json::Deserializer::from_str(raw.get()).deserialize_map(Object).ok()?
-}
-
-fn text(raw: &RawValue) -> Option<String> {
-    serde_json::from_str(raw.get()).ok()
-}
-
-/// What Python takes for false.
-fn is_empty(raw: &RawValue) -> bool {
-    let raw = raw.get();
-    let is_bare = |open: char, close: char| {
-        raw.strip_prefix(open)
-            .and_then(|raw| raw.strip_suffix(close))
-            .is_some_and(|raw| raw.trim().is_empty())
-    };
-    let is_zero = raw.parse::<f64>().is_ok_and(|number| number == 0.0);
-    matches!(raw, "null" | "false" | "\"\"") || is_zero || is_bare('[', ']') || is_bare('{', '}')
-}
-
 /// The method, where Kinto takes it.
 fn method(raw: Option<&RawValue>) -> Option<Method> {
     let Some(raw) = raw.filter(|raw| !is_empty(raw)) else { return Some(Method::GET) };
@@ -471,123 +335,4 @@ fn method(raw: Option<&RawValue>) -> Option<Method> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn requests(body: &str) -> Result<Option<Vec<SubRequest>>, String> {
-        let read = read(&body.to_owned().into(), &HeaderMap::new(), &Settings::default());
-        let read = read.map_err(|error| error.to_string())?;
-        Ok(read.map(|mut batch| std::mem::take(&mut batch.requests)))
-    }
-
-    fn read_as(body: &str) -> Vec<(String, String)> {
-        let requests = requests(body).unwrap().unwrap();
-        requests.into_iter().map(|request| (request.method.to_string(), request.target)).collect()
-    }
-
-    #[test]
-    fn the_last_of_members_counts_and_defaults_fill_what_is_missing() {
-        for (body, method, target) in [
-            (r#"{"requests":[],"requests":[{"path":"/a"}]}"#, "GET", "/v1/a"),
-            (
-                r#"{"requests":[{"path":"/a","path":"/b","method":"GET","m\u0065thod":"PUT"}]}"#,
-                "PUT",
-                "/v1/b",
-            ),
-            (r#"{"defaults":{"method":"PUT"},"requests":[{"path":"/v1/a"}]}"#, "PUT", "/v1/a"),
-            (r#"{"defaults":{"method":"PUT"},"requests":[{"path":"/v1/a","method":null}]}"#, "GET", "/v1/a"),
-            (r#"{"defaults":{"method":"PUT"},"requests":[{"path":"/v1/a","method":""}]}"#, "GET", "/v1/a"),
-            (r#"{"defaults":{"path":"/d","method":0},"requests":[{"method":"PATCH"}]}"#, "PATCH", "/v1/d"),
-            (r#"{"requests":[{"path":"/v1a","method":"DELETE"}]}"#, "DELETE", "/v1a"),
-        ] {
-            assert_eq!(read_as(body), [(method.to_owned(), target.to_owned())], "{body}");
-        }
-    }
-
-    #[test]
-    fn bodies_may_nest_as_deep_as_kinto_takes_them() {
-        let body = format!(
-            r#"{{"requests":[{{"path":"/a","method":"PUT","body":{{"data":{{"x":{}{}}}}}}}]}}"#,
-            "[".repeat(990),
-            "]".repeat(990)
-        );
-        assert_eq!(read_as(&body), [("PUT".to_owned(), "/v1/a".to_owned())]);
-    }
-
-    #[test]
-    fn what_might_write_and_is_not_read_is_refused() {
-        for body in [
-            "{\"requests\":[{\"path\":\"/a\",\"method\":\"PUT\"}]}\0",
-            r#"{"requests":[{"path":"/a","method":"PUT","x":1}]}"#,
-            r#"{"requests":[{"path":"/a","method":"PUT"},null]}"#,
-            r#"{"requests":[{"path":"/a","method":"PUT","headers":{"X":1}}]}"#,
-            r#"{"requests":[{"path":"//v1/a","method":"PUT"}]}"#,
-            r#"{"requests":[{"path":"/a"},{"path":"/é"},{"path":"/b","method":"DELETE"}]}"#,
-            r#"{"requests":[{"path":"/a/?x=/v1/a/b","method":"PUT"}]}"#,
-        ] {
-            assert!(requests(body).is_err(), "{body}");
-        }
-        for body in ["[]", r#"{"requests":[{"path":"a"}]}"#, r#"{"requests":{"path":"/a","method":"PUT"}}"#] {
-            assert!(matches!(requests(body), Ok(None)), "{body}");
-        }
-        assert!(requests(r#"{"requests":[{"path":"//a","headers":{"X ":"é"}}]}"#).unwrap().is_some());
-    }
-
-    #[test]
-    fn what_would_take_much_more_room_is_refused() {
-        let of = |defaults: &str, number: usize| {
-            requests(&format!(
-                r#"{{"defaults":{defaults},"requests":[{}{{"path":"/a"}}]}}"#,
-                r#"{"path":"/a"},"#.repeat(number - 1)
-            ))
-        };
-        let headers: Vec<String> = (0..4_000).map(|number| format!(r#""X-{number}":"""#)).collect();
-        let headers = format!(r#"{{"headers":{{{}}}}}"#, headers.join(","));
-        assert_eq!(of("{}", 5_000).unwrap().unwrap().len(), 5_000);
-        assert!(of("{}", 5_001).is_err());
-        assert!(of(&headers, 10).unwrap().is_some() && of(&headers, 200).is_err());
-        assert!(of(&format!(r#"{{"body":{{"data":"{}"}}}}"#, "x".repeat(1 << 20)), 100).is_err());
-        let many: Vec<String> = (0..200).map(|number| format!(r#""m{number}":1"#)).collect();
-        let many = many.join(",");
-        for body in [
-            format!(r#"{{{many},"requests":[{{"path":"/a","method":"PUT"}}]}}"#),
-            format!(r#"{{"requests":[{{{many},"path":"/a","method":"PUT"}}]}}"#),
-            format!(r#"{{"x":1,"requests":[{}1]}}"#, "1,".repeat(MOST_REQUESTS)),
-        ] {
-            assert!(requests(&body).is_err(), "{body}");
-        }
-        let body =
-            format!(r#"{{"requests":[{{"path":"/a","method":"PUT","body":{{{many},"data":{{}}}}}}]}}"#);
-        assert!(requests(&body).unwrap().is_some());
-    }
-
-    #[test]
-    fn headers_that_cannot_be_carried_are_refused_beside_a_write() {
-        let write = |headers: &str| {
-            requests(&format!(r#"{{"requests":[{{"path":"/a","method":"PUT","headers":{headers}}}]}}"#))
-        };
-        for headers in [
-            r#"{"Authorization":"Basic eDp5\n"}"#,
-            r#"{"Authorization":" Basic eDp5"}"#,
-            r#"{"Authorization":"Basic\teDp5"}"#,
-            r#"{"Authorization":"Basic é"}"#,
-            r#"{"Author\u0131zation":"Basic eDp5"}"#,
-            r#"{"Authorization ":"Basic eDp5"}"#,
-            r#"{"Authorization":"a","authorization":"b"}"#,
-            r#"{"If-Match":"a","if_match":"b"}"#,
-            r#"{"content-length":"0"}"#,
-            r#"{"Host":"h/v1/buckets/default"}"#,
-            r#"{"":"a"}"#,
-        ] {
-            assert!(write(headers).is_err(), "{headers}");
-        }
-        let headers =
-            r#"{"authorization":"Basic eDp5","Content-Length":"3","Host":"h:1","response_behavior":"light"}"#;
-        let written = write(headers).unwrap().unwrap();
-        let within = written[0].headers_within(&HeaderMap::new());
-        assert_eq!(within["authorization"], "Basic eDp5");
-        assert_eq!(within["response-behavior"], "light");
-        let read = r#"{"requests":[{"path":"/a","headers":{"Authorization":"Basic eDp5\n"}}]}"#;
-        assert!(requests(read).is_ok());
-    }
-}
+mod tests;

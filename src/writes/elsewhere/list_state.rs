@@ -6,7 +6,7 @@ use crate::kinto::Timestamp;
 
 /// What is remembered of a list.
 #[derive(Debug, Default)]
-pub(super) struct Watched {
+pub(super) struct ListState {
     /// The timestamp that it had when it was last read, and when that was.
     pub(super) read: Option<(Timestamp, Instant)>,
     /// When a passing write, or something that may become visible late, has it read again.

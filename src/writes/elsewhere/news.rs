@@ -1,0 +1,132 @@
+//! Reads what is in a list that is watched, and records what nobody recorded.
+
+use std::collections::BTreeSet;
+
+use http::HeaderMap;
+
+use super::{WatchError, Watcher};
+use crate::access::Credentials;
+use crate::journal::{Action, Change, JournalError, Object, Outcome};
+use crate::kinto::{CollectionKey, Resource, Timestamp};
+use crate::mirror::Freshness;
+use crate::settings::Backfill;
+use crate::upstream::kinto::ReadError;
+use crate::writes::answer::Version;
+use crate::writes::changes::changed;
+use crate::writes::lookup;
+use crate::writes::versions::{self, Listing};
+
+/// How many objects are told to the journal at once.
+const AT_ONCE: usize = 500;
+
+impl Watcher {
+    /// A list of which the journal knows nothing. Gives its timestamp, and that of its newest object.
+    pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), WatchError> {
+        let Listing { timestamp, mut versions } = match self.settings.backfill {
+            Backfill::Current => match self.mirrored(uri, None).await? {
+                Some(listed) => listed,
+                None => versions::alive(&self.room.source, uri, "").await?,
+            },
+            Backfill::None => versions::alive(&self.room.source, uri, "_fields=last_modified").await?,
+        };
+        let newest = newest(&versions);
+        versions.reverse();
+        // What is being written is told of by those who write it.
+        self.others_settled(uri).await?;
+        let mut outcome = Outcome::default();
+        for (object, version) in versions {
+            let date = Some(version.modified);
+            let change = changed(version, object, None);
+            match self.settings.backfill {
+                Backfill::Current => {
+                    outcome.changes.push(Change { action: Some(Action::Create), date, ..change });
+                }
+                Backfill::None => outcome.known.push(Change { data: None, ..change }),
+            }
+            if outcome.changes.len() + outcome.known.len() == AT_ONCE {
+                self.journal.settle(std::mem::take(&mut outcome)).await?;
+            }
+        }
+        outcome.watermarks.push((uri.to_owned(), timestamp));
+        self.journal.settle(outcome).await?;
+        Ok((timestamp, newest))
+    }
+
+    /// What is newer than the watermark, less the overlap. Gives the same.
+    pub(super) async fn delta(
+        &self,
+        uri: &str,
+        watermark: Timestamp,
+    ) -> Result<(Timestamp, Timestamp), WatchError> {
+        let since = watermark.back(self.settings.overlap);
+        let Listing { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
+            Some(listed) => listed,
+            None => versions::newer(&self.room.source, uri, since, "").await?,
+        };
+        let newest = newest(&versions);
+        let mut missing = self.missing(&versions).await?;
+        if !missing.is_empty() {
+            self.others_settled(uri).await?;
+            // What is news may be in another bucket under the same name.
+            if let Some((object, _)) = versions.first().filter(|_| uri != "/buckets") {
+                let nobody = Credentials::of(&HeaderMap::new());
+                self.room.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
+            }
+            missing = self.missing(&versions).await?;
+        }
+        let mut changes: Vec<Change> = versions
+            .into_iter()
+            .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
+            .map(|(object, version)| changed(version, object, None))
+            .map(|change| {
+                let user_id = self.room.lingering.author_of(&change);
+                Change { user_id, is_found: true, ..change }
+            })
+            .collect();
+        changes.sort_by_key(|change| change.modified);
+        let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
+        outcome.watermarks.push((uri.to_owned(), timestamp));
+        self.journal.settle(outcome).await?;
+        Ok((timestamp, newest))
+    }
+
+    /// Waits until the writes under way that may have to do with a list have recorded what they wrote.
+    async fn others_settled(&self, uri: &str) -> Result<(), JournalError> {
+        let bucket = match Resource::of(uri) {
+            Resource::Records(bucket, _) | Resource::Collections(bucket) | Resource::Groups(bucket) => {
+                Some(bucket)
+            }
+            _ => None,
+        };
+        lookup::others_settled(&self.room, &self.journal, bucket.as_deref(), false).await
+    }
+
+    /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history
+    /// share each read. `None` for all other lists.
+    async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listing>, ReadError> {
+        let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
+        let key = CollectionKey::new(&bucket, &collection);
+        if self.mirrors.known(&key).is_none_or(|mirror| mirror.state().is_none()) {
+            return Ok(None);
+        }
+        match self.mirrors.current(&key, Some(self.room.effects.timeline.clock(&key).timestamp())).await {
+            Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
+                versions::of_content(uri, &state.content, since).map(Some)
+            }
+            Ok((_, Freshness::Stale)) | Err(ReadError::Oversize) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn missing(
+        &self,
+        versions: &[(Object, Version)],
+    ) -> Result<BTreeSet<(Object, Timestamp)>, JournalError> {
+        let versions = versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
+        Ok(self.journal.missing(versions).await?.into_iter().collect())
+    }
+}
+
+fn newest(versions: &[(Object, Version)]) -> Timestamp {
+    versions.iter().map(|(_, version)| version.modified).max().unwrap_or_default()
+}
