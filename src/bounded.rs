@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{ErrorKind, Read};
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Members of an object are kept by nodes, of so many bytes, which may be half empty.
@@ -37,12 +37,19 @@ pub fn read_from(text: impl Read, most: usize) -> Result<Value, Refused> {
     value(serde_json::Deserializer::from_reader(text), most)
 }
 
+/// Reads what of a text of any number of values is nested so many levels deep; what is deeper is `null`. What follows the
+/// first value is not looked at.
+pub(crate) fn read_levels(text: &[u8], levels: usize) -> Option<Value> {
+    let left = Cell::new(Some(usize::MAX));
+    Seed { left: &left, levels }.deserialize(&mut serde_json::Deserializer::from_slice(text)).ok()
+}
+
 fn value<'de, R: serde_json::de::Read<'de>>(
     mut deserializer: serde_json::Deserializer<R>,
     most: usize,
 ) -> Result<Value, Refused> {
     let left = Cell::new(Some(most));
-    let value = Seed(&left).deserialize(&mut deserializer);
+    let value = Seed { left: &left, levels: usize::MAX }.deserialize(&mut deserializer);
     let whole = value.and_then(|value| deserializer.end().map(|()| value));
     whole.map_err(|error| match error.io_error_kind() {
         _ if left.get().is_none() => Refused::TooMany,
@@ -65,14 +72,23 @@ pub fn weight(value: &Value) -> usize {
     size_of::<Value>() + inner
 }
 
-/// Reads a value, and counts it down; `None` where there were too many.
+/// Reads a value, and counts it down.
 #[derive(Clone, Copy)]
-struct Seed<'c>(&'c Cell<Option<usize>>);
+struct Seed<'c> {
+    /// How many values may follow; `None` where there were too many.
+    left: &'c Cell<Option<usize>>,
+    /// How many levels may.
+    levels: usize,
+}
 
 impl Seed<'_> {
     fn count<E: serde::de::Error>(self) -> Result<(), E> {
-        self.0.set(self.0.get().and_then(|left| left.checked_sub(1)));
-        self.0.get().map(drop).ok_or_else(|| E::custom(Refused::TooMany))
+        self.left.set(self.left.get().and_then(|left| left.checked_sub(1)));
+        self.left.get().map(drop).ok_or_else(|| E::custom(Refused::TooMany))
+    }
+
+    fn below(self) -> Self {
+        Self { levels: self.levels - 1, ..self }
     }
 }
 
@@ -81,6 +97,10 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         self.count()?;
+        if self.levels == 0 {
+            // However deep it nests: nothing of it is on the stack.
+            return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null);
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -122,7 +142,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut read = Vec::new();
-        while let Some(item) = items.next_element_seed(self)? {
+        while let Some(item) = items.next_element_seed(self.below())? {
             read.push(item);
         }
         Ok(Value::Array(read))
@@ -132,7 +152,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut read = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             self.count().map_err(|error: serde_json::Error| A::Error::custom(error))?;
-            read.insert(name, members.next_value_seed(self)?);
+            read.insert(name, members.next_value_seed(self.below())?);
         }
         Ok(Value::Object(read))
     }

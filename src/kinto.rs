@@ -60,6 +60,9 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
+/// A day.
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
+
 impl Timestamp {
     /// Before everything; also "not known".
     pub const ZERO: Self = Self(0);
@@ -74,7 +77,22 @@ impl Timestamp {
 
     /// Reads an `ETag` such as `"1469006098757"`; `None` for anything else.
     pub fn from_etag(value: &HeaderValue) -> Option<Self> {
-        value.to_str().ok()?.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok().map(Self)
+        Self::from_etag_text(value.to_str().ok()?)
+    }
+
+    /// Reads an `ETag` that stands in JSON.
+    pub(crate) fn from_etag_text(value: &str) -> Option<Self> {
+        unquoted(value.trim())?.parse().ok().map(Self)
+    }
+
+    /// Reads digits and nothing else; more than a number holds is no timestamp.
+    pub(crate) fn from_digits(text: &str) -> Option<Self> {
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok().map(Self))?
+    }
+
+    /// Whether Kinto would take this for a time to compare with: less than a day ahead.
+    pub(crate) fn is_near(self, now: Self) -> bool {
+        self < now.forth(DAY)
     }
 
     /// The timestamp in the form of an HTTP date (`Last-Modified`), which counts in seconds.
@@ -113,6 +131,11 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
     }
+}
+
+/// What stands between double quotes, if anything does.
+pub(crate) fn unquoted(text: &str) -> Option<&str> {
+    text.strip_prefix('"')?.strip_suffix('"')
 }
 
 /// Names one collection: the ids of its bucket and of itself.

@@ -46,7 +46,7 @@
 //! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
 //! | `settings` | what the operator wrote |
 //! | `phase` | whether the process serves, drains or stops |
-//! | `kinto`, `bounded` | Kinto's words; JSON of strangers, counted while it is read |
+//! | `kinto`, `bounded`, `backoff` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries |
 //! | `chapters` | nothing: they are for people |
 //!
 //! # Invariants
@@ -60,6 +60,7 @@
 pub mod access;
 pub mod app;
 mod aside;
+mod backoff;
 pub mod bounded;
 pub mod chapters;
 pub mod cli;

@@ -10,5 +10,6 @@ pub mod lent;
 pub(crate) mod limited;
 pub mod peer;
 pub mod request_id;
+pub(crate) mod stall;
 pub mod tagged;
 pub mod variants;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
@@ -65,7 +65,7 @@ struct AnsweredHeaders {
 
 impl AnsweredHeaders {
     fn modified(&self) -> Option<Timestamp> {
-        Timestamp::from_etag(&HeaderValue::try_from(self.etag.as_deref()?).ok()?)
+        Timestamp::from_etag_text(self.etag.as_deref()?)
     }
 }
 

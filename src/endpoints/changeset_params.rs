@@ -3,8 +3,7 @@
 //! Follows `ChangeSetQuerystring` of kinto-changes 4.1.2 and of its later life in remote-settings. Unknown parameters
 //! are ignored.
 
-use crate::kinto::Timestamp;
-use crate::kinto::python;
+use crate::kinto::{Timestamp, python, unquoted};
 use crate::query::{Fault, Invalid, Parameters};
 use crate::settings::Compat;
 
@@ -82,14 +81,7 @@ impl ChangesetParams {
 
 /// Digits, between double quotes or not, as a timestamp.
 pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
-    let digits = unquote(text).unwrap_or(text);
-    let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    all_digits.then(|| digits.parse().ok().map(Timestamp)).flatten()
-}
-
-/// What stands between double quotes, if anything does.
-pub(crate) fn unquote(text: &str) -> Option<&str> {
-    text.strip_prefix('"')?.strip_suffix('"')
+    Timestamp::from_digits(unquoted(text).unwrap_or(text))
 }
 
 /// A parameter that is a text; an empty one counts as none.
@@ -105,7 +97,7 @@ fn text<'a>(parameters: &'a Parameters, name: &str) -> Result<Option<&'a str>, F
 }
 
 fn read_since(text: &str, compat: Compat) -> Result<Timestamp, String> {
-    let digits = match (unquote(text), compat) {
+    let digits = match (unquoted(text), compat) {
         (Some(digits), _) => digits,
         (None, Compat::RemoteSettings) => text,
         (None, Compat::KintoChanges) => return Err(NOT_QUOTED.to_owned()),

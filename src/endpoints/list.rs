@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::Error;
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, unquoted};
 use crate::query::{Fault, decode, pairs};
 use crate::settings::Settings;
 use crate::wire::body::{Body, Response};
@@ -106,7 +106,7 @@ fn read_tag(value: Option<&HeaderValue>) -> Result<Option<Tag>, NotATag> {
     if text == "*" {
         return Ok(Some(Tag::Any));
     }
-    let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or(NotATag)?;
+    let digits = unquoted(text).ok_or(NotATag)?;
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(NotATag);
     }
@@ -165,15 +165,11 @@ pub fn check_method(method: &Method) -> Result<(), Error> {
 pub fn check_accept(headers: &HeaderMap) -> Result<(), Error> {
     let Some(accept) = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) else { return Ok(()) };
     let takes_json = |range: &str| {
-        let mut parts = range.split(';').map(str::trim);
-        let is_json = parts.next().is_some_and(|range| {
-            ["*/*", "application/*", "application/json"].iter().any(|json| range.eq_ignore_ascii_case(json))
-        });
-        let refused = parts.any(|parameter| {
-            let quality = parameter.strip_prefix("q=").and_then(|quality| quality.parse::<f32>().ok());
-            quality.is_some_and(|quality| quality <= 0.0)
-        });
-        is_json && !refused
+        let (range, parameters) = range.split_once(';').unwrap_or((range, ""));
+        let is_json = ["*/*", "application/*", "application/json"]
+            .iter()
+            .any(|json| range.trim().eq_ignore_ascii_case(json));
+        is_json && headers::weight(parameters) > 0
     };
     if accept.trim().is_empty() || accept.split(',').any(takes_json) {
         Ok(())

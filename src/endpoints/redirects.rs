@@ -13,15 +13,12 @@ use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
-use crate::endpoints::changeset_params::unquote;
-use crate::kinto::Timestamp;
+use crate::kinto::{DAY, Timestamp, unquoted};
 use crate::query::{decode, pairs, pieces};
 use crate::settings::{Compat, Settings};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::headers;
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The answer to an `_expected` that is older than `_since`, where remote-settings is followed.
 pub(super) fn stale(
@@ -72,7 +69,7 @@ pub(super) fn quoted_expected(
         Some(format!("_expected={value}"))
     });
     // Nothing but quotes: there is nothing to redirect to.
-    let named = unquote(expected).is_some_and(|inner| !inner.is_empty() && !inner.contains('"'));
+    let named = unquoted(expected).is_some_and(|inner| !inner.is_empty() && !inner.contains('"'));
     named.then(|| redirect(request, &query, settings, now))
 }
 

@@ -13,6 +13,7 @@ use crate::bounded::{self, Refused};
 use crate::error::Error;
 use crate::feeds::framing::Framing;
 use crate::kinto::seq::Seq;
+use crate::kinto::unquoted;
 use crate::query::Parameters;
 
 /// SECURITY: the most values in a body: enough for the ids of a large collection.
@@ -226,7 +227,7 @@ impl Since {
         if text == "now" {
             return Ok(Self::Now);
         }
-        let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+        let digits = unquoted(text).unwrap_or(text);
         if digits == "now" {
             return Ok(Self::Now);
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::journal::{Journal, JournalError};
 use crate::settings::{HistoryMode, HistorySettings, JournalUrl, Settings};
@@ -90,13 +91,12 @@ impl Keeper {
 
     /// Whether the history is the sidecar's, once the upstream says it.
     pub async fn is_own_at_last(&self, upstream: &Upstream) -> bool {
-        let mut pause = Duration::from_millis(100);
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         loop {
             if let Ok(journal) = self.journal(upstream).await {
                 return journal.is_some();
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff.wait().await;
         }
     }
 

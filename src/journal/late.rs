@@ -8,21 +8,27 @@ use serde_json::value::RawValue;
 
 use super::queue::Work;
 use super::{Object, Outcome};
+use crate::backoff::Backoff;
 
 /// More is not held, in bytes: what became of those writes is looked up by the next process.
 const MOST: usize = 64 << 20;
-/// How long the engine is left alone: at first, and at most.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the engine is left alone.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Late {
     outcomes: VecDeque<Outcome>,
     /// How many outcomes are about an object.
     objects: HashMap<Object, usize>,
     bytes: usize,
-    pause: Duration,
+    backoff: Backoff,
+}
+
+impl Default for Late {
+    fn default() -> Self {
+        Self { outcomes: VecDeque::new(), objects: HashMap::new(), bytes: 0, backoff: PAUSES }
+    }
 }
 
 impl Late {
@@ -33,7 +39,7 @@ impl Late {
             return Err(outcome);
         }
         if self.outcomes.is_empty() {
-            self.pause = SHORTEST_PAUSE;
+            self.backoff = PAUSES;
         }
         self.bytes += bytes;
         for change in &outcome.changes {
@@ -52,12 +58,12 @@ impl Late {
 
     /// When they are told again; `None` where there are none.
     pub(super) fn pause(&self) -> Option<Duration> {
-        (!self.outcomes.is_empty()).then_some(self.pause)
+        (!self.outcomes.is_empty()).then_some(self.backoff.pause())
     }
 
     /// They were told in vain.
     pub(super) fn tell_later(&mut self) {
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.backoff.lengthen();
     }
 
     /// Whether work is about an object of which something older is held.

@@ -13,7 +13,7 @@ use super::queue::{Done, Surplus, Waiting, Work, write};
 use super::statement::{Statement, timestamp};
 use super::{JournalError, News, Object};
 use crate::journal::transaction::Transaction;
-use crate::kinto::Timestamp;
+use crate::kinto::{DAY, Timestamp};
 use crate::settings::HistorySettings;
 
 /// Entries removed at once.
@@ -96,7 +96,7 @@ async fn trim(
             }
         }
         if let Some(days) = rules.keep_days {
-            let before = Timestamp::now().back(Duration::from_secs(days.saturating_mul(86_400)));
+            let before = Timestamp::now().back(DAY.saturating_mul(u32::try_from(days).unwrap_or(u32::MAX)));
             remove(queue, Surplus::Age { bucket, before }).await?;
         }
     }

@@ -13,10 +13,9 @@ use super::fields::Fields;
 use super::invalid::Invalid;
 use super::order::{compare, same};
 use super::{MODIFIED, Rules};
-use crate::kinto::Timestamp;
+use crate::kinto::{Timestamp, unquoted};
 use crate::query::schema::GivenFilter;
 
-const DAY: u64 = 24 * 3600 * 1000;
 const ID: &str = "id";
 
 /// One condition on a field.
@@ -233,15 +232,13 @@ impl Operator {
 /// The timestamp that a value names, if Kinto accepts it for one: not negative, and less than a day ahead.
 fn timestamp(value: &Value, now: Timestamp) -> Option<Timestamp> {
     let timestamp = match value {
-        Value::String(text) => {
-            let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-            let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-            all_digits.then(|| digits.parse().ok()).flatten()
+        Value::String(text) => Timestamp::from_digits(unquoted(text).unwrap_or(text)),
+        Value::Number(number) => {
+            crate::kinto::python::Integer::truncate(number)?.value.try_into().ok().map(Timestamp)
         }
-        Value::Number(number) => crate::kinto::python::Integer::truncate(number)?.value.try_into().ok(),
         _ => None,
     };
-    timestamp.filter(|timestamp: &u64| *timestamp < now.0.saturating_add(DAY)).map(Timestamp)
+    timestamp.filter(|timestamp| timestamp.is_near(now))
 }
 
 fn has_null_character(value: &Value) -> bool {

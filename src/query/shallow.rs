@@ -1,20 +1,18 @@
 //! Rows as they are written, however deep they nest: Kinto takes a thousand levels, and whoever looks into a row goes down
 //! level by level on the stack.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use crate::bounded;
 
 /// What is nested deeper cannot be told from `null`.
 const DEEPEST: usize = 100;
 
 /// What stands in an object; nothing where it is none.
 pub fn members(json: &[u8]) -> Map<String, Value> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    match Level(DEEPEST).deserialize(&mut reader) {
-        Ok(Value::Object(members)) => members,
+    match bounded::read_levels(json, DEEPEST) {
+        Some(Value::Object(members)) => members,
         _ => Map::new(),
     }
 }
@@ -55,70 +53,6 @@ fn subset_below(json: &str, paths: &[&str], levels: usize) -> Option<String> {
     }
     kept.push('}');
     Some(kept)
-}
-
-/// How many levels may follow.
-#[derive(Clone, Copy)]
-struct Level(usize);
-
-impl<'de> DeserializeSeed<'de> for Level {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Value, D::Error> {
-        if self.0 == 0 {
-            reader.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null)
-        } else {
-            reader.deserialize_any(self)
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Level {
-    type Value = Value;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("JSON")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(Self(self.0 - 1))? {
-            list.push(item);
-        }
-        Ok(list.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(name) = members.next_key()? {
-            object.insert(name, members.next_value_seed(Self(self.0 - 1))?);
-        }
-        Ok(object.into())
-    }
 }
 
 #[cfg(test)]

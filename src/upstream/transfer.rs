@@ -11,10 +11,10 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use tokio::time::{Sleep, sleep};
 
 use super::{UpstreamError, pool::Pool};
 use crate::wire::body::{Body, BoxError};
+use crate::wire::stall::Stall;
 
 /// How far a request's body has got. While it moves, or while its client is what is waited for, the upstream is not slow.
 #[derive(Debug, Default)]
@@ -95,8 +95,7 @@ pub(super) struct Download {
     connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
     /// The body of the request, where it has one.
     upload: Option<Arc<Progress>>,
-    patience: Duration,
-    stall: Option<Pin<Box<Sleep>>>,
+    stall: Stall,
 }
 
 impl Download {
@@ -106,7 +105,7 @@ impl Download {
         upload: Option<Arc<Progress>>,
         patience: Duration,
     ) -> Self {
-        Self { incoming, first: None, connection, upload, patience, stall: None }
+        Self { incoming, first: None, connection, upload, stall: Stall::new(patience) }
     }
 
     /// The body for the answer. One that is there already, in one piece, is taken as it is, and its connection is free
@@ -152,12 +151,10 @@ impl Download {
             return Poll::Ready(Some(Ok(first)));
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
-            self.stall = None;
+            self.stall.end();
             return Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::of_exchange)));
         }
-        let patience = self.patience;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(patience)));
-        ready!(stall.as_mut().poll(context));
+        ready!(self.stall.poll(context));
         Poll::Ready(Some(Err(UpstreamError::BodyTimeout)))
     }
 }

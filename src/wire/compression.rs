@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
+use super::headers;
+
 /// Bodies shorter than this fit into one packet as they are, in bytes.
 pub const WORTHWHILE: usize = 860;
 
@@ -52,7 +54,7 @@ fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Enco
     for value in accept_encoding.filter_map(|value| value.to_str().ok()) {
         for item in value.split(',') {
             let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-            let (name, weight) = (name.trim(), weight(parameters));
+            let (name, weight) = (name.trim(), headers::weight(parameters));
             if name == "*" {
                 others = Some(weight);
             }
@@ -108,19 +110,6 @@ pub fn compress(encoding: Encoding, chunks: &[Bytes]) -> io::Result<Bytes> {
 
 fn write(encoder: &mut impl Write, chunks: &[Bytes]) -> io::Result<()> {
     chunks.iter().try_for_each(|chunk| encoder.write_all(chunk))
-}
-
-/// A quality value in thousandths; one that cannot be read counts as the greatest.
-fn weight(parameters: &str) -> u16 {
-    let quality = parameters.split(';').find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
-    });
-    let Some(quality) = quality else { return 1000 };
-    match quality.split_once('.').unwrap_or((quality, "")) {
-        ("0", digits) => format!("{digits:0<3}").get(..3).and_then(|digits| digits.parse().ok()).unwrap_or(0),
-        _ => 1000,
-    }
 }
 
 #[cfg(test)]

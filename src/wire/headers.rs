@@ -139,6 +139,19 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
     })
 }
 
+/// The quality value among the parameters of what is accepted, in thousandths; one that cannot be read counts as the greatest.
+pub(crate) fn weight(parameters: &str) -> u16 {
+    let quality = parameters.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+    });
+    let Some(quality) = quality else { return 1000 };
+    match quality.split_once('.').unwrap_or((quality, "")) {
+        ("0", digits) => format!("{digits:0<3}").get(..3).and_then(|digits| digits.parse().ok()).unwrap_or(0),
+        _ => 1000,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

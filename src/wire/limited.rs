@@ -2,21 +2,19 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
 
 use crate::settings::Limits;
 use crate::wire::body::{Body, BodyError, BoxError};
+use crate::wire::stall::Stall;
 
 struct RequestBody {
     incoming: Incoming,
     left: u64,
-    patience: Duration,
-    stall: Option<Pin<Box<Sleep>>>,
+    stall: Stall,
 }
 
 /// Puts a body under its limits. One that says itself that it is too large is refused at once.
@@ -28,7 +26,7 @@ pub(crate) fn limited(incoming: Incoming, limits: &Limits) -> Result<Body, BodyE
     if incoming.size_hint().lower() > left {
         return Err(BodyError::TooLarge);
     }
-    Ok(Body::boxed(RequestBody { incoming, left, patience: limits.body_timeout, stall: None }))
+    Ok(Body::boxed(RequestBody { incoming, left, stall: Stall::new(limits.body_timeout) }))
 }
 
 impl HttpBody for RequestBody {
@@ -41,11 +39,10 @@ impl HttpBody for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) else {
-            let stall = this.stall.get_or_insert_with(|| Box::pin(sleep(this.patience)));
-            ready!(stall.as_mut().poll(context));
+            ready!(this.stall.poll(context));
             return Poll::Ready(Some(Err(BodyError::TooSlow.into())));
         };
-        this.stall = None;
+        this.stall.end();
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Broken(error.to_string()).into()))),

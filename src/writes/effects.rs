@@ -15,6 +15,7 @@ use super::answer::Answer;
 use super::pending::Pending;
 use super::write::{Target, Write};
 use crate::access::Access;
+use crate::backoff::Backoff;
 use crate::journal::Object;
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::timeline::Timeline;
@@ -22,9 +23,8 @@ use crate::timeline::clock::WriteUnderWay;
 use crate::upstream::Upstream;
 use crate::upstream::kinto::{ReadError, Source};
 
-/// How long the upstream is left alone after it could not say a timestamp: at first, and at most.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long the upstream is left alone after it could not say a timestamp.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
 
 /// Tells the timeline and the permissions what passes.
 #[derive(Debug)]
@@ -160,13 +160,10 @@ impl Effects {
         }
         let (this, key) = (Arc::clone(self), key.clone());
         tokio::spawn(async move {
-            let mut pause = SHORTEST_PAUSE;
-            loop {
-                tokio::time::sleep(pause).await;
-                if this.learn(&key).await {
-                    break;
-                }
-                pause = (pause * 2).min(LONGEST_PAUSE);
+            let mut backoff = PAUSES;
+            backoff.wait().await;
+            while !this.learn(&key).await {
+                backoff.wait().await;
             }
             this.pending.lock().remove(&key);
         });

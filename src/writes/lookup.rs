@@ -20,6 +20,7 @@ use super::changes::{changed, vanished};
 use super::sent;
 use super::write::{Target, object_in};
 use super::{Writes, default_bucket, versions};
+use crate::backoff::Backoff;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::query::members;
@@ -313,7 +314,7 @@ impl Writes {
     pub(super) async fn recover(self: &Arc<Self>, journal: &Journal, mut left: Vec<OpenGroup>) {
         let _marks: Vec<_> = left.iter().map(|(group, _)| self.examining(*group)).collect();
         let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
-        let mut pause = BETWEEN_LOOKS;
+        let mut backoff = Backoff::new(BETWEEN_LOOKS, LONGEST_WAIT);
         while !left.is_empty() {
             let several = left.split_off(left.len().saturating_sub(TOGETHER));
             let looked = several.iter().map(|(group, intents)| {
@@ -332,8 +333,7 @@ impl Writes {
                 }
             }
             if is_failed {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_WAIT);
+                backoff.wait().await;
             }
         }
     }

@@ -14,15 +14,15 @@ use super::write::{Target, Write};
 use super::{Writes, default_bucket, lives, versions};
 use crate::access::Credentials;
 use crate::aside;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::Timestamp;
 use crate::settings::JournalFailure;
 use crate::upstream::kinto::Source;
 
-/// How long the upstream is left alone after it could not say what became of a write: at first, and at most.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the upstream is left alone after it could not say what became of a write.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Writes whose intents are in the journal.
 #[derive(Debug)]
@@ -245,11 +245,10 @@ impl Recording {
         self.turns.clear();
         let Some(group) = self.group else { return };
         let _mark = self.room.examining(group);
-        let mut pause = SHORTEST_PAUSE;
+        let mut backoff = PAUSES;
         while let Err(error) = self.room.look_up(&self.journal, group, self.questions()).await {
             tracing::debug!(%error, "could not look up what became of a write");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff.wait().await;
         }
     }
 

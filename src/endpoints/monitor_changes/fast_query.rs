@@ -14,14 +14,13 @@ pub(super) struct Plain<'q> {
 impl<'q> Plain<'q> {
     /// Reads a query without decoding it; `None` where it asks for more than a plain list, or is not quite right.
     pub(super) fn read(query: Option<&'q str>, now: Timestamp) -> Option<Self> {
-        const DAY: u64 = 24 * 3600 * 1000;
         let mut plain = Self::default();
         for (name, value) in pairs(query.unwrap_or_default()) {
             match name {
                 "_since" if plain.since.is_none() => {
                     let quoted = value.strip_prefix("%22").and_then(|value| value.strip_suffix("%22"));
                     let since = timestamp(quoted.unwrap_or(value))?;
-                    plain.since = Some(since).filter(|since| since.0 < now.0.saturating_add(DAY));
+                    plain.since = Some(since).filter(|since| since.is_near(now));
                     plain.since?;
                 }
                 "_expected" if plain.expected.is_none() && !value.contains(['%', '+']) => {

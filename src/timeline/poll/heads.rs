@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
@@ -167,9 +167,8 @@ impl SubAnswer {
         let header = |name: &str| {
             self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
-        let timestamp =
-            header("etag").and_then(|etag| Timestamp::from_etag(&HeaderValue::try_from(etag).ok()?));
-        let timestamp = timestamp
+        let timestamp = header("etag")
+            .and_then(|etag| Timestamp::from_etag_text(etag))
             .ok_or_else(|| ReadError::Garbled("a list without a timestamp as its ETag".to_owned()))?;
         Ok((timestamp, header("total-objects").and_then(|total| total.parse().ok())))
     }
