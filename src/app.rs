@@ -42,7 +42,7 @@ pub struct App {
     pub loans: Arc<Loans>,
     /// Timestamps of collections.
     pub timeline: Arc<Timeline>,
-    /// Asks for timestamps that no passing write told.
+    /// Asks for the timestamps that no passing write showed.
     pub poller: Arc<Poller>,
     /// Contents of collections.
     pub mirrors: Arc<Mirrors>,
@@ -170,7 +170,7 @@ impl Core {
         self.app.buffers.hold(client(peer, headers, &self.app.settings))
     }
 
-    /// The answer, counted where it is made of what is kept for many.
+    /// The answer; what it shares with others is lent to the client.
     pub fn lent(&self, mut answer: Response, headers: &HeaderMap, peer: &Peer) -> Result<Response, NoRoom> {
         let Some(lent) = answer.extensions_mut().remove::<Arc<Lent>>() else { return Ok(answer) };
         let loan = self.app.loans.lend(client(peer, headers, &self.app.settings), lent)?;

@@ -1,13 +1,16 @@
-//! What the sidecar answers itself: one file per endpoint.
+//! What the sidecar answers itself: one file per endpoint, and around all of them what they have in common.
+//!
+//! ```text
+//! the upstream's end of life ─► preflight ─► method ─► origin ─► the endpoint ─► refusals, loans ─► CORS ─► the upstream's advice
+//! ```
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::header::{HOST, ORIGIN};
+use bytes::Bytes;
+use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body::Body as _;
-use tokio::time::Instant;
 
 pub mod admin;
 pub mod batch;
@@ -18,6 +21,7 @@ pub mod database;
 pub mod feed;
 pub mod history;
 pub mod list;
+pub mod monitor;
 pub mod monitor_changes;
 pub mod monitor_changeset;
 pub mod own_bucket;
@@ -27,59 +31,105 @@ pub mod snapshot;
 
 use crate::access::Credentials;
 use crate::app::Core;
-use crate::aside;
 use crate::error::Error;
-use crate::kinto::Timestamp;
-use crate::route::Endpoint;
-use crate::timeline::entries::Entries;
-use crate::wire::body::Response;
-use crate::wire::cache_control::{self, Served};
+use crate::route::{Endpoint, Manners};
+use crate::upstream::UpstreamError;
+use crate::wire::body::{Body, Response};
+use crate::wire::cache_control;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::headers::insert_retry_after;
 use crate::wire::peer::Peer;
-use changeset_params::ChangesetParams;
-use monitor_changes::{Context, Monitor};
 
-/// Answers a request for one of the sidecar's own endpoints.
+/// Answers a request for one of the sidecar's own endpoints. It carries the `Backoff` and the `Alert` that the upstream
+/// sends to everybody; where the upstream has reached its end of life, its 410 is the answer.
 pub async fn answer(
-    core: &Core,
+    core: &Arc<Core>,
     endpoint: Endpoint,
     request: &Parts,
+    body: Body,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    let exposed = match endpoint {
-        Endpoint::MonitorChangeset | Endpoint::Changeset(_) => Exposed::Changeset,
-        Endpoint::History(_) if request.method == Method::DELETE => Exposed::Plain,
-        Endpoint::MonitorChanges | Endpoint::History(_) => Exposed::List,
-        Endpoint::Snapshot(..) => Exposed::Snapshot,
-        Endpoint::Broadcasts => Exposed::Plain,
-    };
-    let answered = match endpoint {
-        Endpoint::Changeset(key) => changeset::answer(core, request, key).await,
-        Endpoint::Broadcasts => {
-            let (entries, _) = core.app.poller.entries(None).await?;
-            broadcasts::respond(&core.app.broadcasts, &entries, &core.app.settings, request, Instant::now())
+    if core.upstream.ended().is_some() {
+        // It may have come back.
+        let asked = core.upstream.ask_as(Method::GET, "/", HeaderMap::new(), Bytes::new()).await;
+        if let Err(error @ UpstreamError::Ended(_)) = asked {
+            return Err(Error::Upstream(error));
         }
-        Endpoint::MonitorChanges | Endpoint::MonitorChangeset => {
-            monitor(core, &endpoint, request, peer).await
-        }
-        Endpoint::History(bucket) => {
-            let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-            history::answer(core, journal, &bucket, request, peer).await
-        }
-        Endpoint::Snapshot(key, moment) => {
-            let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-            held(core, request, peer, snapshot::answer(core, journal, &key, &moment, request).await)
-        }
+    }
+    let mut response = answer_part(core, endpoint, request, body, peer).await?;
+    if let Some(ended) = core.upstream.ended() {
+        return Err(Error::Upstream(UpstreamError::Ended(ended)));
+    }
+    if let Some(advice) = core.upstream.advice() {
+        advice.insert(response.status(), response.headers_mut());
+    }
+    Ok(response)
+}
+
+/// As [`answer`], without what the upstream says to everybody: for a part of a larger answer.
+async fn answer_part(
+    core: &Arc<Core>,
+    endpoint: Endpoint,
+    request: &Parts,
+    body: Body,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let manners = endpoint.manners();
+    let answered = match greeted(core, &manners, request) {
+        Ok(None) => own(core, endpoint, request, body, peer).await,
+        Ok(Some(preflight)) => Ok(preflight),
+        Err(error) => Err(error),
     };
     let mut response = match answered {
-        // What the client did wrong is told to scripts as any other answer of the endpoint.
+        // Scripts may read what the client did wrong like any other answer.
         Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
         answered => core.lent(answered?, &request.headers, peer)?,
     };
+    // The answer to a deletion is no list.
+    let exposed = if request.method == Method::DELETE { Exposed::Plain } else { manners.exposed };
     let origins = &core.app.settings.kinto.cors_origins;
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), exposed, origins);
     Ok(response)
+}
+
+/// The checks that come first. Gives the answer to a browser that asks whether it may send a request.
+fn greeted(core: &Core, manners: &Manners, request: &Parts) -> Result<Option<Response>, Error> {
+    let origins = &core.app.settings.kinto.cors_origins;
+    if request.method == Method::OPTIONS {
+        return Ok(Some(cors::preflight(&request.headers, manners.methods, manners.exposed, origins)?));
+    }
+    if !manners.knows(&request.method) {
+        return Err(Error::MethodNotAllowed { allow: manners.methods });
+    }
+    cors::check_origin(&request.headers, origins)?;
+    Ok(None)
+}
+
+async fn own(
+    core: &Arc<Core>,
+    endpoint: Endpoint,
+    request: &Parts,
+    body: Body,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    match endpoint {
+        Endpoint::Changeset(key) => changeset::answer(core, request, key).await,
+        Endpoint::MonitorChanges | Endpoint::MonitorChangeset => {
+            monitor::answer(core, &endpoint, request, peer).await
+        }
+        // Boxed: these futures would be moved with those of all others.
+        Endpoint::Broadcasts => Box::pin(broadcasts::answer(core)).await,
+        Endpoint::Feed(subject) => Box::pin(feed::answer(core, subject, request, body, peer)).await,
+        Endpoint::Database(key) => Box::pin(database::answer(core, key, request)).await,
+        Endpoint::History(bucket) => Box::pin(history::answer(core, &bucket, request, peer)).await,
+        Endpoint::Snapshot(key, moment) => {
+            let answer = Box::pin(snapshot::answer(core, &key, &moment, request)).await?;
+            // It was made for this client alone, and is held for as long as it is read.
+            let mut hold = core.hold(&request.headers, peer);
+            hold.grow(usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX))?;
+            Ok(answer.map(|body| body.held(hold)))
+        }
+    }
 }
 
 /// The answer to a request that failed, told to the log once.
@@ -100,86 +150,12 @@ pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> R
     response
 }
 
-/// What somebody is told whose request is wrong. Some caches keep a 404 of their own accord: not for others, where it is
-/// what one with credentials was told.
-pub(crate) fn refusal(error: Error, request: &HeaderMap) -> Response {
+/// The answer to a request that is wrong. Some caches keep a 404 without being told to. They must not give one that was
+/// sent to somebody with credentials to anybody else.
+fn refusal(error: Error, request: &HeaderMap) -> Response {
     let mut response = error.into_response();
     if !Credentials::of(request).is_anonymous() {
         cache_control::keep_private(response.headers_mut());
     }
     response
-}
-
-/// An answer that was made for this client alone is held for as long as it is read.
-fn held(
-    core: &Core,
-    request: &Parts,
-    peer: &Peer,
-    answer: Result<Response, Error>,
-) -> Result<Response, Error> {
-    let answer = answer?;
-    let mut hold = core.hold(&request.headers, peer);
-    hold.grow(usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX))?;
-    Ok(answer.map(|body| body.held(hold)))
-}
-
-/// Answers from the list of timestamps, brought up to what the request shows to be known to the client. What needs no
-/// list costs the upstream nothing.
-async fn monitor(core: &Core, endpoint: &Endpoint, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let app = &core.app;
-    let settings = &app.settings;
-    let credentials = Credentials::of(&request.headers);
-    if !app.access.has_principal(&core.upstream, &credentials, &settings.changes.principals).await? {
-        return Err(if credentials.is_anonymous() { Error::Unauthorized } else { Error::Forbidden });
-    }
-    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let base_url = || list::base_url(settings, peer.scheme(), host);
-    let context = Context { settings, now: Timestamp::now(), base_url: &base_url };
-    let asked = match endpoint {
-        Endpoint::MonitorChangeset => {
-            monitor_changeset::check(&context, request)?.map_continue(Asked::Changeset)
-        }
-        _ => monitor_changes::check(&context, request)?.map_continue(Asked::List),
-    };
-    let asked = match asked {
-        ControlFlow::Break(response) => return Ok(response),
-        ControlFlow::Continue(asked) => asked,
-    };
-    let (expected, since) = match &asked {
-        Asked::Changeset(params) => (Some(&*params.expected), params.since),
-        Asked::List(asked) => asked.known(),
-    };
-    let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
-    let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
-    let mut response = match asked {
-        Asked::Changeset(params) => monitor_changeset::answer(&params, &monitor, request)?,
-        Asked::List(asked) if asked.work(&entries) <= aside::LITTLE => asked.answer(&monitor, request)?,
-        Asked::List(asked) => Box::pin(aside_from(core, asked, &entries, request, &context)).await?,
-    };
-    Served::from_memory(is_stale).insert(response.headers_mut());
-    Ok(response)
-}
-
-/// As [`monitor`], for what takes long to select.
-async fn aside_from(
-    core: &Core,
-    asked: monitor_changes::Asked,
-    entries: &Arc<Entries>,
-    request: &Parts,
-    context: &Context<'_>,
-) -> Result<Response, Error> {
-    let (app, entries, request) = (Arc::clone(&core.app), Arc::clone(entries), request.clone());
-    let (now, base_url) = (context.now, (context.base_url)());
-    let answer = move || {
-        let base_url = || base_url.clone();
-        let context = Context { settings: &app.settings, now, base_url: &base_url };
-        asked.answer(&Monitor { entries: &entries, host: app.timeline.host(), context }, &request)
-    };
-    aside::run(usize::MAX, answer).await?
-}
-
-/// A request for one of the two monitor endpoints that has passed all checks.
-enum Asked {
-    List(monitor_changes::Asked),
-    Changeset(ChangesetParams),
 }

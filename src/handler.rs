@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request, Uri};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -17,13 +17,11 @@ use crate::app::Core;
 use crate::aside;
 use crate::endpoints::{self, fail, root};
 use crate::error::Error;
-use crate::feeds::Subject;
 use crate::forward;
 use crate::kinto::{RequestPath, Resource, Sent, Timestamp};
 use crate::metrics::{self, CacheOutcome};
-use crate::route::Route;
+use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
-use crate::upstream::UpstreamError;
 use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::headers;
@@ -61,42 +59,6 @@ async fn answer(
     request: Request<Incoming>,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    if matches!(route, Route::Own(_) | Route::Feed(_) | Route::Database(_)) {
-        return Box::pin(own(core, route, request, peer)).await;
-    }
-    answer_as(core, route, request, peer).await
-}
-
-/// Answers what is the sidecar's own. What the upstream has to say to everybody belongs on it, and in place of it.
-async fn own(
-    core: &Arc<Core>,
-    route: Route,
-    request: Request<Incoming>,
-    peer: &Peer,
-) -> Result<Response, Error> {
-    if core.upstream.ended().is_some() {
-        // It may have come back.
-        let asked = core.upstream.ask_as(Method::GET, "/", HeaderMap::new(), Bytes::new()).await;
-        if let Err(error @ UpstreamError::Ended(_)) = asked {
-            return Err(Error::Upstream(error));
-        }
-    }
-    let mut response = answer_as(core, route, request, peer).await?;
-    if let Some(ended) = core.upstream.ended() {
-        return Err(Error::Upstream(UpstreamError::Ended(ended)));
-    }
-    if let Some(advice) = core.upstream.advice() {
-        advice.insert(response.status(), response.headers_mut());
-    }
-    Ok(response)
-}
-
-async fn answer_as(
-    core: &Arc<Core>,
-    mut route: Route,
-    request: Request<Incoming>,
-    peer: &Peer,
-) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
     // SECURITY: a TRACE is answered with the request, credentials and all (CVE-2004-2320); a CONNECT is not for a gateway.
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
@@ -105,28 +67,25 @@ async fn answer_as(
     if !incoming.is_end_stream() && !headers::is_coding_known(&parts.headers) {
         return Err(Error::UnknownCoding);
     }
-    if let Route::Own(endpoint) = route {
-        // Boxed, as what is large and not forwarding is below: its future would be moved with that of every request.
-        if !endpoint.is_of_history() || Box::pin(core.app.history.journal(&core.upstream)).await?.is_some() {
-            return Box::pin(endpoints::answer(core, endpoint, &parts, peer)).await;
-        }
-        route = Route::Forward;
-    }
-    let is_of_history = matches!(route, Route::Feed(Subject::History(..)));
-    if is_of_history && Box::pin(core.app.history.journal(&core.upstream)).await?.is_none() {
-        route = Route::Forward;
-    }
-    let body: Body = limited::limited(incoming, &core.app.settings.limits)?;
     let route = match route {
-        Route::Feed(subject) => {
-            return Box::pin(endpoints::feed::answer(core, subject, parts, body, peer)).await;
-        }
-        // Any other method is Kinto's, which sends the client to the URL without a slash.
-        Route::Database(key) if matches!(parts.method, Method::GET | Method::HEAD) => {
-            return Box::pin(endpoints::database::answer(core, key, &parts)).await;
+        Route::Own(endpoint) => {
+            let is_ours = match &endpoint {
+                // Kinto sends other methods to the URL without a slash.
+                Endpoint::Database(_) => matches!(parts.method, Method::GET | Method::HEAD),
+                endpoint if endpoint.is_of_history() => {
+                    Box::pin(core.app.history.journal(&core.upstream)).await?.is_some()
+                }
+                _ => true,
+            };
+            if is_ours {
+                // Boxed, as all large futures are that do not forward: they would be moved with that of every request.
+                return Box::pin(endpoints::answer(core, endpoint, &parts, incoming.into(), peer)).await;
+            }
+            Route::Forward
         }
         route => route,
     };
+    let body = limited::limited(incoming.into(), &core.app.settings.limits)?;
     let request = Request::from_parts(parts, body);
     match route {
         Route::Root if is_read(request.method()) => {
@@ -147,7 +106,7 @@ fn is_read(method: &Method) -> bool {
 /// Passes a read on.
 async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     if RequestPath::may_be_in_default_bucket(request.uri().path()) {
-        // What is not read exactly writes nothing, and goes on unread.
+        // A path that is not read exactly makes nothing in a default bucket: it is passed on.
         if let Some(path) = path_of(core, &request).ok().filter(RequestPath::is_in_default_bucket) {
             return Box::pin(read_default(core, request, path, peer)).await;
         }
@@ -155,13 +114,13 @@ async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Respon
     forward::stream(core, request, peer).await
 }
 
-/// What a request's path names; a refusal where servers in front of Kinto read it in several ways.
+/// What a request's path names. It is refused where servers in front of Kinto would read it in several ways.
 fn path_of(core: &Core, request: &Request<Body>) -> Result<RequestPath, Error> {
     let version = &core.app.settings.upstream.version;
     RequestPath::read(request.uri().path(), version, Sent::Alone).map_err(unreadable)
 }
 
-/// SECURITY: a write that is not read exactly as it is carried out would pass without being known.
+/// SECURITY: a write that is read in another way than Kinto does would go unnoticed.
 fn unreadable(trouble: &str) -> Error {
     Error::InvalidParameter {
         location: "path",
@@ -188,14 +147,14 @@ async fn read_default(
     Ok(response)
 }
 
-/// Passes a write on, and has what it wrote known before the client is answered. It is carried to its end even if the
-/// client goes away.
+/// Passes a write on, and notes what it wrote before the client is answered. It is carried to its end even if the client
+/// goes away.
 async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     let path = path_of(core, &request)?;
     let (core, peer) = (Arc::clone(core), peer.clone());
     let mut hold = core.hold(request.headers(), &peer);
     let carried = tokio::spawn(async move {
-        // However a batch's path is spelt, what is in it counts.
+        // A batch is looked into, however its path is spelt.
         if *path.resource(None) == Resource::Batch && request.method() == Method::POST {
             let (parts, body) = request.into_parts();
             let limits = &core.app.settings.limits;

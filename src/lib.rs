@@ -12,7 +12,7 @@
 //! - **A change** moves a collection's [`timeline::clock`]. Whoever next asks for its changeset finds the [`mirror`] behind
 //!   the clock, and one delta brings it up to date for all. Changes that pass elsewhere are found by [`timeline::poll`].
 //! - **An answer** is a slice of bytes that are already there ([`mirror::content`], [`timeline::document`]), compressed
-//!   once ([`wire::compression`]), dressed for caches ([`wire::cache_control`]) and browsers ([`wire::cors`]).
+//!   once ([`wire::variants`]), dressed for caches ([`wire::cache_control`]) and browsers ([`wire::cors`]).
 //! - **A feed** ([`feeds`]) is an answer that goes on: its reader holds a position, is woken by thread, and is given what
 //!   was written once for all.
 //! - **Kinto** is spoken to by [`upstream`] alone; its words are in [`kinto`], its list language in [`query`], its errors in

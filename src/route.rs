@@ -4,13 +4,15 @@
 
 use std::borrow::Cow;
 
-use crate::feeds::{Subject, View};
+use http::Method;
 use percent_encoding::percent_decode_str;
 
+use crate::feeds::{Subject, View};
 use crate::kinto::{CollectionKey, is_segment};
 use crate::settings::{ChangesMode, HistoryMode, Settings};
+use crate::wire::cors::Exposed;
 
-/// A request for one of the endpoints that need no more than its head.
+/// An endpoint of the sidecar's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
     /// The list of timestamps.
@@ -25,12 +27,55 @@ pub enum Endpoint {
     History(String),
     /// A collection at a moment, which is what stands behind the `@`.
     Snapshot(CollectionKey, String),
+    /// A feed of changes.
+    Feed(Subject),
+    /// A collection as `CouchDB`'s clients ask for their database.
+    Database(CollectionKey),
+}
+
+/// How an endpoint is asked, and what scripts may read of its answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Manners {
+    /// Its name in logs and metrics.
+    pub name: &'static str,
+    /// The methods that it knows, as `Allow` has them.
+    pub methods: &'static str,
+    /// The headers that scripts may read.
+    pub exposed: Exposed,
 }
 
 impl Endpoint {
+    /// How it is asked.
+    pub fn manners(&self) -> Manners {
+        const READ: &str = "GET, HEAD, OPTIONS";
+        let (name, methods, exposed) = match self {
+            Self::MonitorChanges => ("monitor-changes", READ, Exposed::List),
+            Self::MonitorChangeset => ("monitor-changeset", READ, Exposed::Changeset),
+            Self::Broadcasts => ("broadcasts", READ, Exposed::Plain),
+            Self::Changeset(_) => ("changeset", READ, Exposed::Changeset),
+            Self::History(_) => ("history", "GET, HEAD, DELETE, OPTIONS", Exposed::List),
+            Self::Snapshot(..) => ("snapshot", READ, Exposed::Snapshot),
+            Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Changeset),
+            Self::Database(_) => ("database", READ, Exposed::Plain),
+        };
+        Manners { name, methods, exposed }
+    }
+
     /// Whether it is the upstream's where that keeps the history itself.
     pub fn is_of_history(&self) -> bool {
-        matches!(self, Self::History(_) | Self::Snapshot(..))
+        matches!(self, Self::History(_) | Self::Snapshot(..) | Self::Feed(Subject::History(..)))
+    }
+
+    /// Whether a batch may ask for it. Kinto answers for the others that it knows no such URL.
+    pub fn is_in_batches(&self) -> bool {
+        !matches!(self, Self::Feed(_) | Self::Database(_))
+    }
+}
+
+impl Manners {
+    /// Whether the endpoint knows this method.
+    pub fn knows(&self, method: &Method) -> bool {
+        self.methods.split(", ").any(|known| known == method.as_str())
     }
 }
 
@@ -43,10 +88,6 @@ pub enum Route {
     Api,
     /// One of the sidecar's own endpoints.
     Own(Endpoint),
-    /// A feed of changes.
-    Feed(Subject),
-    /// A collection as `CouchDB`'s clients ask for their database.
-    Database(CollectionKey),
     /// `/v1/batch`, which may ask for any of the others.
     Batch,
     /// Anything else: the upstream answers.
@@ -65,13 +106,13 @@ impl Route {
         else {
             return Self::Forward;
         };
-        if let Some(route) = Self::of_feed(path) {
-            let is_ours = match route {
-                Self::Feed(Subject::Monitor) => has_changes,
-                Self::Feed(Subject::History(..)) => has_history,
+        if let Some(endpoint) = of_feed(path) {
+            let is_ours = match endpoint {
+                Endpoint::Feed(Subject::Monitor) => has_changes,
+                Endpoint::Feed(Subject::History(..)) => has_history,
                 _ => true,
             };
-            return if is_ours { route } else { Self::Forward };
+            return if is_ours { Self::Own(endpoint) } else { Self::Forward };
         }
         if !has_changes && !has_history {
             return Self::Forward;
@@ -95,44 +136,37 @@ impl Route {
         endpoint.map_or(Self::Forward, Self::Own)
     }
 
-    /// Feeds, and what belongs to them, by the path below the version.
-    fn of_feed(path: &str) -> Option<Self> {
-        if path == "/_changes" {
-            return Some(Self::Feed(Subject::Monitor));
-        }
-        let (bucket, path) = path.strip_prefix("/buckets/")?.split_once('/')?;
-        let bucket = &*id(bucket)?;
-        if path == "_changes" {
-            return Some(Self::Feed(Subject::Bucket(bucket.into())));
-        }
-        if path == "history/_changes" {
-            return Some(Self::Feed(Subject::History(bucket.into(), View::Everything)));
-        }
-        let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
-        let key = CollectionKey::new(bucket, &id(collection)?);
-        match leaf {
-            "_changes" => Some(Self::Feed(Subject::Collection(key))),
-            "" => Some(Self::Database(key)),
-            _ => None,
-        }
-    }
-
     /// The name of the endpoint in logs and metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Root => "root",
             Self::Api => "api",
-            Self::Own(Endpoint::MonitorChanges) => "monitor-changes",
-            Self::Own(Endpoint::MonitorChangeset) => "monitor-changeset",
-            Self::Own(Endpoint::Changeset(_)) => "changeset",
-            Self::Own(Endpoint::Broadcasts) => "broadcasts",
-            Self::Own(Endpoint::History(_)) => "history",
-            Self::Own(Endpoint::Snapshot(..)) => "snapshot",
-            Self::Feed(_) => "feed",
-            Self::Database(_) => "database",
+            Self::Own(endpoint) => endpoint.manners().name,
             Self::Batch => "batch",
             Self::Forward => "forward",
         }
+    }
+}
+
+/// Feeds, and what belongs to them, by the path below the version.
+fn of_feed(path: &str) -> Option<Endpoint> {
+    if path == "/_changes" {
+        return Some(Endpoint::Feed(Subject::Monitor));
+    }
+    let (bucket, path) = path.strip_prefix("/buckets/")?.split_once('/')?;
+    let bucket = &*id(bucket)?;
+    if path == "_changes" {
+        return Some(Endpoint::Feed(Subject::Bucket(bucket.into())));
+    }
+    if path == "history/_changes" {
+        return Some(Endpoint::Feed(Subject::History(bucket.into(), View::Everything)));
+    }
+    let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
+    let key = CollectionKey::new(bucket, &id(collection)?);
+    match leaf {
+        "_changes" => Some(Endpoint::Feed(Subject::Collection(key))),
+        "" => Some(Endpoint::Database(key)),
+        _ => None,
     }
 }
 
@@ -159,7 +193,7 @@ fn of_history(bucket: &str, path: &str) -> Option<Endpoint> {
         .then(|| Endpoint::Snapshot(CollectionKey::new(bucket, collection), moment.to_owned()))
 }
 
-/// The id that a segment of a path names; none where servers in front of Kinto would see several.
+/// The id that a segment of a path names; `None` where servers in front of Kinto could read it in several ways.
 fn id(segment: &str) -> Option<Cow<'_, str>> {
     let is_plain = segment.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'/'));
     let id = percent_decode_str(segment).decode_utf8().ok().filter(|id| is_plain && is_segment(id))?;
@@ -174,6 +208,10 @@ mod tests {
 
     fn route(path: &str) -> Route {
         Route::of(path, &Settings::default())
+    }
+
+    fn feed(subject: Subject) -> Route {
+        Route::Own(Endpoint::Feed(subject))
     }
 
     #[test]
@@ -201,6 +239,24 @@ mod tests {
     }
 
     #[test]
+    fn each_endpoint_says_which_methods_it_knows() {
+        let knows = |path: &str| match route(path) {
+            Route::Own(endpoint) => ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+                .into_iter()
+                .filter(|method| endpoint.manners().knows(&method.parse().unwrap()))
+                .collect::<Vec<_>>()
+                .join(" "),
+            _ => unreachable!(),
+        };
+        for path in ["monitor/collections/changes/records", "monitor/collections/changes/changeset"] {
+            assert_eq!(knows(&format!("/v1/buckets/{path}")), "GET HEAD");
+        }
+        assert_eq!(knows("/v1/buckets/a/collections/b/changeset"), "GET HEAD");
+        assert_eq!(knows("/v1/buckets/a/history"), "GET HEAD DELETE");
+        assert_eq!(knows("/v1/buckets/a/_changes"), "GET HEAD POST");
+    }
+
+    #[test]
     fn ids_are_decoded() {
         let changeset =
             |bucket, collection| Route::Own(Endpoint::Changeset(CollectionKey::new(bucket, collection)));
@@ -214,7 +270,7 @@ mod tests {
             assert_eq!(route(path), changeset(bucket, collection), "{path}");
         }
         assert_eq!(route("/v1/buckets/%C3%A9/history"), Route::Own(Endpoint::History("é".to_owned())));
-        assert_eq!(route("/v1/buckets/a.b/_changes"), Route::Feed(Subject::Bucket("a.b".into())));
+        assert_eq!(route("/v1/buckets/a.b/_changes"), feed(Subject::Bucket("a.b".into())));
         for path in
             ["/v1/buckets/a/snapshot/collections/b@1@2", "/v1/buckets/a/snapshot/collections/b%401%402"]
         {
@@ -227,17 +283,17 @@ mod tests {
     fn feeds_are_known_whoever_answers_for_changes() {
         let settings = Settings { changes_mode: ChangesMode::Off, ..Settings::default() };
         let key = CollectionKey::new("a", "b");
-        for (path, feed) in [
-            ("/v1/buckets/a/collections/b/_changes", Route::Feed(Subject::Collection(key.clone()))),
-            ("/v1/buckets/a/_changes", Route::Feed(Subject::Bucket("a".into()))),
-            ("/v1/buckets/a/collections/b/", Route::Database(key)),
+        for (path, known) in [
+            ("/v1/buckets/a/collections/b/_changes", feed(Subject::Collection(key.clone()))),
+            ("/v1/buckets/a/_changes", feed(Subject::Bucket("a".into()))),
+            ("/v1/buckets/a/collections/b/", Route::Own(Endpoint::Database(key))),
         ] {
-            assert_eq!(route(path), feed);
-            assert_eq!(Route::of(path, &settings), feed);
+            assert_eq!(route(path), known);
+            assert_eq!(Route::of(path, &settings), known);
         }
-        assert_eq!(route("/v1/_changes"), Route::Feed(Subject::Monitor));
+        assert_eq!(route("/v1/_changes"), feed(Subject::Monitor));
         assert_eq!(Route::of("/v1/_changes", &settings), Route::Forward);
-        let history = Route::Feed(Subject::History("a".into(), View::Everything));
+        let history = feed(Subject::History("a".into(), View::Everything));
         assert_eq!(Route::of("/v1/buckets/a/history/_changes", &settings), history);
         let settings = Settings { history_mode: HistoryMode::Off, ..Settings::default() };
         assert_eq!(Route::of("/v1/buckets/a/history/_changes", &settings), Route::Forward);

@@ -52,7 +52,7 @@ pub use words::Advice;
 use connect::{Connector, Sender};
 use described::Described;
 use pool::Pool;
-use transfer::{Download, Progress, Upload};
+use transfer::{Download, Progress};
 use words::Words;
 
 /// The upstream, as one thread sees it. Clones share their connections.
@@ -433,7 +433,7 @@ fn watch_upload(request: Request<Body>) -> (Request<Body>, Option<Arc<Progress>>
         return (request, None);
     }
     let progress = Arc::new(Progress::default());
-    (request.map(|body| Upload::wrap(body, Arc::clone(&progress))), Some(progress))
+    (request.map(|body| body.hooked(Arc::clone(&progress))), Some(progress))
 }
 
 fn copy_of(request: &Request<Body>) -> Request<Body> {

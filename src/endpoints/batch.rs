@@ -23,14 +23,14 @@ mod headers;
 mod json;
 mod request;
 
-use super::{Endpoint, list};
+use super::list;
 use crate::app::Core;
 use crate::aside;
 use crate::endpoints::fail;
 use crate::error::Error;
 use crate::forward;
 use crate::kinto::Timestamp;
-use crate::route::Route;
+use crate::route::{Endpoint, Route};
 use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::cors::{self, Exposed};
@@ -83,7 +83,7 @@ type OwnAnswer = [Body; 3];
 /// Answers a batch whose body was read.
 /// What is in memory of it is held for as long as the answer is.
 pub async fn answer(
-    core: &Core,
+    core: &Arc<Core>,
     parts: Parts,
     body: Bytes,
     peer: &Peer,
@@ -262,7 +262,7 @@ fn read_answers(body: &Bytes) -> (Vec<Bytes>, Option<Arc<[Answer]>>) {
 
 /// Answers one of the sidecar's own sub-requests, as an element of the list of answers.
 async fn own(
-    core: &Core,
+    core: &Arc<Core>,
     outer: &Parts,
     request: &SubRequest,
     endpoint: Endpoint,
@@ -309,8 +309,8 @@ fn embedded(body: &Bytes) -> Bytes {
     }
 }
 
-async fn one(core: &Core, endpoint: Endpoint, parts: &Parts, peer: &Peer) -> Response {
-    let answered = super::answer(core, endpoint, parts, peer).await;
+async fn one(core: &Arc<Core>, endpoint: Endpoint, parts: &Parts, peer: &Peer) -> Response {
+    let answered = super::answer_part(core, endpoint, parts, Body::empty(), peer).await;
     answered.unwrap_or_else(|error| fail(core, error, parts.headers.get(header::ORIGIN)))
 }
 

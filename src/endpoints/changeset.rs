@@ -1,8 +1,8 @@
 //! `GET /buckets/{bucket}/collections/{collection}/changeset`: a collection's metadata, timestamp and changes, of one
 //! moment.
 //!
-//! Whoever may read the collection and all of its records may read its changeset; the upstream says who. The answer is a slice of the
-//! collection's mirror. What cannot be mirrored (the service account may not read it, or it is larger than the cache) is
+//! Whoever may read the collection and all of its records may read its changeset; the upstream says who. The answer is a
+//! slice of the collection's mirror. What cannot be mirrored (the service account may not read it, or it is larger than the cache) is
 //! read from the upstream and streamed, page by page.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
-use super::{list, monitor_changes::METHODS, own_bucket};
+use super::own_bucket;
 use crate::access::{Credentials, Verdict};
 use crate::app::{App, Core};
 use crate::error::Error;
@@ -25,7 +25,6 @@ use crate::upstream::kinto::{Metadata, ReadError};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
-use crate::wire::cors::{self, Exposed};
 use crate::wire::tagged::Coded;
 
 pub mod streamed;
@@ -40,12 +39,6 @@ pub async fn answer(
     key: CollectionKey,
 ) -> Result<Response, Error> {
     let app = &core.app;
-    if request.method == Method::OPTIONS {
-        let origins = &app.settings.kinto.cors_origins;
-        return Ok(cors::preflight(&request.headers, METHODS, Exposed::Changeset, origins)?);
-    }
-    list::check_method(&request.method)?;
-    cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
     let params = ChangesetParams::parse(request.uri.query(), app.settings.compat);
     let credentials = Credentials::of(&request.headers);
     let (key, verdict) = own_bucket::readable(core, key, &credentials).await?;
@@ -56,7 +49,7 @@ pub async fn answer(
         }
         Verdict::Refused(refusal) => return Ok(refusal.replay()),
     };
-    // As in the plugin, who may not read the collection is not told what is wrong with the parameters.
+    // As in the plugin, whoever may not read the collection is not told what is wrong with the parameters.
     let params = params?;
     let mirror = app.mirrors.mirror(&key);
     mirror.clock().used();
@@ -80,7 +73,7 @@ pub async fn answer(
         Err(error) => return Err(error.into()),
     };
     let public = credentials.is_anonymous();
-    let mut answer = Answer { app, key: &key, state: &state, params: &params, public };
+    let mut answer = MirroredChangeset { app, key: &key, state: &state, params: &params, public };
     let freshness = if granted.stale { Freshness::Stale } else { freshness };
     answer.respond(request, freshness).await
 }
@@ -91,7 +84,7 @@ pub(super) fn newest(expected: Option<&str>, since: Option<Timestamp>) -> Option
     expected.and_then(timestamp).max(since).filter(|newest| *newest <= PLAUSIBLE)
 }
 
-struct Answer<'a> {
+struct MirroredChangeset<'a> {
     app: &'a App,
     key: &'a CollectionKey,
     state: &'a Arc<State>,
@@ -99,7 +92,7 @@ struct Answer<'a> {
     public: bool,
 }
 
-impl Answer<'_> {
+impl MirroredChangeset<'_> {
     async fn respond(
         &mut self,
         request: &http::request::Parts,
@@ -134,7 +127,9 @@ impl Answer<'_> {
         // A selection says by itself how many rows it has.
         let limit = limit.filter(|_| selection.is_none());
         let name = ((selection, limit), if *method == Method::HEAD { Encoding::Identity } else { accepted });
-        if let Some(variant) = self.state.variants.get(&name) {
+        if name.1 != Encoding::Identity
+            && let Some(variant) = self.state.variants.get(&name)
+        {
             return Ok(Coded::compressed(variant, accepted));
         }
         let changes = match &name.0.0 {

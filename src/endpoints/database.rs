@@ -5,7 +5,6 @@
 use std::ops::ControlFlow;
 
 use http::Method;
-use http::header::ORIGIN;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
@@ -13,7 +12,7 @@ use crate::access::Credentials;
 use crate::app::Core;
 use crate::endpoints::feed::admission::admitted;
 use crate::endpoints::feed::tell_of_unreadable;
-use crate::endpoints::{list, refusal};
+use crate::endpoints::list;
 use crate::error::Error;
 use crate::feeds::Subject;
 use crate::feeds::snapshot::Snapshot;
@@ -22,22 +21,10 @@ use crate::mirror::Freshness;
 use crate::upstream::kinto::{ReadError, Source};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Served};
-use crate::wire::cors::{self, Exposed};
 
 /// Answers a `GET` or `HEAD`.
 pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
-    let mut response = match described(core, key, request).await {
-        Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
-        answered => answered?,
-    };
-    let origins = &core.app.settings.kinto.cors_origins;
-    cors::finish(response.headers_mut(), request.headers.get(ORIGIN), Exposed::Plain, origins);
-    Ok(response)
-}
-
-async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
     let app = &core.app;
-    cors::check_origin(&request.headers, &app.settings.kinto.cors_origins)?;
     let credentials = Credentials::of(&request.headers);
     let (key, is_stale) = match admitted(core, Subject::Collection(key), &credentials, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
@@ -57,7 +44,7 @@ async fn described(core: &Core, key: CollectionKey, request: &Parts) -> Result<R
             });
             (counted, freshness)
         }
-        // What is not kept is not counted: those who ask do without.
+        // What is not kept in memory is not counted in bytes: CouchDB's clients do without.
         Err(ReadError::Oversize) => {
             let records = sources.unkept(&key, Source::new(core.upstream.clone())).await?;
             let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });

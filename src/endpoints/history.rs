@@ -12,7 +12,7 @@ use http::request::Parts;
 
 pub mod requester;
 
-use super::list::{self, Preconditions, Verdict as Precondition};
+use super::list::{self, PreconditionOutcome, Preconditions};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::error::Error;
@@ -21,7 +21,6 @@ use crate::kinto::{Timestamp, segment};
 use crate::query::{Fault, Given, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
-use crate::wire::cors::{self, Exposed};
 use crate::wire::peer::Peer;
 use requester::Requester;
 
@@ -48,30 +47,14 @@ const PAGE: usize = 8 << 20;
 /// Ids of objects are texts, also where they look like numbers.
 const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
 
-const METHODS: &str = "GET,HEAD,DELETE,OPTIONS";
-const ALLOW: &str = "GET, HEAD, DELETE, OPTIONS";
-
-/// Answers a request for the history of a bucket that `journal` keeps. CORS headers are left to [`cors::finish`].
-pub async fn answer(
-    core: &Core,
-    journal: &Journal,
-    bucket: &str,
-    request: &Parts,
-    peer: &Peer,
-) -> Result<Response, Error> {
-    let origins = &core.app.settings.kinto.cors_origins;
-    if request.method == Method::OPTIONS {
-        return Ok(cors::preflight(&request.headers, METHODS, Exposed::List, origins)?);
-    }
+/// Answers a request for the history of a bucket.
+pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
+    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
     let requester = match Requester::of(core, &request.headers, bucket).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(requester) => requester,
     };
-    if !matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) {
-        return Err(Error::MethodNotAllowed { allow: ALLOW });
-    }
     list::check_accept(&request.headers)?;
-    cors::check_origin(&request.headers, origins)?;
     let listing = Listing { core, journal, requester: &requester, request, peer };
     if request.method == Method::DELETE { listing.delete().await } else { listing.read().await }
 }
@@ -102,7 +85,7 @@ fn changed(parameters: &Parameters, faults: &mut Vec<Fault>) -> bool {
     changed
 }
 
-/// A request that wants entries or wants them gone.
+/// A request to read entries or to delete them.
 struct Listing<'l> {
     core: &'l Core,
     journal: &'l Journal,
@@ -121,7 +104,7 @@ impl Listing<'_> {
         };
         let mut query = match self.selection().await {
             Ok(ControlFlow::Continue(query)) => query,
-            // Who sees nothing is not told what is wrong with the request.
+            // Whoever may see nothing is not told what is wrong with the request.
             Ok(ControlFlow::Break(response)) => {
                 let refusal = visible.refusal().await?;
                 return Ok(refusal.map_or(response, |refusal| refusal.replay()));
@@ -132,7 +115,7 @@ impl Listing<'_> {
         // Its rows, and its text.
         hold.grow(2 * PAGE)?;
         query.most_bytes = Some(PAGE);
-        // Kinto: only a `HEAD` is told how many there are, and only that: counting takes longer than reading a page.
+        // Kinto: only a `HEAD` counts. Counting takes longer than reading a page.
         let mut response = if self.request.method == Method::HEAD {
             let count = match visible.count(&query).await? {
                 ControlFlow::Break(refusal) => return Ok(refusal.replay()),
@@ -184,9 +167,13 @@ impl Listing<'_> {
         if !preconditions.is_none() {
             let timestamp = self.journal.timestamp(&self.requester.bucket).await?;
             match preconditions.verdict(timestamp) {
-                Precondition::Proceed => {}
-                Precondition::NotModified => return Ok(ControlFlow::Break(list::not_modified(timestamp))),
-                Precondition::Failed => return Ok(ControlFlow::Break(list::precondition_failed(timestamp))),
+                PreconditionOutcome::Proceed => {}
+                PreconditionOutcome::NotModified => {
+                    return Ok(ControlFlow::Break(list::not_modified(timestamp)));
+                }
+                PreconditionOutcome::Failed => {
+                    return Ok(ControlFlow::Break(list::precondition_failed(timestamp)));
+                }
             }
         }
         Ok(ControlFlow::Continue(Query::of(&given, &rules(self.core))?.only_changes(changed)))
@@ -220,7 +207,7 @@ impl Listing<'_> {
             let settings = &self.core.app.settings;
             let host = self.request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             let base_url = list::base_url(settings, self.peer.scheme(), host);
-            // The requester's own bucket is called by its name from here on.
+            // A next page of `default` names the requester's own bucket.
             let bucket = segment(&self.requester.bucket);
             let path = format!("/{}/buckets/{bucket}/history", settings.upstream.version);
             let next = list::next_page(&base_url, &path, self.request.uri.query(), limit, &token);

@@ -2,10 +2,10 @@
 //!
 //! Follows `_raise_304_if_not_modified`, `_raise_412_if_modified` and `_next_page_url` of `kinto.core.resource`.
 
+use http::StatusCode;
 use http::header::{
     ACCEPT, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED,
 };
-use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::Error;
@@ -48,7 +48,7 @@ enum Tag {
 
 /// What preconditions say of the present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PreconditionOutcome {
     /// Answer.
     Proceed,
     /// 304: the client has it already.
@@ -72,12 +72,12 @@ impl Preconditions {
     }
 
     /// Holds the preconditions against a list's timestamp. A list always exists, even if it is empty.
-    pub fn verdict(self, timestamp: Timestamp) -> Verdict {
+    pub fn verdict(self, timestamp: Timestamp) -> PreconditionOutcome {
         match (self.if_none_match, self.if_match) {
-            (Some(Tag::Timestamp(known)), _) if known == timestamp => Verdict::NotModified,
-            (Some(Tag::Any), _) => Verdict::Failed,
-            (_, Some(Tag::Timestamp(known))) if known != timestamp => Verdict::Failed,
-            _ => Verdict::Proceed,
+            (Some(Tag::Timestamp(known)), _) if known == timestamp => PreconditionOutcome::NotModified,
+            (Some(Tag::Any), _) => PreconditionOutcome::Failed,
+            (_, Some(Tag::Timestamp(known))) if known != timestamp => PreconditionOutcome::Failed,
+            _ => PreconditionOutcome::Proceed,
         }
     }
 
@@ -151,14 +151,6 @@ pub fn json(body: Body) -> Response {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers::insert_kinto_defaults(response.headers_mut());
     response
-}
-
-/// What a read-only endpoint answers to a method that is not a read.
-pub fn check_method(method: &Method) -> Result<(), Error> {
-    match *method {
-        Method::GET | Method::HEAD => Ok(()),
-        _ => Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS" }),
-    }
 }
 
 /// Refuses a client that does not take JSON: 406.
@@ -237,7 +229,7 @@ fn push_encoded(url: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn verdict(headers: &[(HeaderName, &'static str)]) -> Result<Verdict, String> {
+    fn verdict(headers: &[(HeaderName, &'static str)]) -> Result<PreconditionOutcome, String> {
         let headers =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
         let mut faults = Vec::new();
@@ -249,17 +241,17 @@ mod tests {
     #[test]
     fn preconditions_are_held_against_the_timestamp_as_kinto_does() {
         for (headers, expected) in [
-            (vec![], Verdict::Proceed),
-            (vec![(IF_NONE_MATCH, "\"42\"")], Verdict::NotModified),
-            (vec![(IF_NONE_MATCH, "\"41\"")], Verdict::Proceed),
-            (vec![(IF_NONE_MATCH, "*")], Verdict::Failed),
-            (vec![(IF_NONE_MATCH, "")], Verdict::Proceed),
-            (vec![(IF_NONE_MATCH, "\"99999999999999999999999\"")], Verdict::Proceed),
-            (vec![(IF_MATCH, "\"42\"")], Verdict::Proceed),
-            (vec![(IF_MATCH, "\"1\"")], Verdict::Failed),
-            (vec![(IF_MATCH, "\"0\"")], Verdict::Proceed),
-            (vec![(IF_MATCH, "*")], Verdict::Proceed),
-            (vec![(IF_MATCH, "\"42\""), (IF_NONE_MATCH, "\"42\"")], Verdict::NotModified),
+            (vec![], PreconditionOutcome::Proceed),
+            (vec![(IF_NONE_MATCH, "\"42\"")], PreconditionOutcome::NotModified),
+            (vec![(IF_NONE_MATCH, "\"41\"")], PreconditionOutcome::Proceed),
+            (vec![(IF_NONE_MATCH, "*")], PreconditionOutcome::Failed),
+            (vec![(IF_NONE_MATCH, "")], PreconditionOutcome::Proceed),
+            (vec![(IF_NONE_MATCH, "\"99999999999999999999999\"")], PreconditionOutcome::Proceed),
+            (vec![(IF_MATCH, "\"42\"")], PreconditionOutcome::Proceed),
+            (vec![(IF_MATCH, "\"1\"")], PreconditionOutcome::Failed),
+            (vec![(IF_MATCH, "\"0\"")], PreconditionOutcome::Proceed),
+            (vec![(IF_MATCH, "*")], PreconditionOutcome::Proceed),
+            (vec![(IF_MATCH, "\"42\""), (IF_NONE_MATCH, "\"42\"")], PreconditionOutcome::NotModified),
         ] {
             assert_eq!(verdict(&headers), Ok(expected), "{headers:?}");
         }

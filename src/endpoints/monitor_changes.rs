@@ -14,7 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 
 use super::changeset_params::timestamp;
-use super::list::{self, Preconditions, Verdict};
+use super::list::{self, PreconditionOutcome, Preconditions};
 use crate::endpoints::redirects;
 use crate::error::Error;
 use crate::kinto::Timestamp;
@@ -24,17 +24,13 @@ use crate::timeline::entries::{Entries, Entry};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching};
 use crate::wire::compression;
-use crate::wire::cors::{self, Exposed};
 use crate::wire::tagged::Coded;
 
 mod fast_query;
 mod row;
 
 use fast_query::Plain;
-use row::{FIELDS, Row, SinceRule};
-
-/// The methods that both monitor endpoints know.
-pub(super) const METHODS: &str = "GET,HEAD,OPTIONS";
+use row::{FIELDS, ListRow, SinceRule};
 
 /// What a request for a monitor endpoint is checked with, before the list is looked at.
 #[derive(Clone, Copy)]
@@ -60,7 +56,7 @@ pub struct Monitor<'m> {
 
 /// A request that has passed all checks for which the list is not needed.
 #[derive(Debug)]
-pub struct Asked {
+pub struct ListRequest {
     preconditions: Preconditions,
     since: Option<Timestamp>,
     expected: Option<String>,
@@ -68,27 +64,20 @@ pub struct Asked {
     given: Option<Given>,
 }
 
-/// Checks a request for the list, whatever its method: what needs no list is answered at once (`Break`).
-pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Response, Asked>, Error> {
+/// Checks a request for the list: what needs no list is answered at once (`Break`).
+pub fn check(context: &Context<'_>, request: &Parts) -> Result<ControlFlow<Response, ListRequest>, Error> {
     let Context { settings, now, .. } = *context;
-    if request.method == Method::OPTIONS {
-        let origins = &settings.kinto.cors_origins;
-        return Ok(ControlFlow::Break(cors::preflight(&request.headers, METHODS, Exposed::List, origins)?));
-    }
-    list::check_method(&request.method)?;
     list::check_accept(&request.headers)?;
-    cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
-
-    let asked = Asked::read(request, now)?;
+    let asked = ListRequest::read(request, now)?;
     let expected = asked.expected.as_deref().and_then(timestamp);
     let detour = redirects::stale(expected, asked.since, settings, now)
         .or_else(|| redirects::old_since(asked.since, request, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(asked), ControlFlow::Break))
 }
 
-// === impl Asked ===
+// === impl ListRequest ===
 
-impl Asked {
+impl ListRequest {
     fn read(request: &Parts, now: Timestamp) -> Result<Self, Error> {
         let query = request.uri.query();
         let mut faults = Vec::new();
@@ -109,29 +98,28 @@ impl Asked {
         (self.expected.as_deref(), self.since)
     }
 
-    /// How much work it is to answer from a list, in bytes that are looked at.
+    /// How many bytes have to be looked at to answer from a list.
     pub fn work(&self, entries: &Entries) -> usize {
         self.given.as_ref().map_or(0, |given| given.conditions() * entries.rows.len() * size_of::<Entry>())
     }
 
-    /// Answers from a list that is at least as new as what the client has heard of. CORS headers are left to
-    /// [`cors::finish`].
+    /// Answers from a list that is at least as new as what the client has heard of.
     pub fn answer(&self, monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
         let timestamp = monitor.timestamp();
         let response = match self.preconditions.verdict(timestamp) {
             // A late row is news although the timestamp did not move.
-            Verdict::NotModified if !monitor.entries.has_late_at(timestamp) => {
+            PreconditionOutcome::NotModified if !monitor.entries.has_late_at(timestamp) => {
                 if monitor.context.settings.compat == Compat::KintoChanges {
                     return Ok(list::not_modified(timestamp));
                 }
-                // Who has it is told that there is nothing new: of no use to a cache that asks for others, too.
+                // "Nothing new" is the answer to this client alone: a cache must not give it to others.
                 let mut response = list::json(Body::full("{\"data\":[]}"));
                 list::insert_timestamp(response.headers_mut(), timestamp);
                 cache_control::forbid(response.headers_mut());
                 return Ok(response);
             }
-            Verdict::Failed => return Ok(list::precondition_failed(timestamp)),
-            Verdict::Proceed | Verdict::NotModified => match &self.given {
+            PreconditionOutcome::Failed => return Ok(list::precondition_failed(timestamp)),
+            PreconditionOutcome::Proceed | PreconditionOutcome::NotModified => match &self.given {
                 None => monitor.rendered(self.since, request),
                 Some(given) => monitor.selected(given, request)?,
             },
@@ -148,9 +136,9 @@ impl Monitor<'_> {
         if self.entries.rows.is_empty() { self.context.now } else { self.entries.timestamp }
     }
 
-    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+    fn rows(&self) -> impl Iterator<Item = ListRow<'_>> {
         let since_rule = self.since_rule();
-        self.entries.rows.iter().map(move |entry| Row { entry, host: self.host, since_rule })
+        self.entries.rows.iter().map(move |entry| ListRow { entry, host: self.host, since_rule })
     }
 
     fn since_rule(&self) -> SinceRule {

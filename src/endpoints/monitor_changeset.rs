@@ -6,40 +6,25 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::Method;
 use http::header::{HeaderValue, LAST_MODIFIED};
 use http::request::Parts;
 
 use super::changeset_params::ChangesetParams;
-use super::list;
-use super::monitor_changes::{Context, METHODS, Monitor};
+use super::monitor_changes::{Context, Monitor};
 use crate::endpoints::redirects;
 use crate::error::Error;
 use crate::settings::Compat;
 use crate::timeline::entries;
 use crate::wire::body::Response;
 use crate::wire::compression;
-use crate::wire::cors::{self, Exposed};
 use crate::wire::tagged::Coded;
 
-/// Checks a request for the changeset, whatever its method: what needs no list is answered at once (`Break`).
+/// Checks a request for the changeset: what needs no list is answered at once (`Break`).
 pub fn check(
     context: &Context<'_>,
     request: &Parts,
 ) -> Result<ControlFlow<Response, ChangesetParams>, Error> {
     let Context { settings, now, .. } = *context;
-    if request.method == Method::OPTIONS {
-        let origins = &settings.kinto.cors_origins;
-        return Ok(ControlFlow::Break(cors::preflight(
-            &request.headers,
-            METHODS,
-            Exposed::Changeset,
-            origins,
-        )?));
-    }
-    list::check_method(&request.method)?;
-    cors::check_origin(&request.headers, &settings.kinto.cors_origins)?;
-
     let params = ChangesetParams::parse(request.uri.query(), settings.compat)?;
     let detour = redirects::quoted_expected(&params.expected, request, settings, now)
         .or_else(|| redirects::stale(params.expected_timestamp(), params.since, settings, now))
@@ -47,7 +32,7 @@ pub fn check(
     Ok(detour.map_or(ControlFlow::Continue(params), ControlFlow::Break))
 }
 
-/// Answers from a list that is at least as new as `_expected`. CORS headers are left to [`cors::finish`].
+/// Answers from a list that is at least as new as `_expected`.
 pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
     let timestamp = monitor.timestamp();
     // An empty list's timestamp is the present, which no snapshot keeps.

@@ -1,7 +1,8 @@
 //! The bucket that each requester has for themself and calls `default`, on the sidecar's own endpoints.
 //!
 //! Follows `kinto.plugins.default_bucket`: what is asked for there is made when it is first asked for. So permissions are
-//! asked for under the names that everybody uses, and only what turns out not to be there is asked for under this one.
+//! asked for under the bucket's real id. Only where that is not there, the upstream is asked under the name `default`, and
+//! makes it.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! `GET /buckets/{bucket}/snapshot/collections/{collection}@{timestamp}`: a collection's records as they were at a moment.
 //!
-//! What has not changed since stands in the upstream; of what has, the journal knows the version of that moment. A record
-//! that was deleted before the moment is not in the answer, though it may have been made again since. Where the journal
-//! cannot know all of those versions, because entries were trimmed, purged or excluded, or because it began later, the
-//! answer says so in [`INCOMPLETE`].
+//! The upstream has the records that did not change since. Of those that did, the journal knows the version of that moment.
+//! A record that was deleted before the moment is not in the answer, though it may have been made again since. Where the
+//! journal cannot know all of those versions, because entries were trimmed, purged or excluded, or because it began later,
+//! the answer says so in [`INCOMPLETE`].
 //!
 //! Follows `get_snapshot` of `kinto.plugins.history.views`. Its checks come in this order: method (405), timestamp (400),
 //! permission (401, 403).
@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use http::Method;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use serde::Deserialize;
@@ -21,7 +20,7 @@ use serde_json::value::RawValue;
 mod present;
 
 use super::history::requester::Requester;
-use super::{history, list, monitor_changes};
+use super::{history, list};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::error::Error;
@@ -31,7 +30,6 @@ use crate::kinto::{CollectionKey, Timestamp, selector};
 use crate::query::{Query, Rules};
 use crate::upstream::kinto::NewRow;
 use crate::wire::body::{Body, Response};
-use crate::wire::cors::{self, Exposed};
 
 /// `Snapshot-Incomplete: true`: versions that were current at the moment may be missing or be replaced by older ones.
 pub const INCOMPLETE: HeaderName = HeaderName::from_static("snapshot-incomplete");
@@ -54,26 +52,18 @@ struct Coming {
     action: String,
 }
 
-/// Answers a request for a snapshot from the history that `journal` keeps; `moment` is what stands behind the `@`. CORS
-/// headers are left to [`cors::finish`].
+/// Answers a request for a snapshot; `moment` is what stands behind the `@`.
 pub async fn answer(
     core: &Core,
-    journal: &Journal,
     key: &CollectionKey,
     moment: &str,
     request: &Parts,
 ) -> Result<Response, Error> {
-    let origins = &core.app.settings.kinto.cors_origins;
-    if request.method == Method::OPTIONS {
-        let methods = monitor_changes::METHODS;
-        return Ok(cors::preflight(&request.headers, methods, Exposed::Snapshot, origins)?);
-    }
+    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
     let Requester { bucket, credentials } = match Requester::of(core, &request.headers, &key.bucket).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(requester) => requester,
     };
-    list::check_method(&request.method)?;
-    cors::check_origin(&request.headers, origins)?;
     let moment = self::moment(moment)?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());
     let verdict = core.app.access.may_read_object(&core.upstream, &collection, &credentials).await?;
@@ -83,7 +73,7 @@ pub async fn answer(
 
     core.app.writes.look_at_bucket(journal, &bucket, &credentials, None).await?;
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
-    let snapshot = Snapshot { core, journal, key, collection, moment };
+    let snapshot = PastCollection { core, journal, key, collection, moment };
     let (records, is_complete) =
         snapshot.take(present::records(core, &snapshot.key, &credentials).await?).await?;
     let mut chunks = vec![Bytes::from_static(b"{\"data\":[")];
@@ -102,7 +92,7 @@ pub async fn answer(
 }
 
 /// A collection at a moment.
-struct Snapshot<'s> {
+struct PastCollection<'s> {
     core: &'s Core,
     journal: &'s Journal,
     key: CollectionKey,
@@ -110,7 +100,7 @@ struct Snapshot<'s> {
     moment: Timestamp,
 }
 
-impl Snapshot<'_> {
+impl PastCollection<'_> {
     /// The records of the moment, newest first, found from those of the present and its tombstones; and whether all of
     /// them are known.
     async fn take(&self, present: Vec<NewRow>) -> Result<(Vec<NewRow>, bool), Error> {
@@ -135,8 +125,8 @@ impl Snapshot<'_> {
         Ok((records, is_complete))
     }
 
-    /// Whether all these records, of which the journal knows no version of the moment, were made since: what it knows
-    /// first of each is its creation.
+    /// Whether all these records were made since the moment, of which the journal knows no version of them: the first entry
+    /// of each is its creation.
     async fn were_created_since(&self, ids: &[&str]) -> Result<bool, Error> {
         let rules = Rules { paginate_by: None, max_fetch_size: None, ..history::rules(self.core) };
         let mut firsts: HashMap<String, bool> = HashMap::new();

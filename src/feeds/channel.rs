@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::framing::Layout;
 use super::wakers::Wakers;
 use crate::error::Error;
-use crate::feeds::snapshot::{Position, Room, Row, Snapshot};
+use crate::feeds::snapshot::{FeedRow, Position, Room, Snapshot};
 use crate::kinto::seq::Seq;
 use crate::phase::Phase;
 
@@ -57,12 +57,12 @@ pub struct Latest {
     pub snapshot: Arc<dyn Snapshot>,
     /// The last serial that brought changes.
     changed: u64,
-    batches: VecDeque<Arc<Batch>>,
+    batches: VecDeque<Arc<RowBatch>>,
 }
 
 /// Changes that came together.
 #[derive(Debug)]
-pub struct Batch {
+pub struct RowBatch {
     /// Who has seen everything of this serial has seen everything before this batch,
     after: u64,
     /// and who was given this batch, everything of this one.
@@ -70,7 +70,7 @@ pub struct Batch {
     /// The newest seq at [`Self::upto`].
     pub newest: Seq,
     /// The changes, oldest first; there is at least one.
-    pub rows: Vec<Row>,
+    pub rows: Vec<FeedRow>,
     written: [OnceLock<Bytes>; Layout::COUNT],
 }
 
@@ -133,7 +133,7 @@ impl Channel {
             if batches.len() >= BATCHES {
                 batches.pop_front();
             }
-            batches.push_back(Arc::new(Batch {
+            batches.push_back(Arc::new(RowBatch {
                 after: before.changed,
                 upto,
                 newest: snapshot.newest_seq(),
@@ -224,7 +224,7 @@ impl Drop for Spot {
 
 impl Latest {
     /// The next batch for somebody who has seen everything at `serial`, if it is kept; `None` also where there is none.
-    pub fn batch_after(&self, serial: u64) -> Option<&Arc<Batch>> {
+    pub fn batch_after(&self, serial: u64) -> Option<&Arc<RowBatch>> {
         let batch = self.batches.iter().find(|batch| batch.upto > serial)?;
         Some(batch).filter(|batch| batch.after <= serial)
     }
@@ -235,9 +235,9 @@ impl Latest {
     }
 }
 
-// === impl Batch ===
+// === impl RowBatch ===
 
-impl Batch {
+impl RowBatch {
     /// All rows in this layout, written by the first who asks.
     pub fn written(&self, layout: Layout) -> Bytes {
         let write = || {

@@ -7,13 +7,13 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::feeds::snapshot::Row;
+use crate::feeds::snapshot::FeedRow;
 
 /// The names that are not the record's to give.
 const OURS: [&str; 3] = ["_id", "_rev", "_deleted"];
 
 /// Appends a row's document.
-pub fn write(text: &mut Vec<u8>, row: &Row) {
+pub fn write(text: &mut Vec<u8>, row: &FeedRow) {
     text.push(b'{');
     if write_own(text, &row.json) {
         text.push(b',');
@@ -27,7 +27,7 @@ pub fn write(text: &mut Vec<u8>, row: &Row) {
 }
 
 /// A row's document, made of its record.
-pub fn value(row: &Row, record: Map<String, Value>) -> Value {
+pub fn value(row: &FeedRow, record: Map<String, Value>) -> Value {
     let mut document = record;
     document.insert("_id".to_owned(), json!(*row.id));
     document.insert("_rev".to_owned(), Value::from(row.rev()));
@@ -106,7 +106,7 @@ mod tests {
     use bytes::Bytes;
 
     fn written(json: &'static str, deleted: bool) -> String {
-        let row = Row {
+        let row = FeedRow {
             seq: Seq::of(Timestamp(20)),
             id: "a".into(),
             last_modified: Timestamp(10),

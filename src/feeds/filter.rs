@@ -15,7 +15,7 @@ use super::document;
 use super::params::{MOST_VALUES, Params, refused};
 use crate::bounded;
 use crate::error::Error;
-use crate::feeds::snapshot::Row;
+use crate::feeds::snapshot::FeedRow;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Parameters, Query, Rules, members};
 
@@ -127,7 +127,7 @@ impl Filter {
     }
 
     /// Whether a change is wanted.
-    pub fn matches(&self, row: &Row) -> bool {
+    pub fn matches(&self, row: &FeedRow) -> bool {
         match self {
             Self::Ids(ids) => ids.contains(&*row.id),
             Self::Nothing => false,
@@ -178,7 +178,7 @@ impl<'de> Visitor<'de> for Member<'_> {
     }
 }
 
-fn record(row: &Row) -> Map<String, Value> {
+fn record(row: &FeedRow) -> Map<String, Value> {
     members(&row.json)
 }
 

@@ -9,7 +9,7 @@
 use std::fmt::Write;
 
 use super::document;
-use crate::feeds::snapshot::Row;
+use crate::feeds::snapshot::FeedRow;
 use crate::kinto::seq::Seq;
 
 /// After how many milliseconds a browser comes back.
@@ -53,7 +53,7 @@ impl Layout {
     }
 
     /// Appends a row. In a list each begins with the comma after the one before it: see [`Self::separator`].
-    pub fn write(self, text: &mut Vec<u8>, row: &Row) {
+    pub fn write(self, text: &mut Vec<u8>, row: &FeedRow) {
         match self.framing {
             Framing::List => {
                 text.extend_from_slice(SEPARATOR);
@@ -79,7 +79,7 @@ impl Layout {
         }
     }
 
-    fn write_json(self, text: &mut Vec<u8>, row: &Row) {
+    fn write_json(self, text: &mut Vec<u8>, row: &FeedRow) {
         let id = serde_json::Value::from(&*row.id);
         let (seq, rev) = (row.seq, row.rev());
         let mut head = String::with_capacity(128);
@@ -143,8 +143,8 @@ mod tests {
     use crate::kinto::Timestamp;
     use bytes::Bytes;
 
-    fn row(json: &'static str, deleted: bool) -> Row {
-        Row {
+    fn row(json: &'static str, deleted: bool) -> FeedRow {
+        FeedRow {
             seq: Seq::of(Timestamp(20)),
             id: "a".into(),
             last_modified: Timestamp(10),
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    fn written(framing: Framing, docs: bool, row: &Row) -> String {
+    fn written(framing: Framing, docs: bool, row: &FeedRow) -> String {
         let mut text = Vec::new();
         Layout { framing, docs }.write(&mut text, row);
         String::from_utf8(text).unwrap()

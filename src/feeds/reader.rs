@@ -13,30 +13,31 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::channel::{Batch, Latest};
+use super::channel::{Latest, RowBatch};
 use super::framing::Framing;
 use super::judge;
 use crate::error::Error;
 use crate::feeds::params::{End, Patience};
 use crate::feeds::reader_options::{Admission, Memory, ReaderOptions, Supply};
-use crate::feeds::snapshot::{Page, Position, Room};
+use crate::feeds::snapshot::{FeedPage, Position, Room};
 use crate::kinto::seq::Seq;
-use crate::wire::body::BoxError;
+use crate::wire::body::{BoxError, NextFrame};
 use crate::wire::buffers::Hold;
+use silence::{Due, Silence};
+
+mod silence;
 
 /// How many pages in which a filter finds nothing are looked at before others have their turn.
 const PAGES_IN_A_ROW: usize = 4;
 
 /// A reader of a feed.
-pub struct Reader {
+pub struct FeedReader {
     supply: Supply,
     admission: Option<Admission>,
     options: ReaderOptions,
@@ -53,14 +54,13 @@ pub struct Reader {
     pending: u64,
     has_rows: bool,
     is_silent: bool,
-    sent: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    silence: Silence,
 }
 
 enum Stage {
     Opening,
     Past,
-    Reading(Mutex<BoxFuture<'static, Result<Page, Error>>>),
+    Reading(Mutex<BoxFuture<'static, Result<FeedPage, Error>>>),
     /// A page is held against the filter.
     Judging(Mutex<BoxFuture<'static, Result<Judged, Error>>>),
     Waiting,
@@ -69,7 +69,7 @@ enum Stage {
 }
 
 /// A page, and which of its rows are wanted.
-type Judged = (Page, Vec<bool>);
+type Judged = (FeedPage, Vec<bool>);
 
 /// What came of a look at the channel.
 enum Waited {
@@ -81,7 +81,7 @@ enum Waited {
     Idle,
 }
 
-impl Reader {
+impl FeedReader {
     /// A reader who goes on from a position.
     pub fn new(
         supply: Supply,
@@ -94,6 +94,7 @@ impl Reader {
             supply,
             admission,
             left: options.limit,
+            silence: Silence::new(options.patience),
             options,
             begin: position.clone(),
             memory,
@@ -103,8 +104,6 @@ impl Reader {
             pending: 0,
             has_rows: false,
             is_silent: true,
-            sent: Instant::now(),
-            timer: None,
         }
     }
 
@@ -218,7 +217,7 @@ impl Reader {
     }
 
     /// Writes a page, or has it held against the filter first.
-    fn judge(&mut self, page: Page, text: &mut Vec<u8>) {
+    fn judge(&mut self, page: FeedPage, text: &mut Vec<u8>) {
         let Some(filter) = self.options.filter.clone() else { return self.take(page, None, text) };
         self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
             let wanted = judge::wanted(&filter, &page.rows).await?;
@@ -227,7 +226,7 @@ impl Reader {
     }
 
     /// Writes what is wanted of a page, as far as the limit reaches.
-    fn take(&mut self, page: Page, wanted: Option<&[bool]>, text: &mut Vec<u8>) {
+    fn take(&mut self, page: FeedPage, wanted: Option<&[bool]>, text: &mut Vec<u8>) {
         if self.left == Some(0) && !self.has_rows {
             self.pending = page.pending + page.rows.len() as u64;
             self.stage = Stage::Closing;
@@ -314,7 +313,7 @@ impl Reader {
     /// Goes on by what was written for all readers, or to pages of its own where the reader is too far behind.
     fn take_batch(&mut self, latest: &Latest, text: &mut Vec<u8>) -> Waited {
         let seq = self.position.seq;
-        let begins_after = |batch: &Batch| batch.rows.first().is_some_and(|row| row.seq > seq);
+        let begins_after = |batch: &RowBatch| batch.rows.first().is_some_and(|row| row.seq > seq);
         let batch = latest
             .batch_after(self.position.serial)
             .filter(|batch| self.position.doubt.is_none() && begins_after(batch));
@@ -325,7 +324,7 @@ impl Reader {
         let next = Position::new(batch.newest.max(seq), batch.upto);
         let count = batch.rows.len();
         if self.options.filter.is_some() || self.left.is_some_and(|left| left < count) {
-            self.judge(Page { rows: batch.rows.clone(), pending: 0, next }, text);
+            self.judge(FeedPage { rows: batch.rows.clone(), pending: 0, next }, text);
             return Waited::Moved;
         }
         let mut shared = batch.written(self.options.layout);
@@ -339,22 +338,12 @@ impl Reader {
     }
 
     fn look_at_clock(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {
-        let until = self.sent + self.patience();
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        while timer.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
-            if now < until {
-                timer.as_mut().reset(until);
-                continue;
+        match self.silence.look(context) {
+            Some(Due::End) => self.stage = Stage::Closing,
+            Some(Due::Heartbeat) => {
+                text.extend_from_slice(self.options.layout.framing.heartbeat().as_bytes());
             }
-            match self.options.patience {
-                Patience::Timeout(_) => self.stage = Stage::Closing,
-                Patience::Heartbeat(interval) => {
-                    text.extend_from_slice(self.options.layout.framing.heartbeat().as_bytes());
-                    timer.as_mut().reset(now + interval);
-                }
-            }
-            return;
+            None => {}
         }
     }
 
@@ -362,12 +351,6 @@ impl Reader {
     fn beat(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {
         if text.is_empty() && matches!(self.options.patience, Patience::Heartbeat(_)) {
             self.look_at_clock(context, text);
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        match self.options.patience {
-            Patience::Timeout(interval) | Patience::Heartbeat(interval) => interval,
         }
     }
 
@@ -382,11 +365,11 @@ impl Reader {
 
     fn note_sent(&mut self) {
         self.is_silent = false;
-        self.sent = Instant::now();
+        self.silence.end();
     }
 }
 
-impl Drop for Reader {
+impl Drop for FeedReader {
     fn drop(&mut self) {
         // Whoever reads backwards has seen nothing from a seq on.
         if self.options.is_descending {
@@ -408,14 +391,11 @@ impl Drop for Reader {
     }
 }
 
-impl HttpBody for Reader {
+impl HttpBody for FeedReader {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         match self.turn(context) {
             Ok(Some(text)) => Poll::Ready(Some(Ok(Frame::data(text)))),
             Ok(None) if matches!(self.stage, Stage::Done) => Poll::Ready(None),
@@ -428,9 +408,9 @@ impl HttpBody for Reader {
     }
 }
 
-impl std::fmt::Debug for Reader {
+impl std::fmt::Debug for FeedReader {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Reader").field("position", &self.position).finish_non_exhaustive()
+        formatter.debug_struct("FeedReader").field("position", &self.position).finish_non_exhaustive()
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Doubt {
 
 /// A change.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct FeedRow {
     /// Its place in the order of changes.
     pub seq: Seq,
     /// The id of what changed.
@@ -52,9 +52,9 @@ pub struct Row {
 
 /// Some rows that follow a position, oldest first. A page never ends between two rows of one seq.
 #[derive(Debug, Clone, Default)]
-pub struct Page {
+pub struct FeedPage {
     /// The rows.
-    pub rows: Vec<Row>,
+    pub rows: Vec<FeedRow>,
     /// How many rows follow this page.
     pub pending: u64,
     /// The position after this page.
@@ -96,11 +96,12 @@ pub trait Snapshot: Debug + Send + Sync {
     }
 
     /// The rows that follow a position.
-    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>>;
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<FeedPage, Error>>;
 
     /// The rows below a seq, or all of them, newest first. Of the position after such a page only the seq means anything: it
     /// is that of the last row.
-    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>>;
+    fn before(self: Arc<Self>, below: Option<Seq>, room: Room)
+    -> BoxFuture<'static, Result<FeedPage, Error>>;
 }
 
 // === impl Position ===
@@ -124,9 +125,9 @@ impl Default for Position {
     }
 }
 
-// === impl Row ===
+// === impl FeedRow ===
 
-impl Row {
+impl FeedRow {
     /// The version that this is, as CouchDB's clients name versions.
     pub fn rev(&self) -> String {
         format!("1-{}", self.last_modified)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::error::Error;
-use crate::feeds::snapshot::{Doubt, Page, Position, Room, Row, Snapshot};
+use crate::feeds::snapshot::{Doubt, FeedPage, FeedRow, Position, Room, Snapshot};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::wire::lent::Lent;
@@ -92,22 +92,27 @@ impl<T: Table + Send + Sync + 'static> Snapshot for T {
         Some(format!("{}-{:016x}", Table::newest_seq(self), self.digest()))
     }
 
-    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move { Ok(page(&*self, &from, room)) })
     }
 
-    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(
+        self: Arc<Self>,
+        below: Option<Seq>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move { Ok(before(&*self, below, room)) })
     }
 }
 
 /// The rows that follow a position.
-pub fn page(table: &impl Table, from: &Position, room: Room) -> Page {
+pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
     if table.serial() < from.serial {
         // The reader has seen more than this.
-        return Page { next: from.clone(), ..Page::default() };
+        return FeedPage { next: from.clone(), ..FeedPage::default() };
     }
-    let mut page = Page { next: Position { serial: table.serial(), ..from.clone() }, ..Page::default() };
+    let mut page =
+        FeedPage { next: Position { serial: table.serial(), ..from.clone() }, ..FeedPage::default() };
     let mut room = Left { room, rows: 0, bytes: 0 };
     if let Some(doubt) = &from.doubt {
         let places = doubtful(table, doubt);
@@ -168,8 +173,8 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> Page {
 }
 
 /// The rows below a seq, or all of them, newest first.
-pub fn before(table: &impl Table, below: Option<Seq>, room: Room) -> Page {
-    let mut page = Page::default();
+pub fn before(table: &impl Table, below: Option<Seq>, room: Room) -> FeedPage {
+    let mut page = FeedPage::default();
     let mut room = Left { room, rows: 0, bytes: 0 };
     let mut place = below.map_or(table.count(), |below| first_after(table, below.before()));
     while let Some(mark) = place.checked_sub(1).and_then(|place| table.mark(place)) {
@@ -220,9 +225,9 @@ fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> 
     doubtful
 }
 
-fn row(table: &impl Table, place: usize, mark: &Mark<'_>, seq: Seq) -> Row {
+fn row(table: &impl Table, place: usize, mark: &Mark<'_>, seq: Seq) -> FeedRow {
     let (json, deleted) = table.json(place);
-    Row { seq, id: mark.id.into(), last_modified: mark.last_modified, deleted, json }
+    FeedRow { seq, id: mark.id.into(), last_modified: mark.last_modified, deleted, json }
 }
 
 struct Left {
@@ -236,7 +241,7 @@ impl Left {
         self.rows >= self.room.rows || self.bytes >= self.room.bytes
     }
 
-    fn take(&mut self, row: &Row) {
+    fn take(&mut self, row: &FeedRow) {
         self.rows += 1;
         self.bytes += row.json.len() + 128;
     }

@@ -1,7 +1,7 @@
 //! How many rows are left on one side of a seq, where a source is read page by page: counted once, then carried on.
 
 use crate::error::Error;
-use crate::feeds::snapshot::Row;
+use crate::feeds::snapshot::FeedRow;
 use crate::kinto::Timestamp;
 use parking_lot::Mutex;
 
@@ -26,7 +26,7 @@ impl Tally {
         side: Side,
         from: Timestamp,
         next: Timestamp,
-        rows: &[Row],
+        rows: &[FeedRow],
         count: impl AsyncFnOnce() -> Result<u64, Error>,
     ) -> Result<u64, Error> {
         let counted = *self.0.lock();

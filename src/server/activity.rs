@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::framing::Following;
 use crate::settings::Limits;
-use crate::wire::body::{Body, Keeping};
+use crate::wire::body::{Body, Hook, Hooked};
 
 /// What a connection is doing.
 #[derive(Debug)]
@@ -203,11 +203,13 @@ impl Quiet {
 
 impl RequestGuard {
     /// The answer's body, which keeps its request in flight.
-    pub(super) fn answering(self, body: Body) -> Keeping<Self> {
+    pub(super) fn answering(self, body: Body) -> Hooked<Self> {
         self.0.is_answering.store(true, Relaxed);
-        Keeping::new(body, self)
+        Hooked::new(body, self)
     }
 }
+
+impl Hook for RequestGuard {}
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {

@@ -25,7 +25,7 @@ use crate::app::Core;
 use crate::handler;
 use crate::phase::Phase;
 use crate::settings::Limits;
-use crate::wire::body::{self, Keeping};
+use crate::wire::body::{self, Hooked};
 use crate::wire::headers;
 use crate::wire::peer::Peer;
 
@@ -114,9 +114,7 @@ where
                 if !is_http2 && (activity.awaits_body() || has_moved(&phase)) {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<Response<Keeping<RequestGuard>>, Infallible>(
-                    answer.map(|body| in_flight.answering(body)),
-                )
+                Ok::<Response<Hooked<RequestGuard>>, Infallible>(answer.map(|body| in_flight.answering(body)))
             }
         })
     };

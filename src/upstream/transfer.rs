@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 
 use super::{UpstreamError, pool::Pool};
-use crate::wire::body::{Body, BoxError};
+use crate::wire::body::{Body, BoxError, Hook, NextFrame};
 use crate::wire::stall::Stall;
 
 /// How far a request's body has got. While it moves, or while its client is what is waited for, the upstream is not slow.
@@ -46,44 +46,19 @@ impl Progress {
     }
 }
 
-/// A request's body that notes its progress.
-pub(super) struct Upload {
-    body: Body,
-    progress: Arc<Progress>,
-}
-
-impl Upload {
-    pub(super) fn wrap(body: Body, progress: Arc<Progress>) -> Body {
-        Body::boxed(Self { body, progress })
-    }
-}
-
-impl HttpBody for Upload {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.progress.sender.register(context.waker());
-        if self.progress.is_stopped.load(Ordering::Acquire) {
+/// A request's body notes its progress.
+impl Hook for Arc<Progress> {
+    fn poll(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<NextFrame> {
+        self.sender.register(context.waker());
+        if self.is_stopped.load(Ordering::Acquire) {
             return Poll::Ready(Some(Err(Answered.into())));
         }
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        self.progress.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
+        let frame = Pin::new(body).poll_frame(context);
+        self.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
         if frame.is_ready() {
-            self.progress.frames.fetch_add(1, Ordering::Relaxed);
+            self.frames.fetch_add(1, Ordering::Relaxed);
         }
         frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -163,10 +138,7 @@ impl HttpBody for Download {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         let frame = ready!(self.poll_incoming(context));
         match &frame {
             // SECURITY: what broke off is never used again.

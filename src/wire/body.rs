@@ -1,4 +1,4 @@
-//! The one body type of requests and answers, and the one place where a body is read into memory.
+//! The one body type of requests and answers.
 //!
 //! A body is either made here (nothing, bytes, several pieces, a channel) or passes through from one connection to
 //! another, piece by piece, as fast as its reader takes it.
@@ -10,22 +10,20 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
-mod keeping;
+mod hooked;
+mod whole;
 
-pub(crate) use keeping::Keeping;
+pub(crate) use hooked::{Hook, Hooked, NextFrame};
+pub use whole::{BodyReadError, read_held, read_in_turn, read_limited};
 
-use super::buffers::{Hold, LITTLE, NoRoom};
+use super::buffers::{Hold, LITTLE};
 use super::lent::Loan;
 
 /// A piece of fewer bytes is cheaper to copy than to write on its own.
 const SMALL_CHUNK: usize = 16 << 10;
-
-/// How much of a body is read into one block.
-const BLOCK: usize = 64 << 10;
 
 /// An answer to a client.
 pub type Response = http::Response<Body>;
@@ -66,129 +64,6 @@ pub enum BodyError {
     /// The connection broke, or what came was not HTTP.
     #[error("the body broke off: {0}")]
     Broken(String),
-}
-
-/// Why a body was not read whole.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyReadError {
-    /// It is longer than it may be.
-    #[error("the body is longer than it may be")]
-    TooLarge,
-    /// There is no room for it.
-    #[error(transparent)]
-    NoRoom(#[from] NoRoom),
-    /// It did not come to its end.
-    #[error(transparent)]
-    Broken(BoxError),
-}
-
-/// Reads a whole body. More than `limit` bytes are [`BodyReadError::TooLarge`].
-pub async fn read_limited<B>(body: B, limit: usize) -> Result<Bytes, BodyReadError>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    read(body, limit, None, |_| Ok(())).await
-}
-
-/// As [`read_limited`], and of what is longer than `free` bytes no more are read at once than have a turn.
-pub async fn read_in_turn<B>(
-    body: B,
-    limit: usize,
-    free: usize,
-    turns: &Semaphore,
-) -> Result<Bytes, BodyReadError>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    read(body, limit, Some((free, turns)), |_| Ok(())).await
-}
-
-/// As [`read_limited`], and has what was read held.
-pub async fn read_held<B>(body: B, limit: usize, hold: &mut Hold) -> Result<Bytes, BodyReadError>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    read(body, limit, None, |bytes| hold.grow(bytes)).await
-}
-
-async fn read<B>(
-    body: B,
-    limit: usize,
-    turns: Option<(usize, &Semaphore)>,
-    mut grow: impl FnMut(usize) -> Result<(), NoRoom>,
-) -> Result<Bytes, BodyReadError>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let mut body = std::pin::pin!(body);
-    if body.size_hint().lower() > limit as u64 {
-        return Err(BodyReadError::TooLarge);
-    }
-    let mut whole = Bytes::new();
-    let mut joined = Joined::default();
-    let mut turn = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| BodyReadError::Broken(error.into()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - whole.len() - joined.length {
-            return Err(BodyReadError::TooLarge);
-        }
-        grow(data.len())?;
-        if let Some((free, turns)) = turns
-            && turn.is_none()
-            && whole.len() + joined.length + data.len() > free
-        {
-            turn = turns.acquire().await.ok();
-        }
-        if whole.is_empty() && joined.length == 0 {
-            // Most bodies come in one piece, which is not copied.
-            whole = data;
-            continue;
-        }
-        if joined.length == 0 {
-            joined.add(&std::mem::take(&mut whole));
-        }
-        joined.add(&data);
-    }
-    Ok(if joined.length == 0 { whole } else { joined.end() })
-}
-
-/// Pieces that are joined when all are there. They are copied: each would keep the buffer that it was read into. And they
-/// are kept in blocks: memory that doubles would be copied again and again, and be there twice meanwhile.
-#[derive(Default)]
-struct Joined {
-    blocks: VecDeque<BytesMut>,
-    length: usize,
-}
-
-impl Joined {
-    fn add(&mut self, mut data: &[u8]) {
-        self.length += data.len();
-        while !data.is_empty() {
-            if self.blocks.back().is_none_or(|last| last.len() == BLOCK) {
-                self.blocks.push_back(BytesMut::with_capacity(BLOCK));
-            }
-            let Some(last) = self.blocks.back_mut() else { return };
-            let (now, later) = data.split_at(data.len().min(BLOCK - last.len()));
-            last.extend_from_slice(now);
-            data = later;
-        }
-    }
-
-    fn end(mut self) -> Bytes {
-        if self.blocks.len() < 2 {
-            return self.blocks.pop_front().unwrap_or_default().freeze();
-        }
-        let mut whole = BytesMut::with_capacity(self.length);
-        while let Some(block) = self.blocks.pop_front() {
-            whole.extend_from_slice(&block);
-        }
-        whole.freeze()
-    }
 }
 
 /// The next piece to write. Small ones are joined: a connection flushes after a handful of pieces, however small.
@@ -246,13 +121,19 @@ impl Body {
         if hold.bytes() < LITTLE {
             return self;
         }
-        Self::boxed(Keeping::new(self, hold))
+        self.hooked(hold)
     }
 
     /// A body of something that is lent until it was written or nobody reads it any more.
     #[must_use]
     pub fn lent(self, loan: Loan) -> Self {
-        Self::boxed(Keeping::new(self, loan))
+        self.hooked(loan)
+    }
+
+    /// A body that `hook` looks at while it is read.
+    #[must_use]
+    pub(crate) fn hooked(self, hook: impl Hook + Send + Sync + 'static) -> Self {
+        Self::boxed(Hooked::new(self, hook))
     }
 
     /// Any other body.
@@ -317,10 +198,7 @@ impl HttpBody for Body {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
@@ -362,6 +240,10 @@ impl HttpBody for Body {
     }
 }
 
+impl Hook for Hold {}
+
+impl Hook for Loan {}
+
 /// See [`Body::sequence`].
 struct Sequence(VecDeque<Body>);
 
@@ -369,10 +251,7 @@ impl HttpBody for Sequence {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
         while let Some(part) = self.0.front_mut() {
             match Pin::new(part).poll_frame(context) {
                 Poll::Ready(None) => _ = self.0.pop_front(),
@@ -415,42 +294,6 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn pieces_are_joined_up_to_the_limit() {
-        let pieces = || Body::chunks(vec![Bytes::from("ab"), Bytes::new(), Bytes::from("cde")]);
-        assert_eq!(pieces().size_hint().exact(), Some(5));
-        assert_eq!(read_limited(pieces(), 5).await.unwrap(), "abcde");
-        assert!(matches!(read_limited(pieces(), 4).await, Err(BodyReadError::TooLarge)));
-    }
-
-    #[tokio::test]
-    async fn a_channel_body_without_end_is_bounded_too() {
-        let (sender, body) = Body::channel();
-        let writer = tokio::spawn(async move { while sender.send(Bytes::from("x")).await.is_ok() {} });
-        assert!(matches!(read_limited(body, 100).await, Err(BodyReadError::TooLarge)));
-        writer.await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_is_read_is_held_and_what_has_no_room_is_not_read() {
-        let budget = crate::wire::buffers::Buffers::new(100_000);
-        let mut hold = budget.hold(None);
-        let pieces = |number: usize| Body::chunks(vec![Bytes::from(vec![b'x'; 20_000]); number]);
-        let read = read_held(pieces(2), usize::MAX, &mut hold).await.unwrap();
-        assert_eq!((read.len(), budget.held()), (40_000, 40_000));
-        let refused = read_held(pieces(2), usize::MAX, &mut budget.hold(None)).await;
-        assert!(matches!(refused, Err(BodyReadError::NoRoom(_))));
-        let body = Body::sequence(vec![
-            Body::full("a"),
-            Body::empty(),
-            Body::full(read).held(hold),
-            Body::full("b"),
-        ]);
-        assert_eq!((body.size_hint().exact(), budget.held()), (Some(40_002), 40_000));
-        let read = read_limited(body, usize::MAX).await.unwrap();
-        assert!(read.starts_with(b"ax") && read.ends_with(b"xb") && budget.held() == 0);
-    }
 
     #[tokio::test]
     async fn an_aborted_channel_body_is_never_complete() {

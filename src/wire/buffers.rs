@@ -1,7 +1,8 @@
 //! How many bytes the process holds for its clients: bodies that are read whole, and answers that are made whole.
 //!
-//! A number of requests bounds nothing, as each of them can be as large as is allowed. So all of them have one budget, of
-//! which no client gets more than a part; what does not fit is refused for now, and what passes through is not held at all.
+//! To bound the number of requests is not enough: each of them can be as large as is allowed. So all of them share one
+//! budget of bytes, and one client gets half of it at most. What does not fit is refused for now. What passes through is
+//! not held, and not counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::peer::client_of;
 
-/// What is held for an unread body of fewer bytes is not counted.
+/// Bodies of fewer bytes are not counted while they wait to be read.
 pub(super) const LITTLE: usize = 16 << 10;
 
 /// All that is held.
@@ -43,12 +44,12 @@ pub struct Hold {
 }
 
 impl Buffers {
-    /// So many bytes, half of them for any one client.
+    /// A budget of so many bytes, of which one client may have half.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, most_per_client: most / 2, held: Mutex::default() })
     }
 
-    /// Nothing yet, for a request of this client.
+    /// A hold on nothing yet, for a request of this client.
     pub fn hold(self: &Arc<Self>, client: Option<IpAddr>) -> Hold {
         Hold { buffers: Arc::clone(self), client: client.map(client_of), bytes: 0 }
     }

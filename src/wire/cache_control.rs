@@ -25,7 +25,7 @@ pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 
 const NEVER: HeaderValue = HeaderValue::from_static("no-cache, no-store");
 
-/// What an answer about a collection's records is, as far as caches have to know.
+/// What decides how caches may treat an answer about a collection's records.
 #[derive(Debug, Clone, Copy)]
 pub struct Caching<'c> {
     /// All settings.
@@ -133,13 +133,13 @@ pub fn allow(headers: &mut HeaderMap, seconds: u64, now: SystemTime) {
     }
 }
 
-/// Has an answer asked for again each time: what Kinto says of a list for which no setting gives an expiry.
+/// Forbids caches to keep an answer. Kinto says so of a list for which no setting gives an expiry.
 pub fn forbid(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, NEVER);
 }
 
-/// Tells a CDN that it may give out an answer that may be kept for `seconds` for some time more, while it asks for a
-/// new one, or while it gets none.
+/// Lets a CDN give out an answer for some time after its `seconds` are over: while it asks for a new one, and while it
+/// cannot get one.
 fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
     let value =
         format!("max-age={seconds}, stale-while-revalidate={seconds}, stale-if-error={}", if_error.as_secs());

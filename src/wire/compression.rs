@@ -1,6 +1,6 @@
 //! Content codings of answers: which one a client takes (RFC 9110 §12.5.3), and the compressing.
 //!
-//! Answers are compressed once and served many times, so the levels lean towards small.
+//! Answers are compressed once and served many times, so a small body is worth some time.
 
 use std::io::{self, Write};
 

@@ -15,9 +15,9 @@ use crate::wire::headers;
 pub enum Exposed {
     /// Those of a list of objects.
     List,
-    /// Those of a changeset: the plugin's, and the validators that the sidecar adds.
+    /// Those of a changeset: the plugin's, and the `ETag` and `Last-Modified` that the sidecar adds.
     Changeset,
-    /// Those of a snapshot: the plugin's, and the one by which the sidecar says what is missing.
+    /// Those of a snapshot: the plugin's, and `Snapshot-Incomplete`.
     Snapshot,
     /// Those of anything else.
     Plain,
@@ -43,7 +43,7 @@ impl Exposed {
     }
 }
 
-/// Adds what a browser needs to see to let a script read an answer; every answer that is made here gets it.
+/// Adds the headers without which a browser lets no script read an answer.
 pub fn finish(response: &mut HeaderMap, origin: Option<&HeaderValue>, exposed: Exposed, origins: &[String]) {
     response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed.names()));
     allow_origin(response, origin, origins);
@@ -69,10 +69,11 @@ pub fn check_origin(request: &HeaderMap, origins: &[String]) -> Result<(), Inval
     }
 }
 
-/// Answers the question that a browser asks before a request: an `OPTIONS`.
+/// Answers the question that a browser asks before a request: an `OPTIONS`. `methods` are those that are allowed, as `Allow`
+/// has them; the origin is left to [`finish`].
 pub fn preflight(
     request: &HeaderMap,
-    allowed: &'static str,
+    methods: &'static str,
     exposed: Exposed,
     origins: &[String],
 ) -> Result<Response, Invalid> {
@@ -85,7 +86,8 @@ pub fn preflight(
     match method {
         None => faults.push(Fault::header("Access-Control-Request-Method", "this header is mandatory")),
         Some(method)
-            if !faults.is_empty() || allowed.split(',').any(|name| name.as_bytes() == method.as_bytes()) => {}
+            if !faults.is_empty() || methods.split(", ").any(|name| name.as_bytes() == method.as_bytes()) => {
+        }
         Some(_) => faults.push(Fault::header("Access-Control-Request-Method", "Method not allowed")),
     }
     if !faults.is_empty() {
@@ -95,7 +97,9 @@ pub fn preflight(
     let mut response = Response::new(Body::full("null"));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allowed));
+    if let Ok(methods) = HeaderValue::try_from(methods.replace(' ', "")) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    }
     headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
     let mut names: Vec<&str> = exposed.names().split(", ").collect();
     let requested = request.get(ACCESS_CONTROL_REQUEST_HEADERS).and_then(|names| names.to_str().ok());
@@ -107,7 +111,6 @@ pub fn preflight(
     if let Ok(names) = HeaderValue::try_from(names.join(",")) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
     }
-    allow_origin(headers, origin, origins);
     headers::insert_kinto_defaults(headers);
     Ok(response)
 }
@@ -151,8 +154,8 @@ mod tests {
             ("access-control-request-method", "GET"),
             ("access-control-request-headers", "If-Match, etag"),
         ]);
-        let response = preflight(&request, "GET,HEAD,OPTIONS", Exposed::List, &any()).unwrap();
-        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        let response = preflight(&request, "GET, HEAD, OPTIONS", Exposed::List, &any()).unwrap();
+        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_METHODS], "GET,HEAD,OPTIONS");
         let allowed = response.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
         assert!(allowed.ends_with(",Retry-After,If-Match"), "{allowed}");
     }
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn a_preflight_without_its_headers_is_refused() {
         let fault = |headers: &[_]| {
-            preflight(&request(headers), "GET,HEAD,OPTIONS", Exposed::List, &any()).unwrap_err().message()
+            preflight(&request(headers), "GET, HEAD, OPTIONS", Exposed::List, &any()).unwrap_err().message()
         };
         assert_eq!(fault(&[]), "Access-Control-Request-Method in header: this header is mandatory");
         assert_eq!(

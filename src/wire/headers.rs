@@ -36,13 +36,13 @@ pub fn insert_retry_after(headers: &mut HeaderMap, status: StatusCode, seconds: 
     }
 }
 
-/// How many fields a head of so many bytes may have. Each parser makes room for as many; more than this, and it would take that
-/// of the system each time.
+/// How many fields a head of so many bytes may have. Each parser makes room for as many: if this were more, the room would
+/// come from the system each time.
 pub fn most(bytes: usize) -> usize {
     (bytes / SMALLEST).clamp(100, 8_192)
 }
 
-/// What taking off the hop-by-hop headers brought to light.
+/// What the hop-by-hop headers said that were taken off.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct HopByHop {
     /// The sender takes trailers.
@@ -51,8 +51,8 @@ pub struct HopByHop {
     pub is_chunked: bool,
 }
 
-/// Whether the body is coded for this connection in no other way than by chunks, which a gateway reads. What else it may be
-/// coded in would be taken off with the header, and nobody would know of it.
+/// Whether `Transfer-Encoding` names nothing but chunks, which a gateway reads. Any other coding would be forgotten: the
+/// header is taken off, and the body stays coded.
 pub fn is_coding_known(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     codings.next().is_none_or(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))

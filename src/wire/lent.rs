@@ -1,7 +1,7 @@
-//! What answers to several clients are made of, such as a collection's content.
+//! What the answers to several clients share, such as a collection's content.
 //!
-//! It costs nothing to lend what is kept anyway. But a reader who is slow keeps what was replaced since, and so each client
-//! has a share of that, too, as of what is made for them alone.
+//! To lend what is kept anyway costs nothing. But when it is replaced, it stays in memory for the readers who are slow. So
+//! what was replaced is counted, by client, while it is still read.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -43,7 +43,7 @@ pub struct Loan {
 }
 
 impl Stock {
-    /// Of so many bytes.
+    /// Something of so many bytes.
     pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Lent { bytes, is_kept: AtomicBool::new(true) }))
     }
@@ -68,12 +68,12 @@ impl Lent {
 }
 
 impl Loans {
-    /// So many bytes of what is kept no more, half of them for any one client.
+    /// A budget of so many bytes for what is kept no more; one client may have half of it.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, by_client: Mutex::default() })
     }
 
-    /// Lends something to a client, where what they still read of what is kept no more leaves room.
+    /// Lends something to a client, unless they still read too much that is kept no more.
     pub fn lend(self: &Arc<Self>, client: Option<IpAddr>, lent: Arc<Lent>) -> Result<Loan, NoRoom> {
         let client = client.map(client_of);
         let mut by_client = self.by_client.lock();

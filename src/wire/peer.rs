@@ -64,7 +64,7 @@ pub fn client(peer: &Peer, headers: &HeaderMap, settings: &Settings) -> Option<I
     addresses.find(|address| !settings.is_trusted_proxy(*address)).or(peer.address)
 }
 
-/// Whom an address stands for: of IPv6, whoever has one address has a network of them.
+/// The client that an address stands for. Whoever has one IPv6 address has a network of them.
 pub(crate) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -46,7 +46,8 @@ impl Passing {
         };
         let effects = std::mem::take(&mut self.effects);
         self.room.effects.answered(effects, &self.writes, &answers).await;
-        recorded
+        // A journal that fails keeps nobody from reading.
+        recorded.or_else(|error| if self.writes.iter().any(Write::has_history) { Err(error) } else { Ok(()) })
     }
 
     /// The upstream answered, and what it says of the writes cannot be read.

@@ -56,6 +56,32 @@ async fn nothing_monitored_is_an_empty_list() {
 }
 
 #[tokio::test]
+async fn each_endpoint_has_the_same_manners() {
+    let settings = [("changes.principals", "system.Authenticated"), ("cors_origins", "https://page.example")];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let client = sidecar.client();
+    let (list, changeset) = (format!("{MONITOR}/records"), format!("{MONITOR}/changeset?_expected=0"));
+    client.get(&list).await.expect(401);
+    for (path, methods) in [
+        (&*list, "GET,HEAD,OPTIONS"),
+        (&*changeset, "GET,HEAD,OPTIONS"),
+        ("/__broadcasts__", "GET,HEAD,OPTIONS"),
+        ("/buckets/a/collections/b/changeset", "GET,HEAD,OPTIONS"),
+        ("/buckets/a/collections/b/_changes", "GET,HEAD,POST,OPTIONS"),
+    ] {
+        // A browser asks without credentials.
+        let ask = || client.request(Method::OPTIONS, path).header("access-control-request-method", "GET");
+        let preflight = ask().header("origin", "https://page.example").await.expect(200);
+        assert_eq!(preflight.header("access-control-allow-methods"), Some(methods), "{path}");
+        assert_eq!(preflight.header("access-control-allow-origin"), Some("https://page.example"), "{path}");
+        ask().header("origin", "https://evil.example").await.expect(400);
+        client.get(path).header("origin", "https://evil.example").await.expect(400);
+        let refused = client.request(Method::PATCH, path).await.expect(405);
+        assert_eq!(refused.header("allow").unwrap().replace(", ", ","), methods, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_is_compressed_for_those_who_take_it() {
     let bucket = unique("compressed");
     let sidecar = Sidecar::start(

@@ -269,7 +269,9 @@ impl SubRequest {
         }
         let escaped = request.escaped();
         let escaped = escaped.split_once('?').map_or(&*escaped, |(path, _)| path);
-        if let Route::Own(endpoint) = Route::of(escaped, context.settings) {
+        if let Route::Own(endpoint) = Route::of(escaped, context.settings)
+            && endpoint.is_in_batches()
+        {
             request.own = Some(endpoint);
         }
         Some(request)

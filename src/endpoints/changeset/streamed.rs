@@ -48,10 +48,10 @@ pub async fn answer(
     let uri = key.records_uri();
     let first = match since {
         Some(since) => source.newer(&uri, since, "&_sort=-last_modified").await?,
-        // Without a `_since` the upstream lists what is alive, whatever it says of itself.
+        // Without a `_since` the upstream lists live records only, also those that say `"deleted": true`.
         None => source.page(&format!("{uri}?_sort=-last_modified")).await?,
     };
-    // What is read of it, page by page, is whoever's who reads it; such readers share their room.
+    // One page at a time is in memory. All readers of such changesets count as one client.
     let mut hold = app.buffers.hold(None);
     hold.set(bytes_of(&first))?;
     let limit = params.limit_within(app.settings.kinto.paginate_by);
@@ -121,7 +121,7 @@ impl Rest {
         if self.source.metadata(&self.key, Some(&self.metadata)).await?.is_some() {
             return Err(ReadError::Unsettled);
         }
-        // The last byte is the one that makes it a whole.
+        // Only now the answer is complete.
         let _ = sender.send(Bytes::from_static(b"]}")).await;
         Ok(())
     }

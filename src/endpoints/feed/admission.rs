@@ -1,4 +1,4 @@
-//! Whether somebody is let in to a feed, and which source they mean.
+//! Whether a requester may read a feed, and of what it is.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::feeds::Subject;
 use crate::feeds::questions::Questions;
 use crate::wire::body::Response;
 
-/// Checks who asks. Gives what is asked for under the name that it has for everybody, and whether the upstream's last word on
-/// it had to do.
+/// Checks who asks. Gives what is asked for by its real id, and whether the permission is an old answer of an upstream that
+/// fails now.
 pub async fn admitted(
     core: &Core,
     subject: Subject,

@@ -18,7 +18,7 @@ use crate::wire::buffers::Hold;
 /// SECURITY: the most that a body may hold, in bytes, also once it is decompressed.
 const MOST: usize = 8 << 20;
 
-/// SECURITY: the most memory that a text compressed by zstd may want for its past, as a power of two.
+/// SECURITY: the largest window of zstd, as a power of two.
 const ZSTD_WINDOW: u32 = 23;
 
 /// Reads the object that a request carries; `None` where there is none.

@@ -1,4 +1,4 @@
-//! The queries that most clients send, read without taking them apart.
+//! The queries that most clients send, read without the whole list language.
 
 use crate::endpoints::changeset_params::timestamp;
 use crate::kinto::Timestamp;

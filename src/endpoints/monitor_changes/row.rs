@@ -16,7 +16,7 @@ const MEMBERS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host
 
 /// A row as the list language sees it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Row<'m> {
+pub(super) struct ListRow<'m> {
     pub(super) entry: &'m Entry,
     pub(super) host: &'m str,
     pub(super) since_rule: SinceRule,
@@ -24,8 +24,8 @@ pub(super) struct Row<'m> {
 
 /// Which rows a `_since` selects.
 ///
-/// Those that are newer; those that were learned late, when readers had already been told of this `_since`; and, as
-/// nobody knows what readers from before the sidecar's start have missed, those of a while before.
+/// Those that are newer, and those that were learned late, when readers had already been given this `_since`. Nobody knows
+/// what readers missed before the sidecar began, so they get the rows from shortly before, too.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SinceRule {
     pub(super) first_known: Timestamp,
@@ -41,9 +41,9 @@ impl SinceRule {
     }
 }
 
-// === impl Row ===
+// === impl ListRow ===
 
-impl Row<'_> {
+impl ListRow<'_> {
     /// Writes the row's fields: all of them, or those of a projection in its order.
     pub(super) fn write(&self, text: &mut String, fields: Option<&[String]>) {
         let mut written: Vec<&str> = Vec::with_capacity(MEMBERS.len());
@@ -80,7 +80,7 @@ impl Row<'_> {
     }
 }
 
-impl Fields for Row<'_> {
+impl Fields for ListRow<'_> {
     fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
         MEMBERS.contains(&path).then(|| Cow::Owned(self.value(path)))
     }

@@ -83,6 +83,18 @@ fn late_rows_are_in_the_changeset_and_change_its_etag() {
 }
 
 #[test]
+fn who_wants_another_content_is_refused() {
+    let status = |tag| {
+        let request = request("GET", "/v1/changeset?_expected=0", &[(http::header::IF_MATCH, tag)]);
+        respond(&entries(None), "www.example.org", &Settings::default(), &request).status()
+    };
+    assert_eq!(
+        (status("\"1-2\""), status("*")),
+        (http::StatusCode::PRECONDITION_FAILED, http::StatusCode::OK)
+    );
+}
+
+#[test]
 fn remote_settings_has_its_own_ways() {
     let settings = settings(|settings| settings.compat = Compat::RemoteSettings);
     let ask = |query| ask(&entries(None), &settings, query, None);

@@ -6,15 +6,15 @@
 //! references.
 
 use std::cell::Cell;
-use std::cmp::Ordering;
 
-use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::bounded;
 use crate::error::Error;
-use crate::feeds::filter::collation::{compare, type_name};
 use crate::feeds::params::refused;
+use operator::{Comparison, EXPRESSION, Operator, bad_argument};
+
+mod operator;
 
 /// SECURITY: the deepest nesting of conditions.
 const DEEPEST: usize = 64;
@@ -28,10 +28,8 @@ const MOST_VALUES: usize = 5_000;
 /// SECURITY: the most names in a path, and the most bytes in them: each condition has its own.
 const LONGEST_PATH: (usize, usize) = (64, 1024);
 
-/// SECURITY: the most regular expressions, how long each may be, and what it may take once it is compiled, in bytes.
+/// SECURITY: the most regular expressions.
 const MOST_EXPRESSIONS: usize = 16;
-const LONGEST_EXPRESSION: usize = 1024;
-const EXPRESSION: usize = 1 << 20;
 
 /// How many plain conditions a regular expression counts for: it looks at the whole of a text.
 const OF_EXPRESSION: usize = 50;
@@ -48,37 +46,8 @@ pub struct Selector {
 enum Node {
     And(Vec<Self>),
     Or(Vec<Self>),
-    /// A condition on the value at a path; the path is empty where the value itself is meant.
-    Field(Vec<String>, Condition),
-}
-
-#[derive(Debug)]
-enum Condition {
-    Compare(Comparison, Value),
-    /// In order.
-    In(Vec<Value>),
-    NotIn(Vec<Value>),
-    Exists(bool),
-    Type(String),
-    Size(u64),
-    Mod(i64, i64),
-    Regex(Regex),
-    BeginsWith(String),
-    All(Vec<Value>),
-    ElemMatch(Box<Node>),
-    AllMatch(Box<Node>),
-    KeyMapMatch(Box<Node>),
-    Not(Box<Self>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Lt,
-    Lte,
-    Eq,
-    Ne,
-    Gte,
-    Gt,
+    /// What is asked of the value at a path; the path is empty where the value itself is meant.
+    Field(Vec<String>, Operator),
 }
 
 impl Selector {
@@ -161,11 +130,11 @@ impl Reading<'_> {
         Self { is_negated: !self.is_negated, ..self }
     }
 
-    /// A condition on the value at a path.
-    fn field(self, path: Vec<String>, condition: Condition) -> Node {
+    /// What is asked of the value at a path.
+    fn field(self, path: Vec<String>, operator: Operator) -> Node {
         let bytes = path.iter().map(|name| name.len() + size_of::<String>()).sum::<usize>();
         self.left.paths.set(self.left.paths.get() + size_of::<Node>() + bytes);
-        Node::Field(path, condition)
+        Node::Field(path, operator)
     }
 
     /// All of several nodes, or with a negation any of their negations.
@@ -201,7 +170,7 @@ impl Reading<'_> {
                 _ => Err(bad_argument(name, value)),
             },
             name if name.starts_with('$') => {
-                Ok(self.field(path.to_vec(), Condition::read(name, value, self)?))
+                Ok(self.field(path.to_vec(), Operator::read(name, value, self)?))
             }
             "" => Err(refused("One or more conditions is missing a field name.")),
             name => {
@@ -214,8 +183,8 @@ impl Reading<'_> {
                 match value {
                     Value::Object(members) if !members.is_empty() => self.object(members, &path),
                     value => {
-                        let condition = Condition::Compare(Comparison::Eq, value.clone());
-                        Ok(self.field(path, condition.negated_if(self.is_negated)))
+                        let operator = Operator::Compare(Comparison::Eq, value.clone());
+                        Ok(self.field(path, operator.negated_if(self.is_negated)))
                     }
                 }
             }
@@ -231,8 +200,8 @@ impl Reading<'_> {
             Value::Object(members) => inner.object(members, path),
             value if path.is_empty() => Err(bad_argument(name, value)),
             value => {
-                let condition = Condition::Compare(Comparison::Eq, value.clone());
-                Ok(self.field(path.to_vec(), condition.negated_if(self.is_negated)))
+                let operator = Operator::Compare(Comparison::Eq, value.clone());
+                Ok(self.field(path.to_vec(), operator.negated_if(self.is_negated)))
             }
         });
         nodes.collect()
@@ -244,154 +213,15 @@ impl Node {
         match self {
             Self::And(nodes) => nodes.iter().all(|node| node.matches(value)),
             Self::Or(nodes) => nodes.iter().any(|node| node.matches(value)),
-            Self::Field(path, condition) => match (find(value, path), condition) {
-                (Some(value), condition) => {
+            Self::Field(path, operator) => match (find(value, path), operator) {
+                (Some(value), operator) => {
                     // CouchDB compares ids by their bytes.
                     let is_id = path.first().is_some_and(|name| name == "_id") && path.len() == 1;
-                    condition.matches(value, is_id)
+                    operator.matches(value, is_id)
                 }
-                (None, Condition::Exists(false)) => true,
+                (None, Operator::Exists(false)) => true,
                 (None, _) => false,
             },
-        }
-    }
-}
-
-impl Condition {
-    fn read(name: &str, value: &Value, reading: Reading<'_>) -> Result<Self, Error> {
-        let bad = || bad_argument(name, value);
-        let list = || -> Result<Vec<Value>, Error> {
-            let items = value.as_array().ok_or_else(bad)?;
-            Left::take(&reading.left.values, items.len())?;
-            Ok(items.clone())
-        };
-        let set = || -> Result<Vec<Value>, Error> {
-            let mut items = list()?;
-            items.sort_by(compare);
-            items.dedup_by(|one, other| compare(one, other).is_eq());
-            Ok(items)
-        };
-        // What is asked of elements is not negated: the whole is.
-        let of_elements = || match value {
-            Value::Object(members) => {
-                let reading = Reading { is_negated: false, ..reading };
-                reading.object(members, &[]).map(Box::new)
-            }
-            _ => Err(bad()),
-        };
-        let condition = match name {
-            "$lt" => Self::Compare(Comparison::Lt, value.clone()),
-            "$lte" => Self::Compare(Comparison::Lte, value.clone()),
-            "$eq" => Self::Compare(Comparison::Eq, value.clone()),
-            "$ne" => Self::Compare(Comparison::Ne, value.clone()),
-            "$gte" => Self::Compare(Comparison::Gte, value.clone()),
-            "$gt" => Self::Compare(Comparison::Gt, value.clone()),
-            "$in" => Self::In(set()?),
-            "$nin" => Self::NotIn(set()?),
-            "$all" => Self::All(list()?),
-            "$exists" => Self::Exists(value.as_bool().ok_or_else(bad)?),
-            "$type" => Self::Type(value.as_str().ok_or_else(bad)?.to_owned()),
-            "$size" => Self::Size(value.as_u64().ok_or_else(bad)?),
-            "$beginsWith" => Self::BeginsWith(value.as_str().ok_or_else(bad)?.to_owned()),
-            "$mod" => match value.as_array().map(Vec::as_slice) {
-                Some([divisor, remainder]) => {
-                    let divisor = divisor.as_i64().filter(|divisor| *divisor != 0).ok_or_else(bad)?;
-                    Self::Mod(divisor, remainder.as_i64().ok_or_else(bad)?)
-                }
-                _ => return Err(bad()),
-            },
-            "$regex" => {
-                Left::take(&reading.left.expressions, 1)?;
-                let text = value.as_str().filter(|text| text.len() <= LONGEST_EXPRESSION).ok_or_else(bad)?;
-                let mut expression = RegexBuilder::new(text);
-                expression.size_limit(EXPRESSION).dfa_size_limit(EXPRESSION);
-                Self::Regex(expression.build().map_err(|_| bad())?)
-            }
-            "$elemMatch" => Self::ElemMatch(of_elements()?),
-            "$allMatch" => Self::AllMatch(of_elements()?),
-            "$keyMapMatch" => Self::KeyMapMatch(of_elements()?),
-            _ => return Err(refused(format!("Invalid operator: {name}"))),
-        };
-        Ok(condition.negated_if(reading.is_negated))
-    }
-
-    /// The opposite, of a value that is there.
-    fn negated_if(self, is_negated: bool) -> Self {
-        if !is_negated {
-            return self;
-        }
-        match self {
-            Self::Compare(comparison, value) => Self::Compare(comparison.negated(), value),
-            Self::In(values) => Self::NotIn(values),
-            Self::NotIn(values) => Self::In(values),
-            Self::Exists(exists) => Self::Exists(!exists),
-            other => Self::Not(Box::new(other)),
-        }
-    }
-
-    fn matches(&self, value: &Value, is_id: bool) -> bool {
-        let has =
-            |values: &[Value], item: &Value| values.binary_search_by(|wanted| compare(wanted, item)).is_ok();
-        let is_in = |values: &[Value]| match value {
-            Value::Array(items) => items.iter().any(|item| has(values, item)),
-            value => has(values, value),
-        };
-        match self {
-            Self::Compare(comparison, wanted) => {
-                let order = match (value, wanted) {
-                    (Value::String(id), Value::String(wanted)) if is_id => id.cmp(wanted),
-                    _ => compare(value, wanted),
-                };
-                comparison.holds(order)
-            }
-            Self::In(values) => is_in(values),
-            Self::NotIn(values) => !is_in(values),
-            Self::Exists(exists) => *exists,
-            Self::Type(name) => type_name(value) == name,
-            Self::Size(size) => value.as_array().is_some_and(|items| items.len() as u64 == *size),
-            Self::Mod(divisor, remainder) => {
-                value.as_i64().is_some_and(|number| number.checked_rem(*divisor) == Some(*remainder))
-            }
-            Self::Regex(expression) => value.as_str().is_some_and(|text| expression.is_match(text)),
-            Self::BeginsWith(prefix) => value.as_str().is_some_and(|text| text.starts_with(prefix)),
-            Self::All(wanted) => value.as_array().is_some_and(|items| {
-                let is_the_list = matches!(wanted.as_slice(), [only @ Value::Array(_)] if only == value);
-                is_the_list || wanted.iter().all(|wanted| items.contains(wanted))
-            }),
-            Self::ElemMatch(node) => {
-                value.as_array().is_some_and(|items| items.iter().any(|item| node.matches(item)))
-            }
-            Self::AllMatch(node) => value
-                .as_array()
-                .is_some_and(|items| !items.is_empty() && items.iter().all(|item| node.matches(item))),
-            Self::KeyMapMatch(node) => value
-                .as_object()
-                .is_some_and(|members| members.keys().any(|name| node.matches(&Value::String(name.clone())))),
-            Self::Not(condition) => !condition.matches(value, is_id),
-        }
-    }
-}
-
-impl Comparison {
-    fn negated(self) -> Self {
-        match self {
-            Self::Lt => Self::Gte,
-            Self::Lte => Self::Gt,
-            Self::Eq => Self::Ne,
-            Self::Ne => Self::Eq,
-            Self::Gte => Self::Lt,
-            Self::Gt => Self::Lte,
-        }
-    }
-
-    fn holds(self, order: Ordering) -> bool {
-        match self {
-            Self::Lt => order.is_lt(),
-            Self::Lte => order.is_le(),
-            Self::Eq => order.is_eq(),
-            Self::Ne => order.is_ne(),
-            Self::Gte => order.is_ge(),
-            Self::Gt => order.is_gt(),
         }
     }
 }
@@ -421,14 +251,6 @@ fn find<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
         Value::Array(items) => items.get(name.parse::<usize>().ok()?),
         _ => None,
     })
-}
-
-fn bad_argument(operator: &str, value: &Value) -> Error {
-    let mut shown = value.to_string();
-    if let Some((end, _)) = shown.char_indices().nth(LONGEST_EXPRESSION) {
-        shown.truncate(end);
-    }
-    refused(format!("Bad argument for operator {operator}: {shown}"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::error::Error;
-use crate::feeds::snapshot::{Doubt, Page, Position, Room, Row, Snapshot};
+use crate::feeds::snapshot::{Doubt, FeedPage, FeedRow, Position, Room, Snapshot};
 use crate::feeds::tally::{Side, Tally};
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -91,17 +91,17 @@ impl Unkept {
         }
     }
 
-    async fn after(&self, from: Position, room: Room) -> Result<Page, Error> {
+    async fn after(&self, from: Position, room: Room) -> Result<FeedPage, Error> {
         let (since, newest) = (from.seq.at, self.census.timestamp.max(self.high));
         let next = Position::new(from.seq.max(Seq::of(self.high)), self.serial());
         let doubt = from.doubt.clone().or_else(|| self.doubt(&from));
         if since >= newest && doubt.is_none() {
-            return Ok(Page { next, ..Page::default() });
+            return Ok(FeedPage { next, ..FeedPage::default() });
         }
         let count = async || self.count(&format!("_since={}", self.askable(since))).await;
         if room.rows == 0 {
             let pending = self.tally.beyond(Side::Above, since, since, &[], count).await?;
-            return Ok(Page { rows: Vec::new(), pending, next: from });
+            return Ok(FeedPage { rows: Vec::new(), pending, next: from });
         }
         let low = match &doubt {
             Some(Doubt { shown: Some((shown, _)), .. }) => *shown,
@@ -118,26 +118,26 @@ impl Unkept {
         rows.truncate(of_this);
         let shown = rows.last().map(|row| (row.last_modified, row.id.clone()));
         let known = rows.partition_point(|row| row.last_modified < since);
-        let rows: Vec<Row> = rows.into_iter().map(|new| row(new, from.seq)).collect();
+        let rows: Vec<FeedRow> = rows.into_iter().map(|new| row(new, from.seq)).collect();
         let Some((last, id)) = shown.filter(|_| has_more) else {
             let seq = rows.last().map_or(next.seq, |row| row.seq.max(next.seq));
-            return Ok(Page { rows, pending: 0, next: Position { seq, ..next } });
+            return Ok(FeedPage { rows, pending: 0, next: Position { seq, ..next } });
         };
         if last < since {
             let doubt = Some(Doubt { since: from.seq, shown: Some((last, id)) });
-            return Ok(Page { rows, pending: 1, next: Position { doubt, ..from } });
+            return Ok(FeedPage { rows, pending: 1, next: Position { doubt, ..from } });
         }
         let newer = rows.get(known..).unwrap_or_default();
         let pending = self.tally.beyond(Side::Above, since, last, newer, count).await?;
-        Ok(Page { rows, pending, next: Position::new(Seq::of(last), self.serial()) })
+        Ok(FeedPage { rows, pending, next: Position::new(Seq::of(last), self.serial()) })
     }
 
-    async fn below(&self, below: Option<Seq>, room: Room) -> Result<Page, Error> {
+    async fn below(&self, below: Option<Seq>, room: Room) -> Result<FeedPage, Error> {
         let high = below.map_or(self.high, |below| Seq::of(below.at).before().at);
         let above = Timestamp(high.0.saturating_add(1));
         let bound = if above == self.askable(above) { format!("&_before={above}") } else { String::new() };
         let count = async || self.count(&format!("_since=0{bound}")).await;
-        let mut page = Page { next: Position::new(Seq::of(high), self.serial()), ..Page::default() };
+        let mut page = FeedPage { next: Position::new(Seq::of(high), self.serial()), ..FeedPage::default() };
         if room.rows == 0 {
             page.pending = self.tally.beyond(Side::Below, high, high, &[], count).await?;
             return Ok(page);
@@ -176,7 +176,7 @@ impl Unkept {
     }
 
     /// Tells the log why a feed ends in the middle.
-    fn told(&self, page: Result<Page, Error>) -> Result<Page, Error> {
+    fn told(&self, page: Result<FeedPage, Error>) -> Result<FeedPage, Error> {
         page.inspect_err(|error| {
             tracing::warn!(collection = %self.key(), %error, "broke off a feed of {}", self.key());
         })
@@ -210,17 +210,21 @@ impl Snapshot for Unkept {
         is_settled.then(|| format!("{timestamp}-{lineage:x}-{news:x}-{total:x}"))
     }
 
-    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move { self.told(self.after(from, room).await) })
     }
 
-    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(
+        self: Arc<Self>,
+        below: Option<Seq>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move { self.told(self.below(below, room).await) })
     }
 }
 
 /// A row with its own timestamp as its seq, or with that of a reader who may not have been shown it.
-fn row(new: NewRow, since: Seq) -> Row {
+fn row(new: NewRow, since: Seq) -> FeedRow {
     let NewRow { id, last_modified, deleted, json, .. } = new;
-    Row { seq: Seq::of(last_modified).max(since), id, last_modified, deleted, json }
+    FeedRow { seq: Seq::of(last_modified).max(since), id, last_modified, deleted, json }
 }

@@ -1,5 +1,7 @@
 //! Signs of life while a page is waited for.
 
+use std::time::Duration;
+
 use futures_util::future::pending;
 use http_body_util::BodyExt;
 
@@ -34,11 +36,11 @@ impl Snapshot for Stuck {
         None
     }
 
-    fn page(self: Arc<Self>, _: Position, _: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn page(self: Arc<Self>, _: Position, _: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(pending())
     }
 
-    fn before(self: Arc<Self>, _: Option<Seq>, _: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(self: Arc<Self>, _: Option<Seq>, _: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(pending())
     }
 }
@@ -64,7 +66,7 @@ async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
         };
         let memory = Memory { began: Seq::ZERO, presence: Arc::clone(&presence) };
         let mut reader =
-            Reader::new(Supply::Fixed(Arc::new(Stuck)), None, options, Position::default(), memory);
+            FeedReader::new(Supply::Fixed(Arc::new(Stuck)), None, options, Position::default(), memory);
         let mut text = String::new();
         let expected = format!("{}{}", framing.opening(), framing.heartbeat().repeat(2));
         while text.len() < expected.len() {

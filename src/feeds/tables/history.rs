@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::access::Refusal;
 use crate::error::Error;
-use crate::feeds::snapshot::{Page, Position, Room, Row, Snapshot};
+use crate::feeds::snapshot::{FeedPage, FeedRow, Position, Room, Snapshot};
 use crate::feeds::tally::{Side, Tally};
 use crate::history::Visible;
 use crate::journal::EntriesPage;
@@ -60,7 +60,7 @@ impl Entries {
         until: Timestamp,
         room: Room,
         descending: bool,
-    ) -> Result<(Vec<Row>, bool), Error> {
+    ) -> Result<(Vec<FeedRow>, bool), Error> {
         // What comes while a snapshot is read belongs to the next.
         let mut query = Query::between(after, until.min(self.timestamp), room.rows.min(MOST), descending);
         query.most_bytes = Some(room.bytes.saturating_mul(2));
@@ -96,7 +96,7 @@ impl Snapshot for Entries {
         Some(format!("{}-{part}", self.timestamp))
     }
 
-    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move {
             let (rows, has_more) = if room.rows == 0 {
                 (Vec::new(), true)
@@ -106,16 +106,20 @@ impl Snapshot for Entries {
             let newest = rows.last().map(|row| row.seq);
             if !has_more {
                 let seq = from.seq.max(Seq::of(self.timestamp));
-                return Ok(Page { rows, pending: 0, next: Position::new(seq, self.serial()) });
+                return Ok(FeedPage { rows, pending: 0, next: Position::new(seq, self.serial()) });
             }
             let seq = newest.unwrap_or(from.seq);
             let count = async || self.count(Query::between(from.seq.at, self.timestamp, 0, false)).await;
             let pending = self.tally.beyond(Side::Above, from.seq.at, seq.at, &rows, count).await?;
-            Ok(Page { rows, pending, next: Position::new(seq, self.serial()) })
+            Ok(FeedPage { rows, pending, next: Position::new(seq, self.serial()) })
         })
     }
 
-    fn before(self: Arc<Self>, below: Option<Seq>, room: Room) -> BoxFuture<'static, Result<Page, Error>> {
+    fn before(
+        self: Arc<Self>,
+        below: Option<Seq>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move {
             let until = below.map_or(self.timestamp, |below| Seq::of(below.at).before().at);
             let (rows, has_more) = if room.rows == 0 {
@@ -128,7 +132,7 @@ impl Snapshot for Entries {
             let count = async || self.count(Query::between(Timestamp::ZERO, until, 0, false)).await;
             let pending =
                 if has_more { self.tally.beyond(Side::Below, until, below, &rows, count).await? } else { 0 };
-            Ok(Page { rows, pending, next: Position::new(last, self.serial()) })
+            Ok(FeedPage { rows, pending, next: Position::new(last, self.serial()) })
         })
     }
 }
@@ -141,11 +145,11 @@ fn permitted<T>(given: ControlFlow<Arc<Refusal>, T>) -> Result<T, Error> {
     }
 }
 
-fn row(json: Box<RawValue>) -> Option<Row> {
+fn row(json: Box<RawValue>) -> Option<FeedRow> {
     let told: LogOnce<'_> = serde_json::from_str(json.get()).ok()?;
     let (last_modified, deleted) = (Timestamp(told.last_modified), told.deleted);
     let id = (*told.id).into();
-    Some(Row {
+    Some(FeedRow {
         seq: Seq::of(last_modified),
         id,
         last_modified,

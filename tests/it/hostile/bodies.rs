@@ -167,30 +167,32 @@ async fn what_was_replaced_while_it_is_read_is_counted() {
     let (sidecar, collection) = public(&[("sidecar.max_buffered", "64MiB")]).await;
     let alice = sidecar.client().user("alice");
     fill(&alice, &collection, 20).await;
-    let path = format!("{collection}/changeset?_expected=0");
-    sidecar.client().get(&path).await.expect(200);
-    let idle = memory(&sidecar, "VmHWM");
-    let request = format!("GET /v1{path} HTTP/1.1\r\n");
-    let mut connections = Vec::new();
-    let mut statuses = Vec::new();
-    for number in 0..12 {
-        alice.put(&format!("{collection}/records/moved{number}")).await.expect(201);
-        let mut connection = unread(sidecar.address(), 1, &request, "").remove(0);
-        connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut line = [0; 12];
-        connection.read_exact(&mut line).unwrap();
-        statuses.push(String::from_utf8_lossy(&line[9..]).into_owned());
-        connections.push(connection);
+    for (name, path) in [("a", "changeset?_expected=0"), ("b", "_changes?include_docs=true")] {
+        let path = format!("{collection}/{path}");
+        sidecar.client().get(&path).await.expect(200);
+        let idle = memory(&sidecar, "VmHWM");
+        let request = format!("GET /v1{path} HTTP/1.1\r\n");
+        let mut connections = Vec::new();
+        let mut statuses = Vec::new();
+        for number in 0..12 {
+            alice.put(&format!("{collection}/records/{name}{number}")).await.expect(201);
+            let mut connection = unread(sidecar.address(), 1, &request, "").remove(0);
+            connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            let mut line = [0; 12];
+            connection.read_exact(&mut line).unwrap();
+            statuses.push(String::from_utf8_lossy(&line[9..]).into_owned());
+            connections.push(connection);
+        }
+        let served = statuses.iter().take_while(|status| *status == "200").count();
+        assert!(
+            (1..5).contains(&served) && statuses[served..].iter().all(|status| status == "503"),
+            "{path}: {statuses:?}"
+        );
+        let grown = memory(&sidecar, "VmHWM").saturating_sub(idle);
+        assert!(grown <= ROOM, "{path}: {} MiB", grown / MIB);
+        drop(connections);
+        eventually("room", async || (sidecar.client().get(&path).await.status == 200).then_some(())).await;
     }
-    let served = statuses.iter().take_while(|status| *status == "200").count();
-    assert!(
-        (1..5).contains(&served) && statuses[served..].iter().all(|status| status == "503"),
-        "{statuses:?}"
-    );
-    let grown = memory(&sidecar, "VmHWM").saturating_sub(idle);
-    assert!(grown <= ROOM, "{} MiB", grown / MIB);
-    drop(connections);
-    eventually("room", async || (sidecar.client().get(&path).await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,89 @@
+//! What both monitor endpoints answer from: the list of timestamps, for whoever may see it.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::request::Parts;
+
+use super::changeset_params::ChangesetParams;
+use super::monitor_changes::{Context, ListRequest, Monitor};
+use super::{changeset, list, monitor_changes, monitor_changeset};
+use crate::access::Credentials;
+use crate::app::Core;
+use crate::aside;
+use crate::error::Error;
+use crate::kinto::Timestamp;
+use crate::route::Endpoint;
+use crate::timeline::entries::Entries;
+use crate::wire::body::Response;
+use crate::wire::cache_control::Served;
+use crate::wire::peer::Peer;
+
+/// Answers from the list of timestamps, brought up to what the request shows to be known to the client. What needs no
+/// list costs the upstream nothing.
+pub async fn answer(
+    core: &Core,
+    endpoint: &Endpoint,
+    request: &Parts,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let app = &core.app;
+    let settings = &app.settings;
+    let credentials = Credentials::of(&request.headers);
+    if !app.access.has_principal(&core.upstream, &credentials, &settings.changes.principals).await? {
+        return Err(if credentials.is_anonymous() { Error::Unauthorized } else { Error::Forbidden });
+    }
+    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let base_url = || list::base_url(settings, peer.scheme(), host);
+    let context = Context { settings, now: Timestamp::now(), base_url: &base_url };
+    let asked = match endpoint {
+        Endpoint::MonitorChangeset => {
+            monitor_changeset::check(&context, request)?.map_continue(MonitorRequest::Changeset)
+        }
+        _ => monitor_changes::check(&context, request)?.map_continue(MonitorRequest::List),
+    };
+    let asked = match asked {
+        ControlFlow::Break(response) => return Ok(response),
+        ControlFlow::Continue(asked) => asked,
+    };
+    let (expected, since) = match &asked {
+        MonitorRequest::Changeset(params) => (Some(&*params.expected), params.since),
+        MonitorRequest::List(asked) => asked.known(),
+    };
+    let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
+    let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
+    let mut response = match asked {
+        MonitorRequest::Changeset(params) => monitor_changeset::answer(&params, &monitor, request)?,
+        MonitorRequest::List(asked) if asked.work(&entries) <= aside::LITTLE => {
+            asked.answer(&monitor, request)?
+        }
+        MonitorRequest::List(asked) => Box::pin(aside_from(core, asked, &entries, request, &context)).await?,
+    };
+    Served::from_memory(is_stale).insert(response.headers_mut());
+    Ok(response)
+}
+
+/// As [`answer`], for what takes long to select.
+async fn aside_from(
+    core: &Core,
+    asked: ListRequest,
+    entries: &Arc<Entries>,
+    request: &Parts,
+    context: &Context<'_>,
+) -> Result<Response, Error> {
+    let (app, entries, request) = (Arc::clone(&core.app), Arc::clone(entries), request.clone());
+    let (now, base_url) = (context.now, (context.base_url)());
+    let answer = move || {
+        let base_url = || base_url.clone();
+        let context = Context { settings: &app.settings, now, base_url: &base_url };
+        asked.answer(&Monitor { entries: &entries, host: app.timeline.host(), context }, &request)
+    };
+    aside::run(usize::MAX, answer).await?
+}
+
+/// A request for one of the two monitor endpoints that has passed all checks.
+enum MonitorRequest {
+    List(ListRequest),
+    Changeset(ChangesetParams),
+}
