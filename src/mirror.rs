@@ -329,7 +329,10 @@ impl Mirrors {
             head: OnceLock::new(),
             variants: Variants::default(),
         });
-        mirror.state.store(Some(state.clone()));
+        if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
+            // Readers of feeds may hold all of it.
+            replaced.stock.retire();
+        }
         mirror.moved.send_replace(state.content.serial);
         let mut past = mirror.past();
         past.failure = None;

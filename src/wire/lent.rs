@@ -52,11 +52,16 @@ impl Stock {
     pub fn lent(&self, bytes: usize) -> Option<Arc<Lent>> {
         (bytes >= LITTLE).then(|| Arc::clone(&self.0))
     }
+
+    /// It is kept no more, though somebody may still hold it.
+    pub fn retire(&self) {
+        self.0.is_kept.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Stock {
     fn drop(&mut self) {
-        self.0.is_kept.store(false, Ordering::Relaxed);
+        self.retire();
     }
 }
 
