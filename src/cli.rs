@@ -16,7 +16,7 @@ pub enum Task {
     /// Serve, until it is told to stop.
     Serve,
     /// Say what the settings and the upstream come to.
-    Check,
+    Check(Check),
     /// Write the journal as lines, or read lines into it.
     Transfer(Transfer),
     /// Ask a running sidecar how it is.
@@ -32,6 +32,15 @@ pub enum Manual {
     Page,
     /// What lets a shell complete a command line.
     Completions(Shell),
+}
+
+/// What is said of the settings and the upstream, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Check {
+    /// As JSON.
+    pub json: bool,
+    /// The settings in force, and nothing is contacted.
+    pub print_settings: bool,
 }
 
 /// What a running sidecar is asked.
@@ -93,12 +102,15 @@ impl Cli {
         let program = OsString::from("kinto-sidecar");
         let matches = command().try_get_matches_from(std::iter::once(program).chain(arguments))?;
         let (task, matches) = match matches.subcommand() {
-            Some(("check", matches)) => (Task::Check, matches),
             Some(("man", matches)) => (Task::Manual(Manual::Page), matches),
             Some(("completions", matches)) => match matches.get_one::<Shell>("shell") {
                 Some(shell) => (Task::Manual(Manual::Completions(*shell)), matches),
                 None => (Task::Serve, matches),
             },
+            Some(("check", matches)) => {
+                let [json, print_settings] = ["json", "print-settings"].map(|name| matches.get_flag(name));
+                (Task::Check(Check { json, print_settings }), matches)
+            }
             Some(("history", matches)) => match transfer(matches) {
                 Some((transfer, matches)) => (Task::Transfer(transfer), matches),
                 None => (Task::Serve, matches),
@@ -183,11 +195,7 @@ pub(crate) fn command() -> Command {
         .arg(set)
         .args(flags)
         .after_long_help(more_help())
-        .subcommand(
-            Command::new("check").about(
-                "Reads the settings, contacts the upstream, and says what was found and what is missing",
-            ),
-        )
+        .subcommand(check())
         .subcommand(history())
         .subcommand(health())
         .subcommand(Command::new("man").about("Prints the page of the manual: kinto-sidecar man | man -l -"))
@@ -254,6 +262,17 @@ fn more_help() -> String {
         text += &format!("\n  {status}  {meaning}");
     }
     text
+}
+
+fn check() -> Command {
+    let switch = |name, help| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    Command::new("check")
+        .about(
+            "Reads the settings, contacts the upstream, and says what was found, what is missing and how to mend \
+             it; ends with 1 where there is a problem, and with 2 where the settings cannot be read",
+        )
+        .arg(switch("json", "says it as JSON"))
+        .arg(switch("print-settings", "shows every setting in force and where it was written, and contacts nothing"))
 }
 
 fn health() -> Command {
@@ -354,7 +373,7 @@ mod tests {
             [["--listen", "h:1", "check", "--exclusive"], ["check", "--exclusive", "--listen", "h:1"]]
         {
             let cli = parse(&arguments).unwrap();
-            assert_eq!(cli.task, Task::Check);
+            assert_eq!(cli.task, Task::Check(Check::default()));
             assert_eq!(cli.arguments.flags["sidecar.listen"], "h:1");
             assert_eq!(cli.arguments.flags["sidecar.exclusive"], "true");
         }

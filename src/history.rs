@@ -1,6 +1,7 @@
 //! The history that the sidecar keeps, as its readers see it. What is in it is written by [`writes`](crate::writes).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub mod keeper;
 mod visible;
@@ -38,6 +39,22 @@ impl History {
     /// How much the journal holds, where there is one that can be read now.
     pub async fn size(&self) -> Option<JournalSize> {
         self.keeper.opened()?.size().await.ok()
+    }
+
+    /// Whether what is written can be recorded now, within that time; else why not. `None` where the history is not the
+    /// sidecar's.
+    pub async fn condition(&self, patience: Duration) -> Option<Result<(), String>> {
+        if !self.keeper.is_own() {
+            return None;
+        }
+        let Some(journal) = self.keeper.opened() else {
+            return Some(Err("the journal is not open".to_owned()));
+        };
+        let answer = tokio::time::timeout(patience, journal.can_write()).await;
+        Some(match answer {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_elapsed) => Err("the journal does not answer".to_owned()),
+        })
     }
 
     /// See [`Keeper::journal`].

@@ -402,6 +402,11 @@ impl Journal {
         let _ = self.write(Work::Nothing).await;
     }
 
+    /// Whether a write could be recorded now, as far as can be seen without one.
+    pub async fn can_write(&self) -> Result<(), JournalError> {
+        self.write(Work::Probe).await.map(|_| ())
+    }
+
     async fn write(&self, work: Work) -> Result<Done, JournalError> {
         queue::write(&self.queue, work).await
     }

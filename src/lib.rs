@@ -30,6 +30,7 @@
 //! | `server` | connections: who has a place, where a head ends, TLS |
 //! | `handler` | the life of a request |
 //! | `endpoints`, `forward` | what the sidecar answers itself, and what it passes on |
+//! | `condition` | how the sidecar is, and what is wrong |
 //! | `app`, `route` | what all requests share, and whose a request is |
 //! | `feeds` | live and normal feeds |
 //! | `history` | who sees what of what was written by whom |
@@ -46,6 +47,7 @@
 //! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
 //! | `settings` | what the operator wrote |
 //! | `phase` | whether the process serves, drains or stops |
+//! | `complaint` | what an operator can mend, and how |
 //! | `kinto`, `bounded`, `backoff` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries |
 //! | `chapters` | nothing: they are for people |
 //!
@@ -65,6 +67,8 @@ pub mod bounded;
 pub mod chapters;
 pub mod cli;
 pub mod commands;
+mod complaint;
+pub mod condition;
 pub mod endpoints;
 pub mod error;
 pub mod feeds;

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
     ended(match cli.task {
         Task::Serve => serve::run(settings).map(|()| ExitCode::SUCCESS),
-        Task::Check => commands::check::run(&settings),
+        Task::Check(check) => commands::check::run(&settings, check),
         Task::Health(health) => commands::health::run(&settings, &health),
         Task::Transfer(transfer) => commands::history::run(&settings, &transfer),
         Task::Manual(manual) => commands::manual::run(manual),

@@ -216,12 +216,21 @@ fn render_latency(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Resul
     Ok(())
 }
 
-fn render_connections(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
+/// How many client connections are open.
+pub fn connections() -> u64 {
+    open_connections(&THREADS.lock().clone())
+}
+
+fn open_connections(threads: &[Arc<Counts>]) -> u64 {
     let opened = sum(threads, |counts| Some(&counts.connections));
     let closed = sum(threads, |counts| Some(&counts.connections_closed));
+    opened.saturating_sub(closed)
+}
+
+fn render_connections(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
     text.push_str("# HELP kinto_sidecar_connections Client connections that are open.\n");
     text.push_str("# TYPE kinto_sidecar_connections gauge\n");
-    writeln!(text, "kinto_sidecar_connections {}", opened.saturating_sub(closed))?;
+    writeln!(text, "kinto_sidecar_connections {}", open_connections(threads))?;
     text.push_str(
         "# HELP kinto_sidecar_upstream_requests_total Requests to the upstream by how they went.\n",
     );

@@ -231,6 +231,12 @@ impl Mirrors {
         self.kept.iter().map(|(_, mirror)| mirror).collect()
     }
 
+    /// Whether any content could be served while the upstream fails.
+    pub fn is_warm(&self) -> bool {
+        let is_young = |state: Arc<State>| state.began.elapsed() < self.stale_if_error;
+        self.kept.iter().any(|(_, mirror)| mirror.state().is_some_and(is_young))
+    }
+
     /// The bytes that all mirrors take, as last weighed.
     pub fn bytes(&self) -> u64 {
         self.kept.weighted_size()

@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::app::App;
+use crate::condition;
 use crate::endpoints::admin::Admin;
 use crate::journal::{Journal, JournalError};
 use crate::phase::Phase;
 use crate::server::{AdminServer, Certificates, Server};
 use crate::settings::Settings;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, leads_to_itself};
 
 /// Sent to a process that writes past the limit on the size of files.
 const SIGXFSZ: i32 = 25;
@@ -47,6 +48,9 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         let _inside = background.enter();
         signal(SignalKind::hangup())?
     };
+    if let Some(complaint) = leads_to_itself(&settings) {
+        return Err(Error::new(ErrorKind::InvalidInput, complaint.to_string()));
+    }
     let (phases, phase) = watch::channel(Phase::Serving);
     raise_descriptors(&settings);
     let upstream = Upstream::new(&settings)?;
@@ -59,6 +63,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     }
     let writes = Arc::clone(&app.writes);
     let drain_delay = app.settings.limits.drain_delay;
+    let (told, asker) = (Arc::clone(&app), upstream.sibling());
     let server = Server::open(app, upstream, None)?;
     let certificates = server.certificates();
     if let Some(certificates) = certificates.clone() {
@@ -66,6 +71,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     }
     background.spawn(hear_hangups(hangups, certificates));
     eprintln!("listening on {}", server.address());
+    background.spawn(condition::tell(told, asker, server.address()));
     let threads = server.start()?;
 
     let served =
@@ -110,10 +116,7 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Op
     let explicit_permissions = settings.kinto.explicit_permissions;
     let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
     match background.block_on(opening) {
-        Ok(journal) => {
-            tracing::info!("the journal is {:?}", settings.journal);
-            Ok(Some(journal))
-        }
+        Ok(journal) => Ok(Some(journal)),
         Err(JournalError::Unavailable(_)) => Ok(None),
         Err(error @ JournalError::InUse(_)) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),

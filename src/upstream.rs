@@ -34,6 +34,7 @@ mod described;
 mod dial;
 mod ended;
 mod error;
+mod itself;
 pub mod kinto;
 pub mod pages;
 mod pool;
@@ -46,6 +47,7 @@ pub use batches::{Batches, Sender as BatchSender};
 pub use described::Description;
 pub use ended::Ended;
 pub use error::UpstreamError;
+pub use itself::leads_to_itself;
 pub use suspense::Suspense;
 pub use words::Advice;
 
@@ -163,6 +165,12 @@ impl Upstream {
     /// The greatest `_since` that the upstream takes, on the safe side, as far as its latest answer tells.
     pub fn latest_since(&self) -> Timestamp {
         self.0.words.latest_since()
+    }
+
+    /// How many seconds this machine's clock is ahead of the upstream's, as far as its latest answer tells; negative where
+    /// it is behind.
+    pub fn clock_ahead(&self) -> Option<f64> {
+        self.0.words.clock_ahead()
     }
 
     /// Asks with the service account's credentials and reads the whole answer. The path is relative to the API root:

@@ -2,7 +2,6 @@
 //! to mend it.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
@@ -10,69 +9,87 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
+mod machine;
 mod pace;
+mod report;
 
+use crate::cli::Check;
+use crate::complaint::Complaint;
 use crate::journal::{Journal, JournalView};
 use crate::kinto::CollectionKey;
 use crate::settings::{ChangesMode, HistoryMode, JournalUrl, Settings};
-use crate::timeline::poll::unreadable::cannot_list;
 use crate::timeline::resources::Resources;
 use crate::upstream::{Upstream, UpstreamError};
 use pace::Pace;
+use report::{Finding, Report};
 
-/// What was found.
-#[derive(Debug, Default)]
-struct Report {
-    /// Line by line, for people.
-    text: String,
-    /// What keeps the sidecar from doing its work, each with how to mend it.
-    problems: Vec<String>,
-}
+/// What is said of a URL that is no API root.
+const API_ROOT: &str = "name Kinto's API root in sidecar.upstream, with the version at the end";
 
 /// Prints what the settings and the upstream come to.
-pub fn run(settings: &Settings) -> io::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let upstream = Upstream::new(settings)?;
-    let mut report = runtime.block_on(check(settings, &upstream));
-    for problem in report.problems.clone() {
-        report.say(&format!("problem       {problem}"));
+pub fn run(settings: &Settings, check: Check) -> io::Result<ExitCode> {
+    if check.print_settings {
+        let text = report::settings(&settings.in_force, check.json);
+        return Ok(super::report(&text).err().unwrap_or(ExitCode::SUCCESS));
     }
-    if let Err(code) = super::report(&report.text) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut report = Report::default();
+    report.say("upstream", settings.upstream.to_string());
+    runtime.block_on(async {
+        machine::look(&mut report, settings).await;
+        match Upstream::new(settings) {
+            Ok(upstream) => look(&mut report, settings, &upstream).await,
+            Err(error) => report.add(Finding::problem(
+                error.to_string(),
+                "name a PEM file of authorities in sidecar.upstream_ca that the sidecar's user may read",
+            )),
+        }
+    });
+    let text = if check.json { report.json() } else { report.text() };
+    if let Err(code) = super::report(&text) {
         return Ok(code);
     }
-    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Looks at everything that the sidecar needs of its upstream.
-async fn check(settings: &Settings, upstream: &Upstream) -> Report {
-    let mut report = Report::default();
-    report.say(&format!("upstream      {}", settings.upstream));
-    let root = match ask(upstream, "/").await {
-        Ok((StatusCode::OK, root)) => root,
-        Ok((status, _)) => {
-            report.problems.push(format!(
-                "{} answers {status} where Kinto answers 200: is sidecar.upstream its API root, with the version at \
-                 the end?",
-                settings.upstream
-            ));
-            return report;
-        }
-        Err(error) => {
-            report.problems.push(format!("{error}: is Kinto running at {}?", settings.upstream));
-            return report;
-        }
+async fn look(report: &mut Report, settings: &Settings, upstream: &Upstream) {
+    let answer = match upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await {
+        Ok(answer) => answer,
+        Err(error) => return report.add(unreachable(settings, &error)),
     };
-    describe(&mut report, settings, &root);
-    let is_journalled = history(&mut report, settings, &root).await;
-    if is_journalled || settings.changes_mode == ChangesMode::Auto {
-        monitored(&mut report, settings, upstream, is_journalled).await;
+    if answer.status() != StatusCode::OK {
+        let what = format!("{} answers {} where Kinto answers 200", settings.upstream, answer.status());
+        return report.add(Finding::problem(what, API_ROOT));
     }
-    report
+    let Ok(root) = serde_json::from_slice::<Value>(answer.body()) else {
+        let what = format!("{} answers something else than Kinto does", settings.upstream);
+        return report.add(Finding::problem(what, API_ROOT));
+    };
+    describe(report, settings, &root);
+    if let Some(complaint) = upstream.clock_ahead().and_then(Complaint::of_clock) {
+        report.add(Finding::warning(complaint));
+    }
+    both_sides(report, settings, &root);
+    let is_journalled = history(report, settings, &root).await;
+    if is_journalled || settings.changes_mode == ChangesMode::Auto {
+        monitored(report, settings, upstream, is_journalled).await;
+    }
+}
+
+fn unreachable(settings: &Settings, error: &UpstreamError) -> Finding {
+    if error.is_unknown_authority() {
+        return Finding::problem(
+            format!("the certificate of {} is of an authority that is not known here", settings.upstream),
+            "name the authority's PEM file in sidecar.upstream_ca",
+        );
+    }
+    Finding::problem(error.to_string(), format!("is Kinto running at {}?", settings.upstream))
 }
 
 fn describe(report: &mut Report, settings: &Settings, root: &Value) {
     let text = |name: &str| root.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
-    report.say(&format!("Kinto         {} (API {})", text("project_version"), text("http_api_version")));
+    report.say("Kinto", format!("{} (API {})", text("project_version"), text("http_api_version")));
     let capabilities: Vec<&str> = root
         .get("capabilities")
         .and_then(Value::as_object)
@@ -80,16 +97,31 @@ fn describe(report: &mut Report, settings: &Settings, root: &Value) {
         .flatten()
         .map(|(name, _)| &**name)
         .collect();
-    report.say(&format!("capabilities  {}", capabilities.join(", ")));
+    report.say("capabilities", capabilities.join(", "));
     let user = root.get("user").and_then(|user| user.get("id")).and_then(Value::as_str);
     match (user, &settings.auth) {
-        (Some(user), _) => report.say(&format!("account       {user}")),
-        (None, None) => report.say("account       none: the sidecar reads as anyone does"),
-        (None, Some(_)) => report.problems.push(
-            "the upstream does not know the service account: check sidecar.auth, and which authentication Kinto \
-             accepts (multiauth.policies)"
-                .to_owned(),
-        ),
+        (Some(user), _) => report.say("account", user),
+        (None, None) => report.say("account", "none: the sidecar reads as anyone does"),
+        (None, Some(_)) => report.add(Complaint::unknown_account().into()),
+    }
+}
+
+/// Plugins that do in the upstream what the sidecar does, too.
+fn both_sides(report: &mut Report, settings: &Settings, root: &Value) {
+    let has = |name: &str| root.pointer("/capabilities").is_some_and(|all| all.get(name).is_some());
+    let both = |what: &str, plugin: &str, setting: &str| {
+        Finding::warning(Complaint {
+            what: format!("the upstream's {what} plugin and the sidecar do the same"),
+            mend: format!(
+                "take {plugin} out of Kinto's includes, or leave it to the plugin with {setting} = upstream"
+            ),
+        })
+    };
+    if settings.changes_mode == ChangesMode::Auto && has("changes") {
+        report.add(both("changes", "kinto_changes", "sidecar.changes"));
+    }
+    if settings.history_mode == HistoryMode::Journal && has("history") {
+        report.add(both("history", "kinto.plugins.history", "sidecar.history"));
     }
 }
 
@@ -98,34 +130,39 @@ async fn history(report: &mut Report, settings: &Settings, root: &Value) -> bool
     let has_plugin = root.get("capabilities").is_some_and(|all| all.get("history").is_some());
     match settings.history_mode {
         HistoryMode::Off => {
-            report.say("history       forwarded like any other path");
+            report.say("history", "forwarded like any other path");
             return false;
         }
         HistoryMode::Upstream => {
-            report.say("history       the upstream's own");
+            report.say("history", "the upstream's own");
             return false;
         }
         HistoryMode::Auto if has_plugin => {
-            report.say("history       the upstream's own, which it announces");
+            report.say("history", "the upstream's own, which it announces");
             return false;
         }
         HistoryMode::Auto | HistoryMode::Journal => {}
     }
     if settings.journal == JournalUrl::SqliteInMemory {
-        report.say("history       in memory: it is gone when the sidecar stops");
+        report.say("history", "in memory: it is gone when the sidecar stops");
         return true;
     }
     let place = format!("{:?}", settings.journal);
     match JournalView::open(&settings.journal).await {
-        Ok(Some(_)) => report.say(&format!("history       in the journal {place}")),
+        Ok(Some(_)) => report.say("history", format!("in the journal {place}")),
         Ok(None) => match Journal::can_be_made(&settings.journal) {
-            Ok(()) => report.say(&format!(
-                "history       in the journal {place}, which is not there yet: the sidecar makes it when it starts"
+            Ok(()) => report.say(
+                "history",
+                format!("in the journal {place}, which is not there yet: the sidecar makes it when it starts"),
+            ),
+            Err(error) => report.add(Finding::problem(
+                error.to_string(),
+                "make the folder, with write permission for the sidecar's user, or name another in sidecar.journal",
             )),
-            Err(error) => report.problems.push(error.to_string()),
         },
-        Err(error) => report.problems.push(format!(
-            "{error}: is sidecar.journal = {place} the right place? (sidecar.history = off does without)"
+        Err(error) => report.add(Finding::problem(
+            error.to_string(),
+            format!("is sidecar.journal = {place} the right place? (sidecar.history = off does without)"),
         )),
     }
     true
@@ -145,10 +182,10 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
             match pace.collections(bucket).await {
                 Ok(Ok(found)) => keys.extend(found.into_iter().filter(|key| resources.include(key))),
                 Ok(Err(StatusCode::NOT_FOUND)) => {
-                    report.say(&format!("bucket        {bucket} does not exist (yet)"));
+                    report.add(Finding::warning(Complaint::no_bucket(bucket)));
                 }
-                Ok(Err(status)) => report.problems.push(cannot_list(bucket, status)),
-                Err(error) => report.problems.push(error.to_string()),
+                Ok(Err(status)) => report.add(Complaint::cannot_list(bucket, status).into()),
+                Err(error) => report.add(unreachable(settings, &error)),
             }
         }
     }
@@ -156,11 +193,13 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
     if is_journalled && !settings.exclusive {
         match pace.journalled().await {
             Ok(journalled) => keys.extend(journalled),
-            Err(error) => report.problems.push(error.to_string()),
+            Err(error) => report.add(unreachable(settings, &error)),
         }
     }
     let keys: Vec<CollectionKey> = keys.into_iter().collect();
-    pace.timestamps(report, &keys, |key| is_changes && resources.include(key)).await;
+    let is_monitored = |key: &CollectionKey| is_changes && resources.include(key);
+    let is_named = |key: &CollectionKey| is_changes && resources.names(key);
+    pace.timestamps(report, &keys, is_monitored, is_named).await;
     let behind = pace.behind(is_journalled);
     let mut said =
         format!("{:.1} s behind at worst for writes that do not pass through", behind.as_secs_f64());
@@ -170,23 +209,11 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
         );
     }
     if is_changes && changes.resources.is_empty() {
-        report.say("monitored     nothing: name buckets or collections in changes.resources");
+        report.say("monitored", "nothing: name buckets or collections in changes.resources");
     } else if is_changes {
-        report.say(&format!("monitored     {count} collections, {said}"));
+        report.say("monitored", format!("{count} collections, {said}"));
     }
     if keys.len() > count {
-        report.say(&format!("journalled    {} collections, {said}", keys.len()));
-    }
-}
-
-async fn ask(upstream: &Upstream, path: &str) -> Result<(StatusCode, Value), UpstreamError> {
-    let answer = upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
-    Ok((answer.status(), serde_json::from_slice(answer.body()).unwrap_or_default()))
-}
-
-impl Report {
-    fn say(&mut self, line: &str) {
-        // Writing into a string cannot fail.
-        _ = writeln!(self.text, "{line}");
+        report.say("journalled", format!("{} collections, {said}", keys.len()));
     }
 }

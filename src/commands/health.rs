@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// More than it ever says.
 const ANSWER_BYTES: usize = 1 << 20;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Prints what the sidecar says of itself. Fails where nobody was named who could be asked.
 #[expect(clippy::print_stdout, reason = "the answer is what was asked for")]
@@ -57,7 +57,7 @@ pub fn run(settings: &Settings, health: &Health) -> io::Result<ExitCode> {
 }
 
 /// Where a sidecar can be asked.
-struct Place(ListenAddr);
+pub(super) struct Place(ListenAddr);
 
 impl Place {
     /// As an operator writes it.
@@ -70,7 +70,7 @@ impl Place {
     }
 
     /// Where a process that listens there can be reached: every address is this machine's, too.
-    fn listening(address: &ListenAddr) -> Self {
+    pub(super) fn listening(address: &ListenAddr) -> Self {
         Self(match address {
             ListenAddr::Tcp(address) => match address.rsplit_once(':') {
                 Some(("0.0.0.0" | "[::]", port)) => ListenAddr::Tcp(format!("127.0.0.1:{port}")),
@@ -80,7 +80,7 @@ impl Place {
         })
     }
 
-    async fn ask(&self, path: &str) -> Result<(StatusCode, String), Failure> {
+    pub(super) async fn ask(&self, path: &str) -> Result<(StatusCode, String), Failure> {
         match &self.0 {
             ListenAddr::Tcp(address) => ask(TcpStream::connect(address).await?, address, path).await,
             ListenAddr::Unix(socket) => ask(UnixStream::connect(socket).await?, "localhost", path).await,

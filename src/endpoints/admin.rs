@@ -2,26 +2,26 @@
 //!
 //! - `GET /metrics`: everything that is counted, for Prometheus
 //! - `GET /health/live`: 200 while the process can answer at all
-//! - `GET /health/ready`: 200 while requests can be answered, 503 while the upstream cannot or the process stops
+//! - `GET /health/ready`: 200 while requests can be answered, 503 while they cannot or the process stops, and in either case
+//!   the whole [`Condition`]; with `?require=writes` 503 also while writes cannot be answered
+//! - `GET /__lbheartbeat__`, `/__heartbeat__`, `/__version__`: the same for those who know Dockerflow
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
 
 use crate::app::App;
+use crate::condition::Condition;
 use crate::error::Error;
 use crate::metrics;
-use crate::phase::Phase;
 use crate::settings::Limits;
 use crate::upstream::Upstream;
 use crate::wire::body::{Body, Response};
 
-/// How long the upstream may take to show that it is there.
-const PATIENCE: Duration = Duration::from_secs(2);
+const JSON: &str = "application/json";
 
 /// What the admin listener answers with.
 #[derive(Clone)]
@@ -55,8 +55,11 @@ impl Admin {
                 let text = metrics::render() + &journal.unwrap_or_default() + &self.recorder.render();
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
-            "/health/live" => respond(StatusCode::OK, "application/json", "{\"live\":true}"),
-            "/health/ready" => self.readiness().await,
+            "/health/live" => respond(StatusCode::OK, JSON, "{\"live\":true}"),
+            "/health/ready" => self.readiness(request.uri().query()).await,
+            "/__lbheartbeat__" => respond(StatusCode::OK, JSON, "{}"),
+            "/__heartbeat__" => self.heartbeat().await,
+            "/__version__" => respond(StatusCode::OK, JSON, version()),
             _ => Error::NotFound.into_response(),
         }
     }
@@ -70,34 +73,45 @@ impl Admin {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let clocks = self.app.timeline.places() as f64;
         ::metrics::gauge!("kinto_sidecar_clocks").set(clocks);
+        if let Some(ahead) = self.upstream.clock_ahead() {
+            ::metrics::gauge!("kinto_sidecar_clock_ahead_seconds").set(ahead);
+        }
         if let Some(age) = self.app.poller.age() {
             ::metrics::gauge!("kinto_sidecar_timestamps_age_seconds").set(age.as_secs_f64());
         }
     }
 
-    async fn readiness(&self) -> Response {
-        if *self.app.phase.borrow() > Phase::Serving {
-            return respond(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "application/json",
-                "{\"ready\":false,\"stopping\":true}",
-            );
-        }
-        let question = self.upstream.ask(Method::GET, "/__lbheartbeat__", HeaderMap::new(), Bytes::new());
-        let is_there = match tokio::time::timeout(PATIENCE, question).await {
-            Ok(Ok(answer)) => !answer.status().is_server_error(),
-            Ok(Err(_)) | Err(_) => false,
-        };
-        if is_there {
-            respond(StatusCode::OK, "application/json", "{\"ready\":true,\"upstream\":true}")
-        } else {
-            respond(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "application/json",
-                "{\"ready\":false,\"upstream\":false}",
-            )
-        }
+    async fn readiness(&self, query: Option<&str>) -> Response {
+        let condition = Condition::of(&self.app, &self.upstream).await;
+        let requires_writes = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+            .any(|pair| pair == ("require".into(), "writes".into()));
+        let is_enough = condition.ready && (condition.writes || !requires_writes);
+        // Booleans, numbers and strings always serialize.
+        respond(enough(is_enough), JSON, serde_json::to_vec(&condition).unwrap_or_default())
     }
+
+    /// Dockerflow: each thing that is needed, and whether it is there.
+    async fn heartbeat(&self) -> Response {
+        let condition = Condition::of(&self.app, &self.upstream).await;
+        let is_good = condition.upstream && condition.journal != Some(false);
+        let parts = json!({"upstream": condition.upstream, "journal": condition.journal.unwrap_or(true)});
+        respond(enough(is_good), JSON, parts.to_string())
+    }
+}
+
+fn enough(is_enough: bool) -> StatusCode {
+    if is_enough { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// Dockerflow: what this is. The commit is known to those who build it with `KINTO_SIDECAR_COMMIT`.
+fn version() -> String {
+    json!({
+        "name": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "source": option_env!("CARGO_PKG_REPOSITORY").unwrap_or_default(),
+        "commit": option_env!("KINTO_SIDECAR_COMMIT").unwrap_or_default(),
+    })
+    .to_string()
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {

@@ -36,6 +36,8 @@ pub(super) enum Work {
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
     Nothing,
+    /// Nothing: it fails where what a write needs would.
+    Probe,
 }
 
 /// What is removed, for as long as there is any of it.

@@ -177,15 +177,16 @@ impl Writer {
             _ => 0,
         });
         let needed = opened.chain(self.open.values().copied()).fold(0, u64::saturating_add);
-        let has_intents = waiting.iter().any(|waiting| matches!(waiting.work, Work::Intend(..)));
-        let room = match self.place.as_mut().filter(|_| has_intents) {
+        let needs_room = |work: &Work| matches!(work, Work::Intend(..) | Work::Probe);
+        let is_needed = waiting.iter().any(|waiting| needs_room(&waiting.work));
+        let room = match self.place.as_mut().filter(|_| is_needed) {
             Some(place) => place.make_room(needed),
             None => Ok(()),
         };
         for next in std::mem::take(waiting) {
             match &room {
                 _ if self.late.precedes(&next.work) => self.fail(next, &behind()),
-                Err(error) if matches!(next.work, Work::Intend(..)) => {
+                Err(error) if needs_room(&next.work) => {
                     metrics::journal::count_failure();
                     let text = format!("there is no room for what has to be written: {error}");
                     self.fail(next, &JournalError::Unavailable(text.into()));
@@ -370,7 +371,7 @@ impl Transaction<'_> {
                 intents::adopt(self.connection, groups, owner).await?;
                 Ok(Done::Nothing)
             }
-            Work::Nothing => Ok(Done::Nothing),
+            Work::Nothing | Work::Probe => Ok(Done::Nothing),
         }
     }
 }

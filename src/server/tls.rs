@@ -39,7 +39,7 @@ type Content = Result<[Vec<u8>; 2], String>;
 
 impl Certificates {
     /// Reads the files. An error names the one that is wrong.
-    pub(super) fn open(files: &TlsFiles) -> io::Result<Arc<Self>> {
+    pub fn open(files: &TlsFiles) -> io::Result<Arc<Self>> {
         metrics::describe_gauge!(EXPIRATION, "When the TLS certificate in use ends, in seconds since 1970.");
         let content = read(files);
         let config =

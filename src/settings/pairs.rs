@@ -1,6 +1,12 @@
 //! What two settings say together.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use x509_cert::certificate::{CertificateInner, Raw};
+use x509_cert::der::Decode;
 
 use super::auth::ServiceAuth;
 use super::error::{Origin, SettingsError};
@@ -13,6 +19,19 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// `sidecar.tls_key`: its private key.
     pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// When the certificate ends. An error names the file that is wrong.
+    pub fn end(&self) -> Result<SystemTime, String> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            format!("sidecar.tls_certificate = {}: {error}", self.certificate.display())
+        };
+        let pem = std::fs::read(&self.certificate).map_err(|error| wrong(&error))?;
+        let leaf = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(&error))?;
+        let leaf = CertificateInner::<Raw>::from_der(&leaf).map_err(|error| wrong(&error))?;
+        Ok(SystemTime::UNIX_EPOCH + leaf.tbs_certificate().validity().not_after.to_unix_duration())
+    }
 }
 
 impl Places<'_> {

@@ -21,7 +21,7 @@ mod error;
 pub mod heads;
 mod order;
 mod sweep;
-pub mod unreadable;
+mod unreadable;
 
 use super::Timeline;
 use super::budget::{Budget, Turn};
@@ -32,6 +32,8 @@ use crate::upstream::{Suspense, Upstream};
 use ask::Asker;
 pub use error::PollError;
 use sweep::{Purpose, Sweep};
+pub use unreadable::Lacking;
+use unreadable::Unreadable;
 
 /// The longest time for which a reader waits for a sweep.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -68,6 +70,7 @@ pub struct Poller {
     wake: Notify,
     outcome: watch::Sender<Outcome>,
     suspense: Suspense,
+    unreadable: Arc<Unreadable>,
     /// How long an upstream that says nothing is waited for, where what is known will do.
     patience: Duration,
 }
@@ -130,6 +133,7 @@ impl Poller {
             wake: Notify::new(),
             outcome: watch::Sender::default(),
             suspense: Suspense::default(),
+            unreadable: Arc::default(),
             patience,
         }
     }
@@ -265,9 +269,25 @@ impl Poller {
         ages.max()
     }
 
+    /// What of that which is monitored cannot be read, and what is not there, as far as it was asked for.
+    pub fn lacking(&self) -> Lacking {
+        self.unreadable.lacking()
+    }
+
+    /// Waits until all that is monitored was asked for once, or that failed, or takes long.
+    pub async fn first_asked(&self) {
+        if self.timeline.resources().is_empty() || self.timeline.is_loaded() {
+            return;
+        }
+        let mut outcome = self.outcome.subscribe();
+        let is_over = |outcome: &Outcome| outcome.done.is_some() || outcome.failed.is_some();
+        _ = tokio::time::timeout(LONGEST_WAIT, outcome.wait_for(is_over)).await;
+    }
+
     /// Asks until the process ends.
     pub async fn run(self: Arc<Self>, upstream: Upstream, overlap: Duration) {
-        let mut asker = Asker::new(self.timeline.clone(), upstream, overlap, self.most);
+        let unreadable = Arc::clone(&self.unreadable);
+        let mut asker = Asker::new(self.timeline.clone(), upstream, overlap, self.most, unreadable);
         let mut sweeps: VecDeque<Sweep> = VecDeque::new();
         let mut place: Option<Place> = None;
         let mut hold: Option<Instant> = None;

@@ -77,6 +77,11 @@ impl Resources {
         self.collections.iter().filter(|key| self.include(key))
     }
 
+    /// Whether a collection is monitored by its own name.
+    pub fn names(&self, key: &CollectionKey) -> bool {
+        self.collections.contains(key) && self.include(key)
+    }
+
     /// Whether nothing can be monitored.
     pub fn is_empty(&self) -> bool {
         self.listed.is_none() && self.buckets.is_empty() && self.collections.is_empty()

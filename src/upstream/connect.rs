@@ -121,14 +121,19 @@ impl fmt::Debug for Connector {
     }
 }
 
+/// The file with its setting.
+fn named(authorities: &Path) -> String {
+    format!("sidecar.upstream_ca = {}", authorities.display())
+}
+
 fn client_config(authorities: Option<&Path>) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = authorities {
         let pem = std::fs::read(path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", named(path))))?;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let invalid = |error: &dyn fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+            let invalid = |error: &dyn fmt::Display| io::Error::other(format!("{}: {error}", named(path)));
             roots.add(certificate.map_err(|error| invalid(&error))?).map_err(|error| invalid(&error))?;
         }
     }

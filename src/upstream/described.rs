@@ -23,6 +23,15 @@ pub struct Description {
     capabilities: BTreeMap<String, Value>,
     #[serde(default)]
     settings: BTreeMap<String, Value>,
+    project_version: Option<String>,
+    http_api_version: Option<String>,
+    user: Option<User>,
+}
+
+/// Whom the upstream takes the service account for.
+#[derive(Debug, Clone, Deserialize)]
+struct User {
+    id: String,
 }
 
 /// The last description, and the asking for it; one for all threads.
@@ -37,6 +46,21 @@ impl Description {
     /// Whether it has a plugin.
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.contains_key(capability)
+    }
+
+    /// Whether it says what Kinto does.
+    pub fn is_kinto(&self) -> bool {
+        self.http_api_version.is_some()
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Option<&str> {
+        self.project_version.as_deref()
+    }
+
+    /// Whom it takes the service account for; `None` for nobody.
+    pub fn user_id(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.id)
     }
 
     /// The most requests that it takes in a batch; `None` where it does not say, and for any number.

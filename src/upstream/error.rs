@@ -61,6 +61,13 @@ impl UpstreamError {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout)
     }
 
+    /// Whether the upstream's certificate is of an authority that is not trusted.
+    pub fn is_unknown_authority(&self) -> bool {
+        let Self::Connect(error) = self else { return false };
+        let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        matches!(tls, Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)))
+    }
+
     /// What a client is answered: 503 for an upstream that is not there, 504 for a slow one, 502 for a broken one.
     pub fn status(&self) -> StatusCode {
         match self {

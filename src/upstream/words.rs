@@ -27,9 +27,18 @@ const SERVICE_DEPRECATED: u16 = 202;
 /// What the upstream said last.
 #[derive(Debug, Default)]
 pub(super) struct Words {
-    date: Mutex<Option<(Timestamp, Instant)>>,
+    date: Mutex<Option<Date>>,
     advice: ArcSwapOption<Advice>,
     ended: ArcSwapOption<Ended>,
+}
+
+/// What time the upstream said it was.
+#[derive(Debug, Clone, Copy)]
+struct Date {
+    upstreams: Timestamp,
+    /// What time it was here.
+    own: Timestamp,
+    heard: Instant,
 }
 
 /// What the upstream's latest answer asks of clients.
@@ -67,8 +76,8 @@ impl Words {
         let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if let Some(date) = date {
             let date = date.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
-            let date = Timestamp(u64::try_from(date).unwrap_or(u64::MAX));
-            *self.date.lock() = Some((date, Instant::now()));
+            let upstreams = Timestamp(u64::try_from(date).unwrap_or(u64::MAX));
+            *self.date.lock() = Some(Date { upstreams, own: Timestamp::now(), heard: Instant::now() });
         }
     }
 
@@ -103,10 +112,19 @@ impl Words {
         self.ended.load_full()
     }
 
+    /// How many seconds this machine's clock is ahead of the upstream's.
+    pub(super) fn clock_ahead(&self) -> Option<f64> {
+        let date = (*self.date.lock())?;
+        #[expect(clippy::cast_precision_loss, reason = "seconds are enough")]
+        let [upstreams, own] = [date.upstreams, date.own].map(|moment| moment.0 as f64 / 1000.0);
+        // A date is cut to the second: on the average, half of one is gone.
+        Some(own - upstreams - 0.5)
+    }
+
     /// The greatest `_since` that the upstream takes, on the safe side.
     pub(super) fn latest_since(&self) -> Timestamp {
         let date = *self.date.lock();
-        let now = date.map_or_else(Timestamp::now, |(date, heard)| date.forth(heard.elapsed()));
+        let now = date.map_or_else(Timestamp::now, |date| date.upstreams.forth(date.heard.elapsed()));
         now.forth(AHEAD)
     }
 }

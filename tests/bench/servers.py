@@ -115,7 +115,7 @@ def sidecar(upstream_port, *flags, journal="sqlite::memory:"):
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if found := re.search(r"listening on http://[^ ]*:(\d+)", line):
+            if found := re.search(r'listening on http://[^ "]*:(\d+)', line):
                 yield int(found[1]), [process.pid]
                 return
         raise RuntimeError("the sidecar did not start:\n" + "".join(lines))

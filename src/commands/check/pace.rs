@@ -8,12 +8,12 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Report;
+use super::report::{Finding, Report};
+use crate::complaint::Complaint;
 use crate::kinto::{CollectionKey, is_segment, segment};
 use crate::settings::Settings;
 use crate::timeline::budget::rest;
 use crate::timeline::poll::heads::Heads;
-use crate::timeline::poll::unreadable::cannot_read;
 use crate::timeline::resources::Resources;
 use crate::upstream::kinto::ReadError;
 use crate::upstream::pages::Pages;
@@ -43,6 +43,14 @@ impl<'a> Pace<'a> {
     ) -> Result<Result<Vec<CollectionKey>, StatusCode>, UpstreamError> {
         let began = Instant::now();
         let ids = self.ids(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await?;
+        if matches!(&ids, Ok(ids) if ids.is_empty()) {
+            // Kinto has an empty list of what is in no bucket.
+            let path = format!("/buckets/{}", segment(bucket));
+            let answer = self.upstream.ask(Method::HEAD, &path, HeaderMap::new(), Bytes::new()).await?;
+            if answer.status() == StatusCode::NOT_FOUND {
+                return Ok(Err(StatusCode::NOT_FOUND));
+            }
+        }
         let paced = self.paced(began.elapsed());
         self.round += paced;
         self.lists = (self.lists.0 + paced, self.lists.1 + 1);
@@ -70,6 +78,7 @@ impl<'a> Pace<'a> {
         report: &mut Report,
         keys: &[CollectionKey],
         is_monitored: impl Fn(&CollectionKey) -> bool,
+        is_named: impl Fn(&CollectionKey) -> bool,
     ) {
         let heads = Heads::new(self.upstream.clone(), self.settings.kinto.batch_max_requests);
         let description = self.upstream.described().await.ok();
@@ -77,28 +86,37 @@ impl<'a> Pace<'a> {
             let answers = match heads.ask(keys).await {
                 Ok(answers) => answers,
                 Err(error) => {
-                    report.problems.push(format!("the timestamps cannot be asked for: {error}"));
+                    report.add(Finding::problem(
+                        format!("the timestamps cannot be asked for: {error}"),
+                        "see what Kinto's log says of it",
+                    ));
                     return;
                 }
             };
             self.round += self.paced(answers.busy);
             for (key, head) in keys.iter().zip(answers.heads).filter(|(key, _)| is_monitored(key)) {
                 match head {
-                    Ok(_) | Err(ReadError::Gone) => {}
-                    Err(ReadError::Refused(status)) => report.problems.push(cannot_read(key, status)),
-                    Err(error) => {
-                        report
-                            .problems
-                            .push(format!("the timestamp of {} cannot be learned: {error}", key.uri()));
+                    Err(ReadError::Gone) if is_named(key) => {
+                        report.add(Finding::warning(Complaint::no_collection(key)));
                     }
+                    Ok(_) | Err(ReadError::Gone) => {}
+                    Err(ReadError::Refused(status)) => {
+                        report.add(Complaint::cannot_read(key, status).into());
+                    }
+                    Err(error) => report.add(Finding::problem(
+                        format!("the timestamp of {} cannot be learned: {error}", key.uri()),
+                        "see what Kinto's log says of it",
+                    )),
                 }
             }
         }
         if let Some(why) = self.upstream.batches().refusal() {
-            report.say(&format!(
-                "batches       none here ({why}): each collection is asked for by itself, which takes longer where \
-                 Kinto is far"
-            ));
+            report.say(
+                "batches",
+                format!(
+                    "none here ({why}): each collection is asked for by itself, which takes longer where Kinto is far"
+                ),
+            );
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Asker {
     upstream: Upstream,
     overlap: Duration,
     heads: Heads,
-    pub(super) unreadable: Unreadable,
+    pub(super) unreadable: Arc<Unreadable>,
     /// What the upstream says of itself, once it did.
     description: Option<Arc<Description>>,
     /// For each bucket of which the list matters: its `ETag`, and when it was asked for.
@@ -97,13 +97,19 @@ struct Id {
 
 impl Asker {
     /// Asks `upstream` on behalf of `timeline`.
-    pub(super) fn new(timeline: Arc<Timeline>, upstream: Upstream, overlap: Duration, most: usize) -> Self {
+    pub(super) fn new(
+        timeline: Arc<Timeline>,
+        upstream: Upstream,
+        overlap: Duration,
+        most: usize,
+        unreadable: Arc<Unreadable>,
+    ) -> Self {
         Self {
             timeline,
             heads: Heads::new(upstream.clone(), most),
             upstream,
             overlap,
-            unreadable: Unreadable::default(),
+            unreadable,
             description: None,
             buckets: BTreeMap::new(),
             listed: BTreeSet::new(),
@@ -230,7 +236,11 @@ impl Asker {
                 }
                 Err(ReadError::Gone) => {
                     clock.answered();
-                    self.unreadable.is_readable(clock.key());
+                    if self.timeline.resources().names(clock.key()) {
+                        self.unreadable.no_collection(clock.key());
+                    } else {
+                        self.unreadable.is_readable(clock.key());
+                    }
                     if clock.news() == news {
                         self.timeline.removed(clock.key());
                     }
@@ -284,6 +294,13 @@ impl Asker {
         Ok((is_refused && !is_absence(status, answer.body(), "collection")).then_some(status))
     }
 
+    /// Whether there is no such bucket.
+    async fn is_absent(&self, bucket: &str) -> Result<bool, PollError> {
+        let path = format!("/buckets/{}", segment(bucket));
+        let answer = self.upstream.ask(Method::HEAD, &path, HeaderMap::new(), Bytes::new()).await?;
+        Ok(answer.status() == StatusCode::NOT_FOUND)
+    }
+
     /// Learns what the upstream says of itself, where that is not known.
     pub(super) async fn describe(&mut self) -> Result<(), PollError> {
         match self.upstream.described().await {
@@ -318,6 +335,7 @@ impl Asker {
             headers.insert(header::IF_NONE_MATCH, etag.clone());
         }
         let mut etag = None;
+        let (mut is_there, mut is_missing) = (false, false);
         let mut present = BTreeSet::new();
         let mut next = Some(format!("/buckets/{}/collections?_fields=id", segment(bucket)));
         let mut pages = Pages::default();
@@ -328,13 +346,17 @@ impl Asker {
                 StatusCode::NOT_MODIFIED => return Ok(()),
                 StatusCode::OK => {}
                 // A bucket that is not there (yet).
-                StatusCode::NOT_FOUND => break,
+                StatusCode::NOT_FOUND => {
+                    is_missing = true;
+                    break;
+                }
                 // One that nobody but its owner may list, or may not any more: that says nothing of what is in it.
                 status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                     return self.unlisted(bucket, status).await;
                 }
                 status => return Err(PollError::Status(status, format!("GET {path}"))),
             }
+            is_there = true;
             etag = etag.or_else(|| answer.headers().get(header::ETAG).cloned());
             let page: List<Id> = parse(answer.body())?;
             present.extend(page.data.iter().map(|object| CollectionKey::new(bucket, &object.id)));
@@ -343,8 +365,14 @@ impl Asker {
                 pages.lead_on_names(page.data.first().map(|object| &*object.id), answer.body().len())?;
             }
         }
+        if present.is_empty() {
+            // Kinto has an empty list of what is in no bucket.
+            let is_monitored = self.timeline.resources().buckets().any(|monitored| monitored == bucket);
+            is_missing = is_monitored && (is_missing || self.is_absent(bucket).await?);
+            etag = None;
+        }
         // A bucket that is not there has no list, and nothing is hidden in it.
-        let lacking = if etag.is_some() { self.lacks_some(bucket).await? } else { None };
+        let lacking = if is_there { self.lacks_some(bucket).await? } else { None };
         if lacking.is_none() {
             // What was heard of while the list was read is as true as the list.
             self.timeline.removed_from_bucket(bucket, &|key| {
@@ -354,7 +382,10 @@ impl Asker {
                         .known_clock(key)
                         .is_some_and(|clock| before.get(key) != Some(&clock.news()))
             });
-            self.unreadable.is_listed(bucket, |key| present.contains(key));
+            self.unreadable.is_listed(bucket, is_missing, |key| present.contains(key));
+        }
+        if is_missing {
+            self.unreadable.no_bucket(bucket);
         }
         let is_watched = self.timeline.watched(bucket).is_some();
         for key in present {

@@ -1,84 +1,124 @@
-//! What the service account may not read of that which is monitored or which a bucket's readers follow.
+//! What of that which is monitored, or which a bucket's readers follow, the service account may not read, and what of it
+//! is not there.
 //!
 //! Such a collection is not in the list, and nobody who reads the list can tell. So the log says it once, with what mends
-//! it, and a gauge counts it for as long as it is so.
+//! it, and gauges count it for as long as it is so.
 
 use std::collections::BTreeMap;
 
 use http::StatusCode;
+use parking_lot::Mutex;
 
 use super::error::PollError;
+use crate::complaint::Complaint;
 use crate::kinto::{CollectionKey, Resource, segment};
 
-/// By the path that was refused.
+/// See the module. Told by the one who asks, and read by those who want to know.
 #[derive(Debug, Default)]
-pub(super) struct Unreadable(BTreeMap<String, String>);
+pub(super) struct Unreadable(Mutex<BTreeMap<String, Lack>>);
 
-/// What to do where the collections of a bucket cannot be listed, or not all of them.
-pub fn cannot_list(bucket: &str, status: StatusCode) -> String {
-    format!(
-        "the collections of /buckets/{} cannot be listed ({status}): give the service account read permission on that \
-         bucket, or name its user id in Kinto's bucket_read_principals and collection_read_principals",
-        segment(bucket)
-    )
+/// What is lacking at a path, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Lack {
+    Refused(Complaint),
+    Missing(Complaint),
 }
 
-/// What to do where the records of a collection cannot be read.
-pub fn cannot_read(key: &CollectionKey, status: StatusCode) -> String {
-    format!(
-        "the records of {} cannot be read ({status}): give the service account read permission on the bucket or the \
-         collection, or name its user id in Kinto's record_read_principals",
-        key.uri()
-    )
+/// What is lacking of what is monitored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// What the service account may not read.
+    pub unreadable: Vec<Complaint>,
+    /// What the settings name and is not there.
+    pub missing: Vec<Complaint>,
 }
 
 impl Unreadable {
     /// The list of a bucket's collections was refused.
-    pub(super) fn bucket(&mut self, bucket: &str, status: StatusCode) -> PollError {
-        self.note(list_of(bucket), cannot_list(bucket, status))
+    pub(super) fn bucket(&self, bucket: &str, status: StatusCode) -> PollError {
+        let complaint = Complaint::cannot_list(bucket, status);
+        let words = complaint.to_string();
+        self.note(list_of(bucket), Lack::Refused(complaint));
+        PollError::Unreadable(words)
     }
 
     /// A collection's records were refused.
-    pub(super) fn collection(&mut self, key: &CollectionKey, status: StatusCode) {
-        self.note(key.uri(), cannot_read(key, status));
+    pub(super) fn collection(&self, key: &CollectionKey, status: StatusCode) {
+        self.note(key.uri(), Lack::Refused(Complaint::cannot_read(key, status)));
+    }
+
+    /// The settings name a bucket that is not there.
+    pub(super) fn no_bucket(&self, bucket: &str) {
+        self.note(list_of(bucket), Lack::Missing(Complaint::no_bucket(bucket)));
+    }
+
+    /// The settings name a collection that is not there.
+    pub(super) fn no_collection(&self, key: &CollectionKey) {
+        self.note(key.uri(), Lack::Missing(Complaint::no_collection(key)));
     }
 
     /// Why a collection's records cannot be read.
     pub(super) fn why(&self, key: &CollectionKey) -> Option<PollError> {
-        self.0.get(&key.uri()).cloned().map(PollError::Unreadable)
-    }
-
-    /// A collection can be read, or is not there.
-    pub(super) fn is_readable(&mut self, key: &CollectionKey) {
-        if !self.0.is_empty() && self.0.remove(&key.uri()).is_some() {
-            self.count();
+        match self.0.lock().get(&key.uri())? {
+            Lack::Refused(complaint) => Some(PollError::Unreadable(complaint.to_string())),
+            Lack::Missing(_) => None,
         }
     }
 
-    /// A bucket's list was read, and has these collections.
-    pub(super) fn is_listed(&mut self, bucket: &str, is_present: impl Fn(&CollectionKey) -> bool) {
+    /// A collection can be read, or is not there and nobody names it.
+    pub(super) fn is_readable(&self, key: &CollectionKey) {
+        let mut lacking = self.0.lock();
+        if !lacking.is_empty() && lacking.remove(&key.uri()).is_some() {
+            count(&lacking);
+        }
+    }
+
+    /// A bucket's list was read, and has these collections; there may be no such bucket.
+    pub(super) fn is_listed(
+        &self,
+        bucket: &str,
+        is_missing: bool,
+        is_present: impl Fn(&CollectionKey) -> bool,
+    ) {
         let list = list_of(bucket);
-        self.0.retain(|path, _| match path.strip_prefix(&list) {
-            Some("") => false,
-            Some(_) => is_present_at(path, &is_present),
+        let mut lacking = self.0.lock();
+        lacking.retain(|path, lack| match path.strip_prefix(&list) {
+            Some("") => is_missing && matches!(lack, Lack::Missing(_)),
+            // What is there and was missing is asked for next, and what is gone and was refused is refused no more.
+            Some(_) => is_present_at(path, &is_present) == matches!(lack, Lack::Refused(_)),
             None => true,
         });
-        self.count();
+        count(&lacking);
     }
 
-    fn note(&mut self, path: String, words: String) -> PollError {
-        if self.0.insert(path, words.clone()).as_ref() != Some(&words) {
-            tracing::warn!("{words}");
-            self.count();
+    /// All of it.
+    pub(super) fn lacking(&self) -> Lacking {
+        let mut all = Lacking::default();
+        for lack in self.0.lock().values() {
+            match lack {
+                Lack::Refused(complaint) => all.unreadable.push(complaint.clone()),
+                Lack::Missing(complaint) => all.missing.push(complaint.clone()),
+            }
         }
-        PollError::Unreadable(words)
+        all
     }
 
-    fn count(&self) {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        let count = self.0.len() as f64;
-        metrics::gauge!("kinto_sidecar_unreadable").set(count);
+    fn note(&self, path: String, lack: Lack) {
+        let mut lacking = self.0.lock();
+        if lacking.insert(path, lack.clone()).as_ref() != Some(&lack) {
+            let (Lack::Refused(complaint) | Lack::Missing(complaint)) = lack;
+            tracing::warn!("{complaint}");
+            count(&lacking);
+        }
     }
+}
+
+fn count(lacking: &BTreeMap<String, Lack>) {
+    let missing = lacking.values().filter(|lack| matches!(lack, Lack::Missing(_))).count();
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    let [missing, unreadable] = [missing, lacking.len() - missing].map(|count| count as f64);
+    metrics::gauge!("kinto_sidecar_unreadable").set(unreadable);
+    metrics::gauge!("kinto_sidecar_missing").set(missing);
 }
 
 fn list_of(bucket: &str) -> String {
@@ -96,9 +136,13 @@ fn is_present_at(path: &str, is_present: impl Fn(&CollectionKey) -> bool) -> boo
 mod tests {
     use super::*;
 
+    fn paths(unreadable: &Unreadable) -> Vec<String> {
+        unreadable.0.lock().keys().cloned().collect()
+    }
+
     #[test]
     fn what_is_gone_or_can_be_read_is_unreadable_no_more() {
-        let mut unreadable = Unreadable::default();
+        let unreadable = Unreadable::default();
         let (one, two) = (CollectionKey::new("a b", "one"), CollectionKey::new("a b", "two"));
         unreadable.bucket("a b", StatusCode::FORBIDDEN);
         unreadable.bucket("a", StatusCode::FORBIDDEN);
@@ -106,9 +150,25 @@ mod tests {
             unreadable.collection(key, StatusCode::FORBIDDEN);
             assert!(unreadable.why(key).is_some());
         }
-        unreadable.is_listed("a b", |key| *key == one);
+        unreadable.is_listed("a b", false, |key| *key == one);
         assert!(unreadable.why(&one).is_some() && unreadable.why(&two).is_none());
         unreadable.is_readable(&one);
-        assert_eq!(unreadable.0.keys().collect::<Vec<_>>(), ["/buckets/a/collections"]);
+        assert_eq!(paths(&unreadable), ["/buckets/a/collections"]);
+    }
+
+    #[test]
+    fn what_is_named_is_missing_until_it_is_there() {
+        let unreadable = Unreadable::default();
+        let key = CollectionKey::new("a", "one");
+        unreadable.no_bucket("a");
+        unreadable.no_collection(&key);
+        assert!(unreadable.why(&key).is_none(), "it is not refused");
+        assert_eq!(unreadable.lacking().missing.len(), 2);
+        unreadable.is_listed("a", true, |_| false);
+        assert_eq!(unreadable.lacking().missing.len(), 2);
+        unreadable.is_listed("a", false, |_| false);
+        assert_eq!(paths(&unreadable), ["/buckets/a/collections/one"]);
+        unreadable.is_listed("a", false, |_| true);
+        assert_eq!(unreadable.lacking(), Lacking::default());
     }
 }

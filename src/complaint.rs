@@ -1,0 +1,177 @@
+//! What an operator can mend, and how: in the same words at start, in the log, for those who ask how the sidecar is, and in
+//! `kinto-sidecar check`.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+
+use crate::kinto::{CollectionKey, segment};
+
+/// How long before its end a certificate is complained about.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// How far two clocks may be apart. The upstream tells its time to the second.
+const APART: Duration = Duration::from_secs(5);
+
+/// Something that an operator can mend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Complaint {
+    /// What is wrong, and with what.
+    pub what: String,
+    /// How to mend it.
+    pub mend: String,
+}
+
+impl Complaint {
+    /// The collections of a bucket cannot be listed, or not all of them.
+    pub fn cannot_list(bucket: &str, status: StatusCode) -> Self {
+        Self {
+            what: format!("the collections of {} cannot be listed ({status})", bucket_uri(bucket)),
+            mend: "give the service account read permission on that bucket, or name its user id in Kinto's \
+                   bucket_read_principals and collection_read_principals"
+                .to_owned(),
+        }
+    }
+
+    /// The records of a collection cannot be read.
+    pub fn cannot_read(key: &CollectionKey, status: StatusCode) -> Self {
+        Self {
+            what: format!("the records of {} cannot be read ({status})", key.uri()),
+            mend: "give the service account read permission on the bucket or the collection, or name its user id in \
+                   Kinto's record_read_principals"
+                .to_owned(),
+        }
+    }
+
+    /// The settings name a bucket that is not there.
+    pub fn no_bucket(bucket: &str) -> Self {
+        Self::missing(&bucket_uri(bucket))
+    }
+
+    /// The settings name a collection that is not there.
+    pub fn no_collection(key: &CollectionKey) -> Self {
+        Self::missing(&key.uri())
+    }
+
+    /// The upstream does not know the service account.
+    pub fn unknown_account() -> Self {
+        Self {
+            what: "the upstream does not know the service account".to_owned(),
+            mend: "check the name and the password in sidecar.auth, and which authentication Kinto accepts \
+                   (multiauth.policies)"
+                .to_owned(),
+        }
+    }
+
+    /// The upstream does not answer, for that reason.
+    pub fn of_upstream(url: &dyn fmt::Display, error: &str) -> Self {
+        Self {
+            what: format!("the upstream does not answer ({error})"),
+            mend: format!("is Kinto running at {url}?"),
+        }
+    }
+
+    /// What is written cannot be recorded, for that reason.
+    pub fn of_journal(error: &str) -> Self {
+        Self {
+            what: error.to_owned(),
+            mend: "see to room on its disk and to its files, or to its database; writes are refused meanwhile, unless \
+                   history.on_journal_failure = forward"
+                .to_owned(),
+        }
+    }
+
+    /// All connections that there may be are open.
+    pub fn of_connections(open: u64, most: u64) -> Self {
+        Self {
+            what: format!("{open} connections are open, and sidecar.max_connections = {most}"),
+            mend: "raise it, or sidecar.max_connections_per_client for those who come through few addresses"
+                .to_owned(),
+        }
+    }
+
+    /// The upstream is where the sidecar itself listens.
+    pub fn loops(listen: &dyn fmt::Display, upstream: &dyn fmt::Display) -> Self {
+        Self {
+            what: format!("sidecar.upstream = {upstream} is where sidecar.listen = {listen} listens"),
+            mend: "name Kinto's own address in sidecar.upstream".to_owned(),
+        }
+    }
+
+    /// A certificate that ends at that moment, where it does soon or has done so.
+    pub fn of_certificate(path: &Path, end: SystemTime, now: SystemTime) -> Option<Self> {
+        let left = end.duration_since(now).unwrap_or_default();
+        let when = httpdate::fmt_http_date(end);
+        let what = if left.is_zero() {
+            format!("the certificate {} has ended ({when})", path.display())
+        } else if left < SOON {
+            format!("the certificate {} ends in {} days ({when})", path.display(), left.as_secs() / 86_400)
+        } else {
+            return None;
+        };
+        Some(Self { what, mend: "have it renewed: the files are read again when they change".to_owned() })
+    }
+
+    /// This machine's clock is ahead of the upstream's by so many seconds, or behind where that is negative, if that is
+    /// much.
+    pub fn of_clock(ahead: f64) -> Option<Self> {
+        (ahead.abs() > APART.as_secs_f64()).then(|| Self {
+            what: format!(
+                "this machine's clock is {:.0} s {} the upstream's",
+                ahead.abs(),
+                if ahead > 0.0 { "ahead of" } else { "behind" }
+            ),
+            mend: "have both follow a time server (NTP)".to_owned(),
+        })
+    }
+
+    /// The part of its words that stays the same while it lasts.
+    pub fn kind(&self) -> &str {
+        &self.mend
+    }
+
+    fn missing(uri: &str) -> Self {
+        Self {
+            what: format!("{uri} does not exist"),
+            mend: "make it, or take it out of changes.resources".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.mend)
+    }
+}
+
+fn bucket_uri(bucket: &str) -> String {
+    format!("/buckets/{}", segment(bucket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_complained_about_from_two_weeks_before_its_end() {
+        let now = SystemTime::now();
+        let of = |days: u64| {
+            let end = now + Duration::from_secs(days * 86_400 + 60);
+            Complaint::of_certificate(Path::new("c.pem"), end, now).map(|complaint| complaint.what)
+        };
+        assert_eq!(of(14), None);
+        assert!(of(13).unwrap().contains("c.pem ends in 13 days"));
+        let over = Complaint::of_certificate(Path::new("c.pem"), now - Duration::from_secs(1), now);
+        assert!(over.unwrap().what.contains("has ended"));
+    }
+
+    #[test]
+    fn clocks_that_tell_seconds_may_differ_by_some() {
+        assert_eq!(Complaint::of_clock(4.9), None);
+        assert_eq!(Complaint::of_clock(-4.9), None);
+        assert!(Complaint::of_clock(-60.0).unwrap().what.contains("60 s behind the upstream's"));
+        assert!(Complaint::of_clock(60.0).unwrap().what.contains("60 s ahead of the upstream's"));
+    }
+}

@@ -1,0 +1,77 @@
+//! What the log is told without being asked: how the sidecar started, and what has gone wrong since.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::of_machine;
+use crate::app::App;
+use crate::complaint::Complaint;
+use crate::settings::ChangesMode;
+use crate::upstream::Upstream;
+
+/// How often it is looked for what has gone wrong.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Tells how the sidecar started, and then of each thing that goes wrong, once, until the process ends.
+pub async fn tell(app: Arc<App>, upstream: Upstream, listens: String) {
+    started(&app, &upstream, &listens).await;
+    let mut told = BTreeSet::new();
+    loop {
+        let wrong: BTreeSet<String> =
+            of_machine(&app, &upstream).into_iter().map(|complaint| complaint.kind().to_owned()).collect();
+        for complaint in of_machine(&app, &upstream) {
+            if !told.contains(complaint.kind()) {
+                tracing::warn!("{complaint}");
+            }
+        }
+        told = wrong;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// One line with what the sidecar is, what it is in front of, and what it has found there.
+async fn started(app: &App, upstream: &Upstream, listens: &str) {
+    let settings = &app.settings;
+    let monitors = settings.changes_mode == ChangesMode::Upstream || !app.timeline.resources().is_empty();
+    // An upstream that is asked for nothing is not asked what it is, either.
+    let described = if monitors || settings.history_mode.wants_journal() {
+        app.poller.first_asked().await;
+        Some(upstream.described().await)
+    } else {
+        None
+    };
+    let (kinto, account) = match &described {
+        Some(Ok(root)) => {
+            let account = root.user_id().unwrap_or("nobody");
+            (root.version().unwrap_or("no Kinto").to_owned(), account.to_owned())
+        }
+        Some(Err(error)) => (format!("not known: {error}"), "not known".to_owned()),
+        None => ("not asked".to_owned(), "not asked".to_owned()),
+    };
+    if let Some(Ok(root)) = &described
+        && settings.auth.is_some()
+        && root.is_kinto()
+        && root.user_id().is_none()
+    {
+        tracing::warn!("{}", Complaint::unknown_account());
+    }
+    let journal = if settings.history_mode.wants_journal() {
+        format!("{:?}", settings.journal)
+    } else {
+        "none".to_owned()
+    };
+    let lacking = app.poller.lacking();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        upstream = %settings.upstream,
+        kinto,
+        account,
+        journal,
+        monitored = app.timeline.entries().rows.len() as u64,
+        unreadable = lacking.unreadable.len() as u64,
+        missing = lacking.missing.len() as u64,
+        listens,
+        "started"
+    );
+}
