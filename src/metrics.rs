@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 
 use crate::upstream::UpstreamError;
 
+pub mod families;
 pub mod journal;
 
 /// The endpoints that are told apart, by [`crate::route::Route::name`].

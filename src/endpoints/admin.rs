@@ -35,6 +35,7 @@ pub struct Admin {
 impl Admin {
     /// The answers for this process.
     pub fn new(app: Arc<App>, upstream: Upstream, recorder: PrometheusHandle) -> Self {
+        metrics::families::describe();
         Self { app, upstream, recorder }
     }
 
