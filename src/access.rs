@@ -199,6 +199,13 @@ impl Access {
         Ok(self.identities.get(name, &epoch, self.ttl, None, question).await?)
     }
 
+    /// The requester's user id, where the upstream was asked for it already. Who somebody is does not change with what they
+    /// may do.
+    pub fn known_user(&self, credentials: &Credentials) -> Option<String> {
+        let name = Name::new("identity", &[], credentials);
+        self.identities.look(name, |identity| identity.user_id.clone()).flatten()
+    }
+
     /// The collection that the requester means: `default` is a name for a bucket of their own.
     pub async fn resolve(
         &self,

@@ -2,19 +2,20 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Uri};
+use http::{Method, Request};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use crate::access::Credentials;
+use crate::access_log::Line;
 use crate::app::Core;
 use crate::aside;
+use crate::current::{self, Current};
 use crate::endpoints::{self, fail, root};
 use crate::error::Error;
 use crate::forward;
@@ -27,7 +28,7 @@ use crate::wire::buffers::Hold;
 use crate::wire::headers;
 use crate::wire::limited;
 use crate::wire::peer::Peer;
-use crate::wire::request_id;
+use crate::wire::request_id::{self, X_REQUEST_ID};
 use crate::writes::answer::Answer;
 use crate::writes::{LARGEST_SENT, Write};
 
@@ -38,19 +39,23 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
     let origin = request.headers().get(ORIGIN).cloned();
     let route = Route::of(request.uri().path(), &core.app.settings);
     let endpoint = route.name();
-    let line = LogLine::begin(&request, request_id);
+    let line = Line::begin(&request, peer, &core.app.settings);
+    let current = Arc::new(Current::new(request.uri().clone(), request_id.clone()));
 
-    let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
-    let response = answered
-        .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
-        .unwrap_or_else(|error| fail(core, error, origin.as_ref()));
+    let answered = async {
+        let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
+        answered
+            .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
+            .unwrap_or_else(|error| fail(core, error, origin.as_ref()))
+    };
+    let mut response = current::about(Arc::clone(&current), answered).await;
+    response.headers_mut().insert(X_REQUEST_ID, request_id);
 
-    let elapsed = begun.elapsed();
-    metrics::count_request(endpoint, response.status(), CacheOutcome::of(response.headers()), elapsed);
-    if let Some(line) = line {
-        line.end(endpoint, &response, elapsed);
-    }
-    response
+    let cache = CacheOutcome::of(response.headers());
+    metrics::count_request(endpoint, response.status(), cache, begun.elapsed());
+    let Some(line) = line else { return response };
+    let user = line.credentials.as_ref().and_then(|credentials| core.app.access.known_user(credentials));
+    line.end(current, user, response)
 }
 
 async fn answer(
@@ -153,7 +158,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
     let path = path_of(core, &request)?;
     let (core, peer) = (Arc::clone(core), peer.clone());
     let mut hold = core.hold(request.headers(), &peer);
-    let carried = tokio::spawn(async move {
+    let carried = current::spawn(async move {
         // A batch is looked into, however its path is spelt.
         if *path.resource(None) == Resource::Batch && request.method() == Method::POST {
             let (parts, body) = request.into_parts();
@@ -223,37 +228,4 @@ async fn described(
         answer.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     Ok(Response::from_parts(answer, Body::full(body).held(hold)))
-}
-
-/// What the access log says of a request.
-struct LogLine {
-    method: Method,
-    uri: Uri,
-    request_id: HeaderValue,
-}
-
-impl LogLine {
-    /// `None` where nobody reads it.
-    fn begin(request: &Request<Incoming>, request_id: HeaderValue) -> Option<Self> {
-        tracing::enabled!(target: "kinto_sidecar::access", tracing::Level::INFO).then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            request_id,
-        })
-    }
-
-    fn end(self, endpoint: &str, response: &Response, elapsed: Duration) {
-        let time_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            target: "kinto_sidecar::access",
-            method = %self.method,
-            // SECURITY: without the query, which may hold what nobody else should know.
-            path = self.uri.path(),
-            status = response.status().as_u16(),
-            time_ms,
-            endpoint,
-            request_id = self.request_id.to_str().unwrap_or_default(),
-            "answered"
-        );
-    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderValue;
 
 mod absence;
+mod date;
 pub mod head;
 pub(crate) mod object;
 mod path;
@@ -18,6 +19,7 @@ pub mod seq;
 mod uri;
 
 pub use absence::is_absence;
+pub(crate) use date::iso_date;
 pub use path::{RequestPath, Sent};
 pub use uri::{Resource, batch_path, is_segment, segment, selector};
 

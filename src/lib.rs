@@ -32,6 +32,7 @@
 //! | `endpoints`, `forward` | what the sidecar answers itself, and what it passes on |
 //! | `condition` | how the sidecar is, and what is wrong |
 //! | `app`, `route` | what all requests share, and whose a request is |
+//! | `access_log` | what is told of each request |
 //! | `feeds` | live and normal feeds |
 //! | `history` | who sees what of what was written by whom |
 //! | `writes`, `purge` | one life of a write, and what it means for others; the caches in front |
@@ -48,6 +49,7 @@
 //! | `settings` | what the operator wrote |
 //! | `phase` | whether the process serves, drains or stops |
 //! | `complaint` | what an operator can mend, and how |
+//! | `current` | the request that a task is about |
 //! | `kinto`, `bounded`, `backoff` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries |
 //! | `chapters` | nothing: they are for people |
 //!
@@ -60,6 +62,7 @@
 //! - A body that is read whole is counted in [`wire::buffers`] while it is held.
 
 pub mod access;
+pub mod access_log;
 pub mod app;
 mod aside;
 mod backoff;
@@ -69,6 +72,7 @@ pub mod cli;
 pub mod commands;
 mod complaint;
 pub mod condition;
+pub mod current;
 pub mod endpoints;
 pub mod error;
 pub mod feeds;

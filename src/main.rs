@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::commands::{self, complain};
 use kinto_sidecar::settings::{Environment, Settings};
-use kinto_sidecar::{serve, telemetry};
+use kinto_sidecar::{access_log, serve, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
 
 /// What the operator and the program's parent are told of how it ended.
 fn ended(done: std::io::Result<ExitCode>) -> ExitCode {
+    access_log::flush();
     match done {
         Ok(code) => code,
         Err(error) => {

@@ -26,6 +26,7 @@ pub mod content;
 pub mod recheck;
 pub mod refresh;
 
+use crate::current;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
@@ -257,6 +258,7 @@ impl Mirrors {
     /// Refreshes a mirror unless it already is as new as needed; carried to its end whoever waits.
     async fn bring(self: &Arc<Self>, mirror: Arc<Mirror>, need: Need) -> Result<Arc<State>, ReadError> {
         let this = Arc::clone(self);
+        let _waiting = current::wait();
         let task = self.background.spawn(async move { this.bring_in_turn(&mirror, need).await });
         task.await.unwrap_or_else(|error| Err(ReadError::Garbled(error.to_string())))
     }

@@ -1,6 +1,9 @@
-//! Log lines: text for people, or JSON in the `MozLog` shape that Kinto's own `JSONFormatter` (`kinto.core.logs`) writes.
+//! Log lines: text for people, or JSON in the `MozLog` shape that Kinto's own `kinto.core.JsonLogFormatter` writes.
+//!
+//! What is logged in the life of a request names it: as in Kinto, each line has the request's id, and here its path and
+//! collection too.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,41 +11,91 @@ use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::settings::{LogFormat, Settings};
+use crate::{access_log, current};
 
 /// Begins to log to the standard error stream, as the settings say.
 pub fn start(settings: &Settings) {
     let filter = EnvFilter::builder().parse_lossy(&settings.log);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let envelope = Envelope::new(&settings.kinto.project_name);
+    let access_log = access_log::start(settings, || envelope.text(Level::INFO));
     // A second start keeps the first: tests do that.
     _ = match settings.log_format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.event_format(MozLog::new(&settings.kinto.project_name)).try_init(),
+        LogFormat::Text => {
+            lines.with_ansi(io::stderr().is_terminal()).event_format(Text(Format::default())).try_init()
+        }
+        LogFormat::Json => lines.event_format(MozLog(envelope)).try_init(),
     };
+    if let Err(error) = access_log {
+        tracing::error!(%error, "there is no access log");
+    }
 }
 
-/// `MozLog` 2.0.
-struct MozLog {
+/// Lines as `tracing` writes them, and what they are about.
+struct Text(Format);
+
+impl<S, N> FormatEvent<S, N> for Text
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let about = current::with(|current| {
+            let mut about = format!(" path={:?}", current.uri.path());
+            if let Some((bucket, collection)) = current.collection() {
+                // Writing to a string does not fail.
+                let _ = write!(about, " collection={:?}", format!("{bucket}/{collection}"));
+            }
+            about + " request_id=" + current.id()
+        });
+        let Some(about) = about else { return self.0.format_event(context, writer, event) };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        writeln!(writer, "{}{about}", line.trim_end())
+    }
+}
+
+/// What all lines of the process have in common.
+struct Envelope {
     logger: String,
     hostname: String,
 }
 
-#[derive(Default)]
-struct Fields {
-    kind: Option<String>,
-    fields: Map<String, Value>,
-}
-
-impl MozLog {
+impl Envelope {
     fn new(project_name: &str) -> Self {
-        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self { logger: project_name.to_owned(), hostname: hostname.trim().to_owned() }
+        // Asked of the kernel itself: a service may have no `/proc` to read it from.
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let hostname = if hostname.is_empty() { "localhost".to_owned() } else { hostname };
+        Self { logger: project_name.to_owned(), hostname }
+    }
+
+    /// The members between `Type` and `Fields`.
+    fn text(&self, level: Level) -> String {
+        format!(
+            "\"Logger\":{},\"Hostname\":{},\"EnvVersion\":\"2.0\",\"Severity\":{},\"Pid\":{}",
+            Value::from(&*self.logger),
+            Value::from(&*self.hostname),
+            severity(level),
+            std::process::id()
+        )
     }
 }
+
+/// `MozLog` 2.0.
+struct MozLog(Envelope);
+
+#[derive(Default)]
+struct Fields(Map<String, Value>);
 
 impl<S, N> FormatEvent<S, N> for MozLog
 where
@@ -57,18 +110,23 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let line = json!({
-            "Timestamp": u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            "Type": fields.kind.unwrap_or_else(|| event.metadata().target().to_owned()),
-            "Logger": self.logger,
-            "Hostname": self.hostname,
-            "Pid": std::process::id(),
-            "EnvVersion": "2.0",
-            "Severity": severity(*event.metadata().level()),
-            "Fields": fields.fields,
+        let mut fields = fields.0;
+        current::with(|current| {
+            fields.entry("path").or_insert_with(|| current.uri.path().into());
+            if let Some((bucket, collection)) = current.collection() {
+                fields.entry("collection").or_insert_with(|| format!("{bucket}/{collection}").into());
+            }
+            fields.insert("rid".to_owned(), current.id().into());
         });
-        writeln!(writer, "{line}")
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        writeln!(
+            writer,
+            "{{\"Timestamp\":{},\"Type\":{},{},\"Fields\":{}}}",
+            now.as_nanos(),
+            Value::from(event.metadata().target()),
+            self.0.text(*event.metadata().level()),
+            json!(fields)
+        )
     }
 }
 
@@ -84,17 +142,15 @@ fn severity(level: Level) -> u8 {
 
 impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
-        self.fields.insert(field.name().to_owned(), value);
+        // Kinto's name for it.
+        let name = if field.name() == "message" { "msg" } else { field.name() };
+        self.0.insert(name.to_owned(), value);
     }
 }
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = format!("{value:?}");
-        if field.name() == "message" {
-            self.kind = Some(text.clone());
-        }
-        self.put(field, text.into());
+        self.put(field, format!("{value:?}").into());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -106,6 +162,10 @@ impl Visit for Fields {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
         self.put(field, value.into());
     }
 

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::current;
 use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
@@ -237,6 +238,7 @@ impl Upstream {
             None => Err(Box::pin(self.send_anew(request))),
         };
         async move {
+            let _waiting = current::wait();
             let (copy, exchange) = match begun {
                 Ok(begun) => begun,
                 Err(anew) => return anew.await,

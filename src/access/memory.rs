@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Credentials;
 use super::epoch::{Epoch, Moment};
+use crate::current;
 use crate::upstream::{Suspense, UpstreamError};
 
 /// For how long something is remembered that nobody asks for.
@@ -146,6 +147,7 @@ impl<T: Answer> Memory<T> {
     where
         Q: Future<Output = Result<T, UpstreamError>> + Send + 'static,
     {
+        let _waiting = current::wait();
         let name = gate.name;
         let turn = Arc::clone(&gate.turn).lock_owned().await;
         let is_new = |known: &Arc<Known<T>>| known.asked >= arrived || known.asked.elapsed() < ttl;
@@ -169,6 +171,11 @@ impl<T: Answer> Memory<T> {
     /// What is remembered, unless permissions may have changed since it was asked for.
     fn current(&self, name: Name, epoch: &Epoch) -> Option<Arc<Known<T>>> {
         self.known(name).filter(|known| known.at == epoch.now())
+    }
+
+    /// Looks at what was said, however long ago.
+    pub(super) fn look<R>(&self, name: Name, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.known(name).map(|known| look(&known.value))
     }
 
     fn known(&self, name: Name) -> Option<Arc<Known<T>>> {

@@ -137,7 +137,9 @@ settings! {
         ["The log"]
         ("sidecar.log", "info", "tracing filter (`RUST_LOG` syntax)").flag("log", "FILTER").live()
             => log: String = values::FILTER;
-        ("sidecar.log_format", "", "`text`, or `json` in the MozLog shape that Kinto's own `JSONFormatter` writes").flag("log-format", "FORMAT").found("`text` on a terminal, else `json`", usual_log_format)
+        ("sidecar.access_log", "on", "one line for each request, where `sidecar.log` lets `kinto_sidecar::access` through").live()
+            => access_log: bool = values::BOOLEAN;
+        ("sidecar.log_format", "", "`text`, or `json` as Kinto's own `kinto.core.JsonLogFormatter` writes it").flag("log-format", "FORMAT").found("`text` on a terminal, else `json`", usual_log_format)
             => log_format: LogFormat = modes::LOG_FORMAT;
     } + {
         /// `sidecar.auth` or `sidecar.auth_file`: what the sidecar itself reads upstream with.

@@ -5,6 +5,7 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use http::{Method, Uri};
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::journal_url::JournalUrl;
 use super::listen_addr::ListenAddr;
@@ -75,7 +76,12 @@ pub(super) const JOURNAL: Kind<JournalUrl> = Kind::new(JournalUrl::EXPECTED, Jou
 pub(super) const HTTP_URL: Kind<Uri> = Kind::new("an http:// or https:// URL", http_url);
 pub(super) const FILTER: Kind<String> =
     Kind::new("a filter such as info or warn,kinto_sidecar=debug", |text| {
-        EnvFilter::builder().parse(text).is_ok().then(|| text.to_owned())
+        // A word alone is the name of a program's part for the parser, and would let nothing else through.
+        let is_level = |word: &str| LevelFilter::from_str(word).is_ok();
+        let is_clear = |part: &str| part.contains(['=', ':']) || is_level(part);
+        let mut parts = text.split(',').map(str::trim);
+        let is_known = text.contains('[') || parts.all(|part| part.is_empty() || is_clear(part));
+        (is_known && EnvFilter::builder().parse(text).is_ok()).then(|| text.to_owned())
     });
 pub(super) const NETWORK: Kind<IpNet> = Kind::new("addresses or networks such as 10.0.0.0/8 ::1", |text| {
     text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().map(IpNet::from).ok())

@@ -27,6 +27,7 @@ use super::Timeline;
 use super::budget::{Budget, Turn};
 use super::collection_list::CollectionList;
 use super::entries::Entries;
+use crate::current;
 use crate::kinto::Timestamp;
 use crate::upstream::{Suspense, Upstream};
 use ask::Asker;
@@ -234,6 +235,7 @@ impl Poller {
 
     /// Waits until the outcome is `enough`, or a sweep fails that began after `moment`.
     async fn ended(&self, moment: Instant, enough: impl Fn(&Outcome) -> bool) -> Result<(), PollError> {
+        let _waiting = current::wait();
         let mut outcome = self.outcome.subscribe();
         let mut moved = self.timeline.subscribe();
         self.wake.notify_one();

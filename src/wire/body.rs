@@ -86,6 +86,20 @@ fn next_chunk(chunks: &mut VecDeque<Bytes>) -> Option<Bytes> {
 // === impl Body ===
 
 impl Body {
+    /// Whether all of it is there already.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        matches!(self.0, Kind::Empty | Kind::Full(_) | Kind::Chunks { .. })
+    }
+
+    /// As much of it as is there in one piece.
+    pub(crate) fn beginning(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Full(bytes) => bytes,
+            Kind::Chunks { chunks, .. } => chunks.front().map(Bytes::as_ref).unwrap_or_default(),
+            Kind::Empty | Kind::Incoming(_) | Kind::Channel(_) | Kind::Boxed(_) => &[],
+        }
+    }
+
     /// No body.
     pub const fn empty() -> Self {
         Self(Kind::Empty)

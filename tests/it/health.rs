@@ -130,7 +130,7 @@ async fn one_line_says_what_was_started_and_what_it_found() {
     let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
     let line = eventually("the line", async || {
         let log = sidecar.log();
-        let line = log.lines().find(|line| line.contains("\"Type\":\"started\""));
+        let line = log.lines().find(|line| line.contains("\"msg\":\"started\""));
         line.map(|line| serde_json::from_str::<Value>(line).unwrap())
     })
     .await;

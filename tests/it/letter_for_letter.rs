@@ -253,7 +253,7 @@ struct Said {
 
 impl From<Answer> for Said {
     fn from(answer: Answer) -> Self {
-        const LEFT_OUT: [&str; 10] = [
+        const LEFT_OUT: [&str; 11] = [
             "date",
             "server",
             "via",
@@ -264,6 +264,7 @@ impl From<Answer> for Said {
             "cache-status",
             "transfer-encoding",
             "content-length",
+            "x-request-id",
         ];
         let mut fields: Vec<(String, String)> = answer
             .head

@@ -19,6 +19,7 @@ use super::headers::{env_name, trouble};
 use super::json::{MOST_REQUESTS, Requests, is_empty, members, sent, text};
 use crate::access::Credentials;
 use crate::aside;
+use crate::current::Part;
 use crate::error::Error;
 use crate::kinto::{RequestPath, Sent};
 use crate::route::{Endpoint, Route};
@@ -280,6 +281,11 @@ impl SubRequest {
     /// The target as a request of its own has it.
     pub(super) fn escaped(&self) -> String {
         utf8_percent_encode(&self.target, ESCAPED).to_string()
+    }
+
+    /// What the log says of it.
+    pub(super) fn part(&self) -> Part {
+        Part { method: self.method.clone(), target: self.target.clone() }
     }
 
     /// Whether more than passing it on depends on how it is read.

@@ -193,6 +193,11 @@ impl Kinto {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// What it has logged so far; with the setting `test.json_log` a line for each request.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A client that speaks to this Kinto directly, behind the sidecar's back.
     pub fn client(&self) -> Client {
         Client::new(&self.address())

@@ -65,6 +65,17 @@ def database_in(folder):
     return f"postgresql://kinto@/{name}?host={folder}"
 
 
+def log_as_json():
+    import logging
+
+    from kinto.core import JsonLogFormatter, StreamHandlerWithRequestID
+
+    handler = StreamHandlerWithRequestID(sys.stderr)
+    handler.setFormatter(JsonLogFormatter())
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+
+
 def serve(listener, settings, threads, server, max_body):
     if server == "uwsgi":
         os.set_inheritable(listener.fileno(), True)
@@ -79,6 +90,8 @@ def serve(listener, settings, threads, server, max_body):
     import kinto
 
     app = kinto.main({}, **settings)
+    if settings.get("test.json_log"):
+        log_as_json()
     if server == "gunicorn":
         from gunicorn.app.base import BaseApplication
 

@@ -1,0 +1,241 @@
+//! The access log: one line for each request when its answer is written, and one for each part of a batch.
+//!
+//! The JSON is what Kinto's `request.summary` and `subrequest.summary` loggers write through
+//! `kinto.core.JsonLogFormatter`, so that dashboards carry over. `client`, `bytes`, `upstream_t`, `cache` and `traceparent`
+//! are the sidecar's own.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::header::{ACCEPT_LANGUAGE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body::Body as _;
+
+mod counted;
+mod json;
+mod lines;
+mod target;
+mod text;
+
+use counted::Counting;
+
+use crate::access::Credentials;
+use crate::current::Current;
+use crate::metrics::CacheOutcome;
+use crate::settings::{LogFormat, Settings};
+use crate::wire::body::{Body, Hooked, Response};
+use crate::wire::peer::{Peer, client};
+
+/// The filter of `sidecar.log` that these lines obey too.
+const TARGET: &str = "kinto_sidecar::access";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// A body of more bytes may break off before it was written.
+const LITTLE: u64 = 64 << 10;
+/// As far into an error's body its number is looked for.
+const ERRNO_WITHIN: usize = 64;
+
+/// How lines are written, from the start of the process on.
+static FORM: OnceLock<Form> = OnceLock::new();
+
+enum Form {
+    Text,
+    /// What stands in each line between its type and its fields.
+    Json(String),
+}
+
+/// A request that will have a line.
+#[derive(Debug)]
+pub struct Line {
+    began: Instant,
+    method: Method,
+    agent: Option<HeaderValue>,
+    lang: Option<HeaderValue>,
+    traceparent: Option<HeaderValue>,
+    client: HeaderValue,
+    /// Who asks, where somebody says who they are.
+    pub credentials: Option<Credentials>,
+}
+
+/// A request with all that its line says.
+pub(crate) struct Answered {
+    line: Line,
+    current: Arc<Current>,
+    user: Option<String>,
+    status: StatusCode,
+    cache: CacheOutcome,
+    errno: Option<u16>,
+    bytes: u64,
+}
+
+/// Begins to write lines as the settings say. A second start keeps the first.
+pub fn start(settings: &Settings, envelope: impl FnOnce() -> String) -> io::Result<()> {
+    FORM.get_or_init(|| match settings.log_format {
+        LogFormat::Text => Form::Text,
+        LogFormat::Json => Form::Json(envelope()),
+    });
+    lines::start()
+}
+
+/// Waits until what was logged is written.
+pub fn flush() {
+    lines::flush();
+}
+
+impl Line {
+    /// `None` where nobody reads it.
+    pub fn begin<B>(request: &Request<B>, peer: &Peer, settings: &Settings) -> Option<Self> {
+        let is_wanted = settings.access_log && tracing::enabled!(target: TARGET, tracing::Level::INFO);
+        if !is_wanted || FORM.get().is_none() {
+            return None;
+        }
+        let headers = request.headers();
+        let credentials = Credentials::of(headers);
+        Some(Self {
+            began: Instant::now(),
+            method: request.method().clone(),
+            agent: headers.get(USER_AGENT).cloned(),
+            lang: headers.get(ACCEPT_LANGUAGE).cloned(),
+            traceparent: headers.get(TRACEPARENT).cloned(),
+            client: name_of(peer, headers, settings),
+            credentials: (!credentials.is_anonymous()).then_some(credentials),
+        })
+    }
+
+    /// Writes the line once the answer is written. `user` is the id of who asked, where that is known.
+    pub fn end(self, current: Arc<Current>, user: Option<String>, response: Response) -> Response {
+        let body = response.body();
+        let status = response.status();
+        let cache = CacheOutcome::of(response.headers());
+        let mut answered = Answered { line: self, current, user, status, cache, errno: None, bytes: 0 };
+        let is_bare = answered.line.method == Method::HEAD
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        match body.size_hint().exact() {
+            Some(_) if is_bare => answered.log(),
+            Some(bytes) if bytes <= LITTLE && body.is_at_hand() => {
+                answered.sent(body.beginning());
+                answered.bytes = bytes;
+                answered.log();
+            }
+            _ => return response.map(|body| Body::boxed(Hooked::new(body, Counting(Box::new(answered))))),
+        }
+        response
+    }
+}
+
+impl Answered {
+    /// Some of the answer was handed on to be written.
+    fn sent(&mut self, data: &[u8]) {
+        if self.bytes == 0 && self.status.as_u16() >= 400 {
+            self.errno = errno_in(data);
+        }
+        self.bytes += data.len() as u64;
+    }
+
+    /// Kinto's number of what is wrong, 0 where nothing is.
+    fn errno(&self) -> u16 {
+        let usual = || match self.status.as_u16() {
+            0..400 => 0,
+            400 => 107,
+            401 => 104,
+            403 => 121,
+            404 => 111,
+            405 => 115,
+            409 => 122,
+            410 => 202,
+            412 => 114,
+            413 => 113,
+            502..=504 => 201,
+            _ => 999,
+        };
+        self.errno.unwrap_or_else(usual)
+    }
+
+    fn log(&self) {
+        thread_local! {
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        let Some(form) = FORM.get() else { return };
+        // Nothing in here logs, nor is anything to be logged where a thread ends.
+        let _ = BUFFER.try_with(|buffer| {
+            let Ok(mut buffer) = buffer.try_borrow_mut() else { return };
+            buffer.clear();
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let written = match form {
+                Form::Text => text::write(&mut buffer, self, now),
+                Form::Json(envelope) => json::write(&mut buffer, self, now, envelope),
+            };
+            // Writing to memory does not fail.
+            if written.is_ok() {
+                lines::push(&buffer);
+            }
+            buffer.shrink_to(LITTLE_BUFFER);
+        });
+    }
+
+    /// For how long the request was under way.
+    fn elapsed(&self) -> Duration {
+        self.line.began.elapsed()
+    }
+
+    /// The user's id without its policy, and the policy.
+    fn user(&self) -> Option<(&str, &str)> {
+        self.user.as_deref()?.split_once(':').map(|(policy, id)| (id, policy))
+    }
+
+    /// What Kinto has no field for.
+    fn cache(&self) -> Option<&'static str> {
+        match self.cache {
+            CacheOutcome::None => None,
+            CacheOutcome::Hit => Some("hit"),
+            CacheOutcome::Stale => Some("stale"),
+            CacheOutcome::Miss => Some("miss"),
+        }
+    }
+}
+
+/// The most that a thread keeps for its next lines, in bytes.
+const LITTLE_BUFFER: usize = 16 << 10;
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn shown(value: Option<&HeaderValue>) -> Option<std::borrow::Cow<'_, str>> {
+    value.map(|value| String::from_utf8_lossy(value.as_bytes()))
+}
+
+fn name_of(peer: &Peer, headers: &HeaderMap, settings: &Settings) -> HeaderValue {
+    if !peer.is_trusted {
+        return peer.forwarded_for.clone();
+    }
+    match client(peer, headers, settings) {
+        Some(address) if Some(address) != peer.address => HeaderValue::try_from(address.to_string()),
+        _ => Ok(peer.forwarded_for.clone()),
+    }
+    .unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// The number in the beginning of an error's body: `{"code":404,"errno":111,…`.
+fn errno_in(body: &[u8]) -> Option<u16> {
+    let body = body.get(..body.len().min(ERRNO_WITHIN))?;
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, after) = text.split_once("\"errno\":")?;
+    let digits = after.trim_start();
+    digits.get(..digits.find(|letter: char| !letter.is_ascii_digit())?)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_an_error_is_found_at_its_beginning() {
+        assert_eq!(errno_in(b"{\"code\":404,\"errno\":111,\"error\":\"Not Found\"}"), Some(111));
+        assert_eq!(errno_in(b"{\"errno\": 107}"), Some(107));
+        for other in [&b"<html>"[..], b"", b"{\"errno\":", b"{\"errno\":\"x\"}", b"\xff\"errno\":1,"] {
+            assert_eq!(errno_in(other), None);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! A body whose bytes are counted for the access log.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http_body::Body as _;
+
+use super::Answered;
+use crate::wire::body::{Body, Hook, NextFrame};
+
+/// Counts a body; the line is written when it was, or nobody reads it any more.
+pub(super) struct Counting(pub(super) Box<Answered>);
+
+impl Hook for Counting {
+    fn poll(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<NextFrame> {
+        let polled = Pin::new(body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.0.sent(data);
+        }
+        polled
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.0.log();
+    }
+}

@@ -1,0 +1,111 @@
+//! Lines as Kinto's `JsonLogFormatter` writes them.
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{Answered, milliseconds, shown, target};
+use crate::current::Part;
+use crate::kinto::iso_date;
+
+/// Writes the line of a request, behind those of a batch's parts.
+pub(super) fn write(out: &mut Vec<u8>, answered: &Answered, now: Duration, envelope: &str) -> io::Result<()> {
+    let parts = answered.current.parts();
+    // What was refused as a whole has no parts.
+    for part in parts.filter(|_| answered.status == StatusCode::OK).unwrap_or_default() {
+        begin(out, "subrequest.summary", now, envelope)?;
+        let path = part.target.split('?').next().unwrap_or_default();
+        request(out, answered, &target::path(path), part.method.as_str(), 0)?;
+        batch_size(out, parts)?;
+        out.extend_from_slice(b",\"msg\":\"subrequest.summary\"}}\n");
+    }
+    begin(out, "request.summary", now, envelope)?;
+    let uri = &answered.current.uri;
+    request(out, answered, &target::path(uri.path()), answered.line.method.as_str(), answered.errno())?;
+    if let Some((id, policy)) = answered.user() {
+        text(out, ",\"uid\":", id)?;
+        text(out, ",\"authn_type\":", policy)?;
+    }
+    batch_size(out, parts)?;
+    out.extend_from_slice(b",\"time\":\"");
+    time(out, now);
+    number(out, "\",\"code\":", answered.status.as_u16().into())?;
+    number(out, ",\"t\":", milliseconds(answered.elapsed()))?;
+    text(out, ",\"client\":", answered.line.client.to_str().unwrap_or_default())?;
+    number(out, ",\"bytes\":", answered.bytes)?;
+    if let Some(waited) = answered.current.waited() {
+        number(out, ",\"upstream_t\":", milliseconds(waited))?;
+    }
+    if let Some(cache) = answered.cache() {
+        text(out, ",\"cache\":", cache)?;
+    }
+    if let Some(traceparent) = shown(answered.line.traceparent.as_ref()) {
+        text(out, ",\"traceparent\":", &traceparent)?;
+    }
+    out.extend_from_slice(b"}}\n");
+    Ok(())
+}
+
+fn begin(out: &mut Vec<u8>, kind: &str, now: Duration, envelope: &str) -> io::Result<()> {
+    number(out, "{\"Timestamp\":", u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))?;
+    out.extend_from_slice(b",\"Type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",");
+    out.extend_from_slice(envelope.as_bytes());
+    out.extend_from_slice(b",\"Fields\":{");
+    Ok(())
+}
+
+/// What a part of a batch shares with the whole, but for its path and method.
+fn request(out: &mut Vec<u8>, answered: &Answered, path: &str, method: &str, errno: u16) -> io::Result<()> {
+    text(out, "\"path\":", path)?;
+    text(out, ",\"method\":", method)?;
+    for (name, value) in [(",\"agent\":", &answered.line.agent), (",\"lang\":", &answered.line.lang)] {
+        if let Some(value) = shown(value.as_ref()) {
+            text(out, name, &value)?;
+        }
+    }
+    text(out, ",\"rid\":", answered.current.id())?;
+    number(out, ",\"errno\":", errno.into())?;
+    let query = answered.current.uri.query().filter(|query| !query.is_empty());
+    if let Some(query) = query {
+        out.extend_from_slice(b",\"querystring\":");
+        serde_json::to_writer(out, &target::parameters(query))?;
+    }
+    Ok(())
+}
+
+fn batch_size(out: &mut Vec<u8>, parts: Option<&[Part]>) -> io::Result<()> {
+    parts.map_or(Ok(()), |parts| number(out, ",\"batch_size\":", parts.len() as u64))
+}
+
+fn text(out: &mut Vec<u8>, name: &str, value: &str) -> io::Result<()> {
+    out.extend_from_slice(name.as_bytes());
+    Ok(serde_json::to_writer(out, value)?)
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) -> io::Result<()> {
+    out.extend_from_slice(name.as_bytes());
+    Ok(serde_json::to_writer(out, &value)?)
+}
+
+/// The time of the line as `datetime.isoformat()` has it, in milliseconds. Of lines in one second the most is known.
+fn time(out: &mut Vec<u8>, now: Duration) {
+    thread_local! {
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let _ = SECOND.try_with(|second| {
+        let mut second = second.borrow_mut();
+        if second.0 != now.as_secs() || second.1.is_empty() {
+            *second = (now.as_secs(), iso_date(now.as_secs() * 1_000_000));
+        }
+        let (whole, _) = second.1.split_once('.').unwrap_or_default();
+        out.extend_from_slice(whole.as_bytes());
+        // Python leaves out what is nothing.
+        if now.subsec_millis() > 0 {
+            let _ = write!(out, ".{:03}000", now.subsec_millis());
+        }
+    });
+}
