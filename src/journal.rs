@@ -24,6 +24,7 @@ mod engine;
 mod entry;
 mod intents;
 mod late;
+mod leave;
 mod news;
 mod notify;
 mod owner;
@@ -54,6 +55,7 @@ pub use view::JournalView;
 
 use engine::{DEADLINE, Engine, Reading, bounded, unavailable};
 use late::Late;
+use leave::Leaving;
 use owner::Owner;
 use place::Place;
 use queue::{Done, Waiting, Work};
@@ -88,6 +90,9 @@ pub enum JournalError {
     /// Another process uses the file, as its text says.
     #[error("{0}")]
     InUse(Arc<str>),
+    /// This process has let go of the file, for the next one to use it.
+    #[error("the journal is left to the process that took over")]
+    Left,
 }
 
 /// Which entries of a bucket somebody sees.
@@ -126,6 +131,15 @@ pub struct EntriesCount {
     pub sees_any: bool,
     /// The timestamp of the bucket's history.
     pub timestamp: Timestamp,
+}
+
+// === impl JournalError ===
+
+impl JournalError {
+    /// Whether another process keeps the journal now.
+    pub fn is_left(&self) -> bool {
+        matches!(self, Self::Left)
+    }
 }
 
 // === impl Sees ===
@@ -192,6 +206,7 @@ impl Journal {
             late: Late::default(),
             place,
             open: HashMap::new(),
+            leaving: Leaving::default(),
         };
         tokio::spawn(writer.run(waiting));
         tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));

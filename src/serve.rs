@@ -1,6 +1,8 @@
 //! Serving, from the first signal handler to the last answer.
 
 use std::io::{Error, ErrorKind};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +13,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod given;
+mod handover;
+mod notify;
+
 use crate::app::App;
 use crate::condition;
 use crate::endpoints::admin::Admin;
 use crate::journal::{Journal, JournalError};
 use crate::phase::Phase;
-use crate::server::{AdminServer, Certificates, Server};
+use crate::server::{AdminServer, Certificates, Pulse, Server, Sockets};
 use crate::settings::Settings;
 use crate::upstream::{Upstream, leads_to_itself};
+use crate::writes::Writes;
+
+use given::Given;
+use handover::{Offer, Predecessor};
+use notify::ServiceManager;
 
 /// Sent to a process that writes past the limit on the size of files.
 const SIGXFSZ: i32 = 25;
@@ -26,60 +37,104 @@ const SIGXFSZ: i32 = 25;
 const OTHER_FILES: u64 = 1_000;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// How long clients may use their connections for one more request, when another process has taken over.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
+/// What is heard of from outside.
+struct Signals {
+    stops: [Signal; 2],
+    hangups: Signal,
+    upgrades: Signal,
+}
 
 /// Serves until the process is told to stop and what was under way is done, or it is told a second time.
 #[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
 pub fn run(settings: Settings) -> std::io::Result<()> {
+    let program = std::env::current_exe();
     let background = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("background")
         .enable_all()
         .build()?;
-    let mut stops = {
+    let signals = {
         let _inside = background.enter();
-        // What the limit on files refuses is an error like any other, and not the end.
-        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
-        // What other servers take for a word about their logs or their settings must not end this one.
-        drop(signal(SignalKind::user_defined1())?);
-        drop(signal(SignalKind::user_defined2())?);
-        [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]
-    };
-    let hangups = {
-        let _inside = background.enter();
-        signal(SignalKind::hangup())?
+        Signals::hear()?
     };
     if let Some(complaint) = leads_to_itself(&settings) {
         return Err(Error::new(ErrorKind::InvalidInput, complaint.to_string()));
     }
     let (phases, phase) = watch::channel(Phase::Serving);
     raise_descriptors(&settings);
-    let upstream = Upstream::new(&settings)?;
-    let journal = open_journal(&settings, &background)?;
-    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), phase);
-    if let Some(address) = &app.settings.admin_listen {
-        let admin = AdminServer::open(address, None)?;
-        eprintln!("metrics and health on {}", admin.address());
-        serve_admin(&background, admin, &app, &upstream)?;
+    let manager = Arc::new(ServiceManager::of_environment());
+    let handover = settings.handover.clone();
+    let mut predecessor = None;
+    let mut given = Given::by_environment()?;
+    let is_managed = !given.clients.is_empty();
+    if let Some(path) = handover.as_deref().filter(|_| !is_managed) {
+        predecessor = Predecessor::ask(path)?;
+        given = predecessor
+            .as_mut()
+            .map(|predecessor| std::mem::take(&mut predecessor.given))
+            .unwrap_or_default();
     }
+    let upstream = Upstream::new(&settings)?;
+    // Whoever served before has it still.
+    let journal = if predecessor.is_some() { None } else { open_journal(&settings, &background)? };
+    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), phase);
+    let mut admin = None;
+    if let Some(address) = &app.settings.admin_listen {
+        let sockets =
+            if is_managed { Sockets::given(given.admin) } else { Sockets::chosen(&mut given.admin, address) };
+        let server = AdminServer::open(address, sockets)?;
+        eprintln!("metrics and health on {}", server.address());
+        let sockets = server.sockets().try_clone()?;
+        admin = Some((serve_admin(&background, server, &app, &upstream)?, sockets));
+    }
+    let sockets = if is_managed {
+        Sockets::given(given.clients)
+    } else {
+        Sockets::chosen(&mut given.clients, &app.settings.listen)
+    };
     let writes = Arc::clone(&app.writes);
     let drain_delay = app.settings.limits.drain_delay;
     let (told, asker) = (Arc::clone(&app), upstream.sibling());
-    let server = Server::open(app, upstream, None)?;
+    let server = Server::open(app, upstream, sockets)?;
     let certificates = server.certificates();
     if let Some(certificates) = certificates.clone() {
         background.spawn(certificates.keep());
     }
-    background.spawn(hear_hangups(hangups, certificates));
-    eprintln!("listening on {}", server.address());
-    background.spawn(condition::tell(told, asker, server.address()));
-    let threads = server.start()?;
+    let address = server.address();
+    let offer = match &handover {
+        None => None,
+        Some(path) => {
+            let given = Given::of(server.sockets(), admin.as_ref().map(|(_, sockets)| sockets))?;
+            let offer = Offer::open(path, given);
+            Some(offer.map_err(|error| {
+                Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
+            })?)
+        }
+    };
+    let admin = admin.map(|(task, _)| task);
+    let (threads, pulse) = server.start()?;
+    eprintln!("listening on {address}");
+    background.spawn(condition::tell(told, asker, address.clone()));
+    if let Some(predecessor) = predecessor {
+        predecessor.relieve();
+    }
+    let status = format!("listening on {address}");
+    manager.ready(&status);
 
+    let Signals { mut stops, hangups, upgrades } = signals;
+    background.spawn(hear_hangups(hangups, certificates, Arc::clone(&manager), status));
+    background.spawn(hear_upgrades(upgrades, handover.and(program.ok())));
+    background.spawn(keep_watchdog(Arc::clone(&manager), pulse));
     let served =
         background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
+    let mut life = Life { phases, drain_delay, offer, admin, writes: Arc::clone(&writes), manager };
     background.block_on(async {
-        told_to_stop(&mut stops).await;
+        let is_taken = life.last(&mut stops).await;
         tokio::select! {
-            () = end(&phases, drain_delay, served) => {}
+            () = life.end(is_taken, served) => {}
             // A second time: at once.
             () = told_to_stop(&mut stops) => {}
         }
@@ -88,6 +143,90 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     // What still runs is left behind: the process ends with it.
     background.shutdown_background();
     Ok(())
+}
+
+/// What has to be ended.
+struct Life {
+    phases: watch::Sender<Phase>,
+    drain_delay: Duration,
+    offer: Option<Offer>,
+    admin: Option<JoinHandle<()>>,
+    writes: Arc<Writes>,
+    manager: Arc<ServiceManager>,
+}
+
+// === impl Life ===
+
+impl Life {
+    /// Waits for the end. Whether it is that another process has taken over.
+    async fn last(&mut self, stops: &mut [Signal; 2]) -> bool {
+        let taken = async {
+            match &mut self.offer {
+                Some(offer) => offer.taken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = taken => true,
+            () = told_to_stop(stops) => false,
+        }
+    }
+
+    /// Finishes what is under way.
+    async fn end(&self, is_taken: bool, served: JoinHandle<()>) {
+        if is_taken { self.leave(served).await } else { self.stop(served).await }
+    }
+
+    /// Serves a while longer without being ready, and stops.
+    async fn stop(&self, served: JoinHandle<()>) {
+        self.manager.stopping();
+        if !self.drain_delay.is_zero() {
+            tracing::info!("told to stop: not ready any more, and stopping in {:?}", self.drain_delay);
+            self.phases.send_replace(Phase::Draining);
+            tokio::time::sleep(self.drain_delay).await;
+        }
+        tracing::info!("stopping");
+        if let Some(offer) = &self.offer {
+            offer.withdraw();
+        }
+        self.phases.send_replace(Phase::Stopping);
+        let _ = served.await;
+    }
+
+    /// Leaves everything to the process that accepts connections now.
+    async fn leave(&self, mut served: JoinHandle<()>) {
+        tracing::info!("another process has taken over");
+        if let Some(offer) = &self.offer {
+            offer.withdraw();
+        }
+        if let Some(admin) = &self.admin {
+            admin.abort();
+        }
+        self.phases.send_replace(Phase::Leaving);
+        // Who has a connection may not know yet, and their next request is on its way.
+        let is_done = tokio::time::timeout(LAST_REQUEST, &mut served).await.is_ok();
+        self.writes.leave().await;
+        self.phases.send_replace(Phase::Stopping);
+        if !is_done {
+            let _ = served.await;
+        }
+    }
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn hear() -> std::io::Result<Self> {
+        // What the limit on files refuses is an error like any other, and not the end.
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
+        // What other servers take for a word about their logs must not end this one.
+        drop(signal(SignalKind::user_defined1())?);
+        Ok(Self {
+            stops: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
+            hangups: signal(SignalKind::hangup())?,
+            upgrades: signal(SignalKind::user_defined2())?,
+        })
+    }
 }
 
 /// Lets the process open as many files as the system allows it, and compares that with what the settings want.
@@ -117,7 +256,7 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Op
     let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
     match background.block_on(opening) {
         Ok(journal) => Ok(Some(journal)),
-        Err(JournalError::Unavailable(_)) => Ok(None),
+        Err(JournalError::Unavailable(_) | JournalError::Left) => Ok(None),
         Err(error @ JournalError::InUse(_)) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),
     }
@@ -129,10 +268,10 @@ fn serve_admin(
     server: AdminServer,
     app: &Arc<App>,
     upstream: &Upstream,
-) -> std::io::Result<()> {
+) -> std::io::Result<JoinHandle<()>> {
     let recorder = PrometheusBuilder::new().install_recorder().map_err(Error::other)?;
     let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone());
-    background.spawn(async move {
+    let task = background.spawn(async move {
         if let Err(error) = server.run(admin).await {
             tracing::error!(%error, "metrics and health are not answered");
         }
@@ -145,7 +284,7 @@ fn serve_admin(
             recorder.run_upkeep();
         }
     });
-    Ok(())
+    Ok(task)
 }
 
 /// Waits for `SIGTERM` or `SIGINT`.
@@ -156,27 +295,56 @@ async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) {
     }
 }
 
-/// Serves a while longer without being ready, and then finishes what is under way.
-async fn end(phases: &watch::Sender<Phase>, drain_delay: Duration, served: JoinHandle<()>) {
-    if !drain_delay.is_zero() {
-        tracing::info!("told to stop: not ready any more, and stopping in {drain_delay:?}");
-        phases.send_replace(Phase::Draining);
-        tokio::time::sleep(drain_delay).await;
-    }
-    tracing::info!("stopping");
-    phases.send_replace(Phase::Stopping);
-    let _ = served.await;
-}
-
 /// Looks at the certificates, and says what `SIGHUP` does not do.
-async fn hear_hangups(mut hangups: Signal, certificates: Option<Arc<Certificates>>) {
+async fn hear_hangups(
+    mut hangups: Signal,
+    certificates: Option<Arc<Certificates>>,
+    manager: Arc<ServiceManager>,
+    status: String,
+) {
     while hangups.recv().await.is_some() {
+        manager.reloading();
         if let Some(certificates) = certificates.clone() {
             // A look that panics changes nothing.
             let _ = tokio::task::spawn_blocking(move || certificates.look()).await;
         }
         tracing::warn!(
-            "SIGHUP changes nothing: settings are read at start only, so a restart is what changes them"
+            "SIGHUP changes nothing but certificates: settings are read at start only, so a restart is what changes them"
         );
+        manager.ready(&status);
+    }
+}
+
+/// Starts the program anew on `SIGUSR2`, so that a newer one takes over.
+async fn hear_upgrades(mut upgrades: Signal, program: Option<PathBuf>) {
+    while upgrades.recv().await.is_some() {
+        let Some(program) = program.clone() else {
+            tracing::warn!("SIGUSR2 starts no other process, as sidecar.handover names no socket for it");
+            continue;
+        };
+        // The watchdog is for the process that serves.
+        let started =
+            Command::new(&program).args(std::env::args_os().skip(1)).env_remove("WATCHDOG_PID").spawn();
+        match started {
+            Ok(mut process) => {
+                tracing::info!("started process {} to take over from this one", process.id());
+                tokio::task::spawn_blocking(move || match process.wait() {
+                    Ok(status) => tracing::warn!("the process that should take over has ended: {status}"),
+                    Err(error) => tracing::warn!(%error, "lost sight of the process that takes over"),
+                });
+            }
+            Err(error) => tracing::error!(%error, "cannot start {}", program.display()),
+        }
+    }
+}
+
+/// Tells the service manager that all threads serve, for as long as they do.
+async fn keep_watchdog(manager: Arc<ServiceManager>, pulse: Pulse) {
+    let Some(interval) = notify::watchdog() else { return };
+    loop {
+        tokio::time::sleep(interval / 2).await;
+        if pulse.is_felt() {
+            manager.alive();
+        }
     }
 }

@@ -28,12 +28,14 @@ mod framing;
 mod linger;
 mod listener;
 pub(crate) mod places;
+mod pulse;
 mod target;
 mod tls;
 mod watched;
 
 pub use admin::AdminServer;
 pub use listener::{Listener, Sockets};
+pub use pulse::Pulse;
 pub use tls::Certificates;
 
 use connection::{Proxying, Serving};
@@ -90,17 +92,18 @@ impl Server {
     }
 
     /// Starts the threads. They end after the process began to ([`App::phase`]).
-    pub fn start(self) -> io::Result<Vec<JoinHandle<()>>> {
+    pub fn start(self) -> io::Result<(Vec<JoinHandle<()>>, Pulse)> {
         let shared = Shared { tls: self.tls, places: Places::new(&self.app.settings.limits), app: self.app };
-        let mut threads = Vec::new();
+        let (mut threads, mut pulse) = (Vec::new(), Pulse::default());
         for (number, listeners) in self.sockets.spread(self.threads)?.into_iter().enumerate() {
             let core = Arc::new(Core { app: Arc::clone(&shared.app), upstream: self.upstream.sibling() });
             let shared = shared.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("serve-{number}"));
+            runtime.spawn(pulse.of_thread());
             threads.push(thread.spawn(move || runtime.block_on(run(listeners, core, shared)))?);
         }
-        Ok(threads)
+        Ok((threads, pulse))
     }
 }
 

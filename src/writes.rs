@@ -140,7 +140,7 @@ impl Writes {
             return Ok(None);
         }
         let are_reads = !writes.iter().any(Write::has_history);
-        let Some(journal) = self.keeper.opened() else {
+        let Some(journal) = self.keeper.awaited().await else {
             return match self.on_failure {
                 JournalFailure::Refuse if !are_reads => Err(Error::Unavailable { retry_after: None }),
                 _ => Ok(None),
@@ -155,6 +155,13 @@ impl Writes {
         }
         self.recovery().await?;
         Recording::begin(self, journal, writes).await
+    }
+
+    /// Leaves the journal to the process that takes over, once what has begun is recorded.
+    pub async fn leave(&self) {
+        if let Some(journal) = self.keeper.opened() {
+            journal.leave(LONGEST_WAIT / 2).await;
+        }
     }
 
     /// Waits until everything that was given to the journal is in it.

@@ -163,17 +163,16 @@ impl Channel {
         self.moved.send_modify(|_| ());
     }
 
-    /// Waits until a snapshot of at least this serial was published.
-    pub async fn reach(&self, serial: u64, patience: Duration) -> Result<Arc<Latest>, Error> {
+    /// Waits until a snapshot of at least this serial was published, or the process ends.
+    pub async fn reach(&self, serial: u64, patience: Duration) -> Result<(), Error> {
         let mut moved = self.moved.subscribe();
         let reached = async {
             loop {
                 moved.borrow_and_update();
-                if let Some(latest) = self.latest().filter(|latest| latest.snapshot.serial() >= serial) {
-                    return Ok(latest);
-                }
-                if self.is_process_ending() {
-                    return Err(Error::Unavailable { retry_after: Some(1) });
+                let is_reached = self.latest().is_some_and(|latest| latest.snapshot.serial() >= serial);
+                // A feed that ends at once says where its reader can go on, and an eventsource would not come back after an error.
+                if is_reached || self.is_process_ending() {
+                    return Ok(());
                 }
                 if self.has_ended() {
                     return Err(Error::NotFound);

@@ -1,11 +1,14 @@
 //! Who keeps the history: the upstream, or the sidecar in its journal.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
+use tokio::sync::SetOnce;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::error::Error;
@@ -15,6 +18,9 @@ use crate::upstream::{Upstream, UpstreamError};
 
 /// How long a journal that cannot be opened is left alone.
 const BETWEEN_OPENINGS: Duration = Duration::from_secs(1);
+
+/// How long a journal that another process has is waited for: the one before this may be about to let go of it.
+const HANDOVER: Duration = Duration::from_secs(10);
 
 /// The longest pause between two questions to an upstream that does not say whose the history is.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -27,7 +33,10 @@ pub struct Keeper {
     rules: HistorySettings,
     explicit_permissions: bool,
     /// Once it was opened.
-    journal: OnceLock<Journal>,
+    journal: SetOnce<Journal>,
+    begun: Instant,
+    /// It could not be opened, for another reason than that a process has it.
+    is_away: AtomicBool,
     /// Whether the upstream keeps the history itself, once it said so.
     upstreams: OnceLock<bool>,
 }
@@ -46,7 +55,9 @@ impl Keeper {
             place: settings.journal.clone(),
             rules: settings.history.clone(),
             explicit_permissions: settings.kinto.explicit_permissions,
-            journal: journal.map_or_else(OnceLock::new, OnceLock::from),
+            journal: SetOnce::new_with(journal),
+            begun: Instant::now(),
+            is_away: AtomicBool::new(false),
             upstreams: OnceLock::new(),
         }
     }
@@ -62,7 +73,9 @@ impl Keeper {
             }
             match Journal::open(&self.place, &self.rules, self.explicit_permissions).await {
                 Ok(journal) => _ = self.journal.set(journal),
+                Err(JournalError::InUse(_)) if self.begun.elapsed() < HANDOVER => {}
                 Err(error) => {
+                    self.is_away.store(true, Ordering::Relaxed);
                     tracing::error!(%error, "no history can be kept yet");
                     tokio::time::sleep(BETWEEN_OPENINGS).await;
                 }
@@ -76,7 +89,19 @@ impl Keeper {
         if !self.mode.wants_journal() || self.is_upstreams(upstream).await? {
             return Ok(None);
         }
-        self.journal.get().map(Some).ok_or(Error::Unavailable { retry_after: None })
+        self.awaited().await.map(Some).ok_or(Error::Unavailable { retry_after: None })
+    }
+
+    /// The journal, once it is open, whoever keeps the history. While the process before this one may have it, it is waited for.
+    pub async fn awaited(&self) -> Option<&Journal> {
+        let is_pending = self.journal.get().is_none()
+            && self.mode.wants_journal()
+            && !self.is_away.load(Ordering::Relaxed);
+        if is_pending {
+            // Whether it came in time is looked at next.
+            let _ = timeout_at(self.begun + HANDOVER, self.journal.wait()).await;
+        }
+        self.journal.get()
     }
 
     /// The journal, where it is open, whoever keeps the history.

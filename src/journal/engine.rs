@@ -62,7 +62,7 @@ pub(super) struct Engine {
     pool: AnyPool,
     in_memory: bool,
     /// Locked for as long as this process uses the file.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// A connection that reads. Where it is dropped in the middle of something, as nobody waits any more or PostgreSQL hangs,
@@ -228,7 +228,19 @@ impl Engine {
             JournalUrl::Sqlite(path) => Some(path.clone()),
             JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
         };
-        Ok(Self { kind, address, file, options, pool, in_memory, _lock: lock })
+        Ok(Self { kind, address, file, options, pool, in_memory, lock })
+    }
+
+    /// Whether the file is this process's alone.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Lets others use the file.
+    pub(super) fn unlock(&self) {
+        if let Some(Err(error)) = self.lock.as_ref().map(File::unlock) {
+            tracing::error!(%error, "the journal cannot be let go of before this process ends");
+        }
     }
 
     /// A connection that reads.

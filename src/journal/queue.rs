@@ -38,6 +38,8 @@ pub(super) enum Work {
     Nothing,
     /// Nothing: it fails where what a write needs would.
     Probe,
+    /// The journal is let go of, once what has begun is recorded, or now.
+    Leave { is_now: bool },
 }
 
 /// What is removed, for as long as there is any of it.
@@ -100,6 +102,13 @@ pub(super) async fn write(queue: &mpsc::Sender<Waiting>, work: Work) -> Result<D
     };
     let late = |_| Err(JournalError::Unavailable("it does not answer in time".into()));
     timeout(2 * DEADLINE, answered).await.unwrap_or_else(late)
+}
+
+/// Has the journal let go of, and waits until it is. Whether it was done.
+pub(super) async fn leave(queue: &mpsc::Sender<Waiting>, is_now: bool) -> bool {
+    let (reply, done) = oneshot::channel();
+    let sent = queue.send(Waiting { work: Work::Leave { is_now }, reply }).await;
+    sent.is_ok() && matches!(done.await, Ok(Ok(_)))
 }
 
 /// What those are told who come after something about the same object that is not written yet.

@@ -10,6 +10,7 @@ use crate::query::Rules;
 use crate::settings::Settings;
 
 mod hiding;
+mod leaving;
 mod opening;
 mod outage;
 mod placed;

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::engine::{DEADLINE, Engine, Writing, unavailable};
 use super::late::Late;
+use super::leave::Leaving;
 use super::place::Place;
 use super::queue::{Done, Waiting, Work, behind, gone, weight};
 use super::readers::ReaderSets;
@@ -48,6 +49,8 @@ pub(super) struct Writer {
     pub(super) place: Option<Place>,
     /// What the entries of open groups may take, in bytes.
     pub(super) open: HashMap<i64, u64>,
+    /// Whether another process is to have the journal.
+    pub(super) leaving: Leaving,
 }
 
 enum Failure {
@@ -69,22 +72,42 @@ impl Writer {
                 None => received.await == 0,
                 Some(pause) => timeout(pause, received).await.is_ok_and(|received| received == 0),
             };
-            let mut failure = self.catch_up().await;
-            if failure.is_none() {
-                self.leave_out(&mut waiting);
-                failure = self.write(&mut waiting).await;
+            let is_left_now = self.leaving.sort(&mut waiting);
+            if !self.leaving.is_gone() {
+                self.turn(&mut waiting, &mut queue).await;
             }
-            if let Some(error) = failure {
-                // Those who came meanwhile would wait as long again.
-                while let Ok(late) = queue.try_recv() {
-                    waiting.push(late);
-                }
-                waiting.drain(..).for_each(|waiting| self.fail(waiting, &error));
+            let is_done = is_left_now || self.open.is_empty() && self.late.pause().is_none();
+            if self.leaving.is_finishing() && is_done {
+                self.leave();
             }
             if is_closed {
                 return;
             }
         }
+    }
+
+    /// Writes what is late and what waits.
+    async fn turn(&mut self, waiting: &mut Vec<Waiting>, queue: &mut mpsc::Receiver<Waiting>) {
+        let mut failure = self.catch_up().await;
+        if failure.is_none() {
+            self.leave_out(waiting);
+            failure = self.write(waiting).await;
+        }
+        if let Some(error) = failure {
+            // Those who came meanwhile would wait as long again.
+            while let Ok(late) = queue.try_recv() {
+                waiting.push(late);
+            }
+            waiting.drain(..).for_each(|waiting| self.fail(waiting, &error));
+        }
+    }
+
+    /// Lets go of the file.
+    fn leave(&mut self) {
+        self.held = None;
+        self.late = Late::default();
+        self.engine.unlock();
+        self.leaving.go();
     }
 
     /// Writes all that waits. Gives an error where the engine is away; then some still wait.
@@ -209,7 +232,10 @@ impl Writer {
         };
         if waiting.reply.send(Ok(done)).is_err() {
             // Nobody will settle what nobody knows to be open.
-            self.stray.extend(group);
+            if let Some(group) = group {
+                self.open.remove(&group);
+                self.stray.push(group);
+            }
         }
     }
 
@@ -371,7 +397,7 @@ impl Transaction<'_> {
                 intents::adopt(self.connection, groups, owner).await?;
                 Ok(Done::Nothing)
             }
-            Work::Nothing | Work::Probe => Ok(Done::Nothing),
+            Work::Nothing | Work::Probe | Work::Leave { .. } => Ok(Done::Nothing),
         }
     }
 }

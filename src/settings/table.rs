@@ -77,6 +77,14 @@ fn usual_journal(environment: &Environment) -> String {
     format!("sqlite:{}", Path::new(folder).join("kinto-sidecar.db").display())
 }
 
+/// In the service manager's folder for what a service needs while it runs.
+fn runtime_directory(environment: &Environment) -> String {
+    // Where there are several, the first is the service's own.
+    let folders = environment.get("RUNTIME_DIRECTORY").map_or("", String::as_str);
+    let folder = folders.split(':').next().unwrap_or_default();
+    if folder.is_empty() { String::new() } else { format!("{folder}/handover.sock") }
+}
+
 settings! {
     /// All settings of one process. Nothing here changes after start, but for the content of
     /// `sidecar.auth_file`, which [`ServiceAuth`] follows.
@@ -95,6 +103,8 @@ settings! {
             => listen: ListenAddr = values::LISTEN;
         ("sidecar.admin_listen", "", "a second listener for `/metrics`, `/health/live`, `/health/ready`").flag("admin-listen", "ADDR")
             => admin_listen: Option<ListenAddr> = values::LISTEN;
+        ("sidecar.handover", "", "a socket at which a new process asks the one that runs for its listening sockets and its journal").found("`$RUNTIME_DIRECTORY/handover.sock` where that is set, else none", runtime_directory)
+            => handover: Option<PathBuf> = values::PATH;
         ("sidecar.tls_certificate", "", "PEM file of the certificate chain: the listener speaks TLS");
         ("sidecar.tls_key", "", "PEM file of its private key");
         ("sidecar.trusted_proxies", "", "addresses and networks whose `Forwarded` and `X-Forwarded-*` are believed: `10.0.0.0/8 ::1`").live()

@@ -77,7 +77,8 @@ impl Recording {
         };
         let group = match journal.intend(all).await {
             Ok(group) => Some(group),
-            Err(error) if room.on_failure == JournalFailure::Forward => {
+            // What another process keeps, it would take for what passed elsewhere.
+            Err(error) if room.on_failure == JournalFailure::Forward && !error.is_left() => {
                 tracing::error!(%error, "a write goes on without the journal");
                 None
             }

@@ -6,7 +6,7 @@ mod couchdb;
 mod ends;
 mod entries;
 mod filters;
-mod follower;
+pub mod follower;
 mod live;
 mod outage;
 mod page;

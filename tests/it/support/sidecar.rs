@@ -118,6 +118,13 @@ impl Sidecar {
         self.address = address;
     }
 
+    /// Starts another with the same settings at the same address, and waits until it listens.
+    pub fn successor(&self) -> Self {
+        let log = Arc::new(Mutex::new(String::new()));
+        let (process, address) = spawn(&self.starter, &self.arguments, &self.address, &log);
+        Self { process, starter: self.starter.clone(), address, arguments: self.arguments.clone(), log }
+    }
+
     fn stop(&mut self) {
         self.terminate();
         if self.wait(Duration::from_secs(5)).is_none() {

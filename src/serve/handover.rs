@@ -1,0 +1,218 @@
+//! A new process takes over from the one that runs: it is given the listening sockets themselves, so that no connection is
+//! refused and none that waits in a queue is lost.
+//!
+//! ```text
+//! new process                              old process, at sidecar.handover
+//!     connects ───────────────────────────►  still serves
+//!     ◄─── version, the sockets, end of them
+//!     accepts connections
+//!     ready ──────────────────────────────►  accepts no more, finishes, lets go of the journal, ends
+//! ```
+//!
+//! A new process that fails before it says that it is ready changes nothing.
+
+use std::fs::Permissions;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use tokio::sync::mpsc;
+
+use super::given::Given;
+
+/// What is spoken here. A process that hears another number goes on alone.
+const VERSION: u8 = b'1';
+const CLIENTS: u8 = b'c';
+const ADMIN: u8 = b'a';
+const END: u8 = b'.';
+const READY: u8 = b'r';
+
+/// How long the other side may take to say what it has to.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a new process may take to become ready.
+const START: Duration = Duration::from_secs(60);
+/// SECURITY: whoever connects is given the sockets.
+const PRIVATE: u32 = 0o600;
+
+/// The process that this one takes over from.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    stream: UnixStream,
+    /// What it listened at.
+    pub(super) given: Given,
+}
+
+/// What is there for a successor.
+#[derive(Debug)]
+pub(super) struct Offer {
+    given: Arc<Mutex<Option<Given>>>,
+    taken: mpsc::Receiver<()>,
+}
+
+// === impl Predecessor ===
+
+impl Predecessor {
+    /// Asks the process that listens at a path for its sockets. `None` where there is none.
+    pub(super) fn ask(path: &Path) -> io::Result<Option<Self>> {
+        let mut stream = match UnixStream::connect(path) {
+            Ok(stream) => stream,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut version = [0];
+        stream.read_exact(&mut version)?;
+        if version != [VERSION] {
+            let text = "the process there hands over in a way that this one does not know";
+            return Err(io::Error::new(ErrorKind::Unsupported, text));
+        }
+        let mut given = Given::default();
+        loop {
+            let (kind, socket) = receive(&stream)?;
+            match (kind, socket) {
+                (END, _) => return Ok(Some(Self { stream, given })),
+                (CLIENTS | ADMIN, Some(socket)) => given.take(socket, kind == ADMIN)?,
+                _ => return Err(ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    /// This process serves now.
+    pub(super) fn relieve(mut self) {
+        if let Err(error) = self.stream.write_all(&[READY]) {
+            tracing::warn!(%error, "the process before this one has ended by itself");
+        }
+    }
+}
+
+fn receive(stream: &UnixStream) -> io::Result<(u8, Option<std::os::fd::OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut kind = [0];
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut kind)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let mut sockets = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+        _ => None,
+    });
+    Ok((kind[0], sockets.next().and_then(|mut sockets| sockets.next())))
+}
+
+// === impl Offer ===
+
+impl Offer {
+    /// Listens at a path for whoever takes over these sockets.
+    pub(super) fn open(path: &Path, given: Given) -> io::Result<Self> {
+        let listener = listen(path)?;
+        let given = Arc::new(Mutex::new(Some(given)));
+        let (take, taken) = mpsc::channel(1);
+        let offered = Arc::clone(&given);
+        std::thread::Builder::new().name("handover".to_owned()).spawn(move || {
+            for stream in listener.incoming() {
+                let handed = stream.and_then(|stream| hand_over(stream, &offered));
+                match handed {
+                    Ok(()) => _ = take.blocking_send(()),
+                    Err(error) => tracing::warn!(%error, "nobody took over, and this process goes on"),
+                }
+            }
+        })?;
+        Ok(Self { given, taken })
+    }
+
+    /// Waits until somebody else accepts connections.
+    pub(super) async fn taken(&mut self) {
+        if self.taken.recv().await.is_none() {
+            std::future::pending().await
+        }
+    }
+
+    /// Closes the sockets here.
+    pub(super) fn withdraw(&self) {
+        drop(self.given.lock().take());
+    }
+}
+
+/// Listens at a path in place of whoever does so far.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let mut beside = PathBuf::from(path).into_os_string();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, Permissions::from_mode(PRIVATE))?;
+    std::fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
+/// Gives the sockets, and waits until they are in use.
+fn hand_over(mut stream: UnixStream, offered: &Mutex<Option<Given>>) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(START))?;
+    stream.write_all(&[VERSION])?;
+    {
+        let given = offered.lock();
+        let given = given.as_ref().ok_or(ErrorKind::NotConnected)?;
+        for (kind, listeners) in [(CLIENTS, &given.clients), (ADMIN, &given.admin)] {
+            for listener in listeners {
+                send(&stream, kind, listener)?;
+            }
+        }
+    }
+    stream.write_all(&[END])?;
+    let mut said = [0];
+    stream.read_exact(&mut said)?;
+    if said == [READY] { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+}
+
+fn send(stream: &UnixStream, kind: u8, socket: &impl AsFd) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let sockets = [socket.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&sockets));
+    sendmsg(stream, &[IoSlice::new(&[kind])], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn a_connection_that_waits_in_the_queue_is_the_successors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        assert!(Predecessor::ask(&path).unwrap().is_none());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut given = Given::default();
+        given.take(listener.into(), false).unwrap();
+        let mut offer = Offer::open(&path, given).unwrap();
+        let _waits = TcpStream::connect(address).unwrap();
+
+        // Somebody who asks and goes away changes nothing.
+        drop(Predecessor::ask(&path).unwrap());
+        let mut predecessor = Predecessor::ask(&path).unwrap().unwrap();
+        let clients = std::mem::take(&mut predecessor.given.clients);
+        predecessor.relieve();
+        offer.taken().await;
+        offer.withdraw();
+        let [crate::server::Listener::Tcp(listener)] = &clients[..] else { panic!("{clients:?}") };
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap();
+    }
+}
