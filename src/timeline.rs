@@ -137,6 +137,13 @@ impl Timeline {
         }
     }
 
+    /// Another sidecar saw a record's version with this timestamp written.
+    pub fn heard_of(&self, clock: &Clock, timestamp: Timestamp) {
+        clock.heard_of(timestamp);
+        self.clocks.keep(clock.key());
+        self.tell(clock, Heard::Moved);
+    }
+
     /// A complete read of the collection found this timestamp.
     pub fn read(&self, clock: &Clock, timestamp: Timestamp, asked: Instant) {
         let heard = clock.read(timestamp, asked);

@@ -26,9 +26,6 @@ pub struct Mark<'t> {
     pub serial: u64,
     /// Its id.
     pub id: &'t str,
-    /// Whether a reader who knows of this timestamp, here or at another sidecar, may not have been shown the row,
-    /// although its own timestamp is lower.
-    pub doubtful_up_to: Option<Timestamp>,
 }
 
 /// Rows in memory.
@@ -47,6 +44,9 @@ pub trait Table: Debug {
     fn count(&self) -> usize;
     /// What is known of the row at this place in the order of seqs, oldest first.
     fn mark(&self, place: usize) -> Option<Mark<'_>>;
+    /// Whether a reader who knows of this timestamp, here or at another sidecar, may not have been shown the row at this place,
+    /// although its own timestamp is lower.
+    fn may_hide(&self, place: usize, since: Timestamp) -> bool;
     /// The JSON of that row, and whether it says that something was deleted.
     fn json(&self, place: usize) -> (Bytes, bool);
     /// How far behind its own timestamp a row can become visible.
@@ -212,11 +212,11 @@ fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> 
     let places = first_after(table, from)..first_after(table, doubt.since);
     let marks = places.filter_map(|place| Some((place, table.mark(place)?)));
     let mut doubtful: Vec<_> = marks
-        .filter(|(_, mark)| {
+        .filter(|(place, mark)| {
             let is_hidden = if mark.seq.at == doubt.since.at {
                 mark.is_late
             } else {
-                mark.doubtful_up_to.is_some_and(|bound| doubt.since.at <= bound)
+                table.may_hide(*place, doubt.since.at)
             };
             is_hidden && shown.is_none_or(|shown| (mark.last_modified, mark.id) > shown)
         })

@@ -66,8 +66,10 @@ pub struct Update {
     pub complete: bool,
     /// Ids that were found to be gone.
     pub gone: HashSet<Arc<str>>,
-    /// Timestamps that were once seen to be the newest, ascending.
+    /// See [`Clock::witnessed`](crate::timeline::clock::Clock::witnessed).
     pub witnessed: Vec<Timestamp>,
+    /// See [`Clock::lone`](crate::timeline::clock::Clock::lone).
+    pub lone: Vec<Timestamp>,
     /// A place that some reader of a feed has.
     pub heard: Seq,
 }
@@ -95,6 +97,8 @@ pub struct Content {
     by_seq: OnceLock<Vec<usize>>,
     /// The timestamps that this mirror had, ascending; the first is the one that it began with.
     own: Vec<Timestamp>,
+    /// Ascending: of two of these rows, the one with the lower timestamp was visible first.
+    lone: Vec<Timestamp>,
     began: Timestamp,
 }
 
@@ -197,6 +201,7 @@ impl Content {
             high: find.high.max(high),
             by_seq: OnceLock::new(),
             own,
+            lone: update.lone,
             began,
         }
     }
@@ -277,6 +282,14 @@ impl Content {
         vec![bytes.slice(..ends.get(count - 1).copied().unwrap_or(0))]
     }
 
+    /// Whether somebody who knows of `since`, here or at another sidecar, may have read before this row was visible, though
+    /// its timestamp is not above that.
+    pub fn may_hide(&self, row: &Row, since: Timestamp) -> bool {
+        let is_lone = |timestamp| self.lone.binary_search(&timestamp).is_ok();
+        let was_first = row.witnessed || is_lone(row.last_modified) && is_lone(since);
+        since <= row.found && (row.is_behind() || !was_first)
+    }
+
     /// The rows that a reader who knows the collection up to `since` has to be given, at most `limit` of them.
     pub fn since(&self, since: Timestamp, limit: Option<usize>, overlap: Duration) -> Selection {
         let newer = self.rows.partition_point(|row| row.last_modified > since);
@@ -287,7 +300,7 @@ impl Content {
             let doubtful = self.rows.iter().enumerate().take(end).skip(newer);
             indices.extend(
                 doubtful
-                    .filter(|(_, row)| !row.witnessed && row.last_modified != since)
+                    .filter(|(_, row)| row.last_modified != since && self.may_hide(row, since))
                     .map(|(index, _)| index),
             );
         }

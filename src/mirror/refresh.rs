@@ -166,6 +166,7 @@ impl Reader {
             let update = Update {
                 rows: list.rows,
                 witnessed: clock.witnessed(),
+                lone: clock.lone(),
                 heard: clock.heard(),
                 ..Update::default()
             };
@@ -202,6 +203,7 @@ impl Reader {
             let update = Update {
                 rows: list.rows,
                 witnessed: clock.witnessed(),
+                lone: clock.lone(),
                 heard: clock.heard(),
                 ..Update::default()
             };

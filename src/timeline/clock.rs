@@ -18,11 +18,8 @@ use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use schedule::Schedule;
 
-/// How many writes in order are remembered for each collection.
-const WITNESSED: usize = 1024;
-
-/// For how long it counts that somebody was seen to write past this sidecar.
-const OTHERS: Duration = Duration::from_secs(60);
+/// How many timestamps of a kind are remembered for each collection.
+const REMEMBERED: usize = 1024;
 
 /// The timestamp of one collection, and the number of times that something was heard of it.
 #[derive(Debug)]
@@ -43,8 +40,10 @@ pub struct Clock {
 struct Notes {
     /// The lowest timestamp of a passing write that came out of order since the last delta.
     low: Option<Timestamp>,
-    /// Timestamps that were once seen to be the newest, oldest first.
+    /// Timestamps that the upstream once said to be the newest, oldest first.
     witnessed: VecDeque<Timestamp>,
+    /// Timestamps of passing writes that were the only ones under way here, ascending.
+    lone: VecDeque<Timestamp>,
     /// The timestamps of tombstones that passing deletions made, oldest first.
     buried: VecDeque<Timestamp>,
     /// The newest place that some reader of a feed has.
@@ -62,10 +61,6 @@ struct Notes {
     void: bool,
     /// The last of [`Clock::news`] that was more than a higher timestamp.
     event: u64,
-    /// When it was last seen that somebody writes past this sidecar.
-    others: Option<Instant>,
-    /// Timestamps that were found while writes were under way: theirs, or somebody else's.
-    unexplained: Vec<Timestamp>,
 }
 
 /// What hearing a timestamp changed.
@@ -181,19 +176,27 @@ impl Clock {
             }
             return Heard::Nothing;
         }
-        if !overtaken {
-            notes.find_others(known, timestamp);
-        }
-        notes.witness(timestamp);
         notes.moved = Some(Instant::now());
         self.timestamp.store(timestamp.0, Ordering::Release);
         if timestamp < known {
-            notes.void = true;
+            notes.set_void();
+            notes.witness(timestamp);
             self.happened(&mut notes);
         } else {
+            notes.witness(timestamp);
             self.more_news();
         }
         Heard::Moved
+    }
+
+    /// Another sidecar saw a version with this timestamp written. That says nothing of what else was visible by then, and it
+    /// is news also where it moves no timestamp: it may have become visible late.
+    pub fn heard_of(&self, timestamp: Timestamp) {
+        let mut notes = self.notes();
+        notes.moved = Some(Instant::now());
+        self.total.store(u64::MAX, Ordering::Release);
+        self.timestamp.fetch_max(timestamp.0, Ordering::AcqRel);
+        self.happened(&mut notes);
     }
 
     /// The timestamps of a complete read, which are at least as new as what a `HEAD` would say.
@@ -203,8 +206,6 @@ impl Clock {
         if timestamp <= self.timestamp() {
             return Heard::Nothing;
         }
-        let known = self.timestamp();
-        notes.find_others(known, timestamp);
         notes.moved = Some(Instant::now());
         self.timestamp.store(timestamp.0, Ordering::Release);
         Heard::Moved
@@ -229,9 +230,7 @@ impl Clock {
     /// The collection is gone: what was known is void.
     pub fn forget(&self) {
         let mut notes = self.notes();
-        notes.void = true;
-        notes.witnessed.clear();
-        notes.buried.clear();
+        notes.set_void();
         self.timestamp.store(0, Ordering::Release);
         self.total.store(u64::MAX, Ordering::Release);
         self.happened(&mut notes);
@@ -250,10 +249,7 @@ impl Clock {
 
     /// A passing deletion made tombstones with these timestamps.
     pub fn bury(&self, timestamps: &[Timestamp]) {
-        let mut notes = self.notes();
-        notes.buried.extend(timestamps);
-        let most = notes.buried.len().saturating_sub(WITNESSED);
-        notes.buried.drain(..most);
+        remember(&mut self.notes().buried, timestamps);
     }
 
     /// Whether the row with this timestamp is known to be a tombstone. Kinto gives each timestamp once in a collection.
@@ -285,12 +281,18 @@ impl Clock {
         self.notes().void = true;
     }
 
-    /// The timestamps that were once seen to be the collection's newest, oldest first: no row at one of them can have
+    /// The timestamps that the upstream once said to be the collection's newest, ascending: no row at one of them can have
     /// become visible after a later one.
     pub fn witnessed(&self) -> Vec<Timestamp> {
         let mut witnessed: Vec<_> = self.notes().witnessed.iter().copied().collect();
         witnessed.sort_unstable();
         witnessed
+    }
+
+    /// The timestamps of passing writes that were the only ones under way here, ascending: no row at one of them can have
+    /// become visible after another one of them that is later. What others wrote meanwhile may have been visible before.
+    pub fn lone(&self) -> Vec<Timestamp> {
+        self.notes().lone.iter().copied().collect()
     }
 
     /// When the collection was last seen to move; `None` where it never was.
@@ -322,42 +324,25 @@ impl Clock {
 // === impl Notes ===
 
 impl Notes {
-    /// The timestamp moved from `known`, and nobody here has done it.
-    fn find_others(&mut self, known: Timestamp, found: Timestamp) {
-        if self.in_flight > 0 && self.unexplained.len() < WITNESSED {
-            self.unexplained.push(found);
-        } else if known > Timestamp::ZERO {
-            self.note_others();
-        }
-    }
-
-    /// A write that was the only one under way made these: what else was found meanwhile is not ours.
-    fn explain(&mut self, timestamps: &[Timestamp]) {
-        let unexplained = std::mem::take(&mut self.unexplained);
-        if unexplained.iter().any(|found| !timestamps.contains(found)) {
-            self.note_others();
-        }
-    }
-
-    fn note_others(&mut self) {
-        self.others = Some(Instant::now());
-        // Some may only have been the newest of those that passed here.
+    /// What was known is void, and so is what it says of an order.
+    fn set_void(&mut self) {
+        self.void = true;
         self.witnessed.clear();
-    }
-
-    fn has_others(&self) -> bool {
-        self.others.is_some_and(|others| others.elapsed() < OTHERS)
+        self.lone.clear();
+        self.buried.clear();
     }
 
     fn witness(&mut self, timestamp: Timestamp) {
-        if self.witnessed.back() == Some(&timestamp) {
-            return;
+        if self.witnessed.back() != Some(&timestamp) {
+            remember(&mut self.witnessed, &[timestamp]);
         }
-        if self.witnessed.len() == WITNESSED {
-            self.witnessed.pop_front();
-        }
-        self.witnessed.push_back(timestamp);
     }
+}
+
+fn remember(timestamps: &mut VecDeque<Timestamp>, new: &[Timestamp]) {
+    timestamps.extend(new);
+    let most = timestamps.len().saturating_sub(REMEMBERED);
+    timestamps.drain(..most);
 }
 
 // === impl WriteUnderWay ===
@@ -371,17 +356,12 @@ impl WriteUnderWay {
         let (lowest, highest) = (*lowest, *highest);
         let mut notes = self.clock.notes();
         let known = self.clock.timestamp();
-        if self.alone && notes.begun == self.begun {
-            notes.explain(timestamps);
-        } else {
-            notes.unexplained.clear();
-        }
         if lowest <= known {
             notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
-        } else if self.alone && notes.begun == self.begun && !notes.has_others() {
-            for timestamp in timestamps {
-                notes.witness(*timestamp);
-            }
+        } else if self.alone && notes.begun == self.begun {
+            let mut timestamps = timestamps.to_vec();
+            timestamps.sort_unstable();
+            remember(&mut notes.lone, &timestamps);
         }
         notes.moved = Some(Instant::now());
         self.clock.total.store(u64::MAX, Ordering::Release);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
 
 use super::effects::Effects;
 use crate::journal::{News, Object};
@@ -35,10 +34,7 @@ impl Effects {
         match object {
             Object::Record(_, collection, _) => {
                 let clock = self.timeline.clock(&CollectionKey::new(bucket, collection));
-                let newest = timestamp.max(clock.timestamp());
-                self.timeline.learned(&clock, newest, None, clock.news(), Instant::now());
-                // A version that became visible late moves no timestamp.
-                self.timeline.touched(clock.key());
+                self.timeline.heard_of(&clock, timestamp);
             }
             Object::Collection(_, collection) => {
                 self.access.invalidate_bucket(bucket);

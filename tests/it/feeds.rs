@@ -7,6 +7,7 @@ mod ends;
 mod entries;
 mod filters;
 pub mod follower;
+mod late_batch;
 mod live;
 mod outage;
 mod page;

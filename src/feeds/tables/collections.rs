@@ -115,8 +115,6 @@ impl Table for Collections {
     }
 
     fn mark(&self, place: usize) -> Option<Mark<'_>> {
-        // Another sidecar may have heard of newer collections first.
-        let doubtful_up_to = Some(Timestamp(u64::MAX));
         Some(match self.at(place)? {
             Found::Entry(entry) => Mark {
                 seq: seq(entry),
@@ -124,7 +122,6 @@ impl Table for Collections {
                 is_late: entry.late.is_some(),
                 serial: entry.generation,
                 id: self.name(&entry.key, &entry.id),
-                doubtful_up_to,
             },
             Found::Gone(gone) => Mark {
                 seq: gone.seen,
@@ -132,9 +129,13 @@ impl Table for Collections {
                 is_late: true,
                 serial: gone.generation,
                 id: self.name(&gone.key, &gone.id),
-                doubtful_up_to,
             },
         })
+    }
+
+    /// Another sidecar may have heard of newer collections first.
+    fn may_hide(&self, _place: usize, _since: Timestamp) -> bool {
+        true
     }
 
     fn json(&self, place: usize) -> (Bytes, bool) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::feeds::table::{Mark, Table};
+use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::mirror::content::Content;
 use crate::mirror::{Mirror, State};
@@ -63,9 +64,11 @@ impl Table for Records {
             is_late: row.is_behind(),
             serial: row.serial,
             id: &row.id,
-            // What was once seen to be the newest row was there before anything newer.
-            doubtful_up_to: Some(row.found).filter(|_| row.is_behind() || !row.witnessed),
         })
+    }
+
+    fn may_hide(&self, place: usize, since: Timestamp) -> bool {
+        self.row(place).is_some_and(|row| self.state.content.may_hide(row, since))
     }
 
     fn json(&self, place: usize) -> (Bytes, bool) {

@@ -74,6 +74,19 @@ fn rows_once_seen_to_be_the_newest_are_not_repeated() {
 }
 
 #[test]
+fn of_writes_that_were_alone_here_only_who_knows_of_another_has_seen_the_earlier() {
+    let update = Update {
+        rows: vec![row("a", 95), row("b", 97), row("c", 100)],
+        lone: vec![Timestamp(95), Timestamp(97)],
+        ..Update::default()
+    };
+    let content = Content::new(metadata(), Timestamp(100), None, update);
+    assert_eq!(ids(&content, 97), ["c"]);
+    assert_eq!(ids(&content, 98), ["c", "b", "a"], "98 was written elsewhere, and maybe visible before both");
+    assert_eq!(ids(&content, 100), ["b", "a"]);
+}
+
+#[test]
 fn rows_that_vanished_get_a_tombstone() {
     let before = content(100, vec![row("a", 50), tombstone("b", 60), row("c", 100)]);
     let update = Update { rows: vec![row("c", 100)], ..Update::default() };

@@ -7,22 +7,38 @@ fn clock() -> Arc<Clock> {
 }
 
 #[test]
-fn lone_writes_in_order_are_witnessed() {
+fn writes_that_were_alone_here_have_an_order_among_themselves_and_are_not_witnessed() {
     let clock = clock();
-    assert_eq!(clock.begin_write().acknowledged(&[Timestamp(10)]), Heard::Moved);
-    assert_eq!(clock.witnessed(), [Timestamp(10)]);
+    assert_eq!(clock.begin_write().acknowledged(&[Timestamp(12), Timestamp(10)]), Heard::Moved);
+    assert_eq!(clock.begin_write().acknowledged(&[Timestamp(14)]), Heard::Moved);
+    assert_eq!(clock.lone(), [Timestamp(10), Timestamp(12), Timestamp(14)]);
+    assert!(clock.witnessed().is_empty(), "somebody else may have written meanwhile");
     assert_eq!(clock.take_low(), None);
 }
 
 #[test]
-fn writes_that_overlap_are_not_witnessed() {
+fn writes_that_overlap_have_no_order() {
     let clock = clock();
     let (one, other) = (clock.begin_write(), clock.begin_write());
     one.acknowledged(&[Timestamp(11)]);
     other.acknowledged(&[Timestamp(10)]);
-    assert!(clock.witnessed().is_empty());
+    assert!(clock.lone().is_empty());
     assert_eq!(clock.take_low(), Some(Timestamp(10)));
     assert_eq!(clock.timestamp(), Timestamp(11));
+}
+
+#[test]
+fn what_another_sidecar_saw_written_is_news_and_is_not_witnessed() {
+    let clock = clock();
+    for timestamp in [10, 12, 11] {
+        let news = clock.news();
+        clock.heard_of(Timestamp(timestamp));
+        assert!(clock.news() > news);
+    }
+    assert_eq!(clock.timestamp(), Timestamp(12));
+    assert!(clock.witnessed().is_empty());
+    clock.learned(Timestamp(12), None, clock.news(), Instant::now());
+    assert_eq!(clock.witnessed(), [Timestamp(12)], "the upstream says that it is the newest");
 }
 
 #[test]
