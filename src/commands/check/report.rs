@@ -111,13 +111,12 @@ pub(super) fn settings(in_force: &[Setting], is_json: bool) -> String {
     }
     let mut text = String::new();
     for settings in in_force.chunk_by(|one, next| one.section == next.section) {
-        for (turn, setting) in settings.iter().enumerate() {
-            if turn == 0 {
-                text.push_str(&format!("# {}\n", setting.section));
-            }
+        let section = settings.first().map_or("", |setting| setting.section);
+        text += &format!("# {section}\n");
+        for setting in settings {
             // What has several lines stands on one.
             let value: Vec<&str> = setting.shown().split_whitespace().collect();
-            text.push_str(&format!("{} = {}  ({})\n", setting.name, value.join(" "), setting.origin));
+            text += &format!("{} = {}  ({})\n", setting.name, value.join(" "), setting.origin);
         }
     }
     text
