@@ -97,7 +97,6 @@ impl App {
             Arc::clone(&budget),
             settings.exclusive,
             settings.kinto.batch_max_requests,
-            Arc::clone(upstream.outage()),
             settings.limits.upstream_connect_timeout,
         ));
         let reader = Reader {

@@ -247,19 +247,15 @@ pub(crate) fn settings_without_flags() -> Vec<(&'static str, Vec<&'static Key>)>
 fn more_help() -> String {
     let mut text = ABOUT_SETTINGS.to_owned();
     for (section, keys) in settings_without_flags() {
-        text += &format!("\n\n{section}:");
+        text.extend(["\n\n", section, ":"]);
         for key in keys {
-            text += &format!(
-                "\n  {} = {}\n          {}",
-                key.name,
-                plain(&key.described_default()),
-                plain(key.meaning)
-            );
+            let (default, meaning) = (plain(&key.described_default()), plain(key.meaning));
+            text.extend(["\n  ", key.name, " = ", &default, "\n          ", &meaning]);
         }
     }
     text += "\n\nExit status:";
     for (status, meaning) in EXIT_STATUSES {
-        text += &format!("\n  {status}  {meaning}");
+        text.extend(["\n  ", status, "  ", meaning]);
     }
     text
 }

@@ -46,12 +46,11 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     // A timestamp does not name a content: a late row, or a removed collection, comes without a newer one.
     let tag = format!("{timestamp}-{:016x}", document.digest());
     let accepted = compression::accepted(&request.headers);
-    let coded = match Coded::known(&request.headers, &tag, accepted)? {
-        Some(known) => known,
-        None => {
-            let (count, others) = select(monitor, params);
-            document.encode(count, &others, accepted)
-        }
+    let coded = if let Some(known) = Coded::known(&request.headers, &tag, accepted)? {
+        known
+    } else {
+        let (count, others) = select(monitor, params);
+        document.encode(count, &others, accepted)
     };
     let mut response = coded.answer(Some(&tag));
     let headers = response.headers_mut();

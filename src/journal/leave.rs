@@ -84,7 +84,9 @@ impl Leaving {
     /// The journal is left: tells those who wait for it.
     pub(super) fn go(&mut self) {
         if let Self::Finishing(leavers) = std::mem::replace(self, Self::Gone) {
-            leavers.into_iter().for_each(|leaver| _ = leaver.send(Ok(Done::Nothing)));
+            for leaver in leavers {
+                _ = leaver.send(Ok(Done::Nothing));
+            }
         }
     }
 }

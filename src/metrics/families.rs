@@ -3,10 +3,9 @@
 use ::metrics::{counter, describe_counter, describe_gauge, gauge};
 
 /// Gauges, with what they say.
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 4] = [
     ("kinto_sidecar_clocks", "Collections of which the newest timestamp is followed."),
     ("kinto_sidecar_feed_readers", "Readers of live feeds."),
-    ("kinto_sidecar_missing", "Monitored buckets and collections that are not there."),
     ("kinto_sidecar_mirror_bytes", "Bytes of memory of all mirrors."),
     ("kinto_sidecar_unreadable", "Monitored buckets and collections that cannot be read."),
 ];
@@ -53,10 +52,6 @@ pub fn describe() {
     }
     // Nothing was learned yet whose age there could be.
     describe_gauge!("kinto_sidecar_timestamps_age_seconds", "Age of the oldest of the polled timestamps.");
-    describe_gauge!(
-        "kinto_sidecar_clock_ahead_seconds",
-        "How far this machine's clock is ahead of the upstream's."
-    );
     for (name, help) in COUNTERS {
         describe_counter!(name, help);
         counter!(name).increment(0);

@@ -137,7 +137,7 @@ impl Offer {
     /// Waits until somebody else accepts connections.
     pub(super) async fn taken(&mut self) {
         if self.taken.recv().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -114,7 +114,7 @@ impl Answer {
 
     /// The timestamp of the version that was written.
     pub(super) fn modified(&self) -> Option<Timestamp> {
-        self.modified.or_else(|| match &self.data {
+        self.modified.or(match &self.data {
             Some(Data::One(row)) => row.head.last_modified,
             _ => None,
         })

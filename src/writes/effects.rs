@@ -207,7 +207,7 @@ impl Effects {
         match scope {
             Scope::Records(_) => {}
             Scope::Collection(CollectionKey { bucket, .. }) | Scope::Collections(bucket) => {
-                self.access.invalidate_bucket(bucket)
+                self.access.invalidate_bucket(bucket);
             }
             Scope::Bucket(bucket) | Scope::Groups(bucket) => self.access.invalidate_groups(bucket),
             Scope::Buckets | Scope::Accounts | Scope::Everything => self.access.invalidate_all(),

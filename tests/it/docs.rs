@@ -48,7 +48,8 @@ fn files() -> Vec<PathBuf> {
 fn blocks(path: &Path, language: &str) -> Vec<(usize, String)> {
     let fence = format!("```{language}");
     let text = fs::read_to_string(path).unwrap();
-    let (mut blocks, mut block): (Vec<(usize, String)>, Option<(usize, String)>) = (Vec::new(), None);
+    let mut blocks: Vec<(usize, String)> = Vec::new();
+    let mut block: Option<(usize, String)> = None;
     let mut is_other = false;
     let mut last = "";
     for (number, line) in text.lines().enumerate() {
@@ -183,7 +184,7 @@ fn settings_in_the_docs_are_as_the_binary_wants_them() {
 
 #[test]
 fn every_exception_is_still_needed() {
-    let text: String = files().iter().flat_map(|file| blocks(&file, "sh")).map(|(_, block)| block).collect();
+    let text: String = files().iter().flat_map(|file| blocks(file, "sh")).map(|(_, block)| block).collect();
     for (beginning, reason) in ELSEWHERE {
         assert!(
             text.lines().any(|line| line.starts_with(beginning)),

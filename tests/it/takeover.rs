@@ -79,18 +79,15 @@ async fn processes_take_over_under_load_and_nothing_is_refused_lost_or_doubled()
     let file = |name: &str| folder.path().join(name).display().to_string();
     let bucket = unique("takeover");
     let collection = format!("/buckets/{bucket}/collections/c");
-    let (journal, handover) = (format!("sqlite:{}", file("journal.db")), file("handover.sock"));
-    let mut sidecar = Sidecar::start(
-        Kinto::shared().url(),
-        &[
-            SERVICE_ACCOUNT,
-            ("changes.resources", &format!("/buckets/{bucket}")),
-            ("sidecar.history", "journal"),
-            ("sidecar.journal", &journal),
-            ("sidecar.handover", &handover),
-            ("sidecar.log", "warn"),
-        ],
-    );
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", &*format!("/buckets/{bucket}")),
+        ("sidecar.history", "journal"),
+        ("sidecar.journal", &*format!("sqlite:{}", file("journal.db"))),
+        ("sidecar.handover", &*file("handover.sock")),
+        ("sidecar.log", "warn"),
+    ];
+    let mut sidecar = Sidecar::start(Kinto::shared().url(), &settings);
     let alice = sidecar.client().user("alice");
     let read = json!({"permissions": {"read": ["system.Everyone"]}});
     alice.put(&format!("/buckets/{bucket}")).json(read).await.expect(201);

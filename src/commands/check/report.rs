@@ -22,7 +22,8 @@ pub(super) enum Level {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Finding {
     pub(super) level: Level,
-    finding: String,
+    #[serde(rename = "finding")]
+    what: String,
     mend: String,
 }
 
@@ -36,7 +37,7 @@ pub(super) struct Report {
 
 impl Finding {
     pub(super) fn problem(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { level: Level::Problem, finding: what.into(), mend: mend.into() }
+        Self { level: Level::Problem, what: what.into(), mend: mend.into() }
     }
 
     pub(super) fn note(what: impl Into<String>, mend: impl Into<String>) -> Self {
@@ -73,13 +74,13 @@ impl Report {
     /// Line by line.
     pub(super) fn text(&self) -> String {
         let facts = self.facts.iter().map(|(about, what)| format!("{about:<13} {what}\n"));
-        let findings = self.findings.iter().map(|Finding { level, finding, mend }| {
+        let findings = self.findings.iter().map(|Finding { level, what, mend }| {
             let level = match level {
                 Level::Problem => "problem",
                 Level::Warning => "warning",
                 Level::Note => "note",
             };
-            format!("{level:<13} {finding}: {mend}\n")
+            format!("{level:<13} {what}: {mend}\n")
         });
         facts.chain(findings).collect()
     }
@@ -111,12 +112,14 @@ pub(super) fn settings(in_force: &[Setting], is_json: bool) -> String {
     }
     let mut text = String::new();
     for settings in in_force.chunk_by(|one, next| one.section == next.section) {
-        let section = settings.first().map_or("", |setting| setting.section);
-        text += &format!("# {section}\n");
-        for setting in settings {
+        for (turn, setting) in settings.iter().enumerate() {
+            if turn == 0 {
+                text.extend(["# ", setting.section, "\n"]);
+            }
             // What has several lines stands on one.
             let value: Vec<&str> = setting.shown().split_whitespace().collect();
-            text += &format!("{} = {}  ({})\n", setting.name, value.join(" "), setting.origin);
+            let origin = setting.origin.to_string();
+            text.extend([setting.name.as_ref(), " = ", &value.join(" "), "  (", &origin, ")\n"]);
         }
     }
     text

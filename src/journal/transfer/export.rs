@@ -73,14 +73,13 @@ impl Export {
 
     async fn batch(&mut self) -> sqlx::Result<Vec<Content>> {
         // Taken out: what fails or is given up is not used again.
-        let (mut writing, mut parts) = match self.begun.take() {
-            Some(begun) => begun,
-            None => {
-                let mut writing = self.engine.writing().await?;
-                writing.connection().execute(self.engine.kind.begin_reading()).await?;
-                let parts = begin(writing.connection(), self.only.as_deref()).await?;
-                (writing, parts)
-            }
+        let (mut writing, mut parts) = if let Some(begun) = self.begun.take() {
+            begun
+        } else {
+            let mut writing = self.engine.writing().await?;
+            writing.connection().execute(self.engine.kind.begin_reading()).await?;
+            let parts = begin(writing.connection(), self.only.as_deref()).await?;
+            (writing, parts)
         };
         let mut contents = Vec::new();
         if let Some(part) = parts.pop_front() {

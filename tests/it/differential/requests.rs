@@ -385,6 +385,7 @@ fn batch(random: &mut Random, names: &Names, mut headers: Vec<(String, String)>)
         sub_headers(random, names, &mut request, &mut odd);
         requests.push(request);
     }
+    give_one_author(&mut requests, &odd);
     if random.below(4) == 0 {
         let default = match random.below(5) {
             0 => json!({"body": {"data": {"of": "default"}}}),
@@ -466,6 +467,20 @@ fn names_twice(one: &Value, other: &Value) -> bool {
     let known = names(other);
     let is_other = |name: &String, known: &String| name != known && name.eq_ignore_ascii_case(known);
     names(one).iter().any(|name| known.iter().any(|known| is_other(name, known)))
+}
+
+/// The plugin gives changes of one kind that a batch makes in one list all to the author of the first.
+fn give_one_author(requests: &mut [Value], odd: &[Odd]) {
+    if requests.len() > 1 && !odd.contains(&Odd::Header) && !odd.contains(&Odd::HeaderTwice) {
+        requests.iter_mut().filter(|request| has_credentials(request)).for_each(|request| {
+            request["headers"] = json!({});
+        });
+    }
+}
+
+fn has_credentials(request: &Value) -> bool {
+    let headers = request["headers"].as_object();
+    headers.is_some_and(|headers| headers.keys().any(|name| name.eq_ignore_ascii_case("authorization")))
 }
 
 fn sub_headers(random: &mut Random, names: &Names, request: &mut Value, odd: &mut Vec<Odd>) {
