@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use super::deploy_folder;
@@ -13,7 +14,7 @@ fn sidecar(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn systemd_takes_the_unit_and_finds_it_well_locked_up() {
+fn systemd_takes_the_units_and_finds_the_service_well_locked_up() {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         skip("systemd-analyze is not installed, so the unit was not verified");
         return;
@@ -27,18 +28,38 @@ fn systemd_takes_the_unit_and_finds_it_well_locked_up() {
     let unit = unit.replace(installed, &built).replace("Documentation=", "#");
     let path = folder.path().join("kinto-sidecar.service");
     fs::write(&path, unit).unwrap();
-    let analyze = |arguments: &[&str]| {
-        let output = Command::new("systemd-analyze").args(arguments).arg(&path).output().unwrap();
+    let sockets = folder.path().join("kinto-sidecar.socket");
+    fs::copy(deploy_folder().join("kinto-sidecar.socket"), &sockets).unwrap();
+    let analyze = |arguments: &[&str], units: &[&Path]| {
+        let output = Command::new("systemd-analyze").args(arguments).args(units).output().unwrap();
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}");
         said
     };
-    let complaints = analyze(&["verify", "--man=no"]);
+    let complaints = analyze(&["verify", "--man=no"], &[&path, &sockets]);
     // What it says of other units of this machine is not ours.
     assert!(!complaints.contains("kinto-sidecar"), "{complaints}");
     // Tenths of the exposure that is allowed: an unprotected service has 96.
-    analyze(&["security", "--offline=true", "--threshold=15", "--no-pager"]);
+    analyze(&["security", "--offline=true", "--threshold=15", "--no-pager"], &[&path]);
+}
+
+#[test]
+fn the_units_and_their_settings_name_the_same_address() {
+    let read = |name: &str| fs::read_to_string(deploy_folder().join(name)).unwrap();
+    let value = |text: &str, key: &str| {
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix(key)).map(|value| value.trim_start_matches(" = ").to_owned())
+    };
+    let listen = value(&read("kinto-sidecar.ini"), "sidecar.listen").unwrap();
+    assert_eq!(value(&read("kinto-sidecar.socket"), "ListenStream="), Some(listen));
+    // A process that takes over tells systemd of itself, and is found where the setting looks by itself.
+    let service = read("kinto-sidecar.service");
+    for line in
+        ["Type=notify", "NotifyAccess=all", "RuntimeDirectory=kinto-sidecar", "RestartPreventExitStatus=2"]
+    {
+        assert!(service.lines().any(|given| given == line), "{line}");
+    }
 }
 
 #[test]
