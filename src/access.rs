@@ -171,7 +171,17 @@ impl Access {
         let epoch = self.epoch_for(bucket, credentials);
         let question = || {
             let (object, upstream, credentials) = (object(), upstream.clone(), credentials.clone());
-            async move { question::ask_to_read(&upstream, &object, &credentials).await }
+            async move {
+                let said = question::ask_to_read(&upstream, &object, &credentials).await;
+                let outcome = match &said {
+                    Ok(Verdict::Granted(_)) => "granted",
+                    Ok(Verdict::Refused(_)) => "refused",
+                    Err(_) => "failed",
+                };
+                metrics::counter!("kinto_sidecar_permission_questions_total", "outcome" => outcome)
+                    .increment(1);
+                said
+            }
         };
         let last = || {
             let last = self.verdicts.given(name, &epoch, self.stale_if_error);

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http::header::{ACCEPT_LANGUAGE, USER_AGENT};
+use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
 
@@ -25,7 +25,7 @@ use crate::access::Credentials;
 use crate::current::Current;
 use crate::metrics::CacheOutcome;
 use crate::settings::{LogFormat, Settings};
-use crate::wire::body::{Body, Hooked, Response};
+use crate::wire::body::Response;
 use crate::wire::peer::{Peer, client};
 
 /// The filter of `sidecar.log` that these lines obey too.
@@ -91,7 +91,7 @@ impl Line {
             return None;
         }
         let headers = request.headers();
-        let credentials = Credentials::of(headers);
+        let is_named = headers.contains_key(AUTHORIZATION) || headers.contains_key(COOKIE);
         Some(Self {
             began: Instant::now(),
             method: request.method().clone(),
@@ -99,7 +99,7 @@ impl Line {
             lang: headers.get(ACCEPT_LANGUAGE).cloned(),
             traceparent: headers.get(TRACEPARENT).cloned(),
             client: name_of(peer, headers, settings),
-            credentials: (!credentials.is_anonymous()).then_some(credentials),
+            credentials: is_named.then(|| Credentials::of(headers)),
         })
     }
 
@@ -118,7 +118,7 @@ impl Line {
                 answered.bytes = bytes;
                 answered.log();
             }
-            _ => return response.map(|body| Body::boxed(Hooked::new(body, Counting(Box::new(answered))))),
+            _ => return response.map(|body| body.hooked(Counting(Box::new(answered)))),
         }
         response
     }

@@ -64,6 +64,9 @@ pub use subject::{Subject, View};
 /// How many answers are compressed at once.
 const COMPRESSED_AT_ONCE: usize = 2;
 
+/// How many know a channel that nobody reads: the map of channels, and the task that follows the source.
+const UNREAD: usize = 2;
+
 /// All feeds of one process.
 #[derive(Debug)]
 pub struct Feeds {
@@ -131,6 +134,11 @@ impl Feeds {
         channel
     }
 
+    /// How many read a source live, more or less.
+    pub fn readers(&self, subject: &Subject) -> usize {
+        self.channels().get(subject).map_or(0, |channel| Arc::strong_count(channel).saturating_sub(UNREAD))
+    }
+
     /// Ends a channel: its source is no more.
     fn close(&self, subject: &Subject, channel: &Arc<Channel>) {
         let mut channels = self.channels();
@@ -153,7 +161,7 @@ impl Feeds {
 
     /// Whether only the map of channels and the task that follows the source know a channel.
     fn is_unused(channel: &Arc<Channel>) -> bool {
-        Arc::strong_count(channel) <= 2
+        Arc::strong_count(channel) <= UNREAD
     }
 
     fn channels(&self) -> MutexGuard<'_, HashMap<Subject, Arc<Channel>>> {

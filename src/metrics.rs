@@ -4,7 +4,6 @@
 //! cache line; the tables are summed when they are read. What is counted less often than requests uses the `metrics`
 //! crate where it happens, under names that begin with `kinto_sidecar_` too.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,7 +14,12 @@ use parking_lot::Mutex;
 use crate::upstream::UpstreamError;
 
 pub mod families;
+pub(crate) mod feeds;
 pub mod journal;
+pub(crate) mod process;
+pub(crate) mod text;
+
+use text::Exposition;
 
 /// The endpoints that are told apart, by [`crate::route::Route::name`].
 const ENDPOINTS: [&str; 13] = [
@@ -77,6 +81,8 @@ struct Counts {
     latency: [[AtomicU64; BUCKETS.len() + 1]; ENDPOINTS.len()],
     latency_sum_us: [AtomicU64; ENDPOINTS.len()],
     upstream: [AtomicU64; UPSTREAM.len()],
+    upstream_latency: [AtomicU64; BUCKETS.len() + 1],
+    upstream_latency_sum_us: AtomicU64,
     upstream_connections: AtomicU64,
     connections: AtomicU64,
     connections_closed: AtomicU64,
@@ -96,8 +102,7 @@ thread_local! {
 pub fn count_request(endpoint: &str, status: StatusCode, cache: CacheOutcome, elapsed: Duration) {
     let endpoint = ENDPOINTS.iter().position(|known| *known == endpoint).unwrap_or(ENDPOINTS.len() - 1);
     let class = usize::from(status.as_u16() / 100).saturating_sub(1).min(CLASSES.len() - 1);
-    let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-    let bucket = BUCKETS.partition_point(|bound| *bound < elapsed_us);
+    let (bucket, elapsed_us) = bucket_of(elapsed);
     with_counts(|counts| {
         add(counts.requests.get(endpoint).and_then(|classes| classes.get(class)?.get(cache as usize)), 1);
         add(counts.latency.get(endpoint).and_then(|buckets| buckets.get(bucket)), 1);
@@ -105,21 +110,34 @@ pub fn count_request(endpoint: &str, status: StatusCode, cache: CacheOutcome, el
     });
 }
 
-/// Counts a request to the upstream, by how it went.
-pub(crate) fn count_upstream(failure: Option<&UpstreamError>) {
+/// The bucket of a time, and the time in microseconds.
+fn bucket_of(elapsed: Duration) -> (usize, u64) {
+    let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    (BUCKETS.partition_point(|bound| *bound < elapsed_us), elapsed_us)
+}
+
+/// Counts a request to the upstream that was answered, after so long.
+pub(crate) fn count_upstream_answer(elapsed: Duration) {
+    let (bucket, elapsed_us) = bucket_of(elapsed);
+    with_counts(|counts| {
+        add(counts.upstream.first(), 1);
+        add(counts.upstream_latency.get(bucket), 1);
+        add(Some(&counts.upstream_latency_sum_us), elapsed_us);
+    });
+}
+
+/// Counts a request to the upstream that failed, by how it did.
+pub(crate) fn count_upstream_failure(failure: &UpstreamError) {
     let outcome = match failure {
-        None => 0,
-        Some(UpstreamError::Connect(_) | UpstreamError::ConnectTimeout) => 1,
-        Some(UpstreamError::HeadTimeout | UpstreamError::BodyTimeout) => 2,
-        Some(UpstreamError::Broken(_)) => 3,
-        Some(
-            UpstreamError::Unexpected(_)
-            | UpstreamError::Unavailable
-            | UpstreamError::Unaskable
-            | UpstreamError::Ended(_),
-        ) => 4,
-        Some(UpstreamError::TooLarge) => 5,
-        Some(UpstreamError::Request(_)) => 6,
+        UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => 1,
+        UpstreamError::HeadTimeout | UpstreamError::BodyTimeout => 2,
+        UpstreamError::Broken(_) => 3,
+        UpstreamError::Unexpected(_)
+        | UpstreamError::Unavailable
+        | UpstreamError::Unaskable
+        | UpstreamError::Ended(_) => 4,
+        UpstreamError::TooLarge => 5,
+        UpstreamError::Request(_) => 6,
     };
     with_counts(|counts| add(counts.upstream.get(outcome), 1));
 }
@@ -149,13 +167,14 @@ impl Drop for OpenConnection {
 /// Everything that is counted here, in the text format of Prometheus.
 pub fn render() -> String {
     let threads = THREADS.lock().clone();
-    let mut text = String::with_capacity(4_096);
-    // Writing to a string does not fail.
-    let _ = render_requests(&mut text, &threads);
-    let _ = render_latency(&mut text, &threads);
-    let _ = render_connections(&mut text, &threads);
-    let _ = journal::render(&mut text);
-    text
+    let mut out = Exposition::default();
+    render_requests(&mut out, &threads);
+    render_latency(&mut out, &threads);
+    render_connections(&mut out, &threads);
+    render_upstream(&mut out, &threads);
+    feeds::render(&mut out);
+    journal::render(&mut out);
+    out.into_text()
 }
 
 fn with_counts(count: impl FnOnce(&Counts)) {
@@ -174,47 +193,31 @@ fn sum<'a>(threads: &'a [Arc<Counts>], counter: impl Fn(&'a Counts) -> Option<&'
     threads.iter().filter_map(|counts| counter(counts)).map(|counter| counter.load(Relaxed)).sum()
 }
 
-fn render_requests(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
-    text.push_str(
-        "# HELP kinto_sidecar_requests_total Requests by endpoint, class of status and cache outcome.\n",
-    );
-    text.push_str("# TYPE kinto_sidecar_requests_total counter\n");
+fn render_requests(out: &mut Exposition, threads: &[Arc<Counts>]) {
+    let name = "kinto_sidecar_requests_total";
+    out.begin(name, "counter", "Requests by endpoint, class of status and cache outcome.");
     for (e, endpoint) in ENDPOINTS.iter().enumerate() {
         for (s, status) in CLASSES.iter().enumerate() {
             for (c, cache) in CACHES.iter().enumerate() {
                 let total = sum(threads, |counts| counts.requests.get(e)?.get(s)?.get(c));
-                if total > 0 {
-                    writeln!(
-                        text,
-                        "kinto_sidecar_requests_total{{endpoint=\"{endpoint}\",status=\"{status}\",cache=\"{cache}\"}} {total}"
-                    )?;
+                // What a rate is asked of is there from the start.
+                let is_usual = (1..=4).contains(&s) && (c == 0 || s == 1);
+                if total > 0 || is_usual {
+                    out.add(name, &[("endpoint", endpoint), ("status", status), ("cache", cache)], total);
                 }
             }
         }
     }
-    Ok(())
 }
 
-fn render_latency(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
-    const NAME: &str = "kinto_sidecar_request_duration_seconds";
-    writeln!(text, "# HELP {NAME} Time from a request's head to the head of its answer.")?;
-    writeln!(text, "# TYPE {NAME} histogram")?;
+fn render_latency(out: &mut Exposition, threads: &[Arc<Counts>]) {
+    let name = "kinto_sidecar_request_duration_seconds";
+    out.begin(name, "histogram", "Time from a request's head to the head of its answer.");
     for (e, endpoint) in ENDPOINTS.iter().enumerate() {
-        let mut total = 0;
-        let mut lines = String::new();
-        for b in 0..=BUCKETS.len() {
-            total += sum(threads, |counts| counts.latency.get(e)?.get(b));
-            let bound = BUCKETS.get(b).map_or_else(|| "+Inf".to_owned(), |bound| seconds(*bound));
-            writeln!(lines, "{NAME}_bucket{{endpoint=\"{endpoint}\",le=\"{bound}\"}} {total}")?;
-        }
-        if total > 0 {
-            let spent_us = sum(threads, |counts| counts.latency_sum_us.get(e));
-            text.push_str(&lines);
-            writeln!(text, "{NAME}_sum{{endpoint=\"{endpoint}\"}} {}", seconds(spent_us))?;
-            writeln!(text, "{NAME}_count{{endpoint=\"{endpoint}\"}} {total}")?;
-        }
+        let in_bucket = |place| sum(threads, |counts| counts.latency.get(e)?.get(place));
+        let spent_us = sum(threads, |counts| counts.latency_sum_us.get(e));
+        out.histogram(name, Some(("endpoint", endpoint)), in_bucket, spent_us);
     }
-    Ok(())
 }
 
 /// How many client connections are open.
@@ -228,28 +231,25 @@ fn open_connections(threads: &[Arc<Counts>]) -> u64 {
     opened.saturating_sub(closed)
 }
 
-fn render_connections(text: &mut String, threads: &[Arc<Counts>]) -> std::fmt::Result {
-    text.push_str("# HELP kinto_sidecar_connections Client connections that are open.\n");
-    text.push_str("# TYPE kinto_sidecar_connections gauge\n");
-    writeln!(text, "kinto_sidecar_connections {}", open_connections(threads))?;
-    text.push_str(
-        "# HELP kinto_sidecar_upstream_requests_total Requests to the upstream by how they went.\n",
-    );
-    text.push_str("# TYPE kinto_sidecar_upstream_requests_total counter\n");
-    for (o, outcome) in UPSTREAM.iter().enumerate() {
-        let total = sum(threads, |counts| counts.upstream.get(o));
-        writeln!(text, "kinto_sidecar_upstream_requests_total{{outcome=\"{outcome}\"}} {total}")?;
-    }
-    let made = sum(threads, |counts| Some(&counts.upstream_connections));
-    text.push_str("# HELP kinto_sidecar_upstream_connections_total Connections made to the upstream.\n");
-    text.push_str("# TYPE kinto_sidecar_upstream_connections_total counter\n");
-    writeln!(text, "kinto_sidecar_upstream_connections_total {made}")
+fn render_connections(out: &mut Exposition, threads: &[Arc<Counts>]) {
+    let open = open_connections(threads);
+    out.one("kinto_sidecar_connections", "gauge", "Client connections that are open.", open);
 }
 
-/// Microseconds as Prometheus writes seconds.
-fn seconds(microseconds: u64) -> String {
-    let text = format!("{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+fn render_upstream(out: &mut Exposition, threads: &[Arc<Counts>]) {
+    let name = "kinto_sidecar_upstream_requests_total";
+    out.begin(name, "counter", "Requests to the upstream by how they went.");
+    for (o, outcome) in UPSTREAM.iter().enumerate() {
+        out.add(name, &[("outcome", outcome)], sum(threads, |counts| counts.upstream.get(o)));
+    }
+    let name = "kinto_sidecar_upstream_request_duration_seconds";
+    out.begin(name, "histogram", "Time from a request to the upstream to the head of its answer.");
+    let in_bucket = |place| sum(threads, |counts| counts.upstream_latency.get(place));
+    let spent_us = sum(threads, |counts| Some(&counts.upstream_latency_sum_us));
+    out.histogram(name, None, in_bucket, spent_us);
+    let made = sum(threads, |counts| Some(&counts.upstream_connections));
+    let name = "kinto_sidecar_upstream_connections_total";
+    out.one(name, "counter", "Connections made to the upstream.", made);
 }
 
 #[cfg(test)]

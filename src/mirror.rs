@@ -144,11 +144,7 @@ impl Mirrors {
     ) -> Self {
         let kept = Cache::builder()
             .max_capacity(reader.max_bytes as u64)
-            .weigher(|_, mirror: &Arc<Mirror>| {
-                let weight =
-                    mirror.state().map_or(1024, |state| state.content.weight() + state.variants.bytes());
-                u32::try_from(weight).unwrap_or(u32::MAX)
-            })
+            .weigher(|_, mirror: &Arc<Mirror>| u32::try_from(mirror.bytes()).unwrap_or(u32::MAX))
             .build();
         let held = Mutex::default();
         Self { kept, held, timeline, reader, background, timestamps_ttl, stale_if_error, patience }
@@ -374,6 +370,11 @@ impl Mirror {
     /// The collection's clock.
     pub fn clock(&self) -> &Arc<Clock> {
         &self.clock
+    }
+
+    /// The bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.state().map_or(1024, |state| state.content.weight() + state.variants.bytes())
     }
 
     /// What is kept, however old.

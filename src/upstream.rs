@@ -239,18 +239,19 @@ impl Upstream {
         };
         async move {
             let _waiting = current::wait();
+            let sent = Instant::now();
             let (copy, exchange) = match begun {
                 Ok(begun) => begun,
                 Err(anew) => return anew.await,
             };
             let failure = match exchange.await {
                 Ok(response) => {
-                    metrics::count_upstream(None);
+                    metrics::count_upstream_answer(sent.elapsed());
                     return Ok(response);
                 }
                 Err(failure) => failure,
             };
-            metrics::count_upstream(Some(&failure.error));
+            metrics::count_upstream_failure(&failure.error);
             if !failure.is_lost {
                 return Err(failure.error);
             }
@@ -264,14 +265,15 @@ impl Upstream {
     async fn send_anew(&self, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
         let mut is_first = true;
         loop {
+            let begun = Instant::now();
             let exchange = self.exchange(self.connect().await?, request);
             match exchange.await {
                 Ok(response) => {
-                    metrics::count_upstream(None);
+                    metrics::count_upstream_answer(begun.elapsed());
                     return Ok(response);
                 }
                 Err(failure) => {
-                    metrics::count_upstream(Some(&failure.error));
+                    metrics::count_upstream_failure(&failure.error);
                     match failure.unsent {
                         Some(unsent) if failure.is_lost && is_first => request = *unsent,
                         _ => return Err(failure.error),
@@ -303,7 +305,7 @@ impl Upstream {
             None
         };
         let connected = inner.connector.connect().await;
-        match connected.inspect_err(|error| metrics::count_upstream(Some(error)))? {
+        match connected.inspect_err(metrics::count_upstream_failure)? {
             Sender::Http1(sender) => Ok(Chosen::Http1 { sender, is_reused: false }),
             Sender::Http2(sender) => {
                 *inner.http2.lock() = Some(sender.clone());

@@ -6,6 +6,8 @@
 //!   the whole [`Condition`]; with `?require=writes` 503 also while writes cannot be answered
 //! - `GET /__lbheartbeat__`, `/__heartbeat__`, `/__version__`: the same for those who know Dockerflow
 
+mod measured;
+
 use std::sync::Arc;
 
 use http::header::CONTENT_TYPE;
@@ -36,6 +38,7 @@ impl Admin {
     /// The answers for this process.
     pub fn new(app: Arc<App>, upstream: Upstream, recorder: PrometheusHandle) -> Self {
         metrics::families::describe();
+        metrics::process::begin();
         Self { app, upstream, recorder }
     }
 
@@ -53,7 +56,8 @@ impl Admin {
             "/metrics" => {
                 self.measure();
                 let journal = self.app.history.size().await.map(metrics::journal::render_size);
-                let text = metrics::render() + &journal.unwrap_or_default() + &self.recorder.render();
+                let counted = metrics::render() + &journal.unwrap_or_default() + &self.recorder.render();
+                let text = measured::render(&self.app) + &counted;
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/health/live" => respond(StatusCode::OK, JSON, "{\"live\":true}"),

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -71,6 +71,8 @@ pub struct RowBatch {
     pub newest: Seq,
     /// The changes, oldest first; there is at least one.
     pub rows: Vec<FeedRow>,
+    /// When they were known.
+    pub known: Instant,
     written: [OnceLock<Bytes>; Layout::COUNT],
 }
 
@@ -138,6 +140,7 @@ impl Channel {
                 upto,
                 newest: snapshot.newest_seq(),
                 rows: page.rows,
+                known: Instant::now(),
                 written: Default::default(),
             }));
             batches

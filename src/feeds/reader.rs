@@ -27,6 +27,7 @@ use crate::feeds::params::{End, Patience};
 use crate::feeds::reader_options::{Admission, Memory, ReaderOptions, Supply};
 use crate::feeds::snapshot::{FeedPage, Position, Room};
 use crate::kinto::seq::Seq;
+use crate::metrics;
 use crate::wire::body::{BoxError, NextFrame};
 use crate::wire::buffers::Hold;
 use silence::{Due, Silence};
@@ -233,7 +234,7 @@ impl FeedReader {
             return;
         }
         let total = page.rows.len();
-        let mut last = None;
+        let (mut last, mut count) = (None, 0);
         for (index, row) in page.rows.iter().enumerate() {
             if wanted.is_some_and(|wanted| wanted.get(index) != Some(&true)) {
                 continue;
@@ -242,6 +243,7 @@ impl FeedReader {
             if self.left == Some(0) && last != Some(row.seq) {
                 self.pending = page.pending + (total - index) as u64;
                 self.position = Position::new(last.unwrap_or(self.position.seq), page.next.serial);
+                metrics::feeds::count_rows(count, None);
                 self.stage = Stage::Closing;
                 return;
             }
@@ -255,7 +257,9 @@ impl FeedReader {
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
             last = Some(row.seq);
+            count += 1;
         }
+        metrics::feeds::count_rows(count, None);
         let is_last = page.pending == 0 && page.next.doubt.is_none();
         self.pending = page.pending;
         if !self.options.is_descending {
@@ -328,6 +332,7 @@ impl FeedReader {
             return Waited::Moved;
         }
         let mut shared = batch.written(self.options.layout);
+        metrics::feeds::count_rows(count, Some(batch.known.elapsed()));
         if !std::mem::replace(&mut self.has_rows, true) {
             shared = shared.slice(self.options.layout.separator()..);
         }

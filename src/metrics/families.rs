@@ -3,15 +3,17 @@
 use ::metrics::{counter, describe_counter, describe_gauge, gauge};
 
 /// Gauges, with what they say.
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 5] = [
     ("kinto_sidecar_clocks", "Collections of which the newest timestamp is followed."),
     ("kinto_sidecar_feed_readers", "Readers of live feeds."),
+    ("kinto_sidecar_missing", "Monitored buckets and collections that are not there."),
     ("kinto_sidecar_mirror_bytes", "Bytes of memory of all mirrors."),
     ("kinto_sidecar_unreadable", "Monitored buckets and collections that cannot be read."),
 ];
 
 /// Counters, with what they say.
-const COUNTERS: [(&str, &str); 6] = [
+const COUNTERS: [(&str, &str); 7] = [
+    ("kinto_sidecar_access_log_lost_total", "Lines lost as the log was read too slowly."),
     ("kinto_sidecar_buffer_refused_total", "Requests refused as no more may be held in memory."),
     ("kinto_sidecar_connections_given_up_total", "Idle connections closed to make room for others."),
     ("kinto_sidecar_feed_readers_refused_total", "Readers of live feeds for whom there was no room."),
@@ -23,7 +25,13 @@ const COUNTERS: [(&str, &str); 6] = [
 /// A counter with a label: the label's name, and the values that it has.
 type Labelled = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const LABELLED: [Labelled; 3] = [
+const LABELLED: [Labelled; 4] = [
+    (
+        "kinto_sidecar_permission_questions_total",
+        "Questions to the upstream whether somebody may read something, by its answer.",
+        "outcome",
+        &["granted", "refused", "failed"],
+    ),
     (
         "kinto_sidecar_mirror_full_reads_total",
         "Refreshes of a mirror that read the collection as a whole, by reason.",
@@ -52,6 +60,10 @@ pub fn describe() {
     }
     // Nothing was learned yet whose age there could be.
     describe_gauge!("kinto_sidecar_timestamps_age_seconds", "Age of the oldest of the polled timestamps.");
+    describe_gauge!(
+        "kinto_sidecar_clock_ahead_seconds",
+        "How far this machine's clock is ahead of the upstream's."
+    );
     for (name, help) in COUNTERS {
         describe_counter!(name, help);
         counter!(name).increment(0);

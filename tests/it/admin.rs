@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::stub::{HELLO, Raw, Stub};
+use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, prometheus, unique};
 
 /// A sidecar with both listeners on unix sockets or free ports.
 struct Operated {
@@ -81,6 +82,53 @@ fn metrics_count_what_passed() {
         assert!(text.lines().any(|given| given == line), "{line} in {text}");
     }
     assert!(!text.contains("secret") && !text.contains("c2VjcmV0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_has_no_word_to_say_of_the_metrics() {
+    let Some(programs) = prometheus::programs() else { return };
+    let (kinto, bucket) = (Kinto::shared(), unique("measured"));
+    let alice = kinto.client().user("alice");
+    alice.put(&format!("/buckets/{bucket}")).await.expect(201);
+    alice.put(&format!("/buckets/{bucket}/collections/c")).await.expect(201);
+    let monitored = format!("/buckets/{bucket}");
+    let settings =
+        [SERVICE_ACCOUNT, ("changes.resources", &*monitored), ("sidecar.admin_listen", "127.0.0.1:0")];
+    let sidecar = Sidecar::start(kinto.url(), &settings);
+    let path = format!("/buckets/{bucket}/collections/c/changeset?_expected=0");
+    sidecar.client().user("alice").get(&path).await.expect(200);
+    let admin = Client::new(&sidecar.admin().unwrap());
+    let label = format!("{{collection=\"{bucket}/c\"}}");
+    let text = eventually("the numbers of a monitored collection", async || {
+        let text = admin.request_target(http::Method::GET, "/metrics").await.expect(200).text();
+        text.contains(&format!("kinto_sidecar_collection_timestamp_age_seconds{label}")).then_some(text)
+    })
+    .await;
+    for line in [
+        "kinto_sidecar_journal_failures_total 0",
+        "kinto_sidecar_requests_total{endpoint=\"forward\",status=\"5xx\",cache=\"none\"} 0",
+        "kinto_sidecar_mirror_refreshes_total{outcome=\"failed\"} 0",
+        "kinto_sidecar_permission_questions_total{outcome=\"granted\"} 1",
+        "kinto_sidecar_feed_readers 0",
+        "kinto_sidecar_connections_limit 10000",
+        &format!("kinto_sidecar_collection_feed_readers{label} 0"),
+    ] {
+        assert!(text.lines().any(|given| given == line), "{line} in {text}");
+    }
+    for name in ["kinto_sidecar_build_info{version=", "process_open_fds ", "process_start_time_seconds 1"] {
+        assert!(text.contains(&format!("\n{name}")), "{name} in {text}");
+    }
+    let mut promtool = Command::new(programs.join("promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
 #[test]
