@@ -97,6 +97,7 @@ impl App {
             Arc::clone(&budget),
             settings.exclusive,
             settings.kinto.batch_max_requests,
+            Arc::clone(upstream.outage()),
             settings.limits.upstream_connect_timeout,
         ));
         let reader = Reader {

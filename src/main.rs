@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::commands::{self, complain};
-use kinto_sidecar::settings::{Environment, Settings};
+use kinto_sidecar::settings::{Environment, LogFormat, Settings};
 use kinto_sidecar::{access_log, serve, telemetry};
 
 #[global_allocator]
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     if let Task::Manual(manual) = cli.task {
-        return ended(commands::manual::run(manual));
+        return ended(commands::manual::run(manual), LogFormat::Text);
     }
     let (settings, warnings) = match Settings::load(&cli.arguments, &environment()) {
         Ok(loaded) => loaded,
@@ -33,22 +33,25 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    ended(match cli.task {
+    // Who serves is read by machines; all others are commands of somebody's.
+    let format = if cli.task == Task::Serve { settings.log_format } else { LogFormat::Text };
+    let done = match cli.task {
         Task::Serve => serve::run(settings).map(|()| ExitCode::SUCCESS),
         Task::Check(check) => commands::check::run(&settings, check),
         Task::Health(health) => commands::health::run(&settings, &health),
         Task::Transfer(transfer) => commands::history::run(&settings, &transfer),
         Task::Manual(manual) => commands::manual::run(manual),
-    })
+    };
+    ended(done, format)
 }
 
 /// What the operator and the program's parent are told of how it ended.
-fn ended(done: std::io::Result<ExitCode>) -> ExitCode {
+fn ended(done: std::io::Result<ExitCode>, format: LogFormat) -> ExitCode {
     access_log::flush();
     match done {
         Ok(code) => code,
         Err(error) => {
-            complain(&error);
+            telemetry::give_up(format, &error);
             if may_mend_itself(&error) { ExitCode::FAILURE } else { ExitCode::from(BAD_SETTINGS) }
         }
     }

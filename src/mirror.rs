@@ -159,7 +159,9 @@ impl Mirrors {
     ) -> Result<(Arc<State>, Freshness), ReadError> {
         let mirror = self.mirror(key);
         if let Some(state) = self.hit(&mirror, newest) {
-            return Ok((state, Freshness::Hit));
+            // What nothing newer was heard of may be old where nothing can be heard.
+            let freshness = if self.reader.source.fails() { Freshness::Stale } else { Freshness::Hit };
+            return Ok((state, freshness));
         }
         if mirror.is_oversize() {
             return Err(ReadError::Oversize);

@@ -24,6 +24,7 @@ use crate::journal::{Journal, JournalError};
 use crate::phase::Phase;
 use crate::server::{AdminServer, Certificates, Pulse, Server, Sockets};
 use crate::settings::Settings;
+use crate::telemetry;
 use crate::upstream::{Upstream, leads_to_itself};
 use crate::writes::Writes;
 
@@ -48,7 +49,6 @@ struct Signals {
 }
 
 /// Serves until the process is told to stop and what was under way is done, or it is told a second time.
-#[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
 pub fn run(settings: Settings) -> std::io::Result<()> {
     let program = std::env::current_exe();
     let background = tokio::runtime::Builder::new_multi_thread()
@@ -63,6 +63,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     if let Some(complaint) = leads_to_itself(&settings) {
         return Err(Error::new(ErrorKind::InvalidInput, complaint.to_string()));
     }
+    let format = settings.log_format;
     let (phases, phase) = watch::channel(Phase::Serving);
     raise_descriptors(&settings);
     let manager = Arc::new(ServiceManager::of_environment());
@@ -86,7 +87,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         let sockets =
             if is_managed { Sockets::given(given.admin) } else { Sockets::chosen(&mut given.admin, address) };
         let server = AdminServer::open(address, sockets)?;
-        eprintln!("metrics and health on {}", server.address());
+        telemetry::announce(format, &format!("metrics and health on {}", server.address()));
         let sockets = server.sockets().try_clone()?;
         admin = Some((serve_admin(&background, server, &app, &upstream)?, sockets));
     }
@@ -116,7 +117,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     };
     let admin = admin.map(|(task, _)| task);
     let (threads, pulse) = server.start()?;
-    eprintln!("listening on {address}");
+    telemetry::announce(format, &format!("listening on {address}"));
     background.spawn(condition::tell(told, asker, address.clone()));
     if let Some(predecessor) = predecessor {
         predecessor.relieve();

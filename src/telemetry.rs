@@ -15,12 +15,33 @@ use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::commands::complain;
 use crate::settings::{LogFormat, Settings};
 use crate::{access_log, current};
 
+/// What is told whatever the filter says.
+const ANNOUNCED: &str = "kinto_sidecar::announced";
+
+/// Tells whoever started the process: in plain words where people read, in the log's own format where machines do.
+#[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
+pub fn announce(format: LogFormat, words: &str) {
+    match format {
+        LogFormat::Text => eprintln!("{words}"),
+        LogFormat::Json => tracing::info!(target: ANNOUNCED, "{words}"),
+    }
+}
+
+/// Tells why the process ends.
+pub fn give_up(format: LogFormat, error: &dyn fmt::Display) {
+    match format {
+        LogFormat::Text => complain(error),
+        LogFormat::Json => tracing::error!(target: ANNOUNCED, "{error}"),
+    }
+}
+
 /// Begins to log to the standard error stream, as the settings say.
 pub fn start(settings: &Settings) {
-    let filter = EnvFilter::builder().parse_lossy(&settings.log);
+    let filter = EnvFilter::builder().parse_lossy(format!("{},{ANNOUNCED}=info", settings.log));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let envelope = Envelope::new(&settings.kinto.project_name);
     let access_log = access_log::start(settings, || envelope.text(Level::INFO));

@@ -37,6 +37,7 @@ mod ended;
 mod error;
 mod itself;
 pub mod kinto;
+mod outage;
 pub mod pages;
 mod pool;
 mod socket;
@@ -49,6 +50,7 @@ pub use described::Description;
 pub use ended::Ended;
 pub use error::UpstreamError;
 pub use itself::leads_to_itself;
+pub use outage::Outage;
 pub use suspense::Suspense;
 pub use words::Advice;
 
@@ -81,6 +83,8 @@ struct Inner {
     batches: Arc<Batches>,
     /// What it said beside its answers, to any thread.
     words: Arc<Words>,
+    /// Whether it answers at all.
+    outage: Arc<Outage>,
 }
 
 /// A connection that was chosen for a request.
@@ -118,6 +122,7 @@ impl Upstream {
             described: Arc::default(),
             batches: Arc::default(),
             words: Arc::default(),
+            outage: Arc::default(),
         })))
     }
 
@@ -139,6 +144,7 @@ impl Upstream {
             described: Arc::clone(&inner.described),
             batches: Arc::clone(&inner.batches),
             words: Arc::clone(&inner.words),
+            outage: Arc::clone(&inner.outage),
         }))
     }
 
@@ -166,6 +172,11 @@ impl Upstream {
     /// The greatest `_since` that the upstream takes, on the safe side, as far as its latest answer tells.
     pub fn latest_since(&self) -> Timestamp {
         self.0.words.latest_since()
+    }
+
+    /// Whether it answers at present.
+    pub fn outage(&self) -> &Arc<Outage> {
+        &self.0.outage
     }
 
     /// How many seconds this machine's clock is ahead of the upstream's, as far as its latest answer tells; negative where
@@ -253,6 +264,7 @@ impl Upstream {
             };
             metrics::count_upstream_failure(&failure.error);
             if !failure.is_lost {
+                self.0.outage.note(&failure.error);
                 return Err(failure.error);
             }
             self.0.pool.saw_silent_close();
@@ -276,7 +288,10 @@ impl Upstream {
                     metrics::count_upstream_failure(&failure.error);
                     match failure.unsent {
                         Some(unsent) if failure.is_lost && is_first => request = *unsent,
-                        _ => return Err(failure.error),
+                        _ => {
+                            self.0.outage.note(&failure.error);
+                            return Err(failure.error);
+                        }
                     }
                 }
             }
@@ -305,7 +320,11 @@ impl Upstream {
             None
         };
         let connected = inner.connector.connect().await;
-        match connected.inspect_err(metrics::count_upstream_failure)? {
+        let failed = |error: &UpstreamError| {
+            metrics::count_upstream_failure(error);
+            inner.outage.note(error);
+        };
+        match connected.inspect_err(failed)? {
             Sender::Http1(sender) => Ok(Chosen::Http1 { sender, is_reused: false }),
             Sender::Http2(sender) => {
                 *inner.http2.lock() = Some(sender.clone());
@@ -343,6 +362,7 @@ impl Upstream {
                 }
                 (Arc::clone(&self.0.pool), sender)
             });
+            self.0.outage.answered(response.status());
             self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
             let body = Download::new(incoming, connection, progress, self.0.patience).into_body();

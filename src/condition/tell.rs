@@ -11,21 +11,24 @@ use crate::settings::ChangesMode;
 use crate::upstream::Upstream;
 
 /// How often it is looked for what has gone wrong.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Tells how the sidecar started, and then of each thing that goes wrong, once, until the process ends.
 pub async fn tell(app: Arc<App>, upstream: Upstream, listens: String) {
     started(&app, &upstream, &listens).await;
-    let mut told = BTreeSet::new();
+    let mut told: BTreeSet<String> = BTreeSet::new();
     loop {
-        let wrong: BTreeSet<String> =
-            of_machine(&app, &upstream).into_iter().map(|complaint| complaint.kind().to_owned()).collect();
-        for complaint in of_machine(&app, &upstream) {
-            if !told.contains(complaint.kind()) {
-                tracing::warn!("{complaint}");
-            }
+        let error = upstream.outage().error();
+        let outage = error.map(|error| Complaint::of_upstream(&app.settings.upstream, &error));
+        let wrong: Vec<Complaint> = of_machine(&app, &upstream).into_iter().chain(outage).collect();
+        for complaint in wrong.iter().filter(|complaint| !told.contains(complaint.kind())) {
+            tracing::warn!("{complaint}");
         }
-        told = wrong;
+        let kinds = wrong.iter().map(|complaint| complaint.kind().to_owned()).collect();
+        for ended in told.difference(&kinds) {
+            tracing::info!("no more: {ended}");
+        }
+        told = kinds;
         tokio::time::sleep(LOOK).await;
     }
 }

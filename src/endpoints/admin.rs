@@ -78,6 +78,13 @@ impl Admin {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let clocks = self.app.timeline.places() as f64;
         ::metrics::gauge!("kinto_sidecar_clocks").set(clocks);
+        let lacking = self.app.poller.lacking();
+        for (name, complaints) in
+            [("kinto_sidecar_unreadable", &lacking.unreadable), ("kinto_sidecar_missing", &lacking.missing)]
+        {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            ::metrics::gauge!(name).set(complaints.len() as f64);
+        }
         if let Some(ahead) = self.upstream.clock_ahead() {
             ::metrics::gauge!("kinto_sidecar_clock_ahead_seconds").set(ahead);
         }

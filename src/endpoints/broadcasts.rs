@@ -18,13 +18,17 @@ use crate::settings::Settings;
 use crate::timeline::broadcast::Broadcasts;
 use crate::timeline::entries::Entries;
 use crate::wire::body::{Body, Response};
-use crate::wire::cache_control;
+use crate::wire::cache_control::{self, Served};
 
 /// Answers a `GET` or `HEAD`.
 pub async fn answer(core: &Core) -> Result<Response, Error> {
     let app = &core.app;
-    let (entries, _) = app.poller.entries(None).await?;
-    Ok(respond(&app.broadcasts, &entries, &app.settings, Instant::now()))
+    let (entries, is_stale) = app.poller.entries(None).await?;
+    let mut response = respond(&app.broadcasts, &entries, &app.settings, Instant::now());
+    if is_stale {
+        Served::Behind(app.poller.behind_for()).insert(response.headers_mut());
+    }
+    Ok(response)
 }
 
 fn respond(broadcasts: &Broadcasts, entries: &Entries, settings: &Settings, now: Instant) -> Response {

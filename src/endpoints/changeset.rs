@@ -172,9 +172,7 @@ impl MirroredChangeset<'_> {
         let served = match freshness {
             Freshness::Hit => Served::Memory,
             Freshness::Refreshed => Served::Refreshed,
-            Freshness::Stale => {
-                Served::Stale(Some(Instant::now().duration_since(self.state.began).as_secs()))
-            }
+            Freshness::Stale => Served::Stale(Instant::now().duration_since(self.state.began).as_secs()),
         };
         served.insert(headers);
     }

@@ -76,7 +76,8 @@ pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<
     let body = if request.method == Method::HEAD { Body::empty() } else { Body::full(document.to_string()) };
     let mut response = list::json(body);
     cache_control::forbid(response.headers_mut());
-    Served::from_memory(is_stale || freshness == Freshness::Stale).insert(response.headers_mut());
+    let is_stale = is_stale || freshness == Freshness::Stale;
+    Served::from_memory(is_stale.then(|| app.poller.behind_for())).insert(response.headers_mut());
     if !credentials.is_anonymous() {
         cache_control::keep_private(response.headers_mut());
     }

@@ -60,7 +60,7 @@ pub async fn answer(
         }
         MonitorRequest::List(asked) => Box::pin(aside_from(core, asked, &entries, request, &context)).await?,
     };
-    Served::from_memory(is_stale).insert(response.headers_mut());
+    Served::from_memory(is_stale.then(|| app.poller.behind_for())).insert(response.headers_mut());
     Ok(response)
 }
 

@@ -30,6 +30,7 @@ use crate::kinto::{CollectionKey, Timestamp, selector};
 use crate::query::{Query, Rules};
 use crate::upstream::kinto::NewRow;
 use crate::wire::body::{Body, Response};
+use crate::wire::cache_control::Served;
 
 /// `Snapshot-Incomplete: true`: versions that were current at the moment may be missing or be replaced by older ones.
 pub const INCOMPLETE: HeaderName = HeaderName::from_static("snapshot-incomplete");
@@ -85,6 +86,9 @@ pub async fn answer(
     }
     chunks.push(Bytes::from_static(b"]}"));
     let mut response = list::json(Body::chunks(chunks));
+    if core.app.poller.is_behind() {
+        Served::Behind(core.app.poller.behind_for()).insert(response.headers_mut());
+    }
     if !is_complete {
         response.headers_mut().insert(INCOMPLETE, HeaderValue::from_static("true"));
     }

@@ -117,7 +117,7 @@ impl Sources {
                     list => list?,
                 };
                 self.in_use.insert(Arc::clone(bucket), Arc::clone(&list));
-                Ok(self.collections(list, Naming::InBucket, false))
+                Ok(self.collections(list, Naming::InBucket, self.poller.is_behind()))
             }
             Subject::Monitor => {
                 let (_, is_stale) = self.poller.entries(newer_than_known(since)).await?;

@@ -29,7 +29,7 @@ use super::collection_list::CollectionList;
 use super::entries::Entries;
 use crate::current;
 use crate::kinto::Timestamp;
-use crate::upstream::{Suspense, Upstream};
+use crate::upstream::{Outage, Suspense, Upstream};
 use ask::Asker;
 pub use error::PollError;
 use sweep::{Purpose, Sweep};
@@ -72,6 +72,7 @@ pub struct Poller {
     outcome: watch::Sender<Outcome>,
     suspense: Suspense,
     unreadable: Arc<Unreadable>,
+    outage: Arc<Outage>,
     /// How long an upstream that says nothing is waited for, where what is known will do.
     patience: Duration,
 }
@@ -122,6 +123,7 @@ impl Poller {
         budget: Arc<Budget>,
         exclusive: bool,
         batch_max_requests: usize,
+        outage: Arc<Outage>,
         patience: Duration,
     ) -> Self {
         Self {
@@ -135,6 +137,7 @@ impl Poller {
             outcome: watch::Sender::default(),
             suspense: Suspense::default(),
             unreadable: Arc::default(),
+            outage,
             patience,
         }
     }
@@ -147,7 +150,7 @@ impl Poller {
         let is_loaded = self.timeline.is_loaded();
         let claim = newest.filter(|newest| *newest > entries.timestamp);
         if self.timeline.resources().is_empty() || (is_loaded && !self.ttl.is_zero() && claim.is_none()) {
-            return Ok((entries, false));
+            return Ok((entries, self.is_behind()));
         }
         let arrived = Instant::now();
         if !is_loaded && let Some(error) = self.unreadable(arrived) {
@@ -156,7 +159,7 @@ impl Poller {
             }
             // What passed through is all that there is to be known.
             self.timeline.set_loaded();
-            return Ok((self.timeline.entries(), false));
+            return Ok((self.timeline.entries(), self.is_behind()));
         }
         let asked = if !is_loaded {
             self.lock().first = Some(arrived);
@@ -178,8 +181,19 @@ impl Poller {
         };
         match asked {
             Err(error) if !self.timeline.is_loaded() => Err(error),
-            asked => Ok((self.timeline.entries(), asked.is_err())),
+            asked => Ok((self.timeline.entries(), asked.is_err() || self.is_behind())),
         }
+    }
+
+    /// Whether what is known may be old, as the upstream fails or says nothing.
+    pub fn is_behind(&self) -> bool {
+        // Where nobody writes but those who tell, nothing can be behind.
+        !self.exclusive && (self.outage.lasts().is_some() || self.suspense.has_outlasted(self.patience))
+    }
+
+    /// For how long that has been so, in seconds.
+    pub fn behind_for(&self) -> u64 {
+        self.outage.lasts().unwrap_or_default().max(self.suspense.lasts()).as_secs()
     }
 
     /// The list of all collections of a bucket, complete; asked for anew where the reader knows of something `newest`
@@ -404,6 +418,7 @@ impl Poller {
                 if outcome.failed.as_ref().map(|failed| failed.began) <= outcome.done {
                     tracing::warn!(%error, "could not ask the upstream for timestamps");
                 }
+                self.note(&error);
                 let until = match error {
                     // It may have taken long to be told so, and nothing is different the next time.
                     PollError::Unreadable(_) => {
@@ -435,8 +450,18 @@ impl Poller {
             }
             Err(error) => {
                 tracing::debug!(%error, "could not ask the upstream for timestamps");
+                self.note(&error);
                 Some(Instant::now() + AFTER_FAILURE)
             }
+        }
+    }
+
+    /// What a question failed on may be all that the upstream answers with now.
+    fn note(&self, error: &PollError) {
+        if matches!(error, PollError::Upstream(_))
+            || matches!(error, PollError::Status(status, _) if status.is_server_error())
+        {
+            self.outage.failed(error);
         }
     }
 

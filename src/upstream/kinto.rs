@@ -150,6 +150,11 @@ impl Source {
         Self { upstream, credentials: Some(credentials), suspense: None }
     }
 
+    /// Whether the upstream fails at present.
+    pub fn fails(&self) -> bool {
+        self.upstream.outage().lasts().is_some()
+    }
+
     /// The same source, which tells those of each answer who wait for what comes of all of them.
     #[must_use]
     pub fn telling(&self, suspense: &Arc<Suspense>) -> Self {

@@ -31,6 +31,16 @@ impl Suspense {
         });
     }
 
+    /// For how long nothing was heard of the question under way.
+    pub fn lasts(&self) -> Duration {
+        self.0.borrow().map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    /// Whether that is longer than this.
+    pub fn has_outlasted(&self, patience: Duration) -> bool {
+        self.lasts() > patience
+    }
+
     /// Ends when a question is under way of which nothing was heard for that long.
     pub async fn outlasts(&self, patience: Duration) {
         let mut since = self.0.subscribe();

@@ -49,8 +49,10 @@ pub enum Served {
     Memory,
     /// From memory, after the upstream was asked for what is newer.
     Refreshed,
-    /// From memory, because the upstream fails; of so many seconds ago, where that is known.
-    Stale(Option<u64>),
+    /// From memory, because the upstream fails; of so many seconds ago.
+    Stale(u64),
+    /// The same, and not to be kept by anybody: caches have what is as old.
+    Behind(u64),
     /// From the upstream, for this request alone.
     Upstream,
 }
@@ -75,22 +77,21 @@ impl Caching<'_> {
 }
 
 impl Served {
-    /// From memory, which may be behind because the upstream fails.
-    pub fn from_memory(is_stale: bool) -> Self {
-        if is_stale { Self::Stale(None) } else { Self::Memory }
+    /// From memory, which may be behind for so many seconds because the upstream fails.
+    pub fn from_memory(behind: Option<u64>) -> Self {
+        behind.map_or(Self::Memory, Self::Behind)
     }
 
-    /// Says so in `Cache-Status`. What is stale and of unknown age is not to be kept.
+    /// Says so in `Cache-Status`, and in `Age` how old what is stale is.
     pub fn insert(self, headers: &mut HeaderMap) {
         let status = match self {
             Self::Memory => HeaderValue::from_static("kinto-sidecar; hit"),
             Self::Refreshed => HeaderValue::from_static("kinto-sidecar; fwd=stale"),
             Self::Upstream => HeaderValue::from_static("kinto-sidecar; fwd=bypass"),
-            Self::Stale(None) => {
-                forbid(headers);
-                HeaderValue::from_static("kinto-sidecar; hit; detail=upstream-failed")
-            }
-            Self::Stale(Some(age)) => {
+            Self::Stale(age) | Self::Behind(age) => {
+                if matches!(self, Self::Behind(_)) {
+                    forbid(headers);
+                }
                 headers.insert(AGE, HeaderValue::from(age));
                 let status = format!("kinto-sidecar; hit; ttl=-{age}; detail=upstream-failed");
                 HeaderValue::try_from(status).unwrap_or(HeaderValue::from_static("kinto-sidecar; hit"))

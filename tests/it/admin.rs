@@ -35,9 +35,10 @@ impl Operated {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let listen = lines.find_map(|line| {
             if let Some((_, address)) = line.split_once("metrics and health on http://") {
-                admin = Some(address.to_owned());
+                admin = address.split('"').next().map(str::to_owned);
             }
-            line.split_once("listening on ").map(|(_, address)| address.to_owned())
+            let (_, address) = line.split_once("listening on ")?;
+            address.split('"').next().map(str::to_owned)
         });
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, admin: admin.unwrap(), listen: listen.unwrap() }

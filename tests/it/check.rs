@@ -50,10 +50,10 @@ fn upstream(root: &Value, date: SystemTime) -> Stub {
     ))
 }
 
-/// Writes a certificate for `localhost` that ends with a year, and its key; gives the settings.
-pub fn certificate(folder: &Path, year: i32) -> [(&'static str, String); 2] {
+/// Writes a certificate for `localhost` that ends then, and its key; gives the settings.
+pub fn certificate(folder: &Path, end: SystemTime) -> [(&'static str, String); 2] {
     let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    params.not_after = date_time_ymd(year, 12, 31);
+    params.not_after = date_time_ymd(1970, 1, 1) + end.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let key = KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
     let [certificate_file, key_file] = ["certificate.pem", "key.pem"].map(|name| folder.join(name));
@@ -166,10 +166,18 @@ fn certificates_and_authorities_are_looked_at() {
         let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
         examined(&upstream, &settings)
     };
-    let good = certificate(folder.path(), 2090);
+    let now = SystemTime::now();
+    let later = now + Duration::from_secs(100 * 86_400);
+    let good = certificate(folder.path(), later);
     let (said, code) = checked(&good);
-    assert!(code == Some(0) && said["facts"]["certificate"].as_str().unwrap().contains("2090"), "{said:#}");
-    let (said, code) = checked(&certificate(folder.path(), 2020));
+    assert!(
+        code == Some(0) && said["facts"]["certificate"].as_str().unwrap().contains(" until "),
+        "{said:#}"
+    );
+    let soon = certificate(folder.path(), now + Duration::from_secs(13 * 86_400 + 3600));
+    let (said, code) = checked(&soon);
+    assert!(code == Some(0) && finding(&said, "ends in 13 days").0 == "warning", "{said:#}");
+    let (said, code) = checked(&certificate(folder.path(), now - Duration::from_secs(60)));
     let (level, mend) = finding(&said, "has ended");
     assert!(code == Some(1) && level == "problem" && mend.contains("renewed"));
     fs::write(folder.path().join("key.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
@@ -179,7 +187,7 @@ fn certificates_and_authorities_are_looked_at() {
     let (said, code) = checked(&[("sidecar.upstream_ca", "/nowhere/ca.pem".to_owned())]);
     // It matters to an upstream with TLS alone.
     assert_eq!(code, Some(0), "{said:#}");
-    let [one, other] = certificate(folder.path(), 2090);
+    let [one, other] = certificate(folder.path(), later);
     let front = Sidecar::start(&upstream, &[(one.0, &one.1), (other.0, &other.1)]);
     let url = format!("https://{}/v1", front.address());
     let (said, code) = examined(&url, &[]);

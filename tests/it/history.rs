@@ -4,7 +4,7 @@ mod anew;
 mod doubt;
 mod elsewhere;
 mod failure;
-mod full;
+pub mod full;
 mod ids;
 mod implicit;
 mod kept;

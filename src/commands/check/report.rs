@@ -112,10 +112,9 @@ pub(super) fn settings(in_force: &[Setting], is_json: bool) -> String {
     }
     let mut text = String::new();
     for settings in in_force.chunk_by(|one, next| one.section == next.section) {
-        for (turn, setting) in settings.iter().enumerate() {
-            if turn == 0 {
-                text.extend(["# ", setting.section, "\n"]);
-            }
+        let section = settings.first().map_or("", |setting| setting.section);
+        text.extend(["# ", section, "\n"]);
+        for setting in settings {
             // What has several lines stands on one.
             let value: Vec<&str> = setting.shown().split_whitespace().collect();
             let origin = setting.origin.to_string();

@@ -44,8 +44,8 @@ impl FeedRequest<'_> {
         let headers = response.headers_mut();
         if !is_personal {
             self.insert_caching(headers);
-        } else if self.beginning.freshness == Freshness::Stale {
-            Served::from_memory(true).insert(headers);
+        } else if let Some(behind) = self.behind() {
+            Served::Behind(behind).insert(headers);
         } else {
             cache_control::forbid(headers);
         }
@@ -83,6 +83,12 @@ impl FeedRequest<'_> {
         Ok(page.rows.first().is_some_and(|row| row.seq <= since.told_again()))
     }
 
+    /// For how many seconds it may be behind, where the upstream fails.
+    fn behind(&self) -> Option<u64> {
+        let is_stale = self.beginning.freshness == Freshness::Stale;
+        is_stale.then(|| self.core.app.poller.behind_for())
+    }
+
     fn insert_caching(&self, headers: &mut HeaderMap) {
         let settings = &self.core.app.settings;
         let changes = &settings.changes;
@@ -106,11 +112,8 @@ impl FeedRequest<'_> {
             now: SystemTime::now(),
         }
         .insert(headers);
-        let served = if self.beginning.is_kept {
-            Served::from_memory(self.beginning.freshness == Freshness::Stale)
-        } else {
-            Served::Upstream
-        };
+        let served =
+            if self.beginning.is_kept { Served::from_memory(self.behind()) } else { Served::Upstream };
         served.insert(headers);
     }
 

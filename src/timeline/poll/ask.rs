@@ -227,6 +227,14 @@ impl Asker {
             clock.asking(asked);
         }
         let answers = self.heads.ask(&keys).await?;
+        let is_failure = |head: &Result<_, ReadError>| matches!(head, Err(error) if error.is_passing());
+        if let Some(Err(error)) = answers.heads.first()
+            && answers.heads.iter().all(is_failure)
+            && (keys.len() > 1 || self.timeline.kept_clocks().len() <= 1)
+        {
+            // It answers, and with nothing but errors. One of many collections may be at fault itself.
+            self.upstream.outage().failed(error);
+        }
         for ((clock, news), head) in clocks.iter().zip(news).zip(answers.heads) {
             match head {
                 Ok((timestamp, total)) => {

@@ -2,7 +2,7 @@
 //! is not there.
 //!
 //! Such a collection is not in the list, and nobody who reads the list can tell. So the log says it once, with what mends
-//! it, and gauges count it for as long as it is so.
+//! it, and whoever asks how the sidecar is, or for its metrics, is told for as long as it is so.
 
 use std::collections::BTreeMap;
 
@@ -68,8 +68,8 @@ impl Unreadable {
     /// A collection can be read, or is not there and nobody names it.
     pub(super) fn is_readable(&self, key: &CollectionKey) {
         let mut lacking = self.0.lock();
-        if !lacking.is_empty() && lacking.remove(&key.uri()).is_some() {
-            count(&lacking);
+        if !lacking.is_empty() {
+            lacking.remove(&key.uri());
         }
     }
 
@@ -88,7 +88,6 @@ impl Unreadable {
             Some(_) => is_present_at(path, &is_present) == matches!(lack, Lack::Refused(_)),
             None => true,
         });
-        count(&lacking);
     }
 
     /// All of it.
@@ -108,17 +107,8 @@ impl Unreadable {
         if lacking.insert(path, lack.clone()).as_ref() != Some(&lack) {
             let (Lack::Refused(complaint) | Lack::Missing(complaint)) = lack;
             tracing::warn!("{complaint}");
-            count(&lacking);
         }
     }
-}
-
-fn count(lacking: &BTreeMap<String, Lack>) {
-    let missing = lacking.values().filter(|lack| matches!(lack, Lack::Missing(_))).count();
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    let [missing, unreadable] = [missing, lacking.len() - missing].map(|count| count as f64);
-    metrics::gauge!("kinto_sidecar_unreadable").set(unreadable);
-    metrics::gauge!("kinto_sidecar_missing").set(missing);
 }
 
 fn list_of(bucket: &str) -> String {

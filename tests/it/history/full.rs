@@ -11,14 +11,14 @@ use super::entries;
 use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, undertaker, unique};
 
 /// A small file system of a process's own, and of those who are started beside it; others see it through that process.
-struct Disk {
+pub struct Disk {
     process: Child,
     folder: PathBuf,
 }
 
 impl Disk {
     /// One of 8 MiB; `None` where this machine lets nobody mount anything.
-    fn small() -> Option<Self> {
+    pub fn small() -> Option<Self> {
         let script = "mount -t tmpfs -o size=8m none /mnt && echo ready && exec cat";
         let mut process = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
@@ -36,7 +36,7 @@ impl Disk {
     }
 
     /// What starts a program that has it at `/mnt`.
-    fn beside(&self) -> Vec<String> {
+    pub fn beside(&self) -> Vec<String> {
         let process = self.process.id().to_string();
         ["nsenter", "--user", "--preserve-credentials", "--mount", "--target", &process]
             .map(str::to_owned)
@@ -44,7 +44,7 @@ impl Disk {
     }
 
     /// Fills it but for so many bytes.
-    fn fill(&self, left: u64) {
+    pub fn fill(&self, left: u64) {
         let mut file = File::options().create(true).append(true).open(self.folder.join("filling")).unwrap();
         for size in [64 << 10, 4096, 1] {
             while file.write_all(&vec![b'x'; size]).is_ok() {}

@@ -85,9 +85,7 @@ async fn numbers_about_the_journal_are_there_from_0_with_their_meaning() {
         let settings =
             [SERVICE_ACCOUNT, ("sidecar.journal", &*journal), ("sidecar.admin_listen", "127.0.0.1:0")];
         let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
-        let log = sidecar.log();
-        let admin = log.lines().find_map(|line| line.split_once("metrics and health on http://")).unwrap().1;
-        let admin = Client::new(admin);
+        let admin = Client::new(&sidecar.admin().unwrap());
         let number = async |name: &str| {
             let text = admin.request_target(Method::GET, "/metrics").await.expect(200).text();
             let family = name.split("_count").next().unwrap();

@@ -25,9 +25,8 @@ fn sidecar(upstream: &str, resources: &str) -> Sidecar {
 
 /// How many places clocks take.
 async fn clocks(sidecar: &Sidecar) -> usize {
-    let log = sidecar.log();
-    let admin = log.lines().find_map(|line| line.split_once("metrics and health on http://")).unwrap().1;
-    let metrics = Client::new(admin.trim()).request_target(http::Method::GET, "/metrics").await.expect(200);
+    let admin = Client::new(&sidecar.admin().unwrap());
+    let metrics = admin.request_target(http::Method::GET, "/metrics").await.expect(200);
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("kinto_sidecar_clocks ")).unwrap().to_owned();
     line.parse().unwrap()

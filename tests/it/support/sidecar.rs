@@ -168,7 +168,8 @@ fn spawn(
         let mut line = String::new();
         while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
             if let Some((_, url)) = line.split_once("listening on ") {
-                let host = url.trim().trim_start_matches("http://").trim_start_matches("https://");
+                let url = url.split(|letter: char| letter.is_whitespace() || letter == '"').next().unwrap();
+                let host = url.trim_start_matches("http://").trim_start_matches("https://");
                 let _ = ready.send(host.to_owned());
             }
             lines.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);

@@ -231,9 +231,10 @@ impl Proxy {
         }
         let mut child = command.env_clear().stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let address = lines
-            .by_ref()
-            .find_map(|line| Some(line.split_once("listening on ")?.1.split_once("://")?.1.parse().unwrap()));
+        let address = lines.by_ref().find_map(|line| {
+            let address = line.split_once("listening on ")?.1.split_once("://")?.1;
+            Some(address.split('"').next()?.parse().unwrap())
+        });
         // What it logs is taken off its hands, so that it never waits for a reader.
         thread::spawn(move || lines.for_each(drop));
         Self { address: address.expect("the sidecar starts"), child }

@@ -1,0 +1,91 @@
+//! What is given out while Kinto is down says so, on every endpoint, from the first answer on.
+
+use serde_json::json;
+
+use crate::support::{Chaos, Kinto, Response, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+
+const MONITOR: &str = "/buckets/monitor/collections/changes";
+
+fn is_marked(answer: &Response) -> bool {
+    answer.header("cache-status").is_some_and(|status| status.contains("detail=upstream-failed"))
+}
+
+#[tokio::test]
+async fn every_endpoint_says_that_its_answer_is_stale() {
+    let kinto = Kinto::shared();
+    let chaos = Chaos::before(kinto.url());
+    let direct = kinto.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("stale"));
+    let collection = format!("{bucket}/collections/c");
+    direct.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    direct.put(&collection).await.expect(201);
+    let record = direct.put(&format!("{collection}/records/a")).await.expect(201);
+    // What was asked for before the outage is young enough to be believed for all of this test.
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", bucket.as_str()),
+        ("sidecar.permission_ttl", "1h"),
+        ("sidecar.timestamps_ttl", "1h"),
+    ];
+    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let client = sidecar.client();
+    let moment = record.data()["last_modified"].clone();
+    let paths = [
+        format!("{MONITOR}/records"),
+        format!("{MONITOR}/changeset?_expected=0"),
+        "/__broadcasts__".to_owned(),
+        "/_changes".to_owned(),
+        format!("{bucket}/_changes"),
+        format!("{collection}/changeset?_expected=0"),
+        format!("{collection}/_changes"),
+        format!("{collection}/"),
+        format!("{bucket}/snapshot/collections/c@{moment}"),
+    ];
+    let mut before = Vec::new();
+    for path in &paths {
+        let answer = client.get(path).await.expect(200);
+        assert!(!is_marked(&answer), "{path}: {answer}");
+        before.push(answer);
+    }
+
+    chaos.cut();
+    // Somebody is told: from here on the sidecar knows.
+    let refused = client.get("/buckets").await.status;
+    assert!(refused >= 500, "{refused}");
+    for (path, before) in paths.iter().zip(&before) {
+        let answer = client.get(path).await.expect(200);
+        assert_eq!(answer.json(), before.json(), "{path}");
+        assert!(is_marked(&answer) && answer.header("age").is_some(), "{path}: {answer}");
+    }
+
+    chaos.restore();
+    eventually("Kinto", async || (client.get("/buckets").await.status < 500).then_some(())).await;
+    for path in &paths {
+        let answer = client.get(path).await.expect(200);
+        assert!(!is_marked(&answer), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_answers_with_errors_is_down_too() {
+    let kinto = Kinto::shared();
+    let recorder = crate::support::Recorder::before(kinto.url());
+    let bucket = format!("/buckets/{}", unique("failing"));
+    let direct = kinto.client().user("alice");
+    direct.put(&bucket).await.expect(201);
+    direct.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let settings =
+        [SERVICE_ACCOUNT, ("changes.resources", bucket.as_str()), ("sidecar.timestamps_ttl", "50ms")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let list = format!("{MONITOR}/records");
+    let answer = sidecar.client().get(&list).await.expect(200);
+    assert!(!is_marked(&answer), "{answer}");
+    recorder.intercept(|_| crate::support::Fate::Answer(503));
+    eventually("a mark", async || is_marked(&sidecar.client().get(&list).await.expect(200)).then_some(()))
+        .await;
+    recorder.release();
+    eventually("no mark", async || {
+        (!is_marked(&sidecar.client().get(&list).await.expect(200))).then_some(())
+    })
+    .await;
+}
