@@ -75,7 +75,7 @@ async fn answer_part(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let manners = endpoint.manners();
-    let answered = match greeted(core, &manners, request) {
+    let answered = match greeted(core, &endpoint, &manners, request) {
         Ok(None) => own(core, endpoint, request, body, peer).await,
         Ok(Some(preflight)) => Ok(preflight),
         Err(error) => Err(error),
@@ -93,12 +93,19 @@ async fn answer_part(
 }
 
 /// The checks that come first. Gives the answer to a browser that asks whether it may send a request.
-fn greeted(core: &Core, manners: &Manners, request: &Parts) -> Result<Option<Response>, Error> {
+fn greeted(
+    core: &Core,
+    endpoint: &Endpoint,
+    manners: &Manners,
+    request: &Parts,
+) -> Result<Option<Response>, Error> {
     let origins = &core.app.settings.kinto.cors_origins;
     if request.method == Method::OPTIONS {
         return Ok(Some(cors::preflight(&request.headers, manners.methods, manners.exposed, origins)?));
     }
-    if !manners.knows(&request.method) {
+    // Kinto: whoever has no bucket of their own is refused before the method is looked at.
+    let is_own = matches!(endpoint, Endpoint::History(bucket) if bucket == history::requester::DEFAULT);
+    if !is_own && !manners.knows(&request.method) {
         return Err(Error::MethodNotAllowed { allow: manners.methods });
     }
     cors::check_origin(&request.headers, origins)?;

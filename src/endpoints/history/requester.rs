@@ -13,7 +13,8 @@ use crate::endpoints::own_bucket;
 use crate::error::Error;
 use crate::wire::body::Response;
 
-const DEFAULT: &str = "default";
+/// The name that each requester has for a bucket of their own.
+pub const DEFAULT: &str = "default";
 
 /// Who asks, and the bucket that they mean.
 #[derive(Debug, Clone)]
