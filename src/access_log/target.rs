@@ -3,36 +3,15 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 
-/// What `WebOb` escapes in a path.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'~')
-    .remove(b'!')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')')
-    .remove(b'*')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b':')
-    .remove(b'@')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'-');
+use crate::kinto::segments;
 
 /// A path, decoded and escaped as Kinto does it. One that is not UTF-8 stays as it came.
 pub(super) fn path(sent: &str) -> Cow<'_, str> {
-    if sent.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/~!$&'()*+,;=:@_.-".contains(&byte)) {
-        return Cow::Borrowed(sent);
-    }
     match percent_decode_str(sent).decode_utf8() {
-        Ok(decoded) => Cow::Owned(utf8_percent_encode(&decoded, ESCAPED).to_string()),
+        Ok(Cow::Borrowed(decoded)) => segments(decoded).into(),
+        Ok(Cow::Owned(decoded)) => Cow::Owned(segments(&decoded).to_string()),
         Err(_) => Cow::Borrowed(sent),
     }
 }

@@ -28,8 +28,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// The same in what is below a record.
-const PART: &AsciiSet = &ESCAPED.remove(b'/');
+/// The same in several segments.
+const ESCAPED_BETWEEN_SLASHES: &AsciiSet = &ESCAPED.remove(b'/');
 
 /// Whether an object of this id can be named by a path that every server reads alike, and be written down.
 pub fn is_segment(id: &str) -> bool {
@@ -39,6 +39,11 @@ pub fn is_segment(id: &str) -> bool {
 /// An id as a segment of a URI.
 pub fn segment(id: &str) -> PercentEncode<'_> {
     utf8_percent_encode(id, ESCAPED)
+}
+
+/// Several segments of a URI, with the slashes between them.
+pub fn segments(path: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(path, ESCAPED_BETWEEN_SLASHES)
 }
 
 /// An id as the value of a filter in a query: a text also where it looks like a number, and without a comma, at which
@@ -179,8 +184,7 @@ impl fmt::Display for Resource {
                 write!(formatter, "/collections/{}/records/{}", segment(collection), segment(record))
             }
             Self::Part(_, collection, record, part) => {
-                let part = utf8_percent_encode(part, PART);
-                let (collection, record) = (segment(collection), segment(record));
+                let (collection, record, part) = (segment(collection), segment(record), segments(part));
                 write!(formatter, "/collections/{collection}/records/{record}/{part}")
             }
             Self::Accounts => formatter.write_str("/accounts"),
