@@ -1,9 +1,9 @@
 //! The id that a request has in logs, here and upstream: the client's own where it is sane, else one made here.
 
-use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
 
 /// The header that carries the id.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,24 +32,18 @@ fn is_sane(id: &HeaderValue) -> bool {
 /// Unique, in the form of a UUID, and cheap: random once for each thread, counted from there.
 fn make() -> HeaderValue {
     thread_local! {
-        static THREAD: (u64, AtomicU64) = {
-            let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-            (high, AtomicU64::new(low & (u64::MAX >> 2)))
+        static THREAD: (u64, Cell<u64>) = {
+            let (high, low) = Uuid::new_v4().as_u64_pair();
+            (high, Cell::new(low))
         };
     }
-    let (high, low) = THREAD.with(|(high, low)| (*high, low.fetch_add(1, Ordering::Relaxed) | (1 << 63)));
-    let mut text = String::with_capacity(36);
-    // Writing to a string does not fail.
-    let _ = write!(
-        text,
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        (high >> 16) & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff
-    );
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
+    let id = THREAD.with(|(high, low)| {
+        // The highest bits are the variant.
+        Uuid::from_u64_pair(*high, low.replace(low.get().wrapping_add(1)) & (u64::MAX >> 2) | (1 << 63))
+    });
+    let mut text = Uuid::encode_buffer();
+    HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
+        .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 #[cfg(test)]
@@ -73,7 +67,7 @@ mod tests {
     fn made_ids_are_unique_uuids() {
         let (one, two) = (make(), make());
         assert_ne!(one, two);
-        let uuid = uuid::Uuid::parse_str(one.to_str().unwrap()).unwrap();
+        let uuid = Uuid::parse_str(one.to_str().unwrap()).unwrap();
         assert_eq!(uuid.get_version_num(), 4);
     }
 }
