@@ -7,11 +7,12 @@
 use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
+use tokio::time::Instant;
 
 mod counted;
 mod json;
@@ -35,6 +36,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const LITTLE: u64 = 64 << 10;
 /// As far into an error's body its number is looked for.
 const ERRNO_WITHIN: usize = 64;
+/// The most that a thread keeps for its next lines, in bytes.
+const LITTLE_BUFFER: usize = 16 << 10;
 
 /// How lines are written, from the start of the process on.
 static FORM: OnceLock<Form> = OnceLock::new();
@@ -85,7 +88,7 @@ pub fn flush() {
 
 impl Line {
     /// `None` where nobody reads it.
-    pub fn begin<B>(request: &Request<B>, peer: &Peer, settings: &Settings) -> Option<Self> {
+    pub fn begin<B>(request: &Request<B>, began: Instant, peer: &Peer, settings: &Settings) -> Option<Self> {
         let is_wanted = settings.access_log && tracing::enabled!(target: TARGET, tracing::Level::INFO);
         if !is_wanted || FORM.get().is_none() {
             return None;
@@ -93,7 +96,7 @@ impl Line {
         let headers = request.headers();
         let is_named = headers.contains_key(AUTHORIZATION) || headers.contains_key(COOKIE);
         Some(Self {
-            began: Instant::now(),
+            began,
             method: request.method().clone(),
             agent: headers.get(USER_AGENT).cloned(),
             lang: headers.get(ACCEPT_LANGUAGE).cloned(),
@@ -194,9 +197,6 @@ impl Answered {
         }
     }
 }
-
-/// The most that a thread keeps for its next lines, in bytes.
-const LITTLE_BUFFER: usize = 16 << 10;
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -21,6 +21,8 @@ pub struct Current {
     pub uri: Uri,
     /// Its id in logs, here and upstream.
     pub request_id: HeaderValue,
+    /// Whether it will have a line in the access log, which tells of the rest.
+    has_line: bool,
     upstream: Mutex<Waited>,
     parts: OnceLock<Vec<Part>>,
 }
@@ -67,9 +69,9 @@ pub fn with<T>(look: impl FnOnce(&Current) -> T) -> Option<T> {
     CURRENT.try_with(|current| look(current)).ok()
 }
 
-/// The upstream is waited for until what this gives is dropped.
+/// The upstream is waited for until what this gives is dropped. Where nobody will be told, no clock is read.
 pub fn wait() -> Wait {
-    let current = CURRENT.try_with(Arc::clone).ok();
+    let current = CURRENT.try_with(|current| current.has_line.then(|| Arc::clone(current))).ok().flatten();
     if let Some(current) = &current {
         let mut waited = current.upstream.lock();
         waited.waiting += 1;
@@ -80,8 +82,8 @@ pub fn wait() -> Wait {
 
 impl Current {
     /// A request that has just come.
-    pub fn new(uri: Uri, request_id: HeaderValue) -> Self {
-        Self { uri, request_id, upstream: Mutex::default(), parts: OnceLock::new() }
+    pub fn new(uri: Uri, request_id: HeaderValue, has_line: bool) -> Self {
+        Self { uri, request_id, has_line, upstream: Mutex::default(), parts: OnceLock::new() }
     }
 
     /// The id, as far as it is text.
@@ -105,9 +107,11 @@ impl Current {
     }
 
     /// Notes what a batch is made of.
-    pub fn note_parts(&self, parts: Vec<Part>) {
-        // A batch is read once.
-        let _ = self.parts.set(parts);
+    pub fn note_parts(&self, parts: impl IntoIterator<Item = Part>) {
+        if self.has_line {
+            // A batch is read once.
+            let _ = self.parts.set(parts.into_iter().collect());
+        }
     }
 
     /// What it is made of, where it is a batch that could be read.
@@ -134,7 +138,7 @@ mod tests {
     use super::*;
 
     fn current(target: &'static str) -> Arc<Current> {
-        Arc::new(Current::new(Uri::from_static(target), HeaderValue::from_static("an-id")))
+        Arc::new(Current::new(Uri::from_static(target), HeaderValue::from_static("an-id"), true))
     }
 
     #[tokio::test]

@@ -39,8 +39,8 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
     let origin = request.headers().get(ORIGIN).cloned();
     let route = Route::of(request.uri().path(), &core.app.settings);
     let endpoint = route.name();
-    let line = Line::begin(&request, peer, &core.app.settings);
-    let current = Arc::new(Current::new(request.uri().clone(), request_id.clone()));
+    let line = Line::begin(&request, begun, peer, &core.app.settings);
+    let current = Arc::new(Current::new(request.uri().clone(), request_id.clone(), line.is_some()));
 
     let answered = async {
         let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;

@@ -110,7 +110,7 @@ pub async fn answer(
     }
     let batch = Arc::new(batch);
     let requests = &batch.requests;
-    current::with(|current| current.note_parts(requests.iter().map(SubRequest::part).collect()));
+    current::with(|current| current.note_parts(requests.iter().map(SubRequest::part)));
     if requests.iter().all(|request| request.own.is_none()) {
         let Exchanged { answer, body, .. } = exchange(core, &parts, body, &batch, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
