@@ -5,6 +5,7 @@
 //! and what is under way gets `sidecar.shutdown_grace` to finish; how is said by [`Phase`].
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::app::{App, Core};
@@ -115,7 +116,7 @@ async fn run(listeners: Vec<Listener>, core: Arc<Core>, shared: Shared) {
     let (under_way, mut all_done) = mpsc::channel::<()>(1);
     let thread = Thread { core, shared, under_way };
     tokio::select! {
-        _ = join_all(listeners.into_iter().map(|listener| accept(listener, &thread))) => {}
+        _ = join_all(listeners.into_iter().map(|listener| thread.accept(listener))) => {}
         _ = phase.wait_for(|phase| *phase >= Phase::Leaving) => {}
     }
     drop(thread);
@@ -136,39 +137,37 @@ struct Thread {
     under_way: mpsc::Sender<()>,
 }
 
-async fn accept(listener: Listener, thread: &Thread) {
-    let outcome = match listener {
-        Listener::Tcp(listener) => accept_tcp(listener, thread).await,
-        Listener::Unix(listener) => accept_unix(listener, thread).await,
-    };
-    if let Err(error) = outcome {
-        tracing::error!(%error, "cannot accept connections any more");
-    }
+/// Who serves what a listener accepts.
+trait Accepting {
+    fn accepted_tcp(&self, stream: TcpStream, address: SocketAddr) -> impl Future<Output = ()> + Send;
+
+    fn accepted_unix(&self, stream: UnixStream) -> impl Future<Output = ()> + Send;
 }
 
-async fn accept_tcp(listener: std::net::TcpListener, thread: &Thread) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let peer =
-                    Peer::new(Some(address.ip()), thread.shared.tls.is_some(), &thread.core.app.settings);
-                thread.serve_tcp(stream, peer).await;
+/// Accepts connections for as long as it is let.
+async fn accept(listener: Listener, accepting: &impl Accepting) -> io::Result<()> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, address)) => {
+                        // Without it small answers wait for the client's acknowledgement of the last one.
+                        let _ = stream.set_nodelay(true);
+                        accepting.accepted_tcp(stream, address).await;
+                    }
+                    Err(error) => wait_out(&error).await,
+                }
             }
-            Err(error) => wait_out(&error).await,
         }
-    }
-}
-
-async fn accept_unix(listener: std::os::unix::net::UnixListener, thread: &Thread) -> io::Result<()> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let peer = Peer::new(None, false, &thread.core.app.settings);
-                thread.serve(stream, peer).await;
+        Listener::Unix(listener) => {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => accepting.accepted_unix(stream).await,
+                    Err(error) => wait_out(&error).await,
+                }
             }
-            Err(error) => wait_out(&error).await,
         }
     }
 }
@@ -181,7 +180,25 @@ async fn wait_out(error: &io::Error) {
     }
 }
 
+impl Accepting for Thread {
+    async fn accepted_tcp(&self, stream: TcpStream, address: SocketAddr) {
+        let peer = Peer::new(Some(address.ip()), self.shared.tls.is_some(), &self.core.app.settings);
+        self.serve_tcp(stream, peer).await;
+    }
+
+    async fn accepted_unix(&self, stream: UnixStream) {
+        let peer = Peer::new(None, false, &self.core.app.settings);
+        self.serve(stream, peer).await;
+    }
+}
+
 impl Thread {
+    async fn accept(&self, listener: Listener) {
+        if let Err(error) = accept(listener, self).await {
+            tracing::error!(%error, "cannot accept connections any more");
+        }
+    }
+
     /// Serves a connection in a task of its own, once there is room for it.
     async fn serve<S>(&self, stream: S, peer: Peer)
     where
@@ -198,8 +215,6 @@ impl Thread {
     }
 
     async fn serve_tcp(&self, stream: TcpStream, peer: Peer) {
-        // Without it small answers wait for the client's acknowledgement of the last one.
-        let _ = stream.set_nodelay(true);
         let Some(certificates) = &self.shared.tls else { return self.serve(stream, peer).await };
         let acceptor = certificates.acceptor();
         let Some((serving, held)) = self.admit(peer).await else { return };

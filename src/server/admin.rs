@@ -1,17 +1,20 @@
 //! The second listener, for operators: beside those that serve clients, with the same manners.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use http::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use super::connection::{self, Answering, Serving};
-use super::listener::{Listener, Sockets};
+use super::listener::Sockets;
 use super::places::Places;
+use super::{Accepting, accept};
 use crate::endpoints::admin::Admin;
 use crate::phase::Phase;
 use crate::settings::{Limits, ListenAddr};
@@ -58,39 +61,23 @@ impl AdminServer {
         let (_never, phase) = watch::channel(Phase::Serving);
         let serves = Serves { admin, places: Places::new(&limits), phase };
         for listeners in self.0.spread(1)? {
-            try_join_all(listeners.into_iter().map(|listener| serves.accept(listener))).await?;
+            try_join_all(listeners.into_iter().map(|listener| accept(listener, &serves))).await?;
         }
         Ok(())
     }
 }
 
-impl Serves {
-    async fn accept(&self, listener: Listener) -> io::Result<()> {
-        match listener {
-            Listener::Tcp(listener) => {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, _)) => {
-                            let _ = stream.set_nodelay(true);
-                            self.serve(stream).await;
-                        }
-                        Err(error) => super::wait_out(&error).await,
-                    }
-                }
-            }
-            Listener::Unix(listener) => {
-                let listener = tokio::net::UnixListener::from_std(listener)?;
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, _)) => self.serve(stream).await,
-                        Err(error) => super::wait_out(&error).await,
-                    }
-                }
-            }
-        }
+impl Accepting for Serves {
+    async fn accepted_tcp(&self, stream: TcpStream, _: SocketAddr) {
+        self.serve(stream).await;
     }
 
+    async fn accepted_unix(&self, stream: UnixStream) {
+        self.serve(stream).await;
+    }
+}
+
+impl Serves {
     async fn serve<S>(&self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
