@@ -15,6 +15,7 @@ use crate::upstream::UpstreamError;
 
 pub mod families;
 pub(crate) mod feeds;
+mod histogram;
 pub mod journal;
 pub(crate) mod process;
 pub(crate) mod text;

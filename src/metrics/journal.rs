@@ -1,13 +1,12 @@
-//! Numbers about the journal. It commits seldom enough that all threads count in one table.
+//! Numbers about the journal.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::histogram::Histogram;
 use super::text::Exposition;
-use super::{BUCKETS, bucket_of};
 
-static COMMITS: [AtomicU64; BUCKETS.len() + 1] = [const { AtomicU64::new(0) }; BUCKETS.len() + 1];
-static COMMIT_SUM_US: AtomicU64 = AtomicU64::new(0);
+static COMMITS: Histogram = Histogram::new();
 static FAILURES: AtomicU64 = AtomicU64::new(0);
 static TRIMMED: AtomicU64 = AtomicU64::new(0);
 
@@ -24,11 +23,7 @@ pub struct JournalSize {
 
 /// Counts a transaction that was committed.
 pub(crate) fn count_commit(elapsed: Duration) {
-    let (bucket, elapsed_us) = bucket_of(elapsed);
-    if let Some(bucket) = COMMITS.get(bucket) {
-        bucket.fetch_add(1, Relaxed);
-    }
-    COMMIT_SUM_US.fetch_add(elapsed_us, Relaxed);
+    COMMITS.count(elapsed);
 }
 
 /// Counts something that could not be written.
@@ -45,9 +40,7 @@ pub(crate) fn count_trimmed(entries: u64) {
 pub(super) fn render(out: &mut Exposition) {
     let name = "kinto_sidecar_journal_commit_duration_seconds";
     let help = "Time of a transaction that writes to the journal, its commit included.";
-    out.begin(name, "histogram", help);
-    let in_bucket = |place: usize| COMMITS.get(place).map_or(0, |bucket| bucket.load(Relaxed));
-    out.histogram(name, None, in_bucket, COMMIT_SUM_US.load(Relaxed));
+    COMMITS.render(out, name, help);
     for (name, help, counter) in [
         ("failures", "Transactions that could not be written to the journal.", &FAILURES),
         ("trimmed_entries", "Entries removed from the journal because of their number or age.", &TRIMMED),
