@@ -15,8 +15,6 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
-use x509_cert::certificate::{CertificateInner, Raw};
-use x509_cert::der::Decode;
 
 use crate::settings::TlsFiles;
 
@@ -97,7 +95,7 @@ fn usable(files: &TlsFiles, content: &Content) -> Result<ServerConfig, String> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| wrong(&files.certificate, &error))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong(&files.key, &error))?;
-    let expiration = certificates.first().and_then(expiration);
+    let expiration = certificates.first().and_then(|leaf| TlsFiles::end_of(leaf).ok());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -110,12 +108,6 @@ fn usable(files: &TlsFiles, content: &Content) -> Result<ServerConfig, String> {
         metrics::gauge!(EXPIRATION).set(expiration.as_secs_f64());
     }
     Ok(config)
-}
-
-/// When a certificate ends, since 1970.
-fn expiration(certificate: &CertificateDer<'_>) -> Option<Duration> {
-    let certificate = CertificateInner::<Raw>::from_der(certificate).ok()?;
-    Some(certificate.tbs_certificate().validity().not_after.to_unix_duration())
 }
 
 fn wrong(path: &Path, error: &dyn Display) -> String {

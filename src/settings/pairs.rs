@@ -1,7 +1,8 @@
 //! What two settings say together.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -29,8 +30,13 @@ impl TlsFiles {
         };
         let pem = std::fs::read(&self.certificate).map_err(|error| wrong(&error))?;
         let leaf = CertificateDer::from_pem_slice(&pem).map_err(|error| wrong(&error))?;
-        let leaf = CertificateInner::<Raw>::from_der(&leaf).map_err(|error| wrong(&error))?;
-        Ok(SystemTime::UNIX_EPOCH + leaf.tbs_certificate().validity().not_after.to_unix_duration())
+        Self::end_of(&leaf).map(|end| SystemTime::UNIX_EPOCH + end).map_err(|error| wrong(&error))
+    }
+
+    /// When a certificate ends, since 1970.
+    pub fn end_of(certificate: &CertificateDer<'_>) -> Result<Duration, impl Error + use<>> {
+        CertificateInner::<Raw>::from_der(certificate)
+            .map(|certificate| certificate.tbs_certificate().validity().not_after.to_unix_duration())
     }
 }
 
