@@ -17,9 +17,9 @@ use crate::app::App;
 use crate::complaint::Complaint;
 use crate::metrics;
 use crate::phase::Phase;
-use crate::settings::JournalFailure;
+use crate::settings::{JournalFailure, Settings};
 use crate::timeline::poll::Lacking;
-use crate::upstream::Upstream;
+use crate::upstream::{Description, Upstream};
 
 /// How long the upstream, or the journal, may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -67,8 +67,10 @@ impl Condition {
         let mut why = Vec::new();
         if let Err(error) = &is_there {
             why.push(Complaint::of_upstream(&app.settings.upstream, error));
-        } else if app.settings.auth.is_some() && is_nobody(upstream).await {
-            why.push(Complaint::unknown_account());
+        } else if app.settings.auth.is_some()
+            && let Ok(Ok(root)) = tokio::time::timeout(PATIENCE, upstream.described()).await
+        {
+            why.extend(of_account(&app.settings, &root));
         }
         let is_there = is_there.is_ok();
         let fails = journal.as_ref().is_some_and(Result::is_err);
@@ -128,8 +130,8 @@ async fn answers(upstream: &Upstream) -> Result<(), String> {
     }
 }
 
-/// Whether the upstream takes the service account for nobody, as far as it says.
-async fn is_nobody(upstream: &Upstream) -> bool {
-    let described = tokio::time::timeout(PATIENCE, upstream.described()).await;
-    described.is_ok_and(|described| described.is_ok_and(|root| root.is_kinto() && root.user_id().is_none()))
+/// Where the upstream takes the service account for nobody, as far as it says.
+fn of_account(settings: &Settings, root: &Description) -> Option<Complaint> {
+    let is_nobody = settings.auth.is_some() && root.is_kinto() && root.user_id().is_none();
+    is_nobody.then(Complaint::unknown_account)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::of_machine;
+use super::{of_account, of_machine};
 use crate::app::App;
 use crate::complaint::Complaint;
 use crate::settings::ChangesMode;
@@ -53,11 +53,9 @@ async fn started(app: &App, upstream: &Upstream, listens: &str) {
         None => ("not asked".to_owned(), "not asked".to_owned()),
     };
     if let Some(Ok(root)) = &described
-        && settings.auth.is_some()
-        && root.is_kinto()
-        && root.user_id().is_none()
+        && let Some(complaint) = of_account(settings, root)
     {
-        tracing::warn!("{}", Complaint::unknown_account());
+        tracing::warn!("{complaint}");
     }
     let journal = if settings.history_mode.wants_journal() {
         format!("{:?}", settings.journal)
