@@ -24,7 +24,6 @@ const ANSWER_BYTES: usize = 1 << 20;
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Prints what the sidecar says of itself. Fails where nobody was named who could be asked.
-#[expect(clippy::print_stdout, reason = "the answer is what was asked for")]
 pub fn run(settings: &Settings, health: &Health) -> io::Result<ExitCode> {
     let place = match (&health.url, &settings.admin_listen) {
         (Some(url), _) => Place::named(url).ok_or_else(|| {
@@ -42,8 +41,8 @@ pub fn run(settings: &Settings, health: &Health) -> io::Result<ExitCode> {
     let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, place.ask(path)).await });
     match answer {
         Ok(Ok((status, body))) => {
-            println!("{}", body.trim_end());
-            Ok(if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let code = if status == StatusCode::OK { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+            Ok(super::report(&format!("{}\n", body.trim_end())).err().unwrap_or(code))
         }
         Ok(Err(error)) => {
             complain(&format!("{place} does not answer: {error}"));
