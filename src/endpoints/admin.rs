@@ -71,19 +71,15 @@ impl Admin {
 
     /// What is measured when it is asked for.
     fn measure(&self) {
-        let mirrors = &self.app.mirrors;
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        let bytes = mirrors.bytes() as f64;
-        ::metrics::gauge!("kinto_sidecar_mirror_bytes").set(bytes);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        let clocks = self.app.timeline.places() as f64;
-        ::metrics::gauge!("kinto_sidecar_clocks").set(clocks);
         let lacking = self.app.poller.lacking();
-        for (name, complaints) in
-            [("kinto_sidecar_unreadable", &lacking.unreadable), ("kinto_sidecar_missing", &lacking.missing)]
-        {
+        for (name, number) in [
+            ("kinto_sidecar_mirror_bytes", self.app.mirrors.bytes()),
+            ("kinto_sidecar_clocks", self.app.timeline.places() as u64),
+            ("kinto_sidecar_unreadable", lacking.unreadable.len() as u64),
+            ("kinto_sidecar_missing", lacking.missing.len() as u64),
+        ] {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-            ::metrics::gauge!(name).set(complaints.len() as f64);
+            ::metrics::gauge!(name).set(number as f64);
         }
         if let Some(ahead) = self.upstream.clock_ahead() {
             ::metrics::gauge!("kinto_sidecar_clock_ahead_seconds").set(ahead);
