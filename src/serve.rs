@@ -68,16 +68,15 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     raise_descriptors(&settings);
     let manager = Arc::new(ServiceManager::of_environment());
     let handover = settings.handover.clone();
-    let mut predecessor = None;
-    let mut given = Given::by_environment()?;
+    let given = Given::by_environment()?;
     let is_managed = !given.clients.is_empty();
-    if let Some(path) = handover.as_deref().filter(|_| !is_managed) {
-        predecessor = Predecessor::ask(path)?;
-        given = predecessor
-            .as_mut()
-            .map(|predecessor| std::mem::take(&mut predecessor.given))
-            .unwrap_or_default();
-    }
+    let (predecessor, mut given) = match handover.as_deref() {
+        Some(path) if !is_managed => {
+            let (predecessor, given) = Predecessor::ask(path)?.unzip();
+            (predecessor, given.unwrap_or_default())
+        }
+        _ => (None, given),
+    };
     let upstream = Upstream::new(&settings)?;
     // Whoever served before has it still.
     let journal = if predecessor.is_some() { None } else { open_journal(&settings, &background)? };
@@ -105,24 +104,21 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         background.spawn(certificates.keep());
     }
     let address = server.address();
-    let offer = match &handover {
-        None => None,
-        Some(path) => {
-            let given = Given::of(server.sockets(), admin.as_ref().map(|(_, sockets)| sockets))?;
-            let offer = Offer::open(path, given);
-            Some(offer.map_err(|error| {
-                Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
-            })?)
-        }
-    };
-    let admin = admin.map(|(task, _)| task);
+    let (admin, admin_sockets) = admin.unzip();
+    let offer = handover.as_deref().map(|path| {
+        let given = Given::of(server.sockets(), admin_sockets.as_ref())?;
+        Offer::open(path, given).map_err(|error| {
+            Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
+        })
+    });
+    let offer = offer.transpose()?;
     let (threads, pulse) = server.start()?;
-    telemetry::announce(format, &format!("listening on {address}"));
-    background.spawn(condition::tell(told, asker, address.clone()));
+    let status = format!("listening on {address}");
+    telemetry::announce(format, &status);
+    background.spawn(condition::tell(told, asker, address));
     if let Some(predecessor) = predecessor {
         predecessor.relieve();
     }
-    let status = format!("listening on {address}");
     manager.ready(&status);
 
     let Signals { mut stops, hangups, upgrades } = signals;

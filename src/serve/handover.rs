@@ -46,11 +46,7 @@ const PRIVATE: u32 = 0o600;
 
 /// The process that this one takes over from.
 #[derive(Debug)]
-pub(super) struct Predecessor {
-    stream: UnixStream,
-    /// What it listened at.
-    pub(super) given: Given,
-}
+pub(super) struct Predecessor(UnixStream);
 
 /// What is there for a successor.
 #[derive(Debug)]
@@ -63,7 +59,7 @@ pub(super) struct Offer {
 
 impl Predecessor {
     /// Asks the process that listens at a path for its sockets. `None` where there is none.
-    pub(super) fn ask(path: &Path) -> io::Result<Option<Self>> {
+    pub(super) fn ask(path: &Path) -> io::Result<Option<(Self, Given)>> {
         let mut stream = match UnixStream::connect(path) {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
@@ -83,7 +79,7 @@ impl Predecessor {
         loop {
             let (kind, socket) = receive(&stream)?;
             match (kind, socket) {
-                (END, _) => return Ok(Some(Self { stream, given })),
+                (END, _) => return Ok(Some((Self(stream), given))),
                 (CLIENTS | ADMIN, Some(socket)) => given.take(socket, kind == ADMIN)?,
                 _ => return Err(ErrorKind::InvalidData.into()),
             }
@@ -92,7 +88,7 @@ impl Predecessor {
 
     /// This process serves now.
     pub(super) fn relieve(mut self) {
-        if let Err(error) = self.stream.write_all(&[READY]) {
+        if let Err(error) = self.0.write_all(&[READY]) {
             tracing::warn!(%error, "the process before this one has ended by itself");
         }
     }
@@ -206,12 +202,11 @@ mod tests {
 
         // Somebody who asks and goes away changes nothing.
         drop(Predecessor::ask(&path).unwrap());
-        let mut predecessor = Predecessor::ask(&path).unwrap().unwrap();
-        let clients = std::mem::take(&mut predecessor.given.clients);
+        let (predecessor, given) = Predecessor::ask(&path).unwrap().unwrap();
         predecessor.relieve();
         offer.taken().await;
         offer.withdraw();
-        let [crate::server::Listener::Tcp(listener)] = &clients[..] else { panic!("{clients:?}") };
+        let [crate::server::Listener::Tcp(listener)] = &given.clients[..] else { panic!("{given:?}") };
         listener.set_nonblocking(false).unwrap();
         listener.accept().unwrap();
     }
