@@ -32,7 +32,7 @@ pub use refusal::Refusal;
 
 use crate::error::Error;
 use crate::journal::Object;
-use crate::kinto::{CollectionKey, Timestamp};
+use crate::kinto::{CollectionKey, DEFAULT_BUCKET, Timestamp};
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -223,7 +223,7 @@ impl Access {
         key: CollectionKey,
         credentials: &Credentials,
     ) -> Result<CollectionKey, Error> {
-        if &*key.bucket != "default" {
+        if &*key.bucket != DEFAULT_BUCKET {
             return Ok(key);
         }
         let identity = self.identity(upstream, credentials).await?;

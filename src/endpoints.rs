@@ -32,6 +32,7 @@ pub mod snapshot;
 use crate::access::Credentials;
 use crate::app::Core;
 use crate::error::Error;
+use crate::kinto::DEFAULT_BUCKET;
 use crate::route::{Endpoint, Manners};
 use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
@@ -104,7 +105,7 @@ fn greeted(
         return Ok(Some(cors::preflight(&request.headers, manners.methods, manners.exposed, origins)?));
     }
     // Kinto: whoever has no bucket of their own is refused before the method is looked at.
-    let is_own = matches!(endpoint, Endpoint::History(bucket) if bucket == history::requester::DEFAULT);
+    let is_own = matches!(endpoint, Endpoint::History(bucket) if bucket == DEFAULT_BUCKET);
     if !is_own && !manners.knows(&request.method) {
         return Err(Error::MethodNotAllowed { allow: manners.methods });
     }

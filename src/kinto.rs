@@ -20,7 +20,7 @@ mod uri;
 
 pub use absence::is_absence;
 pub(crate) use date::iso_date;
-pub use path::{RequestPath, Sent};
+pub use path::{DEFAULT_BUCKET, RequestPath, Sent};
 pub use uri::{Resource, batch_path, is_segment, segment, segments, selector};
 
 /// A `last_modified` or an `ETag` of Kinto: milliseconds since the Unix epoch as the *upstream* counts them.

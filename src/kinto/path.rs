@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use super::uri::{Resource, is_segment};
 
 /// The bucket that each requester has for themself.
-const DEFAULT: &str = "default";
+pub const DEFAULT_BUCKET: &str = "default";
 
 /// How a path came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl RequestPath {
             return Err("it ends with a slash, and its query has one");
         }
         let read = Self::of_decoded(&decoded, version);
-        let is_default = read.resource == Resource::Bucket(format!("{DEFAULT}\n"));
+        let is_default = read.resource == Resource::Bucket(format!("{DEFAULT_BUCKET}\n"));
         if decoded.ends_with('\n') && (!read.resource.ends_with_id() || is_default) {
             return Err("it ends with a line feed");
         }
@@ -83,7 +83,7 @@ impl RequestPath {
 
     /// Whether a path may lead into the bucket that each requester has for themself: most do not, and need not be read.
     pub fn may_be_in_default_bucket(target: &str) -> bool {
-        target.contains('%') || target.contains(DEFAULT)
+        target.contains('%') || target.contains(DEFAULT_BUCKET)
     }
 
     /// Whether the path leads into the bucket that each requester has for themself.
@@ -113,14 +113,14 @@ impl RequestPath {
     }
 
     fn of_below(below: &str) -> Self {
-        let rest = below.strip_prefix("/buckets/").and_then(|path| path.strip_prefix(DEFAULT));
+        let rest = below.strip_prefix("/buckets/").and_then(|path| path.strip_prefix(DEFAULT_BUCKET));
         let rest = rest.filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let resource = Resource::of_decoded(below);
         let implied = rest.filter(|_| resource == Resource::Other).map(|rest| {
             let collection = rest.strip_prefix("/collections/").and_then(|rest| rest.split('/').next());
             match collection.filter(|collection| is_segment(collection)) {
-                Some(collection) => Resource::Collection(DEFAULT.to_owned(), collection.to_owned()),
-                None => Resource::Bucket(DEFAULT.to_owned()),
+                Some(collection) => Resource::Collection(DEFAULT_BUCKET.to_owned(), collection.to_owned()),
+                None => Resource::Bucket(DEFAULT_BUCKET.to_owned()),
             }
         });
         Self { resource, is_in_default_bucket: rest.is_some(), implied }

@@ -11,10 +11,8 @@ use crate::access::{Credentials, Refusal};
 use crate::app::Core;
 use crate::endpoints::own_bucket;
 use crate::error::Error;
+use crate::kinto::DEFAULT_BUCKET;
 use crate::wire::body::Response;
-
-/// The name that each requester has for a bucket of their own.
-pub const DEFAULT: &str = "default";
 
 /// Who asks, and the bucket that they mean.
 #[derive(Debug, Clone)]
@@ -33,19 +31,19 @@ impl Requester {
         bucket: &str,
     ) -> Result<ControlFlow<Response, Self>, Error> {
         let credentials = Credentials::of(headers);
-        if bucket != DEFAULT {
+        if bucket != DEFAULT_BUCKET {
             return Ok(ControlFlow::Continue(Self { bucket: bucket.to_owned(), credentials }));
         }
         let identity = core.app.access.identity(&core.upstream, &credentials).await?;
         let default = identity.default_bucket.filter(|_| identity.user_id.is_some());
-        let answer = own_bucket::make(core, &format!("/buckets/{DEFAULT}"), &credentials).await?;
+        let answer = own_bucket::make(core, &format!("/buckets/{DEFAULT_BUCKET}"), &credentials).await?;
         match default {
             Some(own) => Ok(ControlFlow::Continue(Self { bucket: own.to_string(), credentials })),
             None if answer.status() == StatusCode::UNAUTHORIZED => {
                 Ok(ControlFlow::Break(Refusal::new(answer).replay()))
             }
             // The upstream knows of no such alias.
-            None => Ok(ControlFlow::Continue(Self { bucket: DEFAULT.to_owned(), credentials })),
+            None => Ok(ControlFlow::Continue(Self { bucket: DEFAULT_BUCKET.to_owned(), credentials })),
         }
     }
 }
