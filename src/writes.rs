@@ -133,28 +133,24 @@ impl Writes {
     }
 
     async fn record(self: &Arc<Self>, writes: &Arc<[Write]>) -> Result<Option<Recording>, Error> {
+        // Whoever only reads goes on without the journal, too.
+        let are_reads = !writes.iter().any(Write::has_history);
         // Until the upstream says that the history is its own, it is the sidecar's.
-        if !self.keeper.is_own()
-            || writes.iter().all(|write| !write.has_history() && write.default().is_none())
-        {
+        if !self.keeper.is_own() || are_reads && writes.iter().all(|write| write.default().is_none()) {
             return Ok(None);
         }
-        let are_reads = !writes.iter().any(Write::has_history);
+        let forgives = are_reads || self.on_failure == JournalFailure::Forward;
         let Some(journal) = self.keeper.awaited().await else {
-            return match self.on_failure {
-                JournalFailure::Refuse if !are_reads => Err(Error::Unavailable { retry_after: None }),
-                _ => Ok(None),
-            };
+            return if forgives { Ok(None) } else { Err(Error::Unavailable { retry_after: None }) };
         };
         if are_reads {
-            // They go on without the journal, too.
-            return Ok(Recording::begin(self, journal, writes).await.unwrap_or_else(|error| {
+            return Ok(Recording::begin(self, journal, writes, forgives).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "what the default bucket makes is not in the journal yet");
                 None
             }));
         }
         self.recovery().await?;
-        Recording::begin(self, journal, writes).await
+        Recording::begin(self, journal, writes, forgives).await
     }
 
     /// Leaves the journal to the process that takes over, once what has begun is recorded.

@@ -39,14 +39,18 @@ pub(super) struct Recording {
     turns: Vec<Turn>,
     /// Of the buckets that the writes may make, those that were known to be there before.
     lives: Vec<Life>,
+    /// Whether the client has its answer also where the journal has nothing of it.
+    forgives: bool,
 }
 
 impl Recording {
-    /// Writes down the intents of `writes`, if there are any.
+    /// Writes down the intents of `writes`, if there are any. `forgives` says whether clients have their answers also where
+    /// the journal fails.
     pub(super) async fn begin(
         room: &Arc<Writes>,
         journal: &Journal,
         writes: &Arc<[Write]>,
+        forgives: bool,
     ) -> Result<Option<Self>, Error> {
         let (mut intents, mut implicit) = (Vec::with_capacity(writes.len()), Vec::new());
         for write in &**writes {
@@ -86,12 +90,12 @@ impl Recording {
         };
         let turns = writes.iter().filter_map(|write| room.turns.send(write)).collect();
         let (room, journal, writes) = (Arc::clone(room), journal.clone(), Arc::clone(writes));
-        Ok(Some(Self { room, journal, group, writes, intents, implicit, turns, lives }))
+        Ok(Some(Self { room, journal, group, writes, intents, implicit, turns, lives, forgives }))
     }
 
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written.
     pub(super) async fn answered(self, answers: &Arc<[Answer]>) -> Result<(), Error> {
-        let forgives = self.forgives();
+        let forgives = self.forgives;
         let recorded = self.record(answers).await;
         if forgives { Ok(()) } else { recorded }
     }
@@ -99,10 +103,9 @@ impl Recording {
     /// The answers cannot be believed. What was really written is read before the client has its answer; if that cannot be,
     /// later.
     pub(super) async fn doubtful(mut self) -> Result<(), Error> {
-        let forgives = self.forgives();
         match self.examine().await {
             Ok(outcome) => match self.journal.settle_at_last(outcome).await {
-                Err(error) if !forgives => return Err(error.into()),
+                Err(error) if !self.forgives => return Err(error.into()),
                 _ => {}
             },
             Err(error) => {
@@ -123,12 +126,6 @@ impl Recording {
     /// The upstream refused all of it.
     pub(super) async fn refused(self) -> Result<(), Error> {
         self.close(Vec::new()).await
-    }
-
-    /// Whether the client has its answer also where the journal has nothing of it.
-    fn forgives(&self) -> bool {
-        let are_reads = !self.writes.iter().any(Write::has_history);
-        are_reads || self.room.on_failure == JournalFailure::Forward
     }
 
     async fn record(mut self, answers: &Arc<[Answer]>) -> Result<(), Error> {
