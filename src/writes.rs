@@ -47,7 +47,7 @@ pub use write::{LARGEST_SENT, Write};
 use crate::access::Access;
 use crate::error::Error;
 use crate::history::keeper::Keeper;
-use crate::journal::{Change, Journal};
+use crate::journal::{Change, Journal, Object};
 use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
 use crate::settings::{JournalFailure, Settings};
@@ -71,7 +71,7 @@ pub struct Writes {
     examined: Mutex<HashMap<i64, usize>>,
     lingering: lookup::Lingering,
     turns: order::Turns,
-    /// For each list the newest timestamp that a passing write brought.
+    /// For each list of records the newest timestamp that a passing write brought.
     recorded: Mutex<HashMap<String, Timestamp>>,
     effects: Arc<Effects>,
     /// Asks as the service account.
@@ -192,13 +192,13 @@ impl Writes {
     /// Passing writes made these changes.
     fn recorded(&self, changes: &[Change]) {
         let mut recorded = self.recorded.lock();
-        for change in changes {
+        for change in changes.iter().filter(|change| matches!(change.object, Object::Record(..))) {
             let newest = recorded.entry(change.object.list()).or_default();
             *newest = change.modified.max(*newest);
         }
     }
 
-    /// Whether a passing write brought a list to this timestamp.
+    /// Whether a passing write brought a list of records to this timestamp.
     fn is_recorded(&self, list: &str, timestamp: Timestamp) -> bool {
         let recorded = self.recorded.lock();
         recorded.get(list).is_some_and(|newest| *newest >= timestamp)
