@@ -43,8 +43,7 @@ pub(super) struct Effects {
 pub(super) struct Effect {
     scope: Scope,
     /// The places of the writes.
-    first: usize,
-    more: Vec<usize>,
+    places: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -84,7 +83,7 @@ impl Effects {
             let scope = match target.collection() {
                 Some(key) => {
                     if let Some(effect) = of_records.get(&key).and_then(|at| effects.get_mut(*at)) {
-                        effect.more.push(place);
+                        effect.places.push(place);
                         continue;
                     }
                     let under_way = self.timeline.clock(&key).begin_write();
@@ -95,7 +94,7 @@ impl Effects {
                 }
                 None => Scope::of(target),
             };
-            effects.push(Effect { scope, first: place, more: Vec::new() });
+            effects.push(Effect { scope, places: vec![place] });
         }
         effects
     }
@@ -108,7 +107,7 @@ impl Effects {
         answers: &[Answer],
     ) {
         for effect in effects {
-            let own = effect.places().filter_map(|place| Some((writes.get(place)?, answers.get(place)?)));
+            let own = effect.places.iter().filter_map(|at| Some((writes.get(*at)?, answers.get(*at)?)));
             if own.clone().any(|(_, answer)| answer.status.is_server_error()) {
                 self.unknown(std::slice::from_ref(&effect));
             } else {
@@ -128,7 +127,7 @@ impl Effects {
         for effect in effects {
             if let Scope::Collections(bucket) = &effect.scope {
                 // One that is new is known by its answer only.
-                for id in effect.places().filter_map(|place| answers.get(place)).flat_map(Answer::ids) {
+                for id in effect.places.iter().filter_map(|at| answers.get(*at)).flat_map(Answer::ids) {
                     self.ask(&CollectionKey { bucket: bucket.clone(), collection: id.into() }).await;
                 }
             }
@@ -321,14 +320,6 @@ impl Effects {
         if write.method == Method::DELETE {
             self.timeline.removed_from_bucket(bucket, &|_| false);
         }
-    }
-}
-
-// === impl Effect ===
-
-impl Effect {
-    fn places(&self) -> impl Iterator<Item = usize> + Clone {
-        std::iter::once(self.first).chain(self.more.iter().copied())
     }
 }
 
