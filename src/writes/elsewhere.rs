@@ -249,35 +249,25 @@ impl Watcher {
     }
 
     async fn refresh(&mut self, uri: &str) -> Result<(), WatchError> {
-        let known = self.lists.get(uri).and_then(|watched| watched.read);
-        let is_due =
-            self.lists.get(uri).and_then(|watched| watched.again).is_none_or(|again| again <= Instant::now());
+        let watched = self.lists.get(uri);
+        let known = watched.and_then(|watched| watched.read);
+        // Something may have come below its timestamp since it was read.
+        let is_due = watched.and_then(|watched| watched.again).is_some_and(|again| again <= Instant::now());
         let watermark = self.journal.watermark(uri).await?;
         let (timestamp, newest) = match watermark {
             None => self.first_sight(uri).await?,
             Some(watermark) => {
                 let present = self.room.source.list_timestamp(uri).await?;
-                let is_same =
-                    known.is_some_and(|(timestamp, _)| timestamp == present) && watermark >= present;
-                if !is_same || is_due && known.is_some_and(|_| self.is_young(uri)) {
-                    self.delta(uri, watermark).await?
-                } else {
-                    (present, present)
-                }
+                let is_same = known == Some(present) && watermark >= present;
+                if !is_same || is_due { self.delta(uri, watermark).await? } else { (present, present) }
             }
         };
-        let now = Instant::now();
         let watched = self.lists.entry(uri.to_owned()).or_default();
         // The rows of a page may be newer than its timestamp, which the upstream reads first.
-        let moved = watched.read.is_none_or(|(known, _)| known != timestamp || known < newest);
+        let moved = watched.read.is_none_or(|known| known != timestamp || known < newest);
         // What commits late is below the timestamp that was just read.
-        watched.again = moved.then(|| now + self.settings.overlap);
-        watched.read = Some((timestamp, now));
+        watched.again = moved.then(|| Instant::now() + self.settings.overlap);
+        watched.read = Some(timestamp);
         Ok(())
-    }
-
-    /// Whether a list moved so shortly before it was read that something below its timestamp may have come since.
-    fn is_young(&self, uri: &str) -> bool {
-        self.lists.get(uri).is_some_and(|watched| watched.again.is_some())
     }
 }

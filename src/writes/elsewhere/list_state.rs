@@ -7,8 +7,8 @@ use crate::kinto::Timestamp;
 /// What is remembered of a list.
 #[derive(Debug, Default)]
 pub(super) struct ListState {
-    /// The timestamp that it had when it was last read, and when that was.
-    pub(super) read: Option<(Timestamp, Instant)>,
+    /// The timestamp that it had when it was last read.
+    pub(super) read: Option<Timestamp>,
     /// When a passing write, or something that may become visible late, has it read again.
     pub(super) again: Option<Instant>,
     /// The clock's news at that time.
