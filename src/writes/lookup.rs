@@ -170,10 +170,12 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
         None | Some(Target::Accounts) => return Ok(Vec::new()),
         Some(Target::Everything) => return ended(journal, source).await,
         Some(Target::Object(object) | Target::Part(object)) => one(source, intent, object).await,
-        Some(Target::List(list)) => match sent_id(intent).and_then(|id| object_in(&list, &id)) {
-            Some(object) if method == Method::POST => one(source, intent, object).await,
-            _ => several(journal, source, intent, &method, &list.to_string()).await,
-        },
+        Some(Target::List(list)) => {
+            match intent.sent.as_deref().and_then(sent::id).and_then(|id| object_in(&list, &id)) {
+                Some(object) if method == Method::POST => one(source, intent, object).await,
+                _ => several(journal, source, intent, &method, &list.to_string()).await,
+            }
+        }
     };
     match looked {
         Ok(versions) => Ok(versions.into_iter().map(change).collect()),
@@ -226,14 +228,8 @@ async fn several(
     uri: &str,
 ) -> Result<Vec<(Object, Version)>, ReadError> {
     let listed = versions::newer(source, uri, intent.known, "").await?;
-    let versions =
-        listed.versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
-    let missing: BTreeSet<_> = journal
-        .missing(versions)
-        .await
-        .map_err(|error| ReadError::Garbled(error.to_string()))?
-        .into_iter()
-        .collect();
+    let missing = versions::missing(journal, &listed.versions).await;
+    let missing = missing.map_err(|error| ReadError::Garbled(error.to_string()))?;
     let mut versions: Vec<_> = listed
         .versions
         .into_iter()
@@ -257,10 +253,6 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Examin
         }
     }
     Ok(changes)
-}
-
-fn sent_id(intent: &Intent) -> Option<String> {
-    Some(members(intent.sent.as_ref()?.get().as_bytes()).get("id")?.as_str()?.to_owned())
 }
 
 /// Whether a version is one that a write can have led to: of writes of one object that are under way together, each has its

@@ -9,6 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::query::members;
+
 /// A member whose text is longer is kept as a digest.
 const LONGEST_MEMBER: usize = 128;
 /// More than this is not kept at all.
@@ -34,6 +36,11 @@ pub(super) fn kept(data: &RawValue) -> Option<Box<RawValue>> {
         }
     }
     serde_json::value::to_raw_value(&members).ok().filter(|kept| kept.get().len() <= LARGEST)
+}
+
+/// The id that was sent, where one was.
+pub(super) fn id(kept: &RawValue) -> Option<String> {
+    Some(members(kept.get().as_bytes()).get("id")?.as_str()?.to_owned())
 }
 
 /// Whether a member is what was sent, of which this was kept.

@@ -1,11 +1,13 @@
 //! Reads versions of objects from the upstream.
 
+use std::collections::BTreeSet;
+
 use serde_json::value::RawValue;
 
 use super::answer::Version;
 use super::write::object_in;
 use crate::aside;
-use crate::journal::Object;
+use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::{Resource, Timestamp};
 use crate::mirror::content::{Content, Row};
 use crate::upstream::kinto::{NewRow, Page, ReadError, Source, in_list};
@@ -110,6 +112,15 @@ pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Vers
         }
         Err(error) => Err(error),
     }
+}
+
+/// Of these versions, those that are not recorded.
+pub(super) async fn missing(
+    journal: &Journal,
+    versions: &[(Object, Version)],
+) -> Result<BTreeSet<(Object, Timestamp)>, JournalError> {
+    let versions = versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
+    Ok(journal.missing(versions).await?.into_iter().collect())
 }
 
 fn version(row: NewRow) -> Result<Version, ReadError> {

@@ -8,7 +8,6 @@ use http::{HeaderMap, Method};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::sent;
 use crate::access::Credentials;
@@ -147,10 +146,7 @@ impl Write {
             Some(Target::Object(Object::Bucket(bucket))) if self.method == Method::PUT => {
                 Some(bucket.clone())
             }
-            Some(Target::List(_)) if self.makes_a_bucket() => {
-                let sent: Map<String, Value> = serde_json::from_str(self.sent.as_ref()?.get()).ok()?;
-                Some(sent.get("id")?.as_str()?.to_owned())
-            }
+            Some(Target::List(_)) if self.makes_a_bucket() => self.sent.as_deref().and_then(sent::id),
             _ => None,
         }
     }

@@ -1,7 +1,5 @@
 //! Reads what is in a list that is watched, and records what nobody recorded.
 
-use std::collections::BTreeSet;
-
 use http::HeaderMap;
 
 use super::{WatchError, Watcher};
@@ -64,7 +62,7 @@ impl Watcher {
             None => versions::newer(&self.room.source, uri, since, "").await?,
         };
         let newest = newest(&versions);
-        let mut missing = self.missing(&versions).await?;
+        let mut missing = versions::missing(&self.journal, &versions).await?;
         if !missing.is_empty() {
             self.others_settled(uri).await?;
             // What is news may be in another bucket under the same name.
@@ -72,7 +70,7 @@ impl Watcher {
                 let nobody = Credentials::of(&HeaderMap::new());
                 self.room.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
             }
-            missing = self.missing(&versions).await?;
+            missing = versions::missing(&self.journal, &versions).await?;
         }
         let mut changes: Vec<Change> = versions
             .into_iter()
@@ -116,14 +114,6 @@ impl Watcher {
             Ok((_, Freshness::Stale)) | Err(ReadError::Oversize) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    async fn missing(
-        &self,
-        versions: &[(Object, Version)],
-    ) -> Result<BTreeSet<(Object, Timestamp)>, JournalError> {
-        let versions = versions.iter().map(|(object, version)| (object.clone(), version.modified)).collect();
-        Ok(self.journal.missing(versions).await?.into_iter().collect())
     }
 }
 
