@@ -42,6 +42,9 @@ const SQLITE_UNUSABLE: [&str; 12] =
 /// PostgreSQL: no such database, role or password; not allowed.
 const POSTGRES_UNUSABLE: [&str; 4] = ["3D000", "28000", "28P01", "42501"];
 
+/// What a database of SQLite begins with.
+pub(super) const MAGIC: &[u8] = b"SQLite format 3\0";
+
 /// Which engine it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -84,6 +87,14 @@ pub(super) enum Writing {
 // === impl Kind ===
 
 impl Kind {
+    /// What each connection is told first.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Sqlite => SQLITE,
+            Self::Postgres => POSTGRES,
+        }
+    }
+
     /// The type of a key that the engine counts up.
     pub(super) fn counted_key(self) -> &'static str {
         match self {
@@ -208,10 +219,6 @@ impl Engine {
         let options = AnyConnectOptions::from_str(&address).map_err(|error| unusable(url, &error))?;
         let options = options.disable_statement_logging();
         let in_memory = matches!(url, JournalUrl::SqliteInMemory);
-        let prepare = match kind {
-            Kind::Sqlite => SQLITE,
-            Kind::Postgres => POSTGRES,
-        };
         let pool = AnyPoolOptions::new()
             .max_connections(if in_memory { 1 } else { READERS })
             .min_connections(u32::from(in_memory))
@@ -220,7 +227,7 @@ impl Engine {
             .acquire_timeout(PATIENCE)
             .test_before_acquire(kind == Kind::Postgres)
             .after_connect(move |connection, _| {
-                Box::pin(async move { connection.execute(prepare).await.map(drop) })
+                Box::pin(async move { connection.execute(kind.told()).await.map(drop) })
             })
             .connect_lazy_with(options.clone());
         let address = (kind == Kind::Postgres).then_some(address);
@@ -254,12 +261,7 @@ impl Engine {
             return self.pool.acquire().await.map(Writing::Shared);
         }
         let mut connection = AnyConnection::connect_with(&self.options).await?;
-        connection
-            .execute(match self.kind {
-                Kind::Sqlite => SQLITE,
-                Kind::Postgres => POSTGRES,
-            })
-            .await?;
+        connection.execute(self.kind.told()).await?;
         Ok(Writing::Own(connection))
     }
 }
@@ -311,7 +313,6 @@ async fn lock(path: &Path) -> Result<File, JournalError> {
 
 /// Refuses a file that is no database, which SQLite may take for an empty one, or that cannot be written.
 fn check(path: &Path) -> Result<(), JournalError> {
-    const MAGIC: &[u8] = b"SQLite format 3\0";
     let refuse =
         |text: String| JournalError::Unusable(format!("the journal {} {text}", path.display()).into());
     let mut head = Vec::new();

@@ -14,10 +14,8 @@ use std::path::{Path, PathBuf};
 
 use sqlx::Executor;
 
-use super::engine::{Engine, Writing};
+use super::engine::{Engine, MAGIC, Writing, beside};
 
-/// What a database of SQLite begins with.
-const MAGIC: &[u8] = b"SQLite format 3\0";
 /// The part of a database's head that says how long it is.
 const HEAD: usize = 32;
 /// Room that is kept beside that of the writes under way, in bytes.
@@ -57,12 +55,7 @@ impl Place {
         anchor.connection().execute("SELECT count(*) FROM sidecar_meta").await?;
         // Where SQLite has them, which follows links.
         let real = std::fs::canonicalize(&path)?;
-        let beside = |suffix: &str| {
-            let mut name = real.clone().into_os_string();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
-        let (log, index) = (Seen::open(beside("-wal"))?, Seen::open(beside("-shm"))?);
+        let (log, index) = (Seen::open(beside(&real, "-wal"))?, Seen::open(beside(&real, "-shm"))?);
         let journal = Seen::open(path)?;
         Ok(Self { journal, log, index, allocated: 0, can_allocate: true, anchor, is_saved: false })
     }
