@@ -59,7 +59,7 @@ pub(super) struct History {
     is_changed: bool,
 }
 
-// === impl Ledger ===
+// === impl Transaction ===
 
 impl<'c> Transaction<'c> {
     /// An empty one.

@@ -377,7 +377,7 @@ impl Failure {
     }
 }
 
-// === impl Ledger ===
+// === impl Transaction ===
 
 impl Transaction<'_> {
     async fn work(&mut self, work: &Work, owner: i64) -> sqlx::Result<Done> {
