@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AnyConnection, Connection, Executor, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
 use super::JournalError;
 use super::engine::{Engine, Kind, opening};
+use super::space::pragma;
 use super::statement::Statement;
 use crate::settings::JournalUrl;
 
@@ -30,13 +31,11 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
     let found = version(engine.kind, &mut transaction).await.map_err(failed)?;
     let version = found.known(url)?;
     if version == 0 && engine.kind == Kind::Sqlite {
-        let mark = sqlx::AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}"));
+        let mark = AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}"));
         transaction.execute(mark).await.map_err(failed)?;
     }
     for step in STEPS.iter().skip(version) {
-        let step =
-            step.replace("{key}", engine.kind.counted_key()).replace("{bytes}", engine.kind.bytewise());
-        transaction.execute(sqlx::AssertSqlSafe(step)).await.map_err(failed)?;
+        transaction.execute(written_for(engine.kind, step)).await.map_err(failed)?;
     }
     // Written in any case: a journal that cannot be written is found now.
     let store = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES ('schema', ")
@@ -51,10 +50,14 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
     Ok(())
 }
 
+/// A step in the words of an engine.
+fn written_for(kind: Kind, step: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(step.replace("{key}", kind.counted_key()).replace("{bytes}", kind.bytewise()))
+}
+
 /// Whether nothing was ever written to a file.
 async fn is_empty(connection: &mut AnyConnection) -> sqlx::Result<bool> {
-    let pages = Statement::new("SELECT page_count FROM pragma_page_count").first(connection).await?;
-    Ok(pages.map_or(Ok(0), |row| row.try_get::<i64, _>(0))? == 0)
+    Ok(pragma(connection, "page_count").await? == 0)
 }
 
 /// Sees whether there is a journal that can be read as it is; changes nothing.
@@ -84,9 +87,7 @@ pub(super) async fn missing(kind: Kind, connection: &mut AnyConnection) -> sqlx:
     };
     let mut model = AnyConnection::connect("sqlite::memory:").await?;
     for step in STEPS {
-        let step =
-            step.replace("{key}", Kind::Sqlite.counted_key()).replace("{bytes}", Kind::Sqlite.bytewise());
-        model.execute(sqlx::AssertSqlSafe(step)).await?;
+        model.execute(written_for(Kind::Sqlite, step)).await?;
     }
     let expected = pairs(&mut model, MADE).await?;
     let found = match kind {
@@ -149,14 +150,10 @@ impl Found {
 }
 
 async fn version(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<Found> {
-    let integer = async |connection: &mut AnyConnection, text: &str| {
-        let row = Statement::new(text).first(connection).await?;
-        row.map_or(Ok(0), |row| row.try_get::<i64, _>(0))
-    };
     let is_there = match kind {
         Kind::Sqlite => {
-            let tables = integer(connection, "SELECT count(*) FROM sqlite_master").await?;
-            let application = integer(connection, "SELECT application_id FROM pragma_application_id").await?;
+            let tables = Statement::new("SELECT count(*) FROM sqlite_master").number(connection).await?;
+            let application = pragma(connection, "application_id").await?;
             let is_empty = tables == 0 && application == 0;
             if !is_empty && application != APPLICATION {
                 return Ok(Found::SomethingElse);
@@ -171,7 +168,7 @@ async fn version(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<Fou
             }
             let text = "SELECT count(*) FROM pg_catalog.pg_tables \
                         WHERE schemaname = current_schema() AND tablename = 'sidecar_meta'";
-            integer(connection, text).await? > 0
+            Statement::new(text).number(connection).await? > 0
         }
     };
     if !is_there {

@@ -208,8 +208,7 @@ impl<'q, 's> Question<'q, 's> {
             let statement = if everything { statement } else { self.is_reader(statement.push(" AND ")) };
             conditions.write(statement, self.kind, false)
         };
-        let counted = statement.first(connection).await?.map_or(Ok(0), |row| row.try_get::<i64, _>(0))?;
-        let mut counted = usize::try_from(counted).unwrap_or_default();
+        let mut counted = usize::try_from(statement.number(connection).await?).unwrap_or_default();
         if !everything {
             let statement = Statement::new("SELECT uri, count(*) FROM sidecar_entries WHERE history = ");
             let statement = statement.bind(self.history).push(" AND knows_readers = 0 AND NOT ");

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use sqlx::{AnyConnection, Executor, Row};
+use sqlx::{AnyConnection, Executor};
 
 use super::engine::{DEADLINE, Engine, Kind, beside, bounded, unavailable};
 use super::statement::Statement;
@@ -48,8 +48,7 @@ pub(super) async fn give_back(kind: Kind, connection: &mut AnyConnection) -> sql
 
 /// A number that SQLite knows of a database.
 pub(super) async fn pragma(connection: &mut AnyConnection, name: &str) -> sqlx::Result<i64> {
-    let row = Statement::new(&format!("SELECT {name} FROM pragma_{name}")).first(connection).await?;
-    row.map_or(Ok(0), |row| row.try_get(0))
+    Statement::new(&format!("SELECT {name} FROM pragma_{name}")).number(connection).await
 }
 
 impl Journal {
@@ -107,8 +106,7 @@ async fn size(engine: &Engine, connection: &mut AnyConnection) -> sqlx::Result<J
 }
 
 async fn number(connection: &mut AnyConnection, select: &str) -> sqlx::Result<u64> {
-    let row = Statement::new(select).first(connection).await?;
-    let number: i64 = row.map_or(Ok(0), |row| row.try_get(0))?;
+    let number = Statement::new(select).number(connection).await?;
     Ok(u64::try_from(number).unwrap_or_default())
 }
 

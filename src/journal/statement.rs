@@ -130,6 +130,11 @@ impl Statement {
         sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_optional(connection).await
     }
 
+    /// Gives the integer that the first row begins with; 0 where there is no row.
+    pub(super) async fn number(self, connection: &mut AnyConnection) -> sqlx::Result<i64> {
+        self.first(connection).await?.map_or(Ok(0), |row| row.try_get(0))
+    }
+
     /// Gives how many rows were changed.
     pub(super) async fn execute(self, connection: &mut AnyConnection) -> sqlx::Result<u64> {
         let done = sqlx::query_with(AssertSqlSafe(self.text), self.arguments).execute(connection).await?;

@@ -156,8 +156,7 @@ impl Transaction<'_> {
             }
         };
         let count =
-            these("SELECT count(*) FROM sidecar_entries WHERE history = ").first(self.connection).await?;
-        let count = count.map_or(Ok(0), |row| row.try_get::<i64, _>(0))?;
+            these("SELECT count(*) FROM sidecar_entries WHERE history = ").number(self.connection).await?;
         let count = u64::try_from(count).unwrap_or_default();
         let allowed = self.rules.auto_trim_max_count.unwrap_or(u64::MAX);
         let bound = if is_begun { allowed } else { allowed.saturating_add(self.rules.auto_trim_threshold) };

@@ -126,7 +126,7 @@ impl Verified {
         }
         self.say("entries", format!("{entries}, of {buckets} buckets"));
         let open = "SELECT count(DISTINCT intent_group) FROM sidecar_intents";
-        let open = number(connection, Statement::new(open)).await?;
+        let open = Statement::new(open).number(connection).await?;
         self.say("open", format!("{open} writes under way"));
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Verified {
                      (PARTITION BY uri ORDER BY last_modified) AS before FROM sidecar_entries WHERE history = ";
         let select =
             Statement::new(inner).bind(history.id).push(") AS versions WHERE object_modified < before");
-        let number = number(connection, select).await?;
+        let number = select.number(connection).await?;
         if number > 0 {
             self.say(
                 "order",
@@ -202,15 +202,11 @@ impl Verified {
                 "SELECT count(*) FROM sidecar_entries WHERE reader_set NOT IN (SELECT id FROM sidecar_reader_sets)",
             ),
         ] {
-            let number = number(connection, Statement::new(select)).await?;
+            let number = Statement::new(select).number(connection).await?;
             if number > 0 {
                 self.problems.push(format!("{number} {what}"));
             }
         }
         Ok(())
     }
-}
-
-async fn number(connection: &mut AnyConnection, select: Statement) -> sqlx::Result<i64> {
-    select.first(connection).await?.map_or(Ok(0), |row| row.try_get(0))
 }
