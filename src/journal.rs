@@ -48,6 +48,7 @@ mod writer;
 
 pub use crate::kinto::object::{Object, ResourceName};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
+pub use page::{EntriesCount, EntriesPage, Sees};
 pub use space::Compacted;
 pub use transfer::{Export, Imported, Line, LinePart};
 pub use verify::Verified;
@@ -60,7 +61,6 @@ use owner::Owner;
 use place::Place;
 use queue::{Done, Waiting, Work};
 use readers::ReaderSets;
-use select::Question;
 use writer::Writer;
 
 /// How long reading may take: the engine, and the upstream where it is asked who may see what.
@@ -95,61 +95,12 @@ pub enum JournalError {
     Left,
 }
 
-/// Which entries of a bucket somebody sees.
-pub enum Sees<'s> {
-    /// All of them.
-    Everything,
-    /// Those that name one of these principals as a reader; of entries whose readers are not known completely, also
-    /// those that the verdict says yes to.
-    Some {
-        /// Theirs.
-        principals: &'s [String],
-        /// Whether they may see entries about this object now. Asked once for each object.
-        verdict: &'s (dyn Fn(Object) -> futures_util::future::BoxFuture<'s, bool> + Send + Sync),
-    },
-}
-
-/// A page of a bucket's history.
-#[derive(Debug)]
-pub struct EntriesPage {
-    /// The entries in the order asked for, each as JSON (`_fields` applied).
-    pub rows: Vec<Box<RawValue>>,
-    /// The token of the next page.
-    pub next: Option<String>,
-    /// Whether there is any entry, of whatever filter, that the reader sees.
-    pub sees_any: bool,
-    /// The timestamp of the bucket's history.
-    pub timestamp: Timestamp,
-}
-
-/// How much of a bucket's history is selected.
-#[derive(Debug)]
-pub struct EntriesCount {
-    /// How many entries the filters select on all pages, without tombstones.
-    pub total: usize,
-    /// Whether there is any entry, of whatever filter, that the reader sees.
-    pub sees_any: bool,
-    /// The timestamp of the bucket's history.
-    pub timestamp: Timestamp,
-}
-
 // === impl JournalError ===
 
 impl JournalError {
     /// Whether another process keeps the journal now.
     pub fn is_left(&self) -> bool {
         matches!(self, Self::Left)
-    }
-}
-
-// === impl Sees ===
-
-impl fmt::Debug for Sees<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Everything => formatter.write_str("Everything"),
-            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
-        }
     }
 }
 
@@ -323,52 +274,6 @@ impl Journal {
             Done::Timestamp(timestamp) => Ok(timestamp),
             _ => Err(queue::gone()),
         }
-    }
-
-    /// The entries (and, where the query includes them, tombstones of deleted entries) that a query selects.
-    pub async fn page(
-        &self,
-        bucket: &str,
-        query: &Query,
-        sees: &Sees<'_>,
-    ) -> Result<EntriesPage, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
-                return Ok(None);
-            };
-            let question = Question::new(self.engine.kind, history, query, sees);
-            page::read(&mut reading, question, timestamp).await.map(Some)
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        if let Some(answer) = reading.take(answer)? {
-            return Ok(answer);
-        }
-        let timestamp = self.timestamp(bucket).await?;
-        Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp })
-    }
-
-    /// How many entries [`Self::page`] would give on all pages.
-    pub async fn count(
-        &self,
-        bucket: &str,
-        query: &Query,
-        sees: &Sees<'_>,
-    ) -> Result<EntriesCount, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
-                return Ok(None);
-            };
-            let question = Question::new(self.engine.kind, history, query, sees);
-            page::count(&mut reading, question, timestamp).await.map(Some)
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        if let Some(answer) = reading.take(answer)? {
-            return Ok(answer);
-        }
-        let timestamp = self.timestamp(bucket).await?;
-        Ok(EntriesCount { total: 0, sees_any: false, timestamp })
     }
 
     /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the

@@ -1,13 +1,117 @@
-//! Pages of a bucket's history.
+//! Pages of a bucket's history, and who sees what of them.
 
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
 use sqlx::AnyConnection;
 
 use super::candidate::Candidate;
 use super::condition::Rows;
+use super::engine::bounded;
 use super::select::Question;
-use super::{EntriesCount, EntriesPage, Sees};
+use super::{Journal, JournalError, Object, PATIENCE, state};
 use crate::kinto::Timestamp;
-use crate::query::{Page, Selection};
+use crate::query::{Page, Query, Selection};
+
+/// Which entries of a bucket somebody sees.
+pub enum Sees<'s> {
+    /// All of them.
+    Everything,
+    /// Those that name one of these principals as a reader; of entries whose readers are not known completely, also
+    /// those that the verdict says yes to.
+    Some {
+        /// Theirs.
+        principals: &'s [String],
+        /// Whether they may see entries about this object now. Asked once for each object.
+        verdict: &'s (dyn Fn(Object) -> BoxFuture<'s, bool> + Send + Sync),
+    },
+}
+
+/// A page of a bucket's history.
+#[derive(Debug)]
+pub struct EntriesPage {
+    /// The entries in the order asked for, each as JSON (`_fields` applied).
+    pub rows: Vec<Box<RawValue>>,
+    /// The token of the next page.
+    pub next: Option<String>,
+    /// Whether there is any entry, of whatever filter, that the reader sees.
+    pub sees_any: bool,
+    /// The timestamp of the bucket's history.
+    pub timestamp: Timestamp,
+}
+
+/// How much of a bucket's history is selected.
+#[derive(Debug)]
+pub struct EntriesCount {
+    /// How many entries the filters select on all pages, without tombstones.
+    pub total: usize,
+    /// Whether there is any entry, of whatever filter, that the reader sees.
+    pub sees_any: bool,
+    /// The timestamp of the bucket's history.
+    pub timestamp: Timestamp,
+}
+
+// === impl Sees ===
+
+impl fmt::Debug for Sees<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => formatter.write_str("Everything"),
+            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
+        }
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// The entries (and, where the query includes them, tombstones of deleted entries) that a query selects.
+    pub async fn page(
+        &self,
+        bucket: &str,
+        query: &Query,
+        sees: &Sees<'_>,
+    ) -> Result<EntriesPage, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
+                return Ok(None);
+            };
+            let question = Question::new(self.engine.kind, history, query, sees);
+            read(&mut reading, question, timestamp).await.map(Some)
+        };
+        let answer = bounded(PATIENCE, answer).await;
+        if let Some(answer) = reading.take(answer)? {
+            return Ok(answer);
+        }
+        let timestamp = self.timestamp(bucket).await?;
+        Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp })
+    }
+
+    /// How many entries [`Self::page`] would give on all pages.
+    pub async fn count(
+        &self,
+        bucket: &str,
+        query: &Query,
+        sees: &Sees<'_>,
+    ) -> Result<EntriesCount, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
+                return Ok(None);
+            };
+            let question = Question::new(self.engine.kind, history, query, sees);
+            count(&mut reading, question, timestamp).await.map(Some)
+        };
+        let answer = bounded(PATIENCE, answer).await;
+        if let Some(answer) = reading.take(answer)? {
+            return Ok(answer);
+        }
+        let timestamp = self.timestamp(bucket).await?;
+        Ok(EntriesCount { total: 0, sees_any: false, timestamp })
+    }
+}
 
 /// The rows of a page.
 pub(super) async fn rows(

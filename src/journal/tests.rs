@@ -16,6 +16,7 @@ mod outage;
 mod placed;
 mod recording;
 mod selecting;
+mod statements;
 mod transferring;
 mod trimming;
 mod verifying;

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::*;
 
 /// A small history of everything, with what is known of who reads it, and with tombstones.
-async fn filled(place: &Place) -> Journal {
+pub(super) async fn filled(place: &Place) -> Journal {
     let journal = place.open().await;
     let sets = [json!({"write": ["me"]}), json!({"read": ["you", "others"]}), json!({})];
     let users = [None, Some("me"), Some("you"), Some("12"), Some("")];
@@ -362,76 +362,5 @@ async fn versions_are_those_of_a_moment() {
                 versions.iter().map(|version| serde_json::from_str(version.get()).unwrap()).collect();
             assert_eq!((versions, is_gap), (expected.into_iter().collect(), false), "{moment}");
         }
-    }
-}
-
-#[tokio::test]
-async fn common_queries_are_answered_by_indexes() {
-    use sqlx::Row;
-    let place = places().await.remove(0);
-    let journal = filled(&place).await;
-    let mut reading = journal.reading().await.unwrap();
-    for (text, index) in [
-        ("", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
-        ("_since=5", "sqlite_autoindex_sidecar_entries_1 (history=? AND last_modified>?)"),
-        (
-            "_since=5&_before=9",
-            "sqlite_autoindex_sidecar_entries_1 (history=? AND last_modified>? AND last_modified<?)",
-        ),
-        (
-            "user_id=me&_since=5&_before=9",
-            "sidecar_entries_user (history=? AND user_id=? AND last_modified>? AND last_modified<?)",
-        ),
-        ("id=x", "sidecar_entries_id (history=? AND id=?)"),
-        ("uri=x&action=create", "sidecar_entries_uri (history=? AND uri=?)"),
-        (
-            "record_id=x&resource_name=record&collection_id=c",
-            "sidecar_entries_record (history=? AND record_id=?)",
-        ),
-        ("in_record_id=x,y", "sidecar_entries_record (history=? AND record_id=?)"),
-        ("in_uri=x,y&_since=5", "sidecar_entries_uri (history=? AND uri=? AND last_modified>?)"),
-        ("group_id=x", "sidecar_entries_group (history=? AND group_id=?)"),
-        (
-            "collection_id=x&resource_name=record",
-            "sidecar_entries_collection (history=? AND collection_id=?)",
-        ),
-        ("user_id=me&action=create", "sidecar_entries_user (history=? AND user_id=?)"),
-        ("user_id=null&resource_name=record", "sidecar_entries_user (history=? AND user_id=?)"),
-        ("resource_name=record&action=update", "sidecar_entries_resource (history=? AND resource_name=?)"),
-        ("action=update&_since=5", "sidecar_entries_action (history=? AND action=? AND last_modified>?)"),
-        ("in_action=create,update&target.data.x=1", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
-        ("exclude_resource_name=record", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
-    ] {
-        let query = query(text);
-        let question = Question::new(journal.engine.kind, 1, &query, &Sees::Everything);
-        let conditions = condition::Conditions::of(&query, condition::Rows::Entries);
-        let statement = question.columns(condition::Rows::Entries, &conditions);
-        let statement =
-            statement.push(&format!(" ORDER BY {} DESC LIMIT 10", conditions.order(engine::Kind::Sqlite)));
-        let plan = statement.explained("EXPLAIN QUERY PLAN ").fetch(&mut reading).await.unwrap();
-        let steps: Vec<String> = plan.iter().map(|step| step.get(3)).collect();
-        assert!(steps[0].ends_with(index), "{text}: {steps:?}");
-        assert_eq!(
-            steps.len(),
-            if text.starts_with("in_record") || text.starts_with("in_uri") { 2 } else { 1 },
-            "{steps:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn the_largest_queries_are_statements_that_engines_take() {
-    for place in places().await {
-        let journal = filled(&place).await;
-        let some = entries(&journal, "a", "uri=/buckets/a&_limit=100").await;
-        let others: Vec<String> = (0..400).map(|n| format!("/buckets/a/groups/g{n}")).collect();
-        for operator in ["in_uri=/buckets/a,", "exclude_uri="] {
-            let filter = format!("{operator}{}", others.join(","));
-            let mut filters = vec![filter; 99];
-            filters.push("uri=/buckets/a".to_owned());
-            assert_eq!(entries(&journal, "a", &filters.join("&")).await, some);
-        }
-        let filters = vec!["uri=/buckets/a"; 100].join("&");
-        assert_eq!(entries(&journal, "a", &filters).await, some);
     }
 }
