@@ -103,6 +103,19 @@ fn permissions(value: &Value) -> Permissions {
     serde_json::from_value(value.clone()).unwrap()
 }
 
+/// A write that is about to be sent.
+fn intent() -> Intent {
+    Intent {
+        bucket: "a".to_owned(),
+        user_id: None,
+        method: "PUT".to_owned(),
+        uri: "/buckets/a".to_owned(),
+        sent: None,
+        known: Timestamp::ZERO,
+        length: 0,
+    }
+}
+
 /// A change by somebody, with permissions.
 fn change(uri: &str, action: Option<Action>, modified: u64, data: &Value) -> Change {
     Change {

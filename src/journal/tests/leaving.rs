@@ -2,18 +2,6 @@
 
 use super::*;
 
-fn intent() -> Intent {
-    Intent {
-        bucket: "a".to_owned(),
-        user_id: None,
-        method: "PUT".to_owned(),
-        uri: "/buckets/a".to_owned(),
-        sent: None,
-        known: Timestamp::ZERO,
-        length: 0,
-    }
-}
-
 fn sqlite(directory: &TempDir) -> Place {
     Place {
         url: JournalUrl::Sqlite(directory.path().join("journal.db")),

@@ -174,16 +174,7 @@ async fn hear(news: &mut broadcast::Receiver<News>, other: &Journal, from: u64) 
 #[tokio::test]
 async fn intents_are_left_to_those_who_live() {
     let Some((first, line, second)) = two().await else { return };
-    let intent = Intent {
-        bucket: "a".to_owned(),
-        user_id: None,
-        method: "PUT".to_owned(),
-        uri: "/buckets/a".to_owned(),
-        sent: None,
-        known: Timestamp::ZERO,
-        length: 0,
-    };
-    let group = first.intend(vec![intent]).await.unwrap();
+    let group = first.intend(vec![intent()]).await.unwrap();
     assert!(second.abandoned().await.unwrap().is_empty());
     assert_eq!(second.open_groups(Some("a")).await.unwrap(), [group]);
     line.stall(true);
