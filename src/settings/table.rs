@@ -72,17 +72,20 @@ fn usual_log_format(_: &Environment) -> String {
 
 /// Where systemd has a service keep what lasts, else here.
 fn usual_journal(environment: &Environment) -> String {
-    let folders = environment.get("STATE_DIRECTORY").map(String::as_str).unwrap_or_default();
-    let folder = folders.split(':').next().unwrap_or_default();
+    let folder = first_folder(environment, "STATE_DIRECTORY");
     format!("sqlite:{}", Path::new(folder).join("kinto-sidecar.db").display())
 }
 
 /// In the service manager's folder for what a service needs while it runs.
 fn runtime_directory(environment: &Environment) -> String {
-    // Where there are several, the first is the service's own.
-    let folders = environment.get("RUNTIME_DIRECTORY").map_or("", String::as_str);
-    let folder = folders.split(':').next().unwrap_or_default();
+    let folder = first_folder(environment, "RUNTIME_DIRECTORY");
     if folder.is_empty() { String::new() } else { format!("{folder}/handover.sock") }
+}
+
+/// A folder that the service manager names. Where there are several, the first is the service's own.
+fn first_folder<'e>(environment: &'e Environment, name: &str) -> &'e str {
+    let folders = environment.get(name).map_or("", String::as_str);
+    folders.split(':').next().unwrap_or_default()
 }
 
 settings! {
