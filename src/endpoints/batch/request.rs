@@ -238,7 +238,8 @@ impl<'b> Spec<'b> {
                 "path" => spec.path = Some(value),
                 "headers" if value.get().len() > LONGEST_HEADERS => return None,
                 "headers" => spec.headers = Some(serde_json::from_str(value.get()).ok()?),
-                "body" => spec.body = Some(value).filter(|body| body.get().starts_with('{')).map(Some)?,
+                "body" if !value.get().starts_with('{') => return None,
+                "body" => spec.body = Some(value),
                 _ => return None,
             }
         }
