@@ -4,7 +4,7 @@
 //! `kinto.core.storage.memory`; its 400s are Kinto's to the letter. Rows are looked into through [`Fields`], so
 //! that entries of monitor/changes and of histories are selected by the same code.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::kinto::Timestamp;
 
@@ -17,7 +17,7 @@ mod schema;
 mod shallow;
 mod sort;
 
-pub use fields::{Fields, nested, subset};
+pub use fields::{Fields, nested};
 pub use filter::{Filter, Operator, wildcard};
 pub use invalid::{Fault, Invalid};
 pub use order::compare;
@@ -193,14 +193,6 @@ impl Query {
     pub fn project_text(&self, row: &str) -> Option<String> {
         let fields = self.fields.as_ref()?;
         subset_of(row, &fields.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    /// What `_fields` leaves of a row.
-    pub fn project(&self, row: Map<String, Value>) -> Map<String, Value> {
-        match &self.fields {
-            Some(fields) => subset(&row, fields),
-            None => row,
-        }
     }
 }
 

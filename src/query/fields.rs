@@ -1,6 +1,6 @@
-//! What the list language asks of a row, and the projection of `_fields`.
+//! What the list language asks of a row.
 //!
-//! Follows `find_nested_value` and `dict_subset` of `kinto.core.utils`.
+//! Follows `find_nested_value` of `kinto.core.utils`.
 
 use std::borrow::Cow;
 
@@ -62,31 +62,6 @@ pub fn nested<'o>(object: &'o Map<String, Value>, path: &str) -> Option<&'o Valu
     }
 }
 
-/// What is left of an object when only these paths are kept, in the order of the paths.
-pub fn subset(object: &Map<String, Value>, paths: &[impl AsRef<str>]) -> Map<String, Value> {
-    let mut kept = Map::new();
-    for path in paths {
-        keep(object, path.as_ref(), &mut kept);
-    }
-    kept
-}
-
-fn keep(object: &Map<String, Value>, path: &str, kept: &mut Map<String, Value>) {
-    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
-    let Some(value) = object.get(name) else { return };
-    match (value, rest) {
-        (Value::Object(inner), Some(rest)) => {
-            let place = kept.entry(name).or_insert_with(|| Value::Object(Map::new()));
-            if let Value::Object(place) = place {
-                keep(inner, rest, place);
-            }
-        }
-        (value, _) => {
-            kept.insert(name.to_owned(), value.clone());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,12 +80,5 @@ mod tests {
         for path in ["a.z", "x.y", "", ".", "a.", "a..b", "z.b"] {
             assert_eq!(nested(&row, path), None, "{path}");
         }
-    }
-
-    #[test]
-    fn a_subset_merges_what_it_keeps_of_one_object() {
-        let row = object(&json!({"id": "1", "a": {"b": 1, "c": 2, "d": 3}, "x": "text"}));
-        let kept = subset(&row, &["a.b", "a.d", "x.y", "z", "id"]);
-        assert_eq!(Value::Object(kept), json!({"a": {"b": 1, "d": 3}, "x": "text", "id": "1"}));
     }
 }

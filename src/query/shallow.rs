@@ -61,6 +61,31 @@ mod tests {
 
     use super::*;
 
+    /// What [`subset_of`] has to give, made of values.
+    fn subset(object: &Map<String, Value>, paths: &[&str]) -> Map<String, Value> {
+        let mut kept = Map::new();
+        for path in paths {
+            keep(object, path, &mut kept);
+        }
+        kept
+    }
+
+    fn keep(object: &Map<String, Value>, path: &str, kept: &mut Map<String, Value>) {
+        let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+        let Some(value) = object.get(name) else { return };
+        match (value, rest) {
+            (Value::Object(inner), Some(rest)) => {
+                let place = kept.entry(name).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(place) = place {
+                    keep(inner, rest, place);
+                }
+            }
+            (value, _) => {
+                kept.insert(name.to_owned(), value.clone());
+            }
+        }
+    }
+
     #[test]
     fn rows_are_looked_into_however_deep_they_nest() {
         let deep = format!("{}1{}", "[".repeat(2000), "]".repeat(2000));
@@ -77,9 +102,16 @@ mod tests {
     fn a_subset_is_that_of_the_values() {
         let row = json!({"id": "1", "a": {"b": 1, "c": 2, "d": 3}, "x": "text"});
         for paths in [&["a.b", "a.d", "x.y", "z", "id"][..], &["a.b", "a"], &["a", "a.b"], &["id", "id"]] {
-            let kept = super::super::subset(row.as_object().unwrap(), paths);
+            let kept = subset(row.as_object().unwrap(), paths);
             let text: Value = serde_json::from_str(&subset_of(&row.to_string(), paths).unwrap()).unwrap();
             assert_eq!(text, Value::Object(kept), "{paths:?}");
         }
+    }
+
+    #[test]
+    fn a_subset_merges_what_it_keeps_of_one_object() {
+        let row = json!({"id": "1", "a": {"b": 1, "c": 2, "d": 3}, "x": "text"});
+        let kept = subset(row.as_object().unwrap(), &["a.b", "a.d", "x.y", "z", "id"]);
+        assert_eq!(Value::Object(kept), json!({"a": {"b": 1, "d": 3}, "x": "text", "id": "1"}));
     }
 }
