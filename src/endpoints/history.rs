@@ -1,8 +1,8 @@
 //! `GET`, `HEAD` and `DELETE /buckets/{bucket}/history`: what happened in a bucket, as a full Kinto list.
 //!
 //! Follows `History` of `kinto.plugins.history.views`. Its checks come in this order: whose bucket it is (401), method
-//! (405), `Accept` (406), permission (401, 403), parameters (400), preconditions (304, 412), filters (400). A `HEAD` tells how many entries are
-//! selected, too.
+//! (405), `Accept` (406), permission (401, 403), parameters (400), preconditions (304, 412), filters (400). A `HEAD` tells
+//! how many entries are selected, too.
 
 use std::ops::ControlFlow;
 

@@ -92,7 +92,8 @@ impl Keeper {
         self.awaited().await.map(Some).ok_or(Error::Unavailable { retry_after: None })
     }
 
-    /// The journal, once it is open, whoever keeps the history. While the process before this one may have it, it is waited for.
+    /// The journal, once it is open, whoever keeps the history. While the process before this one may have it, it is waited
+    /// for.
     pub async fn awaited(&self) -> Option<&Journal> {
         let is_pending = self.journal.get().is_none()
             && self.mode.wants_journal()

@@ -130,8 +130,8 @@ pub(super) async fn examine(
     Ok(changes)
 }
 
-/// Waits until the writes in a bucket, or anywhere, that are under way now have recorded what they wrote. Those that are being looked
-/// up are waited for only by who does not look up anything themself: two that do would wait for each other.
+/// Waits until the writes in a bucket, or anywhere, that are under way now have recorded what they wrote. Those that are
+/// being looked up are waited for only by who does not look up anything themself: two that do would wait for each other.
 pub(super) async fn others_settled(
     room: &Writes,
     journal: &Journal,
