@@ -4,6 +4,7 @@
 //! the upstream's end of life ─► preflight ─► method ─► origin ─► the endpoint ─► refusals, loans ─► CORS ─► the upstream's advice
 //! ```
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,7 +33,6 @@ pub mod snapshot;
 use crate::access::Credentials;
 use crate::app::Core;
 use crate::error::Error;
-use crate::kinto::DEFAULT_BUCKET;
 use crate::route::{Endpoint, Manners};
 use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
@@ -40,6 +40,7 @@ use crate::wire::cache_control;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::headers::insert_retry_after;
 use crate::wire::peer::Peer;
+use history::requester::Requester;
 
 /// Answers a request for one of the sidecar's own endpoints. It carries the `Backoff` and the `Alert` that the upstream
 /// sends to everybody; where the upstream has reached its end of life, its 410 is the answer.
@@ -76,9 +77,9 @@ async fn answer_part(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let manners = endpoint.manners();
-    let answered = match greeted(core, &endpoint, &manners, request) {
-        Ok(None) => own(core, endpoint, request, body, peer).await,
-        Ok(Some(preflight)) => Ok(preflight),
+    let answered = match greeted(core, &endpoint, &manners, request).await {
+        Ok(ControlFlow::Continue(())) => own(core, endpoint, request, body, peer).await,
+        Ok(ControlFlow::Break(response)) => Ok(response),
         Err(error) => Err(error),
     };
     let mut response = match answered {
@@ -93,24 +94,30 @@ async fn answer_part(
     Ok(response)
 }
 
-/// The checks that come first. Gives the answer to a browser that asks whether it may send a request.
-fn greeted(
+/// The checks that come first. Some requests are answered by them (`Break`), such as a browser's whether it may send one.
+async fn greeted(
     core: &Core,
     endpoint: &Endpoint,
     manners: &Manners,
     request: &Parts,
-) -> Result<Option<Response>, Error> {
+) -> Result<ControlFlow<Response>, Error> {
     let origins = &core.app.settings.kinto.cors_origins;
     if request.method == Method::OPTIONS {
-        return Ok(Some(cors::preflight(&request.headers, manners.methods, manners.exposed, origins)?));
+        let preflight = cors::preflight(&request.headers, manners.methods, manners.exposed, origins)?;
+        return Ok(ControlFlow::Break(preflight));
     }
-    // Kinto: whoever has no bucket of their own is refused before the method is looked at.
-    let is_own = matches!(endpoint, Endpoint::History(bucket) if bucket == DEFAULT_BUCKET);
-    if !is_own && !manners.knows(&request.method) {
+    if !manners.knows(&request.method) {
+        // Kinto: whoever has no bucket of their own is refused before the method is looked at.
+        if let Endpoint::History(bucket) = endpoint
+            && let ControlFlow::Break(refusal) =
+                Box::pin(Requester::of(core, &request.headers, bucket)).await?
+        {
+            return Ok(ControlFlow::Break(refusal));
+        }
         return Err(Error::MethodNotAllowed { allow: manners.methods });
     }
     cors::check_origin(&request.headers, origins)?;
-    Ok(None)
+    Ok(ControlFlow::Continue(()))
 }
 
 async fn own(
