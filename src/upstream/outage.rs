@@ -16,6 +16,7 @@ use super::UpstreamError;
 /// See the module. One for all threads.
 #[derive(Debug, Default)]
 pub struct Outage {
+    /// Whether `begun` is something, for the many who only look. Written while that is locked, and only when it changes.
     is_on: AtomicBool,
     begun: Mutex<Option<Begun>>,
 }
@@ -44,7 +45,8 @@ impl Outage {
     /// Something could not be asked.
     pub fn failed(&self, error: &dyn Display) {
         let begin = || Begun { at: Instant::now(), error: error.to_string() };
-        self.begun.lock().get_or_insert_with(begin);
+        let mut begun = self.begun.lock();
+        begun.get_or_insert_with(begin);
         self.is_on.store(true, Relaxed);
     }
 
@@ -59,7 +61,8 @@ impl Outage {
     /// The upstream answered.
     pub(super) fn answered(&self, status: StatusCode) {
         if self.is_on.load(Relaxed) && !status.is_server_error() {
-            *self.begun.lock() = None;
+            let mut begun = self.begun.lock();
+            *begun = None;
             self.is_on.store(false, Relaxed);
         }
     }
