@@ -35,8 +35,9 @@ pub struct Entries {
     tally: Tally,
 }
 
+/// What a row is told from.
 #[derive(Deserialize)]
-struct LogOnce<'t> {
+struct EntryHead<'t> {
     #[serde(borrow)]
     id: Cow<'t, str>,
     last_modified: u64,
@@ -146,9 +147,9 @@ fn permitted<T>(given: ControlFlow<Arc<Refusal>, T>) -> Result<T, Error> {
 }
 
 fn row(json: Box<RawValue>) -> Option<FeedRow> {
-    let told: LogOnce<'_> = serde_json::from_str(json.get()).ok()?;
-    let (last_modified, deleted) = (Timestamp(told.last_modified), told.deleted);
-    let id = (*told.id).into();
+    let head: EntryHead<'_> = serde_json::from_str(json.get()).ok()?;
+    let (last_modified, deleted) = (Timestamp(head.last_modified), head.deleted);
+    let id = (*head.id).into();
     Some(FeedRow {
         seq: Seq::of(last_modified),
         id,
