@@ -184,10 +184,12 @@ impl Access {
             }
         };
         let last = || {
-            let last = self.verdicts.given(name, &epoch, self.stale_if_error);
-            last.filter(|_| credentials.is_anonymous())
+            credentials
+                .is_anonymous()
+                .then(|| self.verdicts.given(name, &epoch, self.stale_if_error))
+                .flatten()
         };
-        let patience = last().map(|_| self.patience);
+        let patience = || last().map(|_| self.patience);
         let error = match self.verdicts.get(name, &epoch, self.ttl, patience, question).await {
             Ok(verdict) => return Ok(verdict),
             Err(error) => error,
@@ -206,7 +208,7 @@ impl Access {
             let (upstream, credentials) = (upstream.clone(), credentials.clone());
             async move { ask_for_identity(&upstream, &credentials).await }
         };
-        Ok(self.identities.get(name, &epoch, self.ttl, None, question).await?)
+        Ok(self.identities.get(name, &epoch, self.ttl, || None, question).await?)
     }
 
     /// The requester's user id, where the upstream was asked for it already. Who somebody is does not change with what they

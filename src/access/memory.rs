@@ -99,13 +99,13 @@ impl<T: Answer> Memory<T> {
 
     /// What the upstream says. It is asked where nothing is remembered, or for longer than twice `ttl`; after `ttl` it is
     /// asked behind the back of a requester, who gets what is remembered. Where there is something else for them, they wait no
-    /// longer than `patience` for an upstream that says nothing.
+    /// longer than `patience` for an upstream that says nothing; that is looked for only where somebody has to wait.
     pub(super) async fn get<Q>(
         self: &Arc<Self>,
         name: Name,
         epoch: &Arc<Epoch>,
         ttl: Duration,
-        patience: Option<Duration>,
+        patience: impl FnOnce() -> Option<Duration>,
         question: impl FnOnce() -> Q,
     ) -> Result<T, UpstreamError>
     where
@@ -123,6 +123,7 @@ impl<T: Answer> Memory<T> {
             }
             return Ok(known.value.clone());
         }
+        let patience = patience();
         // SECURITY: a name belongs to one requester, so those who wait here for the same question ask alike.
         let gate = self.gate(name);
         // Boxed, as it is with few requests and is large.
@@ -276,7 +277,7 @@ mod tests {
 
     async fn ask(memory: &Arc<Memory<Said>>, number: usize, answer: Said) {
         let epoch = Arc::default();
-        let said = memory.get(name(number), &epoch, IDLE, None, || async { Ok(answer) }).await;
+        let said = memory.get(name(number), &epoch, IDLE, || None, || async { Ok(answer) }).await;
         assert!(said.is_ok());
     }
 

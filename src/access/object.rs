@@ -102,7 +102,7 @@ impl Access {
             let source = Source::on_behalf(upstream.clone(), credentials.headers());
             async move { ask_for_shared(&source, &key).await }
         };
-        Ok(self.shared.get(name, &epoch, self.ttl, None, question).await?)
+        Ok(self.shared.get(name, &epoch, self.ttl, || None, question).await?)
     }
 
     /// Whether the requester may write a bucket. The upstream is asked each time.
