@@ -2,7 +2,7 @@
 //!
 //! Rows stand newest first, so what `_since` and `_limit` select is a prefix (and, rarely, a few late rows behind it).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use crate::wire::body::Body;
 use crate::wire::compression::{self, Encoding};
 use crate::wire::lent::Stock;
 use crate::wire::tagged::Coded;
-use crate::wire::variants::{self, Variants};
+use crate::wire::variants::{self, Variant, Variants};
 
 /// A document around a list of rows, and where each row ends in it.
 #[derive(Debug)]
@@ -23,7 +23,16 @@ pub struct Document {
     digest: u64,
     /// Compressed, by the number of rows.
     variants: Arc<Variants<usize>>,
+    /// All of it, by encoding: what most ask for is found here without a lock.
+    whole: [OnceLock<Whole>; 4],
     /// What its readers are lent.
+    stock: Stock,
+}
+
+/// The whole document in one encoding.
+#[derive(Debug)]
+struct Whole {
+    body: Bytes,
     stock: Stock,
 }
 
@@ -52,6 +61,7 @@ impl Document {
             ends,
             digest,
             variants: Arc::default(),
+            whole: Default::default(),
         }
     }
 
@@ -88,13 +98,22 @@ impl Document {
     ///
     /// A large document is compressed aside, and given as it is until that is done.
     pub fn encode(&self, count: usize, others: &[usize], accepted: Encoding) -> Coded {
+        let is_whole = count >= self.ends.len();
+        let whole = self.whole.get(accepted as usize).filter(|_| is_whole);
+        if let Some(Whole { body, stock }) = whole.and_then(OnceLock::get) {
+            let variant = Variant { body: body.clone(), note: (), lent: stock.lent(body.len()) };
+            return Coded::compressed(variant, accepted);
+        }
         let chunks = self.select(count, others);
         let length = chunks.iter().map(Bytes::len).sum();
-        let is_whole = count >= self.ends.len();
         let is_kept = others.is_empty() && (is_whole || length <= variants::AT_ONCE);
         if is_kept && length >= compression::WORTHWHILE && accepted != Encoding::Identity {
             let name = (count.min(self.ends.len()), accepted);
             if let Some(variant) = self.variants.get_or_begin(name, &chunks) {
+                if let Some(whole) = whole {
+                    let body = variant.body.clone();
+                    whole.get_or_init(|| Whole { stock: Stock::new(body.len()), body });
+                }
                 return Coded::compressed(variant, accepted);
             }
         }
