@@ -150,15 +150,14 @@ impl Mirrors {
         Self { kept, held, timeline, reader, background, timestamps_ttl, stale_if_error, patience }
     }
 
-    /// The content of a collection, at least as new as all that was heard of it; where `newest` is plausible, at least
+    /// The content of a mirror, at least as new as all that was heard of it; where `newest` is plausible, at least
     /// as new as that if the upstream has it.
     pub async fn current(
         self: &Arc<Self>,
-        key: &CollectionKey,
+        mirror: &Arc<Mirror>,
         newest: Option<Timestamp>,
     ) -> Result<(Arc<State>, Freshness), ReadError> {
-        let mirror = self.mirror(key);
-        if let Some(state) = self.hit(&mirror, newest) {
+        if let Some(state) = self.hit(mirror, newest) {
             // What nothing newer was heard of may be old where nothing can be heard.
             let freshness = if self.reader.source.fails() { Freshness::Stale } else { Freshness::Hit };
             return Ok((state, freshness));
@@ -171,7 +170,7 @@ impl Mirrors {
         let need = Need { news: mirror.clock.news(), newest, after, arrived, depth: Depth::Ordinary };
         let last = || mirror.state().filter(|state| state.began.elapsed() < self.stale_if_error);
         let brought = tokio::select! {
-            brought = Box::pin(self.bring(mirror.clone(), need)) => brought,
+            brought = Box::pin(self.bring(Arc::clone(mirror), need)) => brought,
             () = Box::pin(mirror.suspense.outlasts(self.patience)), if last().is_some() => {
                 Err(UpstreamError::HeadTimeout.into())
             }

@@ -2,8 +2,8 @@
 //! moment.
 //!
 //! Whoever may read the collection and all of its records may read its changeset; the upstream says who. The answer is a
-//! slice of the collection's mirror. What cannot be mirrored (the service account may not read it, or it is larger than the cache) is
-//! read from the upstream and streamed, page by page.
+//! slice of the collection's mirror. What cannot be mirrored (the service account may not read it, or it is larger than the
+//! cache) is read from the upstream and streamed, page by page.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -61,7 +61,7 @@ pub async fn answer(
         }
     }
     let expected = newest(Some(&params.expected), params.since);
-    let (state, freshness) = match app.mirrors.current(&key, expected).await {
+    let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
         Ok(current) => current,
         Err(ReadError::Refused(_)) => {
             return streamed::answer(core, &key, &params, Some(&credentials), credentials.is_anonymous())
@@ -73,7 +73,7 @@ pub async fn answer(
         Err(error) => return Err(error.into()),
     };
     let public = credentials.is_anonymous();
-    let mut answer = MirroredChangeset { app, key: &key, state: &state, params: &params, public };
+    let answer = MirroredChangeset { app, key: &key, state: &state, params: &params, public };
     let freshness = if granted.stale { Freshness::Stale } else { freshness };
     answer.respond(request, freshness).await
 }
@@ -93,11 +93,7 @@ struct MirroredChangeset<'a> {
 }
 
 impl MirroredChangeset<'_> {
-    async fn respond(
-        &mut self,
-        request: &http::request::Parts,
-        freshness: Freshness,
-    ) -> Result<Response, Error> {
+    async fn respond(&self, request: &http::request::Parts, freshness: Freshness) -> Result<Response, Error> {
         let content = &self.state.content;
         let accepted = compression::accepted(&request.headers);
         let tag = format!("{}-{:016x}", content.timestamp, content.digest());

@@ -140,7 +140,7 @@ impl Sources {
     pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), ReadError> {
         let mirror = self.mirrors.hold(key);
         mirror.clock().used();
-        let (state, freshness) = self.mirrors.current(key, None).await?;
+        let (state, freshness) = self.mirrors.current(&mirror, None).await?;
         Ok((Records { mirror, state, overlap: self.overlap }, freshness))
     }
 
@@ -172,7 +172,7 @@ impl Sources {
         let is_watched = clock.age().is_some_and(|age| age < TICK);
         let now = Some(clock.timestamp()).filter(|now| is_watched && *now > Timestamp::ZERO);
         clock.used();
-        let (state, freshness) = match self.mirrors.current(key, newer_than_known(since)).await {
+        let (state, freshness) = match self.mirrors.current(&mirror, newer_than_known(since)).await {
             Err(error @ (ReadError::Oversize | ReadError::Refused(_))) => {
                 let is_readable = matches!(error, ReadError::Oversize);
                 let source = if is_readable {
@@ -263,7 +263,7 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
         let news = clock.news();
         let current = match mirror.settled() {
             Some(state) => Ok(state),
-            None => sources.mirrors.current(key, None).await.map(|(state, _)| state),
+            None => sources.mirrors.current(&mirror, None).await.map(|(state, _)| state),
         };
         match current {
             Ok(state) => {

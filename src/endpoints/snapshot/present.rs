@@ -19,8 +19,9 @@ pub(super) async fn records(
     requester: &Credentials,
 ) -> Result<Vec<NewRow>, ReadError> {
     let upstream = || core.app.background_upstream.clone();
-    core.app.mirrors.mirror(key).clock().used();
-    let read = match core.app.mirrors.current(key, None).await {
+    let mirror = core.app.mirrors.mirror(key);
+    mirror.clock().used();
+    let read = match core.app.mirrors.current(&mirror, None).await {
         Ok((state, _)) => {
             let content = &state.content;
             let rows = content.rows().iter().map(|row| NewRow {

@@ -104,10 +104,10 @@ impl Watcher {
     async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listing>, ReadError> {
         let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
         let key = CollectionKey::new(&bucket, &collection);
-        if self.mirrors.known(&key).is_none_or(|mirror| mirror.state().is_none()) {
+        let Some(mirror) = self.mirrors.known(&key).filter(|mirror| mirror.state().is_some()) else {
             return Ok(None);
-        }
-        match self.mirrors.current(&key, Some(self.room.effects.timeline.clock(&key).timestamp())).await {
+        };
+        match self.mirrors.current(&mirror, Some(mirror.clock().timestamp())).await {
             Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
                 versions::of_content(uri, &state.content, since).map(Some)
             }
