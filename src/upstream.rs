@@ -11,23 +11,22 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use http::header::HOST;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::current;
 use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::{ServiceAuth, Settings};
-use crate::wire::body::{Body, BodyReadError, read_in_turn, read_limited};
+use crate::wire::body::Body;
 
+mod ask;
 mod batches;
 mod bound;
 mod connect;
@@ -45,6 +44,7 @@ mod suspense;
 mod transfer;
 mod words;
 
+pub use ask::read_whole;
 pub use batches::{Batches, Sender as BatchSender};
 pub use described::Description;
 pub use ended::Ended;
@@ -183,50 +183,6 @@ impl Upstream {
     /// it is behind.
     pub fn clock_ahead(&self) -> Option<f64> {
         self.0.words.clock_ahead()
-    }
-
-    /// Asks with the service account's credentials and reads the whole answer. The path is relative to the API root:
-    /// `/buckets/a/collections?_limit=3`.
-    pub async fn ask(
-        &self,
-        method: Method,
-        path_and_query: &str,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, UpstreamError> {
-        let most = bound::most(&method, path_and_query);
-        let answer = self.ask_streaming(method.clone(), path_and_query, headers, body).await?;
-        self.0.words.heed(&method, read_answer(answer, most).await?)
-    }
-
-    /// As [`Self::ask`], but the answer's body is read by the caller, as it comes.
-    pub async fn ask_streaming(
-        &self,
-        method: Method,
-        path_and_query: &str,
-        mut headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Body>, UpstreamError> {
-        if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
-            headers.insert(AUTHORIZATION, authorization);
-        }
-        let answer = self.send(self.question(method, path_and_query, headers, body)?).await?;
-        self.0.words.note_date(answer.headers());
-        Ok(answer)
-    }
-
-    /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.
-    pub async fn ask_as(
-        &self,
-        method: Method,
-        path_and_query: &str,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, UpstreamError> {
-        let most = bound::most(&method, path_and_query);
-        let answer = self.send(self.question(method.clone(), path_and_query, headers, body)?).await?;
-        self.0.words.note_date(answer.headers());
-        self.0.words.heed(&method, read_answer(answer, most).await?)
     }
 
     /// Sends a request as it is. Its URI is the target as the upstream shall see it, and hop-by-hop headers are gone.
@@ -384,55 +340,6 @@ impl Upstream {
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         *request.version_mut() = Version::HTTP_2;
         request
-    }
-
-    fn question(
-        &self,
-        method: Method,
-        path_and_query: &str,
-        mut headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Request<Body>, UpstreamError> {
-        const NAME: HeaderValue =
-            HeaderValue::from_static(concat!("kinto-sidecar/", env!("CARGO_PKG_VERSION")));
-        let uri = Uri::try_from(format!("{}{path_and_query}", self.0.root));
-        headers.entry(USER_AGENT).or_insert(NAME);
-        let mut request = Request::new(Body::full(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri.map_err(|_| UpstreamError::Unaskable)?;
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
-}
-
-/// SECURITY: how many large answers to the sidecar's own questions are read at once. Two, and what one client may have held
-/// meanwhile, would come to more than 150 MiB.
-static LARGE_ANSWERS: Semaphore = Semaphore::const_new(1);
-
-/// Reads the answer to a question of the sidecar's own.
-async fn read_answer(answer: Response<Body>, limit: usize) -> Result<Response<Bytes>, UpstreamError> {
-    let (parts, body) = answer.into_parts();
-    match read_in_turn(body, limit, bound::SMALL, &LARGE_ANSWERS).await {
-        Ok(body) => Ok(Response::from_parts(parts, body)),
-        Err(error) => Err(unread(error)),
-    }
-}
-
-/// Reads the whole of an answer's body, up to `limit` bytes.
-pub async fn read_whole(answer: Response<Body>, limit: usize) -> Result<Response<Bytes>, UpstreamError> {
-    let (parts, body) = answer.into_parts();
-    match read_limited(body, limit).await {
-        Ok(body) => Ok(Response::from_parts(parts, body)),
-        Err(error) => Err(unread(error)),
-    }
-}
-
-fn unread(error: BodyReadError) -> UpstreamError {
-    match error {
-        BodyReadError::Broken(error) => {
-            error.downcast::<UpstreamError>().map_or(UpstreamError::TooLarge, |error| *error)
-        }
-        BodyReadError::TooLarge | BodyReadError::NoRoom(_) => UpstreamError::TooLarge,
     }
 }
 
