@@ -16,28 +16,13 @@ impl Upstream {
         &self,
         method: Method,
         path_and_query: &str,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Bytes>, UpstreamError> {
-        let most = bound::most(&method, path_and_query);
-        let answer = self.ask_streaming(method.clone(), path_and_query, headers, body).await?;
-        self.0.words.heed(&method, read_answer(answer, most).await?)
-    }
-
-    /// As [`Self::ask`], but the answer's body is read by the caller, as it comes.
-    pub async fn ask_streaming(
-        &self,
-        method: Method,
-        path_and_query: &str,
         mut headers: HeaderMap,
         body: Bytes,
-    ) -> Result<Response<Body>, UpstreamError> {
+    ) -> Result<Response<Bytes>, UpstreamError> {
         if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
             headers.insert(AUTHORIZATION, authorization);
         }
-        let answer = self.send(self.question(method, path_and_query, headers, body)?).await?;
-        self.0.words.note_date(answer.headers());
-        Ok(answer)
+        self.ask_as(method, path_and_query, headers, body).await
     }
 
     /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.
