@@ -26,7 +26,7 @@ fn why(condition: &Value) -> String {
         .join("\n")
 }
 
-/// A bucket with a collection, which everybody may read.
+/// A bucket with a collection `c` in which there is a record `r`, which everybody may read.
 pub async fn bucket(stem: &str) -> String {
     let client = Kinto::shared().client().user("alice");
     let bucket = format!("/buckets/{}", unique(stem));

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
 use super::follower::Follower;
+use crate::health;
 use crate::support::{Chaos, Client, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
@@ -14,11 +13,8 @@ async fn who_comes_back_while_kinto_is_down_is_kept() {
     let kinto = Kinto::shared();
     let chaos = Chaos::before(kinto.url());
     let direct = kinto.client().user("alice");
-    let bucket = format!("/buckets/{}", unique("outage"));
+    let bucket = health::bucket("outage").await;
     let collection = format!("{bucket}/collections/c");
-    direct.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
-    direct.put(&collection).await.expect(201);
-    direct.put(&format!("{collection}/records/a")).await.expect(201);
     // Nothing that was asked before the outage is young enough to be believed without asking.
     let settings = [
         SERVICE_ACCOUNT,
@@ -103,11 +99,9 @@ async fn who_can_be_answered_does_not_wait_for_a_kinto_that_hangs() {
     let kinto = Kinto::shared();
     let chaos = Chaos::before(kinto.url());
     let direct = kinto.client().user("alice");
-    let bucket = format!("/buckets/{}", unique("hanging"));
+    let bucket = health::bucket("hanging").await;
     let collection = format!("{bucket}/collections/c");
-    direct.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
-    direct.put(&collection).await.expect(201);
-    let newest = direct.put(&format!("{collection}/records/a")).await.expect(201).timestamp();
+    let newest = direct.get(&format!("{collection}/records/r")).await.expect(200).timestamp();
     let settings = [
         SERVICE_ACCOUNT,
         ("changes.resources", bucket.as_str()),

@@ -44,6 +44,17 @@ async fn filled(client: &Client, number: usize) -> String {
     bucket
 }
 
+/// A sidecar for which nothing of what is monitored is due again while a test runs.
+fn asked_once(upstream: &Recorder, resources: &str) -> Sidecar {
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", resources),
+        ("sidecar.timestamps_ttl", "3600s"),
+        ("sidecar.history", "off"),
+    ];
+    Sidecar::start(upstream.url(), &settings)
+}
+
 /// How long Kinto takes for the batches that say all timestamps.
 async fn bare(client: &Client, bucket: &str, number: usize) -> Duration {
     let began = Instant::now();
@@ -65,14 +76,7 @@ async fn the_first_list_costs_one_sweep_and_nobody_else_waits_for_it() {
     let feed = format!("{bucket}/collections/c7/_changes");
     let recorder = Recorder::before(Kinto::shared().url());
     recorder.intercept(|request| if is_batch(request) { Fate::Hold } else { Fate::Pass });
-    // Nothing is due again while the test runs.
-    let settings = [
-        SERVICE_ACCOUNT,
-        ("changes.resources", &*bucket),
-        ("sidecar.timestamps_ttl", "3600s"),
-        ("sidecar.history", "off"),
-    ];
-    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let sidecar = asked_once(&recorder, &bucket);
     recorder.wait_for(1, is_batch).await;
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -168,13 +172,7 @@ async fn a_batch_has_no_more_in_it_than_the_upstream_takes() {
 async fn who_claims_to_know_of_more_than_there_is_does_not_exceed_the_budget() {
     let (bucket, _) = bucket(&kinto(), &["a", "b", "c"]).await;
     let recorder = Recorder::before(Kinto::shared().url());
-    let settings = [
-        SERVICE_ACCOUNT,
-        ("changes.resources", &*bucket),
-        ("sidecar.timestamps_ttl", "3600s"),
-        ("sidecar.history", "off"),
-    ];
-    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let sidecar = asked_once(&recorder, &bucket);
     let client = sidecar.client();
     let newest = client.get(MONITOR).await.expect(200).timestamp();
     let (began, busy) = (Instant::now(), recorder.busy());
