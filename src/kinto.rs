@@ -72,6 +72,9 @@ impl Timestamp {
     /// After everything: no database stores a greater one.
     pub const LAST: Self = Self(i64::MAX.unsigned_abs());
 
+    /// Whatever is above this (the year 2100) is made up.
+    pub const PLAUSIBLE: Self = Self(4_102_444_800_000);
+
     /// The timestamp between double quotes, as Kinto writes it in `ETag`.
     pub fn etag(self) -> HeaderValue {
         HeaderValue::try_from(format!("\"{self}\"")).unwrap_or(HeaderValue::from_static("\"0\""))

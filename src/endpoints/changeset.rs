@@ -29,9 +29,6 @@ use crate::wire::tagged::Coded;
 
 pub mod streamed;
 
-/// Timestamps above this (the year 2100) are made up.
-const PLAUSIBLE: Timestamp = Timestamp(4_102_444_800_000);
-
 /// Answers a `GET` or `HEAD` for the changeset of `key`, which is not monitor/changes.
 pub async fn answer(
     core: &Core,
@@ -81,7 +78,7 @@ pub async fn answer(
 /// The newest timestamp that a request shows to be known to the client, where that is plausible.
 pub(super) fn newest(expected: Option<&str>, since: Option<Timestamp>) -> Option<Timestamp> {
     let expected = expected.filter(|expected| !cache_control::busts_caches(expected));
-    expected.and_then(timestamp).max(since).filter(|newest| *newest <= PLAUSIBLE)
+    expected.and_then(timestamp).max(since).filter(|newest| *newest <= Timestamp::PLAUSIBLE)
 }
 
 struct MirroredChangeset<'a> {

@@ -235,11 +235,8 @@ impl Beginning {
 
 /// A seq that the upstream may have to be asked for; what nobody can have been given is not.
 fn newer_than_known(since: Since) -> Option<Timestamp> {
-    since.seq().map(|seq| seq.at).filter(|newest| *newest <= PLAUSIBLE)
+    since.seq().map(|seq| seq.at).filter(|newest| *newest <= Timestamp::PLAUSIBLE)
 }
-
-/// Timestamps above this (the year 2100) are made up.
-const PLAUSIBLE: Timestamp = Timestamp(4_102_444_800_000);
 
 /// Publishes a source's snapshots until nobody listens any more.
 pub async fn follow(feeds: Arc<Feeds>, subject: Subject, channel: Arc<Channel>) {
