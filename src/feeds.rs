@@ -76,8 +76,8 @@ pub struct Feeds {
     pub reader_limit: Arc<ReaderLimit>,
     /// What live readers are permitted.
     pub permission_watch: Arc<PermissionWatch>,
-    /// Compressed normal answers by what they are made of, and how far their readers have come.
-    pub compressed: Variants<String, Position>,
+    /// Compressed normal answers by a digest of what they are made of, and how far their readers have come.
+    pub compressed: Variants<[u8; 32], Position>,
     /// What was shown to whom.
     pub seen_before: SeenBefore,
     /// What the log was told.
