@@ -196,6 +196,7 @@ fn pick<'p, T>(random: &mut Random, from: &'p [T]) -> &'p T {
 }
 
 /// The segments of a path: words, and ids that may be spelt in several ways.
+#[derive(Clone, PartialEq)]
 enum Segment {
     Word(&'static str),
     Id(String),
@@ -363,8 +364,9 @@ fn batch(random: &mut Random, names: &Names, mut headers: Vec<(String, String)>)
     let mut odd = Vec::new();
     let mut batch = json!({"requests": []});
     let mut requests = Vec::new();
+    let mut bucket = None;
     for _ in 0..=random.below(3) {
-        let (method, path) = operation(random, names);
+        let (method, path) = of_one_bucket(random, names, &mut bucket);
         let (target, more) = spelt(random, path);
         odd.extend(more);
         let mut target = String::from_utf8(target).unwrap();
@@ -457,6 +459,24 @@ fn batch(random: &mut Random, names: &Names, mut headers: Vec<(String, String)>)
         _ => "/v1/batch",
     };
     Request { method: "POST".to_owned(), target: target.into(), headers, body, odd }
+}
+
+/// What changes no other bucket object than a batch did so far.
+///
+/// The plugin puts changes of one kind of several buckets all into the history of the first.
+fn of_one_bucket(
+    random: &mut Random,
+    names: &Names,
+    bucket: &mut Option<Segment>,
+) -> (&'static str, Vec<Segment>) {
+    loop {
+        let (method, path) = operation(random, names);
+        let own = &path[1];
+        let changes_it = path.len() == 2 || matches!(own, Segment::Id(id) if id == "default");
+        if !changes_it || bucket.get_or_insert_with(|| own.clone()) == own {
+            return (method, path);
+        }
+    }
 }
 
 /// Whether two have a header of one name in different cases.
