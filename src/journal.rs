@@ -48,7 +48,8 @@ mod writer;
 
 pub use crate::kinto::object::{Object, ResourceName};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
-pub use page::{EntriesCount, EntriesPage, Sees};
+pub use page::{EntriesCount, EntriesPage};
+pub use select::Sees;
 pub use space::Compacted;
 pub use transfer::{Export, Imported, Line, LinePart};
 pub use verify::Verified;

@@ -1,32 +1,15 @@
-//! Pages of a bucket's history, and who sees what of them.
+//! Pages of a bucket's history.
 
-use std::fmt;
-
-use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use sqlx::AnyConnection;
 
 use super::candidate::Candidate;
 use super::condition::Rows;
 use super::engine::bounded;
-use super::select::Question;
-use super::{Journal, JournalError, Object, PATIENCE, state};
+use super::select::{Question, Sees};
+use super::{Journal, JournalError, PATIENCE, state};
 use crate::kinto::Timestamp;
 use crate::query::{Page, Query, Selection};
-
-/// Which entries of a bucket somebody sees.
-pub enum Sees<'s> {
-    /// All of them.
-    Everything,
-    /// Those that name one of these principals as a reader; of entries whose readers are not known completely, also
-    /// those that the verdict says yes to.
-    Some {
-        /// Theirs.
-        principals: &'s [String],
-        /// Whether they may see entries about this object now. Asked once for each object.
-        verdict: &'s (dyn Fn(Object) -> BoxFuture<'s, bool> + Send + Sync),
-    },
-}
 
 /// A page of a bucket's history.
 #[derive(Debug)]
@@ -50,17 +33,6 @@ pub struct EntriesCount {
     pub sees_any: bool,
     /// The timestamp of the bucket's history.
     pub timestamp: Timestamp,
-}
-
-// === impl Sees ===
-
-impl fmt::Debug for Sees<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Everything => formatter.write_str("Everything"),
-            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
-        }
-    }
 }
 
 // === impl Journal ===

@@ -6,8 +6,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
 use super::JournalError;
 use super::engine::{Engine, Kind, opening};
-use super::space::pragma;
-use super::statement::Statement;
+use super::statement::{Statement, pragma};
 use crate::settings::JournalUrl;
 
 /// The steps from nothing to the present schema; a journal's version is how many of them it has seen. Steps are never

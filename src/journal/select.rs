@@ -2,19 +2,21 @@
 //! that go through the list language. Batches follow one another by timestamp, and so what comes meanwhile does no harm.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
 use sqlx::{AnyConnection, Row};
 
 use tokio::time::Instant;
 
+use super::Object;
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::entry;
 use super::statement::{Statement, timestamp, truth};
-use super::{Object, Sees};
 use crate::query::{Query, Selection};
 
 /// How long rows are looked at before others on the same thread have their turn.
@@ -34,6 +36,20 @@ const BEFORE: &str = ", (SELECT earlier.json FROM sidecar_entries AS earlier WHE
                       AND earlier.uri = sidecar_entries.uri AND earlier.last_modified < sidecar_entries.last_modified \
                       ORDER BY earlier.last_modified DESC LIMIT 1)";
 
+/// Which entries of a bucket somebody sees.
+pub enum Sees<'s> {
+    /// All of them.
+    Everything,
+    /// Those that name one of these principals as a reader; of entries whose readers are not known completely, also
+    /// those that the verdict says yes to.
+    Some {
+        /// Theirs.
+        principals: &'s [String],
+        /// Whether they may see entries about this object now. Asked once for each object.
+        verdict: &'s (dyn Fn(Object) -> BoxFuture<'s, bool> + Send + Sync),
+    },
+}
+
 /// A question to a history.
 pub(super) struct Question<'q, 's> {
     pub(super) kind: Kind,
@@ -42,6 +58,17 @@ pub(super) struct Question<'q, 's> {
     pub(super) sees: &'q Sees<'s>,
     /// What the upstream said of objects whose readers are not known.
     verdicts: HashMap<String, bool>,
+}
+
+// === impl Sees ===
+
+impl fmt::Debug for Sees<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => formatter.write_str("Everything"),
+            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
+        }
+    }
 }
 
 impl<'q, 's> Question<'q, 's> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use sqlx::{AnyConnection, Executor};
 
 use super::engine::{DEADLINE, Engine, Kind, beside, bounded, unavailable};
-use super::statement::Statement;
+use super::statement::{Statement, pragma};
 use super::view::JournalView;
 use super::{Journal, JournalError};
 use crate::metrics::journal::JournalSize;
@@ -44,11 +44,6 @@ pub(super) async fn give_back(kind: Kind, connection: &mut AnyConnection) -> sql
     let step = format!("PRAGMA incremental_vacuum({})", surplus.min(STEP));
     Statement::new(&step).fetch(connection).await?;
     Ok(true)
-}
-
-/// A number that SQLite knows of a database.
-pub(super) async fn pragma(connection: &mut AnyConnection, name: &str) -> sqlx::Result<i64> {
-    Statement::new(&format!("SELECT {name} FROM pragma_{name}")).number(connection).await
 }
 
 impl Journal {

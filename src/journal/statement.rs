@@ -152,3 +152,8 @@ pub(super) fn timestamp(row: &AnyRow, column: usize) -> sqlx::Result<Timestamp> 
 pub(super) fn truth(row: &AnyRow, column: usize) -> sqlx::Result<bool> {
     Ok(row.try_get::<i64, _>(column)? != 0)
 }
+
+/// A number that SQLite knows of a database.
+pub(super) async fn pragma(connection: &mut AnyConnection, name: &str) -> sqlx::Result<i64> {
+    Statement::new(&format!("SELECT {name} FROM pragma_{name}")).number(connection).await
+}

@@ -3,11 +3,11 @@
 use sqlx::{AnyConnection, Executor, Row};
 
 use super::engine::{Kind, unavailable};
-use super::statement::{Statement, timestamp};
+use super::statement::{Statement, pragma, timestamp};
 use super::transaction::is_hidden;
 use super::transfer::check_entry;
 use super::view::JournalView;
-use super::{JournalError, schema, space};
+use super::{JournalError, schema};
 use crate::kinto::Timestamp;
 
 /// The most problems of one kind that are named.
@@ -68,9 +68,9 @@ impl Verified {
 
     /// SQLite's own check of the file.
     async fn file(&mut self, connection: &mut AnyConnection) -> sqlx::Result<()> {
-        let size = space::pragma(connection, "page_size").await?;
-        let pages = space::pragma(connection, "page_count").await?.saturating_mul(size);
-        let free = space::pragma(connection, "freelist_count").await?.saturating_mul(size);
+        let size = pragma(connection, "page_size").await?;
+        let pages = pragma(connection, "page_count").await?.saturating_mul(size);
+        let free = pragma(connection, "freelist_count").await?.saturating_mul(size);
         self.say("size", format!("{pages} bytes, {free} of them free"));
         let check = Statement::new(&format!("PRAGMA integrity_check({NAMED})")).fetch(connection).await;
         let rows = match check {
