@@ -289,6 +289,11 @@ impl Access {
         self.changed.send_modify(|changes| *changes += 1);
     }
 
+    /// Moves whenever permissions may have changed.
+    pub fn version(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
     /// Told whenever permissions may have changed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

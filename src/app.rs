@@ -17,6 +17,7 @@ use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
 use crate::phase::Phase;
 use crate::purge::Purger;
+use crate::remote_settings::public::Public;
 use crate::settings::{ChangesMode, Settings};
 use crate::timeline::broadcast::Broadcasts;
 use crate::timeline::budget::Budget;
@@ -48,6 +49,8 @@ pub struct App {
     pub mirrors: Arc<Mirrors>,
     /// Who may read what.
     pub access: Arc<Access>,
+    /// What anybody may read of the list of timestamps.
+    pub public: Public,
     /// Writes on their way.
     pub writes: Arc<Writes>,
     /// The history that the sidecar keeps.
@@ -140,6 +143,7 @@ impl App {
         Arc::new(Self {
             buffers: Buffers::new(settings.limits.buffered_bytes),
             loans: Loans::new(settings.limits.buffered_bytes),
+            public: Public::new(settings.permission_ttl),
             settings,
             timeline,
             poller,

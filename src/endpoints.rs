@@ -19,6 +19,7 @@ pub mod broadcasts;
 pub mod changeset;
 pub mod changeset_params;
 pub mod database;
+mod dockerflow;
 pub mod feed;
 pub mod history;
 pub mod list;
@@ -29,6 +30,7 @@ pub mod own_bucket;
 mod redirects;
 pub mod root;
 pub mod snapshot;
+mod v2;
 
 use crate::access::Credentials;
 use crate::app::Core;
@@ -101,6 +103,10 @@ async fn greeted(
     manners: &Manners,
     request: &Parts,
 ) -> Result<ControlFlow<Response>, Error> {
+    if matches!(endpoint, Endpoint::V2(_)) {
+        // It has manners of its own.
+        return Ok(ControlFlow::Continue(()));
+    }
     let origins = &core.app.settings.kinto.cors_origins;
     if request.method == Method::OPTIONS {
         let preflight = cors::preflight(&request.headers, manners.methods, manners.exposed, origins)?;
@@ -133,10 +139,11 @@ async fn own(
             monitor::answer(core, &endpoint, request, peer).await
         }
         // Boxed: these futures would be moved with those of all others.
-        Endpoint::Broadcasts => Box::pin(broadcasts::answer(core)).await,
+        Endpoint::Broadcasts => Box::pin(broadcasts::answer(core, None)).await,
         Endpoint::Feed(subject) => Box::pin(feed::answer(core, subject, request, body, peer)).await,
         Endpoint::Database(key) => Box::pin(database::answer(core, key, request)).await,
         Endpoint::History(bucket) => Box::pin(history::answer(core, &bucket, request, peer)).await,
+        Endpoint::V2(v2) => Box::pin(v2::answer(core, v2, request, peer)).await,
         Endpoint::Snapshot(key, moment) => {
             let answer = Box::pin(snapshot::answer(core, &key, &moment, request)).await?;
             // It was made for this client alone, and is held for as long as it is read.
@@ -147,13 +154,18 @@ async fn own(
     }
 }
 
-/// The answer to a request that failed, told to the log once.
-pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> Response {
-    match &error {
+/// Tells the log why a request failed, where that is nobody's who asked.
+fn log(error: &Error) {
+    match error {
         Error::Internal(cause) => tracing::error!(%cause, "a request failed"),
         Error::Upstream(cause) => tracing::warn!(%cause, "the upstream did not answer"),
         _ => {}
     }
+}
+
+/// The answer to a request that failed, told to the log once.
+pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> Response {
+    log(&error);
     let kinto = &core.app.settings.kinto;
     let mut response = error.into_response();
     let status = response.status();

@@ -37,6 +37,7 @@
 //! | `history` | who sees what of what was written by whom |
 //! | `writes`, `purge` | one life of a write, and what it means for others; the caches in front |
 //! | `history/keeper` | whose the history is |
+//! | `remote_settings` | what anybody may read, as Remote Settings' readers have it |
 //! | `mirror` | contents of collections |
 //! | `timeline` | timestamps of collections, and when to ask for them |
 //! | `access` | who may read what, as the upstream said |
@@ -86,6 +87,7 @@ pub mod mirror;
 pub mod phase;
 pub mod purge;
 pub mod query;
+pub mod remote_settings;
 pub mod route;
 pub mod serve;
 pub mod server;

@@ -23,7 +23,7 @@ pub(crate) mod text;
 use text::Exposition;
 
 /// The endpoints that are told apart, by [`crate::route::Route::name`].
-const ENDPOINTS: [&str; 13] = [
+const ENDPOINTS: [&str; 16] = [
     "forward",
     "changeset",
     "monitor-changes",
@@ -36,6 +36,9 @@ const ENDPOINTS: [&str; 13] = [
     "database",
     "history",
     "snapshot",
+    "v2",
+    "v2-changeset",
+    "v2-monitor-changeset",
     "other",
 ];
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];

@@ -9,8 +9,12 @@ use percent_encoding::percent_decode_str;
 
 use crate::feeds::{Subject, View};
 use crate::kinto::{CollectionKey, is_segment};
-use crate::settings::{ChangesMode, HistoryMode, Settings};
+use crate::settings::{ChangesMode, Compat, HistoryMode, Settings};
 use crate::wire::cors::Exposed;
+
+mod v2;
+
+pub use v2::V2;
 
 /// An endpoint of the sidecar's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub enum Endpoint {
     Feed(Subject),
     /// A collection as `CouchDB`'s clients ask for their database.
     Database(CollectionKey),
+    /// What Remote Settings' readers ask for.
+    V2(V2),
 }
 
 /// How an endpoint is asked, and what scripts may read of its answers.
@@ -57,6 +63,7 @@ impl Endpoint {
             Self::Snapshot(..) => ("snapshot", READ, Exposed::Snapshot),
             Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Changeset),
             Self::Database(_) => ("database", READ, Exposed::Plain),
+            Self::V2(v2) => (v2.name(), "GET, HEAD", Exposed::Changeset),
         };
         Manners { name, methods, exposed }
     }
@@ -68,7 +75,7 @@ impl Endpoint {
 
     /// Whether a batch may ask for it. Kinto answers for the others that it knows no such URL.
     pub fn is_in_batches(&self) -> bool {
-        !matches!(self, Self::Feed(_) | Self::Database(_))
+        !matches!(self, Self::Feed(_) | Self::Database(_) | Self::V2(_))
     }
 }
 
@@ -99,6 +106,12 @@ impl Route {
     pub fn of(path: &str, settings: &Settings) -> Self {
         let has_changes = settings.changes_mode != ChangesMode::Off;
         let has_history = matches!(settings.history_mode, HistoryMode::Auto | HistoryMode::Journal);
+        if has_changes
+            && settings.compat == Compat::RemoteSettings
+            && let Some(v2) = V2::of(path)
+        {
+            return Self::Own(Endpoint::V2(v2));
+        }
         let Some(path) = path
             .strip_prefix('/')
             .and_then(|path| path.strip_prefix(&*settings.upstream.version))

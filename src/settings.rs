@@ -32,7 +32,9 @@ pub use names::Environment;
 pub use pairs::TlsFiles;
 pub use places::Arguments;
 pub use record_cache::CacheExpiry;
-pub use table::{ChangesSettings, FeedSettings, HistorySettings, KEYS, KintoSettings, Limits, Settings};
+pub use table::{
+    ChangesSettings, FeedSettings, HistorySettings, KEYS, KintoSettings, Limits, RemoteSettings, Settings,
+};
 pub use upstream_url::UpstreamUrl;
 
 impl Settings {
@@ -55,6 +57,27 @@ impl Limits {
         match self.body_bytes {
             0 => usize::MAX,
             bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+impl Settings {
+    /// The address under which clients know the sidecar, without a slash at its end. It is never what a request says.
+    pub fn public_url(&self) -> String {
+        if let Some(url) = &self.remote_settings.public_url {
+            return url.to_string().trim_end_matches('/').to_owned();
+        }
+        let (scheme, host) = (self.kinto.http_scheme.as_deref(), self.kinto.http_host.as_deref());
+        match host.filter(|host| !host.is_empty()) {
+            Some(host) => format!("{}://{host}", scheme.unwrap_or("https")),
+            None => {
+                let scheme = scheme.unwrap_or(if self.tls.is_some() { "https" } else { "http" });
+                let listen = match &self.listen {
+                    ListenAddr::Tcp(address) => address,
+                    ListenAddr::Unix(_) => "localhost",
+                };
+                format!("{scheme}://{listen}")
+            }
         }
     }
 }

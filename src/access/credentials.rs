@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 
 /// A requester's credentials. Two are equal where their digests are; nothing of them is ever shown.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Credentials(Option<Arc<Named>>);
 
 struct Named {

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::condition::Condition;
+use crate::endpoints::dockerflow;
 use crate::error::Error;
 use crate::metrics;
 use crate::settings::Limits;
@@ -64,7 +65,7 @@ impl Admin {
             "/health/ready" => self.readiness(request.uri().query()).await,
             "/__lbheartbeat__" => respond(StatusCode::OK, JSON, "{}"),
             "/__heartbeat__" => self.heartbeat().await,
-            "/__version__" => respond(StatusCode::OK, JSON, version()),
+            "/__version__" => respond(StatusCode::OK, JSON, dockerflow::version().to_string()),
             _ => Error::NotFound.into_response(),
         }
     }
@@ -109,17 +110,6 @@ impl Admin {
 
 fn enough(is_enough: bool) -> StatusCode {
     if is_enough { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
-}
-
-/// Dockerflow: what this is. The commit is known to those who build it with `KINTO_SIDECAR_COMMIT`.
-fn version() -> String {
-    json!({
-        "name": env!("CARGO_PKG_NAME"),
-        "version": env!("CARGO_PKG_VERSION"),
-        "source": option_env!("CARGO_PKG_REPOSITORY").unwrap_or_default(),
-        "commit": option_env!("KINTO_SIDECAR_COMMIT").unwrap_or_default(),
-    })
-    .to_string()
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {

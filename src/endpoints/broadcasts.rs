@@ -6,7 +6,7 @@
 //!
 //! Where nothing is monitored there is nothing to broadcast, and the map is empty.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -20,11 +20,14 @@ use crate::timeline::entries::Entries;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Served};
 
-/// Answers a `GET` or `HEAD`.
-pub async fn answer(core: &Core) -> Result<Response, Error> {
+/// Answers a `GET` or `HEAD`; the answer may be kept for so many seconds.
+pub async fn answer(core: &Core, expiry: Option<u64>) -> Result<Response, Error> {
     let app = &core.app;
     let (entries, is_stale) = app.poller.entries(None).await?;
     let mut response = respond(&app.broadcasts, &entries, &app.settings, Instant::now());
+    if let Some(seconds) = expiry {
+        cache_control::allow(response.headers_mut(), seconds, SystemTime::now());
+    }
     if is_stale {
         Served::Behind(app.poller.behind_for()).insert(response.headers_mut());
     }

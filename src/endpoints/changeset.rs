@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
 use super::own_bucket;
-use crate::access::{Credentials, Verdict};
-use crate::app::{App, Core};
+use crate::access::{Credentials, Granted, Verdict};
+use crate::app::Core;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::{Freshness, State};
@@ -27,7 +27,7 @@ use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
 use crate::wire::tagged::Coded;
 
-pub mod streamed;
+mod streamed;
 
 /// Answers a `GET` or `HEAD` for the changeset of `key`, which is not monitor/changes.
 pub async fn answer(
@@ -48,31 +48,49 @@ pub async fn answer(
     };
     // As in the plugin, whoever may not read the collection is not told what is wrong with the parameters.
     let params = params?;
-    let mirror = app.mirrors.mirror(&key);
-    mirror.clock().used();
-    if let Some(metadata) = granted.metadata {
-        // The requester was just shown other metadata than what is mirrored.
-        let mirrored = mirror.state().map(|state| state.content.metadata.last_modified);
-        if mirrored.is_some_and(|mirrored| mirrored < metadata) {
-            app.timeline.touched(&key);
-        }
-    }
-    let expected = newest(Some(&params.expected), params.since);
-    let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
-        Ok(current) => current,
-        Err(ReadError::Refused(_)) => {
-            return streamed::answer(core, &key, &params, Some(&credentials), credentials.is_anonymous())
-                .await;
-        }
-        Err(ReadError::Oversize) => {
-            return streamed::answer(core, &key, &params, None, credentials.is_anonymous()).await;
-        }
-        Err(error) => return Err(error.into()),
+    // A long expiry is for answers that are as new as the client knows the collection to be.
+    let expiry = |is_met: bool| {
+        let expected = Some(&*params.expected).filter(|_| is_met);
+        cache_control::expiry(&app.settings, &key.bucket, &key.collection, expected)
     };
-    let public = credentials.is_anonymous();
-    let answer = MirroredChangeset { app, key: &key, state: &state, params: &params, public };
-    let freshness = if granted.stale { Freshness::Stale } else { freshness };
-    answer.respond(request, freshness).await
+    Readable { core, key: &key, params: &params, credentials: &credentials, granted, expiry: &expiry }
+        .answer(request)
+        .await
+}
+
+/// A changeset that its requester may read.
+pub(super) struct Readable<'a> {
+    pub(super) core: &'a Core,
+    pub(super) key: &'a CollectionKey,
+    pub(super) params: &'a ChangesetParams,
+    pub(super) credentials: &'a Credentials,
+    pub(super) granted: Granted,
+    /// For how long an answer may be kept: one that is as new as its requester knows the collection to be, or another.
+    pub(super) expiry: &'a (dyn Fn(bool) -> Option<u64> + Sync),
+}
+
+impl Readable<'_> {
+    pub(super) async fn answer(&self, request: &http::request::Parts) -> Result<Response, Error> {
+        let app = &self.core.app;
+        let mirror = app.mirrors.mirror(self.key);
+        mirror.clock().used();
+        if let Some(metadata) = self.granted.metadata {
+            // The requester was just shown other metadata than what is mirrored.
+            let mirrored = mirror.state().map(|state| state.content.metadata.last_modified);
+            if mirrored.is_some_and(|mirrored| mirrored < metadata) {
+                app.timeline.touched(self.key);
+            }
+        }
+        let expected = newest(Some(&self.params.expected), self.params.since);
+        let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
+            Ok(current) => current,
+            Err(ReadError::Refused(_)) => return streamed::answer(self, Some(self.credentials)).await,
+            Err(ReadError::Oversize) => return streamed::answer(self, None).await,
+            Err(error) => return Err(error.into()),
+        };
+        let freshness = if self.granted.stale { Freshness::Stale } else { freshness };
+        MirroredChangeset { asked: self, state: &state }.respond(request, freshness).await
+    }
 }
 
 /// The newest timestamp that a request shows to be known to the client, where that is plausible.
@@ -82,11 +100,8 @@ pub(super) fn newest(expected: Option<&str>, since: Option<Timestamp>) -> Option
 }
 
 struct MirroredChangeset<'a> {
-    app: &'a App,
-    key: &'a CollectionKey,
+    asked: &'a Readable<'a>,
     state: &'a Arc<State>,
-    params: &'a ChangesetParams,
-    public: bool,
 }
 
 impl MirroredChangeset<'_> {
@@ -100,7 +115,7 @@ impl MirroredChangeset<'_> {
         };
         let mut response = coded.answer(Some(&tag));
         let headers = response.headers_mut();
-        let modified = match self.app.settings.compat {
+        let modified = match self.asked.core.app.settings.compat {
             Compat::KintoChanges => content.timestamp,
             Compat::RemoteSettings => content.metadata.last_modified,
         };
@@ -114,9 +129,11 @@ impl MirroredChangeset<'_> {
     /// The whole body, compressed where the client takes it and it is worth it.
     async fn body(&self, method: &Method, accepted: Encoding) -> Result<Coded, Error> {
         let content = &self.state.content;
-        let limit = self.params.limit_within(self.app.settings.kinto.paginate_by);
+        let Readable { core, key, params, .. } = self.asked;
+        let settings = &core.app.settings;
+        let limit = params.limit_within(settings.kinto.paginate_by);
         let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        let selection = self.params.since.map(|since| content.since(since, limit, self.app.settings.overlap));
+        let selection = params.since.map(|since| content.since(since, limit, settings.overlap));
         // A selection says by itself how many rows it has.
         let limit = limit.filter(|_| selection.is_none());
         let name = ((selection, limit), if *method == Method::HEAD { Encoding::Identity } else { accepted });
@@ -130,35 +147,30 @@ impl MirroredChangeset<'_> {
             None => content.all(limit),
         };
         let mut chunks = Vec::with_capacity(changes.len() + 2);
-        chunks.push(
-            self.state
-                .head(|| head(self.app.settings.compat, self.key, &content.metadata, content.timestamp)),
-        );
+        chunks.push(self.state.head(|| head(settings.compat, key, &content.metadata, content.timestamp)));
         chunks.extend(changes);
         chunks.push(Bytes::from_static(b"]}"));
         let length: usize = chunks.iter().map(Bytes::len).sum();
         if name.1 == Encoding::Identity || length < compression::WORTHWHILE {
             return Ok(Coded::plain(Body::chunks(chunks), self.state.stock.lent(length)));
         }
-        let made = self.state.variants.get_or_make(name, (), chunks, &self.app.background).await;
+        let made = self.state.variants.get_or_make(name, (), chunks, &core.app.background).await;
         let variant = made.map_err(|error| Error::Internal(error.into()))?;
-        self.app.mirrors.weigh(self.key);
+        core.app.mirrors.weigh(key);
         Ok(Coded::compressed(variant, accepted))
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap, freshness: Freshness) {
-        let settings = &self.app.settings;
+        let Readable { core, key, params, credentials, expiry, .. } = self.asked;
         let known = self.state.content.timestamp;
-        let met = newest(Some(&self.params.expected), self.params.since).is_none_or(|newest| newest <= known)
+        let is_met = newest(Some(&params.expected), params.since).is_none_or(|newest| newest <= known)
             && freshness != Freshness::Stale;
-        // A long expiry is for answers that are as new as the client knows the collection to be.
-        let expected = Some(&*self.params.expected).filter(|_| met);
         Caching {
-            settings,
-            bucket: &self.key.bucket,
-            collection: &self.key.collection,
-            expected,
-            is_public: self.public,
+            settings: &core.app.settings,
+            bucket: &key.bucket,
+            collection: &key.collection,
+            expiry: expiry(is_met),
+            is_public: credentials.is_anonymous(),
             now: SystemTime::now(),
         }
         .insert(headers);

@@ -54,7 +54,12 @@ pub async fn answer(
     let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
     let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
     let mut response = match asked {
-        MonitorRequest::Changeset(params) => monitor_changeset::answer(&params, &monitor, request)?,
+        MonitorRequest::Changeset(params) => {
+            let mut answer = monitor_changeset::answer(&params, &monitor, request)?;
+            let expiry = monitor.expiry(Some(&params.expected));
+            monitor.insert_expiry(answer.headers_mut(), expiry, monitor.is_public());
+            answer
+        }
         MonitorRequest::List(asked) if asked.work(&entries) <= aside::LITTLE => {
             asked.answer(&monitor, request)?
         }

@@ -208,20 +208,32 @@ impl Monitor<'_> {
         let headers = response.headers_mut();
         list::insert_timestamp(headers, self.timestamp());
         cache_control::forbid(headers);
-        self.insert_expiry(headers, expected);
+        self.insert_expiry(headers, self.expiry(expected), self.is_public());
         response
     }
 
-    /// The expiry that settings give to the monitor endpoints, and who else may have the answer.
-    pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expected: Option<&str>) {
+    /// The expiry that settings of Kinto's give to the monitor endpoints.
+    pub(super) fn expiry(&self, expected: Option<&str>) -> Option<u64> {
+        let settings = self.context.settings;
+        cache_control::expiry(settings, &settings.changes.bucket, &settings.changes.collection, expected)
+    }
+
+    /// Whether anybody may read the list.
+    pub(super) fn is_public(&self) -> bool {
+        let principals = &self.context.settings.changes.principals;
+        principals.iter().any(|principal| principal == "system.Everyone")
+    }
+
+    /// For how long an answer may be kept, and whether by others than who asked for it.
+    pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expiry: Option<u64>, is_public: bool) {
         let Context { settings, now, .. } = self.context;
         let changes = &settings.changes;
         Caching {
             settings,
             bucket: &changes.bucket,
             collection: &changes.collection,
-            expected,
-            is_public: changes.principals.iter().any(|principal| principal == "system.Everyone"),
+            expiry,
+            is_public,
             now: SystemTime::UNIX_EPOCH + Duration::from_millis(now.0),
         }
         .insert(headers);

@@ -32,7 +32,7 @@ pub fn check(
     Ok(detour.map_or(ControlFlow::Continue(params), ControlFlow::Break))
 }
 
-/// Answers from a list that is at least as new as `_expected`.
+/// Answers from a list that is at least as new as `_expected`. For how long the answer may be kept is left to the caller.
 pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) -> Result<Response, Error> {
     let timestamp = monitor.timestamp();
     // An empty list's timestamp is the present, which no snapshot keeps.
@@ -57,7 +57,6 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
         headers.insert(LAST_MODIFIED, date);
     }
-    monitor.insert_expiry(headers, Some(&params.expected));
     Ok(response)
 }
 

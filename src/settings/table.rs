@@ -163,6 +163,8 @@ settings! {
         pub limits: Limits = Limits::read;
         /// Settings of Kinto itself.
         pub kinto: KintoSettings = KintoSettings::read;
+        /// What is for Remote Settings' readers.
+        pub remote_settings: RemoteSettings = RemoteSettings::read;
         /// Everything under `changes.`.
         pub changes: ChangesSettings = ChangesSettings::read;
         /// Everything under `history.`.
@@ -223,6 +225,17 @@ settings! {
             => bucket: String = values::NAME;
         ("changes.collection", "changes", "the collection under which it is found").formerly("event_listeners.changes.collection")
             => collection: String = values::NAME;
+    }
+
+    /// What is for Remote Settings' readers, with `sidecar.compat = remote-settings`.
+    RemoteSettings {
+        ["Remote Settings"]
+        ("sidecar.public_url", "", "the address under which clients know the sidecar, such as `https://settings.example.org`, where that is not `http_scheme` and `http_host`")
+            => public_url: Option<Uri> = values::HTTP_URL;
+        ("sidecar.v2_max_age", "1h", "for how long caches may keep an answer of `/v2`").live()
+            => max_age: Duration = values::DURATION;
+        ("sidecar.v2_short_max_age", "60s", "the same for those that soon may be others: `__broadcasts__`, previews, what is not there, and the list where `_expected` is `0` or begins with `9999`").live()
+            => short_max_age: Duration = values::DURATION;
     }
 
     /// Everything under `history.`.

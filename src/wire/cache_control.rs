@@ -34,8 +34,8 @@ pub struct Caching<'c> {
     pub bucket: &'c str,
     /// The collection that it shows; empty where it shows the whole bucket.
     pub collection: &'c str,
-    /// The request's `_expected`, where it has one.
-    pub expected: Option<&'c str>,
+    /// For how many seconds it may be kept; `None` where nobody says.
+    pub expiry: Option<u64>,
     /// Whether anybody may have it.
     pub is_public: bool,
     /// This machine's clock.
@@ -60,8 +60,7 @@ pub enum Served {
 impl Caching<'_> {
     /// Tells caches for how long they may keep an answer, who else may have it, and what it shows.
     pub fn insert(&self, headers: &mut HeaderMap) {
-        let Self { settings, bucket, collection, expected, is_public, now } = *self;
-        let expiry = expiry(settings, bucket, collection, expected);
+        let Self { settings, bucket, collection, expiry, is_public, now } = *self;
         if let Some(seconds) = expiry {
             allow(headers, seconds, now);
         }
@@ -101,8 +100,9 @@ impl Served {
     }
 }
 
-/// For how many seconds an answer about this collection's records may be kept, where a setting says so.
-fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<u64> {
+/// For how many seconds an answer about this collection's records may be kept, where a setting of Kinto's says so.
+/// `expected` is the request's `_expected`, where it has one.
+pub fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<u64> {
     let expiry = settings.kinto.record_cache(bucket, collection);
     match expected {
         None => expiry.default,

@@ -45,6 +45,7 @@ mod outage;
 mod parity;
 mod polling;
 mod quickstart;
+mod remote_settings;
 mod security;
 mod settings;
 mod shutdown;

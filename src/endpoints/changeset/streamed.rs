@@ -7,9 +7,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use super::ChangesetParams;
+use super::Readable;
 use crate::access::Credentials;
-use crate::app::Core;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -30,13 +29,11 @@ struct Rest {
 
 /// Answers with what the upstream has, read with the requester's own `credentials` where given, else as the service
 /// account.
-pub async fn answer(
-    core: &Core,
-    key: &CollectionKey,
-    params: &ChangesetParams,
+pub(super) async fn answer(
+    asked: &Readable<'_>,
     credentials: Option<&Credentials>,
-    public: bool,
 ) -> Result<Response, Error> {
+    let Readable { core, key, params, .. } = *asked;
     let app = &core.app;
     let upstream = app.background_upstream.clone();
     let source = match credentials {
@@ -76,8 +73,8 @@ pub async fn answer(
         settings: &app.settings,
         bucket: &key.bucket,
         collection: &key.collection,
-        expected: Some(&params.expected),
-        is_public: public,
+        expiry: (asked.expiry)(true),
+        is_public: asked.credentials.is_anonymous(),
         now: SystemTime::now(),
     }
     .insert(headers);

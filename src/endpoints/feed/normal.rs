@@ -108,7 +108,7 @@ impl FeedRequest<'_> {
             settings,
             bucket,
             collection,
-            expected: None,
+            expiry: cache_control::expiry(settings, bucket, collection, None),
             is_public: self.credentials.is_anonymous(),
             now: SystemTime::now(),
         }

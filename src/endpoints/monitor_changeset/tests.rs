@@ -13,7 +13,8 @@ fn respond(entries: &Entries, host: &str, settings: &Settings, request: &Parts) 
     match check(&context, request) {
         Ok(ControlFlow::Break(response)) => response,
         Ok(ControlFlow::Continue(params)) => {
-            answer(&params, &Monitor { entries, host, context }, request).unwrap_or_else(Error::into_response)
+            let monitor = Monitor { entries, host, context };
+            answer(&params, &monitor, request).unwrap_or_else(Error::into_response)
         }
         Err(error) => error.into_response(),
     }

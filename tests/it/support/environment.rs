@@ -26,6 +26,8 @@ pub enum Environment {
     Couch,
     /// What judges files for Kubernetes, and builds a Debian package.
     Deploy,
+    /// FastAPI, and what reads Remote Settings' bundles and signatures.
+    Readers,
 }
 
 impl Environment {
@@ -37,6 +39,7 @@ impl Environment {
             Self::Node => "node",
             Self::Couch => "couch",
             Self::Deploy => "deploy",
+            Self::Readers => "readers",
         }
     }
 
@@ -92,6 +95,7 @@ pub fn environment(kind: Environment) -> &'static Installed {
     static NODE: OnceLock<Installed> = OnceLock::new();
     static COUCH: OnceLock<Installed> = OnceLock::new();
     static DEPLOY: OnceLock<Installed> = OnceLock::new();
+    static READERS: OnceLock<Installed> = OnceLock::new();
     let cell = match kind {
         Environment::Plain => &PLAIN,
         Environment::Plugin => &PLUGIN,
@@ -99,6 +103,7 @@ pub fn environment(kind: Environment) -> &'static Installed {
         Environment::Node => &NODE,
         Environment::Couch => &COUCH,
         Environment::Deploy => &DEPLOY,
+        Environment::Readers => &READERS,
     };
     cell.get_or_init(|| install(kind).unwrap_or_else(|trouble| panic!("{trouble}")))
 }

@@ -1,0 +1,70 @@
+//! Both changesets of `/v2`: the slices that `/v1` answers with, for everybody alike.
+
+use http::request::Parts;
+
+use super::{Refusal, parameters};
+use crate::access::{Credentials, Verdict};
+use crate::app::Core;
+use crate::endpoints::changeset::{Readable, newest};
+use crate::endpoints::monitor_changes::{Context, Monitor};
+use crate::endpoints::monitor_changeset;
+use crate::error::Error;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::wire::body::Response;
+use crate::wire::cache_control::{self, Served};
+
+/// The list of timestamps, as far as anybody may read what it names.
+pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, Refusal> {
+    let params = parameters::read(request.uri.query())?;
+    let app = &core.app;
+    let newest = newest(Some(&params.expected), params.since);
+    let (all, is_behind) = app.poller.entries(newest).await?;
+    let entries = app.public.entries(&app.access, &core.upstream, &all).await?;
+    let base_url = app.settings.public_url();
+    let context = Context { settings: &app.settings, now: Timestamp::now(), base_url: &|| base_url.clone() };
+    let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
+    let mut response = monitor_changeset::answer(&params, &monitor, request)?;
+    let is_met = newest.is_none_or(|newest| newest <= monitor.timestamp()) && !is_behind;
+    let lifetimes = &app.settings.remote_settings;
+    let is_short = !is_met || cache_control::busts_caches(&params.expected);
+    let lifetime = if is_short { lifetimes.short_max_age } else { lifetimes.max_age };
+    let headers = response.headers_mut();
+    monitor.insert_expiry(headers, Some(lifetime.as_secs()), true);
+    Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
+    Ok(response)
+}
+
+/// A collection's changeset, where it is monitored and anybody may read it. Who asks does not matter.
+pub(super) async fn collection(
+    core: &Core,
+    key: CollectionKey,
+    request: &Parts,
+) -> Result<Response, Refusal> {
+    let params = parameters::read(request.uri.query())?;
+    let app = &core.app;
+    let is_monitored = || app.timeline.resources().include(&key);
+    if !is_monitored() {
+        // The upstream may not have said yet what its plugin monitors.
+        let is_known = app.timeline.is_loaded() || app.poller.entries(None).await.is_err();
+        if is_known || !is_monitored() {
+            return Err(Refusal::NoCollection(key));
+        }
+    }
+    let anybody = Credentials::default();
+    let granted = match app.access.may_read(&core.upstream, &key, &anybody).await? {
+        Verdict::Granted(granted) => granted,
+        Verdict::Refused(_) => return Err(Refusal::NoCollection(key)),
+    };
+    let lifetimes = &app.settings.remote_settings;
+    let is_preview = format!("{}/{}", key.bucket, key.collection).contains("-preview");
+    let expiry = |is_met: bool| {
+        let lifetime = if is_met && !is_preview { lifetimes.max_age } else { lifetimes.short_max_age };
+        Some(lifetime.as_secs())
+    };
+    let readable =
+        Readable { core, key: &key, params: &params, credentials: &anybody, granted, expiry: &expiry };
+    match readable.answer(request).await {
+        Err(Error::NotFound) => Err(Refusal::NoCollection(key)),
+        answered => Ok(answered?),
+    }
+}

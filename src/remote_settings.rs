@@ -1,0 +1,3 @@
+//! What Remote Settings' readers see: the monitored collections that anybody may read.
+
+pub mod public;

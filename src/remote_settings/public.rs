@@ -1,0 +1,130 @@
+//! The monitored collections that anybody may read, as a list.
+//!
+//! Whoever may read a bucket may read all that is in it, so the upstream is asked for each bucket first, and for each
+//! collection only of those buckets that are not for everybody. Where all is for everybody, this list is that of `/v1`
+//! itself, with all that was written for it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use crate::access::{Access, Credentials, Verdict};
+use crate::error::Error;
+use crate::kinto::CollectionKey;
+use crate::kinto::object::Object;
+use crate::timeline::entries::{Entries, Entry};
+use crate::upstream::Upstream;
+
+/// How many questions of permission go up at once.
+const AT_ONCE: usize = 8;
+
+/// What anybody may read of the list of timestamps.
+#[derive(Debug)]
+pub struct Public {
+    ttl: Duration,
+    last: ArcSwapOption<Known>,
+}
+
+/// What was found last.
+#[derive(Debug)]
+struct Known {
+    /// The generation of the whole list.
+    generation: u64,
+    /// The permissions that it was found with.
+    permissions: u64,
+    asked: Instant,
+    entries: Arc<Entries>,
+}
+
+impl Public {
+    /// Nothing is known yet; what will be is good for `ttl`.
+    pub fn new(ttl: Duration) -> Self {
+        Self { ttl, last: ArcSwapOption::empty() }
+    }
+
+    /// What anybody may read of `all`.
+    pub async fn entries(
+        &self,
+        access: &Access,
+        upstream: &Upstream,
+        all: &Arc<Entries>,
+    ) -> Result<Arc<Entries>, Error> {
+        let (permissions, asked) = (access.version(), Instant::now());
+        let last = self.last.load();
+        if let Some(last) = &*last
+            && (last.generation, last.permissions) == (all.generation, permissions)
+            && asked.duration_since(last.asked) < self.ttl
+        {
+            return Ok(Arc::clone(&last.entries));
+        }
+        let last = last.as_ref().map(Arc::clone);
+        let entries = Box::pin(found(access, upstream, all, last.as_deref())).await?;
+        let known = Known { generation: all.generation, permissions, asked, entries: Arc::clone(&entries) };
+        self.last.store(Some(Arc::new(known)));
+        Ok(entries)
+    }
+}
+
+async fn found(
+    access: &Access,
+    upstream: &Upstream,
+    all: &Arc<Entries>,
+    last: Option<&Known>,
+) -> Result<Arc<Entries>, Error> {
+    let anybody = &Credentials::default();
+    let buckets: BTreeSet<&Arc<str>> = all.rows.iter().map(|entry| &entry.key.bucket).collect();
+    let whole = buckets.into_iter().map(|bucket| async move {
+        let object = Object::Bucket(bucket.to_string());
+        let verdict = access.may_read_object(upstream, &object, anybody).await;
+        // Where the upstream does not say, its collections are asked for.
+        matches!(verdict, Ok(Verdict::Granted(_))).then_some(bucket)
+    });
+    let whole: Vec<_> = whole.collect();
+    let whole: Vec<Option<&Arc<str>>> = stream::iter(whole).buffer_unordered(AT_ONCE).collect().await;
+    let whole: HashSet<&Arc<str>> = whole.into_iter().flatten().collect();
+    let others = all.rows.iter().filter(|entry| !whole.contains(&entry.key.bucket));
+    let others = others.map(|entry| async move {
+        match access.may_read(upstream, &entry.key, anybody).await {
+            Ok(Verdict::Granted(_)) => Ok(Some(&entry.key)),
+            Ok(Verdict::Refused(_)) => Ok(None),
+            // What it was is more likely than anything else.
+            Err(error) => last.map(|last| last.shows(&entry.key).then_some(&entry.key)).ok_or(error),
+        }
+    });
+    let others: Vec<_> = others.collect();
+    let mut others = stream::iter(others).buffer_unordered(AT_ONCE);
+    let mut single = HashSet::new();
+    while let Some(one) = others.next().await {
+        single.extend(one?);
+    }
+    let is_public = |entry: &&Entry| whole.contains(&entry.key.bucket) || single.contains(&entry.key);
+    let rows: Vec<&Entry> = all.rows.iter().filter(is_public).collect();
+    if rows.len() == all.rows.len() {
+        return Ok(Arc::clone(all));
+    }
+    if let Some(last) = last.filter(|last| last.generation == all.generation) {
+        let keys = last.entries.rows.iter().map(|entry| &entry.key);
+        if keys.eq(rows.iter().map(|entry| &entry.key)) {
+            return Ok(Arc::clone(&last.entries));
+        }
+    }
+    let timestamp = rows.first().map(|entry| entry.last_modified).unwrap_or_default();
+    Ok(Arc::new(Entries {
+        rows: rows.into_iter().cloned().collect(),
+        timestamp,
+        generation: all.generation,
+        first_known: all.first_known,
+        high: all.high,
+        ..Entries::default()
+    }))
+}
+
+impl Known {
+    fn shows(&self, key: &CollectionKey) -> bool {
+        self.entries.rows.iter().any(|entry| entry.key == *key)
+    }
+}
