@@ -132,7 +132,7 @@ settings! {
             => mirror: MirrorMode = modes::MIRROR;
         ("sidecar.overlap", "10s", "how far back each delta reads again: longer than the upstream's longest write transaction").flag("overlap", "DURATION").live()
             => overlap: Duration = values::DURATION;
-        ("sidecar.verify_every", "10m", "how often a mirror in use is compared with the upstream").flag("verify-every", "DURATION").live()
+        ("sidecar.verify_every", "10m", "how often a mirror in use, and each list whose history is kept, is compared with the upstream").flag("verify-every", "DURATION").live()
             => verify_every: Duration = values::DURATION;
         ("sidecar.stale_if_error", "1d", "how long a cached response may still be served while the upstream fails").flag("stale-if-error", "DURATION").live()
             => stale_if_error: Duration = values::DURATION;

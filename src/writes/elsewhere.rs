@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+mod dated_back;
 mod list_state;
 mod news;
 mod watching;
@@ -132,6 +133,7 @@ impl Watcher {
                     self.in_turn(&uri).await?;
                 } else {
                     self.records(&key).await?;
+                    self.compare_when_due(&uri).await?;
                 }
             }
         }
@@ -223,10 +225,35 @@ impl Watcher {
     /// moves is not kept waiting by that.
     async fn in_turn(&mut self, uri: &str) -> Result<bool, WatchError> {
         let turn = Arc::clone(&self.settings.budget).turn_aside();
-        let _turn = self.look_at_moved_until(turn).await;
+        let turn = self.look_at_moved_until(turn).await;
         let round = self.round;
         self.lists.entry(uri.to_owned()).or_default().round = round;
-        self.refresh_or_forget(uri).await
+        let is_there = self.refresh_or_forget(uri).await?;
+        // What compares asks for a turn of its own.
+        drop(turn);
+        if is_there {
+            self.compare_when_due(uri).await?;
+        }
+        Ok(is_there)
+    }
+
+    /// Compares a list with the journal when that has not been done for long and there is time for it within the budget.
+    async fn compare_when_due(&mut self, uri: &str) -> Result<(), WatchError> {
+        let every = self.settings.verify_every;
+        if !self.lists.get(uri).is_some_and(|watched| watched.is_due(every)) {
+            return Ok(());
+        }
+        let turn = Arc::clone(&self.settings.budget).turn_aside();
+        let _turn = self.look_at_moved_until(turn).await;
+        match self.compare(uri).await {
+            // It went meanwhile, or may not be read any longer: the next look at it says so.
+            Ok(()) | Err(WatchError::Read(ReadError::Gone | ReadError::Refused(_))) => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(watched) = self.lists.get_mut(uri) {
+            watched.compared = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// Brings a list up to date; `false` where it is not there, may not be read, or where the upstream fails on it.
@@ -268,6 +295,7 @@ impl Watcher {
         // What commits late is below the timestamp that was just read.
         watched.again = moved.then(|| Instant::now() + self.settings.overlap);
         watched.read = Some(timestamp);
+        watched.compared.get_or_insert_with(Instant::now);
         Ok(())
     }
 }

@@ -65,7 +65,7 @@ async fn backoff_is_on_every_answer_and_retry_after_on_errors_only() {
 
 #[tokio::test]
 async fn an_end_of_life_is_announced_and_then_is_all_there_is() {
-    let date = Command::new("date").args(["-d", "+15 seconds", "+%FT%T"]).output().unwrap().stdout;
+    let date = Command::new("date").args(["-d", "+25 seconds", "+%FT%T"]).output().unwrap().stdout;
     let date = String::from_utf8(date).unwrap();
     let kinto = Kinto::start(
         KintoOptions::memory()

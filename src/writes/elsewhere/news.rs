@@ -62,6 +62,17 @@ impl Watcher {
             None => versions::newer(&self.room.source, uri, since, "").await?,
         };
         let newest = newest(&versions);
+        self.record_missing(uri, versions, Some(timestamp)).await?;
+        Ok((timestamp, newest))
+    }
+
+    /// Records those of `versions` of a list that nobody recorded, and that it was read up to `watermark`.
+    pub(super) async fn record_missing(
+        &self,
+        uri: &str,
+        versions: Vec<(Object, Version)>,
+        watermark: Option<Timestamp>,
+    ) -> Result<(), WatchError> {
         let mut missing = versions::missing(&self.journal, &versions).await?;
         if !missing.is_empty() {
             self.others_settled(uri).await?;
@@ -83,9 +94,9 @@ impl Watcher {
             .collect();
         changes.sort_by_key(|change| change.modified);
         let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
-        outcome.watermarks.push((uri.to_owned(), timestamp));
+        outcome.watermarks.extend(watermark.map(|watermark| (uri.to_owned(), watermark)));
         self.journal.settle(outcome).await?;
-        Ok((timestamp, newest))
+        Ok(())
     }
 
     /// Waits until the writes under way that may have to do with a list have recorded what they wrote.

@@ -103,6 +103,54 @@ async fn what_is_there_is_recorded_though_it_is_older_than_what_it_came_over() {
 }
 
 #[tokio::test]
+async fn what_is_dated_back_is_found_though_it_moves_no_timestamp() {
+    let kinto = Kinto::shared();
+    let bucket = format!("/buckets/{}", unique("dated"));
+    let records = format!("{bucket}/collections/c/records");
+    let sidecar =
+        sidecar(&kinto.url(), &bucket, &[("sidecar.verify_every", "200ms"), ("sidecar.overlap", "50ms")]);
+    let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let first = alice.put(&format!("{records}/first")).await.expect(201).timestamp();
+    let dated = |n: u64| json!({"last_modified": first - n});
+    alice.put(&format!("{records}/gone")).data(dated(100)).await.expect(201);
+    for id in ["changed", "newest"] {
+        alice.put(&format!("{records}/{id}")).await.expect(201);
+    }
+    let before = entries(&alice, &bucket).await.len();
+    direct.put(&format!("{records}/created")).data(dated(30)).await.expect(201);
+    direct.put(&format!("{records}/changed")).data(dated(20)).await.expect(200);
+    direct.delete(&format!("{records}/gone?last_modified={}", first - 50)).await.expect(200);
+    direct.put(&format!("{bucket}/groups/g")).data(json!({"members": []})).await.expect(201);
+    direct
+        .put(&format!("{bucket}/groups/h"))
+        .data(json!({"members": [], "last_modified": first}))
+        .await
+        .expect(201);
+    let seen = found(&alice, &bucket, before + 5).await;
+    let mut new: Vec<_> = seen[before..]
+        .iter()
+        .map(|(action, uri, _)| (action.as_str(), uri.trim_start_matches(&bucket)))
+        .collect();
+    new.sort_unstable();
+    let records = "/collections/c/records";
+    let (created, changed, gone) =
+        (format!("{records}/created"), format!("{records}/changed"), format!("{records}/gone"));
+    let expected = [
+        ("create", &*created),
+        ("create", "/groups/g"),
+        ("create", "/groups/h"),
+        ("delete", &gone),
+        ("update", &changed),
+    ];
+    assert_eq!(new, expected);
+    // Nothing is found twice.
+    sidecar.client().user("alice").put(&format!("{bucket}/collections/c/records/last")).await.expect(201);
+    assert_eq!(entries(&alice, &bucket).await.len(), before + 6);
+}
+
+#[tokio::test]
 async fn what_was_there_first_becomes_entries_where_that_is_wanted() {
     let bucket = format!("/buckets/{}", unique("backfill"));
     let direct = Kinto::shared().client().user("alice");

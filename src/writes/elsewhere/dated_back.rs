@@ -1,0 +1,49 @@
+//! Finds what is dated back past the sidecar: it moves no timestamp, so that no question for what is newer shows it.
+//!
+//! The versions of a list are compared with those that the journal knows, now and again. The listing is not read at one
+//! moment: it only raises suspicions, which are settled by reading the objects themselves.
+
+use super::{WatchError, Watcher};
+use crate::journal::Object;
+use crate::kinto::{Resource, Timestamp};
+use crate::upstream::kinto::{NewRow, in_list};
+use crate::writes::versions;
+use crate::writes::write::object_in;
+
+/// How many ids one question names.
+const IDS_AT_ONCE: usize = 50;
+
+impl Watcher {
+    /// Records what a list has and the journal has not, whatever its date.
+    pub(super) async fn compare(&self, uri: &str) -> Result<(), WatchError> {
+        let source = &self.room.source;
+        let mut page = source.newer(uri, Timestamp::ZERO, "&_fields=last_modified,deleted").await?;
+        loop {
+            let suspects = self.suspects(uri, &page.rows).await?;
+            for objects in suspects.chunks(IDS_AT_ONCE) {
+                let named = format!("&in_id={}", in_list(objects.iter().map(Object::id)));
+                let listing = versions::newer(source, uri, Timestamp::ZERO, &named).await?;
+                self.record_missing(uri, listing.versions, None).await?;
+            }
+            match page.next {
+                Some(next) => page = source.follow(next).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The objects of which these rows tell another version than the journal.
+    async fn suspects(&self, uri: &str, rows: &[NewRow]) -> Result<Vec<Object>, WatchError> {
+        let list = Resource::of(uri);
+        let listed: Vec<(Object, &NewRow)> =
+            rows.iter().filter_map(|row| Some((object_in(&list, &row.id)?, row))).collect();
+        let objects: Vec<Object> = listed.iter().map(|(object, _)| object.clone()).collect();
+        let known = self.journal.known(&objects).await?;
+        let is_suspect = |(object, row): &(Object, &NewRow)| match known.get(object) {
+            Some(known) => known.modified != row.last_modified,
+            // What was gone before the journal knew of it is no news.
+            None => !row.deleted,
+        };
+        Ok(listed.into_iter().filter(is_suspect).map(|(object, _)| object).collect())
+    }
+}
