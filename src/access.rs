@@ -11,9 +11,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, StatusCode};
-use serde::Deserialize;
 use tokio::sync::watch;
 
 mod credentials;
@@ -22,19 +19,20 @@ mod memory;
 mod object;
 mod question;
 mod refusal;
+mod requester;
 
 use epoch::Epoch;
-use memory::{Answer, Memory, Name};
+use memory::{Answer, Memory};
 use object::SharedRecords;
 
 pub use credentials::Credentials;
 pub use refusal::Refusal;
+pub use requester::Requester;
 
-use crate::error::Error;
-use crate::journal::Object;
-use crate::kinto::{CollectionKey, DEFAULT_BUCKET, Timestamp};
+use crate::kinto::Timestamp;
 use crate::settings::Settings;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::Upstream;
+use crate::upstream::kinto::Source;
 
 /// SECURITY: how much is remembered of each kind of answer, in bytes.
 const REMEMBERED: u64 = 16 << 20;
@@ -45,9 +43,19 @@ const EVERYBODY: &str = "";
 /// How many groups of buckets are told apart when permissions change.
 const EPOCHS: usize = 1024;
 
-/// Permissions and identities, as the upstream gave them.
+/// Permissions and identities, as the upstream gave them, and the connections on which it is asked for more. What it said
+/// is remembered for all threads.
+#[derive(Debug, Clone)]
+pub struct Access(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Access {
+struct Inner {
+    upstream: Upstream,
+    permissions: Arc<Permissions>,
+}
+
+#[derive(Debug)]
+struct Permissions {
     verdicts: Arc<Memory<Verdict>>,
     shared: Arc<Memory<SharedRecords>>,
     identities: Arc<Memory<Identity>>,
@@ -95,21 +103,8 @@ pub struct Identity {
     pub user_id: Option<String>,
     /// Their principals.
     pub principals: Vec<String>,
-    /// The bucket that they know as `default`.
+    /// The bucket that they know as `default`; nobody anonymous has one.
     pub default_bucket: Option<Arc<str>>,
-}
-
-#[derive(Deserialize)]
-struct Root {
-    user: Option<RootUser>,
-}
-
-#[derive(Deserialize)]
-struct RootUser {
-    id: Option<String>,
-    #[serde(default)]
-    principals: Vec<String>,
-    bucket: Option<String>,
 }
 
 // === impl Verdict ===
@@ -124,14 +119,14 @@ impl Verdict {
 // === impl Access ===
 
 impl Access {
-    /// Nothing is remembered yet.
-    pub fn new(settings: &Settings) -> Self {
+    /// Nothing is remembered yet. What is to be known is asked through `upstream`.
+    pub fn new(settings: &Settings, upstream: Upstream) -> Self {
         let groups = Epoch::default();
         let epochs = || {
             let anonymous = Epoch::default();
             Epochs { named: Arc::new(anonymous.beside(&groups)), anonymous: Arc::new(anonymous) }
         };
-        Self {
+        let permissions = Arc::new(Permissions {
             verdicts: Arc::new(Memory::new(REMEMBERED)),
             shared: Arc::new(Memory::new(REMEMBERED)),
             identities: Arc::new(Memory::new(REMEMBERED)),
@@ -141,116 +136,34 @@ impl Access {
             ttl: settings.permission_ttl,
             stale_if_error: settings.stale_if_error,
             patience: settings.limits.upstream_connect_timeout,
-        }
+        });
+        Self(Arc::new(Inner { upstream, permissions }))
     }
 
-    /// Whether the requester may read a collection, which is the collection object and all of its records. `key` is not in
-    /// the bucket that everybody calls `default`: see [`Self::resolve`].
-    pub async fn may_read(
-        &self,
-        upstream: &Upstream,
-        key: &CollectionKey,
-        credentials: &Credentials,
-    ) -> Result<Verdict, Error> {
-        let name = Name::new("collection", &[&key.bucket, &key.collection], credentials);
-        let collection = || Object::Collection(key.bucket.to_string(), key.collection.to_string());
-        self.verdict(name, &key.bucket, collection, upstream, credentials).await
+    /// The same permissions, asked for through the connections of another thread.
+    #[must_use]
+    pub fn sibling(&self, upstream: Upstream) -> Self {
+        Self(Arc::new(Inner { upstream, permissions: Arc::clone(&self.0.permissions) }))
     }
 
-    /// What is remembered of a permission, or what the upstream says of it now. While it fails, its last yes to those who
-    /// show no credentials holds: of what was public it cannot say that it is public no more. Of somebody with credentials
-    /// it could have said that they were withdrawn.
-    async fn verdict(
-        &self,
-        name: Name,
-        bucket: &str,
-        object: impl FnOnce() -> Object,
-        upstream: &Upstream,
-        credentials: &Credentials,
-    ) -> Result<Verdict, Error> {
-        let epoch = self.epoch_for(bucket, credentials);
-        let question = || {
-            let (object, upstream, credentials) = (object(), upstream.clone(), credentials.clone());
-            async move {
-                let said = question::ask_to_read(&upstream, &object, &credentials).await;
-                let outcome = match &said {
-                    Ok(Verdict::Granted(_)) => "granted",
-                    Ok(Verdict::Refused(_)) => "refused",
-                    Err(_) => "failed",
-                };
-                metrics::counter!("kinto_sidecar_permission_questions_total", "outcome" => outcome)
-                    .increment(1);
-                said
-            }
-        };
-        let last = || {
-            credentials
-                .is_anonymous()
-                .then(|| self.verdicts.given(name, &epoch, self.stale_if_error))
-                .flatten()
-        };
-        let patience = || last().map(|_| self.patience);
-        let error = match self.verdicts.get(name, &epoch, self.ttl, patience, question).await {
-            Ok(verdict) => return Ok(verdict),
-            Err(error) => error,
-        };
-        if let Some(Verdict::Granted(granted)) = last() {
-            return Ok(Verdict::Granted(Granted { stale: true, ..granted }));
-        }
-        tracing::warn!(%error, "the upstream does not say who may read what");
-        Err(Error::Unavailable { retry_after: None })
+    /// The connections on which the upstream is asked.
+    pub fn upstream(&self) -> &Upstream {
+        &self.0.upstream
     }
 
-    /// Who the requester is.
-    pub async fn identity(&self, upstream: &Upstream, credentials: &Credentials) -> Result<Identity, Error> {
-        let (name, epoch) = (Name::new("identity", &[], credentials), self.epoch_for(EVERYBODY, credentials));
-        let question = || {
-            let (upstream, credentials) = (upstream.clone(), credentials.clone());
-            async move { ask_for_identity(&upstream, &credentials).await }
-        };
-        Ok(self.identities.get(name, &epoch, self.ttl, || None, question).await?)
+    /// Asks the upstream as the service account.
+    pub fn source(&self) -> Source {
+        Source::new(self.upstream().clone())
     }
 
-    /// The requester's user id, where the upstream was asked for it already. Who somebody is does not change with what they
-    /// may do.
-    pub fn known_user(&self, credentials: &Credentials) -> Option<String> {
-        let name = Name::new("identity", &[], credentials);
-        self.identities.look(name, |identity| identity.user_id.clone()).flatten()
+    /// Somebody who shows no credentials.
+    pub fn anybody(&self) -> Requester {
+        self.requester(Credentials::default())
     }
 
-    /// The collection that the requester means: `default` is a name for a bucket of their own.
-    pub async fn resolve(
-        &self,
-        upstream: &Upstream,
-        key: CollectionKey,
-        credentials: &Credentials,
-    ) -> Result<CollectionKey, Error> {
-        if &*key.bucket != DEFAULT_BUCKET {
-            return Ok(key);
-        }
-        let identity = self.identity(upstream, credentials).await?;
-        Ok(match identity.default_bucket.filter(|_| identity.user_id.is_some()) {
-            Some(bucket) => CollectionKey { bucket, ..key },
-            // The upstream knows of no such alias, or this requester has none: it will say so itself.
-            None => key,
-        })
-    }
-
-    /// Whether the requester has one of these principals.
-    pub async fn has_principal(
-        &self,
-        upstream: &Upstream,
-        credentials: &Credentials,
-        principals: &[String],
-    ) -> Result<bool, Error> {
-        if principals.iter().any(|principal| principal == "system.Everyone") {
-            return Ok(true);
-        }
-        if credentials.is_anonymous() {
-            return Ok(false);
-        }
-        let identity = self.identity(upstream, credentials).await?;
-        Ok(identity.principals.iter().any(|principal| principals.contains(principal)))
+    /// Whoever has these credentials.
+    pub fn requester(&self, credentials: Credentials) -> Requester {
+        Requester { access: self.clone(), credentials }
     }
 
     /// Permissions of a bucket, or of something in it other than a group, may have changed.
@@ -261,13 +174,13 @@ impl Access {
 
     /// Groups of a bucket may have changed, or gone with it: whoever was in one has other principals, in any bucket.
     pub fn invalidate_groups(&self, bucket: &str) {
-        self.groups.change();
+        self.0.permissions.groups.change();
         self.invalidate_bucket(bucket);
     }
 
     /// Anything may have changed.
     pub fn invalidate_all(&self) {
-        self.epochs.iter().for_each(|epochs| epochs.anonymous.change());
+        self.0.permissions.epochs.iter().for_each(|epochs| epochs.anonymous.change());
         self.tell();
     }
 
@@ -275,28 +188,28 @@ impl Access {
     /// be, what it said before is good: whoever makes writes fail takes nothing from those who read.
     pub fn doubt_bucket(&self, bucket: &str) {
         self.epoch(bucket).doubt();
-        self.groups.doubt();
+        self.0.permissions.groups.doubt();
         self.tell();
     }
 
     /// Nobody knows whether anything changed.
     pub fn doubt_all(&self) {
-        self.epochs.iter().for_each(|epochs| epochs.anonymous.doubt());
+        self.0.permissions.epochs.iter().for_each(|epochs| epochs.anonymous.doubt());
         self.tell();
     }
 
     fn tell(&self) {
-        self.changed.send_modify(|changes| *changes += 1);
+        self.0.permissions.changed.send_modify(|changes| *changes += 1);
     }
 
     /// Moves whenever permissions may have changed.
     pub fn version(&self) -> u64 {
-        *self.changed.borrow()
+        *self.0.permissions.changed.borrow()
     }
 
     /// Told whenever permissions may have changed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.0.permissions.changed.subscribe()
     }
 
     fn epoch(&self, bucket: &str) -> &Epoch {
@@ -310,10 +223,11 @@ impl Access {
 
     #[expect(clippy::indexing_slicing, reason = "the place is less than their number, which is not none")]
     fn epochs_of(&self, bucket: &str) -> &Epochs {
+        let epochs = &self.0.permissions.epochs;
         let mut hasher = DefaultHasher::new();
         bucket.hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % self.epochs.len() as u64).unwrap_or_default();
-        &self.epochs[place]
+        let place = usize::try_from(hasher.finish() % epochs.len() as u64).unwrap_or_default();
+        &epochs[place]
     }
 }
 
@@ -335,18 +249,4 @@ impl Answer for Identity {
         let texts = self.principals.iter().chain(&self.user_id).map(String::len);
         texts.map(|length| length + size_of::<String>()).sum()
     }
-}
-
-async fn ask_for_identity(upstream: &Upstream, credentials: &Credentials) -> Result<Identity, UpstreamError> {
-    let answer = upstream.ask_as(Method::GET, "/", credentials.headers(), Bytes::new()).await?;
-    if answer.status() != StatusCode::OK {
-        return Err(UpstreamError::of_status(answer.status(), "the root view"));
-    }
-    let root: Root = serde_json::from_slice(answer.body())
-        .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
-    Ok(root.user.map_or_else(Identity::default, |user| Identity {
-        user_id: user.id,
-        principals: user.principals,
-        default_bucket: user.bucket.map(Into::into),
-    }))
 }

@@ -6,7 +6,7 @@ use http::HeaderMap;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::access::Access;
+use crate::access::{Access, Credentials, Requester};
 use crate::feeds::Feeds;
 use crate::feeds::follow::Sources;
 use crate::history::History;
@@ -25,7 +25,6 @@ use crate::timeline::poll::Poller;
 use crate::timeline::resources::Resources;
 use crate::timeline::{OnNews, Timeline};
 use crate::upstream::Upstream;
-use crate::upstream::kinto::Source;
 use crate::wire::body::Response;
 use crate::wire::buffers::{Buffers, Hold, NoRoom};
 use crate::wire::lent::{Lent, Loans};
@@ -47,8 +46,8 @@ pub struct App {
     pub poller: Arc<Poller>,
     /// Contents of collections.
     pub mirrors: Arc<Mirrors>,
-    /// Who may read what.
-    pub access: Arc<Access>,
+    /// Who may read what, asked for on the runtime of [`Self::background`].
+    pub access: Access,
     /// What anybody may read of the list of timestamps.
     pub public: Public,
     /// Writes on their way.
@@ -61,8 +60,6 @@ pub struct App {
     pub feeds: Arc<Feeds>,
     /// The runtime of everything that outlives a request or takes long.
     pub background: Handle,
-    /// The client that asks on that runtime.
-    pub background_upstream: Upstream,
     /// Whether the process serves or is about to end.
     pub phase: watch::Receiver<Phase>,
 }
@@ -83,6 +80,7 @@ impl App {
                 Resources::new(&settings.changes.resources, &settings.changes.excluded_collections)
             }
         };
+        let access = Access::new(&settings, upstream);
         let host = settings.kinto.http_host.clone().unwrap_or_default();
         let budget = Budget::new(settings.poll_budget);
         let watching = Watching::new(&settings, Arc::clone(&budget));
@@ -100,11 +98,11 @@ impl App {
             Arc::clone(&budget),
             settings.exclusive,
             settings.kinto.batch_max_requests,
-            Arc::clone(upstream.outage()),
+            Arc::clone(access.upstream().outage()),
             settings.limits.upstream_connect_timeout,
         ));
         let reader = Reader {
-            source: Source::new(upstream.clone()),
+            source: access.source(),
             overlap: settings.overlap,
             mode: settings.mirror,
             max_bytes: usize::try_from(settings.cache_size).unwrap_or(usize::MAX),
@@ -117,13 +115,11 @@ impl App {
             settings.stale_if_error,
             settings.limits.upstream_connect_timeout,
         ));
-        let access = Arc::new(Access::new(&settings));
         let keeper = Arc::new(Keeper::new(&settings, journal));
-        let writes =
-            Writes::new(&settings, keeper.clone(), access.clone(), timeline.clone(), upstream.clone());
+        let writes = Writes::new(&settings, keeper.clone(), access.clone(), timeline.clone());
         background.spawn(writes.clone().run(mirrors.clone(), watching));
-        let history = Arc::new(History::new(&settings, keeper, writes.clone(), access.clone()));
-        background.spawn(poller.clone().run(upstream.clone(), settings.overlap));
+        let history = Arc::new(History::new(&settings, keeper, writes.clone()));
+        background.spawn(poller.clone().run(access.upstream().clone(), settings.overlap));
         background.spawn(recheck::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
         let feeds = Feeds::start(
             &settings,
@@ -132,12 +128,11 @@ impl App {
                 poller.clone(),
                 mirrors.clone(),
                 history.clone(),
-                upstream.clone(),
+                access.clone(),
                 settings.overlap,
             ),
             access.clone(),
             background.clone(),
-            upstream.clone(),
             phase.clone(),
         );
         Arc::new(Self {
@@ -154,7 +149,6 @@ impl App {
             broadcasts: Broadcasts::default(),
             feeds: Arc::new(feeds),
             background,
-            background_upstream: upstream,
             phase,
         })
     }
@@ -167,9 +161,21 @@ pub struct Core {
     pub app: Arc<App>,
     /// This thread's own connections to the upstream.
     pub upstream: Upstream,
+    /// Who may read what, asked for through them.
+    pub access: Access,
 }
 
 impl Core {
+    /// A thread's part of `app`, with connections of its own.
+    pub fn new(app: Arc<App>, upstream: Upstream) -> Self {
+        Self { access: app.access.sibling(upstream.clone()), app, upstream }
+    }
+
+    /// Who sent a request with these headers.
+    pub fn requester(&self, headers: &HeaderMap) -> Requester {
+        self.access.requester(Credentials::of(headers))
+    }
+
     /// What is to be held in memory for a request.
     pub fn hold(&self, headers: &HeaderMap, peer: &Peer) -> Hold {
         self.app.buffers.hold(client(peer, headers, &self.app.settings))

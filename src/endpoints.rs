@@ -42,7 +42,6 @@ use crate::wire::cache_control;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::headers::insert_retry_after;
 use crate::wire::peer::Peer;
-use history::requester::Requester;
 
 /// Answers a request for one of the sidecar's own endpoints. It carries the `Backoff` and the `Alert` that the upstream
 /// sends to everybody; where the upstream has reached its end of life, its 410 is the answer.
@@ -116,7 +115,7 @@ async fn greeted(
         // Kinto: whoever has no bucket of their own is refused before the method is looked at.
         if let Endpoint::History(bucket) = endpoint
             && let ControlFlow::Break(refusal) =
-                Box::pin(Requester::of(core, &request.headers, bucket)).await?
+                Box::pin(own_bucket::of_history(core, bucket, &core.requester(&request.headers))).await?
         {
             return Ok(ControlFlow::Break(refusal));
         }

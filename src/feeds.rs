@@ -49,7 +49,6 @@ mod wakers;
 use crate::access::Access;
 use crate::phase::Phase;
 use crate::settings::Settings;
-use crate::upstream::Upstream;
 use crate::wire::variants::Variants;
 use channel::Channel;
 use follow::Sources;
@@ -92,16 +91,14 @@ impl Feeds {
     pub fn start(
         settings: &Settings,
         sources: Sources,
-        access: Arc<Access>,
+        access: Access,
         background: Handle,
-        upstream: Upstream,
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let permission_watch = Arc::new(PermissionWatch::default());
         background.spawn(Arc::clone(&permission_watch).keep(
+            access,
             Questions {
-                access,
-                upstream,
                 history: Arc::clone(&sources.history),
                 principals: settings.changes.principals.clone(),
             },

@@ -11,7 +11,6 @@ use http::{Method, Request};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use crate::access::Credentials;
 use crate::access_log::Line;
 use crate::app::Core;
 use crate::aside;
@@ -54,7 +53,8 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
     let cache = CacheOutcome::of(response.headers());
     metrics::count_request(endpoint, response.status(), cache, begun.elapsed());
     let Some(line) = line else { return response };
-    let user = line.credentials.as_ref().and_then(|credentials| core.app.access.known_user(credentials));
+    let user =
+        line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());
     line.end(current, user, response)
 }
 
@@ -142,10 +142,9 @@ async fn read_default(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let writes = &core.app.writes;
-    let credentials = Credentials::of(request.headers());
-    let default = writes.default_bucket(&core.upstream, &path, &credentials).await;
-    let default = default.filter(|_| *request.method() != Method::OPTIONS);
-    let read = Write::new(request.method(), path, request.headers(), credentials, default);
+    let requester = core.requester(request.headers());
+    let default = requester.default_bucket(&path).await.filter(|_| *request.method() != Method::OPTIONS);
+    let read = Write::new(request.method(), path, request.headers(), requester.credentials, default);
     let passing = writes.begin([read]).await?;
     let response = forward::stream(core, request, peer).await?;
     passing.answered([Answer::with_status(response.status())]).await?;
@@ -168,9 +167,9 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             return Box::pin(endpoints::batch::answer(&core, parts, body, &peer, hold)).await;
         }
         let writes = &core.app.writes;
-        let credentials = Credentials::of(request.headers());
-        let default = writes.default_bucket(&core.upstream, &path, &credentials).await;
-        let mut write = Write::new(request.method(), path, request.headers(), credentials, default);
+        let requester = core.requester(request.headers());
+        let default = requester.default_bucket(&path).await;
+        let mut write = Write::new(request.method(), path, request.headers(), requester.credentials, default);
         if write.is_nothing() {
             return forward::stream(&core, request, &peer).await;
         }

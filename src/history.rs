@@ -8,7 +8,6 @@ mod visible;
 
 pub use visible::Visible;
 
-use crate::access::Access;
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::metrics::journal::JournalSize;
@@ -22,7 +21,6 @@ use keeper::Keeper;
 pub struct History {
     keeper: Arc<Keeper>,
     writes: Arc<Writes>,
-    access: Arc<Access>,
     /// Who sees the history of every bucket.
     readers: Vec<String>,
     explicit_permissions: bool,
@@ -30,10 +28,10 @@ pub struct History {
 
 impl History {
     /// Reads what `keeper` holds and `writes` writes.
-    pub fn new(settings: &Settings, keeper: Arc<Keeper>, writes: Arc<Writes>, access: Arc<Access>) -> Self {
+    pub fn new(settings: &Settings, keeper: Arc<Keeper>, writes: Arc<Writes>) -> Self {
         let kinto = &settings.kinto;
         let readers = kinto.history_read_principals.clone();
-        Self { keeper, writes, access, readers, explicit_permissions: kinto.explicit_permissions }
+        Self { keeper, writes, readers, explicit_permissions: kinto.explicit_permissions }
     }
 
     /// How much the journal holds, where there is one that can be read now.

@@ -97,7 +97,7 @@ impl Server {
         let shared = Shared { tls: self.tls, places: Places::new(&self.app.settings.limits), app: self.app };
         let (mut threads, mut pulse) = (Vec::new(), Pulse::default());
         for (number, listeners) in self.sockets.spread(self.threads)?.into_iter().enumerate() {
-            let core = Arc::new(Core { app: Arc::clone(&shared.app), upstream: self.upstream.sibling() });
+            let core = Arc::new(Core::new(Arc::clone(&shared.app), self.upstream.sibling()));
             let shared = shared.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("serve-{number}"));

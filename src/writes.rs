@@ -44,7 +44,7 @@ pub use elsewhere::Watching;
 pub use passing::Passing;
 pub use write::{LARGEST_SENT, Write};
 
-use crate::access::Access;
+use crate::access::{Access, Credentials, Requester};
 use crate::error::Error;
 use crate::history::keeper::Keeper;
 use crate::journal::{Change, Journal, Object};
@@ -52,7 +52,6 @@ use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
 use crate::settings::{JournalFailure, Settings};
 use crate::timeline::Timeline;
-use crate::upstream::Upstream;
 use crate::upstream::kinto::Source;
 use effects::Effects;
 use recording::Recording;
@@ -76,17 +75,15 @@ pub struct Writes {
     effects: Arc<Effects>,
     /// Asks as the service account.
     source: Source,
-    upstream: Upstream,
 }
 
 impl Writes {
-    /// Writes to the journal that `keeper` holds. Asks as the service account through `upstream`.
+    /// Writes to the journal that `keeper` holds.
     pub fn new(
         settings: &Settings,
         keeper: Arc<Keeper>,
-        access: Arc<Access>,
+        access: Access,
         timeline: Arc<Timeline>,
-        upstream: Upstream,
     ) -> Arc<Self> {
         Arc::new(Self {
             keeper,
@@ -96,9 +93,8 @@ impl Writes {
             lingering: lookup::Lingering::default(),
             turns: order::Turns::default(),
             recorded: Mutex::default(),
-            effects: Arc::new(Effects::new(timeline, access, upstream.clone())),
-            source: Source::new(upstream.clone()),
-            upstream,
+            source: access.source(),
+            effects: Arc::new(Effects::new(timeline, access)),
         })
     }
 
@@ -114,7 +110,7 @@ impl Writes {
             // Whose history it is can wait until the first clients are served.
             tokio::time::sleep(settings.delay()).await;
         }
-        if !self.keeper.is_own_at_last(&self.upstream).await {
+        if !self.keeper.is_own_at_last(self.effects.access.upstream()).await {
             return;
         }
         tokio::spawn(other_sidecars::follow(news, Arc::clone(&self.effects)));
@@ -165,6 +161,11 @@ impl Writes {
         if let Some(journal) = self.keeper.opened() {
             journal.flush().await;
         }
+    }
+
+    /// Whoever sent a write, asked about for as long as it takes.
+    fn requester(&self, credentials: &Credentials) -> Requester {
+        self.effects.access.requester(credentials.clone())
     }
 
     /// Waits until what a former process left open was looked up, so that nobody else's write is taken for it.

@@ -19,11 +19,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Credentials, Granted, Refusal, Verdict};
+use super::{Granted, Refusal, Requester, Verdict};
 use crate::aside;
 use crate::journal::Object;
 use crate::kinto::{Timestamp, batch_path, is_absence};
-use crate::upstream::{BatchSender, Upstream, UpstreamError};
+use crate::upstream::{BatchSender, UpstreamError};
 
 #[derive(Deserialize)]
 struct Shown {
@@ -51,32 +51,28 @@ struct SubAnswer<'b> {
 }
 
 /// Asks for an object, and for something in it that nobody has.
-pub(super) async fn ask_to_read(
-    upstream: &Upstream,
-    object: &Object,
-    credentials: &Credentials,
-) -> Result<Verdict, UpstreamError> {
+pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Result<Verdict, UpstreamError> {
     let uri = object.to_string();
     let (list, kind) = match object {
         Object::Bucket(_) => ("groups", "group"),
         Object::Collection(..) => ("records", "record"),
         Object::Group(..) | Object::Record(..) => {
-            let answer = get(upstream, &uri, credentials).await?;
+            let answer = get(requester, &uri).await?;
             return if answer.status() == StatusCode::OK { granted(answer).await } else { refusal(answer) };
         }
     };
     let absent = format!("{uri}/{list}/{}", Uuid::new_v4());
-    let together = both(upstream, [&uri, &absent], credentials).await?;
+    let together = both(requester, [&uri, &absent]).await?;
     let (shown, absence) = match together {
         Some((shown, absence)) => (shown, Some(absence)),
-        None => (get(upstream, &uri, credentials).await?, None),
+        None => (get(requester, &uri).await?, None),
     };
     if shown.status() != StatusCode::OK {
         return refusal(shown);
     }
     let absence = match absence {
         Some(absence) => absence,
-        None => get(upstream, &absent, credentials).await?,
+        None => get(requester, &absent).await?,
     };
     if is_absence(absence.status(), absence.body(), kind) { granted(shown).await } else { refusal(absence) }
 }
@@ -110,25 +106,24 @@ async fn read<T: Send + 'static>(
 
 /// Asks for both at once; `None` where the upstream takes no batch.
 async fn both(
-    upstream: &Upstream,
+    requester: &Requester,
     paths: [&str; 2],
-    credentials: &Credentials,
 ) -> Result<Option<(Response<Bytes>, Response<Bytes>)>, UpstreamError> {
-    if upstream.batches().refusal().is_some() {
+    if requester.upstream().batches().refusal().is_some() {
         return Ok(None);
     }
     let requests = paths.map(|path| json!({"path": batch_path(path)}));
     let body = json!({"defaults": {"method": "GET"}, "requests": requests}).to_string();
-    let mut headers = credentials.headers();
+    let mut headers = requester.credentials.headers();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let answer = upstream.ask_as(Method::POST, "/batch", headers, body.into()).await?;
+    let answer = requester.upstream().ask_as(Method::POST, "/batch", headers, body.into()).await?;
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
             return Err(UpstreamError::of_status(answer.status(), "a question of permission"));
         }
         status => {
-            upstream.batches().answered(status, BatchSender::Requester);
+            requester.upstream().batches().answered(status, BatchSender::Requester);
             return Ok(None);
         }
     }
@@ -155,10 +150,6 @@ fn single(answer: &SubAnswer<'_>) -> Option<Response<Bytes>> {
     Some(single)
 }
 
-async fn get(
-    upstream: &Upstream,
-    path: &str,
-    credentials: &Credentials,
-) -> Result<Response<Bytes>, UpstreamError> {
-    upstream.ask_as(Method::GET, path, credentials.headers(), Bytes::new()).await
+async fn get(requester: &Requester, path: &str) -> Result<Response<Bytes>, UpstreamError> {
+    requester.upstream().ask_as(Method::GET, path, requester.credentials.headers(), Bytes::new()).await
 }

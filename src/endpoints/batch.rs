@@ -219,8 +219,8 @@ async fn exchange(
 ) -> Result<Exchanged, Error> {
     let mut defaults = Vec::new();
     for request in batch.theirs() {
-        let SubRequest { path, credentials, .. } = request;
-        defaults.push(core.app.writes.default_bucket(&core.upstream, path, credentials).await);
+        let requester = core.access.requester(request.credentials.clone());
+        defaults.push(requester.default_bucket(&request.path).await);
     }
     let read = {
         let (batch, headers) = (Arc::clone(batch), parts.headers.clone());

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
 use super::own_bucket;
-use crate::access::{Credentials, Granted, Verdict};
+use crate::access::{Granted, Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -37,8 +37,8 @@ pub async fn answer(
 ) -> Result<Response, Error> {
     let app = &core.app;
     let params = ChangesetParams::parse(request.uri.query(), app.settings.compat);
-    let credentials = Credentials::of(&request.headers);
-    let (key, verdict) = own_bucket::readable(core, key, &credentials).await?;
+    let requester = core.requester(&request.headers);
+    let (key, verdict) = own_bucket::readable(core, key, &requester).await?;
     let granted = match verdict {
         Verdict::Granted(granted) => granted,
         Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
@@ -53,7 +53,7 @@ pub async fn answer(
         let expected = Some(&*params.expected).filter(|_| is_met);
         cache_control::expiry(&app.settings, &key.bucket, &key.collection, expected)
     };
-    Readable { core, key: &key, params: &params, credentials: &credentials, granted, expiry: &expiry }
+    Readable { core, key: &key, params: &params, requester: &requester, granted, expiry: &expiry }
         .answer(request)
         .await
 }
@@ -63,7 +63,7 @@ pub(super) struct Readable<'a> {
     pub(super) core: &'a Core,
     pub(super) key: &'a CollectionKey,
     pub(super) params: &'a ChangesetParams,
-    pub(super) credentials: &'a Credentials,
+    pub(super) requester: &'a Requester,
     pub(super) granted: Granted,
     /// For how long an answer may be kept: one that is as new as its requester knows the collection to be, or another.
     pub(super) expiry: &'a (dyn Fn(bool) -> Option<u64> + Sync),
@@ -84,8 +84,8 @@ impl Readable<'_> {
         let expected = newest(Some(&self.params.expected), self.params.since);
         let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
             Ok(current) => current,
-            Err(ReadError::Refused(_)) => return streamed::answer(self, Some(self.credentials)).await,
-            Err(ReadError::Oversize) => return streamed::answer(self, None).await,
+            Err(ReadError::Refused(_)) => return streamed::answer(self, true).await,
+            Err(ReadError::Oversize) => return streamed::answer(self, false).await,
             Err(error) => return Err(error.into()),
         };
         let freshness = if self.granted.stale { Freshness::Stale } else { freshness };
@@ -161,7 +161,7 @@ impl MirroredChangeset<'_> {
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap, freshness: Freshness) {
-        let Readable { core, key, params, credentials, expiry, .. } = self.asked;
+        let Readable { core, key, params, requester, expiry, .. } = self.asked;
         let known = self.state.content.timestamp;
         let is_met = newest(Some(&params.expected), params.since).is_none_or(|newest| newest <= known)
             && freshness != Freshness::Stale;
@@ -170,7 +170,7 @@ impl MirroredChangeset<'_> {
             bucket: &key.bucket,
             collection: &key.collection,
             expiry: expiry(is_met),
-            is_public: credentials.is_anonymous(),
+            is_public: requester.is_anonymous(),
             now: SystemTime::now(),
         }
         .insert(headers);

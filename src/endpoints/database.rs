@@ -8,7 +8,6 @@ use http::Method;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
-use crate::access::Credentials;
 use crate::app::Core;
 use crate::endpoints::feed::admission::admitted;
 use crate::endpoints::feed::tell_of_unreadable;
@@ -25,8 +24,8 @@ use crate::wire::cache_control::{self, Served};
 /// Answers a `GET` or `HEAD`.
 pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
     let app = &core.app;
-    let credentials = Credentials::of(&request.headers);
-    let (key, is_stale) = match admitted(core, Subject::Collection(key), &credentials, request).await? {
+    let requester = core.requester(&request.headers);
+    let (key, is_stale) = match admitted(core, Subject::Collection(key), &requester).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue((Subject::Collection(key), is_stale)) => (key, is_stale),
         ControlFlow::Continue(_) => return Err(Error::NotFound),
@@ -52,8 +51,7 @@ pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<
         }
         Err(ReadError::Refused(_)) => {
             tell_of_unreadable(core, &Subject::Collection(key.clone()));
-            let source = Source::on_behalf(core.upstream.clone(), credentials.headers());
-            let records = sources.unkept(&key, source).await?;
+            let records = sources.unkept(&key, requester.source()).await?;
             let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
             (counted, Freshness::Refreshed)
         }
@@ -78,7 +76,7 @@ pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<
     cache_control::forbid(response.headers_mut());
     let is_stale = is_stale || freshness == Freshness::Stale;
     Served::from_memory(is_stale.then(|| app.poller.behind_for())).insert(response.headers_mut());
-    if !credentials.is_anonymous() {
+    if !requester.is_anonymous() {
         cache_control::keep_private(response.headers_mut());
     }
     Ok(response)

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::access::Credentials;
+use crate::access::Requester;
 use crate::app::Core;
 use crate::endpoints::feed::admission::admitted;
 use crate::error::Error;
@@ -55,8 +55,8 @@ pub async fn answer(
 ) -> Result<Response, Error> {
     let app = &core.app;
     let settings = &app.settings;
-    let credentials = Credentials::of(&request.headers);
-    let (subject, is_stale) = match admitted(core, subject, &credentials, request).await? {
+    let requester = core.requester(&request.headers);
+    let (subject, is_stale) = match admitted(core, subject, &requester).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(admitted) => admitted,
     };
@@ -74,8 +74,7 @@ pub async fn answer(
             "{name:?} is no parameter of feeds, and is ignored in that of {subject}: filters of Kinto's need filter=_kinto"
         );
     }
-    let mut beginning =
-        app.feeds.sources.snapshot(&subject, params.since, &core.upstream, &credentials).await?;
+    let mut beginning = app.feeds.sources.snapshot(&subject, params.since, &requester).await?;
     if !beginning.is_readable {
         tell_of_unreadable(core, &subject);
     }
@@ -84,14 +83,14 @@ pub async fn answer(
     }
     let mut definition = None;
     let defined = async |name: &str| {
-        let found = named(core, &subject, &credentials, name).await?;
+        let found = named(core, &subject, &requester, name).await?;
         definition = found.as_ref().map(Value::to_string);
         Ok(found)
     };
     let filter = filter::Filter::read(&params, defined).await?;
     let query = request.uri.query().map_or(0, str::len);
     // SECURITY: it is held for as long as its reader reads, and so are the credentials.
-    hold.set(credentials.weight() + filter.as_ref().map_or(0, |filter| filter.weight(query)))?;
+    hold.set(requester.credentials.weight() + filter.as_ref().map_or(0, |filter| filter.weight(query)))?;
     let options = ReaderOptions {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
         // Newest first: what comes later belongs in front, and cannot follow.
@@ -102,10 +101,10 @@ pub async fn answer(
         filter,
     };
     let client = client(peer, &request.headers, settings);
-    let reader = ReaderId::of(client, &credentials, &request.headers);
+    let reader = ReaderId::of(client, &requester.credentials, &request.headers);
     let presence = Arc::new(app.feeds.seen_before.enter(beginning.snapshot.lineage(), reader).await);
     let memory = Memory { began: beginning.snapshot.began(), presence };
-    let asked = FeedRequest { core, subject, request, credentials, params, definition, beginning, memory };
+    let asked = FeedRequest { core, subject, request, requester, params, definition, beginning, memory };
     let response = if asked.params.mode == Mode::Normal {
         asked.normal(options, &mut hold).await?
     } else {
@@ -133,13 +132,14 @@ pub(super) fn tell_of_unreadable(core: &Core, subject: &Subject) {
 async fn named(
     core: &Core,
     subject: &Subject,
-    credentials: &Credentials,
+    requester: &Requester,
     name: &str,
 ) -> Result<Option<Value>, Error> {
     let asked = async |path: &str| {
         let mut answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
         if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            answer = core.upstream.ask_as(Method::GET, path, credentials.headers(), Bytes::new()).await?;
+            let headers = requester.credentials.headers();
+            answer = core.upstream.ask_as(Method::GET, path, headers, Bytes::new()).await?;
         }
         if answer.status().is_server_error() {
             return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters").into());
@@ -177,7 +177,7 @@ struct FeedRequest<'a> {
     core: &'a Arc<Core>,
     subject: Subject,
     request: &'a Parts,
-    credentials: Credentials,
+    requester: Requester,
     params: Params,
     /// Of the filter that the request names.
     definition: Option<String>,
@@ -209,7 +209,7 @@ impl FeedRequest<'_> {
         } else if let Some(seat) = self.seat(client, peer)? {
             let channel = feeds.channel(&self.subject);
             channel.reach(self.beginning.snapshot.serial(), PATIENCE).await?;
-            let grant = feeds.permission_watch.give(self.subject, self.credentials, &channel);
+            let grant = feeds.permission_watch.give(self.subject, self.requester.credentials, &channel);
             let admission = Some(Admission { seat, grant });
             let supply = Supply::Live(channel.join());
             Body::boxed(FeedReader::new(supply, admission, options, position, self.memory))

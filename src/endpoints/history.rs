@@ -10,10 +10,9 @@ use http::Method;
 use http::header::HOST;
 use http::request::Parts;
 
-pub mod requester;
-
 use super::list::{self, PreconditionOutcome, Preconditions};
-use crate::access::Verdict;
+use super::own_bucket;
+use crate::access::{Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::journal::{EntriesCount, EntriesPage, Journal};
@@ -22,7 +21,6 @@ use crate::query::{Fault, Given, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
-use requester::Requester;
 
 /// The fields that entries may have.
 const FIELDS: [&str; 13] = [
@@ -50,12 +48,13 @@ const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
 /// Answers a request for the history of a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
     let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = match Requester::of(core, &request.headers, bucket).await? {
+    let requester = &core.requester(&request.headers);
+    let bucket = match own_bucket::of_history(core, bucket, requester).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(requester) => requester,
+        ControlFlow::Continue(bucket) => bucket,
     };
     list::check_accept(&request.headers)?;
-    let listing = Listing { core, journal, requester: &requester, request, peer };
+    let listing = Listing { core, journal, bucket: &bucket, requester, request, peer };
     if request.method == Method::DELETE { listing.delete().await } else { listing.read().await }
 }
 
@@ -89,6 +88,7 @@ fn changed(parameters: &Parameters, faults: &mut Vec<Fault>) -> bool {
 struct Listing<'l> {
     core: &'l Core,
     journal: &'l Journal,
+    bucket: &'l str,
     requester: &'l Requester,
     request: &'l Parts,
     peer: &'l Peer,
@@ -96,9 +96,8 @@ struct Listing<'l> {
 
 impl Listing<'_> {
     async fn read(&self) -> Result<Response, Error> {
-        let Self { core, journal, requester, .. } = self;
-        let Requester { bucket, credentials } = requester;
-        let visible = match core.app.history.visible(&core.upstream, journal, bucket, credentials).await? {
+        let Self { core, journal, bucket, requester, .. } = *self;
+        let visible = match core.app.history.visible(journal, bucket, requester).await? {
             ControlFlow::Break(refusal) => return Ok(refusal.replay()),
             ControlFlow::Continue(visible) => visible,
         };
@@ -141,14 +140,11 @@ impl Listing<'_> {
     }
 
     async fn delete(&self) -> Result<Response, Error> {
-        let Self { core, journal, requester, .. } = self;
-        let Requester { bucket, credentials } = requester;
-        if let Verdict::Refused(refusal) =
-            core.app.access.may_write_bucket(&core.upstream, bucket, credentials).await?
-        {
+        let Self { core, journal, bucket, requester, .. } = *self;
+        if let Verdict::Refused(refusal) = requester.may_write_bucket(bucket).await? {
             return Ok(refusal.replay());
         }
-        core.app.writes.look_at_bucket(journal, bucket, credentials, None).await?;
+        core.app.writes.look_at_bucket(journal, bucket, requester, None).await?;
         let (preconditions, given, changed) = self.parameters()?;
         if !preconditions.is_none() {
             let timestamp = journal.timestamp(bucket).await?;
@@ -165,7 +161,7 @@ impl Listing<'_> {
     async fn selection(&self) -> Result<ControlFlow<Response, Query>, Error> {
         let (preconditions, given, changed) = self.parameters()?;
         if !preconditions.is_none() {
-            let timestamp = self.journal.timestamp(&self.requester.bucket).await?;
+            let timestamp = self.journal.timestamp(self.bucket).await?;
             match preconditions.verdict(timestamp) {
                 PreconditionOutcome::Proceed => {}
                 PreconditionOutcome::NotModified => {
@@ -208,7 +204,7 @@ impl Listing<'_> {
             let host = self.request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
             let base_url = list::base_url(settings, self.peer.scheme(), host);
             // A next page of `default` names the requester's own bucket.
-            let bucket = segment(&self.requester.bucket);
+            let bucket = segment(self.bucket);
             let path = format!("/{}/buckets/{bucket}/history", settings.upstream.version);
             let next = list::next_page(&base_url, &path, self.request.uri.query(), limit, &token);
             headers.extend(next.map(|next| (list::NEXT_PAGE, next)));

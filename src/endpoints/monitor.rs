@@ -9,7 +9,6 @@ use http::request::Parts;
 use super::changeset_params::ChangesetParams;
 use super::monitor_changes::{Context, ListRequest, Monitor};
 use super::{changeset, list, monitor_changes, monitor_changeset};
-use crate::access::Credentials;
 use crate::app::Core;
 use crate::aside;
 use crate::error::Error;
@@ -30,10 +29,7 @@ pub async fn answer(
 ) -> Result<Response, Error> {
     let app = &core.app;
     let settings = &app.settings;
-    let credentials = Credentials::of(&request.headers);
-    if !app.access.has_principal(&core.upstream, &credentials, &settings.changes.principals).await? {
-        return Err(if credentials.is_anonymous() { Error::Unauthorized } else { Error::Forbidden });
-    }
+    core.requester(&request.headers).check_principals(&settings.changes.principals).await?;
     let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let base_url = || list::base_url(settings, peer.scheme(), host);
     let context = Context { settings, now: Timestamp::now(), base_url: &base_url };

@@ -4,16 +4,18 @@
 //! asked for under the bucket's real id. Only where that is not there, the upstream is asked under the name `default`, and
 //! makes it.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, StatusCode};
 
-use crate::access::{Credentials, Verdict};
+use crate::access::{Refusal, Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::journal::Object;
-use crate::kinto::{CollectionKey, RequestPath};
+use crate::kinto::{CollectionKey, DEFAULT_BUCKET, RequestPath};
+use crate::wire::body::Response;
 use crate::writes::Write;
 use crate::writes::answer::Answer;
 
@@ -21,16 +23,16 @@ use crate::writes::answer::Answer;
 pub async fn readable(
     core: &Core,
     key: CollectionKey,
-    credentials: &Credentials,
+    requester: &Requester,
 ) -> Result<(CollectionKey, Verdict), Error> {
-    let access = &core.app.access;
-    let real = access.resolve(&core.upstream, key.clone(), credentials).await?;
-    let verdict = access.may_read(&core.upstream, &real, credentials).await?;
+    let bucket = requester.resolve(&key.bucket).await?;
+    let real = CollectionKey { bucket, collection: Arc::clone(&key.collection) };
+    let verdict = requester.may_read(&real).await?;
     if real == key || matches!(verdict, Verdict::Granted(_)) {
         return Ok((real, verdict));
     }
-    make(core, &key.uri(), credentials).await?;
-    let verdict = access.may_read(&core.upstream, &real, credentials).await?;
+    make(core, &key.uri(), requester).await?;
+    let verdict = requester.may_read(&real).await?;
     Ok((real, verdict))
 }
 
@@ -38,27 +40,47 @@ pub async fn readable(
 pub async fn readable_bucket(
     core: &Core,
     bucket: &Arc<str>,
-    credentials: &Credentials,
+    requester: &Requester,
 ) -> Result<(Arc<str>, Verdict), Error> {
-    let access = &core.app.access;
-    let key = CollectionKey { bucket: Arc::clone(bucket), collection: "".into() };
-    let real = access.resolve(&core.upstream, key, credentials).await?.bucket;
+    let real = requester.resolve(bucket).await?;
     let object = Object::Bucket(real.to_string());
-    let verdict = access.may_read_object(&core.upstream, &object, credentials).await?;
+    let verdict = requester.may_read_object(&object).await?;
     if real == *bucket || matches!(verdict, Verdict::Granted(_)) {
         return Ok((real, verdict));
     }
-    make(core, &Object::Bucket(bucket.to_string()).to_string(), credentials).await?;
-    let verdict = access.may_read_object(&core.upstream, &object, credentials).await?;
+    make(core, &Object::Bucket(bucket.to_string()).to_string(), requester).await?;
+    let verdict = requester.may_read_object(&object).await?;
     Ok((real, verdict))
 }
 
+/// The bucket whose history the requester means, which is made if it is their own. The refusal is the upstream's, to
+/// somebody who has none.
+pub async fn of_history(
+    core: &Core,
+    bucket: &str,
+    requester: &Requester,
+) -> Result<ControlFlow<Response, String>, Error> {
+    if bucket != DEFAULT_BUCKET {
+        return Ok(ControlFlow::Continue(bucket.to_owned()));
+    }
+    let own = requester.identity().await?.default_bucket;
+    let answer = make(core, &format!("/buckets/{DEFAULT_BUCKET}"), requester).await?;
+    Ok(match own {
+        Some(own) => ControlFlow::Continue(own.to_string()),
+        None if answer.status() == StatusCode::UNAUTHORIZED => {
+            ControlFlow::Break(Refusal::new(answer).replay())
+        }
+        // The upstream knows of no such alias.
+        None => ControlFlow::Continue(bucket.to_owned()),
+    })
+}
+
 /// Has the upstream make what stands at a path below `/buckets/default`, and records what it made.
-pub async fn make(core: &Core, uri: &str, credentials: &Credentials) -> Result<Response<Bytes>, Error> {
+pub async fn make(core: &Core, uri: &str, requester: &Requester) -> Result<http::Response<Bytes>, Error> {
     let app = &core.app;
-    let identity = app.access.identity(&core.upstream, credentials).await?;
-    let own = identity.default_bucket.filter(|_| identity.user_id.is_some());
+    let own = requester.identity().await?.default_bucket;
     let path = RequestPath::of_uri(uri);
+    let credentials = &requester.credentials;
     let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials.clone(), own.clone());
     let passing = app.writes.begin([read]).await?;
     let answer = core.upstream.ask_as(Method::GET, uri, credentials.headers(), Bytes::new()).await?;

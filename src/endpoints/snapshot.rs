@@ -19,8 +19,7 @@ use serde_json::value::RawValue;
 
 mod present;
 
-use super::history::requester::Requester;
-use super::{history, list};
+use super::{history, list, own_bucket};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::error::Error;
@@ -61,22 +60,22 @@ pub async fn answer(
     request: &Parts,
 ) -> Result<Response, Error> {
     let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let Requester { bucket, credentials } = match Requester::of(core, &request.headers, &key.bucket).await? {
+    let requester = &core.requester(&request.headers);
+    let bucket = match own_bucket::of_history(core, &key.bucket, requester).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(requester) => requester,
+        ControlFlow::Continue(bucket) => bucket,
     };
     let moment = self::moment(moment)?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());
-    let verdict = core.app.access.may_read_object(&core.upstream, &collection, &credentials).await?;
-    if let Verdict::Refused(refusal) = verdict {
+    if let Verdict::Refused(refusal) = requester.may_read_object(&collection).await? {
         return Ok(refusal.replay());
     }
 
-    core.app.writes.look_at_bucket(journal, &bucket, &credentials, None).await?;
+    core.app.writes.look_at_bucket(journal, &bucket, requester, None).await?;
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
     let snapshot = PastCollection { core, journal, key, collection, moment };
     let (records, is_complete) =
-        snapshot.take(present::records(core, &snapshot.key, &credentials).await?).await?;
+        snapshot.take(present::records(core, &snapshot.key, requester).await?).await?;
     let mut chunks = vec![Bytes::from_static(b"{\"data\":[")];
     for (index, record) in records.into_iter().enumerate() {
         if index > 0 {

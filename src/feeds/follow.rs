@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 pub mod unkept;
 
-use crate::access::Credentials;
+use crate::access::{Access, Requester};
 use crate::error::Error;
 use crate::feeds::channel::Channel;
 use crate::feeds::params::Since;
@@ -31,7 +31,6 @@ use crate::mirror::{Freshness, Mirrors};
 use crate::timeline::Timeline;
 use crate::timeline::collection_list::CollectionList;
 use crate::timeline::poll::{PollError, Poller};
-use crate::upstream::Upstream;
 use crate::upstream::kinto::{ReadError, Source};
 use unkept::Unkept;
 
@@ -62,7 +61,7 @@ pub struct Sources {
     /// Histories.
     pub history: Arc<History>,
     /// Says who sees what of them.
-    upstream: Upstream,
+    access: Access,
     /// `sidecar.overlap`.
     pub overlap: Duration,
     /// Lists of buckets whose readers may come back.
@@ -91,28 +90,27 @@ impl Sources {
         poller: Arc<Poller>,
         mirrors: Arc<Mirrors>,
         history: Arc<History>,
-        upstream: Upstream,
+        access: Access,
         overlap: Duration,
     ) -> Self {
         let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
-        Self { timeline, poller, mirrors, history, upstream, overlap, in_use }
+        Self { timeline, poller, mirrors, history, access, overlap, in_use }
     }
 
-    /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from `upstream`,
+    /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from the upstream,
     /// and what the service account may not read is read as the requester.
     pub async fn snapshot(
         &self,
         subject: &Subject,
         since: Since,
-        upstream: &Upstream,
-        credentials: &Credentials,
+        requester: &Requester,
     ) -> Result<Beginning, Error> {
         match subject {
-            Subject::Collection(key) => self.records(key, since, upstream, credentials).await,
+            Subject::Collection(key) => self.records(key, since, requester).await,
             Subject::Bucket(bucket) => {
                 let list = match self.poller.bucket(bucket, newer_than_known(since)).await {
                     Err(PollError::Unreadable(_)) => {
-                        return self.unreadable_bucket(bucket, upstream, credentials).await;
+                        return self.unreadable_bucket(bucket, requester).await;
                     }
                     list => list?,
                 };
@@ -145,11 +143,14 @@ impl Sources {
     }
 
     async fn entries(&self, bucket: &str, view: &View) -> Result<Entries, Error> {
-        let Some(journal) = self.history.journal(&self.upstream).await? else { return Err(Error::NotFound) };
+        let Some(journal) = self.history.journal(self.access.upstream()).await? else {
+            return Err(Error::NotFound);
+        };
         let visible = match view {
-            View::Everything => Visible::everything(&self.history, &self.upstream, journal, bucket),
+            View::Everything => Visible::everything(journal, bucket),
             View::Of(credentials) => {
-                match self.history.visible(&self.upstream, journal, bucket, credentials).await? {
+                let requester = self.access.requester(credentials.clone());
+                match self.history.visible(journal, bucket, &requester).await? {
                     ControlFlow::Continue(visible) => visible,
                     ControlFlow::Break(_) => return Err(Error::Forbidden),
                 }
@@ -162,8 +163,7 @@ impl Sources {
         &self,
         key: &CollectionKey,
         since: Since,
-        upstream: &Upstream,
-        credentials: &Credentials,
+        requester: &Requester,
     ) -> Result<Beginning, Error> {
         let mirror = self.mirrors.hold(key);
         let clock = mirror.clock();
@@ -175,11 +175,8 @@ impl Sources {
         let (state, freshness) = match self.mirrors.current(&mirror, newer_than_known(since)).await {
             Err(error @ (ReadError::Oversize | ReadError::Refused(_))) => {
                 let is_readable = matches!(error, ReadError::Oversize);
-                let source = if is_readable {
-                    Source::new(upstream.clone())
-                } else {
-                    Source::on_behalf(upstream.clone(), credentials.headers())
-                };
+                let source =
+                    if is_readable { Source::new(requester.upstream().clone()) } else { requester.source() };
                 let snapshot = Arc::new(self.unkept(key, source).await?);
                 let freshness = Freshness::Refreshed;
                 return Ok(Beginning { snapshot, freshness, is_kept: false, is_readable, now: None });
@@ -197,13 +194,8 @@ impl Sources {
 
     /// The collections of a bucket that the service account may not read, or not all of it, as somebody who may is shown
     /// them.
-    async fn unreadable_bucket(
-        &self,
-        bucket: &str,
-        upstream: &Upstream,
-        credentials: &Credentials,
-    ) -> Result<Beginning, Error> {
-        let list = Box::pin(self.poller.bucket_as(upstream, bucket, credentials.headers())).await?;
+    async fn unreadable_bucket(&self, bucket: &str, requester: &Requester) -> Result<Beginning, Error> {
+        let list = Box::pin(self.poller.bucket_as(requester, bucket)).await?;
         let snapshot = Arc::new(Collections::now(list, Naming::InBucket, self.overlap));
         let freshness = Freshness::Refreshed;
         Ok(Beginning { snapshot, freshness, is_kept: false, is_readable: false, now: None })
@@ -329,7 +321,7 @@ async fn follow_entries(feeds: &Feeds, bucket: &str, view: &View, subject: &Subj
     let mut usage = Usage::default();
     loop {
         // Before the journal is read: what is recorded from here on is news.
-        let news = match sources.history.journal(&sources.upstream).await {
+        let news = match sources.history.journal(sources.access.upstream()).await {
             Ok(journal) => journal.map(Journal::subscribe),
             Err(_) => None,
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::access::{Credentials, Verdict};
+use crate::access::{Access, Credentials, Verdict};
 use crate::error::Error;
 use crate::feeds::Subject;
 use crate::feeds::channel::Channel;
@@ -59,8 +59,14 @@ impl PermissionWatch {
     }
 
     /// Asks again and again until the process ends.
-    pub async fn keep(self: Arc<Self>, questions: Questions, interval: Duration, budget: f64) {
-        let mut changed = questions.access.subscribe();
+    pub async fn keep(
+        self: Arc<Self>,
+        access: Access,
+        questions: Questions,
+        interval: Duration,
+        budget: f64,
+    ) {
+        let mut changed = access.subscribe();
         let interval = interval.max(SHORTEST_INTERVAL);
         loop {
             // Before the round: what changes while it goes on makes another.
@@ -70,7 +76,8 @@ impl PermissionWatch {
             let mut to_wake: Vec<Arc<Channel>> = Vec::new();
             for grant in grants {
                 let began = Instant::now();
-                let verdict = questions.ask(&grant.subject, &grant.credentials).await;
+                let requester = access.requester(grant.credentials.clone());
+                let verdict = questions.ask(&grant.subject, &requester).await;
                 let is_withdrawn =
                     matches!(verdict, Ok(Verdict::Refused(_)) | Err(Error::Unauthorized | Error::Forbidden));
                 if is_withdrawn {

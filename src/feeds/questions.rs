@@ -4,19 +4,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::subject::{Subject, View};
-use crate::access::{Access, Credentials, Refusal, Verdict};
+use crate::access::{Refusal, Requester, Verdict};
 use crate::error::Error;
 use crate::history::History;
 use crate::kinto::object::Object;
-use crate::upstream::Upstream;
 
 /// Whom to ask who may read what.
 #[derive(Debug)]
 pub struct Questions {
-    /// Permissions, as the upstream says.
-    pub access: Arc<Access>,
-    /// The upstream.
-    pub upstream: Upstream,
     /// Histories.
     pub history: Arc<History>,
     /// Who may read the list of monitored collections.
@@ -25,21 +20,16 @@ pub struct Questions {
 
 impl Questions {
     /// Whether somebody may read a source; of a history, as much of it as the subject says.
-    pub async fn ask(&self, subject: &Subject, credentials: &Credentials) -> Result<Verdict, Error> {
-        let Self { access, upstream, principals, .. } = self;
+    pub async fn ask(&self, subject: &Subject, requester: &Requester) -> Result<Verdict, Error> {
         match subject {
-            Subject::Collection(key) => access.may_read(upstream, key, credentials).await,
-            Subject::Bucket(bucket) => {
-                access.may_read_object(upstream, &Object::Bucket(bucket.to_string()), credentials).await
-            }
+            Subject::Collection(key) => requester.may_read(key).await,
+            Subject::Bucket(bucket) => requester.may_read_object(&Object::Bucket(bucket.to_string())).await,
             Subject::Monitor => {
-                if access.has_principal(upstream, credentials, principals).await? {
-                    return Ok(Verdict::open());
-                }
-                Err(if credentials.is_anonymous() { Error::Unauthorized } else { Error::Forbidden })
+                requester.check_principals(&self.principals).await?;
+                Ok(Verdict::open())
             }
             Subject::History(bucket, view) => {
-                match self.seen(bucket, credentials).await? {
+                match self.seen(bucket, requester).await? {
                     ControlFlow::Break(refusal) => Ok(Verdict::Refused(refusal)),
                     // Who sees less than before comes back for it.
                     ControlFlow::Continue(View::Of(_)) if *view == View::Everything => Err(Error::Forbidden),
@@ -53,11 +43,11 @@ impl Questions {
     pub async fn seen(
         &self,
         bucket: &str,
-        credentials: &Credentials,
+        requester: &Requester,
     ) -> Result<ControlFlow<Arc<Refusal>, View>, Error> {
-        let Self { history, upstream, .. } = self;
-        let Some(journal) = history.journal(upstream).await? else { return Err(Error::NotFound) };
-        let visible = match history.visible(upstream, journal, bucket, credentials).await? {
+        let history = &self.history;
+        let Some(journal) = history.journal(requester.upstream()).await? else { return Err(Error::NotFound) };
+        let visible = match history.visible(journal, bucket, requester).await? {
             ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
             ControlFlow::Continue(visible) => visible,
         };
@@ -65,6 +55,7 @@ impl Questions {
             return Ok(ControlFlow::Continue(View::Everything));
         }
         let refusal = visible.refusal().await?;
-        Ok(refusal.map_or_else(|| ControlFlow::Continue(View::Of(credentials.clone())), ControlFlow::Break))
+        let own = || ControlFlow::Continue(View::Of(requester.credentials.clone()));
+        Ok(refusal.map_or_else(own, ControlFlow::Break))
     }
 }

@@ -12,18 +12,15 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::History;
-use crate::access::{Access, Credentials, Refusal, Verdict};
+use crate::access::{Refusal, Requester, Verdict};
 use crate::error::Error;
 use crate::journal::{EntriesCount, EntriesPage, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
-use crate::upstream::Upstream;
 
 /// What of a bucket's history somebody sees.
 #[derive(Debug)]
 pub struct Visible {
-    access: Arc<Access>,
-    upstream: Upstream,
     journal: Journal,
     bucket: String,
     /// For somebody who does not see everything: who they are, and what they are told where they see nothing.
@@ -32,7 +29,7 @@ pub struct Visible {
 
 #[derive(Debug)]
 struct Limits {
-    credentials: Credentials,
+    requester: Requester,
     principals: Vec<String>,
     refusal: Arc<Refusal>,
 }
@@ -41,20 +38,19 @@ impl History {
     /// Finds out what somebody sees of a bucket's history in `journal`; a refusal where that is nothing for certain.
     pub async fn visible(
         &self,
-        upstream: &Upstream,
         journal: &Journal,
         bucket: &str,
-        credentials: &Credentials,
+        requester: &Requester,
     ) -> Result<ControlFlow<Arc<Refusal>, Visible>, Error> {
-        let everything = Visible::everything(self, upstream, journal, bucket);
+        let everything = Visible::everything(journal, bucket);
         let readers = &self.readers;
-        if !readers.is_empty() && self.access.has_principal(upstream, credentials, readers).await? {
+        if !readers.is_empty() && requester.has_principal(readers).await? {
             return Ok(ControlFlow::Continue(everything));
         }
         let object = Object::Bucket(bucket.to_owned());
-        let refusal = match self.access.may_read_object(upstream, &object, credentials).await? {
+        let refusal = match requester.may_read_object(&object).await? {
             Verdict::Granted(granted) => {
-                self.writes.look_at_bucket(journal, bucket, credentials, granted.metadata).await?;
+                self.writes.look_at_bucket(journal, bucket, requester, granted.metadata).await?;
                 return Ok(ControlFlow::Continue(everything));
             }
             Verdict::Refused(refusal) => refusal,
@@ -62,7 +58,7 @@ impl History {
         if !self.explicit_permissions {
             return Ok(ControlFlow::Break(refusal));
         }
-        let identity = self.access.identity(upstream, credentials).await?;
+        let identity = requester.identity().await?;
         let mut principals = identity.principals;
         let everybody = [("system.Everyone", true), ("system.Authenticated", identity.user_id.is_some())];
         for (principal, is_theirs) in everybody {
@@ -70,21 +66,15 @@ impl History {
                 principals.push(principal.to_owned());
             }
         }
-        let limits = Some(Limits { credentials: credentials.clone(), principals, refusal });
+        let limits = Some(Limits { requester: requester.clone(), principals, refusal });
         Ok(ControlFlow::Continue(Visible { limits, ..everything }))
     }
 }
 
 impl Visible {
     /// All of it.
-    pub fn everything(history: &History, upstream: &Upstream, journal: &Journal, bucket: &str) -> Self {
-        Self {
-            access: Arc::clone(&history.access),
-            upstream: upstream.clone(),
-            journal: journal.clone(),
-            bucket: bucket.to_owned(),
-            limits: None,
-        }
+    pub fn everything(journal: &Journal, bucket: &str) -> Self {
+        Self { journal: journal.clone(), bucket: bucket.to_owned(), limits: None }
     }
 
     /// Whether that is everything.
@@ -110,7 +100,7 @@ impl Visible {
         };
         let failure = Mutex::new(None);
         let verdict =
-            |object: Object| -> BoxFuture<'_, bool> { Box::pin(self.verdict(limits, object, &failure)) };
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
         let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
         let page = self.journal.page(bucket, query, &sees).await?;
         seen(failure, page.sees_any, page, &limits.refusal)
@@ -124,7 +114,7 @@ impl Visible {
         };
         let failure = Mutex::new(None);
         let verdict =
-            |object: Object| -> BoxFuture<'_, bool> { Box::pin(self.verdict(limits, object, &failure)) };
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
         let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
         let count = self.journal.count(bucket, query, &sees).await?;
         seen(failure, count.sees_any, count, &limits.refusal)
@@ -140,9 +130,8 @@ impl Visible {
     }
 
     /// Whether they may see what is about this object now.
-    async fn verdict(&self, limits: &Limits, object: Object, failure: &Mutex<Option<Error>>) -> bool {
-        let asked = self.access.may_read_object(&self.upstream, &object, &limits.credentials).await;
-        match asked {
+    async fn verdict(limits: &Limits, object: Object, failure: &Mutex<Option<Error>>) -> bool {
+        match limits.requester.may_read_object(&object).await {
             Ok(verdict) => matches!(verdict, Verdict::Granted(_)),
             Err(error) => {
                 *failure.lock() = Some(error);

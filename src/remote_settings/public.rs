@@ -12,12 +12,11 @@ use arc_swap::ArcSwapOption;
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use crate::access::{Access, Credentials, Verdict};
+use crate::access::{Access, Requester, Verdict};
 use crate::error::Error;
 use crate::kinto::CollectionKey;
 use crate::kinto::object::Object;
 use crate::timeline::entries::{Entries, Entry};
-use crate::upstream::Upstream;
 
 /// How many questions of permission go up at once.
 const AT_ONCE: usize = 8;
@@ -47,12 +46,7 @@ impl Public {
     }
 
     /// What anybody may read of `all`.
-    pub async fn entries(
-        &self,
-        access: &Access,
-        upstream: &Upstream,
-        all: &Arc<Entries>,
-    ) -> Result<Arc<Entries>, Error> {
+    pub async fn entries(&self, access: &Access, all: &Arc<Entries>) -> Result<Arc<Entries>, Error> {
         let (permissions, asked) = (access.version(), Instant::now());
         let last = self.last.load();
         if let Some(last) = &*last
@@ -62,24 +56,18 @@ impl Public {
             return Ok(Arc::clone(&last.entries));
         }
         let last = last.as_ref().map(Arc::clone);
-        let entries = Box::pin(found(access, upstream, all, last.as_deref())).await?;
+        let entries = Box::pin(found(&access.anybody(), all, last.as_deref())).await?;
         let known = Known { generation: all.generation, permissions, asked, entries: Arc::clone(&entries) };
         self.last.store(Some(Arc::new(known)));
         Ok(entries)
     }
 }
 
-async fn found(
-    access: &Access,
-    upstream: &Upstream,
-    all: &Arc<Entries>,
-    last: Option<&Known>,
-) -> Result<Arc<Entries>, Error> {
-    let anybody = &Credentials::default();
+async fn found(anybody: &Requester, all: &Arc<Entries>, last: Option<&Known>) -> Result<Arc<Entries>, Error> {
     let buckets: BTreeSet<&Arc<str>> = all.rows.iter().map(|entry| &entry.key.bucket).collect();
     let whole = buckets.into_iter().map(|bucket| async move {
         let object = Object::Bucket(bucket.to_string());
-        let verdict = access.may_read_object(upstream, &object, anybody).await;
+        let verdict = anybody.may_read_object(&object).await;
         // Where the upstream does not say, its collections are asked for.
         matches!(verdict, Ok(Verdict::Granted(_))).then_some(bucket)
     });
@@ -88,7 +76,7 @@ async fn found(
     let whole: HashSet<&Arc<str>> = whole.into_iter().flatten().collect();
     let others = all.rows.iter().filter(|entry| !whole.contains(&entry.key.bucket));
     let others = others.map(|entry| async move {
-        match access.may_read(upstream, &entry.key, anybody).await {
+        match anybody.may_read(&entry.key).await {
             Ok(Verdict::Granted(_)) => Ok(Some(&entry.key)),
             Ok(Verdict::Refused(_)) => Ok(None),
             // What it was is more likely than anything else.

@@ -3,36 +3,17 @@
 //! Follows `kinto.plugins.default_bucket`: a request below `/buckets/default` creates the requester's bucket, and one
 //! below a collection that collection, with the requester as their author.
 
-use std::sync::Arc;
-
 use super::Writes;
 use super::answer::Version;
 use super::changes::changed;
 use super::write::{Target, Write};
-use crate::access::Credentials;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
-use crate::kinto::{RequestPath, Resource};
-use crate::upstream::Upstream;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::kinto::Resource;
+use crate::upstream::kinto::ReadError;
 
 /// The method of intents that say that the default bucket may make something by itself.
 pub(super) const METHOD: &str = "GET";
-
-impl Writes {
-    /// The requester's own bucket, where a path leads into it.
-    pub async fn default_bucket(
-        &self,
-        upstream: &Upstream,
-        path: &RequestPath,
-        credentials: &Credentials,
-    ) -> Option<Arc<str>> {
-        if !path.is_in_default_bucket() {
-            return None;
-        }
-        self.effects.access.identity(upstream, credentials).await.ok()?.default_bucket
-    }
-}
 
 /// The creations that a request in the default bucket brought about, as far as they are not known yet.
 pub(super) async fn created(room: &Writes, journal: &Journal, write: &Write) -> Result<Vec<Change>, Error> {
@@ -41,8 +22,8 @@ pub(super) async fn created(room: &Writes, journal: &Journal, write: &Write) -> 
     if unknown.is_empty() {
         return Ok(changes);
     }
-    let user_id = room.effects.access.identity(&room.upstream, &write.credentials).await?.user_id;
-    let source = Source::on_behalf(room.upstream.clone(), write.credentials.headers());
+    let requester = room.requester(&write.credentials);
+    let (user_id, source) = (requester.identity().await?.user_id, requester.source());
     for object in unknown {
         match source.object(&object.to_string()).await {
             Ok(body) => {

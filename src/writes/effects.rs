@@ -20,8 +20,7 @@ use crate::journal::Object;
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
-use crate::upstream::Upstream;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::ReadError;
 
 /// How long the upstream is left alone after it could not say a timestamp.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
@@ -30,9 +29,8 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_
 #[derive(Debug)]
 pub(super) struct Effects {
     pub(super) timeline: Arc<Timeline>,
-    pub(super) access: Arc<Access>,
+    pub(super) access: Access,
     /// Asks where an answer does not say enough.
-    source: Source,
     /// The collections for which the upstream is asked again and again, because it could not answer.
     pending: Mutex<Pending>,
 }
@@ -70,8 +68,8 @@ enum Scope {
 
 impl Effects {
     /// Tells `timeline` and `access`; asks `upstream` where it has to.
-    pub(super) fn new(timeline: Arc<Timeline>, access: Arc<Access>, upstream: Upstream) -> Self {
-        Self { timeline, access, source: Source::new(upstream), pending: Mutex::default() }
+    pub(super) fn new(timeline: Arc<Timeline>, access: Access) -> Self {
+        Self { timeline, access, pending: Mutex::default() }
     }
 
     /// What these writes may change.
@@ -172,7 +170,7 @@ impl Effects {
     async fn learn(&self, key: &CollectionKey) -> bool {
         let clock = self.timeline.clock(key);
         let (news, asked) = (clock.news(), Instant::now());
-        match self.source.head(key).await {
+        match self.access.source().head(key).await {
             Ok((timestamp, total)) => self.timeline.learned(&clock, timestamp, total, news, asked),
             Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(key),
             Err(error) if error.is_passing() => {

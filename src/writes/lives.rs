@@ -12,7 +12,7 @@ use super::answer::Version;
 use super::changes::changed;
 use super::lookup::{self, ExamineError};
 use super::{Write, Writes, versions};
-use crate::access::Credentials;
+use crate::access::Requester;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Life, Object};
 use crate::kinto::Timestamp;
@@ -51,7 +51,7 @@ impl Writes {
         &self,
         journal: &Journal,
         bucket: &str,
-        credentials: &Credentials,
+        requester: &Requester,
         shown: Option<Timestamp>,
     ) -> Result<(), Error> {
         let object = Object::Bucket(bucket.to_owned());
@@ -65,9 +65,8 @@ impl Writes {
         if !is_alive(known().await?) {
             return Ok(());
         }
-        let requesters = Source::on_behalf(self.upstream.clone(), credentials.headers());
         let version = match versions::look(&self.source, &object).await {
-            Ok(None) | Err(ReadError::Refused(_)) => versions::look(&requesters, &object).await,
+            Ok(None) | Err(ReadError::Refused(_)) => versions::look(&requester.source(), &object).await,
             looked => looked,
         };
         let Some(version) = version.ok().flatten().filter(|version| !version.deleted) else { return Ok(()) };

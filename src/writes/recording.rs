@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::Timestamp;
 use crate::settings::JournalFailure;
-use crate::upstream::kinto::Source;
 
 /// How long the upstream is left alone after it could not say what became of a write.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -224,7 +223,7 @@ impl Recording {
     fn questions(&self) -> Vec<Question> {
         let question = |intent: &Intent, credentials: &Credentials| Question {
             intent: intent.clone(),
-            source: Source::on_behalf(self.room.upstream.clone(), credentials.headers()),
+            source: self.room.requester(credentials).source(),
         };
         let asked = self.writes.iter().zip(&self.intents);
         let asked = asked.filter_map(|(write, intent)| Some(question(intent.as_ref()?, &write.credentials)));
@@ -258,7 +257,7 @@ impl Recording {
         user_id: Option<String>,
         answer: &Answer,
     ) -> Option<Change> {
-        let source = Source::on_behalf(self.room.upstream.clone(), write.credentials.headers());
+        let source = self.room.requester(&write.credentials).source();
         let mut version = versions::look(&source, &object).await.ok()??;
         // Without its timestamp, nobody can tell whose version it is.
         let modified = answer.modified();
@@ -283,7 +282,7 @@ async fn user_id(room: &Writes, credentials: &Credentials) -> Result<Option<Stri
     if credentials.is_anonymous() {
         return Ok(None);
     }
-    Ok(room.effects.access.identity(&room.upstream, credentials).await?.user_id)
+    Ok(room.requester(credentials).identity().await?.user_id)
 }
 
 /// The newest timestamp that is known of the list that a write is about.

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::Readable;
-use crate::access::Credentials;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -27,19 +26,13 @@ struct Rest {
     limit: usize,
 }
 
-/// Answers with what the upstream has, read with the requester's own `credentials` where given, else as the service
-/// account.
-pub(super) async fn answer(
-    asked: &Readable<'_>,
-    credentials: Option<&Credentials>,
-) -> Result<Response, Error> {
+/// Answers with what the upstream has, read as the requester or as the service account.
+pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<Response, Error> {
     let Readable { core, key, params, .. } = *asked;
     let app = &core.app;
-    let upstream = app.background_upstream.clone();
-    let source = match credentials {
-        Some(credentials) => Source::on_behalf(upstream, credentials.headers()),
-        None => Source::new(upstream),
-    };
+    let credentials = || asked.requester.credentials.clone();
+    let source =
+        if as_requester { app.access.requester(credentials()).source() } else { app.access.source() };
     let metadata = source.metadata(key, None).await?.ok_or(ReadError::Unsettled)?;
     let since = params.since.map(|since| since.back(app.settings.overlap));
     let uri = key.records_uri();
@@ -74,7 +67,7 @@ pub(super) async fn answer(
         bucket: &key.bucket,
         collection: &key.collection,
         expiry: (asked.expiry)(true),
-        is_public: asked.credentials.is_anonymous(),
+        is_public: asked.requester.is_anonymous(),
         now: SystemTime::now(),
     }
     .insert(headers);

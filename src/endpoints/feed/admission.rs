@@ -4,11 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::StatusCode;
-use http::request::Parts;
 
-use crate::access::{Credentials, Verdict};
+use crate::access::{Requester, Verdict};
 use crate::app::Core;
-use crate::endpoints::history::requester::Requester;
 use crate::endpoints::own_bucket;
 use crate::error::Error;
 use crate::feeds::Subject;
@@ -20,25 +18,24 @@ use crate::wire::body::Response;
 pub async fn admitted(
     core: &Core,
     subject: Subject,
-    credentials: &Credentials,
-    request: &Parts,
+    requester: &Requester,
 ) -> Result<ControlFlow<Response, (Subject, bool)>, Error> {
     let (subject, verdict) = match subject {
         Subject::Collection(key) => {
-            let (key, verdict) = own_bucket::readable(core, key, credentials).await?;
+            let (key, verdict) = own_bucket::readable(core, key, requester).await?;
             (Subject::Collection(key), verdict)
         }
         Subject::Bucket(bucket) => {
-            let (bucket, verdict) = own_bucket::readable_bucket(core, &bucket, credentials).await?;
+            let (bucket, verdict) = own_bucket::readable_bucket(core, &bucket, requester).await?;
             (Subject::Bucket(bucket), verdict)
         }
-        Subject::Monitor => (Subject::Monitor, questions(core).ask(&subject, credentials).await?),
+        Subject::Monitor => (Subject::Monitor, questions(core).ask(&subject, requester).await?),
         Subject::History(bucket, _) => {
-            let bucket = match Requester::of(core, &request.headers, &bucket).await? {
+            let bucket = match own_bucket::of_history(core, &bucket, requester).await? {
                 ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
-                ControlFlow::Continue(requester) => requester.bucket,
+                ControlFlow::Continue(bucket) => bucket,
             };
-            return Ok(match questions(core).seen(&bucket, credentials).await? {
+            return Ok(match questions(core).seen(&bucket, requester).await? {
                 ControlFlow::Break(refusal) => ControlFlow::Break(refusal.replay()),
                 ControlFlow::Continue(view) => {
                     ControlFlow::Continue((Subject::History(bucket.into(), view), false))
@@ -55,8 +52,6 @@ pub async fn admitted(
 
 fn questions(core: &Core) -> Questions {
     Questions {
-        access: Arc::clone(&core.app.access),
-        upstream: core.upstream.clone(),
         history: Arc::clone(&core.app.history),
         principals: core.app.settings.changes.principals.clone(),
     }

@@ -109,7 +109,7 @@ impl FeedRequest<'_> {
             bucket,
             collection,
             expiry: cache_control::expiry(settings, bucket, collection, None),
-            is_public: self.credentials.is_anonymous(),
+            is_public: self.requester.is_anonymous(),
             now: SystemTime::now(),
         }
         .insert(headers);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::access::Credentials;
+use crate::access::Requester;
 use crate::app::Core;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::upstream::kinto::{NewRow, ReadError, Source};
@@ -16,9 +16,8 @@ const TRIES: usize = 10;
 pub(super) async fn records(
     core: &Core,
     key: &CollectionKey,
-    requester: &Credentials,
+    requester: &Requester,
 ) -> Result<Vec<NewRow>, ReadError> {
-    let upstream = || core.app.background_upstream.clone();
     let mirror = core.app.mirrors.mirror(key);
     mirror.clock().used();
     let read = match core.app.mirrors.current(&mirror, None).await {
@@ -33,8 +32,8 @@ pub(super) async fn records(
             });
             Ok(rows.collect())
         }
-        Err(ReadError::Oversize) => read(&Source::new(upstream()), key).await,
-        Err(ReadError::Refused(_)) => read(&Source::on_behalf(upstream(), requester.headers()), key).await,
+        Err(ReadError::Oversize) => read(&core.access.source(), key).await,
+        Err(ReadError::Refused(_)) => read(&requester.source(), key).await,
         Err(error) => Err(error),
     };
     match read {

@@ -3,7 +3,7 @@
 use http::request::Parts;
 
 use super::{Refusal, parameters};
-use crate::access::{Credentials, Verdict};
+use crate::access::Verdict;
 use crate::app::Core;
 use crate::endpoints::changeset::{Readable, newest};
 use crate::endpoints::monitor_changes::{Context, Monitor};
@@ -19,7 +19,7 @@ pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, Re
     let app = &core.app;
     let newest = newest(Some(&params.expected), params.since);
     let (all, is_behind) = app.poller.entries(newest).await?;
-    let entries = app.public.entries(&app.access, &core.upstream, &all).await?;
+    let entries = app.public.entries(&core.access, &all).await?;
     let base_url = app.settings.public_url();
     let context = Context { settings: &app.settings, now: Timestamp::now(), base_url: &|| base_url.clone() };
     let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
@@ -50,8 +50,8 @@ pub(super) async fn collection(
             return Err(Refusal::NoCollection(key));
         }
     }
-    let anybody = Credentials::default();
-    let granted = match app.access.may_read(&core.upstream, &key, &anybody).await? {
+    let anybody = core.access.anybody();
+    let granted = match anybody.may_read(&key).await? {
         Verdict::Granted(granted) => granted,
         Verdict::Refused(_) => return Err(Refusal::NoCollection(key)),
     };
@@ -62,7 +62,7 @@ pub(super) async fn collection(
         Some(lifetime.as_secs())
     };
     let readable =
-        Readable { core, key: &key, params: &params, credentials: &anybody, granted, expiry: &expiry };
+        Readable { core, key: &key, params: &params, requester: &anybody, granted, expiry: &expiry };
     match readable.answer(request).await {
         Err(Error::NotFound) => Err(Refusal::NoCollection(key)),
         answered => Ok(answered?),

@@ -27,7 +27,7 @@ const NAME_BYTES: usize = 20;
 pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, Refusal> {
     let app = &core.app;
     let (all, is_behind) = app.poller.entries(None).await?;
-    let entries = app.public.entries(&app.access, &core.upstream, &all).await?;
+    let entries = app.public.entries(&core.access, &all).await?;
     let id = state_name(core, &entries).await;
     let seconds = entries.timestamp.0 / 1000;
     let date = iso_date(seconds * 1_000_000);

@@ -2,24 +2,22 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::heads::Heads;
 use super::{PollError, Poller};
+use crate::access::Requester;
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::collection_list::CollectionList;
-use crate::upstream::kinto::{ReadError, Source};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::UpstreamError;
+use crate::upstream::kinto::ReadError;
 
 impl Poller {
     /// Reads a list of a bucket's collections with somebody's credentials; it is nobody else's, and not kept up.
     pub async fn bucket_as(
         &self,
-        upstream: &Upstream,
+        requester: &Requester,
         bucket: &str,
-        credentials: HeaderMap,
     ) -> Result<Arc<CollectionList>, PollError> {
-        let source = Source::on_behalf(upstream.clone(), credentials.clone());
+        let (upstream, source) = (requester.upstream(), requester.source());
         let mut keys = Vec::new();
         let mut asked = source.page(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await;
         loop {
@@ -34,7 +32,7 @@ impl Poller {
                 None => break,
             }
         }
-        let heads = Heads::on_behalf(upstream.clone(), credentials, self.most);
+        let heads = Heads::on_behalf(upstream.clone(), requester.credentials.headers(), self.most);
         let at_once = heads.at_once(upstream.described().await.ok().as_deref());
         let mut entries: Vec<(Timestamp, CollectionKey)> = Vec::new();
         for keys in keys.chunks(at_once) {

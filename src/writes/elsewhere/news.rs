@@ -1,9 +1,6 @@
 //! Reads what is in a list that is watched, and records what nobody recorded.
 
-use http::HeaderMap;
-
 use super::{WatchError, Watcher};
-use crate::access::Credentials;
 use crate::journal::{Action, Change, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::Freshness;
@@ -78,7 +75,7 @@ impl Watcher {
             self.others_settled(uri).await?;
             // What is news may be in another bucket under the same name.
             if let Some((object, _)) = versions.first().filter(|_| uri != "/buckets") {
-                let nobody = Credentials::of(&HeaderMap::new());
+                let nobody = self.room.effects.access.anybody();
                 self.room.look_at_bucket(&self.journal, object.bucket(), &nobody, None).await?;
             }
             missing = versions::missing(&self.journal, &versions).await?;
