@@ -12,6 +12,7 @@ use http::HeaderValue;
 mod absence;
 mod date;
 pub mod head;
+mod moment;
 pub(crate) mod object;
 mod path;
 pub(crate) mod python;
@@ -20,6 +21,7 @@ mod uri;
 
 pub use absence::is_absence;
 pub(crate) use date::iso_date;
+pub use moment::moment;
 pub use path::{DEFAULT_BUCKET, RequestPath, Sent};
 pub use uri::{Resource, batch_path, is_segment, segment, segments, selector};
 

@@ -31,6 +31,8 @@ pub enum Endpoint {
     History(String),
     /// A collection at a moment, which is what stands behind the `@`.
     Snapshot(CollectionKey, String),
+    /// What was done in a bucket between two moments.
+    Diff(String),
     /// A feed of changes.
     Feed(Subject),
     /// A collection as `CouchDB`'s clients ask for their database.
@@ -61,6 +63,7 @@ impl Endpoint {
             Self::Changeset(_) => ("changeset", READ, Exposed::Changeset),
             Self::History(_) => ("history", "GET, HEAD, DELETE, OPTIONS", Exposed::List),
             Self::Snapshot(..) => ("snapshot", READ, Exposed::Snapshot),
+            Self::Diff(_) => ("history-diff", READ, Exposed::List),
             Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Changeset),
             Self::Database(_) => ("database", READ, Exposed::Plain),
             Self::V2(v2) => (v2.name(), "GET, HEAD", Exposed::Changeset),
@@ -70,7 +73,10 @@ impl Endpoint {
 
     /// Whether it is the upstream's where that keeps the history itself.
     pub fn is_of_history(&self) -> bool {
-        matches!(self, Self::History(_) | Self::Snapshot(..) | Self::Feed(Subject::History(..)))
+        matches!(
+            self,
+            Self::History(_) | Self::Snapshot(..) | Self::Diff(_) | Self::Feed(Subject::History(..))
+        )
     }
 
     /// Whether a batch may ask for it. Kinto answers for the others that it knows no such URL.
@@ -199,6 +205,10 @@ fn of_history(bucket: &str, path: &str) -> Option<Endpoint> {
     if path == "history" {
         return Some(Endpoint::History(bucket.to_owned()));
     }
+    match path {
+        "history/diff" => return Some(Endpoint::Diff(bucket.to_owned())),
+        _ => {}
+    }
     let place = id(path.strip_prefix("snapshot/collections/")?)?;
     // Kinto: an id may have an `@`, a moment has none.
     let (collection, moment) = place.rsplit_once('@').filter(|(_, moment)| !moment.is_empty())?;
@@ -245,6 +255,7 @@ mod tests {
             Route::Own(Endpoint::Changeset(CollectionKey::new("a", "b")))
         );
         assert_eq!(route("/v1/buckets/a/history"), Route::Own(Endpoint::History("a".to_owned())));
+        assert_eq!(route("/v1/buckets/a/history/diff"), Route::Own(Endpoint::Diff("a".to_owned())));
         assert_eq!(
             route("/v1/buckets/a/snapshot/collections/b@12"),
             Route::Own(Endpoint::Snapshot(CollectionKey::new("a", "b"), "12".to_owned()))

@@ -10,6 +10,9 @@ use http::Method;
 use http::header::HOST;
 use http::request::Parts;
 
+pub mod diff;
+mod selection;
+
 use super::list::{self, PreconditionOutcome, Preconditions};
 use super::own_bucket;
 use crate::access::{Requester, Verdict};

@@ -5,6 +5,7 @@
 //! objects that the upstream lets them read now. Where Kinto keeps no explicit permissions, there are no such readers.
 //! Who sees no entry at all gets the refusal that the upstream gave them for the bucket.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -14,7 +15,10 @@ use parking_lot::Mutex;
 use super::History;
 use crate::access::{Refusal, Requester, Verdict};
 use crate::error::Error;
-use crate::journal::{EntriesCount, EntriesPage, Journal, JournalError, Object, Sees};
+use crate::journal::{
+    Around, EntriesCount, EntriesPage, Journal, JournalError, Object, SeenEntry, Sees, Touched, Touches,
+    Versions,
+};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -118,6 +122,49 @@ impl Visible {
         let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
         let count = self.journal.count(bucket, query, &sees).await?;
         seen(failure, count.sees_any, count, &limits.refusal)
+    }
+
+    /// The objects that the entries are about which a query selects; a refusal as for [`Self::page`].
+    pub async fn touched(
+        &self,
+        query: &Query,
+        versions: Option<Versions>,
+        most: usize,
+    ) -> Result<ControlFlow<Arc<Refusal>, Touches>, Error> {
+        let (bucket, journal) = (&self.bucket, &self.journal);
+        let Some(limits) = &self.limits else {
+            let touches = journal.touched(bucket, query, versions, &Sees::Everything, most).await?;
+            return Ok(ControlFlow::Continue(touches));
+        };
+        let failure = Mutex::new(None);
+        let verdict =
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
+        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
+        let touches = journal.touched(bucket, query, versions, &sees, most).await?;
+        seen(failure, touches.sees_any, touches, &limits.refusal)
+    }
+
+    /// What is known of objects beside what was selected of them.
+    pub async fn around(&self, touched: &[Touched]) -> Result<Vec<Around>, Error> {
+        Ok(self.journal.around(&self.bucket, touched).await?)
+    }
+
+    /// Of the entries with these timestamps, those that are seen; all of each that is in `whole`.
+    pub async fn entries_at(
+        &self,
+        whole: &BTreeSet<Timestamp>,
+        heads: &BTreeSet<Timestamp>,
+    ) -> Result<Vec<SeenEntry>, Error> {
+        let (bucket, journal) = (&self.bucket, &self.journal);
+        let Some(limits) = &self.limits else {
+            return Ok(journal.entries_at(bucket, whole, heads, &Sees::Everything).await?);
+        };
+        let failure = Mutex::new(None);
+        let verdict =
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
+        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
+        let entries = journal.entries_at(bucket, whole, heads, &sees).await?;
+        failure.into_inner().map_or(Ok(entries), Err)
     }
 
     /// The refusal of somebody who sees nothing.

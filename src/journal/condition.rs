@@ -144,6 +144,14 @@ impl Conditions {
         Some(format!(" INDEXED BY {}", column.index?))
     }
 
+    /// Whether an index finds the few rows of an object, or of an entry.
+    pub(super) fn are_of_few(&self) -> bool {
+        self.conditions
+            .iter()
+            .filter_map(|condition| condition.rank(true))
+            .any(|rank| (6..10).contains(&rank))
+    }
+
     /// Adds them to a statement. In an ordered one, only conditions whose index gives that order may use theirs.
     pub(super) fn write(&self, mut statement: Statement, kind: Kind, is_ordered: bool) -> Statement {
         let best = self.conditions.iter().filter_map(|condition| condition.rank(is_ordered)).max();

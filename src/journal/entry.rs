@@ -105,19 +105,23 @@ pub(super) fn iso_date(microseconds: u64) -> String {
 pub(super) fn is_repetition(entry: &str, before: &str) -> bool {
     let read = |json| serde_json::from_str::<Told<'_>>(json);
     let (Ok(entry), Ok(before)) = (read(entry), read(before)) else { return false };
-    let sets = |target: &Target<'_>| -> BTreeSet<(String, String)> {
-        let permissions = target.permissions.iter();
-        let pairs = permissions.flat_map(|(name, principals)| principals.iter().map(move |who| (name, who)));
+    entry.action == Action::Update.as_str()
+        && are_same_permissions(&entry.target.permissions, &before.target.permissions)
+        && is_same_but_modified(entry.target.data, before.target.data)
+}
+
+/// Whether the same principals have the same permissions, in whatever order.
+pub fn are_same_permissions(left: &Permissions, right: &Permissions) -> bool {
+    let pairs = |permissions: &Permissions| -> BTreeSet<(String, String)> {
+        let pairs = permissions.iter().flat_map(|(name, who)| who.iter().map(move |who| (name, who)));
         pairs.map(|(name, who)| (name.clone(), who.clone())).collect()
     };
-    entry.action == Action::Update.as_str()
-        && sets(&entry.target) == sets(&before.target)
-        && is_same_but_modified(entry.target.data, before.target.data)
+    pairs(left) == pairs(right)
 }
 
 /// Whether two objects say the same but for their `last_modified`. Numbers are compared by how they are written, so that
 /// none is too large or too precise.
-fn is_same_but_modified(left: &RawValue, right: &RawValue) -> bool {
+pub fn is_same_but_modified(left: &RawValue, right: &RawValue) -> bool {
     match (members(left), members(right)) {
         (Some(mut left), Some(mut right)) => {
             left.remove("last_modified");

@@ -159,27 +159,33 @@ impl<'q, 's> Question<'q, 's> {
                     .bind(self.history)
             }
             Rows::Entries => {
-                let statement = Statement::new("SELECT id, last_modified, json, uri, ");
-                let statement = match self.sees {
-                    Sees::Everything => statement.push("1"),
-                    Sees::Some { .. } => self.is_reader(statement.push("CAST(")).push(" AS INTEGER)"),
-                };
+                let statement = self.sight(Statement::new("SELECT id, last_modified, json, uri, "));
                 let statement = if self.query.changed { statement.push(BEFORE) } else { statement };
                 let statement = statement.push(" FROM sidecar_entries");
                 let statement = match conditions.hint(self.kind) {
                     Some(hint) => statement.push(&hint),
                     None => statement,
                 };
-                let statement = statement.push(" WHERE history = ").bind(self.history);
-                match self.sees {
-                    Sees::Everything => statement,
-                    Sees::Some { .. } => {
-                        self.is_reader(statement.push(" AND (knows_readers = 0 OR ")).push(")")
-                    }
-                }
+                self.seen(statement.push(" WHERE history = ").bind(self.history))
             }
         };
         conditions.write(statement, self.kind, true)
+    }
+
+    /// As a column whether the requester sees an entry for certain.
+    pub(super) fn sight(&self, statement: Statement) -> Statement {
+        match self.sees {
+            Sees::Everything => statement.push("1"),
+            Sees::Some { .. } => self.is_reader(statement.push("CAST(")).push(" AS INTEGER)"),
+        }
+    }
+
+    /// That the requester sees an entry, or may see it.
+    pub(super) fn seen(&self, statement: Statement) -> Statement {
+        match self.sees {
+            Sees::Everything => statement,
+            Sees::Some { .. } => self.is_reader(statement.push(" AND (knows_readers = 0 OR ")).push(")"),
+        }
     }
 
     /// That one of the requester's principals is among an entry's readers.
@@ -201,7 +207,7 @@ impl<'q, 's> Question<'q, 's> {
         statement.push("))")
     }
 
-    async fn verdict(&mut self, uri: String) -> bool {
+    pub(super) async fn verdict(&mut self, uri: String) -> bool {
         let Sees::Some { verdict, .. } = self.sees else { return true };
         if let Some(known) = self.verdicts.get(&uri) {
             return *known;

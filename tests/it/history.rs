@@ -22,6 +22,6 @@ use serde_json::Value;
 use super::support::Client;
 
 /// All entries of a bucket that a client may see, oldest first.
-async fn entries(client: &Client, bucket: &str) -> Vec<Value> {
+pub async fn entries(client: &Client, bucket: &str) -> Vec<Value> {
     client.all(&format!("{bucket}/history?_sort=last_modified")).await
 }

@@ -52,5 +52,6 @@ mod shutdown;
 mod stale;
 mod takeover;
 mod tls;
+mod undo;
 mod upstream_words;
 mod writes;

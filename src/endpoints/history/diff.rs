@@ -1,0 +1,221 @@
+//! `GET` and `HEAD /buckets/{bucket}/history/diff?from={moment}&to={moment}`: what was done between two moments, object by
+//! object: how it was before and after, and the patch (RFC 6902) from the one to the other.
+//!
+//! Its checks come in the order of the history's own.
+
+use std::ops::ControlFlow;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+
+use super::selection::Selection;
+use crate::app::Core;
+use crate::aside;
+use crate::endpoints::list::{self, PreconditionOutcome, Preconditions};
+use crate::endpoints::own_bucket;
+use crate::error::Error;
+use crate::history::Visible;
+use crate::history::difference::{Difference, differences};
+use crate::journal::{Touched, Touches};
+use crate::kinto::{Timestamp, segment};
+use crate::query::{Fault, Invalid, Parameters};
+use crate::wire::body::{Body, Response};
+use crate::wire::buffers::Hold;
+use crate::wire::cache_control;
+use crate::wire::peer::Peer;
+
+/// SECURITY: the most bytes of a page; `Next-Page` leads on. A single object may be larger.
+const PAGE: usize = 8 << 20;
+/// SECURITY: the most bytes that the names of all selected objects and entries take.
+const MOST: usize = 32 << 20;
+/// Objects that are looked at together: first, and at most.
+const FIRST: usize = 32;
+const TOGETHER: usize = 200;
+/// How many bytes are about enough to be looked at together.
+const ENOUGH: usize = 1 << 20;
+
+/// Answers a request for what was done in a bucket.
+pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
+    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
+    let requester = &core.requester(&request.headers);
+    let bucket = match own_bucket::of_history(core, bucket, requester).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(bucket) => bucket,
+    };
+    list::check_accept(&request.headers)?;
+    let visible = match core.app.history.visible(journal, &bucket, requester).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+        ControlFlow::Continue(visible) => visible,
+    };
+    let read = || -> Result<_, Error> {
+        let mut faults: Vec<Fault> = Vec::new();
+        let preconditions = Preconditions::read(&request.headers, &mut faults);
+        let parameters = Parameters::parse(request.uri.query())?;
+        Ok((preconditions, Selection::read(core, &parameters, faults)?))
+    };
+    let (preconditions, selection) = match read() {
+        Ok(read) => read,
+        // Whoever may see nothing is not told what is wrong with the request.
+        Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
+    };
+    // What is recorded later is in no answer that has this timestamp.
+    let timestamp = visible.timestamp().await?;
+    let mut hold = core.hold(&request.headers, peer);
+    let touches = match touched(&visible, &selection, &mut hold).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(touches) => touches,
+    };
+    match preconditions.verdict(timestamp) {
+        PreconditionOutcome::Proceed => {}
+        PreconditionOutcome::NotModified => return Ok(list::not_modified(timestamp)),
+        PreconditionOutcome::Failed => return Ok(list::precondition_failed(timestamp)),
+    }
+    let page = Page { visible: &visible, selection: &selection };
+    let mut response = if request.method == Method::HEAD {
+        let mut response = list::json(Body::empty());
+        list::insert_total(response.headers_mut(), page.count(&touches).await?);
+        response
+    } else {
+        hold.grow(2 * PAGE)?;
+        let (text, next) = page.read(touches).await?;
+        hold.set(text.len())?;
+        let mut response = list::json(Body::full(text));
+        if let Some(token) = next {
+            let next = next_page(core, &bucket, request, peer, page.limit(), &token);
+            response.headers_mut().extend(next);
+        }
+        response
+    };
+    list::insert_timestamp(response.headers_mut(), timestamp);
+    cache_control::forbid(response.headers_mut());
+    Ok(response.map(|body| body.held(hold)))
+}
+
+/// The objects that a selection is about. What they take is held.
+pub(super) async fn touched(
+    visible: &Visible,
+    selection: &Selection,
+    hold: &mut Hold,
+) -> Result<ControlFlow<Response, Touches>, Error> {
+    hold.grow(MOST)?;
+    let touches = match visible.touched(&selection.query, Some(selection.versions), MOST).await? {
+        ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal.replay())),
+        ControlFlow::Continue(touches) => touches,
+    };
+    if !touches.is_all {
+        let number = touches.objects.len();
+        return Err(Invalid::unnamed(format!(
+            "more than {number} objects are selected, which is too much at once: narrow it down by from, to or filters"
+        ))
+        .into());
+    }
+    hold.set(touches.objects.iter().map(Touched::weight).sum())?;
+    Ok(ControlFlow::Continue(touches))
+}
+
+/// A page of differences, newest first.
+struct Page<'p> {
+    visible: &'p Visible,
+    selection: &'p Selection,
+}
+
+impl Page<'_> {
+    /// The most objects of a page.
+    fn limit(&self) -> usize {
+        self.selection.limit.unwrap_or(usize::MAX)
+    }
+
+    /// How many objects are not as they were before.
+    async fn count(&self, touches: &Touches) -> Result<usize, Error> {
+        let (mut count, mut rest, mut together) = (0, &*touches.objects, FIRST);
+        while let Some((chunk, after)) = rest.split_at_checked(together.min(rest.len()))
+            && !chunk.is_empty()
+        {
+            let found = differences(self.visible, chunk).await?;
+            together = next_together(&found);
+            count += found.len();
+            rest = after;
+        }
+        Ok(count)
+    }
+
+    /// The text of the page, and the token of the next one.
+    async fn read(&self, touches: Touches) -> Result<(String, Option<String>), Error> {
+        let mut objects = touches.objects;
+        if let Some(token) = &self.selection.token {
+            let (last, uri) = read_token(token).ok_or_else(|| Invalid::query("_token", "Invalid token"))?;
+            let is_later = |touched: &Touched| {
+                touched.last() < last || touched.last() == last && touched.object.to_string() > uri
+            };
+            objects.retain(is_later);
+        }
+        let mut text = String::from("{\"data\":[");
+        let (mut number, mut together, mut rest) = (0, FIRST, &*objects);
+        let mut last: Option<(Timestamp, String)> = None;
+        while let Some((chunk, after)) = rest.split_at_checked(together.min(rest.len()))
+            && !chunk.is_empty()
+        {
+            let found = differences(self.visible, chunk).await?;
+            together = next_together(&found);
+            let bytes = found.iter().map(Difference::weight).sum();
+            let rows: Vec<(Timestamp, String, String)> = aside::run(bytes, move || {
+                let row = |difference: Difference| {
+                    (difference.last_modified, difference.object.to_string(), difference.json())
+                };
+                found.into_iter().map(row).collect()
+            })
+            .await?;
+            for (at, uri, row) in rows {
+                let is_full = number == self.limit() || number > 0 && text.len() + row.len() > PAGE;
+                if is_full {
+                    text.push_str("]}");
+                    return Ok((text, last.map(|(at, uri)| write_token(at, &uri))));
+                }
+                if number > 0 {
+                    text.push(',');
+                }
+                text.push_str(&row);
+                number += 1;
+                last = Some((at, uri));
+            }
+            rest = after;
+        }
+        text.push_str("]}");
+        Ok((text, None))
+    }
+}
+
+/// How many objects are looked at together next.
+pub(super) fn next_together(found: &[Difference]) -> usize {
+    let bytes: usize = found.iter().map(Difference::weight).sum();
+    (ENOUGH / (bytes / found.len().max(1)).max(1)).clamp(1, TOGETHER)
+}
+
+fn write_token(last: Timestamp, uri: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{last} {uri}"))
+}
+
+fn read_token(token: &str) -> Option<(Timestamp, String)> {
+    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    let (last, uri) = text.split_once(' ')?;
+    Some((Timestamp(last.parse().ok()?), uri.to_owned()))
+}
+
+fn next_page(
+    core: &Core,
+    bucket: &str,
+    request: &Parts,
+    peer: &Peer,
+    limit: usize,
+    token: &str,
+) -> HeaderMap {
+    let settings = &core.app.settings;
+    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let base_url = list::base_url(settings, peer.scheme(), host);
+    let path = format!("/{}/buckets/{}/history/diff", settings.upstream.version, segment(bucket));
+    let next = list::next_page(&base_url, &path, request.uri.query(), limit, token);
+    next.map(|next| (list::NEXT_PAGE, next)).into_iter().collect()
+}

@@ -1,0 +1,279 @@
+//! What was done to an object between two moments, and what undoing it means.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Visible;
+use crate::error::Error;
+use crate::journal::{
+    Action, Around, Object, Permissions, SeenEntry, Touched, are_same_permissions, is_same_but_modified,
+};
+use crate::kinto::Timestamp;
+
+/// The most entries that are named of an object, the newest.
+pub const MOST_NAMED: usize = 1_000;
+
+/// An object at a moment.
+#[derive(Debug, Clone)]
+pub enum Side {
+    /// It is not there.
+    Absent,
+    /// It is there.
+    Present(Present),
+    /// It was there, and nobody here knows how it was: the entry is gone, or not for the reader's eyes.
+    Unknown,
+}
+
+/// An object that is there.
+#[derive(Debug, Clone)]
+pub struct Present {
+    /// The object as the upstream sent it.
+    pub data: Box<RawValue>,
+    /// Its permissions; empty where they are not known.
+    pub permissions: Permissions,
+}
+
+/// What was done to an object.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    /// The object.
+    pub object: Object,
+    /// What all of it comes to.
+    pub action: Action,
+    /// Before the first that was done.
+    pub before: Side,
+    /// After the last.
+    pub after: Side,
+    /// As the history knows it now.
+    pub now: Side,
+    /// The version of now, where the object is there.
+    pub version: Option<Timestamp>,
+    /// The ids of the entries, newest first, and no more than some of them.
+    pub entries: Vec<String>,
+    /// Who did it, as far as it is known.
+    pub user_ids: BTreeSet<String>,
+    /// The timestamp of the last entry.
+    pub last_modified: Timestamp,
+    /// Why it is not undone without overwriting what somebody else did.
+    pub conflict: Option<&'static str>,
+}
+
+/// What is read of an entry.
+#[derive(Debug, Deserialize)]
+struct Read<'e> {
+    action: String,
+    #[serde(borrow)]
+    target: Target<'e>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target<'e> {
+    #[serde(borrow)]
+    data: &'e RawValue,
+    #[serde(default)]
+    permissions: Permissions,
+    #[serde(borrow, default)]
+    previous: Option<&'e RawValue>,
+}
+
+/// A difference as it is told.
+#[derive(Serialize)]
+struct Row<'d> {
+    uri: String,
+    resource_name: &'static str,
+    action: &'static str,
+    before: Option<&'d RawValue>,
+    after: Option<&'d RawValue>,
+    /// What changed, without `last_modified`.
+    patch: Option<json_patch::Patch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permissions: Option<BothPermissions<'d>>,
+    last_modified: u64,
+    entries: &'d [String],
+    user_ids: &'d BTreeSet<String>,
+    /// Whether nobody here knows how it was before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    before_is_unknown: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflict: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct BothPermissions<'d> {
+    before: &'d Permissions,
+    after: &'d Permissions,
+}
+
+/// What was done to these objects, in their order; nothing of those that are as they were before.
+pub async fn differences(visible: &Visible, touched: &[Touched]) -> Result<Vec<Difference>, Error> {
+    let around = visible.around(touched).await?;
+    let (mut whole, mut heads) = (BTreeSet::new(), BTreeSet::new());
+    for (touched, around) in touched.iter().zip(&around) {
+        heads.extend(touched.entries.iter().rev().take(MOST_NAMED));
+        whole.extend(touched.entries.first().into_iter().chain(touched.entries.last()));
+        whole.extend(around.before.into_iter().chain(around.newest.map(|(newest, _)| newest)));
+    }
+    let entries = visible.entries_at(&whole, &heads).await?;
+    let entries: HashMap<Timestamp, &SeenEntry> =
+        entries.iter().map(|entry| (entry.last_modified, entry)).collect();
+    let told = touched.iter().zip(&around);
+    Ok(told.filter_map(|(touched, around)| Difference::of(touched, around, &entries)).collect())
+}
+
+// === impl Side ===
+
+impl Side {
+    fn of(entry: Option<&Read<'_>>) -> Self {
+        match entry {
+            None => Self::Unknown,
+            Some(entry) if entry.action == Action::Delete.as_str() => Self::Absent,
+            Some(entry) => Self::Present(Present {
+                data: entry.target.data.to_owned(),
+                permissions: entry.target.permissions.clone(),
+            }),
+        }
+    }
+
+    /// The object, where it is there and known.
+    pub fn present(&self) -> Option<&Present> {
+        match self {
+            Self::Present(present) => Some(present),
+            Self::Absent | Self::Unknown => None,
+        }
+    }
+
+    fn data(&self) -> Option<&RawValue> {
+        self.present().map(|present| &*present.data)
+    }
+
+    /// Whether both are the same but for the version.
+    pub fn has_same_data(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Absent, Self::Absent) => true,
+            (Self::Present(left), Self::Present(right)) => is_same_but_modified(&left.data, &right.data),
+            _ => false,
+        }
+    }
+
+    /// Whether both have the same permissions, as far as these are known.
+    pub fn has_same_permissions(&self, other: &Self) -> bool {
+        let (Some(left), Some(right)) = (self.present(), other.present()) else { return true };
+        let (left, right) = (&left.permissions, &right.permissions);
+        left.is_empty() || right.is_empty() || are_same_permissions(left, right)
+    }
+}
+
+// === impl Difference ===
+
+impl Difference {
+    fn of(touched: &Touched, around: &Around, entries: &HashMap<Timestamp, &SeenEntry>) -> Option<Self> {
+        let read = |timestamp: &Timestamp| -> Option<Read<'_>> {
+            serde_json::from_str(entries.get(timestamp)?.json.as_ref()?.get()).ok()
+        };
+        let first = touched.entries.first().filter(|entry| **entry == touched.first());
+        let before = match (first.and_then(read), around.before) {
+            _ if first.is_some() && around.is_creation => Side::Absent,
+            (_, Some(entry)) => Side::of(read(&entry).as_ref()),
+            (Some(Read { target: Target { previous: Some(previous), .. }, .. }), None) => {
+                Side::Present(Present { data: previous.to_owned(), permissions: Permissions::new() })
+            }
+            (_, None) => Side::Unknown,
+        };
+        let is_lost = touched.lost == Some(touched.last());
+        let after = match touched.entries.last() {
+            Some(last) if !is_lost => Side::of(read(last).as_ref()),
+            _ => Side::Absent,
+        };
+        if before.has_same_data(&after) && before.has_same_permissions(&after) {
+            return None;
+        }
+        let now = match around.newest {
+            _ if around.gone_with.is_some() => Side::Absent,
+            Some((newest, _)) => Side::of(read(&newest).as_ref()),
+            None => Side::Absent,
+        };
+        let version = around.newest.map(|(_, version)| version).filter(|_| !matches!(now, Side::Absent));
+        let conflict = if around.gone_with.is_some() && around.gone_with != touched.lost {
+            Some("its collection was deleted since")
+        } else if around.has_others {
+            Some("somebody else changed it since")
+        } else {
+            None
+        };
+        let action = match (&before, &after) {
+            (Side::Absent, _) => Action::Create,
+            (_, Side::Absent) => Action::Delete,
+            _ => Action::Update,
+        };
+        let (mut named, mut user_ids) = (Vec::new(), BTreeSet::new());
+        for entry in touched.entries.iter().rev().take(MOST_NAMED).filter_map(|entry| entries.get(entry)) {
+            named.push(entry.id.clone());
+            user_ids.extend(entry.user_id.clone());
+        }
+        Some(Self {
+            object: touched.object.clone(),
+            action,
+            before,
+            after,
+            now,
+            version,
+            entries: named,
+            user_ids,
+            last_modified: touched.last(),
+            conflict,
+        })
+    }
+
+    /// As it is told, as JSON.
+    pub fn json(&self) -> String {
+        let (before, after) = (self.before.data(), self.after.data());
+        let patch = match self.before {
+            Side::Unknown => None,
+            _ => patch(before, after),
+        };
+        let both = self.before.present().zip(self.after.present());
+        let both = both.filter(|_| !self.before.has_same_permissions(&self.after));
+        let permissions = both.map(|(before, after)| BothPermissions {
+            before: &before.permissions,
+            after: &after.permissions,
+        });
+        let row = Row {
+            uri: self.object.to_string(),
+            resource_name: self.object.resource().as_str(),
+            action: self.action.as_str(),
+            before,
+            after,
+            patch,
+            permissions,
+            last_modified: self.last_modified.0,
+            entries: &self.entries,
+            user_ids: &self.user_ids,
+            before_is_unknown: matches!(self.before, Side::Unknown),
+            conflict: self.conflict,
+        };
+        // Texts, numbers and what is JSON already always serialize.
+        serde_json::to_string(&row).unwrap_or_default()
+    }
+
+    /// How much it holds, in bytes, twice: a patch may be as long as both sides.
+    pub fn weight(&self) -> usize {
+        let length = |side: &Side| side.data().map_or(0, |data| data.get().len());
+        2 * (length(&self.before) + length(&self.after)) + length(&self.now) + 40 * self.entries.len() + 512
+    }
+}
+
+/// What makes the one of the other (RFC 6902); none where they nest too deep to be looked into.
+fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<json_patch::Patch> {
+    let read = |data: Option<&RawValue>| -> Option<Value> {
+        let Some(data) = data else { return Some(Value::Null) };
+        let mut value: Value = serde_json::from_str(data.get()).ok()?;
+        if let Value::Object(members) = &mut value {
+            members.remove("last_modified");
+        }
+        Some(value)
+    };
+    Some(json_patch::diff(&read(before)?, &read(after)?))
+}

@@ -1,0 +1,427 @@
+//! The objects that selected entries are about, and what the history knows of each before, between and after them.
+//!
+//! The deletion of a collection makes no entries of its records: those that were there then are told of, too.
+
+use std::collections::{BTreeSet, HashMap};
+
+use futures_util::TryStreamExt;
+use serde_json::value::RawValue;
+use sqlx::{AnyConnection, Row};
+
+use super::candidate::Candidate;
+use super::condition::{Conditions, Rows};
+use super::engine::{Kind, bounded};
+use super::select::Question;
+use super::statement::{Bound, Statement, timestamp, truth};
+use super::{Action, Journal, JournalError, Object, PATIENCE, Sees, state};
+use crate::kinto::Timestamp;
+use crate::query::Query;
+
+/// Objects of one statement, each of two values.
+const CHUNK: usize = 200;
+/// What an object takes beside its URI, in bytes.
+const OBJECT: usize = 160;
+const ENTRY: usize = size_of::<Timestamp>();
+
+/// Entries are meant that are about versions after one moment and until another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// The moment before.
+    pub after: Timestamp,
+    /// The last moment.
+    pub until: Timestamp,
+}
+
+/// An object, and which of its entries were selected. Entries are named by their timestamps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The object.
+    pub object: Object,
+    /// The entries, oldest first.
+    pub entries: Vec<Timestamp>,
+    /// The entry of the deletion of its collection, which it went with.
+    pub lost: Option<Timestamp>,
+}
+
+/// What a selection came to.
+#[derive(Debug, Default)]
+pub struct Touches {
+    /// The objects, those whose newest entry is newest first.
+    pub objects: Vec<Touched>,
+    /// Whether these are all.
+    pub is_all: bool,
+    /// Whether there is any entry, of whatever selection, that the reader sees.
+    pub sees_any: bool,
+}
+
+/// What a history knows of an object beside the entries that were selected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Around {
+    /// The entry before all that was selected, of the same life of its collection.
+    pub before: Option<Timestamp>,
+    /// Whether the first that was selected created it.
+    pub is_creation: bool,
+    /// The newest entry, and the version that it is about.
+    pub newest: Option<(Timestamp, Timestamp)>,
+    /// Whether there are others since the first that was selected.
+    pub has_others: bool,
+    /// The deletion of its collection, where nothing is known of it since.
+    pub gone_with: Option<Timestamp>,
+}
+
+/// An entry that somebody sees.
+#[derive(Debug)]
+pub struct SeenEntry {
+    /// Its timestamp.
+    pub last_modified: Timestamp,
+    /// Its id.
+    pub id: String,
+    /// Who made it.
+    pub user_id: Option<String>,
+    /// All of it, where that was wanted.
+    pub json: Option<Box<RawValue>>,
+}
+
+// === impl Touched ===
+
+impl Touched {
+    /// The first that was done to it.
+    pub fn first(&self) -> Timestamp {
+        self.entries.iter().chain(&self.lost).min().copied().unwrap_or_default()
+    }
+
+    /// The last that was done to it.
+    pub fn last(&self) -> Timestamp {
+        self.entries.iter().chain(&self.lost).max().copied().unwrap_or_default()
+    }
+
+    /// How much it holds, in bytes.
+    pub fn weight(&self) -> usize {
+        OBJECT + self.object.to_string().len() + ENTRY * self.entries.len()
+    }
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// The objects that the entries are about which a query selects and somebody sees; no more of them than `most` bytes
+    /// hold.
+    pub async fn touched(
+        &self,
+        bucket: &str,
+        query: &Query,
+        versions: Option<Versions>,
+        sees: &Sees<'_>,
+        most: usize,
+    ) -> Result<Touches, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, _)) = state::history(&mut reading, bucket).await? else {
+                return Ok(Touches { is_all: true, ..Touches::default() });
+            };
+            let mut question = Question::new(self.engine.kind, history, query, sees);
+            let mut found = Found { most, ..Found::default() };
+            question.touch(&mut reading, versions, &mut found).await?;
+            for (collection, deletion) in std::mem::take(&mut found.deletions) {
+                question.lose(&mut reading, &collection, deletion, &mut found).await?;
+            }
+            let sees_any = !found.objects.is_empty() || question.any(&mut reading).await?;
+            Ok(Touches { sees_any, ..found.touches() })
+        };
+        let answer = bounded(PATIENCE, answer).await;
+        reading.take(answer)
+    }
+
+    /// What is known of objects beside what was selected of them, in their order.
+    pub async fn around(&self, bucket: &str, touched: &[Touched]) -> Result<Vec<Around>, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, _)) = state::history(&mut reading, bucket).await? else {
+                return Ok(vec![Around::default(); touched.len()]);
+            };
+            around(&mut reading, history, touched).await
+        };
+        let answer = bounded(PATIENCE, answer).await;
+        reading.take(answer)
+    }
+
+    /// Of the entries with these timestamps, those that somebody sees; all of each that is in `whole`.
+    pub async fn entries_at(
+        &self,
+        bucket: &str,
+        whole: &BTreeSet<Timestamp>,
+        heads: &BTreeSet<Timestamp>,
+        sees: &Sees<'_>,
+    ) -> Result<Vec<SeenEntry>, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = async {
+            let Some((history, _)) = state::history(&mut reading, bucket).await? else {
+                return Ok(Vec::new());
+            };
+            let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
+            let mut question = Question::new(self.engine.kind, history, &all, sees);
+            let mut entries = question.at(&mut reading, whole.iter(), "json").await?;
+            entries.extend(question.at(&mut reading, heads.difference(whole), "''").await?);
+            Ok(entries)
+        };
+        let answer = bounded(PATIENCE, answer).await;
+        reading.take(answer)
+    }
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found {
+    objects: HashMap<String, Touched>,
+    /// Deletions of collections.
+    deletions: Vec<(Object, Timestamp)>,
+    bytes: usize,
+    most: usize,
+}
+
+impl Found {
+    fn object(&mut self, uri: String) -> Option<&mut Touched> {
+        let object = Object::of_uri(&uri)?;
+        let length = uri.len();
+        let bytes = &mut self.bytes;
+        Some(self.objects.entry(uri).or_insert_with(|| {
+            *bytes += 2 * length + OBJECT;
+            Touched { object, entries: Vec::new(), lost: None }
+        }))
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes > self.most
+    }
+
+    fn touches(self) -> Touches {
+        let is_all = !self.is_full();
+        let mut objects: Vec<Touched> = self.objects.into_values().collect();
+        for touched in &mut objects {
+            touched.entries.sort_unstable();
+        }
+        objects.sort_by_cached_key(|touched| (std::cmp::Reverse(touched.last()), touched.object.to_string()));
+        Touches { objects, is_all, sees_any: false }
+    }
+}
+
+impl Question<'_, '_> {
+    async fn touch(
+        &mut self,
+        connection: &mut AnyConnection,
+        versions: Option<Versions>,
+        found: &mut Found,
+    ) -> sqlx::Result<()> {
+        let conditions = Conditions::of(self.query, Rows::Entries);
+        if conditions.are_hopeless() {
+            return Ok(());
+        }
+        // What the engine cannot decide is looked for in the entry.
+        let json = if conditions.are_exact { "''" } else { "json" };
+        let select = Statement::new(&format!("SELECT id, last_modified, {json}, uri, action, "));
+        let select = self.sight(select).push(" FROM sidecar_entries");
+        let is_window = versions.is_some_and(|versions| versions.after > Timestamp::ZERO);
+        let by_version = is_window && !conditions.are_of_few();
+        let hint = match self.kind {
+            Kind::Sqlite if by_version => Some(" INDEXED BY sidecar_entries_version".to_owned()),
+            kind => conditions.hint(kind),
+        };
+        let select = select.push(&hint.unwrap_or_default()).push(" WHERE history = ").bind(self.history);
+        let select = conditions.write(self.seen(select), self.kind, true);
+        let select = match versions {
+            Some(Versions { after, until }) => select
+                .push(" AND object_modified > ")
+                .bind(after)
+                .push(" AND object_modified <= ")
+                .bind(until),
+            None => select,
+        };
+        let mut stream = select.stream(connection);
+        while let Some(row) = stream.try_next().await? {
+            let uri: String = row.try_get(3)?;
+            if !truth(&row, 5)? && !self.verdict(uri.clone()).await {
+                continue;
+            }
+            let last_modified = timestamp(&row, 1)?;
+            if !conditions.are_exact {
+                let candidate = Candidate::new(row.try_get(0)?, last_modified, row.try_get(2)?);
+                tokio::task::consume_budget().await;
+                if !self.query.matches(&candidate) {
+                    continue;
+                }
+            }
+            let action: String = row.try_get(4)?;
+            let Some(touched) = found.object(uri) else { continue };
+            touched.entries.push(last_modified);
+            let deleted = Some(&touched.object).filter(|_| action == Action::Delete.as_str());
+            if let Some(collection @ Object::Collection(..)) = deleted {
+                let collection = collection.clone();
+                found.deletions.push((collection, last_modified));
+            }
+            found.bytes += ENTRY;
+            if found.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The records that went with a collection.
+    async fn lose(
+        &mut self,
+        connection: &mut AnyConnection,
+        collection: &Object,
+        deletion: Timestamp,
+        found: &mut Found,
+    ) -> sqlx::Result<()> {
+        let before = deletion_before(connection, self.history, collection, deletion).await?;
+        let select = self.sight(Statement::new("SELECT uri, ")).push(" FROM sidecar_entries");
+        let hint = match self.kind {
+            Kind::Sqlite => " INDEXED BY sidecar_entries_collection",
+            Kind::Postgres => "",
+        };
+        let select = select.push(hint).push(" WHERE history = ").bind(self.history);
+        let select = self.seen(select).push(" AND collection_id = ").bind(collection.id());
+        let select = select.push(" AND record_id IS NOT NULL AND action <> 'delete' AND last_modified < ");
+        let select = select.bind(deletion).push(" AND last_modified > ").bind(before);
+        let select = select.push(
+            " AND NOT EXISTS (SELECT 1 FROM sidecar_entries AS later WHERE later.history = sidecar_entries.history \
+             AND later.uri = sidecar_entries.uri AND later.last_modified > sidecar_entries.last_modified \
+             AND later.last_modified < ",
+        );
+        let mut stream = select.bind(deletion).push(")").stream(connection);
+        while let Some(row) = stream.try_next().await? {
+            let uri: String = row.try_get(0)?;
+            if !truth(&row, 1)? && !self.verdict(uri.clone()).await {
+                continue;
+            }
+            if let Some(touched) = found.object(uri) {
+                touched.lost = touched.lost.max(Some(deletion));
+            }
+            if found.is_full() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn at(
+        &mut self,
+        connection: &mut AnyConnection,
+        timestamps: impl Iterator<Item = &Timestamp>,
+        json: &str,
+    ) -> sqlx::Result<Vec<SeenEntry>> {
+        let mut seen = Vec::new();
+        let timestamps: Vec<Timestamp> = timestamps.copied().collect();
+        for timestamps in timestamps.chunks(CHUNK) {
+            let select = Statement::new(&format!("SELECT last_modified, id, user_id, uri, {json}, "));
+            let select = self.sight(select).push(" FROM sidecar_entries WHERE history = ").bind(self.history);
+            let select = self.seen(select).push(" AND last_modified IN (");
+            let mut stream = select.list(timestamps.iter().copied()).push(")").stream(connection);
+            while let Some(row) = stream.try_next().await? {
+                if truth(&row, 5)? || self.verdict(row.try_get(3)?).await {
+                    seen.push(SeenEntry {
+                        last_modified: timestamp(&row, 0)?,
+                        id: row.try_get(1)?,
+                        user_id: row.try_get(2)?,
+                        json: RawValue::from_string(row.try_get(4)?).ok(),
+                    });
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
+async fn around(
+    connection: &mut AnyConnection,
+    history: i64,
+    touched: &[Touched],
+) -> sqlx::Result<Vec<Around>> {
+    let mut known = Vec::with_capacity(touched.len());
+    let mut deletions: HashMap<Object, Timestamp> = HashMap::new();
+    for touched in touched.chunks(CHUNK) {
+        let uris: Vec<String> = touched.iter().map(|touched| touched.object.to_string()).collect();
+        let of = |select: &str| format!("(SELECT {select} FROM sidecar_entries WHERE history = ");
+        let own = " AND uri = given.uri";
+        let newest = " ORDER BY last_modified DESC LIMIT 1)";
+        let select = Statement::new("WITH given (uri, first) AS (VALUES ")
+            .rows(
+                uris.iter()
+                    .zip(touched)
+                    .map(|(uri, touched)| -> [Bound; 2] { [uri.as_str().into(), touched.first().into()] }),
+            )
+            .push(") SELECT uri, ")
+            .push(&of("last_modified"))
+            .bind(history)
+            .push(&format!("{own} AND last_modified < given.first{newest}, "))
+            .push(&of("action"))
+            .bind(history)
+            .push(&format!("{own} AND last_modified = given.first), "))
+            .push(&of("last_modified"))
+            .bind(history)
+            .push(&format!("{own}{newest}, "))
+            .push(&of("object_modified"))
+            .bind(history)
+            .push(&format!("{own}{newest}, "))
+            .push(&of("count(*)"))
+            .bind(history)
+            .push(&format!("{own} AND last_modified >= given.first) FROM given"));
+        let mut found: HashMap<String, Around> = HashMap::new();
+        let mut since: HashMap<String, usize> = HashMap::new();
+        for row in select.fetch(connection).await? {
+            let at = |column: usize| -> sqlx::Result<Option<Timestamp>> {
+                let value: Option<i64> = row.try_get(column)?;
+                Ok(value.map(|value| Timestamp(u64::try_from(value).unwrap_or_default())))
+            };
+            let uri: String = row.try_get(0)?;
+            let action: Option<String> = row.try_get(2)?;
+            let around = Around {
+                before: at(1)?,
+                is_creation: action.as_deref() == Some(Action::Create.as_str()),
+                newest: at(3)?.zip(at(4)?),
+                has_others: false,
+                gone_with: None,
+            };
+            since.insert(uri.clone(), usize::try_from(row.try_get::<i64, _>(5)?).unwrap_or_default());
+            found.insert(uri, around);
+        }
+        for (uri, touched) in uris.iter().zip(touched) {
+            let mut around = found.remove(uri).unwrap_or_default();
+            around.has_others = since.get(uri).is_some_and(|since| *since != touched.entries.len());
+            if let Some(collection) = touched.object.parents().nth(1) {
+                let deletion = match deletions.get(&collection) {
+                    Some(known) => *known,
+                    None => deletion_before(connection, history, &collection, Timestamp::LAST).await?,
+                };
+                deletions.insert(collection.clone(), deletion);
+                if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
+                    around.gone_with = Some(deletion);
+                }
+                // What was there before belongs to another life of the collection.
+                if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
+                    let before = deletion_before(connection, history, &collection, touched.first()).await?;
+                    around.before = around.before.filter(|entry| *entry > before);
+                }
+            }
+            known.push(around);
+        }
+    }
+    Ok(known)
+}
+
+/// The entry of the last deletion of an object before another entry; zero where there is none.
+async fn deletion_before(
+    connection: &mut AnyConnection,
+    history: i64,
+    object: &Object,
+    before: Timestamp,
+) -> sqlx::Result<Timestamp> {
+    let select = Statement::new("SELECT last_modified FROM sidecar_entries WHERE history = ").bind(history);
+    let select = select
+        .push(" AND uri = ")
+        .bind(object.to_string())
+        .push(" AND action = 'delete' AND last_modified < ");
+    let row = select.bind(before).push(" ORDER BY last_modified DESC LIMIT 1").first(connection).await?;
+    row.map_or(Ok(Timestamp::ZERO), |row| timestamp(&row, 0))
+}
