@@ -18,6 +18,7 @@ use crate::settings::{HistorySettings, JournalUrl};
 
 mod append;
 mod candidate;
+mod chain;
 mod change;
 mod condition;
 mod engine;
@@ -48,6 +49,7 @@ mod view;
 mod writer;
 
 pub use crate::kinto::object::{Object, ResourceName};
+pub use chain::{Link, Named, Revision, Seen};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
 pub use entry::{are_same_permissions, is_same_but_modified};
 pub use page::{EntriesCount, EntriesPage};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
+use super::chain::Step;
 use super::entry::{Draft, Told, iso_date};
 use super::news::{Meaning, meaning};
 use super::readers::of_permissions;
@@ -60,6 +61,12 @@ impl Transaction<'_> {
             None => Action::Create,
         };
         self.news.push((object.clone(), change.modified));
+        let step = match meaning {
+            Meaning::Moved if is_recorded => Step::AtOnce,
+            _ if change.action == Some(Action::Create) => Step::Made,
+            _ => Step::Moved,
+        };
+        self.chains.enter(&uri, change.modified, action == Action::Delete, step);
         if self.is_excluded(change) {
             self.learn(change, meaning, false).await?;
             self.mark_gap(object, change.modified).await?;

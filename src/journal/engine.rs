@@ -103,6 +103,14 @@ impl Kind {
         }
     }
 
+    /// How a table is kept in the order of its key.
+    pub(super) fn rowless(self) -> &'static str {
+        match self {
+            Self::Sqlite => " WITHOUT ROWID",
+            Self::Postgres => "",
+        }
+    }
+
     /// What makes texts compare byte by byte; SQLite's do.
     pub(super) fn bytewise(self) -> &'static str {
         match self {

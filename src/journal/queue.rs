@@ -4,6 +4,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::chain::{Place, Revision, Seen};
 use super::engine::DEADLINE;
 use super::transfer::{Imported, Line};
 use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
@@ -32,6 +33,10 @@ pub(super) enum Work {
     Buckets,
     /// These lines are added.
     Import(Vec<Line>),
+    /// These versions are entered in the chains of their objects, or (`after`) one where its chain ends with that.
+    Enter { seen: Vec<Seen>, after: Option<Revision> },
+    /// A portion of the chains that are made of entries.
+    Fill(Place),
     /// Groups of intents change their owner.
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
@@ -65,6 +70,8 @@ pub(super) enum Done {
     Removed(bool),
     Buckets(Vec<String>),
     Imported(Imported),
+    /// From where to go on.
+    Filled(Option<Place>),
 }
 
 /// Work, and who waits for it.

@@ -5,13 +5,19 @@ use std::collections::BTreeMap;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
 use super::JournalError;
+use super::chain::fill::fill;
+use super::chain::{Chains, Place};
 use super::engine::{Engine, Kind, opening};
+use super::rows::now_microseconds;
 use super::statement::{Statement, pragma};
 use crate::settings::JournalUrl;
 
 /// The steps from nothing to the present schema; a journal's version is how many of them it has seen. Steps are never
-/// changed once they were released. `{key}` is a key that the engine counts up, `{bytes}` makes a text compare byte by byte.
-const STEPS: [&str; 1] = [include_str!("schema/1.sql")];
+/// changed once they were released. `{key}` is a key that the engine counts up, `{bytes}` makes a text compare byte by byte,
+/// `{rowless}` keeps a table in the order of its key.
+const STEPS: [&str; 2] = [include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+/// The first schema that has chains.
+const CHAINS: usize = 2;
 /// Says in an SQLite file whose it is: `KSJ1`.
 const APPLICATION: i64 = 0x4b53_4a31;
 /// PostgreSQL: the lock that those who write hold, so that what one finds missing no other one adds meanwhile.
@@ -36,6 +42,9 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
     for step in STEPS.iter().skip(version) {
         transaction.execute(written_for(engine.kind, step)).await.map_err(failed)?;
     }
+    if version < CHAINS {
+        begin_chains(&mut transaction).await.map_err(failed)?;
+    }
     // Written in any case: a journal that cannot be written is found now.
     let store = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES ('schema', ")
         .bind(STEPS.len().to_string())
@@ -51,7 +60,19 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
 
 /// A step in the words of an engine.
 fn written_for(kind: Kind, step: &str) -> AssertSqlSafe<String> {
-    AssertSqlSafe(step.replace("{key}", kind.counted_key()).replace("{bytes}", kind.bytewise()))
+    let step = step.replace("{key}", kind.counted_key()).replace("{bytes}", kind.bytewise());
+    AssertSqlSafe(step.replace("{rowless}", kind.rowless()))
+}
+
+/// Says when chains began, and makes those of the entries that there are.
+async fn begin_chains(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    let began = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES ('chains', ");
+    began.bind(now_microseconds().to_string()).push(")").execute(connection).await?;
+    let mut place = Some(Place::default());
+    while let Some(from) = place {
+        place = fill(connection, &mut Chains::default(), &from).await?;
+    }
+    Ok(())
 }
 
 /// Whether nothing was ever written to a file.

@@ -9,6 +9,7 @@ use super::*;
 use crate::query::Rules;
 use crate::settings::Settings;
 
+mod chains;
 mod hiding;
 mod leaving;
 mod opening;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::{AnyConnection, Row};
 
+use crate::journal::chain::Chains;
 use crate::journal::engine::Kind;
 use crate::journal::intents::{self, IntentRow};
 use crate::journal::readers::ReaderSets;
@@ -37,6 +38,7 @@ pub(super) struct Transaction<'c> {
     recorded: HashMap<(String, Timestamp), Vec<Recorded>>,
     /// The newest entry of a URI.
     newest: HashMap<String, Option<String>>,
+    pub(super) chains: Chains,
     rows: Vec<EntryRow>,
     /// Of writes that are about to begin.
     pub(super) intents: Vec<IntentRow>,
@@ -81,6 +83,7 @@ impl<'c> Transaction<'c> {
             changed: BTreeSet::new(),
             recorded: HashMap::new(),
             newest: HashMap::new(),
+            chains: Chains::default(),
             rows: Vec::new(),
             intents: Vec::new(),
             settled: Vec::new(),
@@ -92,15 +95,17 @@ impl<'c> Transaction<'c> {
 
     /// Reads all that is needed to record changes.
     pub(super) async fn prefetch(&mut self, changes: &[&Change]) -> sqlx::Result<()> {
-        let mut uris = BTreeSet::new();
+        let (mut uris, mut own) = (BTreeSet::new(), BTreeSet::new());
         let mut versions: BTreeMap<&str, Vec<(String, Timestamp)>> = BTreeMap::new();
         for change in changes {
             let object = &change.object;
             let uri = object.to_string();
             versions.entry(object.bucket()).or_default().push((uri.clone(), change.modified));
-            uris.insert(uri);
+            own.insert(uri);
             uris.extend(object.parents().map(|parent| parent.to_string()));
         }
+        self.chains.read(self.connection, &own).await?;
+        uris.append(&mut own);
         uris.retain(|uri| !self.objects.contains_key(uri));
         self.read_objects(uris).await?;
         for (bucket, versions) in versions {
@@ -334,6 +339,7 @@ impl<'c> Transaction<'c> {
         intents::write(self.connection, &std::mem::take(&mut self.intents)).await?;
         intents::remove(self.connection, &std::mem::take(&mut self.settled)).await?;
         self.store_entries().await?;
+        self.chains.store(self.connection).await?;
         for (_, history) in self.histories.iter_mut().filter(|(_, history)| history.is_changed) {
             let update = Statement::new("UPDATE sidecar_histories SET timestamp = ")
                 .bind(history.timestamp)

@@ -12,7 +12,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::statement::timestamp;
-use super::{Action, Object, Permissions};
+use super::{Action, Link, Object, Permissions, Revision};
 use crate::journal::transaction::{bucket_of, is_hidden};
 use crate::kinto::{Timestamp, is_segment};
 
@@ -79,6 +79,9 @@ enum Content {
     History {
         bucket: String,
         timestamp: u64,
+        /// When the chains of the journal began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        chains: Option<String>,
     },
     Object {
         object: String,
@@ -86,6 +89,12 @@ enum Content {
         deleted: bool,
         permissions: Option<Permissions>,
         is_entry: bool,
+        /// Its versions, oldest first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        chain: Vec<ChainLink>,
+        /// Whether nothing else is known of it.
+        #[serde(default, skip_serializing_if = "is_false")]
+        only_chain: bool,
     },
     Watermark {
         list: String,
@@ -94,6 +103,20 @@ enum Content {
     End {
         end: u64,
     },
+}
+
+/// A version in a chain.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ChainLink {
+    rev: String,
+    modified: u64,
+    deleted: bool,
+    follows: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "it is how serde asks")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What has to be known of an entry.
@@ -161,7 +184,7 @@ impl Line {
 
     /// A bucket's history has this timestamp.
     pub fn history(bucket: &str, timestamp: Timestamp) -> Self {
-        let content = Content::History { bucket: bucket.to_owned(), timestamp: timestamp.0 };
+        let content = Content::History { bucket: bucket.to_owned(), timestamp: timestamp.0, chains: None };
         Self { content, head: None, part: LinePart::Served }
     }
 
@@ -219,15 +242,31 @@ impl Content {
     fn is_plausible(&self) -> bool {
         match self {
             Self::Tombstone { bucket, last_modified: timestamp, .. }
-            | Self::History { bucket, timestamp } => {
+            | Self::History { bucket, timestamp, .. } => {
                 bucket_of(bucket).is_some_and(is_segment) && *timestamp <= LATEST
             }
             Self::Gap { bucket, .. } => bucket_of(bucket).is_some_and(is_segment),
-            Self::Object { object, .. } => {
+            Self::Object { object, chain, .. } => {
                 Object::of_uri(object).is_some_and(|known| known.to_string() == *object)
+                    && chain.iter().all(|link| link.read().is_some())
             }
             Self::Entry { .. } | Self::Watermark { .. } | Self::End { .. } => true,
         }
+    }
+}
+
+// === impl ChainLink ===
+
+impl ChainLink {
+    fn of(link: &Link) -> Self {
+        let Link { revision, modified, deleted, follows } = link;
+        Self { rev: revision.to_string(), modified: modified.0, deleted: *deleted, follows: *follows }
+    }
+
+    fn read(&self) -> Option<Link> {
+        let revision = Revision::parse(&self.rev)?;
+        let modified = Timestamp(self.modified);
+        Some(Link { revision, modified, deleted: self.deleted, follows: self.follows })
     }
 }
 

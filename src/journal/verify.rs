@@ -194,6 +194,11 @@ impl Verified {
     async fn strays(&mut self, connection: &mut AnyConnection) -> sqlx::Result<()> {
         for (what, select) in [
             (
+                "versions do not follow on the one before in the chain of their object",
+                "SELECT count(*) FROM (SELECT generation, lag(generation) OVER (PARTITION BY uri ORDER BY generation) \
+                 AS before FROM sidecar_versions) AS versions WHERE generation <> before + 1",
+            ),
+            (
                 "entries belong to no history",
                 "SELECT count(*) FROM sidecar_entries WHERE history NOT IN (SELECT id FROM sidecar_histories)",
             ),

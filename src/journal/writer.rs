@@ -392,6 +392,8 @@ impl Transaction<'_> {
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
             Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),
             Work::Buckets => self.buckets().await.map(Done::Buckets),
+            Work::Enter { seen, after } => self.enter(seen, *after).await,
+            Work::Fill(from) => self.fill(from).await.map(Done::Filled),
             Work::Import(lines) => self.import(lines).await.map(Done::Imported),
             Work::Adopt(groups) => {
                 intents::adopt(self.connection, groups, owner).await?;

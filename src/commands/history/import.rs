@@ -47,7 +47,8 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
             }
             adding.add(lines).await?;
         }
-        whole.end().map_err(Failure::Problem)
+        whole.end().map_err(Failure::Problem)?;
+        Ok(journal.fill_chains().await?)
     };
     let done: Result<(), Failure> = done.await;
     progress.end();

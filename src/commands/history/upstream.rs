@@ -43,7 +43,7 @@ pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String
                     Read::Refused => refused.push(bucket.id.to_string()),
                 }
             }
-            let Some(next) = page.next else { return Ok(()) };
+            let Some(next) = page.next else { return Ok(journal.fill_chains().await?) };
             page = source.follow(next).await.map_err(unread)?;
         }
     };

@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn exported(journal: &Journal, bucket: Option<&str>) -> Vec<String> {
+pub(super) async fn exported(journal: &Journal, bucket: Option<&str>) -> Vec<String> {
     let mut export = journal.export(bucket.map(str::to_owned));
     let mut lines = Vec::new();
     while let Some(more) = export.next().await.unwrap() {
@@ -11,7 +11,7 @@ async fn exported(journal: &Journal, bucket: Option<&str>) -> Vec<String> {
     lines
 }
 
-async fn import(journal: &Journal, lines: &[String]) -> Imported {
+pub(super) async fn import(journal: &Journal, lines: &[String]) -> Imported {
     let mut imported = Imported::default();
     for lines in lines.chunks(300) {
         let lines = lines.iter().map(|line| Line::parse(line).unwrap()).collect();

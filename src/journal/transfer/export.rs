@@ -1,13 +1,15 @@
 //! A journal written as lines, batch by batch.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Executor, Row};
 
-use super::{Content, Line};
+use super::{ChainLink, Content, Line};
+use crate::journal::chain::{began, whole};
 use crate::journal::engine::{Engine, Writing, bounded, unavailable};
 use crate::journal::rows::below;
 use crate::journal::statement::{Statement, timestamp, truth};
@@ -17,6 +19,8 @@ use crate::kinto::Timestamp;
 
 /// The most lines at once.
 const BATCH: usize = 500;
+/// The most objects at once, with their chains.
+const CHAINS: usize = 100;
 /// The most bytes of entries at once; one entry may be longer.
 const BYTES: i64 = 4 << 20;
 
@@ -39,6 +43,8 @@ enum Part {
     Tombstones(String, i64, Timestamp),
     Gaps(String, i64),
     Objects { from: String, to: String },
+    /// Objects of which nothing but the chain is known.
+    Chains { from: String, to: String },
     Watermarks { from: String, to: String },
 }
 
@@ -128,6 +134,8 @@ async fn begin(connection: &mut AnyConnection, only: Option<&str>) -> sqlx::Resu
         parts.extend([
             Part::Objects { from: uri.clone(), to: format!("{uri}\u{1}") },
             Part::Objects { from: from.clone(), to: to.clone() },
+            Part::Chains { from: uri.clone(), to: format!("{uri}\u{1}") },
+            Part::Chains { from: from.clone(), to: to.clone() },
             Part::Watermarks { from, to },
         ]);
     }
@@ -143,7 +151,8 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
     let mut rest = None;
     match part {
         Part::History(bucket, timestamp) => {
-            contents.push(Content::History { bucket, timestamp: timestamp.0 });
+            let chains = Some(began(connection).await?).filter(|began| !began.is_empty());
+            contents.push(Content::History { bucket, timestamp: timestamp.0, chains });
         }
         Part::Gaps(bucket, history) => {
             let select = Statement::new("SELECT collection_id, since FROM sidecar_gaps WHERE history = ");
@@ -189,16 +198,42 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
             let select =
                 "SELECT uri, modified, deleted, permissions, is_entry FROM sidecar_objects WHERE uri >= ";
             let select = Statement::new(select).bind(from).push(" AND uri < ").bind(to.as_str());
-            for row in select.push(&format!(" ORDER BY uri LIMIT {BATCH}")).fetch(connection).await? {
+            let rows = select.push(&format!(" ORDER BY uri LIMIT {CHAINS}")).fetch(connection).await?;
+            let mut chains = chains(connection, &rows).await?;
+            for row in rows {
                 let object: String = row.try_get(0)?;
                 rest = Some(Part::Objects { from: format!("{object}\u{1}"), to: to.clone() });
                 let permissions: Option<String> = row.try_get(3)?;
                 contents.push(Content::Object {
+                    chain: chains.remove(&object).unwrap_or_default(),
+                    only_chain: false,
                     object,
                     modified: timestamp(&row, 1)?.0,
                     deleted: truth(&row, 2)?,
                     permissions: permissions.and_then(|permissions| serde_json::from_str(&permissions).ok()),
                     is_entry: truth(&row, 4)?,
+                });
+            }
+        }
+        Part::Chains { from, to } => {
+            let select = "SELECT DISTINCT v.uri FROM sidecar_versions v WHERE NOT EXISTS \
+                          (SELECT 1 FROM sidecar_objects o WHERE o.uri = v.uri) AND v.uri >= ";
+            let select = Statement::new(select).bind(from).push(" AND v.uri < ").bind(to.as_str());
+            let rows = select.push(&format!(" ORDER BY v.uri LIMIT {CHAINS}")).fetch(connection).await?;
+            let mut chains = chains(connection, &rows).await?;
+            for row in rows {
+                let object: String = row.try_get(0)?;
+                rest = Some(Part::Chains { from: format!("{object}\u{1}"), to: to.clone() });
+                let chain = chains.remove(&object).unwrap_or_default();
+                // Whoever does not know of chains takes it for an object that is gone.
+                contents.push(Content::Object {
+                    modified: chain.last().map_or(0, |link| link.modified),
+                    object,
+                    deleted: true,
+                    permissions: None,
+                    is_entry: false,
+                    chain,
+                    only_chain: true,
                 });
             }
         }
@@ -212,6 +247,16 @@ async fn read(connection: &mut AnyConnection, part: Part) -> sqlx::Result<(Vec<C
     }
     let is_end = contents.is_empty();
     Ok((contents, rest.filter(|_| !is_end)))
+}
+
+/// The chains of the objects that these rows begin with, each from its oldest version on.
+async fn chains(
+    connection: &mut AnyConnection,
+    rows: &[AnyRow],
+) -> sqlx::Result<HashMap<String, Vec<ChainLink>>> {
+    let uris: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
+    let chains = whole(connection, &uris).await?.into_iter();
+    Ok(chains.map(|(uri, chain)| (uri, chain.iter().rev().map(ChainLink::of).collect())).collect())
 }
 
 /// Up to which timestamp entries can be read at once; `None` where there are no more.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::Row;
 
-use super::{Action, Content, Head, Imported, Line, Members};
+use super::{Action, ChainLink, Content, Head, Imported, Line, Members};
 use crate::journal::entry::Told;
 use crate::journal::queue::{self, Done, Work};
 use crate::journal::rows::{EntryRow, Recorded, State, entries_of, mark_gap};
@@ -48,7 +48,12 @@ impl Transaction<'_> {
                     let arrivals = arrivals.entry(name).or_default();
                     arrivals.push(Arrival { head, object, entry, readers, knows_readers: *knows_readers });
                 }
-                Content::History { bucket, timestamp } => self.reach(bucket, Timestamp(*timestamp)).await?,
+                Content::History { bucket, timestamp, chains } => {
+                    self.reach(bucket, Timestamp(*timestamp)).await?;
+                    if let Some(began) = chains {
+                        self.chains_began(began).await?;
+                    }
+                }
                 Content::Gap { bucket, collection, since } => {
                     let history = self.history(bucket).await?.id;
                     mark_gap(self.connection, history, collection, Timestamp(*since)).await?;
@@ -173,6 +178,27 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Chains that go on from another journal's began when those did.
+    async fn chains_began(&mut self, began: &str) -> sqlx::Result<()> {
+        if Statement::new("SELECT 1 FROM sidecar_versions LIMIT 1").first(self.connection).await?.is_none() {
+            let update = Statement::new("UPDATE sidecar_meta SET value = ").bind(began);
+            update.push(" WHERE name = 'chains'").execute(self.connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds what follows on the chain that there is; of another chain, nothing.
+    fn import_chain(&mut self, object: &str, chain: &[ChainLink]) {
+        let links = || chain.iter().filter_map(ChainLink::read);
+        let first = match self.chains.end(object) {
+            None => Some(0),
+            Some(end) => links().position(|link| link.revision == end.revision).map(|last| last + 1),
+        };
+        for link in links().skip(first.unwrap_or(chain.len())) {
+            self.chains.add(object, link);
+        }
+    }
+
     async fn import_states(&mut self, lines: &[Line]) -> sqlx::Result<()> {
         let objects: BTreeSet<String> = lines
             .iter()
@@ -181,10 +207,15 @@ impl Transaction<'_> {
                 _ => None,
             })
             .collect();
+        self.chains.read(self.connection, &objects).await?;
         self.read_objects(objects).await?;
         for Line { content, .. } in lines {
             match content {
-                Content::Object { object, modified, deleted, permissions, is_entry } => {
+                Content::Object { object, modified, deleted, permissions, is_entry, chain, only_chain } => {
+                    self.import_chain(object, chain);
+                    if *only_chain {
+                        continue;
+                    }
                     let modified = Timestamp(*modified);
                     let is_older = self.state(object).is_some_and(|state| state.modified >= modified);
                     if Object::of_uri(object).is_some() && !is_older {
