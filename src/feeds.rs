@@ -38,6 +38,7 @@ pub mod questions;
 pub mod reader;
 pub mod reader_limit;
 pub mod reader_options;
+pub mod revised;
 pub mod seen_before;
 pub mod snapshot;
 pub mod subject;

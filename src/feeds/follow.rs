@@ -17,6 +17,7 @@ use crate::access::{Access, Requester};
 use crate::error::Error;
 use crate::feeds::channel::Channel;
 use crate::feeds::params::Since;
+use crate::feeds::revised::{Names, Revised, Revisions};
 use crate::feeds::seen_before::Presence;
 use crate::feeds::snapshot::{Position, Snapshot};
 use crate::feeds::tables::collections::{Collections, Naming};
@@ -64,6 +65,8 @@ pub struct Sources {
     access: Access,
     /// `sidecar.overlap`.
     pub overlap: Duration,
+    /// What versions are called.
+    names: Names,
     /// Lists of buckets whose readers may come back.
     in_use: Cache<Arc<str>, Arc<CollectionList>>,
 }
@@ -94,7 +97,8 @@ impl Sources {
         overlap: Duration,
     ) -> Self {
         let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
-        Self { timeline, poller, mirrors, history, access, overlap, in_use }
+        let names = Names::default();
+        Self { timeline, poller, mirrors, history, access, overlap, names, in_use }
     }
 
     /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from the upstream,
@@ -177,14 +181,37 @@ impl Sources {
                 let is_readable = matches!(error, ReadError::Oversize);
                 let source =
                     if is_readable { Source::new(requester.upstream().clone()) } else { requester.source() };
-                let snapshot = Arc::new(self.unkept(key, source).await?);
+                let snapshot = self.revised(key, Arc::new(self.unkept(key, source).await?)).await?;
                 let freshness = Freshness::Refreshed;
                 return Ok(Beginning { snapshot, freshness, is_kept: false, is_readable, now: None });
             }
             current => current?,
         };
         let snapshot = Arc::new(Records { mirror, state, overlap: self.overlap });
+        let snapshot = self.revised(key, snapshot).await?;
         Ok(Beginning { snapshot, freshness, is_kept: true, is_readable: true, now })
+    }
+
+    /// What versions of a collection's records are called, where the sidecar keeps the history.
+    pub async fn revisions(&self, key: &CollectionKey) -> Result<Option<Revisions>, Error> {
+        match self.history.journal(self.access.upstream()).await? {
+            Some(journal) => {
+                Ok(Some(Revisions::of(journal, key, self.access.upstream(), &self.names).await?))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// A snapshot of a collection with the names of its versions.
+    async fn revised(
+        &self,
+        key: &CollectionKey,
+        snapshot: Arc<dyn Snapshot>,
+    ) -> Result<Arc<dyn Snapshot>, Error> {
+        Ok(match self.revisions(key).await? {
+            Some(revisions) => Arc::new(Revised::new(snapshot, revisions)),
+            None => snapshot,
+        })
     }
 
     /// A collection as it is now, which is not kept but read from `source`.
@@ -257,7 +284,11 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
         match current {
             Ok(state) => {
                 let state = Records { mirror: Arc::clone(&mirror), state, overlap: sources.overlap };
-                if let Err(error) = channel.advance(Arc::new(state)).await {
+                let advanced = match sources.revised(key, Arc::new(state)).await {
+                    Ok(snapshot) => channel.advance(snapshot).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = advanced {
                     tracing::warn!(collection = %key, %error, "cannot tell the readers of {key} of a change");
                 }
             }

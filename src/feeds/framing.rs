@@ -148,6 +148,7 @@ mod tests {
             seq: Seq::of(Timestamp(20)),
             id: "a".into(),
             last_modified: Timestamp(10),
+            revision: None,
             deleted,
             json: Bytes::from_static(json.as_bytes()),
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::error::Error;
+use crate::journal::Revision;
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::wire::lent::Lent;
@@ -44,6 +45,8 @@ pub struct FeedRow {
     pub id: Arc<str>,
     /// The timestamp of the version that this is.
     pub last_modified: Timestamp,
+    /// What that version is called, where its object has a chain of versions.
+    pub revision: Option<Revision>,
     /// Whether it was deleted.
     pub deleted: bool,
     /// It as JSON: an object.
@@ -130,7 +133,7 @@ impl Default for Position {
 impl FeedRow {
     /// The version that this is, as CouchDB's clients name versions.
     pub fn rev(&self) -> String {
-        format!("1-{}", self.last_modified)
+        self.revision.map_or_else(|| format!("1-{}", self.last_modified), |revision| revision.to_string())
     }
 }
 

@@ -227,7 +227,7 @@ fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> 
 
 fn row(table: &impl Table, place: usize, mark: &Mark<'_>, seq: Seq) -> FeedRow {
     let (json, deleted) = table.json(place);
-    FeedRow { seq, id: mark.id.into(), last_modified: mark.last_modified, deleted, json }
+    FeedRow { seq, id: mark.id.into(), last_modified: mark.last_modified, revision: None, deleted, json }
 }
 
 struct Left {

@@ -269,7 +269,9 @@ mod tests {
         assert_eq!((first.generation, second.generation), (1, 2));
         assert_ne!(first.digest, second.digest);
         assert_eq!(Revision::parse(&second.to_string()), Some(second));
-        for text in ["", "1-", "1-5", "0-00000000000000000000000000000001", "1-0000000000000000000000000000000g"] {
+        for text in
+            ["", "1-", "1-5", "0-00000000000000000000000000000001", "1-0000000000000000000000000000000g"]
+        {
             assert_eq!(Revision::parse(text), None, "{text}");
         }
     }

@@ -101,6 +101,27 @@ impl std::fmt::Display for Seq {
     }
 }
 
+/// An answer with each revision cut down to its generation.
+fn generations(mut answer: Value) -> Value {
+    match &mut answer {
+        Value::Array(values) => values.iter_mut().for_each(|value| *value = generations(value.take())),
+        Value::Object(members) => {
+            for (name, value) in members.iter_mut() {
+                *value = match value.as_str() {
+                    Some(rev) if name == "rev" || name == "_rev" => {
+                        let (generation, digest) = rev.split_once('-').unwrap();
+                        assert_eq!(digest.len(), 32, "{rev}");
+                        generation.parse::<u64>().unwrap().into()
+                    }
+                    _ => generations(value.take()),
+                };
+            }
+        }
+        _ => {}
+    }
+    answer
+}
+
 /// The ids of an answer's rows.
 fn ids(answer: &Value) -> Vec<&str> {
     answer["results"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()

@@ -154,6 +154,7 @@ fn row(json: Box<RawValue>) -> Option<FeedRow> {
         seq: Seq::of(last_modified),
         id,
         last_modified,
+        revision: None,
         deleted,
         json: Bytes::from(Box::<str>::from(json).into_string()),
     })

@@ -43,9 +43,7 @@ pub(in crate::journal) async fn fill(
     chains: &mut Chains,
     from: &Place,
 ) -> sqlx::Result<Option<Place>> {
-    let select = Statement::new(
-        "SELECT uri, object_modified, action FROM sidecar_entries WHERE history = ",
-    );
+    let select = Statement::new("SELECT uri, object_modified, action FROM sidecar_entries WHERE history = ");
     let select = select.bind(from.history).push(" AND uri > ").bind(from.uri.as_str());
     let select = select.push(&format!(" ORDER BY uri, last_modified LIMIT {PORTION}"));
     let mut entries = Vec::new();

@@ -62,9 +62,8 @@ impl Journal {
 async fn named(connection: &mut AnyConnection, seen: &[Seen]) -> sqlx::Result<Vec<Option<Named>>> {
     let uris: Vec<&str> = seen.iter().map(|seen| seen.uri.as_str()).collect();
     let ends: HashMap<String, Link> = ends(connection, &uris).await?.into_iter().collect();
-    let is_past = |seen: &Seen| {
-        ends.get(&seen.uri).is_some_and(|end| is_not_next(end, seen) && !is_end(end, seen))
-    };
+    let is_past =
+        |seen: &Seen| ends.get(&seen.uri).is_some_and(|end| is_not_next(end, seen) && !is_end(end, seen));
     let past: Vec<&Seen> = seen.iter().filter(|seen| is_past(seen)).collect();
     let mut earlier: HashMap<(String, Timestamp, bool), Revision> = HashMap::new();
     for past in past.chunks(CHUNK / 2) {

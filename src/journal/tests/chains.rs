@@ -125,13 +125,16 @@ async fn an_older_journal_gets_its_chains_from_its_entries() {
     for place in places().await {
         let journal = place.open().await;
         let many = (10..3000_u64).map(|index| {
-            let uri = format!("/buckets/a/collections/c/records/r{}", if index % 2 == 0 { 0 } else { index % 77 });
+            let uri =
+                format!("/buckets/a/collections/c/records/r{}", if index % 2 == 0 { 0 } else { index % 77 });
             change(&uri, None, index, &json!({"last_modified": index}))
         });
         settle(&journal, many.collect()).await;
         settle(&journal, vec![version(CREATE, 3000), version(DELETE, 3001), version(CREATE, 4)]).await;
-        let uris: Vec<String> =
-            (0..77).map(|n| format!("/buckets/a/collections/c/records/r{n}")).chain([RECORD.to_owned()]).collect();
+        let uris: Vec<String> = (0..77)
+            .map(|n| format!("/buckets/a/collections/c/records/r{n}"))
+            .chain([RECORD.to_owned()])
+            .collect();
         let before = journal.chains(&uris).await.unwrap();
         let began = journal.chains_began().await.unwrap();
         journal.leave(Duration::from_secs(60)).await;
@@ -141,7 +144,9 @@ async fn an_older_journal_gets_its_chains_from_its_entries() {
         let after = journal.chains(&uris).await.unwrap();
         for uri in &uris {
             let newest = |chains: &HashMap<String, Vec<Link>>| {
-                chains.get(uri).map(|chain| chain.iter().take(1000).map(|link| (link.revision, link.modified)).collect::<Vec<_>>())
+                chains.get(uri).map(|chain| {
+                    chain.iter().take(1000).map(|link| (link.revision, link.modified)).collect::<Vec<_>>()
+                })
             };
             assert_eq!(newest(&after), newest(&before), "{uri}");
         }
@@ -155,7 +160,8 @@ async fn an_older_journal_gets_its_chains_from_its_entries() {
 async fn two_processes_never_give_one_number_twice() {
     for place in places().await {
         let journal = place.open().await;
-        let other = if journal.engine.kind == engine::Kind::Postgres { place.open().await } else { journal.clone() };
+        let other =
+            if journal.engine.kind == engine::Kind::Postgres { place.open().await } else { journal.clone() };
         let write = async |journal: &Journal, first: u64| {
             for modified in (first..first + 100).step_by(2) {
                 settle(journal, vec![version(None, modified)]).await;
@@ -200,7 +206,8 @@ async fn chains_move_with_a_journal() {
             line.as_object_mut().unwrap().remove("chain");
             line.to_string()
         };
-        let lines: Vec<String> = lines.iter().filter(|line| !line.contains("only_chain")).map(strip).collect();
+        let lines: Vec<String> =
+            lines.iter().filter(|line| !line.contains("only_chain")).map(strip).collect();
         for place in places().await {
             let second = place.open().await;
             transferring::import(&second, &lines).await;

@@ -42,10 +42,19 @@ enum Part {
     Entries(Option<String>, i64, Timestamp),
     Tombstones(String, i64, Timestamp),
     Gaps(String, i64),
-    Objects { from: String, to: String },
+    Objects {
+        from: String,
+        to: String,
+    },
     /// Objects of which nothing but the chain is known.
-    Chains { from: String, to: String },
-    Watermarks { from: String, to: String },
+    Chains {
+        from: String,
+        to: String,
+    },
+    Watermarks {
+        from: String,
+        to: String,
+    },
 }
 
 impl fmt::Debug for Export {

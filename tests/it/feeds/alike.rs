@@ -42,6 +42,8 @@ async fn follow(sidecars: usize, most: usize, writes: u64, ordinary: u64) {
         ("sidecar.timestamps_ttl", "50ms"),
         ("sidecar.poll_budget", "100%"),
         ("sidecar.overlap", "1s"),
+        // Without a history, revisions are timestamps.
+        ("sidecar.history", "off"),
     ];
     let direct = kinto.client().user("alice");
     direct.put("/buckets/b").json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::World;
 use super::follower::{Event, Follower};
+use super::{World, generations};
 use crate::support::{Kinto, Recorder};
 
 #[tokio::test]
@@ -82,8 +82,8 @@ async fn a_continuous_feed_goes_on_until_it_has_waited_in_vain() {
     }
     let gone = world.delete("a").await;
     assert_eq!(
-        feed.row().await.unwrap(),
-        json!({"seq": gone, "id": "a", "changes": [{"rev": format!("1-{gone}")}], "deleted": true})
+        generations(feed.row().await.unwrap()),
+        json!({"seq": gone, "id": "a", "changes": [{"rev": 2}], "deleted": true})
     );
     assert_eq!(feed.row().await.unwrap(), json!({"last_seq": gone, "pending": 0}));
     assert!(feed.row().await.is_none());

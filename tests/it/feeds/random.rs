@@ -64,7 +64,10 @@ async fn readers_who_are_cut_off_miss_nothing_and_are_told_nothing_twice() {
     println!("KINTO_SIDECAR_SEED={seed} replays this plan");
     let mut random = Random::new(seed);
     let kinto = Kinto::start(KintoOptions::postgres());
-    let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    // Without a history, revisions are timestamps.
+    let history = ("sidecar.history", "off");
+    let settings =
+        [SERVICE_ACCOUNT, history, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
     let sidecars = [Sidecar::start(kinto.url(), &settings), Sidecar::start(kinto.url(), &settings)];
     let addresses: Vec<String> = sidecars.iter().map(|sidecar| sidecar.address().to_owned()).collect();
     let direct = kinto.client().user("alice");

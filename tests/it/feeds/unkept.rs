@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use serde_json::{Value, json};
 
 use super::{World, ids};
-use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
+use crate::support::{Kinto, Recorder, Response, SERVICE_ACCOUNT, Sidecar, eventually};
 
 /// A collection of 59 records and a tombstone.
 async fn world() -> World {
@@ -45,7 +45,13 @@ async fn a_normal_feed_has_everything_oldest_first() {
     // What it has is what the same collection has where it is kept.
     let kept = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
     let kept = kept.client().get(&world.feed("include_docs=true")).await.expect(200);
-    assert_eq!(kept.body, answer.body);
+    // But for names: each sidecar has a journal of its own, and only one of them saw what was before a deletion.
+    let nameless = |answer: &Response| {
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        let parts = text.split("rev\":\"").map(|part| part.split_once('"').map_or(part, |(_, rest)| rest));
+        parts.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(nameless(&kept), nameless(&answer));
 }
 
 #[tokio::test]

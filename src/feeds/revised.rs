@@ -1,0 +1,196 @@
+//! A collection whose rows are called by the revisions that the journal keeps: whoever copies it knows from them which of two
+//! versions of a record is the newer one.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use moka::sync::Cache;
+
+use crate::error::Error;
+use crate::feeds::snapshot::{FeedPage, FeedRow, Position, Room, Snapshot};
+use crate::journal::{Journal, Named, Object, Revision, Seen};
+use crate::kinto::CollectionKey;
+use crate::kinto::seq::Seq;
+use crate::upstream::Upstream;
+use crate::upstream::kinto::{Source, in_list};
+use crate::wire::lent::Lent;
+
+/// How many names are remembered.
+const REMEMBERED: u64 = 100_000;
+
+/// Names that were given: a version keeps its own for ever. A version is known by its data, too: Kinto on PostgreSQL may give
+/// two writes of one record the same `last_modified`.
+#[derive(Debug, Clone)]
+pub struct Names {
+    known: Cache<[u64; 2], Revision>,
+    keys: [RandomState; 2],
+}
+
+/// Gives the versions of a collection's records their names.
+#[derive(Debug, Clone)]
+pub struct Revisions {
+    journal: Journal,
+    key: CollectionKey,
+    /// Tells this journal's names from those of others.
+    began: Arc<str>,
+    source: Source,
+    names: Names,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Revised {
+    snapshot: Arc<dyn Snapshot>,
+    revisions: Revisions,
+}
+
+// === impl Names ===
+
+impl Default for Names {
+    fn default() -> Self {
+        let known = Cache::builder().max_capacity(REMEMBERED).build();
+        Self { known, keys: [RandomState::new(), RandomState::new()] }
+    }
+}
+
+impl Names {
+    fn key(&self, seen: &Seen, row: &FeedRow) -> [u64; 2] {
+        let version = (&seen.uri, seen.modified, seen.deleted, &row.json);
+        self.keys.each_ref().map(|key| key.hash_one(version))
+    }
+}
+
+// === impl Revisions ===
+
+impl Revisions {
+    /// Those of a journal; what it does not understand, the upstream is asked for.
+    pub async fn of(
+        journal: &Journal,
+        key: &CollectionKey,
+        upstream: &Upstream,
+        names: &Names,
+    ) -> Result<Self, Error> {
+        let began = journal.chains_began().await?.into();
+        let source = Source::new(upstream.clone());
+        Ok(Self { journal: journal.clone(), key: key.clone(), began, source, names: names.clone() })
+    }
+
+    /// When the chains of the journal began.
+    pub fn began(&self) -> &str {
+        &self.began
+    }
+
+    /// The URI of a record.
+    pub fn uri(&self, id: &str) -> String {
+        let (bucket, collection) = (self.key.bucket.to_string(), self.key.collection.to_string());
+        Object::Record(bucket, collection, id.to_owned()).to_string()
+    }
+
+    /// Names rows.
+    pub async fn name(&self, rows: &mut [FeedRow]) -> Result<(), Error> {
+        let mut unknown = Vec::new();
+        for row in rows {
+            let seen = self.seen(row);
+            let key = self.names.key(&seen, row);
+            row.revision = self.names.known.get(&key);
+            if row.revision.is_none() {
+                unknown.push((row, key, seen));
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let named = self.journal.revisions(unknown.iter().map(|(_, _, seen)| seen.clone()).collect()).await?;
+        for ((row, key, _), named) in unknown.into_iter().zip(named) {
+            row.revision = Some(match named {
+                Named::Known(revision) => {
+                    self.names.known.insert(key, revision);
+                    revision
+                }
+                Named::Older(end) if self.is_present(row).await => {
+                    match self.journal.enter_after(self.seen(row), end).await? {
+                        Named::Known(revision) | Named::Older(revision) => revision,
+                    }
+                }
+                // What is newer comes next.
+                Named::Older(end) => end,
+            });
+        }
+        Ok(())
+    }
+
+    fn seen(&self, row: &FeedRow) -> Seen {
+        Seen { uri: self.uri(&row.id), modified: row.last_modified, deleted: row.deleted }
+    }
+
+    /// Whether a row is what the upstream has now: a record can be dated back.
+    async fn is_present(&self, row: &FeedRow) -> bool {
+        let list = self.key.records_uri();
+        let path = format!("{list}?in_id={}", in_list(std::iter::once(&*row.id)));
+        let Ok(page) = self.source.page(&path).await else { return false };
+        match page.rows.first() {
+            Some(present) => !row.deleted && present.last_modified == row.last_modified,
+            None => row.deleted,
+        }
+    }
+}
+
+// === impl Revised ===
+
+impl Revised {
+    /// The rows of a snapshot with their names.
+    pub fn new(snapshot: Arc<dyn Snapshot>, revisions: Revisions) -> Self {
+        Self { snapshot, revisions }
+    }
+
+    async fn named(&self, mut page: FeedPage) -> Result<FeedPage, Error> {
+        self.revisions.name(&mut page.rows).await?;
+        Ok(page)
+    }
+}
+
+impl Snapshot for Revised {
+    fn lineage(&self) -> u64 {
+        self.snapshot.lineage()
+    }
+
+    fn began(&self) -> Seq {
+        self.snapshot.began()
+    }
+
+    fn serial(&self) -> u64 {
+        self.snapshot.serial()
+    }
+
+    fn newest_seq(&self) -> Seq {
+        self.snapshot.newest_seq()
+    }
+
+    fn heed(&self, seq: Seq) {
+        self.snapshot.heed(seq);
+    }
+
+    fn tag(&self) -> Option<String> {
+        let mut hasher = DefaultHasher::new();
+        self.revisions.began.hash(&mut hasher);
+        Some(format!("{}-{:08x}", self.snapshot.tag()?, hasher.finish() >> 32))
+    }
+
+    fn lent(&self) -> Option<Arc<Lent>> {
+        self.snapshot.lent()
+    }
+
+    fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
+        Box::pin(async move { self.named(Arc::clone(&self.snapshot).page(from, room).await?).await })
+    }
+
+    fn before(
+        self: Arc<Self>,
+        below: Option<Seq>,
+        room: Room,
+    ) -> BoxFuture<'static, Result<FeedPage, Error>> {
+        Box::pin(async move { self.named(Arc::clone(&self.snapshot).before(below, room).await?).await })
+    }
+}
