@@ -17,6 +17,8 @@ use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
 use crate::phase::Phase;
 use crate::purge::Purger;
+use crate::remote_settings::attachments::Attachments;
+use crate::remote_settings::bundles::Bundles;
 use crate::remote_settings::public::Public;
 use crate::settings::{ChangesMode, Settings};
 use crate::timeline::broadcast::Broadcasts;
@@ -50,6 +52,10 @@ pub struct App {
     pub access: Access,
     /// What anybody may read of the list of timestamps.
     pub public: Public,
+    /// Where attachments are.
+    pub attachments: Arc<Attachments>,
+    /// Many changesets, or attachments, in one file each.
+    pub bundles: Arc<Bundles>,
     /// Writes on their way.
     pub writes: Arc<Writes>,
     /// The history that the sidecar keeps.
@@ -135,7 +141,10 @@ impl App {
             background.clone(),
             phase.clone(),
         );
+        let attachments = Arc::new(Attachments::new(&settings));
         Arc::new(Self {
+            bundles: Arc::new(Bundles::new(&settings, background.clone(), Arc::clone(&attachments))),
+            attachments,
             buffers: Buffers::new(settings.limits.buffered_bytes),
             loans: Loans::new(settings.limits.buffered_bytes),
             public: Public::new(settings.permission_ttl),

@@ -23,11 +23,13 @@ use tokio::time::Instant;
 
 pub mod compare;
 pub mod content;
+pub mod opening;
 pub mod recheck;
 pub mod refresh;
 
 use crate::current;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::settings::Compat;
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
 use crate::upstream::kinto::ReadError;
@@ -101,7 +103,7 @@ pub struct State {
     /// When the content last became another.
     changed: Instant,
     /// A changeset of it up to its first change, once it was asked for.
-    head: OnceLock<Bytes>,
+    opening: OnceLock<Bytes>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
     pub variants: Variants<(Option<Selection>, Option<usize>)>,
     /// What its readers are lent.
@@ -331,7 +333,7 @@ impl Mirrors {
             news,
             began,
             changed,
-            head: OnceLock::new(),
+            opening: OnceLock::new(),
             variants: Variants::default(),
         });
         if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
@@ -427,8 +429,17 @@ impl Mirror {
 
 impl State {
     /// What stands before the first change in each changeset of this content, made once.
-    pub fn head(&self, make: impl FnOnce() -> Bytes) -> Bytes {
-        self.head.get_or_init(make).clone()
+    pub fn opening(&self, compat: Compat, key: &CollectionKey) -> Bytes {
+        let make = || opening::opening(compat, key, &self.content.metadata, self.content.timestamp);
+        self.opening.get_or_init(make).clone()
+    }
+
+    /// The whole changeset: all live records.
+    pub fn changeset(&self, compat: Compat, key: &CollectionKey) -> Vec<Bytes> {
+        let mut chunks = vec![self.opening(compat, key)];
+        chunks.extend(self.content.all(None));
+        chunks.push(Bytes::from_static(opening::CLOSING));
+        chunks
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::kinto::{CollectionKey, segment};
-use crate::settings::{Settings, UpstreamUrl};
+use crate::settings::Settings;
 use crate::upstream::{Upstream, read_whole};
 use crate::wire::body::Body;
 use crate::wire::cache_control::{SURROGATE_KEY, tag_of};
@@ -106,28 +106,9 @@ impl Waiting {
 
 impl Cache {
     fn new(settings: &Settings, url: Uri) -> Result<Self, Box<dyn std::error::Error>> {
-        let https = match url.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return Err("it is no http:// or https:// URL".into()),
-        };
-        let authority = url.authority().ok_or("it names no host")?;
-        let host = HeaderValue::try_from(authority.as_str())?;
-        let mut settings = settings.clone();
-        settings.upstream = UpstreamUrl {
-            https,
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(if https { 443 } else { 80 }),
-            authority: authority.as_str().to_owned(),
-            path_prefix: String::new(),
-            version: String::new(),
-        };
-        // SECURITY: what opens Kinto is no business of the cache's.
-        settings.auth = None;
-        settings.upstream_http2 = false;
-        settings.limits.upstream_connect_timeout = PATIENCE;
-        settings.limits.upstream_timeout = PATIENCE;
-        Ok(Self { client: Upstream::new(&settings)?, url, method: settings.purge_method, host })
+        let client = Upstream::elsewhere(settings, &url, PATIENCE)?;
+        let host = HeaderValue::try_from(url.authority().ok_or("it names no host")?.as_str())?;
+        Ok(Self { client, url, method: settings.purge_method.clone(), host })
     }
 
     async fn tell(&self, key: CollectionKey) {

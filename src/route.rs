@@ -114,7 +114,7 @@ impl Route {
         let has_history = matches!(settings.history_mode, HistoryMode::Auto | HistoryMode::Journal);
         if has_changes
             && settings.compat == Compat::RemoteSettings
-            && let Some(v2) = V2::of(path)
+            && let Some(v2) = V2::of(path, settings)
         {
             return Self::Own(Endpoint::V2(v2));
         }

@@ -27,7 +27,9 @@ pub use error::{Origin, SettingsError, Warning};
 pub use journal_url::JournalUrl;
 pub use key::{Fallback, Flag, Key, Setting};
 pub use listen_addr::ListenAddr;
-pub use modes::{Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode};
+pub use modes::{
+    AttachmentsMode, Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode,
+};
 pub use names::Environment;
 pub use pairs::TlsFiles;
 pub use places::Arguments;
@@ -78,6 +80,16 @@ impl Settings {
                 };
                 format!("{scheme}://{listen}")
             }
+        }
+    }
+}
+
+impl Settings {
+    /// Where clients find attachments and bundles, with a slash at the end.
+    pub fn attachments_base_url(&self) -> String {
+        match &self.remote_settings.attachments_base_url {
+            Some(url) => format!("{}/", url.to_string().trim_end_matches('/')),
+            None => format!("{}/v2/attachments/", self.public_url()),
         }
     }
 }

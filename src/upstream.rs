@@ -32,6 +32,7 @@ mod bound;
 mod connect;
 mod described;
 mod dial;
+mod elsewhere;
 mod ended;
 mod error;
 mod itself;

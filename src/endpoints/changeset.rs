@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::{Freshness, State};
 use crate::settings::Compat;
-use crate::upstream::kinto::{Metadata, ReadError};
+use crate::upstream::kinto::ReadError;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
@@ -147,7 +147,7 @@ impl MirroredChangeset<'_> {
             None => content.all(limit),
         };
         let mut chunks = Vec::with_capacity(changes.len() + 2);
-        chunks.push(self.state.head(|| head(settings.compat, key, &content.metadata, content.timestamp)));
+        chunks.push(self.state.opening(settings.compat, key));
         chunks.extend(changes);
         chunks.push(Bytes::from_static(b"]}"));
         let length: usize = chunks.iter().map(Bytes::len).sum();
@@ -181,17 +181,4 @@ impl MirroredChangeset<'_> {
         };
         served.insert(headers);
     }
-}
-
-/// A changeset up to its first change.
-fn head(compat: Compat, key: &CollectionKey, metadata: &Metadata, timestamp: Timestamp) -> Bytes {
-    let mut head = br#"{"metadata":"#.to_vec();
-    let metadata = metadata.json.strip_suffix(b"}").unwrap_or(&metadata.json);
-    head.extend_from_slice(metadata);
-    if compat == Compat::RemoteSettings {
-        let comma = if metadata == b"{" { "" } else { "," };
-        head.extend_from_slice(format!(r#"{comma}"bucket":"{}""#, key.bucket).as_bytes());
-    }
-    head.extend_from_slice(format!(r#"}},"timestamp":{timestamp},"changes":["#).as_bytes());
-    head.into()
 }

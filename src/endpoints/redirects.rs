@@ -13,7 +13,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
-use crate::kinto::{DAY, Timestamp, unquoted};
+use crate::kinto::{DAY, Timestamp};
 use crate::query::{decode, pairs, pieces};
 use crate::settings::{Compat, Settings};
 use crate::wire::body::{Body, Response};
@@ -54,7 +54,7 @@ pub(super) fn old_since(
     Some(redirect(request, &query, settings, now))
 }
 
-/// The redirect of an `_expected` between quotes, where remote-settings is followed.
+/// The redirect of an `_expected` with quotes, at either side or wherever, where remote-settings is followed.
 pub(super) fn quoted_expected(
     expected: &str,
     request: &Parts,
@@ -68,9 +68,7 @@ pub(super) fn quoted_expected(
         let value = value.replace("%22", "").replace('"', "");
         Some(format!("_expected={value}"))
     });
-    // Nothing but quotes: there is nothing to redirect to.
-    let named = unquoted(expected).is_some_and(|inner| !inner.is_empty() && !inner.contains('"'));
-    named.then(|| redirect(request, &query, settings, now))
+    Some(redirect(request, &query, settings, now))
 }
 
 /// A query with each pair of this name replaced or left out; the others as they came.

@@ -31,9 +31,10 @@ struct Api<'d> {
     tags: Option<&'d RawValue>,
 }
 
-/// Text to put in front of a byte of a document.
+/// Text to put in front of a byte of a document, in place of some bytes from there.
 struct Insertion {
     offset: usize,
+    replaced: usize,
     text: String,
 }
 
@@ -49,9 +50,19 @@ pub fn add_capabilities(body: &Bytes, settings: &Settings) -> Bytes {
         if has_history(settings) {
             capabilities.push(("history", history::capability(&settings.history)));
         }
-        append_members(document, root.capabilities, &capabilities)
+        let of_readers = has_changes(settings) && settings.compat == Compat::RemoteSettings;
+        let mut insertions: Vec<Insertion> = of_readers
+            .then(|| elsewhere(document, root.capabilities, settings))
+            .flatten()
+            .into_iter()
+            .collect();
+        if of_readers {
+            capabilities.push(("attachments", attachments(settings).to_string()));
+        }
+        insertions.extend(append_members(document, root.capabilities, &capabilities));
+        Some(insertions)
     };
-    insertion().map_or_else(|| body.clone(), |insertion| insert(body, vec![insertion]))
+    insertion().map_or_else(|| body.clone(), |insertions| insert(body, insertions))
 }
 
 /// Adds the sidecar's endpoints to the `OpenAPI` description. Paths that it has already stay as they are.
@@ -178,7 +189,7 @@ fn append_members(document: &str, object: &RawValue, members: &[(&str, String)])
         text.push_str(value);
     }
     let offset = closing(document, object)?;
-    Some(Insertion { offset, text }).filter(|insertion| !insertion.text.is_empty())
+    Some(Insertion { offset, replaced: 0, text }).filter(|insertion| !insertion.text.is_empty())
 }
 
 fn append_tags(document: &str, tags: &RawValue, names: &[&str]) -> Option<Insertion> {
@@ -191,15 +202,39 @@ fn append_tags(document: &str, tags: &RawValue, names: &[&str]) -> Option<Insert
         }
     }
     let offset = closing(document, tags)?;
-    Some(Insertion { offset, text }).filter(|insertion| !insertion.text.is_empty())
+    Some(Insertion { offset, replaced: 0, text }).filter(|insertion| !insertion.text.is_empty())
 }
 
 /// Where the bracket that closes a part of a document is.
 fn closing(document: &str, part: &RawValue) -> Option<usize> {
+    start(document, part)?.checked_add(part.get().len())?.checked_sub(1)
+}
+
+/// Where a part of a document begins.
+fn start(document: &str, part: &RawValue) -> Option<usize> {
     // A borrowed raw value is a slice of the document that it was read from.
     let start = (part.get().as_ptr() as usize).checked_sub(document.as_ptr() as usize)?;
-    let closing = start.checked_add(part.get().len())?.checked_sub(1)?;
-    (document.get(start..)?.starts_with(part.get())).then_some(closing)
+    (document.get(start..)?.starts_with(part.get())).then_some(start)
+}
+
+/// The capability that names where attachments and bundles are, for Remote Settings' readers.
+pub(super) fn attachments(settings: &Settings) -> Value {
+    json!({
+        "description": "Add file attachments to records",
+        "url": "https://github.com/Kinto/kinto-attachment/",
+        "version": env!("CARGO_PKG_VERSION"),
+        "base_url": settings.attachments_base_url(),
+    })
+}
+
+/// Has the upstream's own capability of attachments name where they are found here, with the bundles.
+fn elsewhere(document: &str, capabilities: &RawValue, settings: &Settings) -> Option<Insertion> {
+    let capabilities: HashMap<String, &RawValue> = serde_json::from_str(capabilities.get()).ok()?;
+    let members: HashMap<String, &RawValue> =
+        serde_json::from_str(capabilities.get("attachments")?.get()).ok()?;
+    let base_url = members.get("base_url")?;
+    let text = json!(settings.attachments_base_url()).to_string();
+    Some(Insertion { offset: start(document, base_url)?, replaced: base_url.get().len(), text })
 }
 
 fn insert(body: &[u8], mut insertions: Vec<Insertion>) -> Bytes {
@@ -207,10 +242,10 @@ fn insert(body: &[u8], mut insertions: Vec<Insertion>) -> Bytes {
     let added: usize = insertions.iter().map(|insertion| insertion.text.len()).sum();
     let mut result = Vec::with_capacity(body.len() + added);
     let mut copied = 0;
-    for Insertion { offset, text } in &insertions {
+    for Insertion { offset, replaced, text } in &insertions {
         result.extend_from_slice(body.get(copied..*offset).unwrap_or_default());
         result.extend_from_slice(text.as_bytes());
-        copied = *offset;
+        copied = offset + replaced;
     }
     result.extend_from_slice(body.get(copied..).unwrap_or_default());
     result.into()

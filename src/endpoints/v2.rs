@@ -9,6 +9,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, LOCATION, ORIGIN}
 use http::request::Parts;
 use http::{Method, StatusCode};
 
+mod attachments;
 mod changesets;
 mod heartbeats;
 mod hello;
@@ -43,7 +44,12 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, Refusal> 
     let settings = &core.app.settings;
     match v2 {
         V2::Unknown => return Err(Refusal::NotFound),
-        V2::Elsewhere(path) => return Ok(redirect(&path, request, settings)),
+        V2::Elsewhere(path) => {
+            // The query goes along, but to the service itself.
+            let query = request.uri.query().filter(|_| !path.ends_with('/'));
+            let location = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+            return Ok(redirected(&location, settings));
+        }
         _ => {}
     }
     let origins = &settings.kinto.cors_origins;
@@ -65,6 +71,7 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, Refusal> 
             let lifetime = settings.remote_settings.short_max_age.as_secs();
             Ok(Box::pin(broadcasts::answer(core, Some(lifetime))).await?)
         }
+        V2::Attachment(path) => Box::pin(attachments::answer(core, &path, request)).await,
         V2::LbHeartbeat => Ok(heartbeats::load_balancer()),
         V2::Heartbeat => Ok(Box::pin(heartbeats::heartbeat(core)).await),
         V2::Version => Ok(heartbeats::version()),
@@ -72,10 +79,8 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, Refusal> 
     }
 }
 
-/// Sends somebody to the same place on this host. The query goes along, but to the service itself.
-fn redirect(path: &str, request: &Parts, settings: &Settings) -> Response {
-    let query = request.uri.query().filter(|_| !path.ends_with('/'));
-    let location = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+/// Sends somebody to another place.
+fn redirected(location: &str, settings: &Settings) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     let headers = response.headers_mut();

@@ -6,6 +6,7 @@
 use percent_encoding::percent_decode_str;
 
 use crate::kinto::CollectionKey;
+use crate::settings::Settings;
 
 /// What a path below `/v2` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum V2 {
     Heartbeat,
     /// What it was built of.
     Version,
+    /// What stands at this path below the `base_url` of attachments.
+    Attachment(String),
     /// What stands at this path.
     Elsewhere(String),
     /// Nothing.
@@ -32,7 +35,17 @@ pub enum V2 {
 
 impl V2 {
     /// Reads a path as it came, without its query; `None` where it is not below `/v2`.
-    pub fn of(path: &str) -> Option<Self> {
+    pub fn of(path: &str, settings: &Settings) -> Option<Self> {
+        if let Some(base_url) = &settings.remote_settings.attachments_base_url {
+            let base = base_url.path().trim_end_matches('/');
+            let below = path.strip_prefix(base).and_then(|path| path.strip_prefix('/'));
+            // What is Kinto's stays Kinto's.
+            if !base.is_empty()
+                && let Some(below) = below
+            {
+                return Some(Self::Attachment(below.to_owned()));
+            }
+        }
         let below = path.strip_prefix("/v2")?;
         if below.is_empty() {
             return Some(Self::Elsewhere("/v2/".to_owned()));
@@ -40,6 +53,12 @@ impl V2 {
         let below = below.strip_prefix('/')?;
         if below.is_empty() {
             return Some(Self::Hello);
+        }
+        if let Some(attachment) = below.strip_prefix("attachments/") {
+            return Some(Self::Attachment(attachment.to_owned()));
+        }
+        if below == "attachments" {
+            return Some(Self::Elsewhere("/v2/attachments/".to_owned()));
         }
         let bare = below.trim_end_matches('/');
         Some(match Self::below(bare) {
@@ -90,6 +109,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn attachments_are_below_their_base_url() {
+        let mut settings = Settings::default();
+        settings.remote_settings.attachments_base_url = Some("https://cdn.example/files/".parse().unwrap());
+        let attachment = |path: &str| Some(V2::Attachment(path.to_owned()));
+        assert_eq!(V2::of("/files/a/b", &settings), attachment("a/b"));
+        assert_eq!(V2::of("/v2/attachments/a/b", &settings), attachment("a/b"));
+        assert_eq!(V2::of("/filesystem", &settings), None);
+        settings.remote_settings.attachments_base_url = Some("https://cdn.example/".parse().unwrap());
+        assert_eq!(V2::of("/v1/", &settings), None);
+    }
+
+    #[test]
     fn paths_are_read_as_git_reader_reads_them() {
         let changeset = |bucket, collection| V2::Changeset(CollectionKey::new(bucket, collection));
         let elsewhere = |path: &str| V2::Elsewhere(path.to_owned());
@@ -112,14 +143,16 @@ mod tests {
             ("/v2/__lbheartbeat__", V2::LbHeartbeat),
             ("/v2/__heartbeat__", V2::Heartbeat),
             ("/v2/__version__", V2::Version),
+            ("/v2/attachments", elsewhere("/v2/attachments/")),
+            ("/v2/attachments/a/b%20c", V2::Attachment("a/b%20c".to_owned())),
             ("/v2/x/", V2::Unknown),
             ("/v2/buckets/monitor/collections/changes/records", V2::Unknown),
             ("/v2/buckets/a/collections/b/changeset/x", V2::Unknown),
         ] {
-            assert_eq!(V2::of(path), Some(v2), "{path}");
+            assert_eq!(V2::of(path, &Settings::default()), Some(v2), "{path}");
         }
         for path in ["/", "/v1/", "/v22", "/V2/", "/v2x/"] {
-            assert_eq!(V2::of(path), None, "{path}");
+            assert_eq!(V2::of(path, &Settings::default()), None, "{path}");
         }
     }
 }

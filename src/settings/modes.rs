@@ -30,6 +30,14 @@ modes! {
         RemoteSettings = "remote-settings",
     }
 
+    /// How clients come by attachments.
+    AttachmentsMode = ATTACHMENTS, "redirect or forward" {
+        /// They are sent to where attachments are.
+        Redirect = "redirect",
+        /// The sidecar fetches them.
+        Forward = "forward",
+    }
+
     /// How a mirror is kept up when its collection changed.
     MirrorMode = MIRROR, "delta, verified or full" {
         /// What is newer is read, with an overlap, and compared with a listing in the background.

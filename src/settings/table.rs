@@ -18,7 +18,9 @@ use super::error::SettingsError;
 use super::journal_url::JournalUrl;
 use super::key::{Key, Setting};
 use super::listen_addr::ListenAddr;
-use super::modes::{self, Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode};
+use super::modes::{
+    self, AttachmentsMode, Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode,
+};
 use super::names::Environment;
 use super::pairs::TlsFiles;
 use super::places::Places;
@@ -236,6 +238,18 @@ settings! {
             => max_age: Duration = values::DURATION;
         ("sidecar.v2_short_max_age", "60s", "the same for those that soon may be others: `__broadcasts__`, previews, what is not there, and the list where `_expected` is `0` or begins with `9999`").live()
             => short_max_age: Duration = values::DURATION;
+        ("sidecar.v2_static_max_age", "7d", "the same for attachments that the sidecar forwards").live()
+            => static_max_age: Duration = values::DURATION;
+        ("sidecar.v2_bundle_max_age", "60s", "the same for bundles, which are live").live()
+            => bundle_max_age: Duration = values::DURATION;
+        ("sidecar.attachments_base_url", "", "where clients find attachments and bundles; they may remember it for good").found("`/v2/attachments/` below `sidecar.public_url`", |_| String::new())
+            => attachments_base_url: Option<Uri> = values::HTTP_URL;
+        ("sidecar.attachments_upstream", "", "where attachments are").found("where the upstream's kinto-attachment says", |_| String::new())
+            => attachments_upstream: Option<Uri> = values::HTTP_URL;
+        ("sidecar.attachments", "redirect", "`redirect`: clients are sent to where attachments are; `forward`: they are fetched from there")
+            => attachments: AttachmentsMode = modes::ATTACHMENTS;
+        ("sidecar.bundle_size", "64MiB", "bytes of a bundle before it is compressed, past which there is none; and of all bundles that are kept").live()
+            => bundle_size: usize = values::SIZE;
     }
 
     /// Everything under `history.`.

@@ -48,6 +48,11 @@ impl Description {
         self.capabilities.contains_key(capability)
     }
 
+    /// A member of what it says of a plugin.
+    pub fn said_of(&self, capability: &str, member: &str) -> Option<&str> {
+        self.capabilities.get(capability)?.get(member)?.as_str()
+    }
+
     /// Whether it says what Kinto does.
     pub fn is_kinto(&self) -> bool {
         self.http_api_version.is_some()

@@ -1,5 +1,6 @@
 //! `/v2`, as Remote Settings' readers ask for it.
 
+mod bundles;
 mod changesets;
 mod parameters;
 mod service;

@@ -11,6 +11,7 @@ use super::Readable;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::opening::opening;
 use crate::upstream::UpstreamError;
 use crate::upstream::kinto::{Metadata, Page, ReadError, Source};
 use crate::wire::body::{Body, Response, Sender};
@@ -52,7 +53,7 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
         timestamp: first.timestamp,
         limit: limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX),
     };
-    let head = super::head(app.settings.compat, key, &metadata, first.timestamp);
+    let head = opening(app.settings.compat, key, &metadata, first.timestamp);
     let (sender, body) = Body::channel();
     app.background.spawn(async move {
         if let Err(error) = rest.send(&sender, head, first, hold).await {

@@ -98,7 +98,7 @@ fn who_wants_another_content_is_refused() {
 #[test]
 fn remote_settings_has_its_own_ways() {
     let settings = settings(|settings| settings.compat = Compat::RemoteSettings);
-    let ask = |query| ask(&entries(None), &settings, query, None);
+    let ask = |query: &str| ask(&entries(None), &settings, query, None);
     assert!(
         text(ask("?_expected=0&_limit=1")).starts_with(r#"{"metadata":{"bucket":"monitor"},"timestamp":"#)
     );
@@ -108,7 +108,14 @@ fn remote_settings_has_its_own_ways() {
     assert_eq!(quoted.headers()["location"], "/v1/changeset?_expected=123&_since=%221%22&bucket=a%20b");
     assert_eq!(ask("?_expected=12&_since=13").status(), 204);
     assert_eq!(ask("?_expected=0&_since=13").status(), 307);
-    assert_eq!(ask("?_expected=%22&_since=1795245794783").status(), 200);
+    for (quoted, plain) in [("42%22", "42"), ("%2242", "42"), ("4%222%22", "42"), ("%22", ""), ("%22%22", "")]
+    {
+        let query = format!("?_expected={quoted}&_since=1795245794783");
+        let redirect = ask(&query);
+        assert_eq!(redirect.status(), 307, "{quoted}");
+        let location = format!("/v1/changeset?_expected={plain}&_since=1795245794783");
+        assert_eq!(redirect.headers()["location"], location.as_str());
+    }
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! A changeset up to its first change: the collection's attributes and the timestamp.
+//!
+//! In remote-settings' way the attributes have `bucket` and `signatures` beside what the collection has. Clients before
+//! 2026-03 read `signature`, those after it `signatures`, whose entries must be whole: whatever signs may know of only one.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::settings::Compat;
+use crate::upstream::kinto::Metadata;
+
+/// What stands behind the last change.
+pub const CLOSING: &[u8] = b"]}";
+
+/// The mode of signatures that do not name one.
+const MODE: &str = "p384ecdsa";
+
+/// What stands before the first change.
+pub fn opening(compat: Compat, key: &CollectionKey, metadata: &Metadata, timestamp: Timestamp) -> Bytes {
+    let of_readers = match compat {
+        Compat::KintoChanges => None,
+        Compat::RemoteSettings => of_readers(&metadata.json, &key.bucket),
+    };
+    let mut opening = br#"{"metadata":"#.to_vec();
+    opening.extend_from_slice(of_readers.as_deref().unwrap_or(&metadata.json));
+    opening.extend_from_slice(format!(r#","timestamp":{timestamp},"changes":["#).as_bytes());
+    opening.into()
+}
+
+/// The members of an object in their order, as they are written.
+struct Members<'m>(Vec<(String, &'m RawValue)>);
+
+impl<'m> Deserialize<'m> for Members<'m> {
+    fn deserialize<D: Deserializer<'m>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'m> Visitor<'m> for InOrder {
+            type Value = Members<'m>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'m>>(self, mut map: A) -> Result<Members<'m>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// The attributes as Remote Settings' clients want them; `None` where they are no object.
+fn of_readers(metadata: &[u8], bucket: &str) -> Option<Vec<u8>> {
+    let Members(members) = serde_json::from_slice(metadata).ok()?;
+    let is_own = |name: &str| matches!(name, "bucket" | "signatures");
+    let mut text = String::from("{");
+    for (name, value) in members.iter().filter(|(name, _)| !is_own(name)) {
+        text.push_str(&json!(name).to_string());
+        text.push(':');
+        text.push_str(value.get());
+        text.push(',');
+    }
+    let value = |wanted: &str| members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
+    let signatures = signatures(value("signatures"), value("signature"));
+    text.push_str(&format!(r#""bucket":{},"signatures":{signatures}}}"#, json!(bucket)));
+    Some(text.into_bytes())
+}
+
+/// The signatures that a collection's attributes have.
+pub fn signatures_of(metadata: &[u8]) -> Vec<Map<String, Value>> {
+    let Ok(Members(members)) = serde_json::from_slice(metadata) else { return Vec::new() };
+    let value = |wanted: &str| members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
+    let text = signatures(value("signatures"), value("signature"));
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// The list of signatures, made of the single one where there is no list. What is whole stays as it is written.
+fn signatures(list: Option<&str>, single: Option<&str>) -> String {
+    let entries: Vec<Value> = list.and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default();
+    let whole: Vec<Value> = entries.iter().filter_map(|entry| whole(entry.clone())).collect();
+    if let Some(list) = list
+        && !entries.is_empty()
+        && whole == entries
+    {
+        return list.to_owned();
+    }
+    if !entries.is_empty() {
+        return Value::Array(whole).to_string();
+    }
+    let single = single.and_then(|single| whole_of_text(single));
+    Value::Array(single.into_iter().collect()).to_string()
+}
+
+fn whole_of_text(entry: &str) -> Option<Value> {
+    whole(serde_json::from_str(entry).ok()?)
+}
+
+/// A signature with all members that clients insist on; `None` where it signs nothing.
+fn whole(mut entry: Value) -> Option<Value> {
+    let members = entry.as_object_mut()?;
+    members.get("signature")?.as_str()?;
+    for (name, usual) in [("x5u", ""), ("mode", MODE)] {
+        if !members.get(name).is_some_and(Value::is_string) {
+            members.insert(name.to_owned(), usual.into());
+        }
+    }
+    Some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readers(metadata: &str) -> String {
+        String::from_utf8(of_readers(metadata.as_bytes(), "main").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn signatures_that_are_whole_stay_as_they_are_written() {
+        let metadata =
+            r#"{"id":"c","n":1.50,"signatures":[{ "signature":"s","x5u":"https://x","mode":"p384ecdsa"}]}"#;
+        assert_eq!(
+            readers(metadata),
+            r#"{"id":"c","n":1.50,"bucket":"main","signatures":[{ "signature":"s","x5u":"https://x","mode":"p384ecdsa"}]}"#
+        );
+    }
+
+    #[test]
+    fn signatures_are_made_of_the_single_one_which_stays() {
+        for (metadata, signatures) in [
+            (
+                r#"{"signature":{"signature":"s","x5u":"u"}}"#,
+                r#"[{"mode":"p384ecdsa","signature":"s","x5u":"u"}]"#,
+            ),
+            (
+                r#"{"signature":{"signature":"s"},"signatures":null}"#,
+                r#"[{"mode":"p384ecdsa","signature":"s","x5u":""}]"#,
+            ),
+            (
+                r#"{"signatures":[{"signature":"s"},{"x5u":"u"},3]}"#,
+                r#"[{"mode":"p384ecdsa","signature":"s","x5u":""}]"#,
+            ),
+            (r#"{"signature":{}}"#, "[]"),
+            (r#"{"signature":"s"}"#, "[]"),
+            ("{}", "[]"),
+        ] {
+            let made: Value = serde_json::from_str(&readers(metadata)).unwrap();
+            assert_eq!(made["signatures"].to_string(), signatures, "{metadata}");
+            let before: Value = serde_json::from_str(metadata).unwrap();
+            assert_eq!(made["signature"], before["signature"]);
+        }
+    }
+
+    #[test]
+    fn no_member_is_there_twice() {
+        assert_eq!(readers(r#"{"bucket":"mine","id":"c"}"#), r#"{"id":"c","bucket":"main","signatures":[]}"#);
+    }
+}

@@ -1,0 +1,293 @@
+//! Bundles: many changesets, or all attachments of a collection, in one file.
+//!
+//! A bundle is made when somebody asks for it and what it shows has changed since it was last made; once for all who ask,
+//! on the background runtime, one at a time. Somebody who asks again and again while everything changes has one that is no
+//! older than a second. Bundles and what they are made of are bounded in bytes.
+
+use std::io::{Cursor, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+mod files;
+
+use super::attachments::Attachments;
+use super::published::{Published, name_of};
+use crate::error::Error;
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::State;
+use crate::settings::{Compat, Settings};
+use crate::upstream::{Upstream, UpstreamError};
+use crate::wire::body::BoxError;
+use crate::wire::lent::{Lent, Stock};
+use files::File;
+
+/// How old a bundle may be while what it shows keeps changing.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The bytes in front of what Firefox compresses.
+const MAGIC: &[u8] = b"mozLz40\0";
+
+/// All attachments of a collection together have no more bytes than this, or there is no bundle of them.
+const MOST_ATTACHED: u64 = 20_000_000;
+
+/// What a bundle takes beside its body, in bytes.
+const OVERHEAD: usize = 512;
+
+/// A bundle's name, as it stands behind `bundles/`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum BundleName {
+    /// All changesets but those of previews.
+    Changesets,
+    /// Those of them that Firefox wants when it starts for the first time.
+    Startup,
+    /// The attachments of a collection.
+    Attachments(CollectionKey),
+}
+
+/// A bundle as it is sent.
+#[derive(Debug)]
+pub struct Bundle {
+    /// The body.
+    pub body: Bytes,
+    /// Names the body.
+    pub tag: String,
+    /// The newest timestamp in it.
+    pub modified: Timestamp,
+    /// What it was made of.
+    source: String,
+    made: Instant,
+    stock: Stock,
+}
+
+/// All bundles that are kept.
+#[derive(Debug)]
+pub struct Bundles {
+    kept: Cache<BundleName, Arc<Bundle>>,
+    /// Held while one is made.
+    turn: tokio::sync::Mutex<()>,
+    most: usize,
+    compat: Compat,
+    background: Handle,
+    attachments: Arc<Attachments>,
+}
+
+/// Why there is no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// The collection wants none, or has no attachments, or too many bytes of them.
+    #[error("there is no such bundle")]
+    None,
+    /// It would have more bytes than bundles may have.
+    #[error("the bundle is larger than sidecar.bundle_size")]
+    TooLarge,
+    /// What belongs into it could not be had.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// It could not be written.
+    #[error("the bundle could not be written: {0}")]
+    Unwritten(BoxError),
+}
+
+// === impl BundleName ===
+
+impl BundleName {
+    /// Reads a name; `is_known` says which collection is meant where an id has the separator in it.
+    pub fn read(name: &str, is_known: impl Fn(&CollectionKey) -> bool) -> Option<Self> {
+        match name {
+            "changesets.json.mozlz4" => return Some(Self::Changesets),
+            "startup.json.mozlz4" => return Some(Self::Startup),
+            _ => {}
+        }
+        let both = name.strip_suffix(".zip")?;
+        let keys = both.match_indices("--").filter_map(|(place, separator)| {
+            let (bucket, collection) = (both.get(..place)?, both.get(place + separator.len()..)?);
+            Some(CollectionKey::new(bucket, collection))
+        });
+        keys.into_iter().find(|key| is_known(key)).map(Self::Attachments)
+    }
+
+    /// The media type.
+    pub fn content_type(&self) -> &'static str {
+        match self {
+            Self::Changesets | Self::Startup => "application/x-mozlz4",
+            Self::Attachments(_) => "application/zip",
+        }
+    }
+
+    /// Whether it shows a collection with these attributes.
+    fn shows(&self, (key, state): &Published) -> bool {
+        let attributes = || -> Value {
+            let json = state.as_ref().map(|state| &state.content.metadata.json);
+            json.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
+        };
+        let is_preview = key.bucket.contains("preview");
+        match self {
+            Self::Changesets => !is_preview,
+            Self::Startup => {
+                let flags = |attributes: &Value| attributes.get("flags").and_then(Value::as_array).cloned();
+                !is_preview
+                    && flags(&attributes()).is_some_and(|flags| flags.iter().any(|flag| flag == "startup"))
+            }
+            Self::Attachments(_) => attributes().pointer("/attachment/bundle") == Some(&Value::Bool(true)),
+        }
+    }
+}
+
+// === impl Bundle ===
+
+impl Bundle {
+    fn new(body: Vec<u8>, modified: Timestamp, source: String) -> Self {
+        let digest = Sha256::digest(&body);
+        let tag = digest.iter().take(8).fold(0_u64, |tag, byte| tag << 8 | u64::from(*byte));
+        let stock = Stock::new(body.len());
+        Self { body: body.into(), tag: format!("{tag:016x}"), modified, source, made: Instant::now(), stock }
+    }
+
+    fn is_current(&self, source: &str) -> bool {
+        self.source == source || self.made.elapsed() < FRESH
+    }
+
+    /// What its reader is lent.
+    pub fn lent(&self) -> Option<Arc<Lent>> {
+        self.stock.lent(self.body.len())
+    }
+}
+
+// === impl Bundles ===
+
+impl Bundles {
+    /// None yet.
+    pub fn new(settings: &Settings, background: Handle, attachments: Arc<Attachments>) -> Self {
+        let most = settings.remote_settings.bundle_size;
+        let weigh = |_: &BundleName, bundle: &Arc<Bundle>| {
+            u32::try_from(bundle.body.len() + OVERHEAD).unwrap_or(u32::MAX)
+        };
+        Self {
+            kept: Cache::builder().max_capacity(most as u64).weigher(weigh).build(),
+            turn: tokio::sync::Mutex::default(),
+            most,
+            compat: settings.compat,
+            background,
+            attachments,
+        }
+    }
+
+    /// The bundle of this name, made of what is published: all of it, or the collection that it is about.
+    pub async fn get(
+        self: &Arc<Self>,
+        name: BundleName,
+        published: Vec<Published>,
+        upstream: &Upstream,
+    ) -> Result<Arc<Bundle>, BundleError> {
+        let shown: Vec<(CollectionKey, Arc<State>)> = published
+            .iter()
+            .filter(|one| name.shows(one))
+            .filter_map(|(key, state)| Some((key.clone(), Arc::clone(state.as_ref()?))))
+            .collect();
+        let source = name_of(&published);
+        if let Some(bundle) = self.kept.get(&name).filter(|bundle| bundle.is_current(&source)) {
+            return Ok(bundle);
+        }
+        let (this, upstream) = (Arc::clone(self), upstream.clone());
+        // It is made to its end whoever waits.
+        let making = self.background.spawn(async move {
+            let _turn = this.turn.lock().await;
+            if let Some(bundle) = this.kept.get(&name).filter(|bundle| bundle.is_current(&source)) {
+                return Ok(bundle);
+            }
+            let bundle = Arc::new(this.made(&name, shown, source, &upstream).await?);
+            this.kept.insert(name, Arc::clone(&bundle));
+            Ok(bundle)
+        });
+        making.await.unwrap_or_else(|error| Err(BundleError::Unwritten(error.into())))
+    }
+
+    async fn made(
+        &self,
+        name: &BundleName,
+        shown: Vec<(CollectionKey, Arc<State>)>,
+        source: String,
+        upstream: &Upstream,
+    ) -> Result<Bundle, BundleError> {
+        let modified = shown.iter().map(|(_, state)| state.content.timestamp).max().unwrap_or_default();
+        let body = match name {
+            BundleName::Changesets | BundleName::Startup => {
+                let (most, compat) = (self.most, self.compat);
+                let writing = self.background.spawn_blocking(move || mozlz4(&shown, compat, most));
+                writing.await.map_err(|error| BundleError::Unwritten(error.into()))??
+            }
+            BundleName::Attachments(_) => {
+                let (_, state) = shown.first().ok_or(BundleError::None)?;
+                let base_url = self.attachments.base_url(upstream).await.ok_or(BundleError::None)?;
+                let files = files::of(state, MOST_ATTACHED.min(self.most as u64))?;
+                let files = files::fetched(files, &self.attachments, &base_url).await?;
+                let writing = self.background.spawn_blocking(move || zipped(&files));
+                let written = writing.await.map_err(|error| BundleError::Unwritten(error.into()))?;
+                written.map_err(|error| BundleError::Unwritten(error.into()))?
+            }
+        };
+        Ok(Bundle::new(body, modified, source))
+    }
+}
+
+impl From<BundleError> for Error {
+    fn from(error: BundleError) -> Self {
+        match error {
+            BundleError::None => Self::NotFound,
+            BundleError::TooLarge => {
+                tracing::warn!(%error, "a bundle is not made");
+                Self::NotFound
+            }
+            BundleError::Upstream(error) => Self::Upstream(error),
+            BundleError::Unwritten(error) => Self::Internal(error),
+        }
+    }
+}
+
+/// Whole changesets as a list, compressed as Firefox reads it.
+fn mozlz4(
+    shown: &[(CollectionKey, Arc<State>)],
+    compat: Compat,
+    most: usize,
+) -> Result<Vec<u8>, BundleError> {
+    let mut text = b"[".to_vec();
+    for (key, state) in shown {
+        if text.len() > 1 {
+            text.push(b',');
+        }
+        for chunk in state.changeset(compat, key) {
+            if text.len() + chunk.len() > most {
+                return Err(BundleError::TooLarge);
+            }
+            text.extend_from_slice(&chunk);
+        }
+    }
+    text.push(b']');
+    let mut body = MAGIC.to_vec();
+    body.extend_from_slice(&lz4_flex::block::compress_prepend_size(&text));
+    Ok(body)
+}
+
+/// All records, and then all attachments.
+fn zipped(files: &[(File, Bytes)]) -> zip::result::ZipResult<Vec<u8>> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+    for (file, _) in files {
+        zip.start_file(format!("{}.meta.json", file.id), options)?;
+        zip.write_all(&file.record)?;
+    }
+    for (file, body) in files {
+        zip.start_file(&*file.id, options)?;
+        zip.write_all(body)?;
+    }
+    Ok(zip.finish()?.into_inner())
+}

@@ -1,0 +1,180 @@
+//! Bundles and attachments, read as their clients read them.
+
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::Method;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{changeset_of, public_bucket, sidecar_of, v2};
+use crate::support::stub::Stub;
+use crate::support::{Client, Environment, Kinto, environment, eventually, tests_folder, unique};
+
+/// What Python's lz4 and zipfile find in a bundle.
+fn read(name: &str, body: &[u8]) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, body).unwrap();
+    let script = tests_folder().join("clients/read_bundle.py");
+    let output =
+        Command::new(environment(Environment::Readers).python()).arg(script).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+async fn bundle(client: &Client, name: &str) -> Value {
+    let answer = v2(client, &format!("/attachments/bundles/{name}")).await.expect(200);
+    read(name, &answer.body)
+}
+
+/// A server that has one attachment.
+fn attachments(body: &'static [u8]) -> Stub {
+    Stub::start(move |mut upstream| {
+        while let Some(seen) = upstream.read() {
+            let (status, body) = if seen.line().contains("/files/a/b.bin") {
+                ("200 OK", body)
+            } else {
+                ("404 Not Found", &b""[..])
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: text/x-odd\r\netag: \"e\"\r\nset-cookie: x=1\r\ncontent-length: {length}\r\n\r\n"
+            );
+            upstream.write(head);
+            if !seen.line().starts_with("HEAD") {
+                upstream.write(body);
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn bundles_have_whole_changesets_as_they_are_now() {
+    let bucket = unique("bundled");
+    let preview = format!("{bucket}-preview");
+    let owner = Kinto::shared().client().user("owner");
+    public_bucket(&owner, &bucket, &["plain", "flagged"]).await;
+    public_bucket(&owner, &preview, &["flagged"]).await;
+    for bucket in [&bucket, &preview] {
+        let flags = json!({"flags": ["startup", 1], "signature": {"signature": "s", "x5u": ""}});
+        owner.patch(&format!("/buckets/{bucket}/collections/flagged")).data(flags).await.expect(200);
+    }
+    let sidecar = sidecar_of(&[&bucket, &preview], &[]);
+    let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
+    let whole = async |bucket: &str, collection: &str| {
+        v2(&client, &format!("{}?_expected=0", changeset_of(bucket, collection))).await.expect(200).json()
+    };
+    let startup = bundle(&client, "startup.json.mozlz4").await;
+    let flagged = whole(&bucket, "flagged").await;
+    assert_eq!(startup, json!([flagged]));
+    assert_eq!(
+        flagged["metadata"]["signatures"],
+        json!([{"signature": "s", "x5u": "", "mode": "p384ecdsa"}])
+    );
+    let list = v2(&client, "/buckets/monitor/collections/changes/changeset?_expected=0").await.json();
+    let order: Vec<&Value> =
+        list["changes"].as_array().unwrap().iter().map(|row| &row["collection"]).collect();
+    let changesets = bundle(&client, "changesets.json.mozlz4").await;
+    let bundled: Vec<&Value> =
+        changesets.as_array().unwrap().iter().map(|changeset| &changeset["metadata"]["id"]).collect();
+    let order: Vec<&Value> = order.into_iter().skip(1).collect();
+    assert_eq!(bundled, order, "those of the preview bucket, the newest, are left out");
+
+    // They are tagged and dated, and made anew when something changed.
+    let path = "/attachments/bundles/changesets.json.mozlz4";
+    let first = v2(&client, path).await.expect(200);
+    assert_eq!(first.header("content-type"), Some("application/x-mozlz4"));
+    assert_eq!(first.header("cache-control"), Some("max-age=60"));
+    assert!(first.header("last-modified").is_some());
+    let known = v2(&client, path).header("if-none-match", first.header("etag").unwrap()).await.expect(304);
+    assert!(known.body.is_empty());
+    let head = client.request_target(Method::HEAD, &format!("/v2{path}")).await.expect(200);
+    assert_eq!(head.header("content-length"), first.header("content-length"));
+    owner.put(&format!("/buckets/{bucket}/collections/plain/records/new")).await.expect(201);
+    let expected = whole(&bucket, "plain").await;
+    let second = eventually("a bundle with the new record", async || {
+        let answer = v2(&client, path).await.expect(200);
+        read("x.mozlz4", &answer.body).as_array().unwrap().contains(&expected).then_some(answer)
+    })
+    .await;
+    assert_ne!(second.header("etag"), first.header("etag"));
+}
+
+#[tokio::test]
+async fn attachments_of_a_collection_are_zipped_where_it_wishes_so() {
+    let bucket = unique("zipped--odd");
+    let owner = Kinto::shared().client().user("owner");
+    public_bucket(&owner, &bucket, &["files", "none", "large", "unwished"]).await;
+    const BODY: &[u8] = b"an attachment";
+    let hash = format!("{:x}", Sha256::digest(BODY));
+    let attachment = |size: u64| json!({"attachment": {"location": "a/b.bin", "size": size, "hash": hash, "filename": "b.bin", "mimetype": "text/x-odd"}});
+    for collection in ["files", "none", "large"] {
+        let uri = format!("/buckets/{bucket}/collections/{collection}");
+        owner.patch(&uri).data(json!({"attachment": {"bundle": true}})).await.expect(200);
+    }
+    for (collection, size) in
+        [("files", BODY.len() as u64), ("large", 20_000_001), ("unwished", BODY.len() as u64)]
+    {
+        let uri = format!("/buckets/{bucket}/collections/{collection}/records/with");
+        owner.put(&uri).data(attachment(size)).await.expect(201);
+    }
+    let stub = attachments(BODY);
+    let place = format!("{}/files", stub.url().trim_end_matches("/v1"));
+    let sidecar = sidecar_of(&[&bucket], &[("sidecar.attachments_upstream", &place)]);
+    let client = sidecar.client();
+    let name = format!("{bucket}--files.zip");
+    let files = bundle(&client, &name).await;
+    let record =
+        owner.get(&format!("/buckets/{bucket}/collections/files/records/with")).await.expect(200).data();
+    let files: Vec<(String, String)> = serde_json::from_value(files).unwrap();
+    let decoded = |place: usize| BASE64_STANDARD.decode(&files[place].1).unwrap();
+    assert_eq!(files.iter().map(|file| &*file.0).collect::<Vec<_>>(), ["with.meta.json", "with"]);
+    assert_eq!(serde_json::from_slice::<Value>(&decoded(0)).unwrap(), record);
+    assert_eq!(decoded(1), BODY);
+    let answer = v2(&client, &format!("/attachments/bundles/{name}")).await.expect(200);
+    assert_eq!(answer.header("content-type"), Some("application/zip"));
+    for collection in ["none", "large", "unwished", "missing"] {
+        v2(&client, &format!("/attachments/bundles/{bucket}--{collection}.zip")).await.expect(404);
+    }
+    v2(&client, "/attachments/bundles/other.json").await.expect(404);
+}
+
+#[tokio::test]
+async fn other_attachments_are_where_they_are_or_are_fetched() {
+    const BODY: &[u8] = b"an attachment";
+    let stub = attachments(BODY);
+    let place = format!("{}/files", stub.url().trim_end_matches("/v1"));
+    let redirecting = sidecar_of(&["none"], &[("sidecar.attachments_upstream", &place)]);
+    let client = redirecting.client();
+    let answer = v2(&client, "/attachments/a/b.bin?x=%20").await.expect(307);
+    assert_eq!(answer.header("location"), Some(&*format!("{place}/a/b.bin?x=%20")));
+    for path in ["/attachments/", "/attachments/../x", "/attachments/a/%2e%2e/x", "/attachments/a%5c..%5cx"] {
+        v2(&client, path).await.expect(404);
+    }
+    let settings = [
+        ("sidecar.attachments_upstream", &*place),
+        ("sidecar.attachments", "forward"),
+        ("sidecar.attachments_base_url", "https://cdn.example.org/my/files"),
+    ];
+    let forwarding = sidecar_of(&["none"], &settings);
+    let client = forwarding.client();
+    for path in ["/v2/attachments/a/b.bin", "/my/files/a/b.bin"] {
+        let whole = client.request_target(Method::GET, path).await.expect(200);
+        assert_eq!((&*whole.body, whole.header("content-type")), (BODY, Some("text/x-odd")));
+        assert_eq!(whole.header("cache-control"), Some("max-age=604800"));
+        assert_eq!(whole.header("set-cookie"), None);
+        let head = client.request_target(Method::HEAD, path).await.expect(200);
+        assert_eq!((head.header("content-length"), head.body.len()), (whole.header("content-length"), 0));
+    }
+    let missing = client.request_target(Method::GET, "/v2/attachments/a/c.bin").await.expect(404);
+    assert_eq!(missing.json(), json!({"detail": "Not Found"}));
+    // Clients of /v1 look for them there, too.
+    let base_url = |root: &Value| root["capabilities"]["attachments"]["base_url"].clone();
+    assert_eq!(base_url(&client.get("/").await.expect(200).json()), "https://cdn.example.org/my/files/");
+    assert_eq!(base_url(&v2(&client, "/").await.expect(200).json()), "https://cdn.example.org/my/files/");
+    // Nobody has any.
+    let alone = sidecar_of(&["none"], &[]);
+    v2(&alone.client(), "/attachments/a/b.bin").await.expect(404);
+}
