@@ -20,6 +20,7 @@ mod object;
 mod question;
 mod refusal;
 mod requester;
+mod revive;
 
 use epoch::Epoch;
 use memory::{Answer, Memory};
@@ -28,6 +29,7 @@ use object::SharedRecords;
 pub use credentials::Credentials;
 pub use refusal::Refusal;
 pub use requester::Requester;
+pub use revive::PublicSince;
 
 use crate::kinto::Timestamp;
 use crate::settings::Settings;

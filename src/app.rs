@@ -27,6 +27,7 @@ use crate::timeline::poll::Poller;
 use crate::timeline::resources::Resources;
 use crate::timeline::{OnNews, Timeline};
 use crate::upstream::Upstream;
+use crate::warm::Warm;
 use crate::wire::body::Response;
 use crate::wire::buffers::{Buffers, Hold, NoRoom};
 use crate::wire::lent::{Lent, Loans};
@@ -56,6 +57,8 @@ pub struct App {
     pub attachments: Arc<Attachments>,
     /// Many changesets, or attachments, in one file each.
     pub bundles: Arc<Bundles>,
+    /// What the next process begins with.
+    pub warm: Arc<Warm>,
     /// Writes on their way.
     pub writes: Arc<Writes>,
     /// The history that the sidecar keeps.
@@ -121,6 +124,10 @@ impl App {
             settings.stale_if_error,
             settings.limits.upstream_connect_timeout,
         ));
+        let warm = Warm::new(&settings, timeline.clone(), poller.clone(), mirrors.clone(), access.clone());
+        let warm = Arc::new(warm);
+        warm.revive();
+        background.spawn(warm.clone().keep(phase.clone()));
         let keeper = Arc::new(Keeper::new(&settings, journal));
         let writes = Writes::new(&settings, keeper.clone(), access.clone(), timeline.clone());
         background.spawn(writes.clone().run(mirrors.clone(), watching));
@@ -153,6 +160,7 @@ impl App {
             poller,
             mirrors,
             access,
+            warm,
             writes,
             history,
             broadcasts: Broadcasts::default(),

@@ -87,7 +87,8 @@ impl Condition {
         };
         why.extend(unreadable.into_iter().chain(missing));
         why.extend(of_machine(app, upstream));
-        let is_warm = monitored.loaded && monitored.collections > 0 || app.mirrors.is_warm();
+        let is_listed = monitored.loaded || app.timeline.revived().is_some();
+        let is_warm = is_listed && monitored.collections > 0 || app.mirrors.is_warm();
         let stopping = *app.phase.borrow() > Phase::Serving;
         let reads = is_there || is_warm;
         let forwards = app.settings.history.on_journal_failure == JournalFailure::Forward;

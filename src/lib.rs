@@ -15,6 +15,7 @@
 //!   once ([`wire::variants`]), dressed for caches ([`wire::cache_control`]) and browsers ([`wire::cors`]).
 //! - **A feed** ([`feeds`]) is an answer that goes on: its reader holds a position, is woken by thread, and is given what
 //!   was written once for all.
+//! - **A restart** begins with what [`warm`] kept on disk: old until Kinto was asked, and given out as such.
 //! - **Kinto** is spoken to by [`upstream`] alone; its words are in [`kinto`], its list language in [`query`], its errors in
 //!   [`error`].
 //!
@@ -38,6 +39,7 @@
 //! | `writes`, `purge` | one life of a write, and what it means for others; the caches in front |
 //! | `history/keeper` | whose the history is |
 //! | `remote_settings` | what anybody may read, as Remote Settings' readers have it |
+//! | `warm` | what the next process begins with |
 //! | `mirror` | contents of collections |
 //! | `timeline` | timestamps of collections, and when to ask for them |
 //! | `access` | who may read what, as the upstream said |
@@ -95,5 +97,6 @@ pub mod settings;
 pub mod telemetry;
 pub mod timeline;
 pub mod upstream;
+pub(crate) mod warm;
 pub mod wire;
 pub mod writes;

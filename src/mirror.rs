@@ -26,6 +26,7 @@ pub mod content;
 pub mod opening;
 pub mod recheck;
 pub mod refresh;
+mod revive;
 
 use crate::current;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -102,6 +103,8 @@ pub struct State {
     pub began: Instant,
     /// When the content last became another.
     changed: Instant,
+    /// Whether it is from before this process, and has not been compared with the upstream's since.
+    is_revived: bool,
     /// A changeset of it up to its first change, once it was asked for.
     opening: OnceLock<Bytes>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
@@ -288,16 +291,19 @@ impl Mirrors {
                 None
             }
         };
+        // A delta does not show that the upstream is still the one which was read.
+        let is_revived = before.as_ref().is_some_and(|state| state.is_revived);
+        let depth = if is_revived { Depth::Compare } else { need.depth };
         let content = before.as_ref().map(|state| &state.content);
         let asking = mirror.suspense.begin();
         let reader = self.reader.telling(&mirror.suspense);
-        let result = reader.refresh(&mirror.clock, content, need.depth).await;
+        let result = reader.refresh(&mirror.clock, content, depth).await;
         drop(asking);
         metrics::counter!("kinto_sidecar_mirror_refreshes_total", "outcome" => if result.is_ok() { "ok" } else { "failed" })
             .increment(1);
         mirror.past().asked = Some((Instant::now(), began.elapsed()));
         match result {
-            Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, need.depth)),
+            Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, depth)),
             Err(error) => {
                 if matches!(error, ReadError::Gone) {
                     let state = mirror.state.swap(None);
@@ -334,6 +340,7 @@ impl Mirrors {
             began,
             changed,
             opening: OnceLock::new(),
+            is_revived: false,
             variants: Variants::default(),
         });
         if let Some(replaced) = mirror.state.swap(Some(state.clone())) {

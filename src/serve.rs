@@ -95,7 +95,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     } else {
         Sockets::chosen(&mut given.clients, &app.settings.listen)
     };
-    let writes = Arc::clone(&app.writes);
+    let (writes, warm) = (Arc::clone(&app.writes), Arc::clone(&app.warm));
     let drain_delay = app.settings.limits.drain_delay;
     let (told, asker) = (Arc::clone(&app), upstream.sibling());
     let server = Server::open(app, upstream, sockets)?;
@@ -128,15 +128,18 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     let served =
         background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
     let mut life = Life { phases, drain_delay, offer, admin, writes: Arc::clone(&writes), manager };
-    background.block_on(async {
+    let is_abrupt = background.block_on(async {
         let is_taken = life.last(&mut stops).await;
         tokio::select! {
-            () = life.end(is_taken, served) => {}
+            () = life.end(is_taken, served) => is_taken,
             // A second time: at once.
-            () = told_to_stop(&mut stops) => {}
+            () = told_to_stop(&mut stops) => true,
         }
     });
     background.block_on(writes.flush());
+    if !is_abrupt {
+        background.block_on(warm.keep_last());
+    }
     // What still runs is left behind: the process ends with it.
     background.shutdown_background();
     Ok(())

@@ -25,6 +25,7 @@ pub mod document;
 pub mod entries;
 pub mod poll;
 pub mod resources;
+mod revive;
 
 use crate::kinto::{CollectionKey, Timestamp};
 use clock::{Clock, Heard, WriteUnderWay};

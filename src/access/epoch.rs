@@ -50,6 +50,12 @@ impl Epoch {
         };
         Moment { changes: sum(|counts| &counts.changes), doubts: sum(|counts| &counts.doubts) }
     }
+
+    /// A moment of which nobody knows whether anything changed since.
+    pub(super) fn doubtful(&self) -> Moment {
+        let now = self.now();
+        Moment { doubts: now.doubts.wrapping_sub(1), ..now }
+    }
 }
 
 impl Moment {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::Credentials;
 use super::epoch::{Epoch, Moment};
 use crate::current;
+use crate::kinto::CollectionKey;
 use crate::upstream::{Suspense, UpstreamError};
 
 /// For how long something is remembered that nobody asks for.
@@ -78,6 +79,11 @@ impl Name {
     pub(super) fn new(kind: &str, subject: &[&str], credentials: &Credentials) -> Self {
         static KEYS: LazyLock<[RandomState; 2]> = LazyLock::new(<[RandomState; 2]>::default);
         Self(KEYS.each_ref().map(|keys| keys.hash_one((kind, subject, credentials.digest()))))
+    }
+
+    /// The name of the question whether somebody may read a collection.
+    pub(super) fn collection(key: &CollectionKey, credentials: &Credentials) -> Self {
+        Self::new("collection", &[&key.bucket, &key.collection], credentials)
     }
 }
 
@@ -165,8 +171,18 @@ impl<T: Answer> Memory<T> {
 
     /// What was said no longer than `age` ago, was no refusal, and is not known to have changed.
     pub(super) fn given(&self, name: Name, epoch: &Arc<Epoch>, age: Duration) -> Option<T> {
+        self.given_at(name, epoch, age).map(|(value, _)| value)
+    }
+
+    /// The same, and when it was asked for.
+    pub(super) fn given_at(&self, name: Name, epoch: &Arc<Epoch>, age: Duration) -> Option<(T, Instant)> {
         let known = self.known(name).filter(|known| known.at.may_be(epoch.now()))?;
-        (known.asked.elapsed() < age && !known.value.is_refusal()).then(|| known.value.clone())
+        (known.asked.elapsed() < age && !known.value.is_refusal()).then(|| (known.value.clone(), known.asked))
+    }
+
+    /// Takes what the upstream said before this process. It is asked anew before that counts, unless it cannot be.
+    pub(super) fn revive(&self, name: Name, epoch: &Epoch, value: T, asked: Instant) {
+        self.keep(name, Known { value, asked, at: epoch.doubtful() });
     }
 
     /// What is remembered, unless permissions may have changed since it was asked for.

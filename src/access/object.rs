@@ -39,7 +39,7 @@ impl Requester {
     /// Whether they may read a collection, which is the collection object and all of its records. `key` is not in the
     /// bucket that everybody calls `default`: see [`Self::resolve`].
     pub async fn may_read(&self, key: &CollectionKey) -> Result<Verdict, Error> {
-        let name = Name::new("collection", &[&key.bucket, &key.collection], &self.credentials);
+        let name = Name::collection(key, &self.credentials);
         let collection = || Object::Collection(key.bucket.to_string(), key.collection.to_string());
         self.verdict(name, &key.bucket, collection).await
     }

@@ -12,13 +12,14 @@ const GAUGES: [(&str, &str); 5] = [
 ];
 
 /// Counters, with what they say.
-const COUNTERS: [(&str, &str); 7] = [
+const COUNTERS: [(&str, &str); 8] = [
     ("kinto_sidecar_access_log_lost_total", "Lines lost as the log was read too slowly."),
     ("kinto_sidecar_buffer_refused_total", "Requests refused as no more may be held in memory."),
     ("kinto_sidecar_connections_given_up_total", "Idle connections closed to make room for others."),
     ("kinto_sidecar_feed_readers_refused_total", "Readers of live feeds for whom there was no room."),
     ("kinto_sidecar_mirror_comparisons_total", "Mirrors compared with the upstream."),
     ("kinto_sidecar_mirror_mended_rows_total", "Rows that a comparison found missing or old."),
+    ("kinto_sidecar_state_failures_total", "Times that nothing could be kept for a restart."),
     ("kinto_sidecar_timestamps_refused_total", "Questions for timestamps that the upstream refused."),
 ];
 

@@ -20,6 +20,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 
+mod kept;
 mod new_row;
 
 use crate::upstream::kinto::{Metadata, NewRow};

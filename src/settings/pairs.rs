@@ -11,7 +11,10 @@ use x509_cert::der::Decode;
 
 use super::auth::ServiceAuth;
 use super::error::{Origin, SettingsError};
+use super::journal_url::JournalUrl;
+use super::modes::{self, HistoryMode};
 use super::places::Places;
+use super::values;
 
 /// The two PEM files that make the listener speak TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,19 @@ impl Places<'_> {
             (Some((_, origin)), None) => Err(incomplete(certificate, key, origin)),
             (None, Some((_, origin))) => Err(incomplete(key, certificate, origin)),
         }
+    }
+
+    /// Where what outlives the process is kept: beside a SQLite journal where nobody says.
+    pub(super) fn state_dir(&self) -> Result<Option<PathBuf>, SettingsError> {
+        if let Some((folder, _)) = self.text("sidecar.state_dir")? {
+            return Ok(Some(PathBuf::from(folder)).filter(|folder| folder.as_os_str() != "none"));
+        }
+        let history: HistoryMode = self.value("sidecar.history", &modes::HISTORY)?;
+        let journal: JournalUrl = self.value("sidecar.journal", &values::JOURNAL)?;
+        Ok(match journal {
+            JournalUrl::Sqlite(path) if history.wants_journal() => path.parent().map(Path::to_owned),
+            _ => None,
+        })
     }
 
     /// The service account, from the stronger place; in one place it can be written in one way only.

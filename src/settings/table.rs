@@ -140,6 +140,7 @@ settings! {
             => stale_if_error: Duration = values::DURATION;
         ("sidecar.cache_size", "256MiB", "the bound, in bytes, of all cached responses together").flag("cache-size", "BYTES").live()
             => cache_size: u64 = values::BYTES;
+        ("sidecar.state_dir", "", "the folder in which the list of timestamps and the mirrors of what everybody may read outlive a restart; `none` for nowhere").found("`$STATE_DIRECTORY` where systemd set that, else the folder of a SQLite journal, else none", |environment| first_folder(environment, "STATE_DIRECTORY").to_owned());
         ("sidecar.purge_url", "", "what is told of each change, such as the Varnish in front")
             => purge_url: Option<Uri> = values::HTTP_URL;
         ("sidecar.purge_method", "PURGE", "how it is told: `PURGE`, `BAN` or `POST`")
@@ -159,6 +160,8 @@ settings! {
     } + {
         /// `sidecar.auth` or `sidecar.auth_file`: what the sidecar itself reads upstream with.
         pub auth: Option<ServiceAuth> = Places::auth;
+        /// `sidecar.state_dir`: what outlives the process is there.
+        pub state_dir: Option<PathBuf> = Places::state_dir;
         /// `sidecar.tls_certificate` and `sidecar.tls_key`.
         pub tls: Option<TlsFiles> = Places::tls;
         /// What a client or the upstream may take of time and space.

@@ -211,6 +211,11 @@ impl Clock {
         Heard::Moved
     }
 
+    /// This was the timestamp before this process began: what is below it voids what was known.
+    pub fn revive(&self, timestamp: Timestamp) {
+        self.timestamp.fetch_max(timestamp.0, Ordering::AcqRel);
+    }
+
     /// The news that a read accounts for which began when they were `news`, and found `timestamp`: also those that came
     /// meanwhile, where they were no more than timestamps which the read has reached.
     pub fn accounted(&self, news: u64, timestamp: Timestamp) -> u64 {

@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+mod kept;
+
+pub use kept::KeptList;
 
 use super::entries::{Entries, Entry, Gone, entry_id};
 use super::lineage;
@@ -40,6 +45,8 @@ struct List {
     /// The newest place that some reader has.
     heard: Seq,
     first_known: Timestamp,
+    /// When the list was last known to be good, where it is from before this process and was not asked for since.
+    revived: Option<Instant>,
 }
 
 impl List {
@@ -78,9 +85,12 @@ impl CollectionList {
     pub fn set_loaded(&self) {
         let mut list = self.list();
         if !self.loaded.swap(true, Ordering::AcqRel) {
-            list.first_known = list.high.at;
-            for entry in list.entries.values_mut() {
-                entry.late = None;
+            // Who has a list from before this process goes on with it.
+            if list.revived.take().is_none() {
+                list.first_known = list.high.at;
+                for entry in list.entries.values_mut() {
+                    entry.late = None;
+                }
             }
             self.bump();
         }

@@ -143,8 +143,14 @@ impl Poller {
             self.timeline.set_loaded();
             return Ok((self.timeline.entries(), self.is_behind()));
         }
+        let revived = self.timeline.revived();
         let asked = if !is_loaded {
             self.lock().first = Some(arrived);
+            if revived.is_some() && self.outage.lasts().is_some() {
+                // It is asked again, and nobody has to wait for that.
+                self.wake.notify_one();
+                return Ok((entries, true));
+            }
             self.ended(arrived, |_| self.timeline.is_loaded()).await
         } else if self.ttl.is_zero() {
             self.lock().anew = Some(arrived);
@@ -162,20 +168,29 @@ impl Poller {
             self.ended(arrived, |outcome| self.timeline.newest() >= claim || is_examined(outcome)).await
         };
         match asked {
-            Err(error) if !self.timeline.is_loaded() => Err(error),
+            Err(error) if !self.timeline.is_loaded() && !self.is_revived() => Err(error),
             asked => Ok((self.timeline.entries(), asked.is_err() || self.is_behind())),
         }
     }
 
     /// Whether what is known may be old, as the upstream fails or says nothing.
     pub fn is_behind(&self) -> bool {
+        if self.is_revived() {
+            return true;
+        }
         // Where nobody writes but those who tell, nothing can be behind.
         !self.exclusive && (self.outage.lasts().is_some() || self.suspense.has_outlasted(self.patience))
     }
 
     /// For how long that has been so, in seconds.
     pub fn behind_for(&self) -> u64 {
-        self.outage.lasts().unwrap_or_default().max(self.suspense.lasts()).as_secs()
+        let here = self.outage.lasts().unwrap_or_default().max(self.suspense.lasts());
+        self.timeline.revived().map_or(here, |moment| here.max(moment.elapsed())).as_secs()
+    }
+
+    /// Whether what is known is from before this process.
+    fn is_revived(&self) -> bool {
+        self.timeline.revived().is_some()
     }
 
     /// The list of all collections of a bucket, complete; asked for anew where the reader knows of something `newest`
@@ -256,7 +271,9 @@ impl Poller {
         };
         tokio::select! {
             ended = Box::pin(tokio::time::timeout(LONGEST_WAIT, waited)) => ended.unwrap_or(Err(PollError::TooSlow)),
-            () = Box::pin(self.suspense.outlasts(self.patience)), if self.timeline.is_loaded() => Err(PollError::TooSlow),
+            () = Box::pin(self.suspense.outlasts(self.patience)), if self.timeline.is_loaded() || self.is_revived() => {
+                Err(PollError::TooSlow)
+            }
         }
     }
 

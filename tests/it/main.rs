@@ -54,4 +54,5 @@ mod takeover;
 mod tls;
 mod undo;
 mod upstream_words;
+mod warm;
 mod writes;

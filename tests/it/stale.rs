@@ -3,9 +3,9 @@
 use crate::health;
 use crate::support::{Chaos, Kinto, Response, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
-const MONITOR: &str = "/buckets/monitor/collections/changes";
+pub const MONITOR: &str = "/buckets/monitor/collections/changes";
 
-fn is_marked(answer: &Response) -> bool {
+pub fn is_marked(answer: &Response) -> bool {
     answer.header("cache-status").is_some_and(|status| status.contains("detail=upstream-failed"))
 }
 

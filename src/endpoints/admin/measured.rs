@@ -18,6 +18,12 @@ pub(super) fn render(app: &App) -> String {
     let name = "kinto_sidecar_connections_limit";
     let most = app.settings.limits.connections;
     out.one(name, "gauge", "How many client connections there may be.", most);
+    if let Some((bytes, age)) = app.warm.kept() {
+        let name = "kinto_sidecar_state_bytes";
+        out.one(name, "gauge", "Bytes on disk of what a restart begins with.", bytes);
+        let name = "kinto_sidecar_state_age_seconds";
+        out.one(name, "gauge", "How long ago that was written.", age.as_secs_f64());
+    }
     collections(&mut out, app);
     out.into_text()
 }

@@ -99,6 +99,9 @@ impl Sweep {
     }
 
     fn end(&mut self, asker: &Asker) -> Result<(), PollError> {
+        if self.purpose == Purpose::Everything && self.answered > 0 {
+            asker.timeline.drop_refused(|key| asker.unreadable.why(key).is_some());
+        }
         let unreadable = self.unreadable.take().filter(|_| match self.purpose {
             // What a list lacks in silence is lost to its readers.
             Purpose::Bucket(..) => true,

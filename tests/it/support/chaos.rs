@@ -25,6 +25,7 @@ enum Weather {
 #[derive(Debug)]
 pub struct Chaos {
     address: SocketAddr,
+    upstream: watch::Sender<String>,
     weather: watch::Sender<Weather>,
     runtime: Option<Runtime>,
 }
@@ -32,7 +33,7 @@ pub struct Chaos {
 impl Chaos {
     /// Stands in front of the server whose API root this is; everything passes at first.
     pub fn before(url: impl AsRef<str>) -> Self {
-        let upstream = address_of(url.as_ref());
+        let (upstream, leads) = watch::channel(address_of(url.as_ref()));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -42,15 +43,21 @@ impl Chaos {
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(connection(client, upstream.clone(), seen.clone()));
+                let upstream = leads.borrow().clone();
+                tokio::spawn(connection(client, upstream, seen.clone()));
             }
         });
-        Self { address, weather, runtime: Some(runtime) }
+        Self { address, upstream, weather, runtime: Some(runtime) }
     }
 
     /// The API root behind this proxy.
     pub fn url(&self) -> String {
         format!("http://{}/v1", self.address)
+    }
+
+    /// Stands in front of another server from now on; connections stay as they are.
+    pub fn lead_to(&self, url: impl AsRef<str>) {
+        self.upstream.send_replace(address_of(url.as_ref()));
     }
 
     /// Resets all connections, and each new one.

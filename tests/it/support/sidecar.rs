@@ -53,7 +53,8 @@ impl Sidecar {
     /// `host:port` of its second listener, where it has one.
     pub fn admin(&self) -> Option<String> {
         let log = self.log();
-        let (_, after) = log.split_once("metrics and health on http://")?;
+        // A restart may take another port.
+        let (_, after) = log.rsplit_once("metrics and health on http://")?;
         Some(after.split(|letter: char| letter.is_whitespace() || letter == '"').next()?.to_owned())
     }
 
