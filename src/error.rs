@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::query::{Fault, Invalid};
 use crate::upstream::UpstreamError;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 use crate::wire::body::{Body, BodyError, BodyReadError, BoxError, Response};
 use crate::wire::buffers::NoRoom;
 use crate::wire::headers;
@@ -300,19 +300,19 @@ impl From<UpstreamError> for Error {
     }
 }
 
-impl From<ReadError> for Error {
-    fn from(error: ReadError) -> Self {
+impl From<KintoError> for Error {
+    fn from(error: KintoError) -> Self {
         match error {
-            ReadError::Gone => Self::NotFound,
-            ReadError::Upstream(error) => Self::Upstream(error),
+            KintoError::Absent => Self::NotFound,
+            KintoError::Upstream(error) => Self::Upstream(error),
             // Kinto is overloaded, or a writer was faster: both pass.
-            ReadError::Status(
+            KintoError::Status(
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS,
             ) => Self::Unavailable { retry_after: None },
-            ReadError::Garbled(_) | ReadError::Status(_) | ReadError::Refused(_) => {
+            KintoError::Unreadable(_) | KintoError::Status(_) | KintoError::Refused(_) => {
                 Self::Upstream(UpstreamError::Unexpected(error.to_string().into()))
             }
-            ReadError::Unsettled | ReadError::Oversize => Self::Unavailable { retry_after: Some(1) },
+            KintoError::Unsettled | KintoError::Oversize => Self::Unavailable { retry_after: Some(1) },
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::Compat;
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 use crate::upstream::{Suspense, UpstreamError};
 use crate::wire::lent::Stock;
 use crate::wire::variants::Variants;
@@ -83,7 +83,7 @@ pub struct Mirror {
 #[derive(Debug, Default)]
 struct Past {
     /// The last refresh that failed: when it began, and why.
-    failure: Option<(Instant, ReadError)>,
+    failure: Option<(Instant, KintoError)>,
     /// When the last refresh ended, and how long it took.
     asked: Option<(Instant, Duration)>,
     /// When a listing was last compared.
@@ -161,14 +161,14 @@ impl Mirrors {
         self: &Arc<Self>,
         mirror: &Arc<Mirror>,
         newest: Option<Timestamp>,
-    ) -> Result<(Arc<State>, Freshness), ReadError> {
+    ) -> Result<(Arc<State>, Freshness), KintoError> {
         if let Some(state) = self.hit(mirror, newest) {
             // What nothing newer was heard of may be old where nothing can be heard.
             let freshness = if self.reader.source.fails() { Freshness::Stale } else { Freshness::Hit };
             return Ok((state, freshness));
         }
         if mirror.is_oversize() {
-            return Err(ReadError::Oversize);
+            return Err(KintoError::Oversize);
         }
         let arrived = Instant::now();
         let after = self.timestamps_ttl.is_zero().then_some(arrived);
@@ -258,14 +258,14 @@ impl Mirrors {
     }
 
     /// Refreshes a mirror unless it already is as new as needed; carried to its end whoever waits.
-    async fn bring(self: &Arc<Self>, mirror: Arc<Mirror>, need: Need) -> Result<Arc<State>, ReadError> {
+    async fn bring(self: &Arc<Self>, mirror: Arc<Mirror>, need: Need) -> Result<Arc<State>, KintoError> {
         let this = Arc::clone(self);
         let _waiting = current::wait();
         let task = self.background.spawn(async move { this.bring_in_turn(&mirror, need).await });
-        task.await.unwrap_or_else(|error| Err(ReadError::Garbled(error.to_string())))
+        task.await.unwrap_or_else(|error| Err(KintoError::Unreadable(error.to_string())))
     }
 
-    async fn bring_in_turn(&self, mirror: &Arc<Mirror>, need: Need) -> Result<Arc<State>, ReadError> {
+    async fn bring_in_turn(&self, mirror: &Arc<Mirror>, need: Need) -> Result<Arc<State>, KintoError> {
         let _turn = mirror.gate.lock().await;
         if let Some(state) = mirror.state().filter(|state| need.is_met_by(state)) {
             return Ok(state);
@@ -305,7 +305,7 @@ impl Mirrors {
         match result {
             Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, depth)),
             Err(error) => {
-                if matches!(error, ReadError::Gone) {
+                if matches!(error, KintoError::Absent) {
                     let state = mirror.state.swap(None);
                     let mut past = mirror.past();
                     past.ghost = state.or_else(|| past.ghost.take());
@@ -407,11 +407,11 @@ impl Mirror {
         let past = self.past();
         past.failure
             .as_ref()
-            .is_some_and(|(when, error)| matches!(error, ReadError::Oversize) && when.elapsed() < OVERSIZE)
+            .is_some_and(|(when, error)| matches!(error, KintoError::Oversize) && when.elapsed() < OVERSIZE)
     }
 
     /// The failure of a refresh that began after `arrived`.
-    fn failure_since(&self, arrived: Instant) -> Option<ReadError> {
+    fn failure_since(&self, arrived: Instant) -> Option<KintoError> {
         let past = self.past();
         past.failure.as_ref().filter(|(began, _)| *began >= arrived).map(|(_, error)| error.clone())
     }

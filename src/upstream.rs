@@ -38,7 +38,6 @@ mod error;
 mod itself;
 pub mod kinto;
 mod outage;
-pub mod pages;
 mod pool;
 mod socket;
 mod suspense;

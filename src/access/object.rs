@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::CollectionKey;
 use crate::upstream::UpstreamError;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{KintoError, Source};
 
 /// Greater than any timestamp that Kinto can store.
 const IMPOSSIBLE: HeaderValue = HeaderValue::from_static("\"99999999999999999999\"");
@@ -154,19 +154,12 @@ impl Requester {
 
 async fn ask_for_shared(source: &Source, key: &CollectionKey) -> Result<SharedRecords, UpstreamError> {
     let mut shared = HashSet::new();
-    let mut asked = source.page(&format!("{}?_fields=id", key.records_uri())).await;
+    let mut pages = source.pages(format!("{}?_fields=id", key.records_uri())).names();
     loop {
-        let page = match asked {
-            Ok(page) => page,
-            Err(ReadError::Refused(_) | ReadError::Gone) => break,
-            Err(ReadError::Upstream(error)) => return Err(error),
-            Err(error) => return Err(UpstreamError::Unexpected(error.to_string().into())),
-        };
-        shared.extend(page.rows.into_iter().map(|row| row.id.to_string()));
-        match page.next {
-            Some(next) => asked = source.follow(next).await,
-            None => break,
+        match pages.next().await {
+            Ok(Some(page)) => shared.extend(page.rows.into_iter().map(|row| row.id.to_string())),
+            Ok(None) | Err(KintoError::Refused(_) | KintoError::Absent) => return Ok(Arc::new(shared)),
+            Err(error) => return Err(error.into_failure()),
         }
     }
-    Ok(Arc::new(shared))
 }

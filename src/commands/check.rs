@@ -19,6 +19,7 @@ use crate::journal::{Journal, JournalView};
 use crate::kinto::CollectionKey;
 use crate::settings::{ChangesMode, HistoryMode, JournalUrl, Settings};
 use crate::timeline::resources::Resources;
+use crate::upstream::kinto::KintoError;
 use crate::upstream::{Upstream, UpstreamError};
 use pace::Pace;
 use report::{Finding, Report};
@@ -180,12 +181,14 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
         keys.extend(resources.collections().cloned());
         for bucket in resources.buckets() {
             match pace.collections(bucket).await {
-                Ok(Ok(found)) => keys.extend(found.into_iter().filter(|key| resources.include(key))),
-                Ok(Err(StatusCode::NOT_FOUND)) => {
+                Ok(found) => keys.extend(found.into_iter().filter(|key| resources.include(key))),
+                Err(KintoError::Absent) => {
                     report.add(Finding::warning(Complaint::no_bucket(bucket)));
                 }
-                Ok(Err(status)) => report.add(Complaint::cannot_list(bucket, status).into()),
-                Err(error) => report.add(unreachable(settings, &error)),
+                Err(KintoError::Refused(status) | KintoError::Status(status)) => {
+                    report.add(Complaint::cannot_list(bucket, status).into());
+                }
+                Err(error) => report.add(unreachable(settings, &error.into_failure())),
             }
         }
     }
@@ -193,7 +196,7 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
     if is_journalled && !settings.exclusive {
         match pace.journalled().await {
             Ok(journalled) => keys.extend(journalled),
-            Err(error) => report.add(unreachable(settings, &error)),
+            Err(error) => report.add(unreachable(settings, &error.into_failure())),
         }
     }
     let keys: Vec<CollectionKey> = keys.into_iter().collect();

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::{Freshness, State};
 use crate::settings::Compat;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
@@ -84,8 +84,8 @@ impl Readable<'_> {
         let expected = newest(Some(&self.params.expected), self.params.since);
         let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
             Ok(current) => current,
-            Err(ReadError::Refused(_)) => return streamed::answer(self, true).await,
-            Err(ReadError::Oversize) => return streamed::answer(self, false).await,
+            Err(KintoError::Refused(_)) => return streamed::answer(self, true).await,
+            Err(KintoError::Oversize) => return streamed::answer(self, false).await,
             Err(error) => return Err(error.into()),
         };
         let freshness = if self.granted.stale { Freshness::Stale } else { freshness };

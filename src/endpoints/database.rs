@@ -17,7 +17,7 @@ use crate::feeds::Subject;
 use crate::feeds::snapshot::Snapshot;
 use crate::kinto::CollectionKey;
 use crate::mirror::Freshness;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{KintoError, Source};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Served};
 
@@ -44,12 +44,12 @@ pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<
             (counted, freshness)
         }
         // What is not kept in memory is not counted in bytes: CouchDB's clients do without.
-        Err(ReadError::Oversize) => {
+        Err(KintoError::Oversize) => {
             let records = sources.unkept(&key, Source::new(core.upstream.clone())).await?;
             let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
             (counted, Freshness::Refreshed)
         }
-        Err(ReadError::Refused(_)) => {
+        Err(KintoError::Refused(_)) => {
             tell_of_unreadable(core, &Subject::Collection(key.clone()));
             let records = sources.unkept(&key, requester.source()).await?;
             let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });

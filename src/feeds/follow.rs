@@ -32,7 +32,7 @@ use crate::mirror::{Freshness, Mirrors};
 use crate::timeline::Timeline;
 use crate::timeline::collection_list::CollectionList;
 use crate::timeline::poll::{PollError, Poller};
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{KintoError, Source};
 use unkept::Unkept;
 
 /// How often a source is marked as in use, and looked at for whether it still is.
@@ -139,7 +139,7 @@ impl Sources {
     }
 
     /// A collection as it is now.
-    pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), ReadError> {
+    pub async fn content(&self, key: &CollectionKey) -> Result<(Records, Freshness), KintoError> {
         let mirror = self.mirrors.hold(key);
         mirror.clock().used();
         let (state, freshness) = self.mirrors.current(&mirror, None).await?;
@@ -177,8 +177,8 @@ impl Sources {
         let now = Some(clock.timestamp()).filter(|now| is_watched && *now > Timestamp::ZERO);
         clock.used();
         let (state, freshness) = match self.mirrors.current(&mirror, newer_than_known(since)).await {
-            Err(error @ (ReadError::Oversize | ReadError::Refused(_))) => {
-                let is_readable = matches!(error, ReadError::Oversize);
+            Err(error @ (KintoError::Oversize | KintoError::Refused(_))) => {
+                let is_readable = matches!(error, KintoError::Oversize);
                 let source =
                     if is_readable { Source::new(requester.upstream().clone()) } else { requester.source() };
                 let snapshot = self.revised(key, Arc::new(self.unkept(key, source).await?)).await?;
@@ -215,7 +215,7 @@ impl Sources {
     }
 
     /// A collection as it is now, which is not kept but read from `source`.
-    pub async fn unkept(&self, key: &CollectionKey, source: Source) -> Result<Unkept, ReadError> {
+    pub async fn unkept(&self, key: &CollectionKey, source: Source) -> Result<Unkept, KintoError> {
         Unkept::now(source, self.mirrors.hold(key), self.overlap).await
     }
 
@@ -294,7 +294,7 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
             }
             // Whoever comes back after it has become too large, or may not be read by the service account any more, is told
             // why there are no live feeds of it.
-            Err(ReadError::Gone | ReadError::Oversize | ReadError::Refused(_)) => {
+            Err(KintoError::Absent | KintoError::Oversize | KintoError::Refused(_)) => {
                 feeds.close(subject, channel);
                 return;
             }

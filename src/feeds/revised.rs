@@ -129,7 +129,7 @@ impl Revisions {
     async fn is_present(&self, row: &FeedRow) -> bool {
         let list = self.key.records_uri();
         let path = format!("{list}?in_id={}", in_list(std::iter::once(&*row.id)));
-        let Ok(page) = self.source.page(&path).await else { return false };
+        let Ok(page) = self.source.pages(path).first().await else { return false };
         match page.rows.first() {
             Some(present) => !row.deleted && present.last_modified == row.last_modified,
             None => row.deleted,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::content::{Content, Update};
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::upstream::kinto::{ReadError, Source, in_list};
+use crate::upstream::kinto::{KintoError, Source, in_list};
 
 /// How many ids one question names.
 const IDS_AT_ONCE: usize = 50;
@@ -32,7 +32,7 @@ pub async fn compare(
     source: &Source,
     key: &CollectionKey,
     content: &Content,
-) -> Result<Difference, ReadError> {
+) -> Result<Difference, KintoError> {
     metrics::counter!("kinto_sidecar_mirror_comparisons_total").increment(1);
     let listed = listing(source, key).await?;
     let known: HashMap<&str, _> =
@@ -68,8 +68,8 @@ pub async fn compare(
         let uri = key.records_uri();
         let named = format!("&in_id={}", in_list(ids.iter().map(|id| &**id)));
         let mut missing: std::collections::HashSet<Arc<str>> = ids.iter().cloned().collect();
-        let mut page = source.newer(&uri, Timestamp::ZERO, &named).await?;
-        loop {
+        let mut pages = source.newer(&uri, Timestamp::ZERO, &named).await?;
+        while let Some(mut page) = pages.next().await? {
             let is_certain = source.tell_alive(&uri, page.timestamp, &mut page.rows, |_| false).await?;
             for row in page.rows {
                 missing.remove(&row.id);
@@ -77,10 +77,6 @@ pub async fn compare(
                 if row.last_modified <= content.timestamp && (is_certain || !row.deleted) {
                     update.rows.push(row);
                 }
-            }
-            match page.next {
-                Some(next) => page = source.follow(next).await?,
-                None => break,
             }
         }
         update.gone.extend(missing);
@@ -93,12 +89,12 @@ pub async fn compare(
 async fn listing(
     source: &Source,
     key: &CollectionKey,
-) -> Result<HashMap<Arc<str>, (Timestamp, bool)>, ReadError> {
+) -> Result<HashMap<Arc<str>, (Timestamp, bool)>, KintoError> {
     let mut listed = HashMap::new();
     let fields = "last_modified,deleted";
     let wanted = format!("&_fields={fields}&_sort=-last_modified");
-    let mut page = source.newer(&key.records_uri(), Timestamp::ZERO, &wanted).await?;
-    loop {
+    let mut pages = source.newer(&key.records_uri(), Timestamp::ZERO, &wanted).await?;
+    while let Some(page) = pages.next().await? {
         for row in page.rows {
             // A row that moved between two pages stands in both; its newer place counts.
             let place = listed.entry(row.id).or_insert((row.last_modified, row.is_marked));
@@ -106,9 +102,6 @@ async fn listing(
                 *place = (row.last_modified, row.is_marked);
             }
         }
-        match page.next {
-            Some(next) => page = source.follow(next).await?,
-            None => return Ok(listed),
-        }
     }
+    Ok(listed)
 }

@@ -18,7 +18,7 @@ use crate::kinto::Timestamp;
 use crate::settings::MirrorMode;
 use crate::timeline::clock::Clock;
 use crate::upstream::Suspense;
-use crate::upstream::kinto::{Metadata, NewRow, ReadError, Source};
+use crate::upstream::kinto::{KintoError, Metadata, NewRow, Page, Source};
 
 /// How often a collection that keeps changing is read again before giving up.
 const ATTEMPTS: usize = 8;
@@ -81,7 +81,7 @@ impl Reader {
         clock: &Clock,
         before: Option<&Content>,
         depth: Depth,
-    ) -> Result<Content, ReadError> {
+    ) -> Result<Content, KintoError> {
         let void = clock.take_void();
         let low = clock.take_low();
         let result = self.read(clock, before, void, low, depth).await;
@@ -101,7 +101,7 @@ impl Reader {
         void: bool,
         low: Option<Timestamp>,
         depth: Depth,
-    ) -> Result<Content, ReadError> {
+    ) -> Result<Content, KintoError> {
         let key = clock.key();
         let full = match before {
             None => Some(FullRead::First),
@@ -134,7 +134,7 @@ impl Reader {
                 }
                 match self.settle(clock, base, since).await {
                     // Whatever the upstream has against the question, there is another one.
-                    Err(ReadError::Status(status)) if status.is_client_error() => None,
+                    Err(KintoError::Status(status)) if status.is_client_error() => None,
                     settled => settled?,
                 }
             }
@@ -152,7 +152,7 @@ impl Reader {
         clock: &Clock,
         before: Option<&Content>,
         reason: FullRead,
-    ) -> Result<Content, ReadError> {
+    ) -> Result<Content, KintoError> {
         metrics::counter!("kinto_sidecar_mirror_full_reads_total", "reason" => reason.name()).increment(1);
         let key = clock.key();
         for _ in 0..ATTEMPTS {
@@ -160,7 +160,7 @@ impl Reader {
                 .source
                 .metadata(key, None)
                 .await?
-                .ok_or_else(|| ReadError::Garbled("304 for a question without a condition".into()))?;
+                .ok_or_else(|| KintoError::Unreadable("304 for a question without a condition".into()))?;
             let list = self.list(clock, Timestamp::ZERO, before).await?;
             let (from, settled) = (list.from, list.settled);
             let update = Update {
@@ -178,7 +178,7 @@ impl Reader {
                 return Ok(content);
             }
         }
-        Err(ReadError::Unsettled)
+        Err(KintoError::Unsettled)
     }
 
     /// Reads deltas on top of `base` until nothing moves; `None` where `base` turned out to be void.
@@ -187,7 +187,7 @@ impl Reader {
         clock: &Clock,
         base: &Content,
         since: Timestamp,
-    ) -> Result<Option<Content>, ReadError> {
+    ) -> Result<Option<Content>, KintoError> {
         let key = clock.key();
         let mut since = since;
         let mut metadata: Metadata = base.metadata.clone();
@@ -233,7 +233,7 @@ impl Reader {
             }
             current = Some(content);
         }
-        Err(ReadError::Unsettled)
+        Err(KintoError::Unsettled)
     }
 
     /// What is newer than `since`; all there is for zero.
@@ -242,26 +242,15 @@ impl Reader {
         clock: &Clock,
         since: Timestamp,
         known: Option<&Content>,
-    ) -> Result<List, ReadError> {
+    ) -> Result<List, KintoError> {
         let uri = clock.key().records_uri();
-        let first = self.source.newer(&uri, since, "&_sort=-last_modified").await?;
-        let from = first.timestamp;
-        let mut list = List { rows: first.rows, from, timestamp: from, settled: true };
-        let mut bytes: usize = list.rows.iter().map(|row| row.json.len()).sum();
-        let mut next = first.next;
-        while let Some(following) = next {
-            let page = self.source.follow(following).await?;
+        let mut pages = self.source.newer(&uri, since, "&_sort=-last_modified").await?.kept(self.max_bytes);
+        let Page { timestamp: from, rows } = pages.first().await?;
+        let mut list = List { rows, from, timestamp: from, settled: true };
+        while let Some(page) = pages.next().await? {
             list.settled &= page.timestamp == from;
             list.timestamp = list.timestamp.max(page.timestamp);
-            bytes = bytes.saturating_add(page.rows.iter().map(|row| row.json.len()).sum());
-            if bytes > self.max_bytes {
-                return Err(ReadError::Oversize);
-            }
             list.rows.extend(page.rows);
-            next = page.next;
-        }
-        if bytes > self.max_bytes {
-            return Err(ReadError::Oversize);
         }
         list.settled &= list.rows.iter().all(|row| row.last_modified <= list.timestamp);
         let is_known = |tombstone| {

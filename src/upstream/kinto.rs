@@ -1,6 +1,8 @@
-//! The questions that a mirror asks the upstream about one collection.
+//! The one way to ask Kinto, as the service account or as a requester.
+//!
+//! Why there is no answer is one [`KintoError`], whose cases say what it means; each asker decides by them. Lists are read
+//! by one stream of [`Pages`].
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -9,76 +11,17 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::kinto::head::Head;
-use crate::kinto::{CollectionKey, Timestamp, selector};
-use crate::upstream::pages::Pages;
+use crate::kinto::{CollectionKey, Timestamp, is_absence, segment, selector};
 use crate::upstream::{Suspense, Upstream, UpstreamError};
+
+mod error;
+mod pages;
+
+pub use error::KintoError;
+pub use pages::{NewRow, Page, Pages};
 
 /// How many objects one question names by their ids.
 const IDS_AT_ONCE: usize = 50;
-
-/// How many rows a page has that is read instead of one that is too large, from one to the next.
-const SMALLER: [usize; 2] = [500, 20];
-
-/// Why a collection could not be read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ReadError {
-    /// There is no such collection.
-    #[error("no such collection")]
-    Gone,
-    /// The service account may not read it.
-    #[error("the service account may not read the collection ({0})")]
-    Refused(StatusCode),
-    /// The upstream could not be asked, or did not answer as Kinto does.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The upstream answered with an error of its own.
-    #[error("the upstream answered {0}")]
-    Status(StatusCode),
-    /// The upstream's answer could not be understood.
-    #[error("the upstream's answer is not what Kinto gives: {0}")]
-    Garbled(String),
-    /// The collection kept changing while it was read.
-    #[error("the collection kept changing while it was read")]
-    Unsettled,
-    /// The collection takes more memory than all mirrors together may.
-    #[error("the collection is larger than sidecar.cache_size")]
-    Oversize,
-}
-
-impl ReadError {
-    /// Whether the upstream may say something else by and by, as opposed to an answer that says what it is asked for
-    /// cannot be had.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Upstream(error) => !matches!(error, UpstreamError::Ended(_)),
-            Self::Garbled(_) => true,
-            Self::Status(status) => {
-                !status.is_client_error()
-                    || matches!(
-                        *status,
-                        StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS
-                    )
-            }
-            Self::Gone | Self::Refused(_) | Self::Unsettled | Self::Oversize => false,
-        }
-    }
-}
-
-/// A row as read from the upstream.
-#[derive(Debug, Clone)]
-pub struct NewRow {
-    /// The record's id.
-    pub id: Arc<str>,
-    /// Its timestamp.
-    pub last_modified: Timestamp,
-    /// Whether it is a tombstone.
-    pub deleted: bool,
-    /// Whether it says `"deleted": true`, which a live record may, too.
-    pub is_marked: bool,
-    /// Its JSON, to the byte.
-    pub json: Bytes,
-}
 
 /// The collection object: its attributes, without permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,25 +30,6 @@ pub struct Metadata {
     pub json: Bytes,
     /// The `last_modified` of the collection object, which is not that of its records.
     pub last_modified: Timestamp,
-}
-
-/// One page of a list.
-#[derive(Debug)]
-pub struct Page {
-    /// The list's timestamp when the page was read.
-    pub timestamp: Timestamp,
-    /// The rows as Kinto sorted them. What looks like a tombstone counts as one: see [`Source::tell_alive`].
-    pub rows: Vec<NewRow>,
-    /// The next page.
-    pub next: Option<Next>,
-}
-
-/// Where the next page of a list is.
-#[derive(Debug)]
-pub struct Next {
-    /// Relative to the API root.
-    path: String,
-    pages: Pages,
 }
 
 /// What a list says of itself without its rows.
@@ -166,7 +90,7 @@ impl Source {
         &self,
         key: &CollectionKey,
         known: Option<&Metadata>,
-    ) -> Result<Option<Metadata>, ReadError> {
+    ) -> Result<Option<Metadata>, KintoError> {
         let mut headers = HeaderMap::new();
         if let Some(known) = known {
             headers.insert(header::IF_NONE_MATCH, known.last_modified.etag());
@@ -175,7 +99,7 @@ impl Source {
         if answer.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
-        refuse(answer.status())?;
+        KintoError::check(answer.status())?;
         let body = answer.into_body();
         let Data { data } = parse::<Data<&RawValue>>(&body)?;
         let stamp: Stamp = parse(data.get().as_bytes())?;
@@ -186,29 +110,29 @@ impl Source {
     }
 
     /// Reads one object with its permissions, as the upstream shows it.
-    pub async fn object(&self, uri: &str) -> Result<Bytes, ReadError> {
+    pub async fn object(&self, uri: &str) -> Result<Bytes, KintoError> {
         let answer = self.ask(Method::GET, uri, HeaderMap::new()).await?;
-        refuse(answer.status())?;
+        KintoError::check(answer.status())?;
         Ok(answer.into_body())
     }
 
     /// The timestamp of a list.
-    pub async fn list_timestamp(&self, uri: &str) -> Result<Timestamp, ReadError> {
+    pub async fn list_timestamp(&self, uri: &str) -> Result<Timestamp, KintoError> {
         let answer = self.ask(Method::HEAD, uri, HeaderMap::new()).await?;
-        refuse(answer.status())?;
+        KintoError::check(answer.status())?;
         timestamp(answer.headers())
     }
 
     /// The records timestamp, and the number of live records.
-    pub async fn head(&self, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), ReadError> {
+    pub async fn head(&self, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), KintoError> {
         let Census { timestamp, total, .. } = self.census(&key.records_uri()).await?;
         Ok((timestamp, total))
     }
 
     /// Asks a list, at this path and query, about itself.
-    pub async fn census(&self, list: &str) -> Result<Census, ReadError> {
+    pub async fn census(&self, list: &str) -> Result<Census, KintoError> {
         let answer = self.ask(Method::HEAD, list, HeaderMap::new()).await?;
-        refuse(answer.status())?;
+        KintoError::check(answer.status())?;
         let headers = answer.headers();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let date = text("date").and_then(|date| httpdate::parse_http_date(date).ok());
@@ -231,31 +155,6 @@ impl Source {
         self.upstream.latest_since()
     }
 
-    /// Reads the first page of what is newer in a list than `since`, tombstones included, or somewhat more; all of it for
-    /// zero. `rest` is the rest of the query.
-    ///
-    /// Whatever is dated a day ahead, and so whatever `since` follows from it, the upstream refuses as a `_since`.
-    pub async fn newer(&self, list: &str, since: Timestamp, rest: &str) -> Result<Page, ReadError> {
-        let path = |since: Timestamp| match since {
-            // `_since=0` leaves out what is not above zero. Any filter of `last_modified` includes tombstones; this one
-            // is true of all but the rows at a moment that nobody can know.
-            Timestamp::ZERO => {
-                let moment = uuid::Uuid::new_v4().as_u64_pair().0 >> 24;
-                format!("{list}?not_last_modified={moment}{rest}")
-            }
-            since => format!("{list}?_since={since}{rest}"),
-        };
-        let asked = since.min(self.upstream.latest_since());
-        match self.page(&path(asked)).await {
-            Err(ReadError::Status(StatusCode::BAD_REQUEST)) if asked > Timestamp::ZERO => {
-                // That answer tells the upstream's time anew.
-                let latest = self.upstream.latest_since();
-                self.page(&path(if latest < asked { latest } else { Timestamp::ZERO })).await
-            }
-            page => page,
-        }
-    }
-
     /// Finds which of these rows of a list only look like tombstones; whether the list was still the one of `timestamp`
     /// then: if not, one of them may have been changed meanwhile, and is there in a newer version. `is_known` says of which rows it is known that they are tombstones.
     ///
@@ -267,7 +166,7 @@ impl Source {
         timestamp: Timestamp,
         rows: &mut [NewRow],
         is_known: impl Fn(Timestamp) -> bool,
-    ) -> Result<bool, ReadError> {
+    ) -> Result<bool, KintoError> {
         let mut suspects: HashMap<Arc<str>, &mut NewRow> = rows
             .iter_mut()
             .filter(|row| row.deleted && !is_known(row.last_modified))
@@ -281,82 +180,33 @@ impl Source {
         } else {
             format!("in_id={}", in_list(suspects.keys().map(|id| &**id)))
         };
-        let mut page = self.page(&format!("{list}?{filter}&_fields=id")).await?;
+        let mut pages = self.pages(format!("{list}?{filter}&_fields=id"));
         let mut is_same = true;
-        loop {
+        while let Some(page) = pages.next().await? {
             is_same &= page.timestamp == timestamp;
             for alive in page.rows {
                 if let Some(row) = suspects.get_mut(&alive.id) {
                     row.deleted = row.last_modified != alive.last_modified;
                 }
             }
-            match page.next {
-                Some(next) => page = self.follow(next).await?,
-                None => return Ok(is_same),
-            }
         }
+        Ok(is_same)
     }
 
-    /// Reads one page of a list of rows at `path`, relative to the API root: a smaller one where the whole is more than may
-    /// be held.
-    pub async fn page(&self, path: &str) -> Result<Page, ReadError> {
-        self.page_after(path, Pages::default()).await
+    /// Whether all of a list can be seen, of objects of a `kind`; the refusal where it cannot. Lists have just what somebody
+    /// is shown, but that something is not there Kinto says only to those who may read all that is.
+    pub async fn lacks_some(&self, list: &str, kind: &str) -> Result<Option<StatusCode>, KintoError> {
+        let absent = format!("{list}/{}", uuid::Uuid::new_v4());
+        let answer = self.ask(Method::GET, &absent, HeaderMap::new()).await?;
+        let status = answer.status();
+        let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        Ok((is_refused && !is_absence(status, answer.body(), kind)).then_some(status))
     }
 
-    /// Reads the page that follows another one.
-    pub async fn follow(&self, next: Next) -> Result<Page, ReadError> {
-        self.page_after(&next.path, next.pages).await
-    }
-
-    async fn page_after(&self, path: &str, pages: Pages) -> Result<Page, ReadError> {
-        let mut asked = Cow::Borrowed(path);
-        for rows in SMALLER {
-            match self.whole_page(&asked, &pages).await {
-                Err(ReadError::Upstream(UpstreamError::TooLarge)) => asked = limited(path, rows).into(),
-                page => return page,
-            }
-        }
-        self.whole_page(&asked, &pages).await
-    }
-
-    async fn whole_page(&self, path: &str, pages: &Pages) -> Result<Page, ReadError> {
-        let answer = self.ask(Method::GET, path, HeaderMap::new()).await?;
-        refuse(answer.status())?;
-        let timestamp = timestamp(answer.headers())?;
-        let next = match answer.headers().get("next-page") {
-            None => None,
-            Some(next) => Some(
-                next.to_str()
-                    .ok()
-                    .and_then(|next| self.upstream.relative(next))
-                    .ok_or_else(|| ReadError::Garbled("Next-Page leads elsewhere".into()))?,
-            ),
-        };
-        let body = answer.into_body();
-        let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
-        let next = match next {
-            Some(path) => {
-                let mut pages = pages.clone();
-                let led = pages.lead_on(data.first().map(|row| row.get()), body.len());
-                led.map_err(|error| ReadError::Garbled(error.to_string()))?;
-                Some(Next { path, pages })
-            }
-            None => None,
-        };
-        let rows = data.into_iter().filter_map(|json| {
-            let Some(head) = Head::of(json.get().as_bytes()) else {
-                tracing::warn!(path, "the upstream lists an object without an id");
-                return None;
-            };
-            Some(NewRow {
-                id: head.id.into(),
-                last_modified: head.last_modified,
-                deleted: head.is_tombstone,
-                is_marked: head.is_marked,
-                json: body.slice_ref(json.get().as_bytes()),
-            })
-        });
-        Ok(Page { timestamp, rows: rows.collect(), next })
+    /// Whether there is no such bucket. Kinto has an empty list of what is in none.
+    pub async fn lacks_bucket(&self, bucket: &str) -> Result<bool, KintoError> {
+        let path = format!("/buckets/{}", segment(bucket));
+        Ok(self.ask(Method::HEAD, &path, HeaderMap::new()).await?.status() == StatusCode::NOT_FOUND)
     }
 
     async fn ask(
@@ -394,45 +244,13 @@ pub fn in_list<'a>(ids: impl Iterator<Item = &'a str>) -> String {
     ids.map(selector).collect::<Vec<_>>().join(",")
 }
 
-/// The same list with pages of so many rows.
-fn limited(path: &str, rows: usize) -> String {
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let others =
-        query.split('&').filter(|parameter| !parameter.is_empty() && !parameter.starts_with("_limit="));
-    let limit = format!("_limit={rows}");
-    format!("{path}?{}", others.chain([limit.as_str()]).collect::<Vec<_>>().join("&"))
-}
-
-fn refuse(status: StatusCode) -> Result<(), ReadError> {
-    match status {
-        StatusCode::OK => Ok(()),
-        StatusCode::NOT_FOUND | StatusCode::GONE => Err(ReadError::Gone),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(ReadError::Refused(status)),
-        status => Err(ReadError::Status(status)),
-    }
-}
-
-fn timestamp(headers: &HeaderMap) -> Result<Timestamp, ReadError> {
+fn timestamp(headers: &HeaderMap) -> Result<Timestamp, KintoError> {
     headers
         .get(header::ETAG)
         .and_then(Timestamp::from_etag)
-        .ok_or_else(|| ReadError::Garbled("a list without a timestamp as its ETag".into()))
+        .ok_or_else(|| KintoError::Unreadable("a list without a timestamp as its ETag".into()))
 }
 
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ReadError> {
-    serde_json::from_slice(body).map_err(|error| ReadError::Garbled(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::limited;
-
-    #[test]
-    fn a_smaller_page_is_of_the_same_list() {
-        assert_eq!(
-            limited("/buckets/a/collections/b/records", 20),
-            "/buckets/a/collections/b/records?_limit=20"
-        );
-        assert_eq!(limited("/r?_since=1&_limit=500&_token=x", 20), "/r?_since=1&_token=x&_limit=20");
-    }
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, KintoError> {
+    serde_json::from_slice(body).map_err(|error| KintoError::Unreadable(error.to_string()))
 }

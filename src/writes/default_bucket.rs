@@ -10,7 +10,7 @@ use super::write::{Target, Write};
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
 use crate::kinto::Resource;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 
 /// The method of intents that say that the default bucket may make something by itself.
 pub(super) const METHOD: &str = "GET";
@@ -31,7 +31,7 @@ pub(super) async fn created(room: &Writes, journal: &Journal, write: &Write) -> 
                 let change = changed(version, object, user_id.clone());
                 changes.push(Change { action: Some(Action::Create), is_found: true, ..change });
             }
-            Err(ReadError::Gone | ReadError::Refused(_)) => {}
+            Err(KintoError::Absent | KintoError::Refused(_)) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -20,7 +20,7 @@ use crate::journal::Object;
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::timeline::Timeline;
 use crate::timeline::clock::WriteUnderWay;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 
 /// How long the upstream is left alone after it could not say a timestamp.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(30));
@@ -172,7 +172,7 @@ impl Effects {
         let (news, asked) = (clock.news(), Instant::now());
         match self.access.source().head(key).await {
             Ok((timestamp, total)) => self.timeline.learned(&clock, timestamp, total, news, asked),
-            Err(ReadError::Gone) if clock.news() == news => self.timeline.removed(key),
+            Err(KintoError::Absent) if clock.news() == news => self.timeline.removed(key),
             Err(error) if error.is_passing() => {
                 tracing::debug!(collection = %key, %error, "could not ask for a timestamp");
                 return false;

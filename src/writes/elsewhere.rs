@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::CollectionKey;
 use crate::mirror::Mirrors;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 
 use list_state::ListState;
 pub use watching::Watching;
@@ -55,7 +55,7 @@ pub(super) struct Watcher {
 #[derive(Debug, thiserror::Error)]
 enum WatchError {
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(#[from] KintoError),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]
@@ -247,7 +247,7 @@ impl Watcher {
         let _turn = self.look_at_moved_until(turn).await;
         match self.compare(uri).await {
             // It went meanwhile, or may not be read any longer: the next look at it says so.
-            Ok(()) | Err(WatchError::Read(ReadError::Gone | ReadError::Refused(_))) => {}
+            Ok(()) | Err(WatchError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
             Err(error) => return Err(error),
         }
         if let Some(watched) = self.lists.get_mut(uri) {
@@ -260,11 +260,11 @@ impl Watcher {
     async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, WatchError> {
         match self.refresh(uri).await {
             Ok(()) => Ok(true),
-            Err(WatchError::Read(ReadError::Gone | ReadError::Refused(_))) => {
+            Err(WatchError::Read(KintoError::Absent | KintoError::Refused(_))) => {
                 self.lists.remove(uri);
                 Ok(false)
             }
-            Err(WatchError::Read(ReadError::Upstream(error))) if error.is_absent() => {
+            Err(WatchError::Read(KintoError::Upstream(error))) if error.is_absent() => {
                 Err(WatchError::Read(error.into()))
             }
             Err(WatchError::Read(error)) => {

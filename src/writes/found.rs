@@ -8,7 +8,7 @@ use super::lookup::ExamineError;
 use super::{Writes, versions};
 use crate::journal::{Action, Change, IntentGroup, Journal, Known, Object, Outcome};
 use crate::kinto::Timestamp;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 
 impl Writes {
     /// What was found, as an outcome: of a bucket that is another one now, as its creation.
@@ -60,7 +60,7 @@ impl Writes {
             let now = match versions::look(&self.source, &change.object).await {
                 Ok(now) => now,
                 // Nobody can be asked.
-                Err(ReadError::Gone | ReadError::Refused(_)) => None,
+                Err(KintoError::Absent | KintoError::Refused(_)) => None,
                 Err(error) => return Err(error.into()),
             };
             let is_deletion = change.action == Some(Action::Delete);

@@ -16,7 +16,7 @@ use crate::access::Requester;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Life, Object};
 use crate::kinto::Timestamp;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{KintoError, Source};
 
 /// In how many collections it is looked for records that are still there.
 const COLLECTIONS: usize = 20;
@@ -66,7 +66,7 @@ impl Writes {
             return Ok(());
         }
         let version = match versions::look(&self.source, &object).await {
-            Ok(None) | Err(ReadError::Refused(_)) => versions::look(&requester.source(), &object).await,
+            Ok(None) | Err(KintoError::Refused(_)) => versions::look(&requester.source(), &object).await,
             looked => looked,
         };
         let Some(version) = version.ok().flatten().filter(|version| !version.deleted) else { return Ok(()) };
@@ -151,8 +151,8 @@ async fn versions(source: &Source, list: &str) -> Result<Option<HashMap<Object, 
         Ok(listed) => Ok(Some(
             listed.versions.into_iter().map(|(object, version)| (object, version.modified)).collect(),
         )),
-        Err(ReadError::Gone) => Ok(Some(HashMap::new())),
-        Err(ReadError::Refused(_)) => Ok(None),
+        Err(KintoError::Absent) => Ok(Some(HashMap::new())),
+        Err(KintoError::Refused(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -24,7 +24,7 @@ use crate::backoff::Backoff;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::query::members;
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{KintoError, Source};
 
 /// How long the upstream may go on with a write whose client is gone.
 const LINGERING: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ pub(super) type OpenGroup = (IntentGroup, Vec<Intent>);
 pub(super) enum ExamineError {
     /// The upstream did not say.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(#[from] KintoError),
     /// The journal did not.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -180,9 +180,9 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
     match looked {
         Ok(versions) => Ok(versions.into_iter().map(change).collect()),
         // Nobody can be asked who may see it.
-        Err(ReadError::Gone | ReadError::Refused(_)) => Ok(Vec::new()),
+        Err(KintoError::Absent | KintoError::Refused(_)) => Ok(Vec::new()),
         // Asking again would not make it better, and nothing can be written meanwhile.
-        Err(error @ ReadError::Garbled(_)) => {
+        Err(error @ KintoError::Unreadable(_)) => {
             tracing::warn!(uri = intent.uri, %error, "what became of a write cannot be read");
             Ok(Vec::new())
         }
@@ -195,22 +195,22 @@ async fn made(
     journal: &Journal,
     source: &Source,
     intent: &Intent,
-) -> Result<Vec<(Object, Version)>, ReadError> {
+) -> Result<Vec<(Object, Version)>, KintoError> {
     let mut versions = Vec::new();
     for object in default_bucket::objects(&intent.uri) {
         match one(source, intent, object).await {
             Ok(version) => versions.extend(version),
-            Err(ReadError::Gone | ReadError::Refused(_)) => {}
+            Err(KintoError::Absent | KintoError::Refused(_)) => {}
             Err(error) => return Err(error),
         }
     }
     let objects: Vec<Object> = versions.iter().map(|(object, _)| object.clone()).collect();
-    let known = journal.known(&objects).await.map_err(|error| ReadError::Garbled(error.to_string()))?;
+    let known = journal.known(&objects).await.map_err(|error| KintoError::Unreadable(error.to_string()))?;
     versions.retain(|(object, _)| known.get(object).is_none_or(|known| known.deleted));
     Ok(versions)
 }
 
-async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, ReadError> {
+async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, KintoError> {
     let version = versions::look(source, &object).await?;
     let is_theirs = |version: &Version| {
         let may_be_new = version.modified > intent.known || intent.sent.is_some();
@@ -226,10 +226,10 @@ async fn several(
     intent: &Intent,
     method: &Method,
     uri: &str,
-) -> Result<Vec<(Object, Version)>, ReadError> {
+) -> Result<Vec<(Object, Version)>, KintoError> {
     let listed = versions::newer(source, uri, intent.known, "").await?;
     let missing = versions::missing(journal, &listed.versions).await;
-    let missing = missing.map_err(|error| ReadError::Garbled(error.to_string()))?;
+    let missing = missing.map_err(|error| KintoError::Unreadable(error.to_string()))?;
     let mut versions: Vec<_> = listed
         .versions
         .into_iter()

@@ -10,7 +10,7 @@ use crate::aside;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::{Resource, Timestamp};
 use crate::mirror::content::{Content, Row};
-use crate::upstream::kinto::{NewRow, Page, ReadError, Source, in_list};
+use crate::upstream::kinto::{KintoError, NewRow, Pages, Source, in_list};
 
 /// The rows of a list, and its timestamp when the first page was read.
 #[derive(Debug)]
@@ -27,27 +27,25 @@ pub(super) async fn newer(
     list: &str,
     since: Timestamp,
     rest: &str,
-) -> Result<Listing, ReadError> {
-    let page = source.newer(list, since, rest).await?;
-    whole(source, list, page, true).await
+) -> Result<Listing, KintoError> {
+    whole(source, list, source.newer(list, since, rest).await?, true).await
 }
 
 /// Reads what is alive in a list.
-pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listing, ReadError> {
-    let page = source.page(&format!("{list}?{query}")).await?;
-    whole(source, list, page, false).await
+pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listing, KintoError> {
+    whole(source, list, source.pages(format!("{list}?{query}")), false).await
 }
 
 async fn whole(
     source: &Source,
     list: &str,
-    mut page: Page,
+    mut pages: Pages,
     has_tombstones: bool,
-) -> Result<Listing, ReadError> {
-    let timestamp = page.timestamp;
+) -> Result<Listing, KintoError> {
     let resource = Resource::of(list);
-    let mut versions = Vec::new();
-    loop {
+    let (mut first, mut versions) = (None, Vec::new());
+    while let Some(mut page) = pages.next().await? {
+        let timestamp = *first.get_or_insert(page.timestamp);
         if has_tombstones {
             source.tell_alive(list, timestamp, &mut page.rows, |_| false).await?;
         } else {
@@ -58,11 +56,8 @@ async fn whole(
             let Some(object) = object_in(&resource, &row.id) else { continue };
             versions.push((object, version(row)?));
         }
-        match page.next {
-            Some(next) => page = source.follow(next).await?,
-            None => return Ok(Listing { timestamp, versions }),
-        }
     }
+    Ok(Listing { timestamp: first.unwrap_or_default(), versions })
 }
 
 /// What a mirror has of a list of records: the live ones, or what is newer than `since` or was found late.
@@ -70,7 +65,7 @@ pub(super) fn of_content(
     list: &str,
     content: &Content,
     since: Option<Timestamp>,
-) -> Result<Listing, ReadError> {
+) -> Result<Listing, KintoError> {
     let is_wanted = |row: &&Row| match since {
         None => !row.deleted,
         Some(since) => row.last_modified > since || row.late.is_some(),
@@ -93,20 +88,20 @@ pub(super) fn of_content(
 }
 
 /// The present version of an object, or its tombstone; `None` where there is neither.
-pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Version>, ReadError> {
+pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Version>, KintoError> {
     match source.object(&object.to_string()).await {
         Ok(body) => {
             let read = aside::run(body.len(), move || Version::of_object(&body)).await;
             let version = read.ok().flatten();
             version
                 .map(Some)
-                .ok_or_else(|| ReadError::Garbled("an object without id and last_modified".into()))
+                .ok_or_else(|| KintoError::Unreadable("an object without id and last_modified".into()))
         }
-        Err(ReadError::Gone) => {
+        Err(KintoError::Absent) => {
             let named = format!("&in_id={}", in_list([object.id()].into_iter()));
             match newer(source, &object.list(), Timestamp::ZERO, &named).await {
                 Ok(listed) => Ok(listed.versions.into_iter().map(|(_, version)| version).next()),
-                Err(ReadError::Gone) => Ok(None),
+                Err(KintoError::Absent) => Ok(None),
                 Err(error) => Err(error),
             }
         }
@@ -123,8 +118,8 @@ pub(super) async fn missing(
     Ok(journal.missing(versions).await?.into_iter().collect())
 }
 
-fn version(row: NewRow) -> Result<Version, ReadError> {
-    let garbled = |error: &dyn std::fmt::Display| ReadError::Garbled(error.to_string());
+fn version(row: NewRow) -> Result<Version, KintoError> {
+    let garbled = |error: &dyn std::fmt::Display| KintoError::Unreadable(error.to_string());
     let text = String::from_utf8(row.json.into()).map_err(|error| garbled(&error))?;
     Ok(Version {
         id: row.id.to_string(),

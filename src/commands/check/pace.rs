@@ -3,21 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::report::{Finding, Report};
 use crate::complaint::Complaint;
-use crate::kinto::{CollectionKey, is_segment, segment};
+use crate::kinto::{CollectionKey, segment};
 use crate::settings::Settings;
 use crate::timeline::budget::rest;
 use crate::timeline::poll::heads::Heads;
 use crate::timeline::resources::Resources;
-use crate::upstream::kinto::ReadError;
-use crate::upstream::pages::Pages;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::Upstream;
+use crate::upstream::kinto::{KintoError, Source};
 
 /// What was measured.
 #[derive(Debug)]
@@ -37,37 +33,30 @@ impl<'a> Pace<'a> {
     }
 
     /// The collections of a bucket.
-    pub(super) async fn collections(
-        &mut self,
-        bucket: &str,
-    ) -> Result<Result<Vec<CollectionKey>, StatusCode>, UpstreamError> {
+    pub(super) async fn collections(&mut self, bucket: &str) -> Result<Vec<CollectionKey>, KintoError> {
         let began = Instant::now();
-        let ids = self.ids(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await?;
-        if matches!(&ids, Ok(ids) if ids.is_empty()) {
-            // Kinto has an empty list of what is in no bucket.
-            let path = format!("/buckets/{}", segment(bucket));
-            let answer = self.upstream.ask(Method::HEAD, &path, HeaderMap::new(), Bytes::new()).await?;
-            if answer.status() == StatusCode::NOT_FOUND {
-                return Ok(Err(StatusCode::NOT_FOUND));
-            }
+        let source = self.source();
+        let ids = source.ids(&format!("/buckets/{}/collections", segment(bucket))).await?;
+        if ids.is_empty() && source.lacks_bucket(bucket).await? {
+            return Err(KintoError::Absent);
         }
         let paced = self.paced(began.elapsed());
         self.round += paced;
         self.lists = (self.lists.0 + paced, self.lists.1 + 1);
-        Ok(ids.map(|ids| ids.iter().map(|id| CollectionKey::new(bucket, id)).collect()))
+        Ok(ids.iter().map(|id| CollectionKey::new(bucket, id)).collect())
     }
 
     /// The collections that are followed for the history.
-    pub(super) async fn journalled(&mut self) -> Result<BTreeSet<CollectionKey>, UpstreamError> {
+    pub(super) async fn journalled(&mut self) -> Result<BTreeSet<CollectionKey>, KintoError> {
         let named = &self.settings.history.resources;
         let resources = Resources::new(named, &[]);
         let mut keys: BTreeSet<CollectionKey> = resources.collections().cloned().collect();
         let mut buckets: Vec<String> = resources.buckets().map(str::to_owned).collect();
         if named.is_empty() {
-            buckets.extend(self.ids("/buckets?_fields=id").await?.unwrap_or_default());
+            buckets.extend(shown(self.source().ids("/buckets").await)?.iter().map(ToString::to_string));
         }
         for bucket in buckets {
-            keys.extend(self.collections(&bucket).await?.unwrap_or_default());
+            keys.extend(shown(self.collections(&bucket).await)?);
         }
         Ok(keys)
     }
@@ -96,11 +85,11 @@ impl<'a> Pace<'a> {
             self.round += self.paced(answers.busy);
             for (key, head) in keys.iter().zip(answers.heads).filter(|(key, _)| is_monitored(key)) {
                 match head {
-                    Err(ReadError::Gone) if is_named(key) => {
+                    Err(KintoError::Absent) if is_named(key) => {
                         report.add(Finding::warning(Complaint::no_collection(key)));
                     }
-                    Ok(_) | Err(ReadError::Gone) => {}
-                    Err(ReadError::Refused(status)) => {
+                    Ok(_) | Err(KintoError::Absent) => {}
+                    Err(KintoError::Refused(status)) => {
                         report.add(Complaint::cannot_read(key, status).into());
                     }
                     Err(error) => report.add(Finding::problem(
@@ -140,29 +129,15 @@ impl<'a> Pace<'a> {
         busy + rest(busy, self.settings.poll_budget)
     }
 
-    async fn ids(&self, path: &str) -> Result<Result<Vec<String>, StatusCode>, UpstreamError> {
-        let mut ids = Vec::new();
-        let mut next = Some(path.to_owned());
-        let mut pages = Pages::default();
-        while let Some(path) = next {
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-            if answer.status() != StatusCode::OK {
-                return Ok(Err(answer.status()));
-            }
-            next = answer
-                .headers()
-                .get("next-page")
-                .and_then(|next| self.upstream.relative(next.to_str().ok()?));
-            let list: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-            let first = list.pointer("/data/0/id").and_then(Value::as_str);
-            if next.is_some() {
-                let led = pages.lead_on_names(first, answer.body().len());
-                led.map_err(|error| UpstreamError::Unexpected(error.to_string().into()))?;
-            }
-            let objects = list.get("data").and_then(Value::as_array).into_iter().flatten();
-            let found = objects.filter_map(|object| object.get("id")?.as_str()).filter(|id| is_segment(id));
-            ids.extend(found.map(str::to_owned));
-        }
-        Ok(Ok(ids))
+    fn source(&self) -> Source {
+        Source::new(self.upstream.clone())
+    }
+}
+
+/// What the service account is shown of a list, where that may be nothing.
+fn shown<T>(list: Result<Vec<T>, KintoError>) -> Result<Vec<T>, KintoError> {
+    match list {
+        Err(KintoError::Absent | KintoError::Refused(_) | KintoError::Status(_)) => Ok(Vec::new()),
+        list => list,
     }
 }

@@ -10,7 +10,7 @@ use crate::journal::{Line, Object};
 use crate::kinto::Timestamp;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
-use crate::upstream::kinto::{Page, ReadError, Source};
+use crate::upstream::kinto::{KintoError, Page, Source};
 
 /// Entries of a page; Kinto may give fewer.
 const PAGE: usize = 1000;
@@ -34,8 +34,8 @@ pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String
     let (mut buckets, mut refused) = (0, Vec::new());
     let done = async {
         let unread = |error| Failure::Problem(format!("the buckets of {from} cannot be listed: {error}"));
-        let mut page = source.page("/buckets?_fields=id").await.map_err(unread)?;
-        loop {
+        let mut pages = source.pages("/buckets?_fields=id");
+        while let Some(page) = pages.next().await.map_err(unread)? {
             for bucket in &page.rows {
                 match history(&source, &bucket.id, &mut adding, &mut progress).await? {
                     Read::All => buckets += 1,
@@ -43,9 +43,8 @@ pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String
                     Read::Refused => refused.push(bucket.id.to_string()),
                 }
             }
-            let Some(next) = page.next else { return Ok(journal.fill_chains().await?) };
-            page = source.follow(next).await.map_err(unread)?;
         }
+        Ok(journal.fill_chains().await?)
     };
     let done: Result<(), Failure> = done.await;
     progress.end();
@@ -84,20 +83,25 @@ async fn history(
     progress: &mut Progress,
 ) -> Result<Read, Failure> {
     let list = format!("{}/history", Object::Bucket(bucket.to_owned()));
-    let mut page = source.newer(&list, Timestamp::ZERO, &format!("&_sort=last_modified&_limit={PAGE}")).await;
+    let unread = |error| match error {
+        KintoError::Absent => Ok(Read::Gone),
+        KintoError::Refused(_) => Ok(Read::Refused),
+        error => Err(Failure::Problem(format!("the history of {bucket} cannot be read: {error}"))),
+    };
+    let rest = format!("&_sort=last_modified&_limit={PAGE}");
+    let mut pages = match source.newer(&list, Timestamp::ZERO, &rest).await {
+        Ok(pages) => pages,
+        Err(error) => return unread(error),
+    };
     loop {
-        let read = match page {
-            Ok(read) => read,
-            Err(ReadError::Gone) => return Ok(Read::Gone),
-            Err(ReadError::Refused(_)) => return Ok(Read::Refused),
-            Err(error) => {
-                return Err(Failure::Problem(format!("the history of {bucket} cannot be read: {error}")));
+        match pages.next().await {
+            Ok(Some(page)) => {
+                progress.add(page.rows.len());
+                adding.add(lines(bucket, &page)?).await?;
             }
-        };
-        progress.add(read.rows.len());
-        adding.add(lines(bucket, &read)?).await?;
-        let Some(next) = read.next else { return Ok(Read::All) };
-        page = source.follow(next).await;
+            Ok(None) => return Ok(Read::All),
+            Err(error) => return unread(error),
+        }
     }
 }
 

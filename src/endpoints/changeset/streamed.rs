@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::opening::opening;
 use crate::upstream::UpstreamError;
-use crate::upstream::kinto::{Metadata, Page, ReadError, Source};
+use crate::upstream::kinto::{KintoError, Metadata, Page, Pages, Source};
 use crate::wire::body::{Body, Response, Sender};
 use crate::wire::buffers::Hold;
 use crate::wire::cache_control::{Caching, Served};
@@ -21,6 +21,7 @@ use crate::wire::cache_control::{Caching, Served};
 /// What is still to be read of a changeset.
 struct Rest {
     source: Source,
+    pages: Pages,
     key: CollectionKey,
     metadata: Metadata,
     timestamp: Timestamp,
@@ -34,20 +35,22 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
     let credentials = || asked.requester.credentials.clone();
     let source =
         if as_requester { app.access.requester(credentials()).source() } else { app.access.source() };
-    let metadata = source.metadata(key, None).await?.ok_or(ReadError::Unsettled)?;
+    let metadata = source.metadata(key, None).await?.ok_or(KintoError::Unsettled)?;
     let since = params.since.map(|since| since.back(app.settings.overlap));
     let uri = key.records_uri();
-    let first = match since {
+    let mut pages = match since {
         Some(since) => source.newer(&uri, since, "&_sort=-last_modified").await?,
         // Without a `_since` the upstream lists live records only, also those that say `"deleted": true`.
-        None => source.page(&format!("{uri}?_sort=-last_modified")).await?,
+        None => source.pages(format!("{uri}?_sort=-last_modified")),
     };
+    let first = pages.first().await?;
     // One page at a time is in memory. All readers of such changesets count as one client.
     let mut hold = app.buffers.hold(None);
     hold.set(bytes_of(&first))?;
     let limit = params.limit_within(app.settings.kinto.paginate_by);
-    let rest = Rest {
+    let mut rest = Rest {
         source,
+        pages,
         key: key.clone(),
         metadata: metadata.clone(),
         timestamp: first.timestamp,
@@ -82,7 +85,13 @@ fn bytes_of(page: &Page) -> usize {
 }
 
 impl Rest {
-    async fn send(&self, sender: &Sender, head: Bytes, first: Page, mut hold: Hold) -> Result<(), ReadError> {
+    async fn send(
+        &mut self,
+        sender: &Sender,
+        head: Bytes,
+        first: Page,
+        mut hold: Hold,
+    ) -> Result<(), KintoError> {
         // A reader that went away ends the reading.
         if sender.send(head).await.is_err() {
             return Ok(());
@@ -91,7 +100,7 @@ impl Rest {
         let mut sent = 0;
         loop {
             if page.timestamp != self.timestamp {
-                return Err(ReadError::Unsettled);
+                return Err(KintoError::Unsettled);
             }
             for row in &page.rows {
                 if sent == self.limit {
@@ -105,12 +114,15 @@ impl Rest {
                 }
                 sent += 1;
             }
-            let Some(next) = page.next.take().filter(|_| sent < self.limit) else { break };
-            page = self.source.follow(next).await?;
+            if sent == self.limit {
+                break;
+            }
+            let Some(next) = self.pages.next().await? else { break };
+            page = next;
             hold.set(bytes_of(&page)).map_err(|_| UpstreamError::Unavailable)?;
         }
         if self.source.metadata(&self.key, Some(&self.metadata)).await?.is_some() {
-            return Err(ReadError::Unsettled);
+            return Err(KintoError::Unsettled);
         }
         // Only now the answer is complete.
         let _ = sender.send(Bytes::from_static(b"]}")).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::access::Requester;
 use crate::app::Core;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::upstream::kinto::{NewRow, ReadError, Source};
+use crate::upstream::kinto::{KintoError, NewRow, Source};
 
 /// How often a collection that keeps changing is read on.
 const TRIES: usize = 10;
@@ -17,7 +17,7 @@ pub(super) async fn records(
     core: &Core,
     key: &CollectionKey,
     requester: &Requester,
-) -> Result<Vec<NewRow>, ReadError> {
+) -> Result<Vec<NewRow>, KintoError> {
     let mirror = core.app.mirrors.mirror(key);
     mirror.clock().used();
     let read = match core.app.mirrors.current(&mirror, None).await {
@@ -32,23 +32,24 @@ pub(super) async fn records(
             });
             Ok(rows.collect())
         }
-        Err(ReadError::Oversize) => read(&core.access.source(), key).await,
-        Err(ReadError::Refused(_)) => read(&requester.source(), key).await,
+        Err(KintoError::Oversize) => read(&core.access.source(), key).await,
+        Err(KintoError::Refused(_)) => read(&requester.source(), key).await,
         Err(error) => Err(error),
     };
     match read {
-        Err(ReadError::Gone) => Ok(Vec::new()),
+        Err(KintoError::Absent) => Ok(Vec::new()),
         read => read,
     }
 }
 
 /// Reads all pages, and then what changed in the meantime.
-async fn read(source: &Source, key: &CollectionKey) -> Result<Vec<NewRow>, ReadError> {
+async fn read(source: &Source, key: &CollectionKey) -> Result<Vec<NewRow>, KintoError> {
     let mut rows: HashMap<Arc<str>, NewRow> = HashMap::new();
     let mut since = Timestamp::ZERO;
     for _ in 0..TRIES {
         let uri = key.records_uri();
-        let mut page = source.newer(&uri, since, "").await?;
+        let mut pages = source.newer(&uri, since, "").await?;
+        let mut page = pages.first().await?;
         let began = page.timestamp;
         loop {
             source.tell_alive(&uri, began, &mut page.rows, |_| false).await?;
@@ -58,13 +59,13 @@ async fn read(source: &Source, key: &CollectionKey) -> Result<Vec<NewRow>, ReadE
                     rows.insert(row.id.clone(), row);
                 }
             }
-            let Some(next) = page.next else { break };
-            page = source.follow(next).await?;
-        }
-        if page.timestamp == began {
-            return Ok(rows.into_values().collect());
+            match pages.next().await? {
+                Some(next) => page = next,
+                None if page.timestamp == began => return Ok(rows.into_values().collect()),
+                None => break,
+            }
         }
         since = began;
     }
-    Err(ReadError::Unsettled)
+    Err(KintoError::Unsettled)
 }

@@ -16,7 +16,7 @@ use crate::feeds::tally::{Side, Tally};
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::Mirror;
-use crate::upstream::kinto::{self, Census, NewRow, ReadError, Source};
+use crate::upstream::kinto::{self, Census, KintoError, NewRow, Source};
 
 /// How many rows are asked for before it is known how large they are.
 const FIRST: usize = 16;
@@ -42,13 +42,13 @@ pub struct Unkept {
 
 impl Unkept {
     /// The collection as it is now. Of its mirror no more than the name and the clock are of use.
-    pub async fn now(source: Source, mirror: Arc<Mirror>, overlap: Duration) -> Result<Self, ReadError> {
+    pub async fn now(source: Source, mirror: Arc<Mirror>, overlap: Duration) -> Result<Self, KintoError> {
         // Before the upstream is asked: what is heard from here on makes another snapshot.
         let news = mirror.clock().news();
         let list = mirror.clock().key().records_uri();
         let census = source.census(&list).await?;
         // With `_since`, tombstones are listed, too.
-        let newest = source.page(&format!("{list}?_since=0&_sort=-last_modified&_limit=1")).await?;
+        let newest = source.pages(format!("{list}?_since=0&_sort=-last_modified&_limit=1")).first().await?;
         let high = newest.rows.first().map_or(Timestamp::ZERO, |row| row.last_modified);
         let (rows, tally) = (AtomicUsize::new(FIRST), Tally::default());
         Ok(Self { source, mirror, overlap, census, high, news, rows, tally })
@@ -69,26 +69,25 @@ impl Unkept {
         query: &str,
         room: Room,
         is_wanted: impl Fn(Timestamp) -> bool,
-    ) -> Result<(Vec<NewRow>, bool), ReadError> {
+    ) -> Result<(Vec<NewRow>, bool), KintoError> {
         let limit = self.rows.load(Ordering::Relaxed).min(room.rows).max(1);
         let path = format!("{}?{query}&_limit={limit}", self.key().records_uri());
-        let mut page = self.source.page(&path).await?;
-        loop {
-            let kinto::Page { timestamp, mut rows, next } = page;
+        let mut pages = self.source.pages(path);
+        while let Some(kinto::Page { timestamp, mut rows }) = pages.next().await? {
             if timestamp < self.census.timestamp {
                 // It was deleted and made again, or a backup was restored.
-                return Err(ReadError::Unsettled);
+                return Err(KintoError::Unsettled);
             }
             let bytes: usize = rows.iter().map(|row| row.json.len()).sum();
             if let Some(size) = bytes.checked_div(rows.len()) {
                 self.rows.store((PAGE / size.max(1)).clamp(1, Room::PIECE.rows), Ordering::Relaxed);
             }
             rows.retain(|row| is_wanted(row.last_modified));
-            match next {
-                Some(next) if rows.is_empty() => page = self.source.follow(next).await?,
-                next => return Ok((rows, next.is_some())),
+            if !rows.is_empty() {
+                return Ok((rows, pages.has_next()));
             }
         }
+        Ok((Vec::new(), false))
     }
 
     async fn after(&self, from: Position, room: Room) -> Result<FeedPage, Error> {

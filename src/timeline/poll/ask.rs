@@ -9,11 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use serde::Deserialize;
+use http::StatusCode;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 mod plugins;
 
@@ -21,11 +18,10 @@ use super::error::PollError;
 use super::heads::Heads;
 use super::order::{self, Due};
 use super::unreadable::Unreadable;
-use crate::kinto::{CollectionKey, Timestamp, is_absence, segment};
+use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
-use crate::upstream::kinto::ReadError;
-use crate::upstream::pages::Pages;
+use crate::upstream::kinto::{KintoError, Source};
 use crate::upstream::{Description, Upstream};
 
 /// How much less often than its collections a list of collections is asked for: it changes less often.
@@ -39,12 +35,13 @@ const HISTORIES: Duration = Duration::from_secs(300);
 pub(super) struct Asker {
     pub(super) timeline: Arc<Timeline>,
     upstream: Upstream,
+    source: Source,
     overlap: Duration,
     heads: Heads,
     pub(super) unreadable: Arc<Unreadable>,
     /// What the upstream says of itself, once it did.
     description: Option<Arc<Description>>,
-    /// For each bucket of which the list matters: its `ETag`, and when it was asked for.
+    /// For each bucket of which the list matters: its timestamp, and when it was asked for.
     buckets: BTreeMap<String, BucketList>,
     /// The collections for which the changes plugin answers.
     pub(super) listed: BTreeSet<CollectionKey>,
@@ -59,7 +56,7 @@ pub(super) struct Asker {
 
 #[derive(Debug, Default)]
 struct BucketList {
-    etag: Option<HeaderValue>,
+    timestamp: Option<Timestamp>,
     asked: Option<Instant>,
 }
 
@@ -85,16 +82,6 @@ pub(super) enum Question {
     Collections(Vec<Arc<Clock>>),
 }
 
-#[derive(Deserialize)]
-struct List<T> {
-    data: Vec<T>,
-}
-
-#[derive(Deserialize)]
-struct Id {
-    id: String,
-}
-
 impl Asker {
     /// Asks `upstream` on behalf of `timeline`.
     pub(super) fn new(
@@ -107,6 +94,7 @@ impl Asker {
         Self {
             timeline,
             heads: Heads::new(upstream.clone(), most),
+            source: Source::new(upstream.clone()),
             upstream,
             overlap,
             unreadable,
@@ -198,10 +186,10 @@ impl Asker {
     pub(super) async fn put(&mut self, question: Question) -> Result<Option<Duration>, PollError> {
         self.was_list = matches!(question, Question::Bucket(_) | Question::History(_));
         if matches!(question, Question::Monitor | Question::Bucket(_))
-            && let Err(PollError::Upstream(error)) = self.describe().await
-            && error.is_absent()
+            && let Err(error) = self.describe().await
+            && error.is_unsent()
         {
-            return Err(error.into());
+            return Err(error);
         }
         match question {
             Question::Describe => self.describe().await?,
@@ -209,7 +197,7 @@ impl Asker {
             Question::Histories => self.begin_histories().await,
             Question::History(bucket) => self.ask_history(&bucket).await?,
             Question::Bucket(bucket) => match self.ask_bucket(&bucket).await {
-                Err(PollError::Upstream(error)) if error.is_absent() => return Err(error.into()),
+                Err(error) if error.is_unsent() => return Err(error),
                 Err(error) => tracing::debug!(bucket, %error, "could not list the collections of a bucket"),
                 Ok(()) => {}
             },
@@ -226,8 +214,8 @@ impl Asker {
         for clock in clocks {
             clock.asking(asked);
         }
-        let answers = self.heads.ask(&keys).await?;
-        let is_failure = |head: &Result<_, ReadError>| matches!(head, Err(error) if error.is_passing());
+        let answers = self.heads.ask(&keys).await.map_err(KintoError::from)?;
+        let is_failure = |head: &Result<_, KintoError>| matches!(head, Err(error) if error.is_passing());
         if let Some(Err(error)) = answers.heads.first()
             && answers.heads.iter().all(is_failure)
             && (keys.len() > 1 || self.timeline.kept_clocks().len() <= 1)
@@ -242,7 +230,7 @@ impl Asker {
                     self.unreadable.is_readable(clock.key());
                     self.timeline.learned(clock, timestamp, total, news, asked);
                 }
-                Err(ReadError::Gone) => {
+                Err(KintoError::Absent) => {
                     clock.answered();
                     if self.timeline.resources().names(clock.key()) {
                         self.unreadable.no_collection(clock.key());
@@ -253,7 +241,7 @@ impl Asker {
                         self.timeline.removed(clock.key());
                     }
                 }
-                Err(ReadError::Refused(status)) => {
+                Err(KintoError::Refused(status)) => {
                     clock.answered();
                     self.refused(clock.key(), status);
                     metrics::counter!("kinto_sidecar_timestamps_refused_total").increment(1);
@@ -292,32 +280,16 @@ impl Asker {
         why.map_or(Ok(()), Err)
     }
 
-    /// Whether the service account is shown all collections of a bucket; the refusal where it is not. Lists have just what
-    /// somebody is shown.
-    async fn lacks_some(&self, bucket: &str) -> Result<Option<StatusCode>, PollError> {
-        let absent = format!("/buckets/{}/collections/{}", segment(bucket), Uuid::new_v4());
-        let answer = self.upstream.ask(Method::GET, &absent, HeaderMap::new(), Bytes::new()).await?;
-        let status = answer.status();
-        let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        Ok((is_refused && !is_absence(status, answer.body(), "collection")).then_some(status))
-    }
-
-    /// Whether there is no such bucket.
-    async fn is_absent(&self, bucket: &str) -> Result<bool, PollError> {
-        let path = format!("/buckets/{}", segment(bucket));
-        let answer = self.upstream.ask(Method::HEAD, &path, HeaderMap::new(), Bytes::new()).await?;
-        Ok(answer.status() == StatusCode::NOT_FOUND)
-    }
-
     /// Learns what the upstream says of itself, where that is not known.
     pub(super) async fn describe(&mut self) -> Result<(), PollError> {
         match self.upstream.described().await {
             Ok(description) => self.description = Some(description),
-            Err(error) if error.is_absent() => return Err(error.into()),
-            // It does not say. Kinto without plugins is what it is taken for.
             Err(error) => {
-                self.description.get_or_insert_default();
-                return Err(error.into());
+                if !error.is_absent() {
+                    // It does not say. Kinto without plugins is what it is taken for.
+                    self.description.get_or_insert_default();
+                }
+                return Err(KintoError::from(error).into());
             }
         }
         Ok(())
@@ -338,49 +310,38 @@ impl Asker {
         list.asked = Some(Instant::now());
         let before: BTreeMap<CollectionKey, u64> =
             self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
-        let mut headers = HeaderMap::new();
-        if let Some(etag) = &list.etag {
-            headers.insert(header::IF_NONE_MATCH, etag.clone());
-        }
-        let mut etag = None;
-        let (mut is_there, mut is_missing) = (false, false);
+        let uri = format!("/buckets/{}/collections", segment(bucket));
+        let mut pages = self.source.pages(format!("{uri}?_fields=id")).names().unless(list.timestamp);
+        let (mut timestamp, mut is_missing) = (None, false);
         let mut present = BTreeSet::new();
-        let mut next = Some(format!("/buckets/{}/collections?_fields=id", segment(bucket)));
-        let mut pages = Pages::default();
-        while let Some(path) = next {
-            let answer =
-                self.upstream.ask(Method::GET, &path, std::mem::take(&mut headers), Bytes::new()).await?;
-            match answer.status() {
-                StatusCode::NOT_MODIFIED => return Ok(()),
-                StatusCode::OK => {}
+        loop {
+            let page = match pages.next().await {
+                Ok(Some(page)) => page,
+                Ok(None) if timestamp.is_none() => return Ok(()),
+                Ok(None) => break,
                 // A bucket that is not there (yet).
-                StatusCode::NOT_FOUND => {
+                Err(KintoError::Absent) => {
                     is_missing = true;
                     break;
                 }
                 // One that nobody but its owner may list, or may not any more: that says nothing of what is in it.
-                status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                    return self.unlisted(bucket, status).await;
-                }
-                status => return Err(PollError::Status(status, format!("GET {path}"))),
-            }
-            is_there = true;
-            etag = etag.or_else(|| answer.headers().get(header::ETAG).cloned());
-            let page: List<Id> = parse(answer.body())?;
-            present.extend(page.data.iter().map(|object| CollectionKey::new(bucket, &object.id)));
-            next = self.next_page(answer.headers());
-            if next.is_some() {
-                pages.lead_on_names(page.data.first().map(|object| &*object.id), answer.body().len())?;
-            }
+                Err(KintoError::Refused(status)) => return self.unlisted(bucket, status).await,
+                Err(error) => return Err(error.into()),
+            };
+            timestamp.get_or_insert(page.timestamp);
+            present.extend(page.rows.iter().map(|row| CollectionKey::new(bucket, &row.id)));
         }
+        // A bucket that is not there has no list, and nothing is hidden in it.
+        let lacking = match timestamp {
+            Some(_) => self.source.lacks_some(&uri, "collection").await?,
+            None => None,
+        };
         if present.is_empty() {
             // Kinto has an empty list of what is in no bucket.
             let is_monitored = self.timeline.resources().buckets().any(|monitored| monitored == bucket);
-            is_missing = is_monitored && (is_missing || self.is_absent(bucket).await?);
-            etag = None;
+            is_missing = is_monitored && (is_missing || self.source.lacks_bucket(bucket).await?);
+            timestamp = None;
         }
-        // A bucket that is not there has no list, and nothing is hidden in it.
-        let lacking = if is_there { self.lacks_some(bucket).await? } else { None };
         if lacking.is_none() {
             // What was heard of while the list was read is as true as the list.
             self.timeline.removed_from_bucket(bucket, &|key| {
@@ -404,7 +365,7 @@ impl Asker {
         if let Some(status) = lacking {
             return self.unlisted(bucket, status).await;
         }
-        self.buckets.entry(bucket.to_owned()).or_default().etag = etag;
+        self.buckets.entry(bucket.to_owned()).or_default().timestamp = timestamp;
         Ok(())
     }
 
@@ -421,16 +382,4 @@ impl Asker {
         }
         Ok(())
     }
-
-    fn next_page(&self, headers: &HeaderMap) -> Option<String> {
-        self.upstream.relative(headers.get("next-page")?.to_str().ok()?)
-    }
-}
-
-fn expect(status: StatusCode, question: &str) -> Result<(), PollError> {
-    if status == StatusCode::OK { Ok(()) } else { Err(PollError::Status(status, question.to_owned())) }
-}
-
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, PollError> {
-    serde_json::from_slice(body).map_err(|error| PollError::Garbled(error.to_string()))
 }

@@ -7,8 +7,7 @@ use super::{PollError, Poller};
 use crate::access::Requester;
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::collection_list::CollectionList;
-use crate::upstream::UpstreamError;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 
 impl Poller {
     /// Reads a list of a bucket's collections with somebody's credentials; it is nobody else's, and not kept up.
@@ -18,30 +17,22 @@ impl Poller {
         bucket: &str,
     ) -> Result<Arc<CollectionList>, PollError> {
         let (upstream, source) = (requester.upstream(), requester.source());
-        let mut keys = Vec::new();
-        let mut asked = source.page(&format!("/buckets/{}/collections?_fields=id", segment(bucket))).await;
-        loop {
-            let page = match asked {
-                // They were just told that they may read it.
-                Err(ReadError::Gone) => break,
-                page => page.map_err(failure)?,
-            };
-            keys.extend(page.rows.iter().map(|row| CollectionKey::new(bucket, &row.id)));
-            match page.next {
-                Some(next) => asked = source.follow(next).await,
-                None => break,
-            }
-        }
+        let ids = match source.ids(&format!("/buckets/{}/collections", segment(bucket))).await {
+            // They were just told that they may read it.
+            Err(KintoError::Absent) => Vec::new(),
+            ids => ids?,
+        };
+        let keys: Vec<_> = ids.iter().map(|id| CollectionKey::new(bucket, id)).collect();
         let heads = Heads::on_behalf(upstream.clone(), requester.credentials.headers(), self.most);
         let at_once = heads.at_once(upstream.described().await.ok().as_deref());
         let mut entries: Vec<(Timestamp, CollectionKey)> = Vec::new();
         for keys in keys.chunks(at_once) {
-            for (key, head) in keys.iter().zip(heads.ask(keys).await?.heads) {
+            for (key, head) in keys.iter().zip(heads.ask(keys).await.map_err(KintoError::from)?.heads) {
                 match head {
                     Ok((timestamp, _)) => entries.push((timestamp, key.clone())),
                     // What they may not read is not theirs to be told of.
-                    Err(ReadError::Gone | ReadError::Refused(_)) => {}
-                    Err(error) => return Err(failure(error)),
+                    Err(KintoError::Absent | KintoError::Refused(_)) => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
         }
@@ -52,13 +43,5 @@ impl Poller {
         }
         list.set_loaded();
         Ok(Arc::new(list))
-    }
-}
-
-fn failure(error: ReadError) -> PollError {
-    match error {
-        ReadError::Upstream(error) => PollError::Upstream(error),
-        ReadError::Status(status) => PollError::Status(status, "the list of collections".to_owned()),
-        error => PollError::Upstream(UpstreamError::Unexpected(error.to_string().into())),
     }
 }

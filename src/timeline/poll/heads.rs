@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::kinto::{CollectionKey, Timestamp, batch_path};
-use crate::upstream::kinto::{ReadError, Source};
+use crate::upstream::kinto::{KintoError, Source};
 use crate::upstream::{BatchSender, Description, Upstream, UpstreamError};
 
 /// How many collections are asked for in a batch where nobody says how many it may hold.
@@ -46,7 +46,7 @@ pub type Head = (Timestamp, Option<u64>);
 #[derive(Debug, Default)]
 pub struct Answers {
     /// What the upstream says of each collection, in their order.
-    pub heads: Vec<Result<Head, ReadError>>,
+    pub heads: Vec<Result<Head, KintoError>>,
     /// For how long the upstream was kept busy.
     pub busy: Duration,
 }
@@ -123,7 +123,10 @@ impl Heads {
         Ok(answers)
     }
 
-    async fn ask_together(&self, keys: &[CollectionKey]) -> Result<Vec<Result<Head, ReadError>>, BatchError> {
+    async fn ask_together(
+        &self,
+        keys: &[CollectionKey],
+    ) -> Result<Vec<Result<Head, KintoError>>, BatchError> {
         let path = |key: &CollectionKey| batch_path(&key.records_uri());
         let requests: Vec<_> = keys.iter().map(|key| json!({"path": path(key)})).collect();
         let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
@@ -155,46 +158,46 @@ impl Heads {
 }
 
 impl SubAnswer {
-    fn head(&self) -> Result<Head, ReadError> {
+    fn head(&self) -> Result<Head, KintoError> {
         let status = StatusCode::from_u16(self.status)
-            .map_err(|_| ReadError::Garbled(format!("a sub-answer of status {}", self.status)))?;
+            .map_err(|_| KintoError::Unreadable(format!("a sub-answer of status {}", self.status)))?;
         match status {
             StatusCode::OK => {}
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(ReadError::Gone),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(ReadError::Refused(status)),
-            status => return Err(ReadError::Status(status)),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(KintoError::Absent),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(KintoError::Refused(status)),
+            status => return Err(KintoError::Status(status)),
         }
         let header = |name: &str| {
             self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
         let timestamp = header("etag")
             .and_then(|etag| Timestamp::from_etag_text(etag))
-            .ok_or_else(|| ReadError::Garbled("a list without a timestamp as its ETag".to_owned()))?;
+            .ok_or_else(|| KintoError::Unreadable("a list without a timestamp as its ETag".to_owned()))?;
         Ok((timestamp, header("total-objects").and_then(|total| total.parse().ok())))
     }
 }
 
-async fn ask_one(source: Source, key: CollectionKey) -> (Result<Head, ReadError>, Duration) {
+async fn ask_one(source: Source, key: CollectionKey) -> (Result<Head, KintoError>, Duration) {
     let began = Instant::now();
     let asked = tokio::time::timeout(PATIENCE, source.head(&key)).await;
     (asked.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into())), began.elapsed())
 }
 
 /// What is the matter with the upstream, if the questions asked so far show that it is not the collections.
-fn trouble(heads: &[Result<Head, ReadError>], of: usize) -> Option<UpstreamError> {
+fn trouble(heads: &[Result<Head, KintoError>], of: usize) -> Option<UpstreamError> {
     let last = heads.last()?.as_ref().err()?;
-    let is_absent = matches!(last, ReadError::Upstream(error) if error.is_absent());
+    let is_absent = matches!(last, KintoError::Upstream(error) if error.is_absent());
     let is_given_up = of > 1
         && heads.len() == of.min(GIVE_UP)
         && heads.iter().all(|head| head.as_ref().is_err_and(|error| !is_answer(error)));
     (is_absent || is_given_up).then(|| match last {
-        ReadError::Upstream(error) => error.clone(),
-        ReadError::Status(status) => UpstreamError::of_status(*status, "a timestamp"),
+        KintoError::Upstream(error) => error.clone(),
+        KintoError::Status(status) => UpstreamError::of_status(*status, "a timestamp"),
         error => UpstreamError::Unexpected(error.to_string().into()),
     })
 }
 
 /// Whether the upstream answered, be it that there is no such collection, or that the account may not read it.
-fn is_answer(error: &ReadError) -> bool {
-    matches!(error, ReadError::Gone | ReadError::Refused(_))
+fn is_answer(error: &KintoError) -> bool {
+    matches!(error, KintoError::Absent | KintoError::Refused(_))
 }

@@ -13,6 +13,7 @@ use super::sweep::{Purpose, Sweep};
 use super::{Failed, PollError, Poller};
 use crate::timeline::budget::Turn;
 use crate::upstream::Upstream;
+use crate::upstream::kinto::KintoError;
 
 /// How far ahead of the budget a sweep goes for somebody who knows of something newer.
 const ADVANCE: Duration = Duration::from_secs(30);
@@ -189,9 +190,12 @@ impl Poller {
 
     /// What a question failed on may be all that the upstream answers with now.
     fn note(&self, error: &PollError) {
-        if matches!(error, PollError::Upstream(_))
-            || matches!(error, PollError::Status(status, _) if status.is_server_error())
-        {
+        let is_failure = match error {
+            PollError::Kinto(KintoError::Upstream(_)) => true,
+            PollError::Kinto(KintoError::Status(status)) => status.is_server_error(),
+            _ => false,
+        };
+        if is_failure {
             self.outage.failed(error);
         }
     }

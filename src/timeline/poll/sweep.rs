@@ -14,6 +14,7 @@ use super::ask::Asker;
 use super::error::PollError;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::clock::Clock;
+use crate::upstream::kinto::KintoError;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +83,7 @@ impl Sweep {
         let asked = self.take(step, asker).await;
         let busy = asked.as_ref().ok().copied().flatten().unwrap_or_else(|| began.elapsed());
         match asked {
-            Err(PollError::Upstream(error)) if error.is_absent() => {
-                return (Some(Err(PollError::Upstream(error))), busy);
-            }
+            Err(error) if error.is_unsent() => return (Some(Err(error)), busy),
             Err(error @ PollError::Unreadable(_)) => {
                 self.answered += 1;
                 self.unreadable.get_or_insert(error);
@@ -160,7 +159,7 @@ impl Sweep {
                 if !clocks.iter().all(|clock| clock.is_in_trouble()) {
                     self.answered += 1;
                 } else if self.failure.is_none() {
-                    self.failure = Some(PollError::Garbled("no timestamp".to_owned()));
+                    self.failure = Some(KintoError::Unreadable("no timestamp".to_owned()).into());
                 }
                 return Ok(Some(busy));
             }

@@ -17,19 +17,16 @@ impl Watcher {
     /// Records what a list has and the journal has not, whatever its date.
     pub(super) async fn compare(&self, uri: &str) -> Result<(), WatchError> {
         let source = &self.room.source;
-        let mut page = source.newer(uri, Timestamp::ZERO, "&_fields=last_modified,deleted").await?;
-        loop {
+        let mut pages = source.newer(uri, Timestamp::ZERO, "&_fields=last_modified,deleted").await?;
+        while let Some(page) = pages.next().await? {
             let suspects = self.suspects(uri, &page.rows).await?;
             for objects in suspects.chunks(IDS_AT_ONCE) {
                 let named = format!("&in_id={}", in_list(objects.iter().map(Object::id)));
                 let listing = versions::newer(source, uri, Timestamp::ZERO, &named).await?;
                 self.record_missing(uri, listing.versions, None).await?;
             }
-            match page.next {
-                Some(next) => page = source.follow(next).await?,
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     /// The objects of which these rows tell another version than the journal.

@@ -5,7 +5,7 @@ use crate::journal::{Action, Change, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::Freshness;
 use crate::settings::Backfill;
-use crate::upstream::kinto::ReadError;
+use crate::upstream::kinto::KintoError;
 use crate::writes::answer::Version;
 use crate::writes::changes::changed;
 use crate::writes::lookup;
@@ -109,7 +109,7 @@ impl Watcher {
 
     /// The records of a collection as its mirror has them, where it has one: those who ask for changesets and the history
     /// share each read. `None` for all other lists.
-    async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listing>, ReadError> {
+    async fn mirrored(&self, uri: &str, since: Option<Timestamp>) -> Result<Option<Listing>, KintoError> {
         let Resource::Records(bucket, collection) = Resource::of(uri) else { return Ok(None) };
         let key = CollectionKey::new(&bucket, &collection);
         let Some(mirror) = self.mirrors.known(&key).filter(|mirror| mirror.state().is_some()) else {
@@ -119,7 +119,7 @@ impl Watcher {
             Ok((state, Freshness::Hit | Freshness::Refreshed)) => {
                 versions::of_content(uri, &state.content, since).map(Some)
             }
-            Ok((_, Freshness::Stale)) | Err(ReadError::Oversize) => Ok(None),
+            Ok((_, Freshness::Stale)) | Err(KintoError::Oversize) => Ok(None),
             Err(error) => Err(error),
         }
     }

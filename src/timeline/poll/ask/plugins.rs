@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, header};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
-use super::{Asker, Followed, List, expect, parse};
+use super::{Asker, Followed};
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::clock::Clock;
 use crate::timeline::poll::PollError;
-use crate::upstream::pages::Pages;
+use crate::upstream::kinto::Page;
 
 /// The path of the changes plugin's list.
 const MONITOR: &str = "/buckets/monitor/collections/changes/records";
@@ -41,19 +40,10 @@ impl Asker {
         let news: BTreeMap<CollectionKey, u64> =
             self.timeline.clocks().iter().map(|clock| (clock.key().clone(), clock.news())).collect();
         let mut listed = BTreeMap::new();
-        let mut next = Some(MONITOR.to_owned());
-        let mut pages = Pages::default();
-        while let Some(path) = next {
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-            expect(answer.status(), "GET monitor/changes")?;
-            let list: List<MonitorEntry> = parse(answer.body())?;
-            let first = list.data.first().map(|entry| format!("{}/{}", entry.bucket, entry.collection));
-            for entry in list.data {
+        let mut pages = self.source.pages_of::<MonitorEntry>(MONITOR).names();
+        while let Some(page) = pages.next().await? {
+            for entry in page.rows {
                 listed.insert(CollectionKey::new(&entry.bucket, &entry.collection), entry.last_modified);
-            }
-            next = self.next_page(answer.headers());
-            if next.is_some() {
-                pages.lead_on_names(first.as_deref(), answer.body().len())?;
             }
         }
         self.listed = listed.keys().cloned().collect();
@@ -89,10 +79,7 @@ impl Asker {
         {
             let path = format!("/buckets/{}/history?_limit=1&_fields=last_modified", segment(&bucket));
             let begun = Instant::now();
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await;
-            let newest = answer.ok().filter(|answer| answer.status() == StatusCode::OK);
-            if let Some(newest) =
-                newest.and_then(|answer| Timestamp::from_etag(answer.headers().get(header::ETAG)?))
+            if let Ok(Page { timestamp: newest, .. }) = self.source.pages_of::<IgnoredAny>(path).first().await
             {
                 self.histories.insert(bucket, Followed { newest, asked: begun, begun });
             }
@@ -105,28 +92,25 @@ impl Asker {
         followed.asked = Instant::now();
         let mut seen = followed.newest;
         let mut changed = BTreeSet::new();
-        let mut pages = Pages::default();
         let since = seen.back(self.overlap).min(self.upstream.latest_since());
-        let mut next = Some(format!(
+        let path = format!(
             "/buckets/{}/history?_since={since}&_fields=last_modified,collection_id,resource_name",
             segment(bucket)
-        ));
-        while let Some(path) = next {
-            let answer = self.upstream.ask(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
-            if answer.status().is_client_error() {
-                self.histories.remove(bucket);
-                return Ok(());
-            }
-            expect(answer.status(), "GET history")?;
-            let list: List<HistoryEntry> = parse(answer.body())?;
-            let first = list.data.first().map(|entry| entry.last_modified.to_string());
-            for entry in list.data {
+        );
+        let mut pages = self.source.pages_of::<HistoryEntry>(path);
+        loop {
+            let page = match pages.next().await {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                Err(error) if error.is_clients() => {
+                    self.histories.remove(bucket);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for entry in page.rows {
                 seen = seen.max(entry.last_modified);
                 changed.extend(entry.collection_id.map(|collection| CollectionKey::new(bucket, &collection)));
-            }
-            next = self.next_page(answer.headers());
-            if next.is_some() {
-                pages.lead_on(first.as_deref(), answer.body().len())?;
             }
         }
         let clocks: Vec<Arc<Clock>> = changed.iter().map(|key| self.timeline.clock(key)).collect();
