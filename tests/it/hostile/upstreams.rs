@@ -57,6 +57,27 @@ fn pages_without_end_are_followed_as_far_as_the_question_needs() {
 }
 
 #[test]
+fn a_list_that_leads_elsewhere_is_not_taken_for_all_there_is() {
+    let stub = Stub::start(|mut upstream| {
+        while let Some(seen) = upstream.read() {
+            let (next, body) = if seen.line().contains("/buckets/a/collections?") {
+                ("Next-Page: http://h/elsewhere?_token=1\r\n", r#"{"data":[{"id":"c","last_modified":1}]}"#)
+            } else {
+                ("", r#"{"capabilities":{},"data":{"id":"c","last_modified":1}}"#)
+            };
+            upstream.write(format!(
+                "HTTP/1.1 200 OK\r\nETag: \"1\"\r\n{next}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            ));
+        }
+    });
+    let sidecar = Sidecar::start(stub.url(), &[("changes.resources", "/buckets/a")]);
+    let monitor = "GET /v1/buckets/monitor/collections/changes/changeset?_expected=1 HTTP/1.1\r\n";
+    let status = ask(sidecar.address(), monitor, b"");
+    assert!(status.is_some_and(|status| status >= 500), "{status:?}");
+}
+
+#[test]
 fn an_answer_without_end_is_read_as_far_as_the_question_needs() {
     let is_endless = Arc::new(AtomicBool::new(false));
     let is_begun = Arc::clone(&is_endless);

@@ -1,0 +1,170 @@
+//! The timestamps of some collections: the one place that asks for many at once.
+//!
+//! They are asked for together, in a batch, where the upstream takes [`batches`](crate::upstream::Batches), else each by
+//! itself, a few at a time. A batch that fails as a whole is asked again one by one, so that a collection on which the
+//! upstream chokes costs nobody else anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{KintoError, Source, parse};
+use crate::kinto::{CollectionKey, Timestamp, batch_path};
+use crate::upstream::{BatchSender, Description, UpstreamError};
+
+/// How many collections are asked for in a batch where nobody says how many it may hold.
+const MOST: usize = 25;
+
+/// How many are asked for at a time where there are no batches.
+const AT_A_TIME: usize = 4;
+
+/// So many questions that fail, with none that is answered, are the upstream's trouble and not the collections'.
+const GIVE_UP: usize = 3;
+
+/// How long one collection is waited for after a batch failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks as the service account, or as a requester.
+#[derive(Debug)]
+pub struct Heads {
+    source: Source,
+    /// The most that the settings allow in a batch; 0 where they do not say.
+    most: usize,
+}
+
+/// A collection's timestamp, and the number of its live records.
+pub type Head = (Timestamp, Option<u64>);
+
+/// What was answered.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// What the upstream says of each collection, in their order.
+    pub heads: Vec<Result<Head, KintoError>>,
+    /// For how long the upstream was kept busy.
+    pub busy: Duration,
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    responses: Vec<SubAnswer>,
+}
+
+#[derive(Deserialize)]
+struct SubAnswer {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+impl Heads {
+    /// Asks of at most `most` collections in a batch, 0 where it is for the upstream to say.
+    pub fn new(source: Source, most: usize) -> Self {
+        Self { source, most }
+    }
+
+    /// How many collections one question can name.
+    pub fn at_once(&self, description: Option<&Description>) -> usize {
+        let own = if self.most == 0 { MOST } else { self.most };
+        let theirs = description.and_then(Description::batch_max_requests);
+        theirs.map_or(own, |theirs| theirs.min(own))
+    }
+
+    /// What the upstream says of each collection; an error where it says nothing at all.
+    pub async fn ask(&self, keys: &[CollectionKey]) -> Result<Answers, UpstreamError> {
+        let (batches, sender) = (self.source.upstream.batches(), self.source.sender());
+        if keys.len() < 2 || batches.refusal().is_some() {
+            return self.ask_singly(keys).await;
+        }
+        let began = Instant::now();
+        let error = match self.ask_together(keys).await {
+            Ok(heads) => {
+                if sender == BatchSender::Own {
+                    batches.worked();
+                }
+                return Ok(Answers { heads, busy: began.elapsed() });
+            }
+            Err(KintoError::Upstream(error)) if error.is_absent() => return Err(error),
+            Err(error) => error,
+        };
+        let is_no_batch = error.status().is_some_and(|status| batches.answered(status, sender));
+        tracing::debug!(%error, "a batch failed: its collections are asked for one by one");
+        let mut answers = self.ask_singly(keys).await?;
+        answers.busy = began.elapsed().max(answers.busy);
+        let is_nobodys_fault =
+            answers.heads.iter().all(|answer| answer.as_ref().map_or_else(is_answer, |_| true));
+        if !is_no_batch && is_nobodys_fault {
+            batches.failed_alone(&error.to_string());
+        }
+        Ok(answers)
+    }
+
+    async fn ask_together(
+        &self,
+        keys: &[CollectionKey],
+    ) -> Result<Vec<Result<Head, KintoError>>, KintoError> {
+        let path = |key: &CollectionKey| batch_path(&key.records_uri());
+        let requests: Vec<_> = keys.iter().map(|key| json!({"path": path(key)})).collect();
+        let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
+        let answer = self.source.batch(body).await?;
+        KintoError::check(answer.status())?;
+        let batch: Batch = parse(answer.body())?;
+        if batch.responses.len() != keys.len() {
+            return Err(KintoError::Unreadable("another number of answers than questions".to_owned()));
+        }
+        Ok(batch.responses.iter().map(SubAnswer::head).collect())
+    }
+
+    async fn ask_singly(&self, keys: &[CollectionKey]) -> Result<Answers, UpstreamError> {
+        let questions: Vec<_> = keys.iter().map(|key| ask_one(self.source.clone(), key.clone())).collect();
+        let mut asked = stream::iter(questions).buffered(AT_A_TIME);
+        let mut answers = Answers::default();
+        while let Some((head, busy)) = asked.next().await {
+            answers.busy += busy;
+            answers.heads.push(head);
+            if let Some(error) = trouble(&answers.heads, keys.len()) {
+                return Err(error);
+            }
+        }
+        Ok(answers)
+    }
+}
+
+impl SubAnswer {
+    fn head(&self) -> Result<Head, KintoError> {
+        let status = StatusCode::from_u16(self.status)
+            .map_err(|_| KintoError::Unreadable(format!("a sub-answer of status {}", self.status)))?;
+        KintoError::check(status)?;
+        let header = |name: &str| {
+            self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        let timestamp = header("etag")
+            .and_then(|etag| Timestamp::from_etag_text(etag))
+            .ok_or_else(|| KintoError::Unreadable("a list without a timestamp as its ETag".to_owned()))?;
+        Ok((timestamp, header("total-objects").and_then(|total| total.parse().ok())))
+    }
+}
+
+async fn ask_one(source: Source, key: CollectionKey) -> (Result<Head, KintoError>, Duration) {
+    let began = Instant::now();
+    let asked = tokio::time::timeout(PATIENCE, source.head(&key)).await;
+    (asked.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into())), began.elapsed())
+}
+
+/// What is the matter with the upstream, if the questions asked so far show that it is not the collections.
+fn trouble(heads: &[Result<Head, KintoError>], of: usize) -> Option<UpstreamError> {
+    let last = heads.last()?.as_ref().err()?;
+    let is_given_up = of > 1
+        && heads.len() == of.min(GIVE_UP)
+        && heads.iter().all(|head| head.as_ref().is_err_and(|error| !is_answer(error)));
+    (last.is_unsent() || is_given_up).then(|| last.clone().into_failure())
+}
+
+/// Whether the upstream answered, be it that there is no such collection, or that the account may not read it.
+fn is_answer(error: &KintoError) -> bool {
+    matches!(error, KintoError::Absent | KintoError::Refused(_))
+}
