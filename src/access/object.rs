@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::memory::{Answer, Name};
 use super::{Granted, Refusal, Requester, Verdict, question};
@@ -136,13 +136,12 @@ impl Requester {
 
     /// Whether the requester may write a bucket. The upstream is asked each time.
     pub async fn may_write_bucket(&self, bucket: &str) -> Result<Verdict, Error> {
-        let mut headers = self.credentials.headers();
-        headers.insert(IF_MATCH, IMPOSSIBLE);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let json = HeaderValue::from_static("application/json");
+        let headers = HeaderMap::from_iter([(IF_MATCH, IMPOSSIBLE), (CONTENT_TYPE, json)]);
         // Even an upstream that heeds no precondition changes nothing then.
         let body = Bytes::from_static(b"{\"data\":{}}");
         let uri = Object::Bucket(bucket.to_owned()).to_string();
-        let answer = self.upstream().ask_as(Method::PATCH, &uri, headers, body).await?;
+        let answer = self.source().send(Method::PATCH, &uri, headers, body).await?;
         Ok(match answer.status() {
             StatusCode::PRECONDITION_FAILED => GRANTED,
             // The upstream is read-only.

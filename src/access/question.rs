@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode};
+use http::header::{HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -57,7 +57,7 @@ pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Resul
         Object::Bucket(_) => ("groups", "group"),
         Object::Collection(..) => ("records", "record"),
         Object::Group(..) | Object::Record(..) => {
-            let answer = get(requester, &uri).await?;
+            let answer = requester.source().get(&uri).await?;
             return if answer.status() == StatusCode::OK { granted(answer).await } else { refusal(answer) };
         }
     };
@@ -65,14 +65,14 @@ pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Resul
     let together = both(requester, [&uri, &absent]).await?;
     let (shown, absence) = match together {
         Some((shown, absence)) => (shown, Some(absence)),
-        None => (get(requester, &uri).await?, None),
+        None => (requester.source().get(&uri).await?, None),
     };
     if shown.status() != StatusCode::OK {
         return refusal(shown);
     }
     let absence = match absence {
         Some(absence) => absence,
-        None => get(requester, &absent).await?,
+        None => requester.source().get(&absent).await?,
     };
     if is_absence(absence.status(), absence.body(), kind) { granted(shown).await } else { refusal(absence) }
 }
@@ -114,9 +114,7 @@ async fn both(
     }
     let requests = paths.map(|path| json!({"path": batch_path(path)}));
     let body = json!({"defaults": {"method": "GET"}, "requests": requests}).to_string();
-    let mut headers = requester.credentials.headers();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let answer = requester.upstream().ask_as(Method::POST, "/batch", headers, body.into()).await?;
+    let answer = requester.source().batch(body).await?;
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
@@ -148,8 +146,4 @@ fn single(answer: &SubAnswer<'_>) -> Option<Response<Bytes>> {
     });
     *single.headers_mut() = pairs.collect();
     Some(single)
-}
-
-async fn get(requester: &Requester, path: &str) -> Result<Response<Bytes>, UpstreamError> {
-    requester.upstream().ask_as(Method::GET, path, requester.credentials.headers(), Bytes::new()).await
 }

@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, StatusCode};
-use serde::Deserialize;
-
 use super::memory::Name;
 use super::{Access, Credentials, EVERYBODY, Identity, Permissions};
 use crate::error::Error;
 use crate::kinto::{DEFAULT_BUCKET, RequestPath};
 use crate::upstream::kinto::Source;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Description, Upstream, UpstreamError};
 
 /// Somebody who asks, and the connections on which the upstream is asked about them.
 #[derive(Debug, Clone)]
@@ -19,19 +15,6 @@ pub struct Requester {
     pub(super) access: Access,
     /// Who they claim to be.
     pub credentials: Credentials,
-}
-
-#[derive(Deserialize)]
-struct Root {
-    user: Option<RootUser>,
-}
-
-#[derive(Deserialize)]
-struct RootUser {
-    id: Option<String>,
-    #[serde(default)]
-    principals: Vec<String>,
-    bucket: Option<String>,
 }
 
 impl Requester {
@@ -110,16 +93,11 @@ impl Requester {
 }
 
 async fn ask_for_identity(requester: &Requester) -> Result<Identity, UpstreamError> {
-    let answer =
-        requester.upstream().ask_as(Method::GET, "/", requester.credentials.headers(), Bytes::new()).await?;
-    if answer.status() != StatusCode::OK {
-        return Err(UpstreamError::of_status(answer.status(), "the root view"));
-    }
-    let root: Root = serde_json::from_slice(answer.body())
-        .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
-    Ok(root.user.map_or_else(Identity::default, |user| Identity {
+    let root = Description::read(&requester.source().get("/").await?)?;
+    let user = root.user.unwrap_or_default();
+    Ok(Identity {
         default_bucket: user.bucket.filter(|_| user.id.is_some()).map(Into::into),
         user_id: user.id,
         principals: user.principals,
-    }))
+    })
 }

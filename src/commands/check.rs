@@ -5,10 +5,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::process::ExitCode;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
-use serde_json::Value;
-
 mod machine;
 mod pace;
 mod report;
@@ -20,7 +16,7 @@ use crate::kinto::CollectionKey;
 use crate::settings::{ChangesMode, HistoryMode, JournalUrl, Settings};
 use crate::timeline::resources::Resources;
 use crate::upstream::kinto::KintoError;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Description, Upstream, UpstreamError};
 use pace::Pace;
 use report::{Finding, Report};
 
@@ -55,17 +51,12 @@ pub fn run(settings: &Settings, check: Check) -> io::Result<ExitCode> {
 
 /// Looks at everything that the sidecar needs of its upstream.
 async fn look(report: &mut Report, settings: &Settings, upstream: &Upstream) {
-    let answer = match upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await {
-        Ok(answer) => answer,
+    let root = match upstream.described().await {
+        Ok(root) => root,
+        Err(error @ (UpstreamError::Unexpected(_) | UpstreamError::Unavailable)) => {
+            return report.add(Finding::problem(format!("{}: {error}", settings.upstream), API_ROOT));
+        }
         Err(error) => return report.add(unreachable(settings, &error)),
-    };
-    if answer.status() != StatusCode::OK {
-        let what = format!("{} answers {} where Kinto answers 200", settings.upstream, answer.status());
-        return report.add(Finding::problem(what, API_ROOT));
-    }
-    let Ok(root) = serde_json::from_slice::<Value>(answer.body()) else {
-        let what = format!("{} answers something else than Kinto does", settings.upstream);
-        return report.add(Finding::problem(what, API_ROOT));
     };
     describe(report, settings, &root);
     if let Some(complaint) = upstream.clock_ahead().and_then(Complaint::of_clock) {
@@ -88,18 +79,12 @@ fn unreachable(settings: &Settings, error: &UpstreamError) -> Finding {
     Finding::problem(error.to_string(), format!("is Kinto running at {}?", settings.upstream))
 }
 
-fn describe(report: &mut Report, settings: &Settings, root: &Value) {
-    let text = |name: &str| root.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
-    report.say("Kinto", format!("{} (API {})", text("project_version"), text("http_api_version")));
-    let capabilities: Vec<&str> = root
-        .get("capabilities")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .map(|(name, _)| &**name)
-        .collect();
+fn describe(report: &mut Report, settings: &Settings, root: &Description) {
+    let text = |version: &Option<String>| version.clone().unwrap_or("?".to_owned());
+    report.say("Kinto", format!("{} (API {})", text(&root.project_version), text(&root.http_api_version)));
+    let capabilities: Vec<&str> = root.capabilities.keys().map(|name| &**name).collect();
     report.say("capabilities", capabilities.join(", "));
-    let user = root.get("user").and_then(|user| user.get("id")).and_then(Value::as_str);
+    let user = root.user_id();
     match (user, &settings.auth) {
         (Some(user), _) => report.say("account", user),
         (None, None) => report.say("account", "none: the sidecar reads as anyone does"),
@@ -108,8 +93,7 @@ fn describe(report: &mut Report, settings: &Settings, root: &Value) {
 }
 
 /// Plugins that do in the upstream what the sidecar does, too.
-fn both_sides(report: &mut Report, settings: &Settings, root: &Value) {
-    let has = |name: &str| root.pointer("/capabilities").is_some_and(|all| all.get(name).is_some());
+fn both_sides(report: &mut Report, settings: &Settings, root: &Description) {
     let both = |what: &str, plugin: &str, setting: &str| {
         Finding::warning(Complaint {
             what: format!("the upstream's {what} plugin and the sidecar do the same"),
@@ -118,17 +102,16 @@ fn both_sides(report: &mut Report, settings: &Settings, root: &Value) {
             ),
         })
     };
-    if settings.changes_mode == ChangesMode::Auto && has("changes") {
+    if settings.changes_mode == ChangesMode::Auto && root.has("changes") {
         report.add(both("changes", "kinto_changes", "sidecar.changes"));
     }
-    if settings.history_mode == HistoryMode::Journal && has("history") {
+    if settings.history_mode == HistoryMode::Journal && root.has("history") {
         report.add(both("history", "kinto.plugins.history", "sidecar.history"));
     }
 }
 
 /// Who keeps the history, and whether its journal can be used; whether the sidecar does.
-async fn history(report: &mut Report, settings: &Settings, root: &Value) -> bool {
-    let has_plugin = root.get("capabilities").is_some_and(|all| all.get("history").is_some());
+async fn history(report: &mut Report, settings: &Settings, root: &Description) -> bool {
     match settings.history_mode {
         HistoryMode::Off => {
             report.say("history", "forwarded like any other path");
@@ -138,7 +121,7 @@ async fn history(report: &mut Report, settings: &Settings, root: &Value) -> bool
             report.say("history", "the upstream's own");
             return false;
         }
-        HistoryMode::Auto if has_plugin => {
+        HistoryMode::Auto if root.has("history") => {
             report.say("history", "the upstream's own, which it announces");
             return false;
         }

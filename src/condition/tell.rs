@@ -47,7 +47,7 @@ async fn started(app: &App, upstream: &Upstream, listens: &str) {
     let (kinto, account) = match &described {
         Some(Ok(root)) => {
             let account = root.user_id().unwrap_or("nobody");
-            (root.version().unwrap_or("no Kinto").to_owned(), account.to_owned())
+            (root.project_version.clone().unwrap_or("no Kinto".to_owned()), account.to_owned())
         }
         Some(Err(error)) => (format!("not known: {error}"), "not known".to_owned()),
         None => ("not asked".to_owned(), "not asked".to_owned()),

@@ -9,8 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -136,10 +135,9 @@ async fn named(
     name: &str,
 ) -> Result<Option<Value>, Error> {
     let asked = async |path: &str| {
-        let mut answer = core.upstream.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?;
+        let mut answer = core.access.source().get(path).await?;
         if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            let headers = requester.credentials.headers();
-            answer = core.upstream.ask_as(Method::GET, path, headers, Bytes::new()).await?;
+            answer = requester.source().get(path).await?;
         }
         if answer.status().is_server_error() {
             return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters").into());

@@ -80,10 +80,10 @@ pub async fn make(core: &Core, uri: &str, requester: &Requester) -> Result<http:
     let app = &core.app;
     let own = requester.identity().await?.default_bucket;
     let path = RequestPath::of_uri(uri);
-    let credentials = &requester.credentials;
-    let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials.clone(), own.clone());
+    let credentials = requester.credentials.clone();
+    let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own.clone());
     let passing = app.writes.begin([read]).await?;
-    let answer = core.upstream.ask_as(Method::GET, uri, credentials.headers(), Bytes::new()).await?;
+    let answer = requester.source().get(uri).await?;
     if let Some(own) = own.filter(|_| answer.status().is_success()) {
         app.access.invalidate_bucket(&own);
     }

@@ -4,9 +4,6 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
-use serde::Deserialize;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, timeout_at};
 
@@ -14,7 +11,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::journal::{Journal, JournalError};
 use crate::settings::{HistoryMode, HistorySettings, JournalUrl, Settings};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::Upstream;
 
 /// How long a journal that cannot be opened is left alone.
 const BETWEEN_OPENINGS: Duration = Duration::from_secs(1);
@@ -39,11 +36,6 @@ pub struct Keeper {
     is_away: AtomicBool,
     /// Whether the upstream keeps the history itself, once it said so.
     upstreams: OnceLock<bool>,
-}
-
-#[derive(Deserialize)]
-struct Root {
-    capabilities: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Keeper {
@@ -135,13 +127,8 @@ impl Keeper {
         if let Some(known) = self.upstreams.get() {
             return Ok(*known);
         }
-        let answer = upstream.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(Error::Unavailable { retry_after: None });
-        }
-        let root: Root = serde_json::from_slice(answer.body())
-            .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))?;
-        Ok(*self.upstreams.get_or_init(|| root.capabilities.contains_key("history")))
+        let description = upstream.described().await?;
+        Ok(*self.upstreams.get_or_init(|| description.has("history")))
     }
 }
 

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 mod ask;
 mod behalf;
 mod error;
-pub mod heads;
 mod order;
 mod run;
 mod sweep;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -19,19 +19,28 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// What the upstream says of itself.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Description {
-    #[serde(default)]
-    capabilities: BTreeMap<String, Value>,
+    /// Its plugins, by name.
+    pub capabilities: BTreeMap<String, Value>,
     #[serde(default)]
     settings: BTreeMap<String, Value>,
-    project_version: Option<String>,
-    http_api_version: Option<String>,
-    user: Option<User>,
+    /// Its version.
+    pub project_version: Option<String>,
+    /// The version of its API.
+    pub http_api_version: Option<String>,
+    /// Whom it takes the one who asks for.
+    pub user: Option<User>,
 }
 
-/// Whom the upstream takes the service account for.
-#[derive(Debug, Clone, Deserialize)]
-struct User {
-    id: String,
+/// Whom the upstream takes somebody for.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct User {
+    /// The user id.
+    pub id: Option<String>,
+    /// Their principals.
+    #[serde(default)]
+    pub principals: Vec<String>,
+    /// The bucket that they know as `default`.
+    pub bucket: Option<String>,
 }
 
 /// The last description, and the asking for it; one for all threads.
@@ -43,6 +52,15 @@ pub(super) struct Described {
 }
 
 impl Description {
+    /// Reads an answer to `GET /v1/`.
+    pub fn read(answer: &Response<Bytes>) -> Result<Self, UpstreamError> {
+        if answer.status() != StatusCode::OK {
+            return Err(UpstreamError::of_status(answer.status(), "the root view"));
+        }
+        serde_json::from_slice(answer.body())
+            .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))
+    }
+
     /// Whether it has a plugin.
     pub fn has(&self, capability: &str) -> bool {
         self.capabilities.contains_key(capability)
@@ -58,14 +76,9 @@ impl Description {
         self.http_api_version.is_some()
     }
 
-    /// Its version.
-    pub fn version(&self) -> Option<&str> {
-        self.project_version.as_deref()
-    }
-
-    /// Whom it takes the service account for; `None` for nobody.
+    /// The user id of the one who asks; `None` for nobody.
     pub fn user_id(&self) -> Option<&str> {
-        self.user.as_ref().map(|user| &*user.id)
+        self.user.as_ref()?.id.as_deref()
     }
 
     /// The most requests that it takes in a batch; `None` where it does not say, and for any number.
@@ -95,7 +108,8 @@ impl Upstream {
         if let Some(description) = described.fresh() {
             return Ok(description);
         }
-        match self.ask_description().await {
+        let answer = self.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await;
+        match answer.and_then(|answer| Description::read(&answer)) {
             Ok(description) => {
                 let description = Arc::new(description);
                 described.known.store(Some(Arc::new((Instant::now(), Arc::clone(&description)))));
@@ -103,15 +117,6 @@ impl Upstream {
             }
             Err(error) => described.known.load().as_ref().map(|known| Arc::clone(&known.1)).ok_or(error),
         }
-    }
-
-    async fn ask_description(&self) -> Result<Description, UpstreamError> {
-        let answer = self.ask(Method::GET, "/", HeaderMap::new(), Bytes::new()).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(UpstreamError::of_status(answer.status(), "GET /"));
-        }
-        serde_json::from_slice(answer.body())
-            .map_err(|error| UpstreamError::Unexpected(format!("the root view: {error}").into()))
     }
 }
 

@@ -12,9 +12,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::kinto::{CollectionKey, Timestamp, is_absence, segment, selector};
-use crate::upstream::{Suspense, Upstream, UpstreamError};
+use crate::upstream::{BatchSender, Suspense, Upstream, UpstreamError};
 
 mod error;
+pub mod heads;
 mod pages;
 
 pub use error::KintoError;
@@ -74,6 +75,11 @@ impl Source {
         Self { upstream, credentials: Some(credentials), suspense: None }
     }
 
+    /// In whose name it asks.
+    pub(super) fn sender(&self) -> BatchSender {
+        if self.credentials.is_none() { BatchSender::Own } else { BatchSender::Requester }
+    }
+
     /// Whether the upstream fails at present.
     pub fn fails(&self) -> bool {
         self.upstream.outage().lasts().is_some()
@@ -109,9 +115,14 @@ impl Source {
         Ok((!is_known).then_some(Metadata { json, last_modified: stamp.last_modified }))
     }
 
+    /// Reads what is at a path, whatever the upstream answers.
+    pub async fn get(&self, path: &str) -> Result<Response<Bytes>, UpstreamError> {
+        self.ask(Method::GET, path, HeaderMap::new()).await
+    }
+
     /// Reads one object with its permissions, as the upstream shows it.
     pub async fn object(&self, uri: &str) -> Result<Bytes, KintoError> {
-        let answer = self.ask(Method::GET, uri, HeaderMap::new()).await?;
+        let answer = self.get(uri).await?;
         KintoError::check(answer.status())?;
         Ok(answer.into_body())
     }
@@ -197,7 +208,7 @@ impl Source {
     /// is shown, but that something is not there Kinto says only to those who may read all that is.
     pub async fn lacks_some(&self, list: &str, kind: &str) -> Result<Option<StatusCode>, KintoError> {
         let absent = format!("{list}/{}", uuid::Uuid::new_v4());
-        let answer = self.ask(Method::GET, &absent, HeaderMap::new()).await?;
+        let answer = self.get(&absent).await?;
         let status = answer.status();
         let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         Ok((is_refused && !is_absence(status, answer.body(), kind)).then_some(status))
@@ -218,7 +229,8 @@ impl Source {
         self.send(method, path, headers, Bytes::new()).await
     }
 
-    async fn send(
+    /// Asks for anything.
+    pub async fn send(
         &self,
         method: Method,
         path: &str,

@@ -10,9 +10,9 @@ use crate::complaint::Complaint;
 use crate::kinto::{CollectionKey, segment};
 use crate::settings::Settings;
 use crate::timeline::budget::rest;
-use crate::timeline::poll::heads::Heads;
 use crate::timeline::resources::Resources;
 use crate::upstream::Upstream;
+use crate::upstream::kinto::heads::Heads;
 use crate::upstream::kinto::{KintoError, Source};
 
 /// What was measured.
@@ -69,7 +69,7 @@ impl<'a> Pace<'a> {
         is_monitored: impl Fn(&CollectionKey) -> bool,
         is_named: impl Fn(&CollectionKey) -> bool,
     ) {
-        let heads = Heads::new(self.upstream.clone(), self.settings.kinto.batch_max_requests);
+        let heads = Heads::new(self.source(), self.settings.kinto.batch_max_requests);
         let description = self.upstream.described().await.ok();
         for keys in keys.chunks(heads.at_once(description.as_deref())) {
             let answers = match heads.ask(keys).await {

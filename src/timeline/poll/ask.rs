@@ -15,12 +15,12 @@ use tokio::time::Instant;
 mod plugins;
 
 use super::error::PollError;
-use super::heads::Heads;
 use super::order::{self, Due};
 use super::unreadable::Unreadable;
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
+use crate::upstream::kinto::heads::Heads;
 use crate::upstream::kinto::{KintoError, Source};
 use crate::upstream::{Description, Upstream};
 
@@ -93,7 +93,7 @@ impl Asker {
     ) -> Self {
         Self {
             timeline,
-            heads: Heads::new(upstream.clone(), most),
+            heads: Heads::new(Source::new(upstream.clone()), most),
             source: Source::new(upstream.clone()),
             upstream,
             overlap,

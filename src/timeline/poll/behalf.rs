@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::heads::Heads;
 use super::{PollError, Poller};
 use crate::access::Requester;
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::collection_list::CollectionList;
 use crate::upstream::kinto::KintoError;
+use crate::upstream::kinto::heads::Heads;
 
 impl Poller {
     /// Reads a list of a bucket's collections with somebody's credentials; it is nobody else's, and not kept up.
@@ -23,7 +23,7 @@ impl Poller {
             ids => ids?,
         };
         let keys: Vec<_> = ids.iter().map(|id| CollectionKey::new(bucket, id)).collect();
-        let heads = Heads::on_behalf(upstream.clone(), requester.credentials.headers(), self.most);
+        let heads = Heads::new(source, self.most);
         let at_once = heads.at_once(upstream.described().await.ok().as_deref());
         let mut entries: Vec<(Timestamp, CollectionKey)> = Vec::new();
         for keys in keys.chunks(at_once) {

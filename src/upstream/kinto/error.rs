@@ -58,12 +58,12 @@ impl KintoError {
         }
     }
 
-    /// Whether the upstream has something against the question itself.
-    pub fn is_clients(&self) -> bool {
+    /// The status of Kinto's answer, where it is an error.
+    pub fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Absent | Self::Refused(_) => true,
-            Self::Status(status) => status.is_client_error(),
-            _ => false,
+            Self::Absent => Some(StatusCode::NOT_FOUND),
+            Self::Refused(status) | Self::Status(status) => Some(*status),
+            _ => None,
         }
     }
 

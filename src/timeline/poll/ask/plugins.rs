@@ -102,7 +102,7 @@ impl Asker {
             let page = match pages.next().await {
                 Ok(Some(page)) => page,
                 Ok(None) => break,
-                Err(error) if error.is_clients() => {
+                Err(error) if error.status().is_some_and(|status| status.is_client_error()) => {
                     self.histories.remove(bucket);
                     return Ok(());
                 }
