@@ -8,47 +8,18 @@
 //!
 //! It is never asked below `/buckets/default`, where asking makes what is asked for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
-use http::{Response, StatusCode};
-use serde::Deserialize;
-use serde_json::json;
-use serde_json::value::RawValue;
+use http::{Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::{Granted, Refusal, Requester, Verdict};
 use crate::aside;
 use crate::journal::Object;
-use crate::kinto::{Timestamp, batch_path, is_absence};
+use crate::kinto::is_absence;
+use crate::upstream::kinto::{KintoError, answers_of_batch, last_modified};
 use crate::upstream::{BatchSender, UpstreamError};
-
-#[derive(Deserialize)]
-struct Shown {
-    data: ShownData,
-}
-
-#[derive(Deserialize)]
-struct ShownData {
-    last_modified: Timestamp,
-}
-
-#[derive(Deserialize)]
-struct Batch<'b> {
-    #[serde(borrow)]
-    responses: Vec<SubAnswer<'b>>,
-}
-
-#[derive(Deserialize)]
-struct SubAnswer<'b> {
-    status: u16,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    #[serde(borrow, default)]
-    body: Option<&'b RawValue>,
-}
 
 /// Asks for an object, and for something in it that nobody has.
 pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Result<Verdict, UpstreamError> {
@@ -62,17 +33,18 @@ pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Resul
         }
     };
     let absent = format!("{uri}/{list}/{}", Uuid::new_v4());
-    let together = both(requester, [&uri, &absent]).await?;
-    let (shown, absence) = match together {
+    let paths = [uri, absent];
+    let [uri, absent] = &paths;
+    let (shown, absence) = match both(requester, &paths).await? {
         Some((shown, absence)) => (shown, Some(absence)),
-        None => (requester.source().get(&uri).await?, None),
+        None => (requester.source().get(uri).await?, None),
     };
     if shown.status() != StatusCode::OK {
         return refusal(shown);
     }
     let absence = match absence {
         Some(absence) => absence,
-        None => requester.source().get(&absent).await?,
+        None => requester.source().get(absent).await?,
     };
     if is_absence(absence.status(), absence.body(), kind) { granted(shown).await } else { refusal(absence) }
 }
@@ -91,8 +63,8 @@ pub(super) fn refusal(answer: Response<Bytes>) -> Result<Verdict, UpstreamError>
 }
 
 async fn granted(shown: Response<Bytes>) -> Result<Verdict, UpstreamError> {
-    let shown = read(shown.into_body(), |body| serde_json::from_slice::<Shown>(body).ok()).await?;
-    Ok(Verdict::Granted(Granted { metadata: shown.map(|shown| shown.data.last_modified), stale: false }))
+    let metadata = read(shown.into_body(), last_modified).await?;
+    Ok(Verdict::Granted(Granted { metadata, stale: false }))
 }
 
 /// Reads an answer. How large an object is, is up to who writes it.
@@ -107,14 +79,12 @@ async fn read<T: Send + 'static>(
 /// Asks for both at once; `None` where the upstream takes no batch.
 async fn both(
     requester: &Requester,
-    paths: [&str; 2],
+    paths: &[String; 2],
 ) -> Result<Option<(Response<Bytes>, Response<Bytes>)>, UpstreamError> {
     if requester.upstream().batches().refusal().is_some() {
         return Ok(None);
     }
-    let requests = paths.map(|path| json!({"path": batch_path(path)}));
-    let body = json!({"defaults": {"method": "GET"}, "requests": requests}).to_string();
-    let answer = requester.source().batch(body).await?;
+    let answer = requester.source().batch(&Method::GET, paths).await?;
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
@@ -125,25 +95,7 @@ async fn both(
             return Ok(None);
         }
     }
-    let answers = read(answer.into_body(), two_of_batch).await?;
-    answers.map(Some).ok_or_else(|| UpstreamError::Unexpected("an answer to a batch that is none".into()))
-}
-
-fn two_of_batch(body: &[u8]) -> Option<(Response<Bytes>, Response<Bytes>)> {
-    let batch: Batch<'_> = serde_json::from_slice(body).ok()?;
-    let [shown, absence] = &*batch.responses else { return None };
-    Some((single(shown)?, single(absence)?))
-}
-
-/// A sub-answer as the answer that it would be by itself.
-fn single(answer: &SubAnswer<'_>) -> Option<Response<Bytes>> {
-    let body = answer.body.map_or_else(Bytes::new, |body| Bytes::copy_from_slice(body.get().as_bytes()));
-    let mut single = Response::new(body);
-    *single.status_mut() = StatusCode::from_u16(answer.status).ok()?;
-    let pairs = answer.headers.iter();
-    let pairs = pairs.filter_map(|(name, value)| {
-        Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
-    });
-    *single.headers_mut() = pairs.collect();
-    Some(single)
+    let answers = read(answer.into_body(), |body| answers_of_batch(body, 2)).await?;
+    let mut answers = answers.map_err(KintoError::into_failure)?.into_iter();
+    Ok(answers.next().zip(answers.next()))
 }

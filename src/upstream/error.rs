@@ -52,7 +52,7 @@ impl UpstreamError {
     pub(crate) fn of_status(status: StatusCode, what: &str) -> Self {
         match status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Self::Unavailable,
-            status => Self::Unexpected(format!("{status} for {what}").into()),
+            status => Self::Unexpected(format!("it answers {status} for {what}").into()),
         }
     }
 

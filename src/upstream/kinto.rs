@@ -7,17 +7,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::kinto::{CollectionKey, Timestamp, is_absence, segment, selector};
 use crate::upstream::{BatchSender, Suspense, Upstream, UpstreamError};
 
+mod batch;
 mod error;
 pub mod heads;
 mod pages;
 
+pub use batch::answers_of_batch;
 pub use error::KintoError;
 pub use pages::{NewRow, Page, Pages};
 
@@ -143,22 +145,7 @@ impl Source {
     /// Asks a list, at this path and query, about itself.
     pub async fn census(&self, list: &str) -> Result<Census, KintoError> {
         let answer = self.ask(Method::HEAD, list, HeaderMap::new()).await?;
-        KintoError::check(answer.status())?;
-        let headers = answer.headers();
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let date = text("date").and_then(|date| httpdate::parse_http_date(date).ok());
-        Ok(Census {
-            timestamp: timestamp(headers)?,
-            total: text("total-objects").and_then(|total| total.parse().ok()),
-            date: date.and_then(Timestamp::of),
-        })
-    }
-
-    /// Asks several things in one batch.
-    pub async fn batch(&self, body: String) -> Result<Response<Bytes>, UpstreamError> {
-        let json = HeaderValue::from_static("application/json");
-        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, json)]);
-        self.send(Method::POST, "/batch", headers, body.into()).await
+        Census::of(&answer)
     }
 
     /// The greatest `_since` that the upstream takes, on the safe side.
@@ -249,6 +236,26 @@ impl Source {
         }
         answer
     }
+}
+
+impl Census {
+    /// What an answer to a `HEAD` says.
+    fn of(answer: &Response<Bytes>) -> Result<Self, KintoError> {
+        KintoError::check(answer.status())?;
+        let headers = answer.headers();
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let date = text("date").and_then(|date| httpdate::parse_http_date(date).ok());
+        Ok(Self {
+            timestamp: timestamp(headers)?,
+            total: text("total-objects").and_then(|total| total.parse().ok()),
+            date: date.and_then(Timestamp::of),
+        })
+    }
+}
+
+/// The timestamp of an object, as an answer shows it.
+pub fn last_modified(body: &[u8]) -> Option<Timestamp> {
+    parse::<Data<Stamp>>(body).ok().map(|object| object.data.last_modified)
 }
 
 /// Ids as the value of an `in_id`.

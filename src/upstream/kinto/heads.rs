@@ -4,17 +4,14 @@
 //! itself, a few at a time. A batch that fails as a whole is asked again one by one, so that a collection on which the
 //! upstream chokes costs nobody else anything.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use http::StatusCode;
-use serde::Deserialize;
-use serde_json::json;
+use http::Method;
 use tokio::time::Instant;
 
-use super::{KintoError, Source, parse};
-use crate::kinto::{CollectionKey, Timestamp, batch_path};
+use super::{Census, KintoError, Source, answers_of_batch};
+use crate::kinto::{CollectionKey, Timestamp};
 use crate::upstream::{BatchSender, Description, UpstreamError};
 
 /// How many collections are asked for in a batch where nobody says how many it may hold.
@@ -47,18 +44,6 @@ pub struct Answers {
     pub heads: Vec<Result<Head, KintoError>>,
     /// For how long the upstream was kept busy.
     pub busy: Duration,
-}
-
-#[derive(Deserialize)]
-struct Batch {
-    responses: Vec<SubAnswer>,
-}
-
-#[derive(Deserialize)]
-struct SubAnswer {
-    status: u16,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
 }
 
 impl Heads {
@@ -107,16 +92,11 @@ impl Heads {
         &self,
         keys: &[CollectionKey],
     ) -> Result<Vec<Result<Head, KintoError>>, KintoError> {
-        let path = |key: &CollectionKey| batch_path(&key.records_uri());
-        let requests: Vec<_> = keys.iter().map(|key| json!({"path": path(key)})).collect();
-        let body = json!({"defaults": {"method": "HEAD"}, "requests": requests}).to_string();
-        let answer = self.source.batch(body).await?;
+        let paths: Vec<String> = keys.iter().map(CollectionKey::records_uri).collect();
+        let answer = self.source.batch(&Method::HEAD, &paths).await?;
         KintoError::check(answer.status())?;
-        let batch: Batch = parse(answer.body())?;
-        if batch.responses.len() != keys.len() {
-            return Err(KintoError::Unreadable("another number of answers than questions".to_owned()));
-        }
-        Ok(batch.responses.iter().map(SubAnswer::head).collect())
+        let head = |answer| Census::of(answer).map(|census| (census.timestamp, census.total));
+        Ok(answers_of_batch(answer.body(), keys.len())?.iter().map(head).collect())
     }
 
     async fn ask_singly(&self, keys: &[CollectionKey]) -> Result<Answers, UpstreamError> {
@@ -131,21 +111,6 @@ impl Heads {
             }
         }
         Ok(answers)
-    }
-}
-
-impl SubAnswer {
-    fn head(&self) -> Result<Head, KintoError> {
-        let status = StatusCode::from_u16(self.status)
-            .map_err(|_| KintoError::Unreadable(format!("a sub-answer of status {}", self.status)))?;
-        KintoError::check(status)?;
-        let header = |name: &str| {
-            self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-        };
-        let timestamp = header("etag")
-            .and_then(|etag| Timestamp::from_etag_text(etag))
-            .ok_or_else(|| KintoError::Unreadable("a list without a timestamp as its ETag".to_owned()))?;
-        Ok((timestamp, header("total-objects").and_then(|total| total.parse().ok())))
     }
 }
 
