@@ -20,6 +20,8 @@ use crate::purge::Purger;
 use crate::remote_settings::attachments::Attachments;
 use crate::remote_settings::bundles::Bundles;
 use crate::remote_settings::public::Public;
+use crate::remote_settings::published::keep_verified;
+use crate::remote_settings::signatures::Signatures;
 use crate::settings::{ChangesMode, Settings};
 use crate::timeline::broadcast::Broadcasts;
 use crate::timeline::budget::Budget;
@@ -55,6 +57,8 @@ pub struct App {
     pub public: Public,
     /// Where attachments are.
     pub attachments: Arc<Attachments>,
+    /// Whether changesets verify.
+    pub signatures: Arc<Signatures>,
     /// Many changesets, or attachments, in one file each.
     pub bundles: Arc<Bundles>,
     /// What the next process begins with.
@@ -149,8 +153,13 @@ impl App {
             phase.clone(),
         );
         let attachments = Arc::new(Attachments::new(&settings));
+        let signatures = Arc::new(Signatures::new(&settings, Arc::clone(&attachments)));
+        if signatures.is_on() {
+            background.spawn(keep_verified(mirrors.clone(), signatures.clone(), timeline.clone()));
+        }
         Arc::new(Self {
             bundles: Arc::new(Bundles::new(&settings, background.clone(), Arc::clone(&attachments))),
+            signatures,
             attachments,
             buffers: Buffers::new(settings.limits.buffered_bytes),
             loans: Loans::new(settings.limits.buffered_bytes),

@@ -18,6 +18,9 @@ pub mod moving {}
 #[doc = include_str!("chapters/operating.md")]
 pub mod operating {}
 
+#[doc = include_str!("chapters/remote_settings.md")]
+pub mod remote_settings {}
+
 #[doc = include_str!("chapters/security.md")]
 pub mod security {}
 

@@ -45,6 +45,24 @@ impl Complaint {
         }
     }
 
+    /// A changeset does not verify, for that reason.
+    pub fn of_signature(key: &CollectionKey, error: &str) -> Self {
+        Self {
+            what: format!("the changeset of {} does not verify: {error}", key.uri()),
+            mend: "have it signed anew; until then the last one that verified is published, where it is still kept"
+                .to_owned(),
+        }
+    }
+
+    /// The chain of certificates that signatures stand on ends soon, or has ended.
+    pub fn of_signature_chain(end: SystemTime, now: SystemTime) -> Option<Self> {
+        let left = end.duration_since(now).unwrap_or_default();
+        (left < SOON).then(|| Self {
+            what: format!("the certificates of signatures end on {}", httpdate::fmt_http_date(end)),
+            mend: "have collections signed with a new chain".to_owned(),
+        })
+    }
+
     /// The settings name a bucket that is not there.
     pub fn no_bucket(bucket: &str) -> Self {
         Self::missing(&bucket_uri(bucket))

@@ -86,6 +86,7 @@ impl Condition {
             missing: missing.len(),
         };
         why.extend(unreadable.into_iter().chain(missing));
+        why.extend(app.signatures.complaints());
         why.extend(of_machine(app, upstream));
         let is_listed = monitored.loaded || app.timeline.revived().is_some();
         let is_warm = is_listed && monitored.collections > 0 || app.mirrors.is_warm();

@@ -69,6 +69,8 @@ pub struct Mirrors {
 pub struct Mirror {
     clock: Arc<Clock>,
     state: ArcSwapOption<State>,
+    /// The last content whose signature was found good.
+    good: ArcSwapOption<State>,
     /// Held while the upstream is asked.
     gate: Arc<tokio::sync::Mutex<()>>,
     suspense: Arc<Suspense>,
@@ -107,6 +109,8 @@ pub struct State {
     is_revived: bool,
     /// A changeset of it up to its first change, once it was asked for.
     opening: OnceLock<Bytes>,
+    /// Whether its signature is good, once that was looked at.
+    pub verified: OnceLock<bool>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
     pub variants: Variants<(Option<Selection>, Option<usize>)>,
     /// What its readers are lent.
@@ -341,6 +345,7 @@ impl Mirrors {
             changed,
             opening: OnceLock::new(),
             is_revived: false,
+            verified: same.map(|before| before.verified.clone()).unwrap_or_default(),
             variants: Variants::default(),
         });
         if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
@@ -369,6 +374,7 @@ impl Mirror {
         Self {
             clock,
             state: ArcSwapOption::empty(),
+            good: ArcSwapOption::empty(),
             gate: Arc::default(),
             suspense: Arc::default(),
             past: Mutex::default(),
@@ -384,7 +390,23 @@ impl Mirror {
 
     /// The bytes that it takes.
     pub fn bytes(&self) -> usize {
-        self.state().map_or(1024, |state| state.content.weight() + state.variants.bytes())
+        let weight = |state: Arc<State>| state.content.weight() + state.variants.bytes();
+        let state = self.state();
+        let is_present = |good: &Arc<State>| state.as_ref().is_some_and(|state| Arc::ptr_eq(state, good));
+        let good = self.good().filter(|good| !is_present(good)).map_or(0, weight);
+        state.map_or(1024, weight) + good
+    }
+
+    /// The last content whose signature was found good.
+    pub fn good(&self) -> Option<Arc<State>> {
+        self.good.load_full()
+    }
+
+    /// The signature of this content is good.
+    pub fn set_good(&self, state: &Arc<State>) {
+        if !self.good.load().as_ref().is_some_and(|good| Arc::ptr_eq(good, state)) {
+            self.good.store(Some(Arc::clone(state)));
+        }
     }
 
     /// What is kept, however old.

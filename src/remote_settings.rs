@@ -4,3 +4,4 @@ pub mod attachments;
 pub mod bundles;
 pub mod public;
 pub mod published;
+pub mod signatures;

@@ -88,6 +88,7 @@ impl Readable<'_> {
             Err(KintoError::Oversize) => return streamed::answer(self, false).await,
             Err(error) => return Err(error.into()),
         };
+        let (state, _) = app.signatures.publishable(&mirror, state).await;
         let freshness = if self.granted.stale { Freshness::Stale } else { freshness };
         MirroredChangeset { asked: self, state: &state }.respond(request, freshness).await
     }

@@ -26,7 +26,7 @@ const COUNTERS: [(&str, &str); 8] = [
 /// A counter with a label: the label's name, and the values that it has.
 type Labelled = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const LABELLED: [Labelled; 4] = [
+const LABELLED: [Labelled; 5] = [
     (
         "kinto_sidecar_permission_questions_total",
         "Questions to the upstream whether somebody may read something, by its answer.",
@@ -46,6 +46,12 @@ const LABELLED: [Labelled; 4] = [
         &["ok", "failed"],
     ),
     (
+        "kinto_sidecar_signatures_total",
+        "Changesets whose signatures were looked at, by how these were found.",
+        "outcome",
+        &["good", "bad", "unknown"],
+    ),
+    (
         "kinto_sidecar_purges_total",
         "Caches told of a change, by how that went.",
         "outcome",
@@ -61,6 +67,11 @@ pub fn describe() {
     }
     // Nothing was learned yet whose age there could be.
     describe_gauge!("kinto_sidecar_timestamps_age_seconds", "Age of the oldest of the polled timestamps.");
+    // No chain was looked at yet.
+    describe_gauge!(
+        "kinto_sidecar_signature_chain_expiration_timestamp_seconds",
+        "When the first of the chains ends that signatures of changesets stand on."
+    );
     describe_gauge!(
         "kinto_sidecar_clock_ahead_seconds",
         "How far this machine's clock is ahead of the upstream's."

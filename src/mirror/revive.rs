@@ -28,6 +28,7 @@ impl Mirrors {
             began,
             changed: began,
             is_revived: true,
+            verified: OnceLock::new(),
             opening: OnceLock::new(),
             variants: Variants::default(),
         };

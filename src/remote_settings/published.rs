@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 
 use crate::kinto::CollectionKey;
 use crate::mirror::{Mirrors, State};
+use crate::remote_settings::signatures::Signatures;
+use crate::timeline::Timeline;
 use crate::timeline::entries::Entries;
 
 /// How many collections are brought up to date at once.
@@ -19,14 +21,19 @@ const NAME_BYTES: usize = 20;
 /// A collection's content; `None` where it cannot be kept, or is not there any more.
 pub type Published = (CollectionKey, Option<Arc<State>>);
 
-/// The contents of these collections, in their order.
-pub async fn states(mirrors: &Arc<Mirrors>, entries: &Entries) -> Vec<Published> {
+/// The contents of these collections, in their order; none of one that does not verify.
+pub async fn states(
+    mirrors: &Arc<Mirrors>,
+    signatures: &Arc<Signatures>,
+    entries: &Entries,
+) -> Vec<Published> {
     let states = entries.rows.iter().map(|entry| {
-        let (mirrors, key) = (Arc::clone(mirrors), entry.key.clone());
+        let (mirrors, signatures, key) = (Arc::clone(mirrors), Arc::clone(signatures), entry.key.clone());
         async move {
             let mirror = mirrors.mirror(&key);
-            let state = mirrors.current(&mirror, None).await.ok();
-            (key, state.map(|(state, _)| state))
+            let Ok((state, _)) = mirrors.current(&mirror, None).await else { return (key, None) };
+            let (state, is_good) = signatures.publishable(&mirror, state).await;
+            (key, is_good.then_some(state))
         }
     });
     let states: Vec<_> = states.collect();
@@ -49,4 +56,15 @@ pub fn name_of<'p>(states: impl IntoIterator<Item = &'p Published>) -> String {
         let _ = write!(name, "{byte:02x}");
     }
     name
+}
+
+/// Looks at the signature of each change, before somebody asks for it.
+pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, timeline: Arc<Timeline>) {
+    let mut moved = timeline.subscribe();
+    loop {
+        states(&mirrors, &signatures, &timeline.entries()).await;
+        if moved.changed().await.is_err() {
+            return;
+        }
+    }
 }

@@ -253,6 +253,12 @@ settings! {
             => attachments: AttachmentsMode = modes::ATTACHMENTS;
         ("sidecar.bundle_size", "64MiB", "bytes of a bundle before it is compressed, past which there is none; and of all bundles that are kept").live()
             => bundle_size: usize = values::SIZE;
+        ("sidecar.verify_signatures", "false", "a changeset whose signature does not verify is not published while the last one that did is kept")
+            => verify_signatures: bool = values::BOOLEAN;
+        ("sidecar.signature_key", "", "PEM file of the public key of signatures that have no `x5u`")
+            => signature_key: Option<PathBuf> = values::PATH;
+        ("sidecar.signature_name", "", "the name that the first certificate at an `x5u` must have, such as `remote-settings.content-signature.mozilla.org`; blank for any")
+            => signature_name: Option<String> = values::TEXT;
     }
 
     /// Everything under `history.`.

@@ -4,6 +4,7 @@ mod bundles;
 mod changesets;
 mod parameters;
 mod service;
+mod signatures;
 
 use http::Method;
 use serde_json::json;

@@ -42,7 +42,7 @@ async fn bundle(core: &Core, name: &str, request: &Parts) -> Result<Response, Re
     let (published, newest) = match &name {
         BundleName::Changesets | BundleName::Startup => {
             let entries = app.public.entries(&core.access, &all).await?;
-            (published::states(&app.mirrors, &entries).await, entries.timestamp)
+            (published::states(&app.mirrors, &app.signatures, &entries).await, entries.timestamp)
         }
         BundleName::Attachments(key) => (vec![collection(core, key).await?], all.timestamp),
     };
@@ -75,7 +75,8 @@ async fn collection(core: &Core, key: &CollectionKey) -> Result<Published, Refus
     }
     let mirror = app.mirrors.mirror(key);
     let (state, _) = app.mirrors.current(&mirror, None).await?;
-    Ok((key.clone(), Some(state)))
+    let (state, is_good) = app.signatures.publishable(&mirror, state).await;
+    Ok((key.clone(), is_good.then_some(state)))
 }
 
 async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> Result<Response, Refusal> {

@@ -20,7 +20,7 @@ pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, Ref
     let app = &core.app;
     let (all, is_behind) = app.poller.entries(None).await?;
     let entries = app.public.entries(&core.access, &all).await?;
-    let id = published::name_of(&published::states(&app.mirrors, &entries).await);
+    let id = published::name_of(&published::states(&app.mirrors, &app.signatures, &entries).await);
     let seconds = entries.timestamp.0 / 1000;
     let date = iso_date(seconds * 1_000_000);
     let date = date.split('.').next();
