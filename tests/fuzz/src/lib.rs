@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use kinto_sidecar::app::{App, Core};
+use kinto_sidecar::phase::Phase;
 use kinto_sidecar::settings::{Arguments, Environment, Settings};
 use kinto_sidecar::upstream::Upstream;
 use tokio::runtime::Runtime;
@@ -22,7 +23,7 @@ pub struct Sidecar {
     pub runtime: Runtime,
     /// What a thread of it answers with.
     pub core: Arc<Core>,
-    _stop: watch::Sender<bool>,
+    _stop: watch::Sender<Phase>,
 }
 
 impl Sidecar {
@@ -39,11 +40,11 @@ impl Sidecar {
             // Without Rust's own main function, writing to who has hung up would end the process.
             drop(signal(SignalKind::pipe()).expect("it can be listened for"));
         }
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(Phase::Serving);
         let upstream = Upstream::new(&settings).expect("the address is well formed");
         let background = runtime.handle().clone();
         let app = App::start(settings, None, background, upstream.sibling(), stopping);
-        Self { runtime, core: Arc::new(Core { app, upstream }), _stop: stop }
+        Self { runtime, core: Arc::new(Core::new(app, upstream)), _stop: stop }
     }
 }
 

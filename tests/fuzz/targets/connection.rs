@@ -75,7 +75,7 @@ fn serve() -> PathBuf {
     let short = ["sidecar.threads=1", "sidecar.upstream_timeout=1s", "sidecar.max_body=64k"];
     let assignments: Vec<&str> = short.into_iter().chain([listen.as_str()]).collect();
     let sidecar = Sidecar::before(&kinto, &assignments);
-    let server = Server::open(Arc::clone(&sidecar.core.app), sidecar.core.upstream.sibling());
+    let server = Server::open(Arc::clone(&sidecar.core.app), sidecar.core.upstream.sibling(), None);
     server.and_then(Server::start).expect("the socket can be opened");
     std::mem::forget(sidecar);
     socket

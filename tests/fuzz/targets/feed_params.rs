@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
 use kinto_sidecar::feeds::filter::Filter;
 use kinto_sidecar::feeds::filter::mango::Selector;
-use kinto_sidecar::feeds::snapshot::Row;
+use kinto_sidecar::feeds::snapshot::FeedRow;
 use kinto_sidecar::feeds::params::Params;
 use kinto_sidecar::feeds::params::Patience;
 use kinto_sidecar::kinto::Timestamp;
@@ -35,7 +35,8 @@ fuzz_target!(|input: &[u8]| {
     let (Patience::Timeout(patience) | Patience::Heartbeat(patience)) = params.patience;
     assert!(patience <= MOST);
 
-    let row = Row {
+    let row = FeedRow {
+        revision: None,
         seq: Seq::of(Timestamp(7)),
         id: "a".into(),
         last_modified: Timestamp(5),
