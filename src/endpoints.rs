@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod monitor_changes;
 pub mod monitor_changeset;
 pub mod own_bucket;
+pub mod recent;
 mod redirects;
 pub mod root;
 pub mod snapshot;

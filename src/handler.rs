@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{Method, Request};
+use http::{Method, Request, Uri};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::access_log::Line;
 use crate::app::Core;
 use crate::aside;
 use crate::current::{self, Current};
+use crate::endpoints::recent::Asked;
 use crate::endpoints::{self, fail, root};
 use crate::error::Error;
 use crate::forward;
@@ -35,24 +36,34 @@ use crate::writes::{LARGEST_SENT, Write};
 pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
     let begun = Instant::now();
     let request_id = request_id::take_or_make(request.headers_mut());
-    let origin = request.headers().get(ORIGIN).cloned();
-    let route = Route::of(request.uri().path(), &core.app.settings);
-    let endpoint = route.name();
     let line = Line::begin(&request, begun, peer, &core.app.settings);
-    let current = Arc::new(Current::new(request.uri().clone(), request_id.clone(), line.is_some()));
-
-    let answered = async {
-        let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
-        answered
-            .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
-            .unwrap_or_else(|error| fail(core, error, origin.as_ref()))
+    let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), line.is_some()));
+    let asked = Asked::of(core, &request, peer.scheme());
+    let given = asked.as_ref().and_then(|asked| asked.again(core));
+    let (endpoint, mut response, current) = if let Some((endpoint, response)) = given {
+        (endpoint, response, line.as_ref().map(|_| about(request.uri())))
+    } else {
+        let origin = request.headers().get(ORIGIN).cloned();
+        let route = Route::of(request.uri().path(), &core.app.settings);
+        let endpoint = route.name();
+        let current = about(request.uri());
+        let answered = async {
+            let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
+            answered
+                .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
+                .unwrap_or_else(|error| fail(core, error, origin.as_ref()))
+        };
+        let mut response = current::about(Arc::clone(&current), answered).await;
+        if let Some(asked) = asked {
+            asked.answered(core, endpoint, &mut response);
+        }
+        (endpoint, response, Some(current))
     };
-    let mut response = current::about(Arc::clone(&current), answered).await;
-    response.headers_mut().insert(X_REQUEST_ID, request_id);
+    response.headers_mut().insert(X_REQUEST_ID, request_id.clone());
 
     let cache = CacheOutcome::of(response.headers());
     metrics::count_request(endpoint, response.status(), cache, begun.elapsed());
-    let Some(line) = line else { return response };
+    let (Some(line), Some(current)) = (line, current) else { return response };
     let user =
         line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());
     line.end(current, user, response)

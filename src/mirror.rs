@@ -424,6 +424,14 @@ impl Mirror {
         self.state().filter(|state| state.news >= self.clock.news())
     }
 
+    /// Whether this is what is kept, and accounts for all that was heard of the collection.
+    pub fn is_still(&self, state: &Weak<State>) -> bool {
+        let kept = self.state.load();
+        kept.as_ref().is_some_and(|kept| {
+            std::ptr::eq(Arc::as_ptr(kept), state.as_ptr()) && kept.news >= self.clock.news()
+        })
+    }
+
     /// Whether the last read found the collection too large to be kept. It is not read again to be thrown away for some time.
     fn is_oversize(&self) -> bool {
         let past = self.past();

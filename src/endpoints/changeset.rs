@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
 use super::own_bucket;
+use super::recent::{self, Standing};
 use crate::access::{Granted, Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
@@ -90,7 +91,15 @@ impl Readable<'_> {
         };
         let (state, _) = app.signatures.publishable(&mirror, state).await;
         let freshness = if self.granted.stale { Freshness::Stale } else { freshness };
-        MirroredChangeset { asked: self, state: &state }.respond(request, freshness).await
+        let mut response =
+            MirroredChangeset { asked: self, state: &state }.respond(request, freshness).await?;
+        if freshness == Freshness::Hit && app.settings.permission_ttl >= recent::LONGEST {
+            // Weak: what is remembered of an answer keeps no content.
+            let (mirror, state) = (Arc::downgrade(&mirror), Arc::downgrade(&state));
+            let stands = move |_: &Core| mirror.upgrade().is_some_and(|mirror| mirror.is_still(&state));
+            response.extensions_mut().insert(Standing::on(stands));
+        }
+        Ok(response)
     }
 }
 

@@ -8,6 +8,7 @@ use http::request::Parts;
 
 use super::changeset_params::ChangesetParams;
 use super::monitor_changes::{Context, ListRequest, Monitor};
+use super::recent::Standing;
 use super::{changeset, list, monitor_changes, monitor_changeset};
 use crate::app::Core;
 use crate::aside;
@@ -47,7 +48,8 @@ pub async fn answer(
         MonitorRequest::Changeset(params) => (Some(&*params.expected), params.since),
         MonitorRequest::List(asked) => asked.known(),
     };
-    let (entries, is_stale) = app.poller.entries(changeset::newest(expected, since)).await?;
+    let claimed = changeset::newest(expected, since);
+    let (entries, is_stale) = app.poller.entries(claimed).await?;
     let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
     let mut response = match asked {
         MonitorRequest::Changeset(params) => {
@@ -62,6 +64,12 @@ pub async fn answer(
         MonitorRequest::List(asked) => Box::pin(aside_from(core, asked, &entries, request, &context)).await?,
     };
     Served::from_memory(is_stale.then(|| app.poller.behind_for())).insert(response.headers_mut());
+    let is_known = claimed.is_none_or(|claimed| claimed <= entries.timestamp);
+    if is_known && !is_stale && !entries.rows.is_empty() {
+        let entries = Arc::downgrade(&entries);
+        let stands = move |core: &Core| core.app.poller.is_still(&entries);
+        response.extensions_mut().insert(Standing::on(stands));
+    }
     Ok(response)
 }
 

@@ -7,7 +7,7 @@
 //! everything once, for readers who cannot be answered without it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -170,6 +170,14 @@ impl Poller {
             Err(error) if !self.timeline.is_loaded() && !self.is_revived() => Err(error),
             asked => Ok((self.timeline.entries(), asked.is_err() || self.is_behind())),
         }
+    }
+
+    /// Whether these are the entries that everybody is given at once.
+    pub fn is_still(&self, entries: &Weak<Entries>) -> bool {
+        self.timeline.is_loaded()
+            && !self.ttl.is_zero()
+            && !self.is_behind()
+            && std::ptr::eq(Arc::as_ptr(&self.timeline.entries()), entries.as_ptr())
     }
 
     /// Whether what is known may be old, as the upstream fails or says nothing.

@@ -100,6 +100,17 @@ impl Body {
         }
     }
 
+    /// A copy of it, where all of it is there and no longer than `most`.
+    pub(crate) fn copied(&self, most: usize) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Full(bytes) if bytes.len() <= most => Some(Bytes::copy_from_slice(bytes)),
+            Kind::Chunks { chunks, .. } if chunks.iter().map(Bytes::len).sum::<usize>() <= most => {
+                Some(chunks.iter().flatten().copied().collect::<Vec<u8>>().into())
+            }
+            _ => None,
+        }
+    }
+
     /// No body.
     pub const fn empty() -> Self {
         Self(Kind::Empty)

@@ -64,6 +64,7 @@ const OTHERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
     "vary",
+    "attachments",
     "changes",
     "defaults",
     "headers",

@@ -281,7 +281,7 @@ async fn an_answer_that_shows_a_part_is_not_taken_for_somebody_elses_version() {
     for (n, version) in made {
         let entry = about.iter().find(|entry| entry["target"]["data"]["last_modified"] == version);
         let entry = entry.unwrap_or_else(|| panic!("{version} is not recorded"));
-        assert!(entry["user_id"].is_string() && entry["target"]["data"]["n"] == n, "{entry:#}");
+        assert!(entry["user_id"].is_string() && entry["target"]["data"]["n"] == n, "{n}: {about:#?}");
     }
 }
 
