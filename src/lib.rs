@@ -51,7 +51,7 @@
 //! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
 //! | `settings` | what the operator wrote |
 //! | `phase` | whether the process serves, drains or stops |
-//! | `complaint` | what an operator can mend, and how |
+//! | `complaint`, `troubles` | what an operator can mend, and how; what the log was last told of |
 //! | `current` | the request that a task is about |
 //! | `kinto`, `bounded`, `backoff` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries |
 //! | `chapters` | nothing: they are for people |
@@ -96,6 +96,7 @@ pub mod server;
 pub mod settings;
 pub mod telemetry;
 pub mod timeline;
+pub mod troubles;
 pub mod upstream;
 pub(crate) mod warm;
 pub mod wire;

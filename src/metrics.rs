@@ -4,6 +4,7 @@
 //! cache line; the tables are summed when they are read. What is counted less often than requests uses the `metrics`
 //! crate where it happens, under names that begin with `kinto_sidecar_` too.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -222,6 +223,23 @@ fn render_latency(out: &mut Exposition, threads: &[Arc<Counts>]) {
         let spent_us = sum(threads, |counts| counts.latency_sum_us.get(e));
         out.histogram(name, Some(("endpoint", endpoint)), in_bucket, spent_us);
     }
+}
+
+/// How many answers the upstream gave, and how long all of them took, in microseconds.
+pub fn upstream_answers() -> (u64, u64) {
+    let threads = THREADS.lock().clone();
+    let answers = sum(&threads, |counts| counts.upstream.first());
+    (answers, sum(&threads, |counts| Some(&counts.upstream_latency_sum_us)))
+}
+
+/// How many requests there were by what the cache had to do with them.
+pub fn cache_outcomes() -> BTreeMap<&'static str, u64> {
+    let threads = THREADS.lock().clone();
+    let of = |cache: usize| {
+        let places = (0..ENDPOINTS.len()).flat_map(|e| (0..CLASSES.len()).map(move |s| (e, s)));
+        places.map(|(e, s)| sum(&threads, |counts| counts.requests.get(e)?.get(s)?.get(cache))).sum()
+    };
+    CACHES.iter().enumerate().map(|(cache, name)| (*name, of(cache))).collect()
 }
 
 /// How many client connections are open.

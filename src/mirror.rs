@@ -233,6 +233,21 @@ impl Mirrors {
         }
     }
 
+    /// Drops what is kept of a collection, once nobody reads it from the upstream; how many bytes that was. Who has heard
+    /// of its rows goes on from there when it is read again.
+    pub async fn forget(&self, key: &CollectionKey) -> usize {
+        let Some(mirror) = self.known(key) else { return 0 };
+        let _turn = mirror.gate.lock().await;
+        let bytes = mirror.bytes();
+        self.kept.invalidate(key);
+        let state = mirror.state.swap(None);
+        // Those who follow it hold the mirror itself.
+        let mut past = mirror.past();
+        past.ghost = state.or_else(|| past.ghost.take());
+        past.failure = None;
+        bytes
+    }
+
     /// All mirrors that are kept.
     pub fn all(&self) -> Vec<Arc<Mirror>> {
         self.kept.iter().map(|(_, mirror)| mirror).collect()

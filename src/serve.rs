@@ -270,7 +270,7 @@ fn serve_admin(
     upstream: &Upstream,
 ) -> std::io::Result<JoinHandle<()>> {
     let recorder = PrometheusBuilder::new().install_recorder().map_err(Error::other)?;
-    let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone());
+    let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone(), server.is_loopback());
     let task = background.spawn(async move {
         if let Err(error) = server.run(admin).await {
             tracing::error!(%error, "metrics and health are not answered");

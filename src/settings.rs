@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+mod admin_token;
 mod auth;
 mod error;
 mod ini;
@@ -22,6 +23,7 @@ mod tests;
 mod upstream_url;
 mod values;
 
+pub use admin_token::AdminToken;
 pub use auth::{AuthError, ServiceAuth};
 pub use error::{Origin, SettingsError, Warning};
 pub use journal_url::JournalUrl;

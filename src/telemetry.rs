@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::commands::complain;
 use crate::settings::{LogFormat, Settings};
-use crate::{access_log, current};
+use crate::{access_log, current, troubles};
 
 /// What is told whatever the filter says.
 const ANNOUNCED: &str = "kinto_sidecar::announced";
@@ -71,6 +71,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        remember(event);
         let about = current::with(|current| {
             let mut about = format!(" path={:?}", current.uri.path());
             if let Some((bucket, collection)) = current.collection() {
@@ -129,6 +130,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        remember(event);
         let mut fields = Fields::default();
         event.record(&mut fields);
         let mut fields = fields.0;
@@ -149,6 +151,26 @@ where
             json!(fields)
         )
     }
+}
+
+/// Keeps a warning or an error for those who look at the process and not at its log.
+fn remember(event: &Event<'_>) {
+    let level = *event.metadata().level();
+    if level > Level::WARN {
+        return;
+    }
+    let mut fields = Fields::default();
+    event.record(&mut fields);
+    let mut words = match fields.0.remove("msg") {
+        Some(Value::String(message)) => message,
+        _ => String::new(),
+    };
+    for (name, value) in fields.0 {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        // Writing to a string does not fail.
+        let _ = write!(words, " {name}={value}");
+    }
+    troubles::note(level == Level::ERROR, words);
 }
 
 /// The level in syslog's numbers.

@@ -4,9 +4,12 @@
 //! - `GET /health/live`: 200 while the process can answer at all
 //! - `GET /health/ready`: 200 while requests can be answered, 503 while they cannot or the process stops, and in either case
 //!   the whole [`Condition`]; with `?require=writes` 503 also while writes cannot be answered
+//! - `GET /`, and what belongs to it: see [`page`]
 //! - `GET /__lbheartbeat__`, `/__heartbeat__`, `/__version__`: the same for those who know Dockerflow
 
+mod guard;
 mod measured;
+mod page;
 
 use std::sync::Arc;
 
@@ -33,14 +36,16 @@ pub struct Admin {
     app: Arc<App>,
     upstream: Upstream,
     recorder: PrometheusHandle,
+    /// Whether only this machine reaches it.
+    is_loopback: bool,
 }
 
 impl Admin {
     /// The answers for this process.
-    pub fn new(app: Arc<App>, upstream: Upstream, recorder: PrometheusHandle) -> Self {
+    pub fn new(app: Arc<App>, upstream: Upstream, recorder: PrometheusHandle, is_loopback: bool) -> Self {
         metrics::families::describe();
         metrics::process::begin();
-        Self { app, upstream, recorder }
+        Self { app, upstream, recorder, is_loopback }
     }
 
     /// What its connections may take, as those of clients.
@@ -50,10 +55,15 @@ impl Admin {
 
     /// Answers one request.
     pub async fn answer<B>(&self, request: Request<B>) -> Response {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let (request, _) = request.into_parts();
+        // Boxed, as it is asked for seldom and is large.
+        if let Some(answer) = Box::pin(page::answer(self, &request)).await {
+            return answer;
+        }
+        if !matches!(request.method, Method::GET | Method::HEAD) {
             return Error::MethodNotAllowed { allow: "GET, HEAD" }.into_response();
         }
-        match request.uri().path() {
+        match request.uri.path() {
             "/metrics" => {
                 self.measure();
                 let journal = self.app.history.size().await.map(metrics::journal::render_size);
@@ -62,7 +72,7 @@ impl Admin {
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/health/live" => respond(StatusCode::OK, JSON, "{\"live\":true}"),
-            "/health/ready" => self.readiness(request.uri().query()).await,
+            "/health/ready" => self.readiness(request.uri.query()).await,
             "/__lbheartbeat__" => respond(StatusCode::OK, JSON, "{}"),
             "/__heartbeat__" => self.heartbeat().await,
             "/__version__" => respond(StatusCode::OK, JSON, dockerflow::version().to_string()),

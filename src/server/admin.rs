@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use super::connection::{self, Answering, Serving};
-use super::listener::Sockets;
+use super::listener::{Listener, Sockets};
 use super::places::Places;
 use super::{Accepting, accept};
 use crate::endpoints::admin::Admin;
@@ -44,6 +44,11 @@ impl AdminServer {
     /// Where to ask: `http://127.0.0.1:8890`.
     pub fn address(&self) -> String {
         self.0.names(false)
+    }
+
+    /// Whether only this machine reaches it.
+    pub fn is_loopback(&self) -> bool {
+        self.0.listeners().iter().all(Listener::is_loopback)
     }
 
     /// The sockets.

@@ -63,6 +63,16 @@ impl Listener {
         }
     }
 
+    /// Whether only this machine reaches it.
+    pub(super) fn is_loopback(&self) -> bool {
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().is_ok_and(|own| own.ip().to_canonical().is_loopback())
+            }
+            Self::Unix(_) => true,
+        }
+    }
+
     /// What to tell the operator: where clients can connect.
     fn name(&self, is_tls: bool) -> String {
         match self {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::{Method, Uri};
 use ipnet::IpNet;
 
+use super::admin_token::AdminToken;
 use super::auth::ServiceAuth;
 use super::error::SettingsError;
 use super::journal_url::JournalUrl;
@@ -106,8 +107,10 @@ settings! {
         ["Listening"]
         ("sidecar.listen", "127.0.0.1:8889", "`HOST:PORT`, `[::]:PORT`, or `unix:PATH`; port 0 takes a free one").flag("listen", "ADDR")
             => listen: ListenAddr = values::LISTEN;
-        ("sidecar.admin_listen", "", "a second listener for `/metrics`, `/health/live`, `/health/ready`").flag("admin-listen", "ADDR")
+        ("sidecar.admin_listen", "", "a second listener for `/metrics`, `/health/live`, `/health/ready`, and at `/` a page for people").flag("admin-listen", "ADDR")
             => admin_listen: Option<ListenAddr> = values::LISTEN;
+        ("sidecar.admin_token", "", "what has to be shown on that listener by whoever drops caches, and by whoever looks at its page from another machine").secret(|_| true);
+        ("sidecar.admin_token_file", "", "the same, from a file (container secrets), read each time");
         ("sidecar.handover", "", "a socket at which a new process asks the one that runs for its listening sockets and its journal").found("`$RUNTIME_DIRECTORY/handover.sock` where that is set, else none", runtime_directory)
             => handover: Option<PathBuf> = values::PATH;
         ("sidecar.tls_certificate", "", "PEM file of the certificate chain: the listener speaks TLS");
@@ -160,6 +163,8 @@ settings! {
     } + {
         /// `sidecar.auth` or `sidecar.auth_file`: what the sidecar itself reads upstream with.
         pub auth: Option<ServiceAuth> = Places::auth;
+        /// `sidecar.admin_token` or `sidecar.admin_token_file`.
+        pub admin_token: Option<AdminToken> = Places::admin_token;
         /// `sidecar.state_dir`: what outlives the process is there.
         pub state_dir: Option<PathBuf> = Places::state_dir;
         /// `sidecar.tls_certificate` and `sidecar.tls_key`.

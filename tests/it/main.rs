@@ -43,6 +43,7 @@ mod mirror_equals_upstream;
 mod monitor_changes;
 mod odd_rows;
 mod outage;
+mod page;
 mod parity;
 mod polling;
 mod quickstart;

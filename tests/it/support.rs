@@ -11,8 +11,10 @@
 //!
 //! Everything starts on a free port, is waited for, and ends with its owner, or with the test process however that ends.
 
+pub mod browser;
 mod chaos;
 mod client;
+mod debian;
 mod environment;
 mod kinto;
 mod postgres;

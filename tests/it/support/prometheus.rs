@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Client, PATIENCE, environment, skip, undertaker};
+use super::{Client, PATIENCE, debian, skip, undertaker};
 
 /// The folder that has the programs. Says what is left out where it cannot be had.
 pub fn programs() -> Option<&'static Path> {
@@ -21,45 +21,14 @@ fn without(trouble: String) {
     skip(&format!("there is no Prometheus, so nothing was run in it: {trouble}"));
 }
 
+fn unpacked() -> Result<PathBuf, String> {
+    Ok(debian::unpacked("prometheus")?.join("usr/bin"))
+}
+
 fn installed() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH")?;
     std::env::split_paths(&folders)
         .find(|folder| ["prometheus", "promtool"].iter().all(|name| folder.join(name).is_file()))
-}
-
-/// Debian's package needs nothing else to run, nor to be installed.
-fn unpacked() -> Result<PathBuf, String> {
-    let root = environment::root();
-    let folder = root.join("prometheus");
-    let programs = folder.join("usr/bin");
-    if folder.exists() {
-        return Ok(programs);
-    }
-    let trouble = |error: std::io::Error| error.to_string();
-    fs::create_dir_all(&root).map_err(trouble)?;
-    let lock = File::create(root.join("prometheus.lock")).map_err(trouble)?;
-    lock.lock().map_err(trouble)?;
-    if folder.exists() {
-        return Ok(programs);
-    }
-    let downloads = tempfile::tempdir().map_err(trouble)?;
-    let download =
-        || run(Command::new("apt-get").args(["download", "-qq", "prometheus"]).current_dir(&downloads));
-    // A machine that was just made has no list of packages yet.
-    download().or_else(|_| run(Command::new("apt-get").args(["update", "-qq"])).and_then(|()| download()))?;
-    let package = fs::read_dir(&downloads).map_err(trouble)?.next();
-    let package = package.ok_or("nothing was downloaded")?.map_err(trouble)?.path();
-    let partial = folder.with_extension("partial");
-    let _ = fs::remove_dir_all(&partial);
-    run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(&partial))?;
-    fs::rename(&partial, &folder).map_err(trouble)?;
-    Ok(programs)
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {complaint}")) }
 }
 
 /// A running Prometheus; stopped when dropped.
