@@ -21,6 +21,8 @@ pub enum Task {
     Check(Check),
     /// Write the journal as lines, or read lines into it.
     Transfer(Transfer),
+    /// Ask a running sidecar what was done, or to undo it.
+    Past(Past),
     /// Ask a running sidecar how it is.
     Health(Health),
     /// Print what a package installs beside the program.
@@ -84,6 +86,46 @@ pub enum Transfer {
     },
 }
 
+/// What a running sidecar is asked of the past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// What is asked.
+    pub kind: PastKind,
+    /// The bucket.
+    pub bucket: String,
+    /// The collection that is restored.
+    pub collection: Option<String>,
+    /// The first moment; that to which something is restored.
+    pub from: Option<String>,
+    /// The last moment.
+    pub to: Option<String>,
+    /// The ids of entries that are undone.
+    pub entries: Vec<String>,
+    /// Filters of the history, as `NAME=VALUE`.
+    pub filters: Vec<String>,
+    /// The fields that are given back.
+    pub fields: Vec<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// What somebody else did since is overwritten.
+    pub overwrites: bool,
+    /// Permissions are given back.
+    pub gives_permissions: bool,
+    /// It is done, and not only previewed.
+    pub is_meant: bool,
+}
+
+/// See [`Past`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PastKind {
+    /// What was done.
+    Diff,
+    /// What was done is undone.
+    Revert,
+    /// A collection is to be as it was.
+    Restore,
+}
+
 /// A parsed command line.
 #[derive(Debug, Clone)]
 pub struct Cli {
@@ -113,10 +155,12 @@ impl Cli {
                 let [json, print_settings] = ["json", "print-settings"].map(|name| matches.get_flag(name));
                 (Task::Check(Check { json, print_settings }), matches)
             }
-            Some(("history", matches)) => match transfer(matches) {
-                Some((transfer, matches)) => (Task::Transfer(transfer), matches),
-                None => (Task::Serve, matches),
-            },
+            Some(("history", matches)) => {
+                let past = past(matches).map(|(past, matches)| (Task::Past(past), matches));
+                let transfer =
+                    || transfer(matches).map(|(transfer, matches)| (Task::Transfer(transfer), matches));
+                past.or_else(transfer).unwrap_or((Task::Serve, matches))
+            }
             Some(("health", matches)) => {
                 let url = matches.get_one::<String>("url").cloned();
                 (Task::Health(Health { ready: matches.get_flag("ready"), url }), matches)
@@ -134,6 +178,37 @@ impl Cli {
         }
         Ok(Self { task, arguments })
     }
+}
+
+/// `history diff`, `history revert` and `history restore`.
+fn past(matches: &ArgMatches) -> Option<(Past, &ArgMatches)> {
+    let (name, matches) = matches.subcommand()?;
+    let kind = match name {
+        "diff" => PastKind::Diff,
+        "revert" => PastKind::Revert,
+        "restore" => PastKind::Restore,
+        _ => return None,
+    };
+    let one = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+    let all = |name: &str| -> Vec<String> {
+        matches.try_get_many::<String>(name).ok().flatten().into_iter().flatten().cloned().collect()
+    };
+    let is_set = |name: &str| matches.try_get_one::<bool>(name).is_ok_and(|set| set == Some(&true));
+    let past = Past {
+        kind,
+        bucket: one("bucket")?,
+        collection: one("collection"),
+        from: one("moment"),
+        to: one("to"),
+        entries: all("entry"),
+        filters: all("where"),
+        fields: all("field"),
+        reason: one("reason"),
+        overwrites: is_set("overwrite"),
+        gives_permissions: is_set("permissions"),
+        is_meant: is_set("yes"),
+    };
+    Some((past, matches))
 }
 
 /// `history …`.
@@ -229,6 +304,41 @@ mod tests {
             cli.task,
             Task::Transfer(Transfer::Import { file: file("x"), is_new: true, is_upstream: false })
         );
+    }
+
+    #[test]
+    fn what_undoes_is_a_preview_unless_it_is_meant() {
+        let task =
+            |arguments: &[&str]| parse(arguments).map(|cli| cli.task).map_err(|error| error.exit_code());
+        let past = Past {
+            kind: PastKind::Revert,
+            bucket: "b".to_owned(),
+            collection: None,
+            from: Some("5".to_owned()),
+            to: None,
+            entries: Vec::new(),
+            filters: vec!["user_id=x".to_owned(), "uri=y".to_owned()],
+            fields: Vec::new(),
+            reason: Some("why".to_owned()),
+            overwrites: false,
+            gives_permissions: false,
+            is_meant: false,
+        };
+        let arguments = ["history", "revert", "--from", "http://s/v1", "--bucket", "b", "--since", "5"];
+        let more = ["--where", "user_id=x", "--where", "uri=y", "--reason", "why"];
+        let arguments = [&arguments[..], &more].concat();
+        assert_eq!(task(&arguments), Ok(Task::Past(past.clone())));
+        let meant = Task::Past(Past { is_meant: true, ..past });
+        assert_eq!(task(&[&arguments[..], &["--yes"]].concat()), Ok(meant));
+        assert_eq!(parse(&arguments).unwrap().arguments.flags["sidecar.upstream"], "http://s/v1");
+        for wrong in [
+            &["history", "revert", "--from", "http://s/v1", "--bucket", "b"][..],
+            &["history", "diff", "--from", "http://s/v1", "--since", "5"],
+            &["history", "restore", "--from", "http://s/v1", "--bucket", "b", "--to", "5"],
+            &["history", "diff", "--bucket", "b", "--since", "5"],
+        ] {
+            assert_eq!(task(wrong), Err(2), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ async fn greeted(
     }
     if !manners.knows(&request.method) {
         // Kinto: whoever has no bucket of their own is refused before the method is looked at.
-        if let Endpoint::History(bucket) | Endpoint::Diff(bucket) = endpoint
+        if let Endpoint::History(bucket) | Endpoint::Diff(bucket) | Endpoint::Bin(bucket) = endpoint
             && let ControlFlow::Break(refusal) =
                 Box::pin(own_bucket::of_history(core, bucket, &core.requester(&request.headers))).await?
         {
@@ -144,6 +144,13 @@ async fn own(
         Endpoint::Database(key) => Box::pin(database::answer(core, key, request)).await,
         Endpoint::History(bucket) => Box::pin(history::answer(core, &bucket, request, peer)).await,
         Endpoint::Diff(bucket) => Box::pin(history::diff::answer(core, &bucket, request, peer)).await,
+        Endpoint::Bin(bucket) => Box::pin(history::bin::answer(core, &bucket, request, peer)).await,
+        Endpoint::Revert(bucket) => {
+            Box::pin(history::revert::answer(core, &bucket, request, body, peer)).await
+        }
+        Endpoint::Restore(key, moment) => {
+            Box::pin(snapshot::restore::answer(core, &key, &moment, request, body, peer)).await
+        }
         Endpoint::V2(v2) => Box::pin(v2::answer(core, v2, request, peer)).await,
         Endpoint::Snapshot(key, moment) => {
             let answer = Box::pin(snapshot::answer(core, &key, &moment, request)).await?;

@@ -50,7 +50,7 @@ mod writer;
 
 pub use crate::kinto::object::{Object, ResourceName};
 pub use chain::{Link, Named, Revision, Seen};
-pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Outcome, Permissions};
+pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Note, Outcome, Permissions};
 pub use entry::{are_same_permissions, is_same_but_modified};
 pub use page::{EntriesCount, EntriesPage};
 pub use select::Sees;

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Task::Check(check) => commands::check::run(&settings, check),
         Task::Health(health) => commands::health::run(&settings, &health),
         Task::Transfer(transfer) => commands::history::run(&settings, &transfer),
+        Task::Past(past) => commands::history::ask(&settings, &past),
         Task::Manual(manual) => commands::manual::run(manual),
     };
     ended(done, format)

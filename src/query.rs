@@ -128,6 +128,11 @@ impl Query {
         Ok(Self { filters, sorting, limit, fields, changed: false, uses_to, most_bytes: None, after })
     }
 
+    /// All rows for which these hold, in any order.
+    pub fn of_filters(filters: Vec<Filter>) -> Self {
+        Self { filters, limit: None, ..Self::between(Timestamp::ZERO, Timestamp::LAST, 1, true) }
+    }
+
     /// The rows, deleted ones among them, that came after one moment and until another, by their timestamps.
     pub fn between(after: Timestamp, until: Timestamp, limit: usize, descending: bool) -> Self {
         let bound = |operator, timestamp: Timestamp| Filter {

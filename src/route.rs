@@ -33,6 +33,12 @@ pub enum Endpoint {
     Snapshot(CollectionKey, String),
     /// What was done in a bucket between two moments.
     Diff(String),
+    /// Undoing what was done in a bucket.
+    Revert(String),
+    /// What was deleted in a bucket.
+    Bin(String),
+    /// A collection is to be as it was at a moment.
+    Restore(CollectionKey, String),
     /// A feed of changes.
     Feed(Subject),
     /// A collection as `CouchDB`'s clients ask for their database.
@@ -64,6 +70,9 @@ impl Endpoint {
             Self::History(_) => ("history", "GET, HEAD, DELETE, OPTIONS", Exposed::List),
             Self::Snapshot(..) => ("snapshot", READ, Exposed::Snapshot),
             Self::Diff(_) => ("history-diff", READ, Exposed::List),
+            Self::Bin(_) => ("history-deleted", READ, Exposed::List),
+            Self::Revert(_) => ("history-revert", "POST, OPTIONS", Exposed::Plain),
+            Self::Restore(..) => ("snapshot-restore", "POST, OPTIONS", Exposed::Plain),
             Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Changeset),
             Self::Database(_) => ("database", READ, Exposed::Plain),
             Self::V2(v2) => (v2.name(), "GET, HEAD", Exposed::Changeset),
@@ -75,13 +84,19 @@ impl Endpoint {
     pub fn is_of_history(&self) -> bool {
         matches!(
             self,
-            Self::History(_) | Self::Snapshot(..) | Self::Diff(_) | Self::Feed(Subject::History(..))
+            Self::History(_)
+                | Self::Snapshot(..)
+                | Self::Diff(_)
+                | Self::Revert(_)
+                | Self::Bin(_)
+                | Self::Restore(..)
+                | Self::Feed(Subject::History(..))
         )
     }
 
     /// Whether a batch may ask for it. Kinto answers for the others that it knows no such URL.
     pub fn is_in_batches(&self) -> bool {
-        !matches!(self, Self::Feed(_) | Self::Database(_) | Self::V2(_))
+        !matches!(self, Self::Feed(_) | Self::Database(_) | Self::Revert(_) | Self::Restore(..) | Self::V2(_))
     }
 }
 
@@ -207,13 +222,18 @@ fn of_history(bucket: &str, path: &str) -> Option<Endpoint> {
     }
     match path {
         "history/diff" => return Some(Endpoint::Diff(bucket.to_owned())),
+        "history/revert" => return Some(Endpoint::Revert(bucket.to_owned())),
+        "history/deleted" => return Some(Endpoint::Bin(bucket.to_owned())),
         _ => {}
     }
-    let place = id(path.strip_prefix("snapshot/collections/")?)?;
+    let place = path.strip_prefix("snapshot/collections/")?;
+    let (place, is_restored) = place.strip_suffix("/restore").map_or((place, false), |place| (place, true));
+    let place = id(place)?;
     // Kinto: an id may have an `@`, a moment has none.
     let (collection, moment) = place.rsplit_once('@').filter(|(_, moment)| !moment.is_empty())?;
-    is_segment(collection)
-        .then(|| Endpoint::Snapshot(CollectionKey::new(bucket, collection), moment.to_owned()))
+    let key = is_segment(collection).then(|| CollectionKey::new(bucket, collection))?;
+    let endpoint = if is_restored { Endpoint::Restore } else { Endpoint::Snapshot };
+    Some(endpoint(key, moment.to_owned()))
 }
 
 /// The id that a segment of a path names; `None` where servers in front of Kinto could read it in several ways.
@@ -255,7 +275,13 @@ mod tests {
             Route::Own(Endpoint::Changeset(CollectionKey::new("a", "b")))
         );
         assert_eq!(route("/v1/buckets/a/history"), Route::Own(Endpoint::History("a".to_owned())));
-        assert_eq!(route("/v1/buckets/a/history/diff"), Route::Own(Endpoint::Diff("a".to_owned())));
+        for (leaf, endpoint) in [
+            ("diff", Endpoint::Diff("a".to_owned())),
+            ("revert", Endpoint::Revert("a".to_owned())),
+            ("deleted", Endpoint::Bin("a".to_owned())),
+        ] {
+            assert_eq!(route(&format!("/v1/buckets/a/history/{leaf}")), Route::Own(endpoint));
+        }
         assert_eq!(
             route("/v1/buckets/a/snapshot/collections/b@12"),
             Route::Own(Endpoint::Snapshot(CollectionKey::new("a", "b"), "12".to_owned()))

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, Command, value_parser};
+use clap::{Arg, ArgAction, ArgGroup, Command, value_parser};
 use clap_complete::Shell;
 
 use crate::settings::{KEYS, Key};
@@ -171,4 +171,61 @@ fn history() -> Command {
                 )
                 .arg(file("where from; - is the standard input")),
         )
+        .subcommand(with_selection(asking("diff", "Says what was done to a bucket, by a running sidecar")))
+        .subcommand(writing(with_selection(asking(
+            "revert",
+            "Undoes what was done to a bucket, by a running sidecar; without --yes it says what would be done",
+        )))
+        .arg(option("entry", "ID", "undoes this entry; may be given several times").action(ArgAction::Append))
+        .group(ArgGroup::new("what").args(["moment", "entry"]).required(true)))
+        .subcommand(
+            writing(asking(
+                "restore",
+                "Makes a collection what it was at a moment, by a running sidecar; without --yes it says what would \
+                 be done",
+            ))
+            .arg(option("collection", "ID", "the collection").required(true))
+            .arg(Arg::new("moment").long("to").value_name("MOMENT").required(true).help(MOMENT)),
+        )
+}
+
+/// What a moment is.
+const MOMENT: &str = "the moment: a timestamp in milliseconds, or a date of RFC 3339";
+
+fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help)
+}
+
+/// A command that asks a running sidecar, with the credentials of sidecar.auth or sidecar.auth_file.
+fn asking(name: &'static str, about: &'static str) -> Command {
+    let from = option("from", "URL", "the API root of the running sidecar").required(true);
+    Command::new(name)
+        .about(about)
+        .arg(from.conflicts_with("sidecar.upstream"))
+        .arg(option("bucket", "ID", "the bucket").required(true))
+}
+
+fn with_selection(command: Command) -> Command {
+    let is_diff = command.get_name() == "diff";
+    let filter = option(
+        "where",
+        "NAME=VALUE",
+        "a filter of the history, such as user_id=…; may be given several times",
+    );
+    command
+        .arg(Arg::new("moment").long("since").value_name("MOMENT").required(is_diff).help(MOMENT))
+        .arg(option("to", "MOMENT", "the last moment; now where it is not given").requires("moment"))
+        .arg(filter.action(ArgAction::Append).requires("moment"))
+}
+
+fn writing(command: Command) -> Command {
+    command
+        .arg(switch("yes", "does it"))
+        .arg(switch("overwrite", "overwrites also what somebody else did since"))
+        .arg(switch("permissions", "gives permissions back, too"))
+        .arg(
+            option("field", "PATH", "gives back this field alone; may be given several times")
+                .action(ArgAction::Append),
+        )
+        .arg(option("reason", "TEXT", "stands in each entry that is made"))
 }

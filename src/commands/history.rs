@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::complain;
-use crate::cli::Transfer;
+use crate::cli::{Past, Transfer};
 use crate::journal::{Journal, JournalError, JournalView};
 use crate::settings::{JournalUrl, Settings};
 
 mod backup;
 mod export;
 mod import;
+mod past;
 mod private;
 mod progress;
 mod upstream;
@@ -69,19 +70,30 @@ pub fn run(settings: &Settings, transfer: &Transfer) -> io::Result<ExitCode> {
     });
     // Nobody is waited for who reads from a terminal or a pipe.
     runtime.shutdown_background();
+    Ok(ended(done))
+}
+
+/// Asks a running sidecar what was done, or to undo it.
+pub fn ask(settings: &Settings, past: &Past) -> io::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(ended(runtime.block_on(past::run(settings, past))))
+}
+
+/// Says what came of it.
+fn ended(done: Result<String, Failure>) -> ExitCode {
     match done {
         Ok(done) => {
             complain(&done);
-            Ok(ExitCode::SUCCESS)
+            ExitCode::SUCCESS
         }
         Err(Failure::Usage(text)) => {
             complain(&text);
-            Ok(ExitCode::from(USAGE))
+            ExitCode::from(USAGE)
         }
-        Err(Failure::Closed) => Ok(ExitCode::FAILURE),
+        Err(Failure::Closed) => ExitCode::FAILURE,
         Err(failure) => {
             complain(&failure);
-            Ok(ExitCode::FAILURE)
+            ExitCode::FAILURE
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::current;
 use crate::endpoints::fail;
 use crate::error::Error;
 use crate::forward;
+use crate::journal::Note;
 use crate::kinto::Timestamp;
 use crate::route::{Endpoint, Route};
 use crate::wire::body::{self, Body, Response};
@@ -201,11 +202,34 @@ async fn in_turn(
 }
 
 /// What the upstream answered a batch with.
-struct Exchanged {
-    answer: http::response::Parts,
-    body: Bytes,
+pub(super) struct Exchanged {
+    pub(super) answer: http::response::Parts,
+    pub(super) body: Bytes,
     /// The sub-answers, as far as they are ones.
-    each: Vec<Bytes>,
+    pub(super) each: Vec<Bytes>,
+}
+
+/// Writes on somebody's behalf, as they would by a batch of their own: `parts` is their request, and each write has what is
+/// said of it.
+pub(super) async fn write(
+    core: &Core,
+    parts: &Parts,
+    writes: &[(String, Arc<Note>)],
+    peer: &Peer,
+    hold: &mut Hold,
+) -> Result<Exchanged, Error> {
+    let requests: Vec<&str> = writes.iter().map(|(request, _)| request.as_str()).collect();
+    let body = Bytes::from(format!("{{\"requests\":[{}]}}", requests.join(",")));
+    let read = {
+        let (app, body, headers) = (Arc::clone(&core.app), body.clone(), parts.headers.clone());
+        move || request::read(&body, &headers, &app.settings)
+    };
+    let batch = aside::run(request::work(&body), read).await??;
+    let mut batch = batch.ok_or_else(|| Error::Internal("a batch of writes that is none".into()))?;
+    for (request, (_, note)) in batch.requests.iter_mut().zip(writes) {
+        request.note = Some(Arc::clone(note));
+    }
+    exchange(core, parts, body, &Arc::new(batch), peer, hold).await
 }
 
 /// Gives the upstream its part of a batch, and has what it wrote known.

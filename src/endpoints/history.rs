@@ -10,7 +10,9 @@ use http::Method;
 use http::header::HOST;
 use http::request::Parts;
 
+pub mod bin;
 pub mod diff;
+pub mod revert;
 mod selection;
 
 use super::list::{self, PreconditionOutcome, Preconditions};
@@ -26,7 +28,7 @@ use crate::wire::cache_control;
 use crate::wire::peer::Peer;
 
 /// The fields that entries may have.
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 15] = [
     "user_id",
     "uri",
     "action",
@@ -37,6 +39,8 @@ const FIELDS: [&str; 13] = [
     "group_id",
     "record_id",
     "target",
+    "reason",
+    "reverts",
     "id",
     "last_modified",
     "deleted",

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 mod present;
+pub mod restore;
 
 use super::{history, list, own_bucket};
 use crate::access::Verdict;
@@ -165,8 +166,11 @@ fn row(json: Box<RawValue>) -> Option<NewRow> {
     })
 }
 
-/// The moment that a path names.
+/// The moment that a path names: a timestamp as Kinto reads it, or a date of RFC 3339.
 fn moment(text: &str) -> Result<Timestamp, Error> {
+    if let Some(moment) = crate::kinto::moment(text).filter(|_| text.contains(':')) {
+        return Ok(moment);
+    }
     let moment = python::Integer::parse(text).filter(|moment| moment.value >= 0).ok_or_else(|| {
         let message = format!("Invalid timestamp {}", python::repr(&text.into()));
         Error::InvalidParameter { location: "path", name: "timestamp".to_owned(), message }

@@ -266,7 +266,7 @@ impl Difference {
 }
 
 /// What makes the one of the other (RFC 6902); none where they nest too deep to be looked into.
-fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<json_patch::Patch> {
+pub fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<json_patch::Patch> {
     let read = |data: Option<&RawValue>| -> Option<Value> {
         let Some(data) = data else { return Some(Value::Null) };
         let mut value: Value = serde_json::from_str(data.get()).ok()?;

@@ -88,6 +88,7 @@ impl Transaction<'_> {
             action,
             object,
             user_id: change.user_id.as_deref(),
+            note: change.note.as_deref(),
             data,
             permissions,
             previous: previous.as_deref(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::kinto::Timestamp;
@@ -22,6 +23,15 @@ pub enum Action {
     Delete,
 }
 
+/// What is said of a write beside what it writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Why it was written.
+    pub reason: Option<String>,
+    /// The ids of the entries that it undoes.
+    pub reverts: Vec<String>,
+}
+
 /// One new version of an object, to be recorded.
 #[derive(Debug, Clone)]
 pub struct Change {
@@ -38,6 +48,8 @@ pub struct Change {
     pub permissions: Option<Permissions>,
     /// Who did it; `None` for somebody anonymous or unknown.
     pub user_id: Option<String>,
+    /// What is said of it.
+    pub note: Option<Arc<Note>>,
     /// When it was done, for the entry's `date`; now where it is `None`.
     pub date: Option<Timestamp>,
     /// Whether it was seen when the upstream was looked at, and not told by the answer to a write: what is recorded since
@@ -58,6 +70,8 @@ pub struct Intent {
     pub uri: String,
     /// The `data` of the request's body, where it is small: it tells whose an object is that a POST made.
     pub sent: Option<Box<RawValue>>,
+    /// What is said of it.
+    pub note: Option<Arc<Note>>,
     /// The newest timestamp that was known of the list that the object is in.
     pub known: Timestamp,
     /// How long the request's body is, in bytes, as far as it is known: as long may its entry be.

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Action, Object, Permissions, ResourceName};
+use super::{Action, Note, Object, Permissions, ResourceName};
 use crate::kinto::{self, Timestamp};
 
 /// What an entry is made of.
@@ -18,6 +18,7 @@ pub(super) struct Draft<'d> {
     pub(super) action: Action,
     pub(super) object: &'d Object,
     pub(super) user_id: Option<&'d str>,
+    pub(super) note: Option<&'d Note>,
     pub(super) data: &'d RawValue,
     pub(super) permissions: Option<&'d Permissions>,
     pub(super) previous: Option<&'d RawValue>,
@@ -75,6 +76,13 @@ impl Draft<'_> {
             ResourceName::Record => "record_id",
         };
         member(&mut json, id, Some(self.object.id()));
+        if let Some(reason) = self.note.and_then(|note| note.reason.as_deref()) {
+            member(&mut json, "reason", Some(reason));
+        }
+        if let Some(reverts) = self.note.map(|note| &note.reverts).filter(|reverts| !reverts.is_empty()) {
+            // Writing to a String cannot fail, and texts always serialize.
+            let _ = write!(json, "\"reverts\":{},", serde_json::to_string(reverts).unwrap_or_default());
+        }
         json.push_str("\"target\":{\"data\":");
         json.push_str(self.data.get());
         json.push_str(",\"permissions\":");

@@ -1,6 +1,7 @@
 //! Writes under way, and whose they are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use sqlx::any::AnyRow;
@@ -10,7 +11,7 @@ use super::statement::{Bound, Statement, timestamp};
 use super::{Intent, IntentGroup};
 
 /// An intent as a row of its table.
-pub(super) type IntentRow = [Bound; 9];
+pub(super) type IntentRow = [Bound; 10];
 
 /// A group of intents as rows.
 pub(super) fn rows(group: IntentGroup, owner: i64, intents: &[Intent]) -> impl Iterator<Item = IntentRow> {
@@ -25,6 +26,7 @@ pub(super) fn rows(group: IntentGroup, owner: i64, intents: &[Intent]) -> impl I
             intent.uri.as_str().into(),
             intent.sent.as_deref().map(RawValue::get).into(),
             intent.known.into(),
+            intent.note.as_deref().and_then(|note| serde_json::to_string(note).ok()).into(),
         ]
     })
 }
@@ -34,7 +36,7 @@ pub(super) async fn write(connection: &mut AnyConnection, rows: &[IntentRow]) ->
     for rows in rows.chunks(200) {
         let insert = Statement::new(
             "INSERT INTO sidecar_intents \
-             (intent_group, position, owner, bucket, user_id, method, uri, sent, known) VALUES ",
+             (intent_group, position, owner, bucket, user_id, method, uri, sent, known, note) VALUES ",
         );
         insert.rows(rows.iter().cloned()).execute(connection).await?;
     }
@@ -68,7 +70,7 @@ pub(super) async fn of_owners(
     owners: &[i64],
 ) -> sqlx::Result<Vec<(IntentGroup, Vec<Intent>)>> {
     let select = Statement::new(
-        "SELECT intent_group, bucket, user_id, method, uri, sent, known FROM sidecar_intents WHERE owner IN (",
+        "SELECT intent_group, bucket, user_id, method, uri, sent, known, note FROM sidecar_intents WHERE owner IN (",
     );
     let select = select.list(owners.iter().copied()).push(") ORDER BY intent_group, position");
     let mut groups: BTreeMap<i64, Vec<Intent>> = BTreeMap::new();
@@ -94,6 +96,7 @@ pub(super) async fn open(
 
 fn intent(row: &AnyRow) -> sqlx::Result<Intent> {
     let sent: Option<String> = row.try_get(5)?;
+    let note: Option<String> = row.try_get(7)?;
     Ok(Intent {
         bucket: row.try_get(1)?,
         user_id: row.try_get(2)?,
@@ -101,6 +104,7 @@ fn intent(row: &AnyRow) -> sqlx::Result<Intent> {
         uri: row.try_get(4)?,
         sent: sent.and_then(|sent| RawValue::from_string(sent).ok()),
         known: timestamp(row, 6)?,
+        note: note.and_then(|note| serde_json::from_str(&note).ok()).map(Arc::new),
         length: 0,
     })
 }

@@ -69,6 +69,7 @@ mod tests {
             data: None,
             permissions: None,
             user_id: None,
+            note: None,
             date: None,
             is_found,
         }

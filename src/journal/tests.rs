@@ -112,6 +112,7 @@ fn intent() -> Intent {
         method: "PUT".to_owned(),
         uri: "/buckets/a".to_owned(),
         sent: None,
+        note: None,
         known: Timestamp::ZERO,
         length: 0,
     }
@@ -126,6 +127,7 @@ fn change(uri: &str, action: Option<Action>, modified: u64, data: &Value) -> Cha
         data: Some(to_raw_value(data).unwrap()),
         permissions: (action != Some(Action::Delete)).then(|| permissions(&json!({"write": ["me"]}))),
         user_id: Some("me".to_owned()),
+        note: None,
         date: None,
         is_found: false,
     }

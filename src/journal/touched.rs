@@ -95,6 +95,17 @@ impl Touched {
         self.entries.iter().chain(&self.lost).max().copied().unwrap_or_default()
     }
 
+    /// What an entry is about.
+    pub fn of_entry(entry: &RawValue) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Head {
+            uri: String,
+            last_modified: Timestamp,
+        }
+        let Head { uri, last_modified } = serde_json::from_str(entry.get()).ok()?;
+        Some(Self { object: Object::of_uri(&uri)?, entries: vec![last_modified], lost: None })
+    }
+
     /// How much it holds, in bytes.
     pub fn weight(&self) -> usize {
         OBJECT + self.object.to_string().len() + ENTRY * self.entries.len()

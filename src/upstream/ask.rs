@@ -25,6 +25,20 @@ impl Upstream {
         self.ask_as(method, path_and_query, headers, body).await
     }
 
+    /// As [`Self::ask`], for an answer that is read while it comes.
+    pub async fn ask_on(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Body>, UpstreamError> {
+        if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        self.send(self.question(method, path_and_query, headers, body)?).await
+    }
+
     /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.
     pub async fn ask_as(
         &self,

@@ -82,6 +82,7 @@ pub(super) fn changed(version: Version, object: Object, user_id: Option<String>)
         data: Some(version.data),
         permissions: version.permissions,
         user_id,
+        note: None,
         date: None,
         is_found: false,
     }
@@ -96,6 +97,7 @@ pub(super) fn vanished(object: Object, modified: Timestamp, is_found: bool) -> C
         data: None,
         permissions: None,
         user_id: None,
+        note: None,
         date: None,
         is_found,
     }
@@ -208,6 +210,7 @@ mod tests {
             data: None,
             permissions,
             user_id: None,
+            note: None,
             date: None,
             is_found: false,
         }

@@ -163,7 +163,7 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
     let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
     let change = |(object, version): (Object, Version)| {
         let change = changed(version, object, intent.user_id.clone());
-        Change { is_found: true, ..change }
+        Change { is_found: true, note: intent.note.clone(), ..change }
     };
     let looked = match Target::of(&method, || Cow::Owned(Resource::of(&intent.uri))) {
         None if intent.method == default_bucket::METHOD => made(journal, source, intent).await,

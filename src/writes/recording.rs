@@ -63,7 +63,8 @@ impl Recording {
                 }
                 if creates {
                     let made = write.intent(user_id, Timestamp::ZERO);
-                    let made = Intent { method: default_bucket::METHOD.to_owned(), sent: None, ..made };
+                    let made =
+                        Intent { method: default_bucket::METHOD.to_owned(), sent: None, note: None, ..made };
                     implicit.push((made, write.credentials.clone()));
                 }
             }
@@ -150,7 +151,8 @@ impl Recording {
                     if let Some(list) = write.emptied_list() {
                         changes::take_permissions_below(&list, &mut changes);
                     }
-                    changes.extend(more);
+                    let note = &write.note;
+                    changes.extend(more.into_iter().map(|change| Change { note: note.clone(), ..change }));
                 }
                 Meaning::Look(object) => match self.look(write, object, self.author(index), answer).await {
                     Some(change) => changes.push(change),
@@ -268,7 +270,8 @@ impl Recording {
         }
         let action = write.is_partial.then_some(Action::Update);
         let change = changes::changed(version, object, user_id);
-        Some(Change { action: change.action.or(action), is_found: modified.is_none(), ..change })
+        let (action, note) = (change.action.or(action), write.note.clone());
+        Some(Change { action, note, is_found: modified.is_none(), ..change })
     }
 
     /// The end of all buckets.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::sent;
 use crate::access::Credentials;
-use crate::journal::{Intent, Object};
+use crate::journal::{Intent, Note, Object};
 use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp, is_segment};
 
 /// A larger `data` of a request is not written down with its intent, in bytes.
@@ -35,6 +35,8 @@ pub struct Write {
     pub sent: Option<Box<RawValue>>,
     /// How long the body is, as far as it is known.
     pub length: u64,
+    /// What is said of it beside what it writes.
+    pub note: Option<Arc<Note>>,
 }
 
 /// What a request may write.
@@ -87,7 +89,14 @@ impl Write {
                 .get(CONTENT_LENGTH)
                 .and_then(|length| length.to_str().ok()?.parse().ok())
                 .unwrap_or_default(),
+            note: None,
         }
+    }
+
+    /// The same write with what is said of it.
+    #[must_use]
+    pub fn with_note(self, note: Option<Arc<Note>>) -> Self {
+        Self { note, ..self }
     }
 
     /// The same write with the body that was sent.
@@ -173,6 +182,7 @@ impl Write {
             method: self.method.to_string(),
             uri: self.uri(),
             sent: self.sent.clone(),
+            note: self.note.clone(),
             known,
             length: self.length,
         }

@@ -1,6 +1,10 @@
 //! What was done to a bucket, and undoing it.
 
+mod command;
 mod diff;
+mod random;
+mod restore;
+mod revert;
 
 use serde_json::Value;
 
@@ -58,4 +62,47 @@ impl World {
 /// Who somebody is to Kinto.
 async fn user_id(client: &Client) -> String {
     client.get("/").await.expect(200).json()["user"]["id"].as_str().unwrap().to_owned()
+}
+
+impl World {
+    /// Undoes something, as somebody; gives the lines, and what the last one says.
+    async fn revert(&self, client: &Client, body: Value) -> (Vec<Value>, Value) {
+        self.lines(client.post(&format!("{}/revert", self.history())).json(body)).await
+    }
+
+    async fn lines(&self, request: super::support::Request) -> (Vec<Value>, Value) {
+        let answer = request.await.expect(200);
+        assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+        let mut lines: Vec<Value> =
+            answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let end = lines.pop().unwrap();
+        assert!(end["end"].is_object(), "{end}");
+        (lines, end["end"].clone())
+    }
+
+    /// The records by their ids, without their timestamps.
+    async fn state(&self) -> std::collections::BTreeMap<String, Value> {
+        without_timestamps(self.alice.all(&self.records()).await)
+    }
+}
+
+fn without_timestamps(rows: Vec<Value>) -> std::collections::BTreeMap<String, Value> {
+    let row = |mut row: Value| {
+        row.as_object_mut().unwrap().remove("last_modified");
+        (row["id"].as_str().unwrap().to_owned(), row)
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// Lines as `id: status`.
+fn statuses(lines: &[Value]) -> Vec<String> {
+    let mut told: Vec<String> = lines
+        .iter()
+        .map(|line| {
+            let id = line["uri"].as_str().unwrap().rsplit('/').next().unwrap();
+            format!("{id}: {}", line["status"].as_str().unwrap())
+        })
+        .collect();
+    told.sort();
+    told
 }

@@ -21,6 +21,7 @@ use crate::access::Credentials;
 use crate::aside;
 use crate::current::Part;
 use crate::error::Error;
+use crate::journal::Note;
 use crate::kinto::{RequestPath, Sent};
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
@@ -93,6 +94,8 @@ pub(super) struct SubRequest {
     data: Option<Box<RawValue>>,
     /// The endpoint, where it is the sidecar's.
     pub(super) own: Option<Endpoint>,
+    /// What is said of it beside what it writes.
+    pub(super) note: Option<Arc<Note>>,
 }
 
 /// How much work a batch is, in bytes: how long it is with the defaults in each request.
@@ -264,7 +267,8 @@ impl SubRequest {
         };
         let credentials = context.credentials.clone();
         let data = sent(spec.body, defaults.body);
-        let mut request = Self { text, method, target, path, trouble, headers, credentials, data, own: None };
+        let mut request =
+            Self { text, method, target, path, trouble, headers, credentials, data, own: None, note: None };
         let names_somebody = |name: &String| matches!(&*env_name(name), "authorization" | "cookie");
         if request.headers.keys().any(names_somebody) {
             request.credentials = Credentials::of(&request.headers_within(context.headers));
@@ -301,6 +305,7 @@ impl SubRequest {
         let (headers, credentials) = (self.headers_within(outer), self.credentials.clone());
         Write::new(&self.method, self.path.clone(), &headers, credentials, default)
             .with_data(self.data.as_deref())
+            .with_note(self.note.clone())
     }
 
     /// The batch's own headers, overridden by those of the sub-request.

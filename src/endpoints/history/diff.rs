@@ -19,9 +19,9 @@ use crate::endpoints::own_bucket;
 use crate::error::Error;
 use crate::history::Visible;
 use crate::history::difference::{Difference, differences};
-use crate::journal::{Touched, Touches};
+use crate::journal::{Touched, Touches, Versions};
 use crate::kinto::{Timestamp, segment};
-use crate::query::{Fault, Invalid, Parameters};
+use crate::query::{Fault, Invalid, Parameters, Query};
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::cache_control;
@@ -64,7 +64,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     // What is recorded later is in no answer that has this timestamp.
     let timestamp = visible.timestamp().await?;
     let mut hold = core.hold(&request.headers, peer);
-    let touches = match touched(&visible, &selection, &mut hold).await? {
+    let touches = match touched(&visible, &selection.query, selection.versions, &mut hold).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(touches) => touches,
     };
@@ -95,13 +95,14 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
 }
 
 /// The objects that a selection is about. What they take is held.
-pub(super) async fn touched(
+pub(in crate::endpoints) async fn touched(
     visible: &Visible,
-    selection: &Selection,
+    query: &Query,
+    versions: Versions,
     hold: &mut Hold,
 ) -> Result<ControlFlow<Response, Touches>, Error> {
     hold.grow(MOST)?;
-    let touches = match visible.touched(&selection.query, Some(selection.versions), MOST).await? {
+    let touches = match visible.touched(query, Some(versions), MOST).await? {
         ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal.replay())),
         ControlFlow::Continue(touches) => touches,
     };

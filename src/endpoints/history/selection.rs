@@ -48,16 +48,25 @@ impl Selection {
             }
         };
         let (after, until) = (moment_of(FROM), moment_of(TO));
+        let token = parameters.single("_token").map(str::to_owned);
+        let filters = parameters.only(|name| !matches!(name, FROM | TO | "_token"));
+        let query = Self::filters(core, &filters, faults)?;
+        let versions = Versions { after: after.unwrap_or_default(), until: until.unwrap_or_default() };
+        let limit = query.limit;
+        Ok(Self { query, versions, limit, token })
+    }
+
+    /// Reads the filters alone; the order is always the same, and so are the members.
+    pub(super) fn filters(
+        core: &Core,
+        parameters: &Parameters,
+        mut faults: Vec<Fault>,
+    ) -> Result<Query, Invalid> {
         for name in ["_sort", "_fields"] {
             if parameters.values(name).is_some() {
                 faults.push(Fault::query(name, "It means nothing here"));
             }
         }
-        let token = parameters.single("_token").map(str::to_owned);
-        let filters = parameters.only(|name| !matches!(name, FROM | TO | "_token"));
-        let query = Query::of(&Given::read(&filters, faults)?, &history::rules(core))?;
-        let versions = Versions { after: after.unwrap_or_default(), until: until.unwrap_or_default() };
-        let limit = query.limit;
-        Ok(Self { query, versions, limit, token })
+        Query::of(&Given::read(parameters, faults)?, &history::rules(core))
     }
 }

@@ -38,6 +38,7 @@ async fn without_chains(place: &Place) {
     let mut writing = writing(place).await;
     for text in [
         "DROP TABLE sidecar_versions",
+        "ALTER TABLE sidecar_intents DROP COLUMN note",
         "DELETE FROM sidecar_meta WHERE name = 'chains'",
         "UPDATE sidecar_meta SET value = '1' WHERE name = 'schema'",
     ] {

@@ -324,6 +324,7 @@ async fn entries_and_intents_survive() {
             method: "PUT".to_owned(),
             uri: RECORD.to_owned(),
             sent: Some(to_raw_value(&json!({"x": 1})).unwrap()),
+            note: None,
             known: Timestamp(4),
             length: 0,
         };

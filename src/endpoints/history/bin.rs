@@ -1,0 +1,115 @@
+//! `GET /buckets/{bucket}/history/deleted`: what is gone and can be brought back, newest deletion first, as a list that the
+//! history's filters select from.
+
+use std::ops::ControlFlow;
+
+use http::header::HOST;
+use http::request::Parts;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::selection::Selection;
+use crate::app::Core;
+use crate::endpoints::list;
+use crate::endpoints::own_bucket;
+use crate::error::Error;
+use crate::history::difference::{Difference, Side, differences};
+use crate::journal::Touched;
+use crate::kinto::segment;
+use crate::query::{Filter, Operator, Parameters, Sort};
+use crate::wire::body::{Body, Response};
+use crate::wire::cache_control;
+use crate::wire::peer::Peer;
+
+/// SECURITY: the most bytes of a page, before what the objects were is read.
+const PAGE: usize = 4 << 20;
+
+/// Something that was deleted.
+#[derive(Serialize)]
+struct Deleted<'d> {
+    uri: String,
+    resource_name: &'static str,
+    /// The entry of its deletion.
+    entry: Option<&'d String>,
+    last_modified: u64,
+    user_id: Option<&'d String>,
+    /// The last version of it; none where that is not known, and cannot be brought back.
+    data: Option<&'d RawValue>,
+}
+
+/// Answers a request for what was deleted.
+pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
+    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
+    let requester = &core.requester(&request.headers);
+    let bucket = match own_bucket::of_history(core, bucket, requester).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(bucket) => bucket,
+    };
+    list::check_accept(&request.headers)?;
+    let visible = match core.app.history.visible(journal, &bucket, requester).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+        ControlFlow::Continue(visible) => visible,
+    };
+    let query = Parameters::parse(request.uri.query())
+        .and_then(|parameters| Selection::filters(core, &parameters, Vec::new()));
+    let mut query = match query {
+        Ok(query) => query,
+        Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error.into()),
+    };
+    let is_deletion =
+        Filter { field: "action".to_owned(), operator: Operator::Eq, value: Value::from("delete") };
+    query.filters.push(is_deletion);
+    query.sorting = vec![Sort { field: "last_modified".to_owned(), descending: true }];
+    query.most_bytes = Some(PAGE);
+    let mut hold = core.hold(&request.headers, peer);
+    hold.grow(4 * PAGE)?;
+    let page = match visible.page(&query).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+        ControlFlow::Continue(page) => page,
+    };
+    let touched: Vec<Touched> = page.rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
+    let mut text = String::from("{\"data\":[");
+    for chunk in touched.chunks(100) {
+        for difference in differences(&visible, chunk).await? {
+            if let Some(row) = row(&difference) {
+                if !text.ends_with('[') {
+                    text.push(',');
+                }
+                text.push_str(&row);
+            }
+            hold.set(hold.bytes().max(text.len() + PAGE))?;
+        }
+    }
+    text.push_str("]}");
+    hold.set(text.len())?;
+    let mut response = list::json(Body::full(text));
+    let headers = response.headers_mut();
+    list::insert_timestamp(headers, page.timestamp);
+    if let (Some(token), Some(limit)) = (page.next, query.limit) {
+        let settings = &core.app.settings;
+        let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let base_url = list::base_url(settings, peer.scheme(), host);
+        let path = format!("/{}/buckets/{}/history/deleted", settings.upstream.version, segment(&bucket));
+        let next = list::next_page(&base_url, &path, request.uri.query(), limit, &token);
+        headers.extend(next.map(|next| (list::NEXT_PAGE, next)));
+    }
+    cache_control::forbid(headers);
+    Ok(response.map(|body| body.held(hold)))
+}
+
+/// As it is told; nothing of what is there again, or was deleted again since.
+fn row(difference: &Difference) -> Option<String> {
+    if !matches!(difference.now, Side::Absent) || difference.conflict.is_some() {
+        return None;
+    }
+    let row = Deleted {
+        uri: difference.object.to_string(),
+        resource_name: difference.object.resource().as_str(),
+        entry: difference.entries.first(),
+        last_modified: difference.last_modified.0,
+        user_id: difference.user_ids.first(),
+        data: difference.before.present().map(|before| &*before.data),
+    };
+    serde_json::to_string(&row).ok()
+}

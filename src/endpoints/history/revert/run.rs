@@ -1,0 +1,455 @@
+//! Undoing, batch by batch.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+
+use super::options::Options;
+use super::step::{Step, Undoing};
+use super::told::{Line, Preview, Status, Told};
+use crate::access::Requester;
+use crate::app::Core;
+use crate::backoff::Backoff;
+use crate::endpoints::batch;
+use crate::endpoints::history::diff;
+use crate::endpoints::list::{TOTAL_OBJECTS, TOTAL_RECORDS};
+use crate::error::Error;
+use crate::history::Visible;
+use crate::history::difference::{Difference, Present, Side, differences};
+use crate::journal::{Note, Object, Permissions, ResourceName, Touched};
+use crate::kinto::{Timestamp, batch_path};
+use crate::phase::Phase;
+use crate::upstream::UpstreamError;
+use crate::wire::buffers::Hold;
+use crate::wire::peer::Peer;
+
+/// A batch is sent once its requests take so many bytes.
+const ENOUGH: usize = 1 << 20;
+/// How often a batch is tried of which it is not known what became of it.
+const TRIES: usize = 3;
+/// The longest pause between two batches, and between two tries of one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(in crate::endpoints) struct Run {
+    pub(super) core: Arc<Core>,
+    /// The requester's request, as that of a batch.
+    pub(super) parts: Parts,
+    pub(super) peer: Peer,
+    pub(super) requester: Requester,
+    pub(super) told: Told,
+    pub(super) options: Options,
+    pub(super) user_id: Option<String>,
+    /// The most requests of a batch.
+    pub(super) limit: usize,
+    pub(super) hold: Hold,
+    pub(super) pending: Vec<Undoing>,
+    pub(super) pending_bytes: usize,
+}
+
+#[derive(Deserialize)]
+struct Answers<'a> {
+    #[serde(borrow)]
+    responses: Vec<Answered<'a>>,
+}
+
+/// An answer to a sub-request.
+#[derive(Deserialize)]
+struct Answered<'a> {
+    status: u16,
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Shown<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    permissions: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    last_modified: Option<Timestamp>,
+}
+
+/// What is to be done.
+pub(in crate::endpoints) enum Work {
+    /// What the selected entries of these objects tell of is undone.
+    Undo {
+        /// Whose history it is, as the requester sees it.
+        visible: Visible,
+        /// The objects.
+        touched: Vec<Touched>,
+        /// Those of which the history does not know what was done.
+        unknown: Vec<Object>,
+    },
+}
+
+/// What came of sending a batch.
+enum Sent {
+    /// An answer to each.
+    Each(Vec<Bytes>),
+    /// The upstream refused the whole.
+    Refused(StatusCode, Bytes),
+    /// Nobody knows what was written, for this reason.
+    Unknown(String),
+}
+
+impl Run {
+    /// Does the work, and tells how it ended.
+    pub(super) async fn work(mut self, work: Work) {
+        match work {
+            Work::Undo { visible, touched, unknown } => {
+                let reason = "it was changed elsewhere, and the history does not have that yet";
+                for object in unknown {
+                    let line = Line::new(object.to_string(), Status::NotTried);
+                    self.told.tell(line.because(reason)).await;
+                }
+                self.undo(&visible, touched).await;
+            }
+        }
+        self.flush().await;
+        self.told.end().await;
+    }
+
+    /// Undoes what was done to these objects: what has to be there for others comes first, and what holds others goes last.
+    pub(super) async fn undo(&mut self, visible: &Visible, mut touched: Vec<Touched>) {
+        touched.sort_by_cached_key(|touched| (rank(&touched.object), touched.object.to_string()));
+        let mut deletions = self.pass(visible, touched, true).await;
+        self.flush().await;
+        deletions.sort_by_cached_key(|touched| (Reverse(rank(&touched.object)), touched.object.to_string()));
+        self.pass(visible, deletions, false).await;
+    }
+
+    /// Goes through objects. Those that are to be deleted are given back where others come first.
+    async fn pass(&mut self, visible: &Visible, touched: Vec<Touched>, is_first: bool) -> Vec<Touched> {
+        let (mut rest, mut together, mut deletions) = (&*touched, 32, Vec::new());
+        while let Some((chunk, after)) = rest.split_at_checked(together.min(rest.len()))
+            && !chunk.is_empty()
+            && !self.told.is_closed
+        {
+            rest = after;
+            if self.told.stopped.is_none() {
+                match differences(visible, chunk).await {
+                    Ok(found) => {
+                        together = diff::next_together(&found);
+                        for difference in &found {
+                            if self.one(difference, is_first).await {
+                                let own = chunk.iter().find(|touched| touched.object == difference.object);
+                                deletions.extend(own.cloned());
+                            }
+                        }
+                        continue;
+                    }
+                    Err(error) => self.stop(&error),
+                }
+            }
+            for touched in chunk {
+                self.not_tried(&touched.object).await;
+            }
+        }
+        deletions
+    }
+
+    /// Undoes one difference; says whether that is left for later, as it is a deletion.
+    pub(in crate::endpoints) async fn one(&mut self, difference: &Difference, is_first: bool) -> bool {
+        let object = &difference.object;
+        if self.told.stopped.is_some() {
+            self.not_tried(object).await;
+            return false;
+        }
+        let mut step = Step::of(difference, &self.options, self.user_id.as_deref());
+        if let Step::Write(undoing) = &step
+            && undoing.data.is_none()
+        {
+            if is_first {
+                return true;
+            }
+            if let Some(conflict) = self.holds_others(object).await {
+                step = Step::Conflict(conflict);
+            }
+        }
+        let line = |status| Line::new(object.to_string(), status);
+        match step {
+            Step::Unchanged => self.told.tell(line(Status::Unchanged)).await,
+            Step::Conflict(reason) => self.told.tell(line(Status::Conflict).because(reason)).await,
+            Step::Refused(reason) => self.told.tell(line(Status::Refused).because(reason)).await,
+            Step::Write(undoing) if self.options.dry_run => {
+                let preview = Some(Preview::of(difference, &undoing));
+                let line = Line { preview, action: Some(undoing.action()), ..line(Status::Planned) };
+                self.told.tell(line).await;
+            }
+            Step::Write(undoing) => {
+                self.pending_bytes += undoing.data.as_ref().map_or(0, |data| data.get().len()) + 512;
+                self.pending.push(*undoing);
+                if self.pending.len() >= self.limit || self.pending_bytes >= ENOUGH {
+                    self.flush().await;
+                }
+            }
+        }
+        false
+    }
+
+    /// Why a collection is not deleted: what it holds would go with it.
+    async fn holds_others(&mut self, object: &Object) -> Option<&'static str> {
+        if !matches!(object, Object::Collection(..)) || self.options.overwrite || self.options.dry_run {
+            return None;
+        }
+        self.flush().await;
+        let path = format!("{object}/records");
+        let asked = self.core.upstream.ask_as(Method::HEAD, &path, self.headers(), Bytes::new()).await;
+        let total = asked.ok().and_then(|answer| {
+            let total =
+                answer.headers().get(TOTAL_OBJECTS).or_else(|| answer.headers().get(TOTAL_RECORDS))?;
+            total.to_str().ok()?.parse::<usize>().ok()
+        });
+        (total != Some(0)).then_some("it holds records that are not undone, or nobody knows")
+    }
+
+    fn headers(&self) -> HeaderMap {
+        self.requester.credentials.headers()
+    }
+
+    fn stop(&mut self, error: &Error) {
+        self.told.stopped.get_or_insert_with(|| error.to_string());
+    }
+
+    async fn not_tried(&mut self, object: &Object) {
+        let reason = self.told.stopped.clone().unwrap_or_default();
+        self.told.tell(Line::new(object.to_string(), Status::NotTried).because(reason)).await;
+    }
+
+    /// Writes what is pending.
+    pub(in crate::endpoints) async fn flush(&mut self) {
+        self.pending_bytes = 0;
+        let mut todo = std::mem::take(&mut self.pending);
+        if *self.core.app.phase.borrow() >= Phase::Leaving && !todo.is_empty() {
+            self.told.stopped.get_or_insert_with(|| "the server is about to stop".to_owned());
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
+        let mut tries = 0;
+        while !todo.is_empty() && self.told.stopped.is_none() && !self.told.is_closed {
+            let begun = Instant::now();
+            let sent = self.send(&todo).await;
+            self.told.batches += 1;
+            let (doubtful, reason) = match sent {
+                Sent::Each(answers) => {
+                    (self.judge(todo, &answers).await, "the upstream did not write it".to_owned())
+                }
+                Sent::Refused(status, body) if todo.len() == 1 => {
+                    for undoing in todo {
+                        self.refused(&undoing, status, serde_json::from_slice(&body).ok()).await;
+                    }
+                    return;
+                }
+                Sent::Refused(..) => {
+                    // One of them may be at fault.
+                    for undoing in todo {
+                        self.pending.push(undoing);
+                        Box::pin(self.flush()).await;
+                    }
+                    return;
+                }
+                Sent::Unknown(reason) => (todo, reason),
+            };
+            if doubtful.is_empty() {
+                // Others have their turn, too.
+                sleep((begun.elapsed() / 2).min(LONGEST_PAUSE).max(self.asked_pause())).await;
+                return;
+            }
+            tries += 1;
+            if tries == TRIES {
+                self.told.stopped = Some(reason);
+            }
+            backoff.wait().await;
+            todo = match self.read_again(doubtful).await {
+                Ok(left) => left,
+                Err((left, error)) => {
+                    tracing::debug!(%error, "what became of a batch that undoes is not known yet");
+                    left
+                }
+            };
+        }
+        for undoing in todo {
+            self.not_tried(&undoing.object).await;
+        }
+    }
+
+    /// How long the upstream wants to be left alone, within reason.
+    fn asked_pause(&self) -> Duration {
+        let mut headers = HeaderMap::new();
+        if let Some(advice) = self.core.upstream.advice() {
+            advice.insert(StatusCode::OK, &mut headers);
+        }
+        let backoff = headers.get("backoff").and_then(|backoff| backoff.to_str().ok()?.parse().ok());
+        Duration::from_secs(backoff.unwrap_or(0_u64).min(60))
+    }
+
+    async fn send(&mut self, undoings: &[Undoing]) -> Sent {
+        let writes: Vec<(String, Arc<Note>)> =
+            undoings.iter().map(|undoing| (undoing.request(), Arc::clone(&undoing.note))).collect();
+        let held = self.hold.bytes();
+        let written = batch::write(&self.core, &self.parts, &writes, &self.peer, &mut self.hold).await;
+        // What the answer took is let go with it. To hold less always succeeds.
+        let _ = self.hold.set(held.min(self.hold.bytes()));
+        match written {
+            Ok(exchanged) if exchanged.answer.status == StatusCode::OK => Sent::Each(exchanged.each),
+            Ok(exchanged) if exchanged.answer.status.is_server_error() => {
+                Sent::Unknown(format!("the upstream answered with {}", exchanged.answer.status))
+            }
+            Ok(exchanged) => Sent::Refused(exchanged.answer.status, exchanged.body),
+            Err(error) if error.status().is_client_error() => {
+                let status = error.status();
+                let text = serde_json::json!({"code": status.as_u16(), "message": error.to_string()});
+                Sent::Refused(status, text.to_string().into())
+            }
+            Err(error) => Sent::Unknown(error.to_string()),
+        }
+    }
+
+    /// Tells of each what its answer says; gives back those of which no answer says it.
+    async fn judge(&mut self, undoings: Vec<Undoing>, answers: &[Bytes]) -> Vec<Undoing> {
+        let read: Vec<Option<Answered<'_>>> =
+            answers.iter().map(|answer| serde_json::from_slice(answer).ok()).collect();
+        // Kinto: after a 409, nothing that is said of the batch is true.
+        let is_conflict = |answer: &Option<Answered<'_>>| answer.as_ref().is_some_and(|a| a.status == 409);
+        if read.len() != undoings.len() || read.iter().any(is_conflict) {
+            return undoings;
+        }
+        let mut doubtful = Vec::new();
+        for (undoing, answer) in undoings.into_iter().zip(read) {
+            let Some(answer) = answer else {
+                doubtful.push(undoing);
+                continue;
+            };
+            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            match status {
+                _ if status.is_success() => self.done(&undoing, answer.body).await,
+                StatusCode::PRECONDITION_FAILED if self.options.overwrite => doubtful.push(undoing),
+                StatusCode::PRECONDITION_FAILED => self.conflict(&undoing).await,
+                StatusCode::NOT_FOUND if undoing.data.is_none() => {
+                    self.told.tell(Line::new(undoing.object.to_string(), Status::Unchanged)).await;
+                }
+                _ if status.is_server_error() || status.is_redirection() => doubtful.push(undoing),
+                _ => self.refused(&undoing, status, answer.body).await,
+            }
+        }
+        doubtful
+    }
+
+    async fn done(&mut self, undoing: &Undoing, body: Option<&RawValue>) {
+        let shown: Option<Shown<'_>> = body.and_then(|body| serde_json::from_str(body.get()).ok());
+        let version = shown.as_ref().and_then(|shown| shown.data).and_then(version);
+        let is_permitted = undoing.permissions.is_some() || undoing.version.is_none();
+        let line = Line {
+            action: Some(undoing.action()),
+            last_modified: version.map(|version| version.0),
+            permissions: shown.and_then(|shown| shown.permissions).filter(|_| is_permitted),
+            ..Line::new(undoing.object.to_string(), Status::Done)
+        };
+        self.told.tell(line).await;
+    }
+
+    async fn conflict(&mut self, undoing: &Undoing) {
+        let line = Line::new(undoing.object.to_string(), Status::Conflict);
+        self.told.tell(line.because("somebody else changed it since")).await;
+    }
+
+    async fn refused(&mut self, undoing: &Undoing, status: StatusCode, error: Option<&RawValue>) {
+        let line = Line {
+            action: Some(undoing.action()),
+            code: Some(status.as_u16()),
+            error,
+            ..Line::new(undoing.object.to_string(), Status::Refused)
+        };
+        self.told.tell(line).await;
+    }
+
+    /// Reads how objects are now. Tells of those that are as they should be, and of those that somebody else changed; gives
+    /// back those that are as they were.
+    async fn read_again(
+        &mut self,
+        undoings: Vec<Undoing>,
+    ) -> Result<Vec<Undoing>, (Vec<Undoing>, UpstreamError)> {
+        let get = |undoing: &Undoing| serde_json::json!({"path": batch_path(&undoing.object.to_string())});
+        let requests: Vec<_> = undoings.iter().map(get).collect();
+        let body = serde_json::json!({"defaults": {"method": "GET"}, "requests": requests});
+        let mut headers = self.headers();
+        headers.extend([(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"))]);
+        let asked = self.core.upstream.ask_as(Method::POST, "/batch", headers, body.to_string().into()).await;
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(error) => return Err((undoings, error)),
+        };
+        let read = serde_json::from_slice::<Answers<'_>>(answer.body());
+        let Ok(Answers { responses }) = read else {
+            let error = UpstreamError::of_status(answer.status(), "what was written by a batch");
+            return Err((undoings, error));
+        };
+        let mut left = Vec::new();
+        let mut answers = responses.into_iter();
+        for mut undoing in undoings {
+            let shown = answers.next().map(|answer| (answer.status, answer.body));
+            let (now, version) = match shown {
+                Some((200, Some(body))) => {
+                    let data =
+                        serde_json::from_str::<Shown<'_>>(body.get()).ok().and_then(|shown| shown.data);
+                    let Some(data) = data else {
+                        left.push(undoing);
+                        continue;
+                    };
+                    let present = Present { data: data.to_owned(), permissions: Permissions::new() };
+                    (Side::Present(present), version(data))
+                }
+                Some((404 | 410, _)) => (Side::Absent, None),
+                _ => {
+                    left.push(undoing);
+                    continue;
+                }
+            };
+            let shall = match &undoing.data {
+                Some(data) => Side::Present(Present { data: data.clone(), permissions: Permissions::new() }),
+                None => Side::Absent,
+            };
+            if shall.has_same_data(&now) {
+                let line = Line {
+                    action: Some(undoing.action()),
+                    last_modified: version.map(|version| version.0),
+                    ..Line::new(undoing.object.to_string(), Status::Done)
+                };
+                self.told.tell(line).await;
+            } else if version == undoing.version {
+                left.push(undoing);
+            } else if self.options.overwrite {
+                undoing.version = version;
+                left.push(undoing);
+            } else {
+                self.conflict(&undoing).await;
+            }
+        }
+        Ok(left)
+    }
+}
+
+fn version(data: &RawValue) -> Option<Timestamp> {
+    serde_json::from_str::<Versioned>(data.get()).ok()?.last_modified
+}
+
+/// What holds others comes before them.
+fn rank(object: &Object) -> u8 {
+    match object.resource() {
+        ResourceName::Bucket => 0,
+        ResourceName::Group => 1,
+        ResourceName::Collection => 2,
+        ResourceName::Record => 3,
+    }
+}

@@ -1,0 +1,249 @@
+//! What undoing comes to for one object: nothing, a write, or why there is none.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::Method;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::options::Options;
+use crate::history::difference::{Difference, Present, Side};
+use crate::journal::{Note, Object, Permissions, ResourceName};
+use crate::kinto::{Timestamp, batch_path};
+
+/// How deep chosen fields may be.
+const DEEPEST: usize = 100;
+
+/// What is to be done about an object.
+#[derive(Debug)]
+pub(in crate::endpoints) enum Step {
+    /// It is as it was.
+    Unchanged,
+    /// Somebody else changed it.
+    Conflict(&'static str),
+    /// It cannot be undone.
+    Refused(&'static str),
+    /// It is written.
+    Write(Box<Undoing>),
+}
+
+/// A write that undoes what was done to an object.
+#[derive(Debug, Clone)]
+pub(in crate::endpoints) struct Undoing {
+    /// The object.
+    pub(in crate::endpoints) object: Object,
+    /// How it shall be; none where it shall not be.
+    pub(in crate::endpoints) data: Option<Box<RawValue>>,
+    /// The permissions that are sent.
+    pub(in crate::endpoints) permissions: Option<Permissions>,
+    /// The version that is undone; none where the object is not there.
+    pub(in crate::endpoints) version: Option<Timestamp>,
+    /// For the entry that is made.
+    pub(in crate::endpoints) note: Arc<Note>,
+}
+
+/// A sub-request of a batch.
+#[derive(Serialize)]
+struct Request<'r> {
+    method: &'r str,
+    path: String,
+    headers: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Body<'r>>,
+}
+
+#[derive(Serialize)]
+struct Body<'r> {
+    data: &'r RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permissions: Option<&'r Permissions>,
+}
+
+type Members = BTreeMap<String, Box<RawValue>>;
+
+// === impl Step ===
+
+impl Step {
+    /// What is to be done to undo a difference, by whoever `user_id` is.
+    pub(in crate::endpoints) fn of(
+        difference: &Difference,
+        options: &Options,
+        user_id: Option<&str>,
+    ) -> Self {
+        let Difference { before, now, object, .. } = difference;
+        let target = match (before, &options.fields) {
+            (Side::Unknown, _) => return Self::Refused("how it was before is not known"),
+            (Side::Absent, None) => None,
+            (Side::Present(before), None) => without_version(&before.data),
+            (Side::Absent, Some(_)) | (Side::Present(_), Some(_)) if matches!(now, Side::Absent) => {
+                return match before {
+                    Side::Absent => Self::Unchanged,
+                    _ => Self::Refused("it is not there, and has no fields to be given back"),
+                };
+            }
+            (Side::Absent, Some(_)) => return Self::Refused("it was not there, and had no fields"),
+            (Side::Present(before), Some(fields)) => match now.present() {
+                Some(now) => {
+                    with_fields(&now.data, &before.data, fields).and_then(|data| without_version(&data))
+                }
+                None => return Self::Refused("how it is now is not known"),
+            },
+        };
+        let sent = before.present().and_then(|before| permissions(before, now, object, options));
+        let shall = match &target {
+            Some(data) => Side::Present(Present { data: data.clone(), permissions: Permissions::new() }),
+            None => Side::Absent,
+        };
+        let has_permissions = sent.as_ref().is_none_or(|sent| are_given(sent, now, user_id));
+        if shall.has_same_data(now) && has_permissions {
+            return Self::Unchanged;
+        }
+        if let Some(conflict) = difference.conflict.filter(|_| !options.overwrite) {
+            return Self::Conflict(conflict);
+        }
+        if target.is_none() && before.present().is_some() {
+            return Self::Refused("how it was before cannot be read");
+        }
+        if target.is_none() && matches!(object, Object::Bucket(_)) {
+            return Self::Refused("a bucket's creation is not undone: its history would go with it");
+        }
+        let note = Note { reason: options.reason.clone(), reverts: difference.entries.clone() };
+        Self::Write(Box::new(Undoing {
+            object: object.clone(),
+            data: target,
+            permissions: sent,
+            version: difference.version,
+            note: Arc::new(note),
+        }))
+    }
+}
+
+// === impl Undoing ===
+
+impl Undoing {
+    /// The method of the write.
+    pub(in crate::endpoints) fn method(&self) -> Method {
+        if self.data.is_some() { Method::PUT } else { Method::DELETE }
+    }
+
+    /// What it does to the object.
+    pub(in crate::endpoints) fn action(&self) -> &'static str {
+        match (&self.data, self.version) {
+            (None, _) => "delete",
+            (Some(_), None) => "create",
+            (Some(_), Some(_)) => "update",
+        }
+    }
+
+    /// The sub-request of a batch, as JSON.
+    pub(in crate::endpoints) fn request(&self) -> String {
+        let condition = match self.version {
+            Some(version) => ("If-Match", format!("\"{version}\"")),
+            None => ("If-None-Match", "*".to_owned()),
+        };
+        let method = self.method();
+        let body = self.data.as_deref().map(|data| Body { data, permissions: self.permissions.as_ref() });
+        let request = Request {
+            method: method.as_str(),
+            path: batch_path(&self.object.to_string()),
+            headers: BTreeMap::from([condition]),
+            body,
+        };
+        // Texts and what is JSON already always serialize.
+        serde_json::to_string(&request).unwrap_or_default()
+    }
+}
+
+/// The permissions that are sent with an object; none where they stay as they are.
+fn permissions(before: &Present, now: &Side, object: &Object, options: &Options) -> Option<Permissions> {
+    let is_wanted = options.permissions.unwrap_or(matches!(now, Side::Absent));
+    if !is_wanted || before.permissions.is_empty() {
+        return None;
+    }
+    let names: &[&str] = match object.resource() {
+        ResourceName::Bucket => &["read", "write", "collection:create", "group:create"],
+        ResourceName::Collection => &["read", "write", "record:create"],
+        ResourceName::Group | ResourceName::Record => &["read", "write"],
+    };
+    // Kinto leaves those that are not named as they are.
+    let none =
+        names.iter().filter(|_| !matches!(now, Side::Absent)).map(|name| ((*name).to_owned(), Vec::new()));
+    let known = before.permissions.iter().map(|(name, who)| (name.clone(), who.clone()));
+    Some(none.chain(known).collect())
+}
+
+/// Whether an object has these permissions. Kinto lets the author of each write write.
+fn are_given(sent: &Permissions, now: &Side, user_id: Option<&str>) -> bool {
+    let Some(now) = now.present() else { return false };
+    let mut sent = sent.clone();
+    sent.retain(|_, who| !who.is_empty());
+    let mut with_author = sent.clone();
+    with_author.entry("write".to_owned()).or_default().extend(user_id.map(str::to_owned));
+    let is_now =
+        |permissions: &Permissions| crate::journal::are_same_permissions(permissions, &now.permissions);
+    is_now(&sent) || is_now(&with_author)
+}
+
+/// An object as it is sent: a timestamp of before would be seen by nobody who follows changes.
+fn without_version(data: &RawValue) -> Option<Box<RawValue>> {
+    let mut members: Members = serde_json::from_str(data.get()).ok()?;
+    members.remove("last_modified");
+    to_raw_value(&members).ok()
+}
+
+/// An object with these fields as they were.
+fn with_fields(now: &RawValue, before: &RawValue, fields: &[String]) -> Option<Box<RawValue>> {
+    let mut merged = now.to_owned();
+    for field in fields {
+        let path: Vec<&str> = field.split('.').collect();
+        merged = with_field(&merged, Some(before), &path)?;
+    }
+    Some(merged)
+}
+
+fn with_field(now: &RawValue, before: Option<&RawValue>, path: &[&str]) -> Option<Box<RawValue>> {
+    let members = |data: &RawValue| serde_json::from_str::<Members>(data.get()).ok();
+    let (name, rest) = path.split_first().filter(|_| path.len() <= DEEPEST)?;
+    let mut merged = members(now)?;
+    let was = before.and_then(members).and_then(|mut members| members.remove(*name));
+    let is_object = |data: &RawValue| data.get().starts_with('{');
+    let part = match (merged.get(*name), &was) {
+        (Some(now), Some(was)) if !rest.is_empty() && is_object(now) && is_object(was) => {
+            Some(with_field(now, Some(was), rest)?)
+        }
+        (Some(now), None) if !rest.is_empty() && is_object(now) => Some(with_field(now, None, rest)?),
+        // A field within what was no object, or is none, is no field by itself.
+        (_, Some(was)) => Some(was.clone()),
+        (_, None) => None,
+    };
+    match part {
+        Some(part) => merged.insert((*name).to_owned(), part),
+        None => merged.remove(*name),
+    };
+    to_raw_value(&merged).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn fields_that_are_chosen_are_as_they_were_and_all_others_as_they_are() {
+        let now = raw(r#"{"a":1,"b":{"x":1,"y":2},"c":3,"n":1e400}"#);
+        let before = raw(r#"{"a":9.50,"b":{"x":9,"z":8},"d":7}"#);
+        for (fields, expected) in [
+            (&["a"][..], r#"{"a":9.50,"b":{"x":1,"y":2},"c":3,"n":1e400}"#),
+            (&["b.x", "c"], r#"{"a":1,"b":{"x":9,"y":2},"n":1e400}"#),
+            (&["b.y", "b.z", "d"], r#"{"a":1,"b":{"x":1,"z":8},"c":3,"d":7,"n":1e400}"#),
+            (&["none", "b.none.x"], r#"{"a":1,"b":{"x":1,"y":2},"c":3,"n":1e400}"#),
+        ] {
+            let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
+            assert_eq!(with_fields(&now, &before, &fields).unwrap().get(), expected, "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `POST /buckets/{bucket}/snapshot/collections/{collection}@{moment}/restore`: a collection's records become what they were
+//! at a moment, as by a revert of all that was done to them since.
+//!
+//! A collection that is gone is made again, as it last was, before its records are.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::slice;
+use std::sync::Arc;
+
+use http::request::Parts;
+use serde_json::Value;
+
+use super::present;
+use crate::access::Requester;
+use crate::app::Core;
+use crate::endpoints::history::diff;
+use crate::endpoints::history::revert::Call;
+use crate::endpoints::history::revert::options::Members;
+use crate::endpoints::history::revert::run::Work;
+use crate::endpoints::{feed, own_bucket};
+use crate::error::Error;
+use crate::history::Visible;
+use crate::history::difference::{Side, differences};
+use crate::journal::{Object, Touched, Versions};
+use crate::kinto::{CollectionKey, Timestamp};
+use crate::query::{Filter, Operator, Query};
+use crate::wire::body::{Body, Response};
+use crate::wire::limited;
+use crate::wire::peer::Peer;
+
+/// Answers a request to restore a collection; `moment` is what stands behind the `@`.
+pub async fn answer(
+    core: &Arc<Core>,
+    key: &CollectionKey,
+    moment: &str,
+    request: &Parts,
+    body: Body,
+    peer: &Peer,
+) -> Result<Response, Error> {
+    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
+    let requester = core.requester(&request.headers);
+    let bucket = match own_bucket::of_history(core, &key.bucket, &requester).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(bucket) => bucket,
+    };
+    let moment = super::moment(moment)?;
+    let visible = match core.app.history.visible(journal, &bucket, &requester).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+        ControlFlow::Continue(visible) => visible,
+    };
+    let mut hold = core.hold(&request.headers, peer);
+    let body = limited::limited(body, &core.app.settings.limits)?;
+    let body = feed::body::read(request, body, core.app.settings.limits.body_limit(), &mut hold).await?;
+    let mut members = Members::of(body);
+    let options = members.options();
+    members.end()?;
+    let collection = Object::Collection(bucket.clone(), key.collection.to_string());
+    let within = Filter {
+        field: "collection_id".to_owned(),
+        operator: Operator::Eq,
+        value: Value::from(&*key.collection),
+    };
+    let versions = Versions { after: moment, until: Timestamp::LAST };
+    let query = Query::of_filters(vec![within]);
+    let mut touched = match diff::touched(&visible, &query, versions, &mut hold).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
+        ControlFlow::Continue(touches) => touches.objects,
+    };
+    if !is_gone(&visible, &collection, &touched).await? {
+        touched.retain(|touched| touched.object != collection);
+    }
+    let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
+    let unknown = unknown(core, &key, &requester, moment, &touched).await?;
+    let call = Call { core, request, peer, requester };
+    call.begin(options, hold, Work::Undo { visible, touched, unknown }).await
+}
+
+/// Whether the collection is there no more.
+async fn is_gone(visible: &Visible, collection: &Object, touched: &[Touched]) -> Result<bool, Error> {
+    let Some(own) = touched.iter().find(|touched| touched.object == *collection) else { return Ok(false) };
+    let found = differences(visible, slice::from_ref(own)).await?;
+    Ok(found.first().is_some_and(|difference| matches!(difference.now, Side::Absent)))
+}
+
+/// The records that changed since the moment of which the history does not know it yet.
+async fn unknown(
+    core: &Core,
+    key: &CollectionKey,
+    requester: &Requester,
+    moment: Timestamp,
+    touched: &[Touched],
+) -> Result<Vec<Object>, Error> {
+    let known: HashSet<&Object> = touched.iter().map(|touched| &touched.object).collect();
+    let rows = present::records(core, key, requester).await?;
+    let changed = rows.into_iter().filter(|row| row.last_modified > moment && !row.deleted);
+    let record = |id: &str| Object::Record(key.bucket.to_string(), key.collection.to_string(), id.to_owned());
+    Ok(changed.map(|row| record(&row.id)).filter(|record| !known.contains(record)).collect())
+}

@@ -1,0 +1,67 @@
+//! A collection becomes what it was at a moment, also one that is gone.
+
+use serde_json::json;
+
+use super::{World, statuses};
+use crate::support::{Kinto, eventually};
+
+#[tokio::test]
+async fn a_collection_is_restored_to_a_moment_also_once_it_is_gone() {
+    let world = World::new("restore").await;
+    let (alice, collection) = (&world.alice, format!("{}/collections/c", world.bucket));
+    for id in ["a", "b", "c"] {
+        alice.put(&world.record(id)).data(json!({"n": 1})).await.expect(201);
+    }
+    let (moment, before) = (world.now().await, world.state().await);
+    alice.patch(&collection).data(json!({"title": "later"})).await.expect(200);
+    alice.put(&world.record("a")).data(json!({"n": 2})).await.expect(200);
+    alice.delete(&world.record("b")).await.expect(200);
+    alice.put(&world.record("d")).data(json!({"n": 4})).await.expect(201);
+    let restore = format!("{}/snapshot/collections/c@{moment}/restore", world.bucket);
+    let (lines, _) = world.lines(alice.post(&restore).json(json!({"dry_run": true}))).await;
+    assert_eq!(statuses(&lines), ["a: planned", "b: planned", "d: planned"]);
+    let (lines, end) = world.lines(alice.post(&restore).json(json!({"reason": "back"}))).await;
+    assert_eq!(statuses(&lines), ["a: done", "b: done", "d: done"]);
+    assert_eq!((world.state().await, &end["complete"]), (before.clone(), &json!(true)));
+    assert_eq!(alice.get(&collection).await.data()["title"], "later", "only its records are restored");
+    let (lines, _) = world.lines(alice.post(&restore)).await;
+    assert!(lines.is_empty(), "{lines:?}");
+
+    alice.put(&world.record("a")).data(json!({"n": 3})).await.expect(200);
+    alice.delete(&collection).await.expect(200);
+    let (lines, end) = world.lines(alice.post(&restore)).await;
+    assert_eq!(statuses(&lines), ["a: done", "b: done", "c: done", "c: done"]);
+    assert_eq!((world.state().await, &end["complete"]), (before, &json!(true)));
+    alice.get(&restore).await.expect(405);
+    alice.post(&restore).json(json!({"from": 1})).await.expect(400);
+    alice.post(&restore.replace(&moment.to_string(), "soon")).await.expect(400);
+    world.sidecar.client().post(&restore).await.expect(401);
+}
+
+#[tokio::test]
+async fn what_passed_elsewhere_is_told_of_until_the_history_has_it() {
+    let world = World::new("restore-late").await;
+    world.alice.put(&world.record("a")).data(json!({"n": 1})).await.expect(201);
+    let (moment, before) = (world.now().await, world.state().await);
+    let elsewhere = Kinto::shared().client().user("alice");
+    elsewhere.put(&world.record("a")).data(json!({"n": 2})).await.expect(200);
+    let restore = format!("{}/snapshot/collections/c@{moment}/restore", world.bucket);
+    eventually("the record is restored", async || {
+        let (lines, end) = world.lines(world.alice.post(&restore)).await;
+        let is_told = lines.iter().all(|line| line["status"] == "not_tried" || line["status"] == "done");
+        assert!(is_told, "{lines:?}");
+        (end["complete"] == true && world.state().await == before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn snapshots_are_taken_at_dates_too() {
+    let world = World::new("dates").await;
+    world.alice.put(&world.record("a")).data(json!({"n": 1})).await.expect(201);
+    let snapshot =
+        |moment: &str| world.alice.get(&format!("{}/snapshot/collections/c@{moment}", world.bucket));
+    assert_eq!(snapshot("2100-01-01T00:00:00Z").await.expect(200).data().as_array().unwrap().len(), 1);
+    assert!(snapshot("2001-01-01T00:00:00%2B01:00").await.expect(200).data().as_array().unwrap().is_empty());
+    snapshot("2001-01-01").await.expect(400);
+}
