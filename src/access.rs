@@ -32,7 +32,7 @@ pub use requester::Requester;
 pub use revive::PublicSince;
 
 use crate::kinto::Timestamp;
-use crate::settings::Settings;
+use crate::settings::InForce;
 use crate::upstream::Upstream;
 use crate::upstream::kinto::Source;
 
@@ -67,10 +67,7 @@ struct Permissions {
     groups: Epoch,
     /// Moves with any of them.
     changed: watch::Sender<u64>,
-    ttl: Duration,
-    stale_if_error: Duration,
-    /// How long an upstream that says nothing is waited for, where its last word will do.
-    patience: Duration,
+    settings: InForce,
 }
 
 /// Until when something counts for those who show no credentials, and for those who do: they may be in groups.
@@ -118,11 +115,18 @@ impl Verdict {
     }
 }
 
+impl Permissions {
+    /// For how long an answer counts.
+    fn ttl(&self) -> Duration {
+        self.settings.now().permission_ttl
+    }
+}
+
 // === impl Access ===
 
 impl Access {
     /// Nothing is remembered yet. What is to be known is asked through `upstream`.
-    pub fn new(settings: &Settings, upstream: Upstream) -> Self {
+    pub fn new(settings: InForce, upstream: Upstream) -> Self {
         let groups = Epoch::default();
         let epochs = || {
             let anonymous = Epoch::default();
@@ -135,9 +139,7 @@ impl Access {
             changed: watch::Sender::new(0),
             epochs: std::iter::repeat_with(epochs).take(EPOCHS).collect(),
             groups,
-            ttl: settings.permission_ttl,
-            stale_if_error: settings.stale_if_error,
-            patience: settings.limits.upstream_connect_timeout,
+            settings,
         });
         Self(Arc::new(Inner { upstream, permissions }))
     }

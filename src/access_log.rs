@@ -6,9 +6,10 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
@@ -39,8 +40,8 @@ const ERRNO_WITHIN: usize = 64;
 /// The most that a thread keeps for its next lines, in bytes.
 const LITTLE_BUFFER: usize = 16 << 10;
 
-/// How lines are written, from the start of the process on.
-static FORM: OnceLock<Form> = OnceLock::new();
+/// How lines are written, once the process has begun to.
+static FORM: ArcSwapOption<Form> = ArcSwapOption::const_empty();
 
 enum Form {
     Text,
@@ -72,13 +73,18 @@ pub(crate) struct Answered {
     bytes: u64,
 }
 
-/// Begins to write lines as the settings say. A second start keeps the first.
+/// Begins to write lines as the settings say.
 pub fn start(settings: &Settings, envelope: impl FnOnce() -> String) -> io::Result<()> {
-    FORM.get_or_init(|| match settings.log_format {
+    change(settings, envelope);
+    lines::start()
+}
+
+/// Goes on to write lines as other settings say.
+pub fn change(settings: &Settings, envelope: impl FnOnce() -> String) {
+    FORM.store(Some(Arc::new(match settings.log_format {
         LogFormat::Text => Form::Text,
         LogFormat::Json => Form::Json(envelope()),
-    });
-    lines::start()
+    })));
 }
 
 /// Waits until what was logged is written.
@@ -90,7 +96,7 @@ impl Line {
     /// `None` where nobody reads it.
     pub fn begin<B>(request: &Request<B>, began: Instant, peer: &Peer, settings: &Settings) -> Option<Self> {
         let is_wanted = settings.access_log && tracing::enabled!(target: TARGET, tracing::Level::INFO);
-        if !is_wanted || FORM.get().is_none() {
+        if !is_wanted || FORM.load().is_none() {
             return None;
         }
         let headers = request.headers();
@@ -159,7 +165,8 @@ impl Answered {
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        let Some(form) = FORM.get() else { return };
+        let form = FORM.load();
+        let Some(form) = form.as_deref() else { return };
         // Nothing in here logs, nor is anything to be logged where a thread ends.
         let _ = BUFFER.try_with(|buffer| {
             let Ok(mut buffer) = buffer.try_borrow_mut() else { return };

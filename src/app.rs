@@ -22,7 +22,7 @@ use crate::remote_settings::bundles::Bundles;
 use crate::remote_settings::public::Public;
 use crate::remote_settings::published::keep_verified;
 use crate::remote_settings::signatures::Signatures;
-use crate::settings::{ChangesMode, Settings};
+use crate::settings::{Arguments, ChangesMode, Environment, InForce, Reread, Settings, SettingsError};
 use crate::timeline::broadcast::Broadcasts;
 use crate::timeline::budget::Budget;
 use crate::timeline::poll::Poller;
@@ -37,10 +37,12 @@ use crate::wire::peer::{Peer, client};
 use crate::writes::{Watching, Writes};
 
 /// The state of one process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct App {
-    /// The settings.
-    pub settings: Settings,
+    /// The settings, as a request finds them from its beginning to its end. See [`Self::now`].
+    pub settings: Arc<Settings>,
+    /// The settings at each moment.
+    in_force: InForce,
     /// What is held in memory for clients.
     pub buffers: Arc<Buffers>,
     /// What is lent to clients.
@@ -54,7 +56,7 @@ pub struct App {
     /// Who may read what, asked for on the runtime of [`Self::background`].
     pub access: Access,
     /// What anybody may read of the list of timestamps.
-    pub public: Public,
+    pub public: Arc<Public>,
     /// Where attachments are.
     pub attachments: Arc<Attachments>,
     /// Whether changesets verify.
@@ -68,7 +70,7 @@ pub struct App {
     /// The history that the sidecar keeps.
     pub history: Arc<History>,
     /// What push services are told.
-    pub broadcasts: Broadcasts,
+    pub broadcasts: Arc<Broadcasts>,
     /// Who is told of each change.
     pub feeds: Arc<Feeds>,
     /// The runtime of everything that outlives a request or takes long.
@@ -81,72 +83,55 @@ impl App {
     /// Builds the state, and starts what keeps it up to date on the runtime of `background`. Without a journal, the one
     /// that the settings name is opened when it can be.
     pub fn start(
-        settings: Settings,
+        in_force: InForce,
         journal: Option<Journal>,
         background: Handle,
         upstream: Upstream,
         phase: watch::Receiver<Phase>,
     ) -> Arc<Self> {
+        let settings = in_force.all();
         let resources = match settings.changes_mode {
             ChangesMode::Upstream => Resources::of_upstream(),
-            ChangesMode::Auto | ChangesMode::Off => {
-                Resources::new(&settings.changes.resources, &settings.changes.excluded_collections)
-            }
+            ChangesMode::Auto | ChangesMode::Off => monitored(&settings),
         };
-        let access = Access::new(&settings, upstream);
+        let access = Access::new(in_force.clone(), upstream);
         let host = settings.kinto.http_host.clone().unwrap_or_default();
-        let budget = Budget::new(settings.poll_budget);
-        let watching = Watching::new(&settings, Arc::clone(&budget));
-        let (purger, moved) = (Purger::start(&settings, &background), watching.moved.clone());
+        let budget = Budget::new(in_force.clone());
+        let watching = Watching::new(in_force.clone(), Arc::clone(&budget));
+        let (purger, moved) = (Purger::start(in_force.clone(), &background), watching.moved.clone());
         let on_news: OnNews = Box::new(move |key: &CollectionKey| {
             moved.notify_one();
-            if let Some(purger) = &purger {
-                purger.changed(key);
-            }
+            purger.changed(key);
         });
         let timeline = Arc::new(Timeline::new(resources, host, on_news));
         let poller = Arc::new(Poller::new(
             timeline.clone(),
-            settings.timestamps_ttl,
+            in_force.clone(),
             Arc::clone(&budget),
-            settings.exclusive,
-            settings.kinto.batch_max_requests,
             Arc::clone(access.upstream().outage()),
-            settings.limits.upstream_connect_timeout,
         ));
-        let reader = Reader {
-            source: access.source(),
-            overlap: settings.overlap,
-            mode: settings.mirror,
-            max_bytes: usize::try_from(settings.cache_size).unwrap_or(usize::MAX),
-        };
-        let mirrors = Arc::new(Mirrors::new(
-            timeline.clone(),
-            reader,
-            background.clone(),
-            settings.timestamps_ttl,
-            settings.stale_if_error,
-            settings.limits.upstream_connect_timeout,
-        ));
-        let warm = Warm::new(&settings, timeline.clone(), poller.clone(), mirrors.clone(), access.clone());
+        let reader = Reader { source: access.source(), settings: in_force.clone() };
+        let mirrors = Arc::new(Mirrors::new(timeline.clone(), reader, background.clone(), in_force.clone()));
+        let warm =
+            Warm::new(in_force.clone(), timeline.clone(), poller.clone(), mirrors.clone(), access.clone());
         let warm = Arc::new(warm);
         warm.revive();
         background.spawn(warm.clone().keep(phase.clone()));
         let keeper = Arc::new(Keeper::new(&settings, journal));
-        let writes = Writes::new(&settings, keeper.clone(), access.clone(), timeline.clone());
+        let writes = Writes::new(in_force.clone(), keeper.clone(), access.clone(), timeline.clone());
         background.spawn(writes.clone().run(mirrors.clone(), watching));
-        let history = Arc::new(History::new(&settings, keeper, writes.clone()));
-        background.spawn(poller.clone().run(access.upstream().clone(), settings.overlap));
-        background.spawn(recheck::keep(mirrors.clone(), settings.overlap, settings.verify_every, budget));
+        let history = Arc::new(History::new(in_force.clone(), keeper, writes.clone()));
+        background.spawn(poller.clone().run(access.upstream().clone()));
+        background.spawn(recheck::keep(mirrors.clone(), in_force.clone(), budget));
         let feeds = Feeds::start(
-            &settings,
+            &in_force,
             Sources::new(
                 timeline.clone(),
                 poller.clone(),
                 mirrors.clone(),
                 history.clone(),
                 access.clone(),
-                settings.overlap,
+                in_force.clone(),
             ),
             access.clone(),
             background.clone(),
@@ -161,10 +146,11 @@ impl App {
             bundles: Arc::new(Bundles::new(&settings, background.clone(), Arc::clone(&attachments))),
             signatures,
             attachments,
-            buffers: Buffers::new(settings.limits.buffered_bytes),
-            loans: Loans::new(settings.limits.buffered_bytes),
-            public: Public::new(settings.permission_ttl),
+            buffers: Buffers::new(in_force.clone()),
+            loans: Loans::new(in_force.clone()),
+            public: Arc::new(Public::new(in_force.clone())),
             settings,
+            in_force,
             timeline,
             poller,
             mirrors,
@@ -172,12 +158,56 @@ impl App {
             warm,
             writes,
             history,
-            broadcasts: Broadcasts::default(),
+            broadcasts: Arc::default(),
             feeds: Arc::new(feeds),
             background,
             phase,
         })
     }
+
+    /// The same state under the settings that are in force now.
+    pub fn now(self: &Arc<Self>) -> Arc<Self> {
+        if self.is_up_to_date() {
+            return Arc::clone(self);
+        }
+        Arc::new(Self { settings: self.in_force.all(), ..Self::clone(self) })
+    }
+
+    /// The settings at each moment.
+    pub fn in_force(&self) -> &InForce {
+        &self.in_force
+    }
+
+    fn is_up_to_date(&self) -> bool {
+        Arc::ptr_eq(&self.settings, &self.in_force.now())
+    }
+
+    /// Reads the settings again from where the process has them from. Requests under way end under those that they began
+    /// with; an error changes nothing.
+    pub fn reload(&self, arguments: &Arguments, environment: &Environment) -> Result<Reread, SettingsError> {
+        let before = self.in_force.all();
+        let reread = self.in_force.read_again(arguments, environment)?;
+        let settings = self.in_force.all();
+        let lists = |settings: &Settings| {
+            let changes = &settings.changes;
+            (changes.resources.clone(), changes.excluded_collections.clone())
+        };
+        if lists(&before) != lists(&settings) && settings.changes_mode != ChangesMode::Upstream {
+            self.timeline.monitor(monitored(&settings));
+            self.poller.monitored_anew();
+        }
+        if before.cache_size != settings.cache_size {
+            self.mirrors.resize();
+        }
+        if before.auth != settings.auth {
+            self.access.upstream().forget_description();
+        }
+        Ok(reread)
+    }
+}
+
+fn monitored(settings: &Settings) -> Resources {
+    Resources::new(&settings.changes.resources, &settings.changes.excluded_collections)
 }
 
 /// What one thread answers with.
@@ -195,6 +225,16 @@ impl Core {
     /// A thread's part of `app`, with connections of its own.
     pub fn new(app: Arc<App>, upstream: Upstream) -> Self {
         Self { access: app.access.sibling(upstream.clone()), app, upstream }
+    }
+
+    /// The same under the settings that are in force now, where others are.
+    pub fn renewed(&self) -> Option<Self> {
+        let is_old = !self.app.is_up_to_date();
+        is_old.then(|| Self {
+            app: self.app.now(),
+            upstream: self.upstream.clone(),
+            access: self.access.clone(),
+        })
     }
 
     /// Who sent a request with these headers.

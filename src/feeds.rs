@@ -49,7 +49,7 @@ mod wakers;
 
 use crate::access::Access;
 use crate::phase::Phase;
-use crate::settings::Settings;
+use crate::settings::InForce;
 use crate::wire::variants::Variants;
 use channel::Channel;
 use follow::Sources;
@@ -90,25 +90,18 @@ pub struct Feeds {
 impl Feeds {
     /// No feeds yet; permissions are asked for on the runtime of `background`.
     pub fn start(
-        settings: &Settings,
+        settings: &InForce,
         sources: Sources,
         access: Access,
         background: Handle,
         phase: watch::Receiver<Phase>,
     ) -> Self {
         let permission_watch = Arc::new(PermissionWatch::default());
-        background.spawn(Arc::clone(&permission_watch).keep(
-            access,
-            Questions {
-                history: Arc::clone(&sources.history),
-                principals: settings.changes.principals.clone(),
-            },
-            settings.permission_ttl,
-            settings.poll_budget,
-        ));
+        let questions = Questions { history: Arc::clone(&sources.history), settings: settings.clone() };
+        background.spawn(Arc::clone(&permission_watch).keep(access, questions));
         Self {
             sources,
-            reader_limit: Arc::new(ReaderLimit::new(&settings.feeds, &settings.limits)),
+            reader_limit: Arc::new(ReaderLimit::new(settings.clone())),
             permission_watch,
             compressed: Variants::new(COMPRESSED_AT_ONCE),
             seen_before: SeenBefore::default(),

@@ -12,7 +12,7 @@ pub use visible::Visible;
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::metrics::journal::JournalSize;
-use crate::settings::Settings;
+use crate::settings::InForce;
 use crate::upstream::Upstream;
 use crate::writes::Writes;
 use keeper::Keeper;
@@ -22,17 +22,13 @@ use keeper::Keeper;
 pub struct History {
     keeper: Arc<Keeper>,
     writes: Arc<Writes>,
-    /// Who sees the history of every bucket.
-    readers: Vec<String>,
-    explicit_permissions: bool,
+    settings: InForce,
 }
 
 impl History {
     /// Reads what `keeper` holds and `writes` writes.
-    pub fn new(settings: &Settings, keeper: Arc<Keeper>, writes: Arc<Writes>) -> Self {
-        let kinto = &settings.kinto;
-        let readers = kinto.history_read_principals.clone();
-        Self { keeper, writes, readers, explicit_permissions: kinto.explicit_permissions }
+    pub fn new(settings: InForce, keeper: Arc<Keeper>, writes: Arc<Writes>) -> Self {
+        Self { keeper, writes, settings }
     }
 
     /// How much the journal holds, where there is one that can be read now.

@@ -22,7 +22,8 @@ fn main() -> ExitCode {
     if let Task::Manual(manual) = cli.task {
         return ended(commands::manual::run(manual), LogFormat::Text);
     }
-    let (settings, warnings) = match Settings::load(&cli.arguments, &environment()) {
+    let environment = environment();
+    let (settings, warnings) = match Settings::load(&cli.arguments, &environment) {
         Ok(loaded) => loaded,
         Err(error) => {
             complain(&error);
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     // Who serves is read by machines; all others are commands of somebody's.
     let format = if cli.task == Task::Serve { settings.log_format } else { LogFormat::Text };
     let done = match cli.task {
-        Task::Serve => serve::run(settings).map(|()| ExitCode::SUCCESS),
+        Task::Serve => serve::run(settings, cli.arguments, environment).map(|()| ExitCode::SUCCESS),
         Task::Check(check) => commands::check::run(&settings, check),
         Task::Health(health) => commands::health::run(&settings, &health),
         Task::Transfer(transfer) => commands::history::run(&settings, &transfer),

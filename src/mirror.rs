@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -30,7 +30,7 @@ mod revive;
 
 use crate::current;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::settings::Compat;
+use crate::settings::{Compat, InForce, Settings};
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
 use crate::upstream::kinto::KintoError;
@@ -52,17 +52,17 @@ const OVERSIZE: Duration = Duration::from_secs(60);
 /// All mirrors, bounded in bytes.
 #[derive(Debug)]
 pub struct Mirrors {
-    kept: Cache<CollectionKey, Arc<Mirror>>,
+    /// Replaced when another size is wanted, which a cache of this kind keeps for its life.
+    kept: ArcSwap<Kept>,
     /// Those that somebody holds on to, so that there is never a second one of a collection.
     held: Mutex<HashMap<CollectionKey, Weak<Mirror>>>,
     timeline: Arc<Timeline>,
     reader: Reader,
     background: Handle,
-    timestamps_ttl: Duration,
-    stale_if_error: Duration,
-    /// How long an upstream that says nothing is waited for, where what is kept will do.
-    patience: Duration,
+    settings: InForce,
 }
+
+type Kept = Cache<CollectionKey, Arc<Mirror>>;
 
 /// One collection's content, and the refreshing of it.
 #[derive(Debug)]
@@ -142,21 +142,20 @@ pub enum Freshness {
 // === impl Mirrors ===
 
 impl Mirrors {
-    /// No mirrors yet; `max_bytes` bounds all of them together.
-    pub fn new(
-        timeline: Arc<Timeline>,
-        reader: Reader,
-        background: Handle,
-        timestamps_ttl: Duration,
-        stale_if_error: Duration,
-        patience: Duration,
-    ) -> Self {
-        let kept = Cache::builder()
-            .max_capacity(reader.max_bytes as u64)
-            .weigher(|_, mirror: &Arc<Mirror>| u32::try_from(mirror.bytes()).unwrap_or(u32::MAX))
-            .build();
-        let held = Mutex::default();
-        Self { kept, held, timeline, reader, background, timestamps_ttl, stale_if_error, patience }
+    /// No mirrors yet; `sidecar.cache_size` bounds all of them together.
+    pub fn new(timeline: Arc<Timeline>, reader: Reader, background: Handle, settings: InForce) -> Self {
+        let kept = ArcSwap::from_pointee(kept(&settings.now()));
+        Self { kept, held: Mutex::default(), timeline, reader, background, settings }
+    }
+
+    /// Another `sidecar.cache_size` is in force.
+    pub fn resize(&self) {
+        let resized = kept(&self.settings.now());
+        for (key, mirror) in self.kept.load().iter() {
+            resized.insert(CollectionKey::clone(&key), mirror);
+        }
+        // Who puts one into the former meanwhile has it read again.
+        self.kept.store(Arc::new(resized));
     }
 
     /// The content of a mirror, at least as new as all that was heard of it; where `newest` is plausible, at least
@@ -175,12 +174,13 @@ impl Mirrors {
             return Err(KintoError::Oversize);
         }
         let arrived = Instant::now();
-        let after = self.timestamps_ttl.is_zero().then_some(arrived);
+        let after = self.settings.now().timestamps_ttl.is_zero().then_some(arrived);
         let need = Need { news: mirror.clock.news(), newest, after, arrived, depth: Depth::Ordinary };
-        let last = || mirror.state().filter(|state| state.began.elapsed() < self.stale_if_error);
+        let last =
+            || mirror.state().filter(|state| state.began.elapsed() < self.settings.now().stale_if_error);
         let brought = tokio::select! {
             brought = Box::pin(self.bring(Arc::clone(mirror), need)) => brought,
-            () = Box::pin(mirror.suspense.outlasts(self.patience)), if last().is_some() => {
+            () = Box::pin(mirror.suspense.outlasts(self.patience())), if last().is_some() => {
                 Err(UpstreamError::HeadTimeout.into())
             }
         };
@@ -195,15 +195,15 @@ impl Mirrors {
 
     /// The mirror of a collection, where it is kept.
     pub fn known(&self, key: &CollectionKey) -> Option<Arc<Mirror>> {
-        self.kept.get(key).or_else(|| self.held().get(key).and_then(Weak::upgrade))
+        self.kept.load().get(key).or_else(|| self.held().get(key).and_then(Weak::upgrade))
     }
 
     /// The mirror of a collection, empty where it was not there.
     pub fn mirror(&self, key: &CollectionKey) -> Arc<Mirror> {
-        if let Some(mirror) = self.kept.get(key) {
+        if let Some(mirror) = self.kept.load().get(key) {
             return mirror;
         }
-        self.kept.get_with_by_ref(key, || {
+        self.kept.load().get_with_by_ref(key, || {
             let held = self.held().get(key).and_then(Weak::upgrade);
             held.unwrap_or_else(|| Arc::new(Mirror::new(self.timeline.clock(key))))
         })
@@ -228,8 +228,8 @@ impl Mirrors {
 
     /// Has a collection's mirror weighed again: a variant was made.
     pub fn weigh(&self, key: &CollectionKey) {
-        if let Some(mirror) = self.kept.get(key) {
-            self.kept.insert(key.clone(), mirror);
+        if let Some(mirror) = self.kept.load().get(key) {
+            self.kept.load().insert(key.clone(), mirror);
         }
     }
 
@@ -239,7 +239,7 @@ impl Mirrors {
         let Some(mirror) = self.known(key) else { return 0 };
         let _turn = mirror.gate.lock().await;
         let bytes = mirror.bytes();
-        self.kept.invalidate(key);
+        self.kept.load().invalidate(key);
         let state = mirror.state.swap(None);
         // Those who follow it hold the mirror itself.
         let mut past = mirror.past();
@@ -250,23 +250,28 @@ impl Mirrors {
 
     /// All mirrors that are kept.
     pub fn all(&self) -> Vec<Arc<Mirror>> {
-        self.kept.iter().map(|(_, mirror)| mirror).collect()
+        self.kept.load().iter().map(|(_, mirror)| mirror).collect()
     }
 
     /// Whether any content could be served while the upstream fails.
     pub fn is_warm(&self) -> bool {
-        let is_young = |state: Arc<State>| state.began.elapsed() < self.stale_if_error;
-        self.kept.iter().any(|(_, mirror)| mirror.state().is_some_and(is_young))
+        let is_young = |state: Arc<State>| state.began.elapsed() < self.settings.now().stale_if_error;
+        self.kept.load().iter().any(|(_, mirror)| mirror.state().is_some_and(is_young))
     }
 
     /// The bytes that all mirrors take, as last weighed.
     pub fn bytes(&self) -> u64 {
-        self.kept.weighted_size()
+        self.kept.load().weighted_size()
+    }
+
+    /// How long an upstream that says nothing is waited for, where what is kept will do.
+    fn patience(&self) -> Duration {
+        self.settings.now().limits.upstream_connect_timeout
     }
 
     /// How new an answer from this mirror may be without a question to the upstream.
     fn hit(&self, mirror: &Mirror, newest: Option<Timestamp>) -> Option<Arc<State>> {
-        if self.timestamps_ttl.is_zero() {
+        if self.settings.now().timestamps_ttl.is_zero() {
             return None;
         }
         let state = mirror.state.load();
@@ -376,10 +381,17 @@ impl Mirrors {
         }
         drop(past);
         // Inserting it has it weighed again.
-        self.kept.insert(mirror.clock.key().clone(), Arc::clone(mirror));
+        self.kept.load().insert(mirror.clock.key().clone(), Arc::clone(mirror));
         self.timeline.read(&mirror.clock, timestamp, began);
         state
     }
+}
+
+fn kept(settings: &Settings) -> Kept {
+    Cache::builder()
+        .max_capacity(settings.cache_size)
+        .weigher(|_, mirror: &Arc<Mirror>| u32::try_from(mirror.bytes()).unwrap_or(u32::MAX))
+        .build()
 }
 
 // === impl Mirror ===

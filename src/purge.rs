@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::kinto::{CollectionKey, segment};
-use crate::settings::Settings;
+use crate::settings::{InForce, Settings};
 use crate::upstream::{Upstream, read_whole};
 use crate::wire::body::Body;
 use crate::wire::cache_control::{SURROGATE_KEY, tag_of};
@@ -41,6 +41,7 @@ const LARGEST_ANSWER: usize = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Purger {
     waiting: Arc<Waiting>,
+    settings: InForce,
     /// The list of changes, whose answers change with every other collection.
     list: CollectionKey,
 }
@@ -50,6 +51,19 @@ pub struct Purger {
 struct Waiting {
     keys: Mutex<BTreeSet<CollectionKey>>,
     more: Notify,
+}
+
+/// The cache that the settings name, made anew where they name another.
+struct Named {
+    settings: InForce,
+    made: Mutex<Option<Made>>,
+}
+
+/// What was made of `sidecar.purge_url` and `sidecar.purge_method`; `None` where nothing could be.
+struct Made {
+    url: Uri,
+    method: Method,
+    cache: Option<Arc<Cache>>,
 }
 
 /// Where and how the cache is told.
@@ -62,26 +76,30 @@ struct Cache {
 }
 
 impl Purger {
-    /// Starts telling `sidecar.purge_url`, on the runtime given; `None` where that is not set.
-    pub fn start(settings: &Settings, background: &Handle) -> Option<Self> {
-        let url = settings.purge_url.clone()?;
-        let cache = Cache::new(settings, url)
-            .inspect_err(
-                |error| tracing::error!(%error, "sidecar.purge_url cannot be used; nothing is purged"),
-            )
-            .ok()?;
-        let list = CollectionKey::new(&settings.changes.bucket, &settings.changes.collection);
-        let purger = Self { waiting: Arc::default(), list };
+    /// Starts telling `sidecar.purge_url`, where that is set, on the runtime given.
+    pub fn start(settings: InForce, background: &Handle) -> Self {
+        let changes = &settings.all().changes;
+        let list = CollectionKey::new(&changes.bucket, &changes.collection);
+        let purger = Self { waiting: Arc::default(), settings: settings.clone(), list };
         let waiting = purger.waiting.clone();
+        let named = Named { settings, made: Mutex::default() };
         background.spawn(async move {
             let keys = stream::unfold(waiting, async |waiting| Some((waiting.next().await, waiting)));
-            keys.for_each_concurrent(AT_ONCE, |key| cache.tell(key)).await;
+            let tell = async |key| {
+                if let Some(cache) = named.cache() {
+                    cache.tell(key).await;
+                }
+            };
+            keys.for_each_concurrent(AT_ONCE, tell).await;
         });
-        Some(purger)
+        purger
     }
 
     /// Has the cache drop what it keeps of a collection, and of the list of changes. Never waits.
     pub fn changed(&self, key: &CollectionKey) {
+        if self.settings.now().purge_url.is_none() {
+            return;
+        }
         let mut keys = self.waiting.keys.lock();
         for key in [key, &self.list] {
             if !keys.contains(key) {
@@ -90,6 +108,25 @@ impl Purger {
         }
         drop(keys);
         self.waiting.more.notify_one();
+    }
+}
+
+impl Named {
+    fn cache(&self) -> Option<Arc<Cache>> {
+        let settings = self.settings.now();
+        let (url, method) = (settings.purge_url.as_ref()?, &settings.purge_method);
+        let mut made = self.made.lock();
+        if let Some(made) = made.as_ref().filter(|made| made.url == *url && made.method == *method) {
+            return made.cache.clone();
+        }
+        let cache = Cache::new(&settings, url.clone())
+            .inspect_err(
+                |error| tracing::error!(%error, "sidecar.purge_url cannot be used; nothing is purged"),
+            )
+            .ok()
+            .map(Arc::new);
+        *made = Some(Made { url: url.clone(), method: method.clone(), cache: cache.clone() });
+        cache
     }
 }
 
@@ -193,7 +230,7 @@ mod tests {
     fn a_change_is_told_until_the_cache_has_understood() {
         let (settings, heads) = cache(&["503 No", "200 OK", "404 Not Found"]);
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let purger = Purger::start(&settings, runtime.handle()).unwrap();
+        let purger = Purger::start(settings.into(), runtime.handle());
         purger.changed(&CollectionKey::new("blog", "articles"));
         let heads = heads.join().unwrap();
         assert!(
@@ -207,7 +244,9 @@ mod tests {
     #[tokio::test]
     async fn a_collection_that_changes_often_is_told_of_once() {
         let key = CollectionKey::new("b", "c");
-        let purger = Purger { waiting: Arc::default(), list: CollectionKey::new("monitor", "changes") };
+        let settings = InForce::with(|settings| settings.purge_url = Some(Uri::from_static("http://h/")));
+        let list = CollectionKey::new("monitor", "changes");
+        let purger = Purger { waiting: Arc::default(), settings, list };
         (0..100).for_each(|_| purger.changed(&key));
         assert_eq!(purger.waiting.next().await, key);
         assert_eq!(purger.waiting.next().await, purger.list);
@@ -216,6 +255,8 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_told_where_no_cache_is_named() {
-        assert!(Purger::start(&Settings::default(), &Handle::current()).is_none());
+        let purger = Purger::start(Settings::default().into(), &Handle::current());
+        purger.changed(&CollectionKey::new("b", "c"));
+        assert!(purger.waiting.keys.lock().is_empty());
     }
 }

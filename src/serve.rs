@@ -16,14 +16,15 @@ use tokio::task::JoinHandle;
 mod given;
 mod handover;
 mod notify;
+mod reload;
 
 use crate::app::App;
 use crate::condition;
 use crate::endpoints::admin::Admin;
 use crate::journal::{Journal, JournalError};
 use crate::phase::Phase;
-use crate::server::{AdminServer, Certificates, Pulse, Server, Sockets};
-use crate::settings::Settings;
+use crate::server::{AdminServer, Pulse, Server, Sockets};
+use crate::settings::{Arguments, Environment, InForce, Settings};
 use crate::telemetry;
 use crate::upstream::{Upstream, leads_to_itself};
 use crate::writes::Writes;
@@ -31,6 +32,7 @@ use crate::writes::Writes;
 use given::Given;
 use handover::{Offer, Predecessor};
 use notify::ServiceManager;
+use reload::Reload;
 
 /// Sent to a process that writes past the limit on the size of files.
 const SIGXFSZ: i32 = 25;
@@ -48,8 +50,9 @@ struct Signals {
     upgrades: Signal,
 }
 
-/// Serves until the process is told to stop and what was under way is done, or it is told a second time.
-pub fn run(settings: Settings) -> std::io::Result<()> {
+/// Serves until the process is told to stop and what was under way is done, or it is told a second time. Settings are read
+/// again from this command line and environment.
+pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -> std::io::Result<()> {
     let program = std::env::current_exe();
     let background = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -77,10 +80,11 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         }
         _ => (None, given),
     };
-    let upstream = Upstream::new(&settings)?;
     // Whoever served before has it still.
     let journal = if predecessor.is_some() { None } else { open_journal(&settings, &background)? };
-    let app = App::start(settings, journal, background.handle().clone(), upstream.sibling(), phase);
+    let in_force = InForce::from(settings);
+    let upstream = Upstream::new(&in_force)?;
+    let app = App::start(in_force.clone(), journal, background.handle().clone(), upstream.sibling(), phase);
     let mut admin = None;
     if let Some(address) = &app.settings.admin_listen {
         let sockets =
@@ -96,8 +100,8 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
         Sockets::chosen(&mut given.clients, &app.settings.listen)
     };
     let (writes, warm) = (Arc::clone(&app.writes), Arc::clone(&app.warm));
-    let drain_delay = app.settings.limits.drain_delay;
     let (told, asker) = (Arc::clone(&app), upstream.sibling());
+    let reloaded = Arc::clone(&app);
     let server = Server::open(app, upstream, sockets)?;
     let certificates = server.certificates();
     if let Some(certificates) = certificates.clone() {
@@ -122,12 +126,13 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
     manager.ready(&status);
 
     let Signals { mut stops, hangups, upgrades } = signals;
-    background.spawn(hear_hangups(hangups, certificates, Arc::clone(&manager), status));
+    let reload = Reload { app: reloaded, arguments, environment, certificates };
+    background.spawn(reload.at(hangups, Arc::clone(&manager), status));
     background.spawn(hear_upgrades(upgrades, handover.and(program.ok())));
     background.spawn(keep_watchdog(Arc::clone(&manager), pulse));
     let served =
         background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-    let mut life = Life { phases, drain_delay, offer, admin, writes: Arc::clone(&writes), manager };
+    let mut life = Life { phases, in_force, offer, admin, writes: Arc::clone(&writes), manager };
     let is_abrupt = background.block_on(async {
         let is_taken = life.last(&mut stops).await;
         tokio::select! {
@@ -148,7 +153,7 @@ pub fn run(settings: Settings) -> std::io::Result<()> {
 /// What has to be ended.
 struct Life {
     phases: watch::Sender<Phase>,
-    drain_delay: Duration,
+    in_force: InForce,
     offer: Option<Offer>,
     admin: Option<JoinHandle<()>>,
     writes: Arc<Writes>,
@@ -180,10 +185,11 @@ impl Life {
     /// Serves a while longer without being ready, and stops.
     async fn stop(&self, served: JoinHandle<()>) {
         self.manager.stopping();
-        if !self.drain_delay.is_zero() {
-            tracing::info!("told to stop: not ready any more, and stopping in {:?}", self.drain_delay);
+        let drain_delay = self.in_force.now().limits.drain_delay;
+        if !drain_delay.is_zero() {
+            tracing::info!("told to stop: not ready any more, and stopping in {drain_delay:?}");
             self.phases.send_replace(Phase::Draining);
-            tokio::time::sleep(self.drain_delay).await;
+            tokio::time::sleep(drain_delay).await;
         }
         tracing::info!("stopping");
         if let Some(offer) = &self.offer {
@@ -292,26 +298,6 @@ async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-    }
-}
-
-/// Looks at the certificates, and says what `SIGHUP` does not do.
-async fn hear_hangups(
-    mut hangups: Signal,
-    certificates: Option<Arc<Certificates>>,
-    manager: Arc<ServiceManager>,
-    status: String,
-) {
-    while hangups.recv().await.is_some() {
-        manager.reloading();
-        if let Some(certificates) = certificates.clone() {
-            // A look that panics changes nothing.
-            let _ = tokio::task::spawn_blocking(move || certificates.look()).await;
-        }
-        tracing::warn!(
-            "SIGHUP changes nothing but certificates: settings are read at start only, so a restart is what changes them"
-        );
-        manager.ready(&status);
     }
 }
 

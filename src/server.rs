@@ -26,6 +26,7 @@ mod activity;
 mod admin;
 mod connection;
 mod framing;
+mod latest_core;
 mod linger;
 mod listener;
 pub(crate) mod places;
@@ -40,7 +41,8 @@ pub use pulse::Pulse;
 pub use tls::Certificates;
 
 use connection::{Proxying, Serving};
-use places::{Places, Seated};
+use latest_core::LatestCore;
+use places::{Bounds, Places, Seated};
 
 /// How long to leave the machine alone when it has no more descriptors.
 const BREATHER: Duration = Duration::from_millis(50);
@@ -94,10 +96,12 @@ impl Server {
 
     /// Starts the threads. They end after the process began to ([`App::phase`]).
     pub fn start(self) -> io::Result<(Vec<JoinHandle<()>>, Pulse)> {
-        let shared = Shared { tls: self.tls, places: Places::new(&self.app.settings.limits), app: self.app };
+        let places = Places::new(Bounds::Clients(self.app.in_force().clone()));
+        let shared = Shared { tls: self.tls, places, app: self.app };
         let (mut threads, mut pulse) = (Vec::new(), Pulse::default());
         for (number, listeners) in self.sockets.spread(self.threads)?.into_iter().enumerate() {
-            let core = Arc::new(Core::new(Arc::clone(&shared.app), self.upstream.sibling()));
+            let core = Core::new(Arc::clone(&shared.app), self.upstream.sibling());
+            let core = Arc::new(LatestCore::new(core));
             let shared = shared.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("serve-{number}"));
@@ -109,9 +113,9 @@ impl Server {
 }
 
 /// Serves what one thread accepts, until the process ends.
-async fn run(listeners: Vec<Listener>, core: Arc<Core>, shared: Shared) {
-    let mut phase = shared.app.phase.clone();
-    let grace = shared.app.settings.limits.shutdown_grace;
+async fn run(listeners: Vec<Listener>, core: Arc<LatestCore>, shared: Shared) {
+    let app = Arc::clone(&shared.app);
+    let mut phase = app.phase.clone();
     // Each connection holds a sender: when the last is gone, all is answered.
     let (under_way, mut all_done) = mpsc::channel::<()>(1);
     let thread = Thread { core, shared, under_way };
@@ -120,6 +124,7 @@ async fn run(listeners: Vec<Listener>, core: Arc<Core>, shared: Shared) {
         _ = phase.wait_for(|phase| *phase >= Phase::Leaving) => {}
     }
     drop(thread);
+    let grace = app.now().settings.limits.shutdown_grace;
     let _ = tokio::time::timeout(grace, all_done.recv()).await;
 }
 
@@ -132,7 +137,7 @@ struct Held {
 
 /// One serving thread.
 struct Thread {
-    core: Arc<Core>,
+    core: Arc<LatestCore>,
     shared: Shared,
     under_way: mpsc::Sender<()>,
 }
@@ -182,12 +187,12 @@ async fn wait_out(error: &io::Error) {
 
 impl Accepting for Thread {
     async fn accepted_tcp(&self, stream: TcpStream, address: SocketAddr) {
-        let peer = Peer::new(Some(address.ip()), self.shared.tls.is_some(), &self.core.app.settings);
+        let peer = Peer::new(Some(address.ip()), self.shared.tls.is_some(), &self.core.get().app.settings);
         self.serve_tcp(stream, peer).await;
     }
 
     async fn accepted_unix(&self, stream: UnixStream) {
-        let peer = Peer::new(None, false, &self.core.app.settings);
+        let peer = Peer::new(None, false, &self.core.get().app.settings);
         self.serve(stream, peer).await;
     }
 }
@@ -218,7 +223,7 @@ impl Thread {
         let Some(certificates) = &self.shared.tls else { return self.serve(stream, peer).await };
         let acceptor = certificates.acceptor();
         let Some((serving, held)) = self.admit(peer).await else { return };
-        let patience = self.core.app.settings.limits.header_timeout;
+        let patience = self.core.get().app.settings.limits.header_timeout;
         tokio::spawn(async move {
             let served = async {
                 if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {

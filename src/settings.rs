@@ -1,4 +1,4 @@
-//! Every setting, resolved and validated once at start: flag > `--set` > environment > file > default.
+//! Every setting, resolved and validated at start and when it is read again: flag > `--set` > environment > file > default.
 //!
 //! [`table`] is the one place where a setting is written: its name, flag, default, meaning, kind and field.
 
@@ -7,6 +7,7 @@ use std::net::IpAddr;
 mod admin_token;
 mod auth;
 mod error;
+mod in_force;
 mod ini;
 mod journal_url;
 mod key;
@@ -26,8 +27,9 @@ mod values;
 pub use admin_token::AdminToken;
 pub use auth::{AuthError, ServiceAuth};
 pub use error::{Origin, SettingsError, Warning};
+pub use in_force::{InForce, Reread};
 pub use journal_url::JournalUrl;
-pub use key::{Fallback, Flag, Key, Setting};
+pub use key::{Fallback, Flag, Key, Setting, at_start_only};
 pub use listen_addr::ListenAddr;
 pub use modes::{
     AttachmentsMode, Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode,

@@ -5,8 +5,10 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -41,19 +43,80 @@ pub fn give_up(format: LogFormat, error: &dyn fmt::Display) {
 
 /// Begins to log to the standard error stream, as the settings say.
 pub fn start(settings: &Settings) {
-    let filter = EnvFilter::builder().parse_lossy(format!("{},{ANNOUNCED}=info", settings.log));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let envelope = Envelope::new(&settings.kinto.project_name);
-    let access_log = access_log::start(settings, || envelope.text(Level::INFO));
+    let form = Arc::new(ArcSwap::from_pointee(Form::of(settings)));
+    let lines = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .event_format(Lines { text: Text(Format::default()), form: Arc::clone(&form) })
+        .with_env_filter(filter(settings))
+        .with_filter_reloading();
+    let handle = lines.reload_handle();
+    let access_log = access_log::start(settings, || form.load().envelope.text(Level::INFO));
     // A second start keeps the first: tests do that.
-    _ = match settings.log_format {
-        LogFormat::Text => {
-            lines.with_ansi(io::stderr().is_terminal()).event_format(Text(Format::default())).try_init()
-        }
-        LogFormat::Json => lines.event_format(MozLog(envelope)).try_init(),
-    };
+    if lines.try_init().is_ok() {
+        let obey = Box::new(move |filter| _ = handle.reload(filter));
+        _ = LOG.set(Log { form, obey });
+    }
     if let Err(error) = access_log {
         tracing::error!(%error, "there is no access log");
+    }
+}
+
+/// Goes on to log as other settings say.
+pub fn change(settings: &Settings) {
+    let Some(log) = LOG.get() else { return };
+    (log.obey)(filter(settings));
+    let form = Form::of(settings);
+    access_log::change(settings, || form.envelope.text(Level::INFO));
+    log.form.store(Arc::new(form));
+}
+
+fn filter(settings: &Settings) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(format!("{},{ANNOUNCED}=info", settings.log))
+}
+
+/// What can change of the log, once it has begun.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    form: Arc<ArcSwap<Form>>,
+    obey: Box<dyn Fn(EnvFilter) + Send + Sync>,
+}
+
+/// What lines look like.
+struct Form {
+    format: LogFormat,
+    envelope: Envelope,
+}
+
+impl Form {
+    fn of(settings: &Settings) -> Self {
+        Self { format: settings.log_format, envelope: Envelope::new(&settings.kinto.project_name) }
+    }
+}
+
+/// Lines in the form of the moment.
+struct Lines {
+    text: Text,
+    form: Arc<ArcSwap<Form>>,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let form = self.form.load();
+        match form.format {
+            LogFormat::Text => self.text.format_event(context, writer, event),
+            LogFormat::Json => write_json(&form.envelope, writer, event),
+        }
     }
 }
 
@@ -113,44 +176,31 @@ impl Envelope {
     }
 }
 
-/// `MozLog` 2.0.
-struct MozLog(Envelope);
-
 #[derive(Default)]
 struct Fields(Map<String, Value>);
 
-impl<S, N> FormatEvent<S, N> for MozLog
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        remember(event);
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        let mut fields = fields.0;
-        current::with(|current| {
-            fields.entry("path").or_insert_with(|| current.uri.path().into());
-            if let Some((bucket, collection)) = current.collection() {
-                fields.entry("collection").or_insert_with(|| format!("{bucket}/{collection}").into());
-            }
-            fields.insert("rid".to_owned(), current.id().into());
-        });
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        writeln!(
-            writer,
-            "{{\"Timestamp\":{},\"Type\":{},{},\"Fields\":{}}}",
-            now.as_nanos(),
-            Value::from(event.metadata().target()),
-            self.0.text(*event.metadata().level()),
-            json!(fields)
-        )
-    }
+/// Writes a line of `MozLog` 2.0.
+fn write_json(envelope: &Envelope, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    remember(event);
+    let mut fields = Fields::default();
+    event.record(&mut fields);
+    let mut fields = fields.0;
+    current::with(|current| {
+        fields.entry("path").or_insert_with(|| current.uri.path().into());
+        if let Some((bucket, collection)) = current.collection() {
+            fields.entry("collection").or_insert_with(|| format!("{bucket}/{collection}").into());
+        }
+        fields.insert("rid".to_owned(), current.id().into());
+    });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    writeln!(
+        writer,
+        "{{\"Timestamp\":{},\"Type\":{},{},\"Fields\":{}}}",
+        now.as_nanos(),
+        Value::from(event.metadata().target()),
+        envelope.text(*event.metadata().level()),
+        json!(fields)
+    )
 }
 
 /// Keeps a warning or an error for those who look at the process and not at its log.

@@ -45,7 +45,8 @@ pub type OnNews = Box<dyn Fn(&CollectionKey) + Send + Sync>;
 
 /// The timestamps of all collections that somebody asked for or that are monitored.
 pub struct Timeline {
-    resources: Resources,
+    /// Held to be read while something is entered, so that nothing is that is monitored no more.
+    resources: RwLock<Arc<Resources>>,
     clocks: Clocks,
     /// All monitored collections.
     monitored: Arc<CollectionList>,
@@ -58,7 +59,7 @@ impl Timeline {
     /// An empty timeline that monitors `resources` and puts `host` into its entries.
     pub fn new(resources: Resources, host: String, on_news: OnNews) -> Self {
         Self {
-            resources,
+            resources: RwLock::new(Arc::new(resources)),
             clocks: Clocks::default(),
             monitored: Arc::new(CollectionList::new(host)),
             watched: RwLock::default(),
@@ -67,8 +68,20 @@ impl Timeline {
     }
 
     /// Which collections are monitored.
-    pub fn resources(&self) -> &Resources {
-        &self.resources
+    pub fn resources(&self) -> Arc<Resources> {
+        Arc::clone(&self.resources.read())
+    }
+
+    /// Other collections are monitored from now on. Those that are known and were not are listed as learned late.
+    pub fn monitor(&self, resources: Resources) {
+        let mut monitored = self.resources.write();
+        *monitored = Arc::new(resources);
+        for key in self.monitored.keys().iter().filter(|key| !monitored.include(key)) {
+            self.monitored.remove(key);
+        }
+        for clock in self.kept_clocks().iter().filter(|clock| monitored.include(clock.key())) {
+            self.monitored.enter(clock.key(), clock.timestamp());
+        }
     }
 
     /// The `host` of the entries.
@@ -267,9 +280,11 @@ impl Timeline {
 
     /// Puts a collection's timestamp into the lists that it belongs to.
     fn enter(&self, key: &CollectionKey, timestamp: Timestamp) {
-        if self.resources.include(key) {
+        let resources = self.resources.read();
+        if resources.include(key) {
             self.monitored.enter(key, timestamp);
         }
+        drop(resources);
         if let Some(bucket) = self.watched(&key.bucket) {
             bucket.enter(key, timestamp);
         }
@@ -332,6 +347,23 @@ mod tests {
         assert_eq!(listed(&timeline), [("one".into(), 10, None)]);
         timeline.removed_all();
         assert!(listed(&timeline).is_empty());
+    }
+
+    #[test]
+    fn what_is_monitored_from_now_on_is_listed_late_and_what_is_no_more_is_gone() {
+        let timeline = timeline();
+        write(&timeline, "one", 10);
+        write(&timeline, "hidden", 5);
+        write(&timeline, "two", 20);
+        timeline.set_loaded();
+        timeline.monitor(Resources::new(
+            &["/buckets/a/collections/hidden".into(), "/buckets/a/collections/two".into()],
+            &[],
+        ));
+        assert_eq!(listed(&timeline), [("two".into(), 20, None), ("hidden".into(), 5, Some(20))]);
+        assert_eq!(timeline.entries().gone[0].key, CollectionKey::new("a", "one"));
+        write(&timeline, "one", 30);
+        assert_eq!(listed(&timeline).len(), 2);
     }
 
     #[test]

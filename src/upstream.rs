@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::current;
 use crate::kinto::Timestamp;
 use crate::metrics;
-use crate::settings::{ServiceAuth, Settings};
+use crate::settings::InForce;
 use crate::wire::body::Body;
 
 mod ask;
@@ -77,8 +77,7 @@ struct Inner {
     scheme: Scheme,
     authority: Authority,
     host: HeaderValue,
-    auth: Option<ServiceAuth>,
-    patience: Duration,
+    settings: InForce,
     described: Arc<Described>,
     batches: Arc<Batches>,
     /// What it said beside its answers, to any thread.
@@ -106,10 +105,11 @@ struct Failure {
 
 impl Upstream {
     /// The upstream that the settings name. Reads the trusted authorities; connects to nothing yet.
-    pub fn new(settings: &Settings) -> io::Result<Self> {
+    pub fn new(in_force: &InForce) -> io::Result<Self> {
+        let settings = in_force.now();
         let upstream = &settings.upstream;
         Ok(Self(Arc::new(Inner {
-            connector: Connector::new(settings)?,
+            connector: Connector::new(in_force)?,
             pool: Arc::default(),
             http2: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
@@ -117,8 +117,7 @@ impl Upstream {
             scheme: if upstream.https { Scheme::HTTPS } else { Scheme::HTTP },
             authority: upstream.authority.parse().map_err(io::Error::other)?,
             host: HeaderValue::try_from(&upstream.authority).map_err(io::Error::other)?,
-            auth: settings.auth.clone(),
-            patience: settings.limits.upstream_timeout,
+            settings: in_force.clone(),
             described: Arc::default(),
             batches: Arc::default(),
             words: Arc::default(),
@@ -139,8 +138,7 @@ impl Upstream {
             scheme: inner.scheme.clone(),
             authority: inner.authority.clone(),
             host: inner.host.clone(),
-            auth: inner.auth.clone(),
-            patience: inner.patience,
+            settings: inner.settings.clone(),
             described: Arc::clone(&inner.described),
             batches: Arc::clone(&inner.batches),
             words: Arc::clone(&inner.words),
@@ -157,6 +155,15 @@ impl Upstream {
         let version = self.0.root.rfind('/').and_then(|start| self.0.root.get(start..))?;
         let path = path.strip_prefix(&*self.0.root).or_else(|| path.strip_prefix(version))?;
         path.starts_with('/').then(|| path.to_owned())
+    }
+
+    fn patience(&self) -> Duration {
+        self.0.settings.now().limits.upstream_timeout
+    }
+
+    /// Has the upstream say anew what it is, and whom it takes the service account for.
+    pub fn forget_description(&self) {
+        self.0.described.forget();
     }
 
     /// What the upstream's latest answer asks of clients.
@@ -311,7 +318,7 @@ impl Upstream {
             }
         };
         async move {
-            let response = answer(sent, progress.as_deref(), self.0.patience).await?;
+            let response = answer(sent, progress.as_deref(), self.patience()).await?;
             let connection = reply.map(|(sender, is_reused)| {
                 if is_reused {
                     self.0.pool.saw_reuse();
@@ -321,7 +328,7 @@ impl Upstream {
             self.0.outage.answered(response.status());
             self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
-            let body = Download::new(incoming, connection, progress, self.0.patience).into_body();
+            let body = Download::new(incoming, connection, progress, self.patience()).into_body();
             let body = body.map_err(|error| Failure { error, is_lost: false, unsent: None })?;
             Ok(Response::from_parts(parts, body))
         }

@@ -30,7 +30,7 @@ use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::content::Content;
 use crate::mirror::{Mirrors, State};
 use crate::phase::Phase;
-use crate::settings::Settings;
+use crate::settings::InForce;
 use crate::timeline::Timeline;
 use crate::timeline::collection_list::KeptList;
 use crate::timeline::poll::Poller;
@@ -62,8 +62,7 @@ const SAME: Duration = Duration::from_secs(60);
 pub struct Warm {
     folder: Option<Folder>,
     upstream: String,
-    most: u64,
-    stale_if_error: Duration,
+    in_force: InForce,
     timeline: Arc<Timeline>,
     poller: Arc<Poller>,
     mirrors: Arc<Mirrors>,
@@ -123,17 +122,17 @@ struct KeptMirror {
 impl Warm {
     /// What the process that is about to begin keeps, and is given by the one before it.
     pub fn new(
-        settings: &Settings,
+        in_force: InForce,
         timeline: Arc<Timeline>,
         poller: Arc<Poller>,
         mirrors: Arc<Mirrors>,
         access: Access,
     ) -> Self {
+        let settings = in_force.all();
         Self {
             folder: settings.state_dir.as_ref().map(|directory| Folder::new(directory.join(FOLDER))),
             upstream: settings.upstream.to_string(),
-            most: settings.cache_size,
-            stale_if_error: settings.stale_if_error,
+            in_force,
             timeline,
             poller,
             mirrors,
@@ -162,11 +161,13 @@ impl Warm {
             }
         };
         let good = moment(index.good);
-        if let Some(list) = index.list.as_ref().filter(|_| good.elapsed() < self.stale_if_error) {
+        if let Some(list) =
+            index.list.as_ref().filter(|_| good.elapsed() < self.in_force.now().stale_if_error)
+        {
             self.timeline.revive(list, good);
         }
         let mut written = self.written.lock();
-        let mut room = self.most;
+        let mut room = self.in_force.now().cache_size;
         let mut failures = Vec::new();
         for kept in &index.mirrors {
             let key = CollectionKey::new(&kept.bucket, &kept.collection);
@@ -272,7 +273,7 @@ impl Warm {
             .filter_map(|mirror| {
                 let (key, state) = (mirror.clock().key().clone(), mirror.state()?);
                 let public = self.access.public(&key)?;
-                (state.began.elapsed() < self.stale_if_error).then_some((key, state, public))
+                (state.began.elapsed() < self.in_force.now().stale_if_error).then_some((key, state, public))
             })
             .collect();
         let keys: HashSet<_> = public.iter().map(|(key, ..)| key.clone()).collect();
@@ -291,7 +292,7 @@ impl Warm {
                 failure.get_or_insert(error);
             }
             let Some(content) = written.contents.get(&key) else { continue };
-            if total + content.bytes > self.most {
+            if total + content.bytes > self.in_force.now().cache_size {
                 continue;
             }
             total += content.bytes;

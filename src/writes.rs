@@ -50,7 +50,7 @@ use crate::history::keeper::Keeper;
 use crate::journal::{Change, Journal, Object};
 use crate::kinto::Timestamp;
 use crate::mirror::Mirrors;
-use crate::settings::{JournalFailure, Settings};
+use crate::settings::{InForce, JournalFailure};
 use crate::timeline::Timeline;
 use crate::upstream::kinto::Source;
 use effects::Effects;
@@ -63,7 +63,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Writes {
     keeper: Arc<Keeper>,
-    on_failure: JournalFailure,
+    settings: InForce,
     /// Becomes `true` when what a former process left open was looked up.
     recovered: state::Sender<bool>,
     /// Groups that are being looked up, and by how many.
@@ -79,15 +79,10 @@ pub struct Writes {
 
 impl Writes {
     /// Writes to the journal that `keeper` holds.
-    pub fn new(
-        settings: &Settings,
-        keeper: Arc<Keeper>,
-        access: Access,
-        timeline: Arc<Timeline>,
-    ) -> Arc<Self> {
+    pub fn new(settings: InForce, keeper: Arc<Keeper>, access: Access, timeline: Arc<Timeline>) -> Arc<Self> {
         Arc::new(Self {
             keeper,
-            on_failure: settings.history.on_journal_failure,
+            settings,
             recovered: state::Sender::new(false),
             examined: Mutex::default(),
             lingering: lookup::Lingering::default(),
@@ -96,6 +91,11 @@ impl Writes {
             source: access.source(),
             effects: Arc::new(Effects::new(timeline, access)),
         })
+    }
+
+    /// Whether writes go on while the journal cannot be written.
+    fn forwards(&self) -> bool {
+        self.settings.now().history.on_journal_failure == JournalFailure::Forward
     }
 
     /// Opens the journal where it is not open yet, looks up what a former process left open, follows what others record,
@@ -135,7 +135,7 @@ impl Writes {
         if !self.keeper.is_own() || are_reads && writes.iter().all(|write| write.default().is_none()) {
             return Ok(None);
         }
-        let forgives = are_reads || self.on_failure == JournalFailure::Forward;
+        let forgives = are_reads || self.forwards();
         let Some(journal) = self.keeper.awaited().await else {
             return if forgives { Ok(None) } else { Err(Error::Unavailable { retry_after: None }) };
         };
@@ -174,7 +174,7 @@ impl Writes {
         let done = recovered.wait_for(|recovered| *recovered);
         match tokio::time::timeout(LONGEST_WAIT, done).await {
             Ok(Ok(_)) => Ok(()),
-            _ if self.on_failure == JournalFailure::Forward => Ok(()),
+            _ if self.forwards() => Ok(()),
             _ => Err(Error::Unavailable { retry_after: None }),
         }
     }

@@ -69,11 +69,13 @@ impl Requester {
             }
         };
         let last = || {
-            let remembered = || permissions.verdicts.given(name, &epoch, permissions.stale_if_error);
+            let remembered =
+                || permissions.verdicts.given(name, &epoch, permissions.settings.now().stale_if_error);
             self.is_anonymous().then(remembered).flatten()
         };
-        let patience = || last().map(|_| permissions.patience);
-        let error = match permissions.verdicts.get(name, &epoch, permissions.ttl, patience, question).await {
+        let patience = || last().map(|_| permissions.settings.now().limits.upstream_connect_timeout);
+        let error = match permissions.verdicts.get(name, &epoch, permissions.ttl(), patience, question).await
+        {
             Ok(verdict) => return Ok(verdict),
             Err(error) => error,
         };
@@ -131,7 +133,7 @@ impl Requester {
             async move { ask_for_shared(&source, &key).await }
         };
         let permissions = self.permissions();
-        Ok(permissions.shared.get(name, &epoch, permissions.ttl, || None, question).await?)
+        Ok(permissions.shared.get(name, &epoch, permissions.ttl(), || None, question).await?)
     }
 
     /// Whether the requester may write a bucket. The upstream is asked each time.

@@ -46,7 +46,7 @@ impl Requester {
             async move { ask_for_identity(&requester).await }
         };
         let permissions = self.permissions();
-        Ok(permissions.identities.get(name, &epoch, permissions.ttl, || None, question).await?)
+        Ok(permissions.identities.get(name, &epoch, permissions.ttl(), || None, question).await?)
     }
 
     /// Their user id, where the upstream was asked for it already. Who somebody is does not change with what they may do.

@@ -20,7 +20,7 @@ impl Access {
     pub fn public(&self, key: &CollectionKey) -> Option<PublicSince> {
         let permissions = &self.0.permissions;
         let (name, epoch) = (name(key), self.epoch_for(&key.bucket, &Credentials::default()));
-        match permissions.verdicts.given_at(name, &epoch, permissions.stale_if_error)? {
+        match permissions.verdicts.given_at(name, &epoch, permissions.settings.now().stale_if_error)? {
             (Verdict::Granted(Granted { metadata, .. }), asked) => Some(PublicSince { metadata, asked }),
             (Verdict::Refused(_), _) => None,
         }

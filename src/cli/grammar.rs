@@ -28,7 +28,7 @@ pub(crate) fn command() -> Command {
         let flag = key.flag?;
         let default = key.described_default();
         let default = if default == "none" { String::new() } else { format!(" [default: {default}]") };
-        let help = plain(&format!("{}{default}", key.meaning));
+        let help = plain(&format!("{}{default}", key.described_meaning()));
         let argument = Arg::new(key.name).long(flag.long).help(help).help_heading(key.section).global(true);
         Some(match flag.value {
             Some(value) => argument.value_name(value).action(ArgAction::Set),
@@ -61,7 +61,8 @@ pub(crate) fn command() -> Command {
 
 /// What precedes the settings that have no flag.
 pub(crate) const ABOUT_SETTINGS: &str = "Settings that have no flag are written in the settings file, in the environment \
-    (SIDECAR_MAX_BODY for sidecar.max_body) or as --set KEY=VALUE:";
+    (SIDECAR_MAX_BODY for sidecar.max_body) or as --set KEY=VALUE. The settings file is read again at SIGHUP; what is marked \
+    [at start only] needs a restart:";
 
 /// What the program's exit status says.
 pub(crate) const EXIT_STATUSES: [(&str, &str); 3] = [
@@ -96,7 +97,7 @@ fn more_help() -> String {
     for (section, keys) in settings_without_flags() {
         text.extend(["\n\n", section, ":"]);
         for key in keys {
-            let (default, meaning) = (plain(&key.described_default()), plain(key.meaning));
+            let (default, meaning) = (plain(&key.described_default()), plain(&key.described_meaning()));
             text.extend(["\n  ", key.name, " = ", &default, "\n          ", &meaning]);
         }
     }

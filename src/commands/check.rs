@@ -13,7 +13,7 @@ use crate::cli::Check;
 use crate::complaint::Complaint;
 use crate::journal::{Journal, JournalView};
 use crate::kinto::CollectionKey;
-use crate::settings::{ChangesMode, HistoryMode, JournalUrl, Settings};
+use crate::settings::{ChangesMode, HistoryMode, InForce, JournalUrl, Settings};
 use crate::timeline::resources::Resources;
 use crate::upstream::kinto::KintoError;
 use crate::upstream::{Description, Upstream, UpstreamError};
@@ -34,7 +34,7 @@ pub fn run(settings: &Settings, check: Check) -> io::Result<ExitCode> {
     report.say("upstream", settings.upstream.to_string());
     runtime.block_on(async {
         machine::look(&mut report, settings).await;
-        match Upstream::new(settings) {
+        match Upstream::new(&InForce::from(settings.clone())) {
             Ok(upstream) => look(&mut report, settings, &upstream).await,
             Err(error) => report.add(Finding::problem(
                 error.to_string(),

@@ -46,7 +46,7 @@ fn page(command: Command, text: &mut dyn Write) -> io::Result<()> {
         for key in keys {
             settings.control("TP", []);
             settings.text([bold(key.name), roman(format!(" = {}", cli::plain(&key.described_default())))]);
-            settings.text([roman(cli::plain(key.meaning))]);
+            settings.text([roman(cli::plain(&key.described_meaning()))]);
         }
     }
     settings.control("SH", ["EXIT STATUS"]);

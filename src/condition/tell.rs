@@ -20,7 +20,7 @@ pub async fn tell(app: Arc<App>, upstream: Upstream, listens: String) {
     loop {
         let error = upstream.outage().error();
         let outage = error.map(|error| Complaint::of_upstream(&app.settings.upstream, &error));
-        let wrong: Vec<Complaint> = of_machine(&app, &upstream).into_iter().chain(outage).collect();
+        let wrong: Vec<Complaint> = of_machine(&app.now(), &upstream).into_iter().chain(outage).collect();
         for complaint in wrong.iter().filter(|complaint| !told.contains(complaint.kind())) {
             tracing::warn!("{complaint}");
         }

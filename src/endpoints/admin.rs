@@ -23,7 +23,7 @@ use crate::condition::Condition;
 use crate::endpoints::dockerflow;
 use crate::error::Error;
 use crate::metrics;
-use crate::settings::Limits;
+use crate::settings::Settings;
 use crate::upstream::Upstream;
 use crate::wire::body::{Body, Response};
 
@@ -49,8 +49,8 @@ impl Admin {
     }
 
     /// What its connections may take, as those of clients.
-    pub fn limits(&self) -> &Limits {
-        &self.app.settings.limits
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.app.now().settings)
     }
 
     /// Answers one request.
@@ -68,7 +68,7 @@ impl Admin {
                 self.measure();
                 let journal = self.app.history.size().await.map(metrics::journal::render_size);
                 let counted = metrics::render() + &journal.unwrap_or_default() + &self.recorder.render();
-                let text = measured::render(&self.app) + &counted;
+                let text = measured::render(&self.app.now()) + &counted;
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/health/live" => respond(StatusCode::OK, JSON, "{\"live\":true}"),
@@ -101,7 +101,7 @@ impl Admin {
     }
 
     async fn readiness(&self, query: Option<&str>) -> Response {
-        let condition = Condition::of(&self.app, &self.upstream).await;
+        let condition = Condition::of(&self.app.now(), &self.upstream).await;
         let requires_writes = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
             .any(|pair| pair == ("require".into(), "writes".into()));
         let is_enough = condition.ready && (condition.writes || !requires_writes);
@@ -111,7 +111,7 @@ impl Admin {
 
     /// Dockerflow: each thing that is needed, and whether it is there.
     async fn heartbeat(&self) -> Response {
-        let condition = Condition::of(&self.app, &self.upstream).await;
+        let condition = Condition::of(&self.app.now(), &self.upstream).await;
         let is_good = condition.upstream && condition.journal != Some(false);
         let parts = json!({"upstream": condition.upstream, "journal": condition.journal.unwrap_or(true)});
         respond(enough(is_good), JSON, parts.to_string())

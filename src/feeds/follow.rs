@@ -29,6 +29,7 @@ use crate::journal::{Journal, News, Object};
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::{Freshness, Mirrors};
+use crate::settings::InForce;
 use crate::timeline::Timeline;
 use crate::timeline::collection_list::CollectionList;
 use crate::timeline::poll::{PollError, Poller};
@@ -63,8 +64,7 @@ pub struct Sources {
     pub history: Arc<History>,
     /// Says who sees what of them.
     access: Access,
-    /// `sidecar.overlap`.
-    pub overlap: Duration,
+    settings: InForce,
     /// What versions are called.
     names: Names,
     /// Lists of buckets whose readers may come back.
@@ -94,11 +94,16 @@ impl Sources {
         mirrors: Arc<Mirrors>,
         history: Arc<History>,
         access: Access,
-        overlap: Duration,
+        settings: InForce,
     ) -> Self {
         let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
         let names = Names::default();
-        Self { timeline, poller, mirrors, history, access, overlap, names, in_use }
+        Self { timeline, poller, mirrors, history, access, settings, names, in_use }
+    }
+
+    /// `sidecar.overlap`.
+    pub fn overlap(&self) -> Duration {
+        self.settings.now().overlap
     }
 
     /// A source as it is now: at least as new as `since` if the upstream has it. What is not kept is read from the upstream,
@@ -143,7 +148,7 @@ impl Sources {
         let mirror = self.mirrors.hold(key);
         mirror.clock().used();
         let (state, freshness) = self.mirrors.current(&mirror, None).await?;
-        Ok((Records { mirror, state, overlap: self.overlap }, freshness))
+        Ok((Records { mirror, state, overlap: self.overlap() }, freshness))
     }
 
     async fn entries(&self, bucket: &str, view: &View) -> Result<Entries, Error> {
@@ -187,7 +192,7 @@ impl Sources {
             }
             current => current?,
         };
-        let snapshot = Arc::new(Records { mirror, state, overlap: self.overlap });
+        let snapshot = Arc::new(Records { mirror, state, overlap: self.overlap() });
         let snapshot = self.revised(key, snapshot).await?;
         Ok(Beginning { snapshot, freshness, is_kept: true, is_readable: true, now })
     }
@@ -216,21 +221,21 @@ impl Sources {
 
     /// A collection as it is now, which is not kept but read from `source`.
     pub async fn unkept(&self, key: &CollectionKey, source: Source) -> Result<Unkept, KintoError> {
-        Unkept::now(source, self.mirrors.hold(key), self.overlap).await
+        Unkept::now(source, self.mirrors.hold(key), self.overlap()).await
     }
 
     /// The collections of a bucket that the service account may not read, or not all of it, as somebody who may is shown
     /// them.
     async fn unreadable_bucket(&self, bucket: &str, requester: &Requester) -> Result<Beginning, Error> {
         let list = Box::pin(self.poller.bucket_as(requester, bucket)).await?;
-        let snapshot = Arc::new(Collections::now(list, Naming::InBucket, self.overlap));
+        let snapshot = Arc::new(Collections::now(list, Naming::InBucket, self.overlap()));
         let freshness = Freshness::Refreshed;
         Ok(Beginning { snapshot, freshness, is_kept: false, is_readable: false, now: None })
     }
 
     fn collections(&self, list: Arc<CollectionList>, naming: Naming, is_stale: bool) -> Beginning {
         let freshness = if is_stale { Freshness::Stale } else { Freshness::Hit };
-        let snapshot = Arc::new(Collections::now(list, naming, self.overlap));
+        let snapshot = Arc::new(Collections::now(list, naming, self.overlap()));
         Beginning { snapshot, freshness, is_kept: true, is_readable: true, now: None }
     }
 }
@@ -283,7 +288,7 @@ async fn follow_records(feeds: &Feeds, key: &CollectionKey, subject: &Subject, c
         };
         match current {
             Ok(state) => {
-                let state = Records { mirror: Arc::clone(&mirror), state, overlap: sources.overlap };
+                let state = Records { mirror: Arc::clone(&mirror), state, overlap: sources.overlap() };
                 let advanced = match sources.revised(key, Arc::new(state)).await {
                     Ok(snapshot) => channel.advance(snapshot).await,
                     Err(error) => Err(error),
@@ -333,7 +338,7 @@ async fn follow_collections(feeds: &Feeds, subject: &Subject, channel: &Arc<Chan
             feeds.close(subject, channel);
             return;
         }
-        let snapshot = Collections::now(Arc::clone(&list), naming, sources.overlap);
+        let snapshot = Collections::now(Arc::clone(&list), naming, sources.overlap());
         if let Err(error) = channel.advance(Arc::new(snapshot)).await {
             tracing::warn!(%error, "cannot tell readers of a change");
         }

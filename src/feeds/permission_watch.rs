@@ -59,16 +59,11 @@ impl PermissionWatch {
     }
 
     /// Asks again and again until the process ends.
-    pub async fn keep(
-        self: Arc<Self>,
-        access: Access,
-        questions: Questions,
-        interval: Duration,
-        budget: f64,
-    ) {
+    pub async fn keep(self: Arc<Self>, access: Access, questions: Questions) {
         let mut changed = access.subscribe();
-        let interval = interval.max(SHORTEST_INTERVAL);
         loop {
+            let settings = questions.settings.all();
+            let interval = settings.permission_ttl.max(SHORTEST_INTERVAL);
             // Before the round: what changes while it goes on makes another.
             let sooner = tokio::time::timeout(interval, changed.changed()).await;
             let grants = self.held();
@@ -86,7 +81,7 @@ impl PermissionWatch {
                 }
                 // Nobody rests while a change of permissions is looked for.
                 if sooner.is_err() {
-                    tokio::time::sleep(rest(began.elapsed(), budget).min(longest_rest)).await;
+                    tokio::time::sleep(rest(began.elapsed(), settings.poll_budget).min(longest_rest)).await;
                 }
             }
             to_wake.dedup_by(|one, other| Arc::ptr_eq(one, other));

@@ -8,14 +8,15 @@ use crate::access::{Refusal, Requester, Verdict};
 use crate::error::Error;
 use crate::history::History;
 use crate::kinto::object::Object;
+use crate::settings::InForce;
 
 /// Whom to ask who may read what.
 #[derive(Debug)]
 pub struct Questions {
     /// Histories.
     pub history: Arc<History>,
-    /// Who may read the list of monitored collections.
-    pub principals: Vec<String>,
+    /// They say who may read the list of monitored collections.
+    pub settings: InForce,
 }
 
 impl Questions {
@@ -25,7 +26,7 @@ impl Questions {
             Subject::Collection(key) => requester.may_read(key).await,
             Subject::Bucket(bucket) => requester.may_read_object(&Object::Bucket(bucket.to_string())).await,
             Subject::Monitor => {
-                requester.check_principals(&self.principals).await?;
+                requester.check_principals(&self.settings.all().changes.principals).await?;
                 Ok(Verdict::open())
             }
             Subject::History(bucket, view) => {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use parking_lot::Mutex;
 
 use crate::error::Error;
-use crate::settings::{FeedSettings, Limits};
+use crate::settings::{InForce, Settings};
 use crate::wire::peer::{Peer, client_of};
 
 /// After how many seconds somebody without a seat may try again.
@@ -19,10 +19,7 @@ const RETRY_AFTER_SECONDS: u64 = 10;
 /// Counts the readers of live feeds.
 #[derive(Debug)]
 pub struct ReaderLimit {
-    most: usize,
-    most_per_client: usize,
-    /// SECURITY: how many connections may carry feeds: the others are there for everybody else.
-    most_connections: usize,
+    settings: InForce,
     taken: Mutex<Taken>,
 }
 
@@ -43,24 +40,21 @@ pub struct Seat {
 
 impl ReaderLimit {
     /// As many as the settings say.
-    pub fn new(settings: &FeedSettings, limits: &Limits) -> Self {
-        Self {
-            most_connections: (limits.connections / 2).max(1),
-            most: settings.max_readers,
-            most_per_client: settings.max_readers_per_client,
-            taken: Mutex::default(),
-        }
+    pub fn new(settings: InForce) -> Self {
+        Self { settings, taken: Mutex::default() }
     }
 
     /// A seat for one more reader of this client; 503 where there is none.
     pub fn take(self: &Arc<Self>, client: Option<IpAddr>, peer: &Peer) -> Result<Seat, Error> {
         let client = client.map(client_of);
+        let settings = self.settings.now();
+        let feeds = &settings.feeds;
         let mut taken = self.taken.lock();
         let own = taken.clients.get(&client).copied().unwrap_or_default();
         // Only a connection's first feed takes it from others.
         let is_first = peer.feeds.load(Relaxed) == 0;
-        let has_connection = !is_first || taken.connections < self.most_connections;
-        if taken.total >= self.most || own >= self.most_per_client || !has_connection {
+        let has_connection = !is_first || taken.connections < most_connections(&settings);
+        if taken.total >= feeds.max_readers || own >= feeds.max_readers_per_client || !has_connection {
             metrics::counter!("kinto_sidecar_feed_readers_refused_total").increment(1);
             return Err(Error::Unavailable { retry_after: Some(RETRY_AFTER_SECONDS) });
         }
@@ -71,6 +65,11 @@ impl ReaderLimit {
         metrics::gauge!("kinto_sidecar_feed_readers").increment(1.0);
         Ok(Seat { seats: Arc::clone(self), client, connection: Arc::clone(&peer.feeds) })
     }
+}
+
+/// SECURITY: how many connections may carry feeds: the others are there for everybody else.
+fn most_connections(settings: &Settings) -> usize {
+    (settings.limits.connections / 2).max(1)
 }
 
 impl Drop for Seat {
@@ -92,15 +91,14 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::settings::Settings;
 
     fn seats(max_readers: usize, max_readers_per_client: usize, connections: usize) -> Arc<ReaderLimit> {
-        let settings = Settings::default();
-        let feeds = FeedSettings { max_timeout: Duration::ZERO, max_readers, max_readers_per_client };
-        Arc::new(ReaderLimit::new(&feeds, &Limits { connections, ..settings.limits }))
+        Arc::new(ReaderLimit::new(InForce::with(|settings| {
+            settings.feeds.max_readers = max_readers;
+            settings.feeds.max_readers_per_client = max_readers_per_client;
+            settings.limits.connections = connections;
+        })))
     }
 
     fn connection() -> Peer {

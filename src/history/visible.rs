@@ -47,7 +47,8 @@ impl History {
         requester: &Requester,
     ) -> Result<ControlFlow<Arc<Refusal>, Visible>, Error> {
         let everything = Visible::everything(journal, bucket);
-        let readers = &self.readers;
+        let settings = self.settings.all();
+        let readers = &settings.kinto.history_read_principals;
         if !readers.is_empty() && requester.has_principal(readers).await? {
             return Ok(ControlFlow::Continue(everything));
         }
@@ -59,7 +60,7 @@ impl History {
             }
             Verdict::Refused(refusal) => refusal,
         };
-        if !self.explicit_permissions {
+        if !settings.kinto.explicit_permissions {
             return Ok(ControlFlow::Break(refusal));
         }
         let identity = requester.identity().await?;

@@ -8,15 +8,18 @@ use tokio::time::Instant;
 
 use super::refresh::Depth;
 use super::{Mirror, Mirrors, Need};
+use crate::settings::InForce;
 use crate::timeline::budget::Budget;
 
 /// Mirrors that nobody asked for during this time are left as they are until somebody does.
 const IN_USE: Duration = Duration::from_secs(3600);
 
 /// Keeps `mirrors` true until the process ends.
-pub async fn keep(mirrors: Arc<Mirrors>, overlap: Duration, verify_every: Duration, budget: Arc<Budget>) {
-    let tick = (overlap.min(verify_every) / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
+pub async fn keep(mirrors: Arc<Mirrors>, settings: InForce, budget: Arc<Budget>) {
     loop {
+        let now = settings.all();
+        let (overlap, verify_every) = (now.overlap, now.verify_every);
+        let tick = (overlap.min(verify_every) / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
         tokio::time::sleep(tick).await;
         for mirror in mirrors.all().iter().filter(|mirror| is_due(mirror, overlap, verify_every)) {
             let _turn = Arc::clone(&budget).turn_aside().await;

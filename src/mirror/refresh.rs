@@ -10,12 +10,11 @@
 //! again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::compare::{self, Difference};
 use super::content::{Content, Update};
 use crate::kinto::Timestamp;
-use crate::settings::MirrorMode;
+use crate::settings::{InForce, MirrorMode};
 use crate::timeline::clock::Clock;
 use crate::upstream::Suspense;
 use crate::upstream::kinto::{KintoError, Metadata, NewRow, Page, Source};
@@ -28,18 +27,14 @@ const ATTEMPTS: usize = 8;
 pub struct Reader {
     /// Whom to ask, as the service account.
     pub source: Source,
-    /// How far back each delta reads again.
-    pub overlap: Duration,
     /// How mirrors are kept up.
-    pub mode: MirrorMode,
-    /// The most that one collection may take, in bytes.
-    pub max_bytes: usize,
+    pub settings: InForce,
 }
 
 /// What a refresh has to do beyond a delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// As [`Reader::mode`] says.
+    /// As `sidecar.mirror` says.
     Ordinary,
     /// Compare with a listing first.
     Compare,
@@ -106,13 +101,13 @@ impl Reader {
         let full = match before {
             None => Some(FullRead::First),
             Some(_) if void => Some(FullRead::Void),
-            Some(_) if self.mode == MirrorMode::Full => Some(FullRead::Mode),
+            Some(_) if self.settings.now().mirror == MirrorMode::Full => Some(FullRead::Mode),
             Some(_) => None,
         };
         let content = match (before, full) {
             (Some(before), None) => {
                 let mut update = Update::default();
-                if depth == Depth::Compare || self.mode == MirrorMode::Verified {
+                if depth == Depth::Compare || self.settings.now().mirror == MirrorMode::Verified {
                     match compare::compare(&self.source, key, before).await? {
                         Difference::None => {}
                         Difference::Some(found) => update = found,
@@ -128,7 +123,7 @@ impl Reader {
                     mended = before.updated(before.metadata.clone(), before.timestamp, update);
                     &mended
                 };
-                let mut since = base.timestamp.back(self.overlap);
+                let mut since = base.timestamp.back(self.settings.now().overlap);
                 if let Some(low) = low {
                     since = since.min(Timestamp(low.0.saturating_sub(1)));
                 }
@@ -174,7 +169,9 @@ impl Reader {
             if settled && self.source.metadata(key, Some(&content.metadata)).await?.is_none() {
                 return Ok(content);
             }
-            if let Some(content) = self.settle(clock, &content, from.back(self.overlap)).await? {
+            if let Some(content) =
+                self.settle(clock, &content, from.back(self.settings.now().overlap)).await?
+            {
                 return Ok(content);
             }
         }
@@ -199,7 +196,7 @@ impl Reader {
             if list.timestamp < known.timestamp {
                 return Ok(None);
             }
-            since = list.from.back(self.overlap);
+            since = list.from.back(self.settings.now().overlap);
             let update = Update {
                 rows: list.rows,
                 witnessed: clock.witnessed(),
@@ -243,8 +240,9 @@ impl Reader {
         since: Timestamp,
         known: Option<&Content>,
     ) -> Result<List, KintoError> {
+        let max_bytes = usize::try_from(self.settings.now().cache_size).unwrap_or(usize::MAX);
         let uri = clock.key().records_uri();
-        let mut pages = self.source.newer(&uri, since, "&_sort=-last_modified").await?.kept(self.max_bytes);
+        let mut pages = self.source.newer(&uri, since, "&_sort=-last_modified").await?.kept(max_bytes);
         let Page { timestamp: from, rows } = pages.first().await?;
         let mut list = List { rows, from, timestamp: from, settled: true };
         while let Some(page) = pages.next().await? {

@@ -13,7 +13,7 @@ use crate::wire::variants::Variants;
 impl Mirrors {
     /// Takes a content that was read at `began`, before anybody asks for any.
     pub fn revive(&self, key: &CollectionKey, content: Content, began: Instant) {
-        if began.elapsed() >= self.stale_if_error {
+        if began.elapsed() >= self.settings.now().stale_if_error {
             return;
         }
         let mirror = self.mirror(key);
@@ -34,6 +34,6 @@ impl Mirrors {
         };
         mirror.state.store(Some(Arc::new(state)));
         mirror.moved.send_replace(serial);
-        self.kept.insert(key.clone(), mirror);
+        self.kept.load().insert(key.clone(), mirror);
     }
 }

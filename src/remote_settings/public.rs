@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::{StreamExt, stream};
@@ -16,6 +15,7 @@ use crate::access::{Access, Requester, Verdict};
 use crate::error::Error;
 use crate::kinto::CollectionKey;
 use crate::kinto::object::Object;
+use crate::settings::InForce;
 use crate::timeline::entries::{Entries, Entry};
 
 /// How many questions of permission go up at once.
@@ -24,7 +24,7 @@ const AT_ONCE: usize = 8;
 /// What anybody may read of the list of timestamps.
 #[derive(Debug)]
 pub struct Public {
-    ttl: Duration,
+    settings: InForce,
     last: ArcSwapOption<Known>,
 }
 
@@ -40,9 +40,9 @@ struct Known {
 }
 
 impl Public {
-    /// Nothing is known yet; what will be is good for `ttl`.
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, last: ArcSwapOption::empty() }
+    /// Nothing is known yet; what will be is good for `sidecar.permission_ttl`.
+    pub fn new(settings: InForce) -> Self {
+        Self { settings, last: ArcSwapOption::empty() }
     }
 
     /// What anybody may read of `all`.
@@ -51,7 +51,7 @@ impl Public {
         let last = self.last.load();
         if let Some(last) = &*last
             && (last.generation, last.permissions) == (all.generation, permissions)
-            && asked.duration_since(last.asked) < self.ttl
+            && asked.duration_since(last.asked) < self.settings.now().permission_ttl
         {
             return Ok(Arc::clone(&last.entries));
         }

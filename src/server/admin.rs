@@ -13,11 +13,11 @@ use tokio::sync::watch;
 
 use super::connection::{self, Answering, Serving};
 use super::listener::{Listener, Sockets};
-use super::places::Places;
+use super::places::{Bounds, Places};
 use super::{Accepting, accept};
 use crate::endpoints::admin::Admin;
 use crate::phase::Phase;
-use crate::settings::{Limits, ListenAddr};
+use crate::settings::{ListenAddr, Settings};
 use crate::wire::body::Response;
 
 /// How many connections it has at once. They are not those of clients: whoever looks after a full process gets in.
@@ -58,13 +58,8 @@ impl AdminServer {
 
     /// Answers for as long as the runtime runs.
     pub async fn run(self, admin: Admin) -> io::Result<()> {
-        let limits = Limits {
-            connections: CONNECTIONS,
-            connections_per_client: CONNECTIONS,
-            ..admin.limits().clone()
-        };
         let (_never, phase) = watch::channel(Phase::Serving);
-        let serves = Serves { admin, places: Places::new(&limits), phase };
+        let serves = Serves { admin, places: Places::new(Bounds::Operators(CONNECTIONS)), phase };
         for listeners in self.0.spread(1)? {
             try_join_all(listeners.into_iter().map(|listener| accept(listener, &serves))).await?;
         }
@@ -100,8 +95,8 @@ impl Serves {
 }
 
 impl Answering for Admin {
-    fn limits(&self) -> &Limits {
-        self.limits()
+    fn settings(&self) -> Arc<Settings> {
+        self.settings()
     }
 
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send {

@@ -18,13 +18,13 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::{Activity, Quiet, RequestGuard};
 use super::framing::Framing;
+use super::latest_core::LatestCore;
 use super::linger;
 use super::places::Place;
 use super::watched::Watched;
-use crate::app::Core;
 use crate::handler;
 use crate::phase::Phase;
-use crate::settings::Limits;
+use crate::settings::{Limits, Settings};
 use crate::wire::body::{self, Hooked};
 use crate::wire::headers;
 use crate::wire::peer::Peer;
@@ -38,8 +38,8 @@ const RESETS: usize = 20;
 
 /// Who answers the requests of a connection.
 pub(super) trait Answering: Clone + Send + Sync + 'static {
-    /// What connections may take.
-    fn limits(&self) -> &Limits;
+    /// What connections may take, as of now.
+    fn settings(&self) -> Arc<Settings>;
 
     /// Answers one request.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = body::Response> + Send;
@@ -55,17 +55,18 @@ pub(super) struct Serving<A> {
 /// Answers what the process is there for.
 #[derive(Clone)]
 pub(super) struct Proxying {
-    pub(super) core: Arc<Core>,
+    pub(super) core: Arc<LatestCore>,
     pub(super) peer: Arc<Peer>,
 }
 
 impl Answering for Proxying {
-    fn limits(&self) -> &Limits {
-        &self.core.app.settings.limits
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.core.get().app.settings)
     }
 
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = body::Response> + Send {
-        handler::handle(&self.core, request, &self.peer)
+    async fn answer(&self, request: Request<Incoming>) -> body::Response {
+        let core = self.core.get();
+        handler::handle(&core, request, &self.peer).await
     }
 }
 
@@ -75,12 +76,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Answering,
 {
-    let limits = serving.answering.limits();
+    let patience = serving.answering.settings().limits.header_timeout;
     let mut first = BytesMut::with_capacity(4_096);
     let told = {
         let mut phase = serving.phase.clone();
         tokio::select! {
-            told = tokio::time::timeout(limits.header_timeout, tell_protocol(&mut stream, &mut first)) => told,
+            told = tokio::time::timeout(patience, tell_protocol(&mut stream, &mut first)) => told,
             _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return,
         }
     };
@@ -95,7 +96,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Answering,
 {
-    let limits = serving.answering.limits().clone();
+    let limits = serving.answering.settings().limits.clone();
     let activity = Arc::new(Activity::default());
     serving.place.watch(&activity);
     let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));

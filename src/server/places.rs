@@ -15,17 +15,25 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::activity::{Activity, now};
-use crate::settings::Limits;
+use crate::settings::InForce;
 use crate::wire::peer::client_of;
 
 /// How often those who wait look whether a connection has become idle.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How many places there are.
+#[derive(Debug)]
+pub(super) enum Bounds {
+    /// For clients, as the settings say.
+    Clients(InForce),
+    /// For operators.
+    Operators(usize),
+}
+
 /// All places.
 #[derive(Debug)]
 pub(super) struct Places {
-    most: usize,
-    most_per_client: usize,
+    bounds: Bounds,
     taken: Mutex<Taken>,
     freed: Notify,
 }
@@ -66,14 +74,9 @@ enum Full {
 // === impl Places ===
 
 impl Places {
-    /// As many as the settings say.
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        Arc::new(Self {
-            most: limits.connections,
-            most_per_client: limits.connections_per_client,
-            taken: Mutex::default(),
-            freed: Notify::new(),
-        })
+    /// None is taken yet.
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self { bounds, taken: Mutex::default(), freed: Notify::new() })
     }
 
     /// A place for one more connection of this client, or of nobody who is counted. Waits while there is none; `None` where
@@ -90,12 +93,14 @@ impl Places {
     }
 
     fn try_take(&self, client: Option<IpAddr>) -> Result<Arc<Place>, Full> {
+        let (most, most_per_client) = self.bounds.now();
         let mut taken = self.lock();
         let own = client.and_then(|client| taken.clients.get(&client)).copied().unwrap_or_default();
-        if own >= self.most_per_client {
+        if own >= most_per_client {
             taken.give_up(|place| place.client == client).ok_or(Full::Client)?;
         }
-        if taken.places.len() >= self.most {
+        // More than one where the bound was lowered.
+        while taken.places.len() >= most {
             taken.give_up(|_| true).ok_or(Full::All)?;
         }
         taken.last += 1;
@@ -115,6 +120,19 @@ impl Places {
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock()
+    }
+}
+
+impl Bounds {
+    /// Of all, and of one client.
+    fn now(&self) -> (usize, usize) {
+        match self {
+            Self::Clients(settings) => {
+                let limits = &settings.now().limits;
+                (limits.connections, limits.connections_per_client)
+            }
+            Self::Operators(most) => (*most, *most),
+        }
     }
 }
 
@@ -172,10 +190,12 @@ impl Drop for Seated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Settings;
 
     fn places(connections: usize, connections_per_client: usize) -> Arc<Places> {
-        Places::new(&Limits { connections, connections_per_client, ..Settings::default().limits })
+        Places::new(Bounds::Clients(InForce::with(|settings| {
+            settings.limits.connections = connections;
+            settings.limits.connections_per_client = connections_per_client;
+        })))
     }
 
     fn client(last: u8) -> IpAddr {

@@ -108,7 +108,12 @@ impl Key {
         }
     }
 
-    /// The key's row in a Markdown table of key, flag, default and meaning.
+    /// Its meaning, and whether a new process is needed for another value.
+    pub fn described_meaning(&self) -> String {
+        format!("{}{}", self.meaning, at_start_only(self.is_live))
+    }
+
+    /// The key's row in a Markdown table of key, flag, default, whether it may change while the process runs, and meaning.
     pub fn markdown_row(&self) -> String {
         let mut row = format!("| `{}` | ", self.name);
         match self.flag {
@@ -116,7 +121,8 @@ impl Key {
             Some(Flag { long, value: None }) => _ = write!(row, "`--{long}`"),
             None => {}
         }
-        _ = write!(row, " | {} | {} |", self.described_default(), self.meaning);
+        let live = if self.is_live { "yes" } else { "" };
+        _ = write!(row, " | {} | {live} | {} |", self.described_default(), self.meaning);
         row
     }
 
@@ -128,6 +134,11 @@ impl Key {
             Fallback::Found { how, .. } => how.to_owned(),
         }
     }
+}
+
+/// What is said of settings that need a new process.
+pub fn at_start_only(is_live: bool) -> &'static str {
+    if is_live { "" } else { " [at start only]" }
 }
 
 /// A setting in force.
@@ -151,6 +162,11 @@ impl Setting {
         Self { name, section: key.section, origin, is_live: key.is_live, text, is_secret }
     }
 
+    /// Whether it is one of many that share a meaning, and not in [`super::KEYS`] by its own name.
+    pub(super) fn is_of_family(&self) -> bool {
+        matches!(self.name, Cow::Owned(_))
+    }
+
     /// Its value, as it was written or would be; a secret by an ellipsis.
     pub fn shown(&self) -> &str {
         if self.is_secret { "…" } else { &self.text }
@@ -168,17 +184,19 @@ mod tests {
     use super::Key;
 
     #[test]
-    fn a_row_says_key_flag_default_and_meaning() {
+    fn a_row_says_key_flag_default_whether_it_may_change_and_meaning() {
         let key = Key::new("Mirrors", "sidecar.overlap", "10s", "how far back");
         assert_eq!(
-            key.flag("overlap", "DURATION").markdown_row(),
-            "| `sidecar.overlap` | `--overlap DURATION` | `10s` | how far back |"
+            key.flag("overlap", "DURATION").live().markdown_row(),
+            "| `sidecar.overlap` | `--overlap DURATION` | `10s` | yes | how far back |"
         );
         let key = Key::new("Changes", "sidecar.exclusive", "false", "no polling").switch("exclusive");
-        assert_eq!(key.markdown_row(), "| `sidecar.exclusive` | `--exclusive` | `false` | no polling |");
+        assert_eq!(key.markdown_row(), "| `sidecar.exclusive` | `--exclusive` | `false` |  | no polling |");
         let key =
             Key::new("Listening", "sidecar.threads", "", "threads").found("one per core", |_| String::new());
-        assert_eq!(key.markdown_row(), "| `sidecar.threads` |  | one per core | threads |");
-        assert!(Key::new("Listening", "sidecar.tls_key", "", "PEM").markdown_row().contains(" |  | none | "));
+        assert_eq!(key.markdown_row(), "| `sidecar.threads` |  | one per core |  | threads |");
+        assert!(
+            Key::new("Listening", "sidecar.tls_key", "", "PEM").markdown_row().contains(" |  | none |  | ")
+        );
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::{Origin, SettingsError, Warning};
+use super::in_force::Reread;
 use super::key::Setting;
 use super::names::{Environment, environment_names, without_prefix};
 use super::places::{Arguments, Places};
@@ -19,21 +20,41 @@ impl Settings {
         environment: &Environment,
     ) -> Result<(Self, Vec<Warning>), SettingsError> {
         let places = Places::open(KEYS, arguments, environment)?;
-        let mut warnings = places.misspelt()?;
-        warnings.extend(places.formerly());
-        warnings.extend(places.exposed()?);
-        Ok((Self::read(&places)?, warnings))
+        Ok((Self::read(&places)?, places.warnings()?))
+    }
+
+    /// Resolves them again. What cannot change while the process runs stays as it is here.
+    pub(super) fn read_again(
+        &self,
+        arguments: &Arguments,
+        environment: &Environment,
+    ) -> Result<(Self, Reread), SettingsError> {
+        let mut places = Places::open(KEYS, arguments, environment)?;
+        let wanted = Self::read(&places)?;
+        let differences = self.differences(&wanted).into_iter().cloned();
+        let (differences, left): (Vec<Setting>, Vec<Setting>) =
+            differences.partition(|setting| setting.is_live);
+        let (changed, gone) = differences.into_iter().partition(|setting| wanted.in_force.contains(setting));
+        let reread = Reread { changed, gone, left, warnings: places.warnings()? };
+        if reread.left.is_empty() {
+            return Ok((wanted, reread));
+        }
+        places.keep(self.in_force.iter().filter(|setting| !setting.is_live));
+        Ok((Self::read(&places)?, reread))
     }
 
     /// What `new` says in other words than these settings: each setting as it is there, or as it was where it is there no
     /// more.
     pub fn differences<'s>(&'s self, new: &'s Self) -> Vec<&'s Setting> {
-        let mut gone: BTreeMap<&str, &Setting> =
-            self.in_force.iter().map(|setting| (&*setting.name, setting)).collect();
+        // Several places may speak of one name of an open family.
+        let name =
+            |setting: &'s Setting| (&*setting.name, setting.origin.rank() * u8::from(setting.is_of_family()));
+        let mut gone: BTreeMap<(&str, u8), &Setting> =
+            self.in_force.iter().map(|setting| (name(setting), setting)).collect();
         let mut differences: Vec<&Setting> = new
             .in_force
             .iter()
-            .filter(|setting| gone.remove(&*setting.name).is_none_or(|former| former.text != setting.text))
+            .filter(|setting| gone.remove(&name(setting)).is_none_or(|former| former.text != setting.text))
             .collect();
         differences.extend(gone.into_values());
         differences
@@ -41,6 +62,14 @@ impl Settings {
 }
 
 impl Places<'_> {
+    /// What deserves a word but no stop.
+    fn warnings(&self) -> Result<Vec<Warning>, SettingsError> {
+        let mut warnings = self.misspelt()?;
+        warnings.extend(self.formerly());
+        warnings.extend(self.exposed()?);
+        Ok(warnings)
+    }
+
     /// Keys of the sidecar's own that nothing reads: an error where somebody wrote them for it, a warning where it may
     /// be chance.
     fn misspelt(&self) -> Result<Vec<Warning>, SettingsError> {

@@ -31,6 +31,8 @@ pub(super) struct Places<'a> {
     pub(super) assigned: BTreeMap<String, String>,
     pub(super) environment: &'a Environment,
     pub(super) file: Option<IniFile>,
+    /// What is in force whatever is written, by its name.
+    kept: BTreeMap<String, (String, Origin)>,
 }
 
 impl<'a> Places<'a> {
@@ -48,7 +50,15 @@ impl<'a> Places<'a> {
             assigned.insert(without_prefix(key.trim()).to_owned(), value.to_owned());
         }
         let file = arguments.settings_file.as_deref().map(IniFile::read).transpose()?;
-        Ok(Self { keys, arguments, assigned, environment, file })
+        Ok(Self { keys, arguments, assigned, environment, file, kept: BTreeMap::new() })
+    }
+
+    /// Has these settings be in force whatever is written.
+    pub(super) fn keep<'s>(&mut self, settings: impl Iterator<Item = &'s Setting>) {
+        self.kept.extend(
+            settings
+                .map(|setting| (setting.name.to_string(), (setting.text.clone(), setting.origin.clone()))),
+        );
     }
 
     /// What is written for a key, in the strongest place.
@@ -88,6 +98,9 @@ impl<'a> Places<'a> {
 
     /// The text of a setting that is in force, and where it was written.
     fn effective(&self, key: &Key) -> Result<(String, Origin), SettingsError> {
+        if let Some(kept) = self.kept.get(key.name) {
+            return Ok(kept.clone());
+        }
         Ok(match self.written(key)? {
             Some((text, origin)) if key.takes_blank || !text.trim().is_empty() => {
                 (text.trim().to_owned(), origin)

@@ -92,8 +92,7 @@ fn first_folder<'e>(environment: &'e Environment, name: &str) -> &'e str {
 }
 
 settings! {
-    /// All settings of one process. Nothing here changes after start, but for the content of
-    /// `sidecar.auth_file`, which [`ServiceAuth`] follows.
+    /// All settings of one moment. The content of `sidecar.auth_file` is followed by [`ServiceAuth`].
     Settings {
         ["The upstream"]
         ("sidecar.upstream", "http://127.0.0.1:8888/v1", "the Kinto API root, as Kinto's clients write it (with `/v1`); `https://` and a path in front of `/v1` work").flag("upstream", "URL")
@@ -133,7 +132,7 @@ settings! {
         ("sidecar.permission_ttl", "5s", "how long the upstream's answer to who may read what is remembered").live()
             => permission_ttl: Duration = values::DURATION;
         ["Mirrors and caches"]
-        ("sidecar.mirror", "delta", "how a mirror is kept up: `delta` (what is newer is read, and compared with a listing in the background), `verified` (compared before the answer) or `full` (all is read at each change)").flag("mirror", "MODE")
+        ("sidecar.mirror", "delta", "how a mirror is kept up: `delta` (what is newer is read, and compared with a listing in the background), `verified` (compared before the answer) or `full` (all is read at each change)").flag("mirror", "MODE").live()
             => mirror: MirrorMode = modes::MIRROR;
         ("sidecar.overlap", "10s", "how far back each delta reads again: longer than the upstream's longest write transaction").flag("overlap", "DURATION").live()
             => overlap: Duration = values::DURATION;
@@ -144,9 +143,9 @@ settings! {
         ("sidecar.cache_size", "256MiB", "the bound, in bytes, of all cached responses together").flag("cache-size", "BYTES").live()
             => cache_size: u64 = values::BYTES;
         ("sidecar.state_dir", "", "the folder in which the list of timestamps and the mirrors of what everybody may read outlive a restart; `none` for nowhere").found("`$STATE_DIRECTORY` where systemd set that, else the folder of a SQLite journal, else none", |environment| first_folder(environment, "STATE_DIRECTORY").to_owned());
-        ("sidecar.purge_url", "", "what is told of each change, such as the Varnish in front")
+        ("sidecar.purge_url", "", "what is told of each change, such as the Varnish in front").live()
             => purge_url: Option<Uri> = values::HTTP_URL;
-        ("sidecar.purge_method", "PURGE", "how it is told: `PURGE`, `BAN` or `POST`")
+        ("sidecar.purge_method", "PURGE", "how it is told: `PURGE`, `BAN` or `POST`").live()
             => purge_method: Method = values::PURGE_METHOD;
         ["The history"]
         ("sidecar.history", "auto", "`auto`: the upstream's own where it has the `history` capability, else `journal`; `journal`; `upstream`; `off` (forwarded like any other path)").flag("history", "MODE")
@@ -158,7 +157,7 @@ settings! {
             => log: String = values::FILTER;
         ("sidecar.access_log", "on", "one line for each request, where `sidecar.log` lets `kinto_sidecar::access` through").live()
             => access_log: bool = values::BOOLEAN;
-        ("sidecar.log_format", "", "`text`, or `json` as Kinto's own `kinto.core.JsonLogFormatter` writes it").flag("log-format", "FORMAT").found("`text` on a terminal, else `json`", usual_log_format)
+        ("sidecar.log_format", "", "`text`, or `json` as Kinto's own `kinto.core.JsonLogFormatter` writes it").flag("log-format", "FORMAT").found("`text` on a terminal, else `json`", usual_log_format).live()
             => log_format: LogFormat = modes::LOG_FORMAT;
     } + {
         /// `sidecar.auth` or `sidecar.auth_file`: what the sidecar itself reads upstream with.
@@ -223,13 +222,13 @@ settings! {
             => resources: Vec<String> = values::MONITORED;
         ("changes.excluded_collections", "", "URIs of collections that are left out").live()
             => excluded_collections: Vec<String> = values::MONITORED;
-        ("changes.http_host", "", "the host of redirects, where it is not `http_host`").formerly("event_listeners.changes.http_host")
+        ("changes.http_host", "", "the host of redirects, where it is not `http_host`").formerly("event_listeners.changes.http_host").live()
             => http_host: Option<String> = values::TEXT;
-        ("changes.since_max_age_days", "21", "an older `_since` is redirected to the whole list; `-1` for never")
+        ("changes.since_max_age_days", "21", "an older `_since` is redirected to the whole list; `-1` for never").live()
             => since_max_age_days: i64 = values::INTEGER;
-        ("changes.since_max_age_redirect_ttl_seconds", "86400", "for how long that redirect may be cached; `-1` for no such header")
+        ("changes.since_max_age_redirect_ttl_seconds", "86400", "for how long that redirect may be cached; `-1` for no such header").live()
             => since_max_age_redirect_ttl_seconds: i64 = values::INTEGER;
-        ("changes.principals", "system.Everyone", "who may read the list of timestamps").formerly("event_listeners.changes.principals").takes_blank()
+        ("changes.principals", "system.Everyone", "who may read the list of timestamps").formerly("event_listeners.changes.principals").takes_blank().live()
             => principals: Vec<String> = values::TEXT;
         ("changes.bucket", "monitor", "the bucket under which the list is found").formerly("event_listeners.changes.bucket")
             => bucket: String = values::NAME;
@@ -256,7 +255,7 @@ settings! {
             => attachments_upstream: Option<Uri> = values::HTTP_URL;
         ("sidecar.attachments", "redirect", "`redirect`: clients are sent to where attachments are; `forward`: they are fetched from there")
             => attachments: AttachmentsMode = modes::ATTACHMENTS;
-        ("sidecar.bundle_size", "64MiB", "bytes of a bundle before it is compressed, past which there is none; and of all bundles that are kept").live()
+        ("sidecar.bundle_size", "64MiB", "bytes of a bundle before it is compressed, past which there is none; and of all bundles that are kept")
             => bundle_size: usize = values::SIZE;
         ("sidecar.verify_signatures", "false", "a changeset whose signature does not verify is not published while the last one that did is kept")
             => verify_signatures: bool = values::BOOLEAN;
@@ -283,7 +282,7 @@ settings! {
             => auto_trim_threshold: u64 = values::COUNT;
         ("history.auto_trim_user_ids", "", "authors whose entries are trimmed")
             => auto_trim_user_ids: Vec<String> = values::TEXT;
-        ("history.on_journal_failure", "refuse", "writes while the journal cannot be written: `refuse` (503) or `forward`")
+        ("history.on_journal_failure", "refuse", "writes while the journal cannot be written: `refuse` (503) or `forward`").live()
             => on_journal_failure: JournalFailure = modes::JOURNAL_FAILURE;
         ("history.keep_days", "-1", "how many days an entry is kept; `-1` for ever")
             => keep_days: Option<u64> = values::BOUND;
@@ -294,11 +293,11 @@ settings! {
     /// Everything under `feeds.`.
     FeedSettings {
         ["Feeds"]
-        ("feeds.max_timeout", "5m", "the longest `timeout` that a reader gets")
+        ("feeds.max_timeout", "5m", "the longest `timeout` that a reader gets").live()
             => max_timeout: Duration = values::DURATION;
-        ("feeds.max_readers", "20000", "readers of live feeds per sidecar, and as many connections of them as half of `sidecar.max_connections`; past it 503, or `retry: 30000` for an eventsource")
+        ("feeds.max_readers", "20000", "readers of live feeds per sidecar, and as many connections of them as half of `sidecar.max_connections`; past it 503, or `retry: 30000` for an eventsource").live()
             => max_readers: usize = values::POSITIVE;
-        ("feeds.max_readers_per_client", "1000", "readers of live feeds per client; past it likewise")
+        ("feeds.max_readers_per_client", "1000", "readers of live feeds per client; past it likewise").live()
             => max_readers_per_client: usize = values::POSITIVE;
     }
 
@@ -310,23 +309,23 @@ settings! {
             => http_host: Option<String> = values::TEXT;
         ("http_scheme", "", "the scheme that answers name")
             => http_scheme: Option<String> = values::TEXT;
-        ("project_name", "kinto", "the name in the root view, and the `Logger` of log lines")
+        ("project_name", "kinto", "the name in the root view, and the `Logger` of log lines").live()
             => project_name: String = values::TEXT;
-        ("paginate_by", "", "the largest page, in objects").found("none", |_| "0".to_owned())
+        ("paginate_by", "", "the largest page, in objects").found("none", |_| "0".to_owned()).live()
             => paginate_by: Option<u64> = values::PAGE;
-        ("storage_max_fetch_size", "10000", "the most objects that Kinto reads at once")
+        ("storage_max_fetch_size", "10000", "the most objects that Kinto reads at once").live()
             => storage_max_fetch_size: u64 = values::POSITIVE_COUNT;
-        ("batch_max_requests", "25", "the most requests in a batch, where Kinto does not say it itself; no more than this in a batch of the sidecar's own")
+        ("batch_max_requests", "25", "the most requests in a batch, where Kinto does not say it itself; no more than this in a batch of the sidecar's own").live()
             => batch_max_requests: usize = values::POSITIVE;
-        ("retry_after_seconds", "3", "`Retry-After` of a 503")
+        ("retry_after_seconds", "3", "`Retry-After` of a 503").live()
             => retry_after_seconds: u64 = values::COUNT;
-        ("cors_origins", "*", "origins that browsers may call from").takes_blank()
+        ("cors_origins", "*", "origins that browsers may call from").takes_blank().live()
             => cors_origins: Vec<String> = values::TEXT;
         ("explicit_permissions", "true", "whether permissions of objects count, or those of settings alone")
             => explicit_permissions: bool = values::BOOLEAN;
-        ("history_read_principals", "", "who may read every history")
+        ("history_read_principals", "", "who may read every history").live()
             => history_read_principals: Vec<String> = values::TEXT;
-        ("push_broadcast_min_debounce_interval_seconds", "300", "at least this long between two changes of a broadcast")
+        ("push_broadcast_min_debounce_interval_seconds", "300", "at least this long between two changes of a broadcast").live()
             => push_broadcast_min_debounce_interval_seconds: u64 = values::COUNT;
     } + {
         /// How long answers may be cached, by bucket and collection.

@@ -70,6 +70,31 @@ fn settings_that_are_read_again_name_what_differs() {
 }
 
 #[test]
+fn what_cannot_change_while_the_process_runs_stays_as_it_is() {
+    let file = file(
+        "sidecar.threads = 2\nsidecar.overlap = 20s\na.record_cache_expires_seconds = 60\nb.record_cache_expires_seconds = 60\n",
+    );
+    let path = file.path().to_str().unwrap();
+    let cli = Cli::parse(["--settings", path].map(OsString::from)).unwrap();
+    let settings = Settings::load(&cli.arguments, &Environment::new()).unwrap().0;
+    let again = |text: &str| {
+        std::fs::write(path, format!("[app:main]\n{text}")).unwrap();
+        settings.read_again(&cli.arguments, &Environment::new())
+    };
+    let names = |settings: &[Setting]| settings.iter().map(|one| one.name.to_string()).collect::<Vec<_>>();
+    let text = "\nsidecar.overlap = 5s\nsidecar.threads = 3\na.record_cache_expires_seconds = 60\nsidecar.exclusive = true\n";
+    let (new, reread) = again(text).unwrap();
+    assert_eq!((new.overlap.as_secs(), new.threads, new.exclusive), (5, Some(2), false));
+    assert_eq!(names(&reread.changed), ["sidecar.overlap"]);
+    assert_eq!(names(&reread.gone), ["b.record_cache_expires_seconds"]);
+    assert_eq!(names(&reread.left), ["sidecar.threads", "sidecar.exclusive"]);
+    let shown = |name: &str| new.in_force.iter().find(|one| one.name == name).map(|one| format!("{one:?}"));
+    assert_eq!(shown("sidecar.threads"), Some(format!("sidecar.threads = \"2\" (in {path}:2)")));
+    assert_eq!(shown("sidecar.overlap"), Some(format!("sidecar.overlap = \"5s\" (in {path}:3)")));
+    assert!(again("sidecar.overlap = soon\n").is_err());
+}
+
+#[test]
 fn a_flag_wins_over_set_over_the_environment_over_the_file() {
     let file = file("kinto.sidecar.listen = file:1\n");
     let path = file.path().to_str().unwrap();

@@ -10,13 +10,15 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+use crate::settings::InForce;
+
 /// The longest rest after one question, however long it took.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// The account.
 #[derive(Debug)]
 pub struct Budget {
-    share: f64,
+    settings: InForce,
     /// When everything is paid.
     free: Mutex<Instant>,
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -44,10 +46,10 @@ pub fn rest(busy: Duration, budget: f64) -> Duration {
 }
 
 impl Budget {
-    /// Nothing was asked yet; `share` of the time may be used.
-    pub fn new(share: f64) -> Arc<Self> {
+    /// Nothing was asked yet.
+    pub fn new(settings: InForce) -> Arc<Self> {
         Arc::new(Self {
-            share,
+            settings,
             free: Mutex::new(Instant::now()),
             turn: Arc::default(),
             aside: Arc::default(),
@@ -78,7 +80,7 @@ impl Budget {
 
     /// The rest after a question that took `busy`.
     pub fn rest(&self, busy: Duration) -> Duration {
-        rest(busy, self.share)
+        rest(busy, self.settings.now().poll_budget)
     }
 
     /// How long it takes until everything is paid.
@@ -119,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_can_wait_have_every_other_turn_at_most() {
-        let budget = Budget::new(1.0);
+        let budget = Budget::new(InForce::with(|settings| settings.poll_budget = 1.0));
         let order = Arc::new(Mutex::new(Vec::new()));
         let held = Arc::clone(&budget).turn().await;
         for n in 0..3 {
@@ -139,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_ask_share_one_budget() {
-        let budget = Budget::new(0.5);
+        let budget = Budget::new(InForce::with(|settings| settings.poll_budget = 0.5));
         let began = Instant::now();
         let asks = (0..2).map(|_| {
             let budget = Arc::clone(&budget);

@@ -28,6 +28,7 @@ use super::collection_list::CollectionList;
 use super::entries::Entries;
 use crate::current;
 use crate::kinto::Timestamp;
+use crate::settings::InForce;
 use crate::upstream::{Outage, Suspense};
 pub use error::PollError;
 pub use unreadable::Lacking;
@@ -46,19 +47,14 @@ const UNREADABLE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Poller {
     timeline: Arc<Timeline>,
-    ttl: Duration,
+    settings: InForce,
     budget: Arc<Budget>,
-    exclusive: bool,
-    /// The most that the settings allow in a batch; 0 where they do not say.
-    most: usize,
     wishes: Mutex<Wishes>,
     wake: Notify,
     outcome: watch::Sender<Outcome>,
     suspense: Suspense,
     unreadable: Arc<Unreadable>,
     outage: Arc<Outage>,
-    /// How long an upstream that says nothing is waited for, where what is known will do.
-    patience: Duration,
 }
 
 /// What readers wait for.
@@ -98,29 +94,34 @@ struct Failed {
 
 impl Poller {
     /// A poller for `timeline`; nothing is asked before [`Poller::run`].
-    pub fn new(
-        timeline: Arc<Timeline>,
-        ttl: Duration,
-        budget: Arc<Budget>,
-        exclusive: bool,
-        batch_max_requests: usize,
-        outage: Arc<Outage>,
-        patience: Duration,
-    ) -> Self {
+    pub fn new(timeline: Arc<Timeline>, settings: InForce, budget: Arc<Budget>, outage: Arc<Outage>) -> Self {
         Self {
             timeline,
-            ttl,
+            settings,
             budget,
-            exclusive,
-            most: batch_max_requests,
             wishes: Mutex::default(),
             wake: Notify::new(),
             outcome: watch::Sender::default(),
             suspense: Suspense::default(),
             unreadable: Arc::default(),
             outage,
-            patience,
         }
+    }
+
+    fn ttl(&self) -> Duration {
+        self.settings.now().timestamps_ttl
+    }
+
+    /// How long an upstream that says nothing is waited for, where what is known will do.
+    fn patience(&self) -> Duration {
+        self.settings.now().limits.upstream_connect_timeout
+    }
+
+    /// Other collections are monitored now: they are asked for at once.
+    pub fn monitored_anew(&self) {
+        self.unreadable.forget();
+        self.lock().anew = Some(Instant::now());
+        self.wake.notify_one();
     }
 
     /// The list of timestamps: waited for where nothing is known yet, where `timestamps_ttl` is zero, and where the reader
@@ -130,7 +131,7 @@ impl Poller {
         let entries = self.timeline.entries();
         let is_loaded = self.timeline.is_loaded();
         let claim = newest.filter(|newest| *newest > entries.timestamp);
-        if self.timeline.resources().is_empty() || (is_loaded && !self.ttl.is_zero() && claim.is_none()) {
+        if self.timeline.resources().is_empty() || (is_loaded && !self.ttl().is_zero() && claim.is_none()) {
             return Ok((entries, self.is_behind()));
         }
         let arrived = Instant::now();
@@ -151,7 +152,7 @@ impl Poller {
                 return Ok((entries, true));
             }
             self.ended(arrived, |_| self.timeline.is_loaded()).await
-        } else if self.ttl.is_zero() {
+        } else if self.ttl().is_zero() {
             self.lock().anew = Some(arrived);
             self.ended(arrived, |outcome| outcome.done.is_some_and(|done| done >= arrived)).await
         } else {
@@ -175,7 +176,7 @@ impl Poller {
     /// Whether these are the entries that everybody is given at once.
     pub fn is_still(&self, entries: &Weak<Entries>) -> bool {
         self.timeline.is_loaded()
-            && !self.ttl.is_zero()
+            && !self.ttl().is_zero()
             && !self.is_behind()
             && std::ptr::eq(Arc::as_ptr(&self.timeline.entries()), entries.as_ptr())
     }
@@ -186,7 +187,8 @@ impl Poller {
             return true;
         }
         // Where nobody writes but those who tell, nothing can be behind.
-        !self.exclusive && (self.outage.lasts().is_some() || self.suspense.has_outlasted(self.patience))
+        !self.settings.now().exclusive
+            && (self.outage.lasts().is_some() || self.suspense.has_outlasted(self.patience()))
     }
 
     /// For how long that has been so, in seconds.
@@ -221,10 +223,10 @@ impl Poller {
         let last = last.map(|(asked, _)| asked);
         // What the upstream does not have it cannot be asked for again and again.
         let is_claimed_again = last.is_some_and(|asked| arrived - asked < BETWEEN_CLAIMS);
-        if list.is_loaded() && !self.ttl.is_zero() && (!behind || is_claimed_again) {
+        if list.is_loaded() && !self.ttl().is_zero() && (!behind || is_claimed_again) {
             return Ok(list);
         }
-        let is_paid = list.is_loaded() && !self.ttl.is_zero();
+        let is_paid = list.is_loaded() && !self.ttl().is_zero();
         self.lock().buckets.insert(bucket.into(), is_paid);
         self.wake.notify_one();
         let is_asked =
@@ -232,7 +234,7 @@ impl Poller {
         let waited = tokio::time::timeout(LONGEST_WAIT, outcome.wait_for(is_asked));
         let ended = tokio::select! {
             ended = waited => ended,
-            () = Box::pin(self.suspense.outlasts(self.patience)), if list.is_loaded() => return Ok(list),
+            () = Box::pin(self.suspense.outlasts(self.patience())), if list.is_loaded() => return Ok(list),
         };
         let failure = match &ended {
             Ok(Ok(outcome)) => outcome.buckets.get(bucket).and_then(|(_, result)| result.clone().err()),
@@ -278,7 +280,7 @@ impl Poller {
         };
         tokio::select! {
             ended = Box::pin(tokio::time::timeout(LONGEST_WAIT, waited)) => ended.unwrap_or(Err(PollError::TooSlow)),
-            () = Box::pin(self.suspense.outlasts(self.patience)), if self.timeline.is_loaded() || self.is_revived() => {
+            () = Box::pin(self.suspense.outlasts(self.patience())), if self.timeline.is_loaded() || self.is_revived() => {
                 Err(PollError::TooSlow)
             }
         }

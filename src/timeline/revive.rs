@@ -9,8 +9,9 @@ use crate::kinto::CollectionKey;
 impl Timeline {
     /// Takes the list of the monitored collections as it was at `moment`, as far as they are monitored still.
     pub fn revive(&self, kept: &KeptList, moment: Instant) {
-        self.resources.set_listed(kept.keys().collect());
-        for (key, timestamp) in self.monitored.revive(kept, moment, |key| self.resources.include(key)) {
+        let resources = self.resources();
+        resources.set_listed(kept.keys().collect());
+        for (key, timestamp) in self.monitored.revive(kept, moment, |key| resources.include(key)) {
             self.found(&key).revive(timestamp);
         }
     }

@@ -19,7 +19,7 @@ impl Upstream {
         mut headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
+        if let Some(authorization) = self.0.settings.now().auth.as_ref().and_then(ServiceAuth::current) {
             headers.insert(AUTHORIZATION, authorization);
         }
         self.ask_as(method, path_and_query, headers, body).await
@@ -33,7 +33,7 @@ impl Upstream {
         mut headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Body>, UpstreamError> {
-        if let Some(authorization) = self.0.auth.as_ref().and_then(ServiceAuth::current) {
+        if let Some(authorization) = self.0.settings.now().auth.as_ref().and_then(ServiceAuth::current) {
             headers.insert(AUTHORIZATION, authorization);
         }
         self.send(self.question(method, path_and_query, headers, body)?).await

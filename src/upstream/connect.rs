@@ -18,7 +18,7 @@ use super::UpstreamError;
 use super::dial::Dialer;
 use super::socket::Socket;
 use crate::metrics;
-use crate::settings::Settings;
+use crate::settings::InForce;
 use crate::wire::body::Body;
 use crate::wire::headers;
 
@@ -36,13 +36,13 @@ pub(super) struct Connector {
     dialer: Arc<Dialer>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     prior_knowledge: bool,
-    timeout: Duration,
-    header_bytes: usize,
+    settings: InForce,
 }
 
 impl Connector {
     /// Reads the trusted authorities where they are needed.
-    pub(super) fn new(settings: &Settings) -> io::Result<Self> {
+    pub(super) fn new(in_force: &InForce) -> io::Result<Self> {
+        let settings = in_force.now();
         let upstream = &settings.upstream;
         let tls = if upstream.https {
             let name = ServerName::try_from(upstream.host.clone()).map_err(io::Error::other)?;
@@ -54,8 +54,7 @@ impl Connector {
             dialer: Arc::new(Dialer::new(&upstream.host, upstream.port)),
             tls,
             prior_knowledge: settings.upstream_http2 && !upstream.https,
-            timeout: settings.limits.upstream_connect_timeout,
-            header_bytes: settings.limits.header_bytes,
+            settings: in_force.clone(),
         })
     }
 
@@ -66,7 +65,7 @@ impl Connector {
 
     /// Connects, within `sidecar.upstream_connect_timeout` for all of it.
     pub(super) async fn connect(&self) -> Result<Sender, UpstreamError> {
-        tokio::time::timeout(self.timeout, self.connect_unbounded())
+        tokio::time::timeout(self.settings.now().limits.upstream_connect_timeout, self.connect_unbounded())
             .await
             .map_err(|_elapsed| UpstreamError::ConnectTimeout)?
     }
@@ -88,6 +87,7 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let header_bytes = self.settings.now().limits.header_bytes;
         let io = TokioIo::new(stream);
         let broken = |error| UpstreamError::Broken(Arc::new(error));
         // The connection's task ends with the connection, whose last user has been told of an error already.
@@ -95,7 +95,7 @@ impl Connector {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .adaptive_window(true)
-                .max_header_list_size(u32::try_from(self.header_bytes).unwrap_or(u32::MAX))
+                .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
                 .keep_alive_interval(Duration::from_secs(20))
                 .handshake(io)
                 .await
@@ -104,8 +104,8 @@ impl Connector {
             Ok(Sender::Http2(sender))
         } else {
             let (sender, connection) = http1::Builder::new()
-                .max_header_size(self.header_bytes)
-                .max_headers(headers::most(self.header_bytes))
+                .max_header_size(header_bytes)
+                .max_headers(headers::most(header_bytes))
                 .handshake(io)
                 .await
                 .map_err(broken)?;

@@ -90,6 +90,10 @@ impl Description {
 }
 
 impl Described {
+    pub(super) fn forget(&self) {
+        self.known.store(None);
+    }
+
     fn fresh(&self) -> Option<Arc<Description>> {
         let known = self.known.load();
         let known = known.as_ref().filter(|known| known.0.elapsed() < REMEMBERED)?;

@@ -31,6 +31,6 @@ impl Upstream {
         settings.upstream_http2 = false;
         settings.limits.upstream_connect_timeout = patience;
         settings.limits.upstream_timeout = patience;
-        Self::new(&settings)
+        Self::new(&settings.into())
     }
 }

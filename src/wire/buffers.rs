@@ -12,6 +12,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::peer::client_of;
+use crate::settings::InForce;
 
 /// Bodies of fewer bytes are not counted while they wait to be read.
 pub(super) const LITTLE: usize = 16 << 10;
@@ -19,8 +20,7 @@ pub(super) const LITTLE: usize = 16 << 10;
 /// All that is held.
 #[derive(Debug)]
 pub struct Buffers {
-    most: usize,
-    most_per_client: usize,
+    settings: InForce,
     held: Mutex<Held>,
 }
 
@@ -45,8 +45,8 @@ pub struct Hold {
 
 impl Buffers {
     /// A budget of so many bytes, of which one client may have half.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_client: most / 2, held: Mutex::default() })
+    pub fn new(settings: InForce) -> Arc<Self> {
+        Arc::new(Self { settings, held: Mutex::default() })
     }
 
     /// A hold on nothing yet, for a request of this client.
@@ -74,7 +74,8 @@ impl Hold {
         let mut held = buffers.lock();
         let own = held.clients.get(&self.client).copied().unwrap_or_default();
         let has_room = |held: usize, most| held.checked_add(bytes).is_some_and(|held| held <= most);
-        if !has_room(held.total, buffers.most) || !has_room(own, buffers.most_per_client) {
+        let most = buffers.settings.now().limits.buffered_bytes;
+        if !has_room(held.total, most) || !has_room(own, most / 2) {
             metrics::counter!("kinto_sidecar_buffer_refused_total").increment(1);
             return Err(NoRoom);
         }
@@ -127,7 +128,7 @@ mod tests {
 
     #[test]
     fn all_have_one_budget_and_each_a_half_of_it() {
-        let buffers = Buffers::new(100);
+        let buffers = Buffers::new(InForce::with(|settings| settings.limits.buffered_bytes = 100));
         let [one, other, third] = [1, 2, 3].map(|last| Some(IpAddr::from([1, 1, 1, last])));
         let mut first = buffers.hold(one);
         assert!(first.grow(40).is_ok() && buffers.hold(one).grow(11).is_err());

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::buffers::{LITTLE, NoRoom};
 use super::peer::client_of;
+use crate::settings::InForce;
 
 /// Something that is kept, and may be lent.
 #[derive(Debug)]
@@ -28,9 +29,9 @@ pub struct Lent {
 type Own = Vec<(Arc<Lent>, usize)>;
 
 /// All that is lent, by client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Loans {
-    most: usize,
+    settings: InForce,
     by_client: Mutex<HashMap<Option<IpAddr>, Own>>,
 }
 
@@ -74,17 +75,18 @@ impl Lent {
 
 impl Loans {
     /// A budget of so many bytes for what is kept no more; one client may have half of it.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, by_client: Mutex::default() })
+    pub fn new(settings: InForce) -> Arc<Self> {
+        Arc::new(Self { settings, by_client: Mutex::default() })
     }
 
     /// Lends something to a client, unless they still read too much that is kept no more.
     pub fn lend(self: &Arc<Self>, client: Option<IpAddr>, lent: Arc<Lent>) -> Result<Loan, NoRoom> {
         let client = client.map(client_of);
         let mut by_client = self.by_client.lock();
+        let most = self.settings.now().limits.buffered_bytes;
         let left = |loans: &Own| loans.iter().map(|(lent, _)| lent.left()).sum::<usize>();
-        if by_client.get(&client).is_some_and(|own| left(own) > self.most / 2)
-            || by_client.values().map(left).sum::<usize>() > self.most
+        if by_client.get(&client).is_some_and(|own| left(own) > most / 2)
+            || by_client.values().map(left).sum::<usize>() > most
         {
             metrics::counter!("kinto_sidecar_buffer_refused_total").increment(1);
             return Err(NoRoom);
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_no_more_is_counted_for_those_who_still_read_it() {
-        let loans = Loans::new(2 * LITTLE);
+        let loans = Loans::new(InForce::with(|settings| settings.limits.buffered_bytes = 2 * LITTLE));
         let (one, other) = (Some(IpAddr::from([1, 1, 1, 1])), Some(IpAddr::from([2, 2, 2, 2])));
         let stock = Stock::new(LITTLE + 1);
         assert!(stock.lent(LITTLE - 1).is_none());

@@ -196,6 +196,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::settings::InForce;
     use crate::wire::lent::Loans;
 
     /// A body that hardly gets smaller.
@@ -256,7 +257,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_dropped_is_counted_for_those_who_still_read_it() {
         let variants = Variants::within(100_000, 1);
-        let loans = Loans::new(100_000);
+        let loans = Loans::new(InForce::with(|settings| settings.limits.buffered_bytes = 100_000));
         let client = Some(IpAddr::from([1, 1, 1, 1]));
         let lend = |variant: &Variant| loans.lend(client, variant.lent.clone().unwrap());
         let first = made(&variants, 0, noise(60_000, 0)).await;

@@ -84,12 +84,20 @@ impl Watcher {
         Self { room, journal, mirrors, settings, lists: HashMap::new(), round: 0 }
     }
 
-    /// Watches until the process ends; once, where nothing is written past the sidecars.
+    /// Watches until the process ends; once for all settings that are in force, where nothing is written past the sidecars.
     pub(super) async fn run(mut self) {
+        let mut replaced = self.settings.subscribe();
         loop {
+            replaced.mark_unchanged();
+            self.settings.look();
             let pause = match self.look_at_everything().await {
-                Ok(()) if self.settings.exclusive => return,
-                Ok(()) => self.settings.ttl.max(SHORTEST_PAUSE),
+                Ok(()) if self.settings.now().exclusive => {
+                    if replaced.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(()) => self.settings.now().timestamps_ttl.max(SHORTEST_PAUSE),
                 Err(error) => {
                     tracing::debug!(%error, "could not look for what passes elsewhere");
                     AFTER_FAILURE
@@ -206,7 +214,7 @@ impl Watcher {
         if watched.news != news {
             watched.news = news;
             let is_own = self.room.is_recorded(&uri, timestamp);
-            let at = if is_own { Instant::now() + self.settings.overlap } else { Instant::now() };
+            let at = if is_own { Instant::now() + self.settings.now().overlap } else { Instant::now() };
             watched.again = Some(watched.again.map_or(at, |again| again.min(at)));
         }
         // What is dated back moves no clock: whoever compares the mirror finds it.
@@ -239,7 +247,7 @@ impl Watcher {
 
     /// Compares a list with the journal when that has not been done for long and there is time for it within the budget.
     async fn compare_when_due(&mut self, uri: &str) -> Result<(), WatchError> {
-        let every = self.settings.verify_every;
+        let every = self.settings.now().verify_every;
         if !self.lists.get(uri).is_some_and(|watched| watched.is_due(every)) {
             return Ok(());
         }
@@ -293,7 +301,7 @@ impl Watcher {
         // The rows of a page may be newer than its timestamp, which the upstream reads first.
         let moved = watched.read.is_none_or(|known| known != timestamp || known < newest);
         // What commits late is below the timestamp that was just read.
-        watched.again = moved.then(|| Instant::now() + self.settings.overlap);
+        watched.again = moved.then(|| Instant::now() + self.settings.now().overlap);
         watched.read = Some(timestamp);
         watched.compared.get_or_insert_with(Instant::now);
         Ok(())

@@ -18,7 +18,6 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
 use crate::kinto::Timestamp;
-use crate::settings::JournalFailure;
 
 /// How long the upstream is left alone after it could not say what became of a write.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -76,13 +75,13 @@ impl Recording {
             return Ok(None);
         }
         let lives = match lives::of_writes(journal, writes).await {
-            Err(_) if room.on_failure == JournalFailure::Forward => Vec::new(),
+            Err(_) if room.forwards() => Vec::new(),
             lives => lives?,
         };
         let group = match journal.intend(all).await {
             Ok(group) => Some(group),
             // What another process keeps, it would take for what passed elsewhere.
-            Err(error) if room.on_failure == JournalFailure::Forward && !error.is_left() => {
+            Err(error) if room.forwards() && !error.is_left() => {
                 tracing::error!(%error, "a write goes on without the journal");
                 None
             }

@@ -226,7 +226,7 @@ fn settings_are_printed_with_their_origin_and_without_secrets() {
     assert_eq!(output.status.code(), Some(0), "nothing is contacted");
     for line in [
         "# The upstream",
-        "sidecar.upstream = http://127.0.0.1:1/v1  (from --upstream)",
+        "sidecar.upstream = http://127.0.0.1:1/v1  (from --upstream) [at start only]",
         "sidecar.auth = …  (from --set)",
         "sidecar.overlap = 7s  (from --overlap)",
         "sidecar.verify_every = 10m  (default)",

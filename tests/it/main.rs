@@ -47,6 +47,7 @@ mod page;
 mod parity;
 mod polling;
 mod quickstart;
+mod reload;
 mod remote_settings;
 mod security;
 mod settings;

@@ -24,10 +24,12 @@ fn the_chapters_table_is_that_of_the_code() {
     let (table, after) = rest.split_once(end).unwrap();
     let sections = KEYS.chunk_by(|one, next| one.section == next.section).map(|keys| {
         let rows: String = keys.iter().map(|key| key.markdown_row() + "\n").collect();
-        format!("| **{}** | | | |\n{rows}", keys[0].section)
+        format!("| **{}** | | | | |\n{rows}", keys[0].section)
     });
     let rows: String = sections.collect();
-    let expected = format!("| key | flag | default | meaning |\n| --- | --- | --- | --- |\n{rows}");
+    let expected = format!(
+        "| key | flag | default | while it runs | meaning |\n| --- | --- | --- | --- | --- |\n{rows}"
+    );
     if table != expected && std::env::var_os("WRITE_SETTINGS").is_some() {
         std::fs::write(path, format!("{before}{start}{expected}{end}{after}")).unwrap();
         return;

@@ -101,7 +101,7 @@ fn signals_that_mean_something_to_other_servers_end_nothing() {
         sidecar.signal(signal);
     }
     let until = Instant::now() + PATIENCE;
-    while !sidecar.log().contains("settings are read at start only") {
+    while !sidecar.log().contains("settings were read again, and are what they were") {
         assert!(Instant::now() < until, "{}", sidecar.log());
         std::thread::yield_now();
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::report::{Finding, Report};
 use crate::complaint::Complaint;
 use crate::kinto::{CollectionKey, segment};
-use crate::settings::Settings;
+use crate::settings::{InForce, Settings};
 use crate::timeline::budget::rest;
 use crate::timeline::resources::Resources;
 use crate::upstream::Upstream;
@@ -69,7 +69,7 @@ impl<'a> Pace<'a> {
         is_monitored: impl Fn(&CollectionKey) -> bool,
         is_named: impl Fn(&CollectionKey) -> bool,
     ) {
-        let heads = Heads::new(self.source(), self.settings.kinto.batch_max_requests);
+        let heads = Heads::new(self.source(), InForce::from(self.settings.clone()));
         let description = self.upstream.described().await.ok();
         for keys in keys.chunks(heads.at_once(description.as_deref())) {
             let answers = match heads.ask(keys).await {

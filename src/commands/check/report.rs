@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::complaint::Complaint;
-use crate::settings::Setting;
+use crate::settings::{Setting, at_start_only};
 
 /// How much something matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -118,7 +118,8 @@ pub(super) fn settings(in_force: &[Setting], is_json: bool) -> String {
             // What has several lines stands on one.
             let value: Vec<&str> = setting.shown().split_whitespace().collect();
             let origin = setting.origin.to_string();
-            text.extend([setting.name.as_ref(), " = ", &value.join(" "), "  (", &origin, ")\n"]);
+            text.extend([setting.name.as_ref(), " = ", &value.join(" "), "  (", &origin, ")"]);
+            text.extend([at_start_only(setting.is_live), "\n"]);
         }
     }
     text

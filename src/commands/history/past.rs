@@ -16,7 +16,7 @@ use super::{Failure, failed};
 use crate::cli::{Past, PastKind};
 use crate::journal::Object;
 use crate::kinto::segment;
-use crate::settings::Settings;
+use crate::settings::{InForce, Settings};
 use crate::upstream::Upstream;
 use crate::wire::body::Body;
 
@@ -39,7 +39,8 @@ struct EndOfRun {
 
 /// Asks, and prints the answer; gives what is said in the end.
 pub(super) async fn run(settings: &Settings, past: &Past) -> Result<String, Failure> {
-    let sidecar = Upstream::new(settings).map_err(|error| Failure::Problem(error.to_string()))?;
+    let sidecar = Upstream::new(&InForce::from(settings.clone()))
+        .map_err(|error| Failure::Problem(error.to_string()))?;
     let asking = Asking { sidecar, settings, past };
     match past.kind {
         PastKind::Diff => asking.diff().await,

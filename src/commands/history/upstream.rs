@@ -8,7 +8,7 @@ use super::progress::Progress;
 use super::{Failure, Journal};
 use crate::journal::{Line, Object};
 use crate::kinto::Timestamp;
-use crate::settings::Settings;
+use crate::settings::{InForce, Settings};
 use crate::upstream::Upstream;
 use crate::upstream::kinto::{KintoError, Page, Source};
 
@@ -21,7 +21,8 @@ const NAMED: usize = 10;
 /// Reads and adds all; gives what is said in the end.
 pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String, Failure> {
     let from = &settings.upstream;
-    let upstream = Upstream::new(settings).map_err(|error| Failure::Problem(error.to_string()))?;
+    let upstream = Upstream::new(&InForce::from(settings.clone()))
+        .map_err(|error| Failure::Problem(error.to_string()))?;
     let described = upstream.described().await;
     let described = described.map_err(|error| Failure::Problem(format!("{from} cannot be read: {error}")))?;
     if !described.has("history") {

@@ -54,7 +54,7 @@ pub(super) async fn answer(admin: &Admin, request: &Parts) -> Option<Response> {
     let key = collection(request.uri.query());
     let mut response = match (request.uri.path(), key) {
         ("/page/state", _) => {
-            respond(StatusCode::OK, JSON, state::of(&admin.app, &admin.upstream).await.to_string())
+            respond(StatusCode::OK, JSON, state::of(&admin.app.now(), &admin.upstream).await.to_string())
         }
         (_, None) => respond(
             StatusCode::BAD_REQUEST,

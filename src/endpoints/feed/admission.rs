@@ -51,8 +51,5 @@ pub async fn admitted(
 }
 
 fn questions(core: &Core) -> Questions {
-    Questions {
-        history: Arc::clone(&core.app.history),
-        principals: core.app.settings.changes.principals.clone(),
-    }
+    Questions { history: Arc::clone(&core.app.history), settings: core.app.in_force().clone() }
 }

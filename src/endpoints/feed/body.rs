@@ -120,6 +120,7 @@ fn broken() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::InForce;
     use crate::wire::buffers::Buffers;
     use std::io::Write;
 
@@ -132,7 +133,8 @@ mod tests {
     }
 
     async fn outcome(headers: &[(&str, &str)], body: Vec<u8>) -> Result<Option<Value>, u16> {
-        let mut hold = Buffers::new(64 << 20).hold(None);
+        let mut hold =
+            Buffers::new(InForce::with(|settings| settings.limits.buffered_bytes = 64 << 20)).hold(None);
         let read = read(&parts(headers), Body::full(body), usize::MAX, &mut hold).await;
         read.map_err(|error| error.status().as_u16())
     }

@@ -18,8 +18,10 @@ use super::error::PollError;
 use super::order::{self, Due};
 use super::unreadable::Unreadable;
 use crate::kinto::{CollectionKey, Timestamp, segment};
+use crate::settings::InForce;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
+use crate::timeline::resources::Resources;
 use crate::upstream::kinto::heads::Heads;
 use crate::upstream::kinto::{KintoError, Source};
 use crate::upstream::{Description, Upstream};
@@ -36,7 +38,9 @@ pub(super) struct Asker {
     pub(super) timeline: Arc<Timeline>,
     upstream: Upstream,
     source: Source,
-    overlap: Duration,
+    settings: InForce,
+    /// What was monitored when it was last looked.
+    resources: Arc<Resources>,
     heads: Heads,
     pub(super) unreadable: Arc<Unreadable>,
     /// What the upstream says of itself, once it did.
@@ -87,16 +91,16 @@ impl Asker {
     pub(super) fn new(
         timeline: Arc<Timeline>,
         upstream: Upstream,
-        overlap: Duration,
-        most: usize,
+        settings: InForce,
         unreadable: Arc<Unreadable>,
     ) -> Self {
         Self {
+            heads: Heads::new(Source::new(upstream.clone()), settings.clone()),
+            resources: timeline.resources(),
             timeline,
-            heads: Heads::new(Source::new(upstream.clone()), most),
             source: Source::new(upstream.clone()),
             upstream,
-            overlap,
+            settings,
             unreadable,
             description: None,
             buckets: BTreeMap::new(),
@@ -124,6 +128,7 @@ impl Asker {
     /// that is under way.
     pub(super) fn next(&mut self, ttl: Duration, is_swept: bool) -> (Option<Question>, Option<Instant>) {
         let now = Instant::now();
+        self.look_at_resources();
         let buckets = self.listed_buckets();
         let watched = self.timeline.watched_buckets();
         let mut clocks = self.timeline.kept_clocks();
@@ -171,6 +176,16 @@ impl Asker {
         let clocks = Some(clocks).filter(|clocks| !clocks.is_empty()).map(Question::Collections);
         let question = if self.was_list { clocks.or(list) } else { list.or(clocks) };
         (question, next.into_iter().chain(later).min())
+    }
+
+    /// Where other collections are monitored than before, what is known of lists and histories says too little.
+    fn look_at_resources(&mut self) {
+        let resources = self.timeline.resources();
+        if !Arc::ptr_eq(&resources, &self.resources) {
+            self.resources = resources;
+            self.buckets.clear();
+            self.histories_at = None;
+        }
     }
 
     /// The buckets of which it matters which collections they have.
@@ -282,6 +297,7 @@ impl Asker {
 
     /// Learns what the upstream says of itself, where that is not known.
     pub(super) async fn describe(&mut self) -> Result<(), PollError> {
+        self.look_at_resources();
         match self.upstream.described().await {
             Ok(description) => self.description = Some(description),
             Err(error) => {
@@ -371,7 +387,8 @@ impl Asker {
 
     /// Asks for the collections that the settings name in a bucket, as far as they are not known to be there.
     async fn ask_named(&mut self, bucket: &str) -> Result<(), PollError> {
-        let named = self.timeline.resources().collections().filter(|key| &*key.bucket == bucket);
+        let resources = self.timeline.resources();
+        let named = resources.collections().filter(|key| &*key.bucket == bucket);
         let unknown: Vec<Arc<Clock>> = named
             .filter(|key| !self.timeline.is_kept(key))
             .map(|key| self.timeline.clock(key))

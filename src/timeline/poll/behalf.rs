@@ -23,7 +23,7 @@ impl Poller {
             ids => ids?,
         };
         let keys: Vec<_> = ids.iter().map(|id| CollectionKey::new(bucket, id)).collect();
-        let heads = Heads::new(source, self.most);
+        let heads = Heads::new(source, self.settings.clone());
         let at_once = heads.at_once(upstream.described().await.ok().as_deref());
         let mut entries: Vec<(Timestamp, CollectionKey)> = Vec::new();
         for keys in keys.chunks(at_once) {

@@ -33,21 +33,21 @@ type Place = Pin<Box<dyn Future<Output = Turn> + Send>>;
 
 impl Poller {
     /// Asks until the process ends.
-    pub async fn run(self: Arc<Self>, upstream: Upstream, overlap: Duration) {
+    pub async fn run(self: Arc<Self>, upstream: Upstream) {
         let unreadable = Arc::clone(&self.unreadable);
-        let mut asker = Asker::new(self.timeline.clone(), upstream, overlap, self.most, unreadable);
+        let mut asker = Asker::new(self.timeline.clone(), upstream, self.settings.clone(), unreadable);
         let mut sweeps: VecDeque<Sweep> = VecDeque::new();
         let mut place: Option<Place> = None;
         let mut hold: Option<Instant> = None;
         loop {
             let mut next = self.begin_sweeps(&mut sweeps);
             hold = hold.filter(|hold| *hold > Instant::now());
-            if place.is_none() && hold.is_none() && !self.exclusive {
-                let (question, later) = asker.next(self.ttl, !sweeps.is_empty());
+            if place.is_none() && hold.is_none() && !self.settings.now().exclusive {
+                let (question, later) = asker.next(self.ttl(), !sweeps.is_empty());
                 place = question.map(|_| -> Place { Box::pin(self.budget.clone().turn()) });
                 if place.is_none() {
                     // All clocks were looked at. What begins to matter meanwhile is looked at soon.
-                    let soon = Instant::now() + self.ttl.clamp(SHORTEST_PAUSE, AFTER_FAILURE);
+                    let soon = Instant::now() + self.ttl().clamp(SHORTEST_PAUSE, AFTER_FAILURE);
                     hold = later.into_iter().chain([soon]).min();
                 }
             }
@@ -166,7 +166,7 @@ impl Poller {
 
     /// Asks for some of what is due; until when to leave the upstream alone, where it could not be asked.
     async fn ask(&self, asker: &mut Asker, turn: &mut Turn, is_swept: bool) -> Option<Instant> {
-        let Some(question) = asker.next(self.ttl, is_swept).0 else {
+        let Some(question) = asker.next(self.ttl(), is_swept).0 else {
             turn.was(Duration::ZERO);
             return None;
         };

@@ -198,8 +198,9 @@ impl Sweep {
         match &self.purpose {
             Purpose::Bucket(bucket, _) => clocks.retain(|clock| clock.key().bucket == *bucket),
             Purpose::Everything | Purpose::Claim(_) => {
-                clocks.retain(|clock| timeline.resources().include(clock.key()));
-                clocks.extend(timeline.resources().collections().map(|key| timeline.clock(key)));
+                let resources = timeline.resources();
+                clocks.retain(|clock| resources.include(clock.key()));
+                clocks.extend(resources.collections().map(|key| timeline.clock(key)));
                 clocks.retain(|clock| !asker.listed.contains(clock.key()));
             }
         }

@@ -57,6 +57,11 @@ impl Unreadable {
         self.note(key.uri(), Lack::Missing(Complaint::no_collection(key)));
     }
 
+    /// What is monitored is another thing now, and is asked for anew.
+    pub(super) fn forget(&self) {
+        self.0.lock().clear();
+    }
+
     /// Why a collection's records cannot be read.
     pub(super) fn why(&self, key: &CollectionKey) -> Option<PollError> {
         match self.0.lock().get(&key.uri())? {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Census, KintoError, Source, answers_of_batch};
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::settings::InForce;
 use crate::upstream::{BatchSender, Description, UpstreamError};
 
 /// How many collections are asked for in a batch where nobody says how many it may hold.
@@ -30,8 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Heads {
     source: Source,
-    /// The most that the settings allow in a batch; 0 where they do not say.
-    most: usize,
+    settings: InForce,
 }
 
 /// A collection's timestamp, and the number of its live records.
@@ -47,14 +47,15 @@ pub struct Answers {
 }
 
 impl Heads {
-    /// Asks of at most `most` collections in a batch, 0 where it is for the upstream to say.
-    pub fn new(source: Source, most: usize) -> Self {
-        Self { source, most }
+    /// Asks of at most `batch_max_requests` collections in a batch, where the upstream does not say how many.
+    pub fn new(source: Source, settings: InForce) -> Self {
+        Self { source, settings }
     }
 
     /// How many collections one question can name.
     pub fn at_once(&self, description: Option<&Description>) -> usize {
-        let own = if self.most == 0 { MOST } else { self.most };
+        let most = self.settings.now().kinto.batch_max_requests;
+        let own = if most == 0 { MOST } else { most };
         let theirs = description.and_then(Description::batch_max_requests);
         theirs.map_or(own, |theirs| theirs.min(own))
     }

@@ -139,6 +139,7 @@ impl Joined {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::InForce;
     use crate::wire::body::Body;
 
     #[tokio::test]
@@ -159,7 +160,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_is_held_and_what_has_no_room_is_not_read() {
-        let budget = crate::wire::buffers::Buffers::new(100_000);
+        let budget = crate::wire::buffers::Buffers::new(InForce::with(|settings| {
+            settings.limits.buffered_bytes = 100_000
+        }));
         let mut hold = budget.hold(None);
         let pieces = |number: usize| Body::chunks(vec![Bytes::from(vec![b'x'; 20_000]); number]);
         let read = read_held(pieces(2), usize::MAX, &mut hold).await.unwrap();

@@ -17,7 +17,7 @@ const AT_ONCE: usize = 500;
 impl Watcher {
     /// A list of which the journal knows nothing. Gives its timestamp, and that of its newest object.
     pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), WatchError> {
-        let Listing { timestamp, mut versions } = match self.settings.backfill {
+        let Listing { timestamp, mut versions } = match self.settings.now().history.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
                 None => versions::alive(&self.room.source, uri, "").await?,
@@ -32,7 +32,7 @@ impl Watcher {
         for (object, version) in versions {
             let date = Some(version.modified);
             let change = changed(version, object, None);
-            match self.settings.backfill {
+            match self.settings.now().history.backfill {
                 Backfill::Current => {
                     outcome.changes.push(Change { action: Some(Action::Create), date, ..change });
                 }
@@ -53,7 +53,7 @@ impl Watcher {
         uri: &str,
         watermark: Timestamp,
     ) -> Result<(Timestamp, Timestamp), WatchError> {
-        let since = watermark.back(self.settings.overlap);
+        let since = watermark.back(self.settings.now().overlap);
         let Listing { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
             None => versions::newer(&self.room.source, uri, since, "").await?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kinto_sidecar::app::{App, Core};
 use kinto_sidecar::phase::Phase;
-use kinto_sidecar::settings::{Arguments, Environment, Settings};
+use kinto_sidecar::settings::{Arguments, Environment, InForce, Settings};
 use kinto_sidecar::upstream::Upstream;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,6 +41,7 @@ impl Sidecar {
             drop(signal(SignalKind::pipe()).expect("it can be listened for"));
         }
         let (stop, stopping) = watch::channel(Phase::Serving);
+        let settings = InForce::from(settings);
         let upstream = Upstream::new(&settings).expect("the address is well formed");
         let background = runtime.handle().clone();
         let app = App::start(settings, None, background, upstream.sibling(), stopping);

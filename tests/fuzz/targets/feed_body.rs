@@ -12,6 +12,7 @@ use kinto_sidecar::wire::body::Body;
 use kinto_sidecar::wire::buffers::Buffers;
 use kinto_sidecar::error::Error;
 use kinto_sidecar::endpoints::feed::body;
+use kinto_sidecar::settings::Settings;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
@@ -43,6 +44,8 @@ fn parts(coding: &[u8]) -> Option<Parts> {
 }
 
 fn outcome(parts: &Parts, body: Vec<u8>) -> Result<Option<Value>, Error> {
-    let mut hold = Buffers::new(usize::MAX).hold(None);
+    let mut settings = Settings::default();
+    settings.limits.buffered_bytes = usize::MAX;
+    let mut hold = Buffers::new(settings.into()).hold(None);
     RUNTIME.block_on(body::read(parts, Body::full(body), usize::MAX, &mut hold))
 }

@@ -72,8 +72,9 @@ impl Asker {
         {
             return;
         }
-        let mut buckets: BTreeSet<String> = self.timeline.resources().buckets().map(str::to_owned).collect();
-        buckets.extend(self.timeline.resources().collections().map(|key| key.bucket.to_string()));
+        let resources = self.timeline.resources();
+        let mut buckets: BTreeSet<String> = resources.buckets().map(str::to_owned).collect();
+        buckets.extend(resources.collections().map(|key| key.bucket.to_string()));
         for bucket in
             buckets.into_iter().filter(|bucket| !self.histories.contains_key(bucket)).collect::<Vec<_>>()
         {
@@ -92,7 +93,7 @@ impl Asker {
         followed.asked = Instant::now();
         let mut seen = followed.newest;
         let mut changed = BTreeSet::new();
-        let since = seen.back(self.overlap).min(self.upstream.latest_since());
+        let since = seen.back(self.settings.now().overlap).min(self.upstream.latest_since());
         let path = format!(
             "/buckets/{}/history?_since={since}&_fields=last_modified,collection_id,resource_name",
             segment(bucket)
