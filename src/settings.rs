@@ -74,17 +74,15 @@ impl Settings {
             return url.to_string().trim_end_matches('/').to_owned();
         }
         let (scheme, host) = (self.kinto.http_scheme.as_deref(), self.kinto.http_host.as_deref());
-        match host.filter(|host| !host.is_empty()) {
-            Some(host) => format!("{}://{host}", scheme.unwrap_or("https")),
-            None => {
-                let scheme = scheme.unwrap_or(if self.tls.is_some() { "https" } else { "http" });
-                let listen = match &self.listen {
-                    ListenAddr::Tcp(address) => address,
-                    ListenAddr::Unix(_) => "localhost",
-                };
-                format!("{scheme}://{listen}")
-            }
+        if let Some(host) = host.filter(|host| !host.is_empty()) {
+            return format!("{}://{host}", scheme.unwrap_or("https"));
         }
+        let scheme = scheme.unwrap_or(if self.tls.is_some() { "https" } else { "http" });
+        let listen = match &self.listen {
+            ListenAddr::Tcp(address) => address,
+            ListenAddr::Unix(_) => "localhost",
+        };
+        format!("{scheme}://{listen}")
     }
 }
 

@@ -27,7 +27,8 @@ pub struct Trouble {
 /// Something is told to the log.
 pub fn note(is_error: bool, mut words: String) {
     if words.len() > LONGEST {
-        words.truncate(words.floor_char_boundary(LONGEST));
+        let end = (0..=LONGEST).rev().find(|end| words.is_char_boundary(*end));
+        words.truncate(end.unwrap_or_default());
         words.push('…');
     }
     let time = Timestamp::of(SystemTime::now()).unwrap_or_default().0;

@@ -287,7 +287,7 @@ impl Warm {
         let mut mirrors = Vec::with_capacity(public.len());
         for (key, state, public) in public {
             if turn <= most
-                && let Err(error) = self.write_content(folder, written, &key, &state, &mut turn)
+                && let Err(error) = write_content(folder, written, &key, &state, &mut turn)
             {
                 failure.get_or_insert(error);
             }
@@ -329,30 +329,29 @@ impl Warm {
         }
         failure.map_or(Ok(()), Err)
     }
+}
 
-    /// Writes a content, unless that is on disk; `turn` counts what is written.
-    fn write_content(
-        &self,
-        folder: &Folder,
-        written: &mut Written,
-        key: &CollectionKey,
-        state: &State,
-        turn: &mut u64,
-    ) -> std::io::Result<()> {
-        let digest = state.content.digest();
-        if let Some(known) = written.contents.get_mut(key).filter(|known| known.digest == digest) {
-            known.read = state.began;
-            return Ok(());
-        }
-        let Some((line, rows)) = state.content.to_keep() else { return Ok(()) };
-        let parts: [&[u8]; 3] = [&line, b"\n", &rows];
-        let file = content_name(&parts);
-        let bytes = folder.write(&file, &parts)?;
-        *turn += bytes;
-        let content = WrittenContent { digest, file, bytes, at: Instant::now(), read: state.began };
-        written.contents.insert(key.clone(), content);
-        Ok(())
+/// Writes a content, unless that is on disk; `turn` counts what is written.
+fn write_content(
+    folder: &Folder,
+    written: &mut Written,
+    key: &CollectionKey,
+    state: &State,
+    turn: &mut u64,
+) -> std::io::Result<()> {
+    let digest = state.content.digest();
+    if let Some(known) = written.contents.get_mut(key).filter(|known| known.digest == digest) {
+        known.read = state.began;
+        return Ok(());
     }
+    let Some((line, rows)) = state.content.to_keep() else { return Ok(()) };
+    let parts: [&[u8]; 3] = [&line, b"\n", &rows];
+    let file = content_name(&parts);
+    let bytes = folder.write(&file, &parts)?;
+    *turn += bytes;
+    let content = WrittenContent { digest, file, bytes, at: Instant::now(), read: state.began };
+    written.contents.insert(key.clone(), content);
+    Ok(())
 }
 
 // === impl Index ===

@@ -197,7 +197,7 @@ fn option(name: &'static str, value: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name(value).help(help)
 }
 
-/// A command that asks a running sidecar, with the credentials of sidecar.auth or sidecar.auth_file.
+/// A command that asks a running sidecar, with the credentials of `sidecar.auth` or `sidecar.auth_file`.
 fn asking(name: &'static str, about: &'static str) -> Command {
     let from = option("from", "URL", "the API root of the running sidecar").required(true);
     Command::new(name)

@@ -1,7 +1,7 @@
 //! `/v2`: what Remote Settings' readers ask of `git-reader`, from the same memory as `/v1`.
 //!
 //! It shows what is monitored and what anybody may read, to everybody alike; whoever asks. What is wrong is said as
-//! FastAPI says it.
+//! `FastAPI` says it.
 
 use std::time::SystemTime;
 

@@ -70,7 +70,11 @@ fn of_readers(metadata: &[u8], bucket: &str) -> Option<Vec<u8>> {
     }
     let value = |wanted: &str| members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
     let signatures = signatures(value("signatures"), value("signature"));
-    text.push_str(&format!(r#""bucket":{},"signatures":{signatures}}}"#, json!(bucket)));
+    text.push_str(r#""bucket":"#);
+    text.push_str(&json!(bucket).to_string());
+    text.push_str(r#","signatures":"#);
+    text.push_str(&signatures);
+    text.push('}');
     Some(text.into_bytes())
 }
 
@@ -95,7 +99,7 @@ fn signatures(list: Option<&str>, single: Option<&str>) -> String {
     if !entries.is_empty() {
         return Value::Array(whole).to_string();
     }
-    let single = single.and_then(|single| whole_of_text(single));
+    let single = single.and_then(whole_of_text);
     Value::Array(single.into_iter().collect()).to_string()
 }
 

@@ -188,7 +188,7 @@ impl Signatures {
                     Some(end) => _ = ends.insert(key.clone(), end),
                     None => _ = ends.remove(key),
                 }
-                self.measure(ends.values().min());
+                measure(ends.values().min());
             }
             Err(error) => {
                 tracing::warn!(collection = %key, %error, "the changeset of {key} does not verify");
@@ -196,14 +196,6 @@ impl Signatures {
             }
         }
         is_good
-    }
-
-    fn measure(&self, end: Option<&SystemTime>) {
-        let seconds = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-        if let Some(seconds) = seconds {
-            metrics::gauge!("kinto_sidecar_signature_chain_expiration_timestamp_seconds")
-                .set(seconds.as_secs_f64());
-        }
     }
 
     /// What is wrong with signatures, and with the certificates that they stand on.
@@ -255,13 +247,12 @@ impl Signatures {
             })?;
             return verifies(key).map(|()| None);
         }
-        let chain = match self.chains.get(x5u) {
-            Some(chain) => chain,
-            None => {
-                let chain = Arc::new(self.fetch(x5u).await?);
-                self.chains.insert(x5u.to_owned(), Arc::clone(&chain));
-                chain
-            }
+        let chain = if let Some(chain) = self.chains.get(x5u) {
+            chain
+        } else {
+            let chain = Arc::new(self.fetch(x5u).await?);
+            self.chains.insert(x5u.to_owned(), Arc::clone(&chain));
+            chain
         };
         verifies(&chain.key)?;
         chain.check(self.name.as_deref(), SystemTime::now()).map_err(SignatureError::Chain)?;
@@ -276,6 +267,15 @@ impl Signatures {
         }
         let pem = read_whole(answer, CHAIN_BYTES).await.map_err(unknown)?.into_body();
         Chain::read(&pem).map_err(|error| SignatureError::Chain(format!("{x5u}: {error}")))
+    }
+}
+
+/// Tells when the first of the chains in use ends.
+fn measure(end: Option<&SystemTime>) {
+    let seconds = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+    if let Some(seconds) = seconds {
+        metrics::gauge!("kinto_sidecar_signature_chain_expiration_timestamp_seconds")
+            .set(seconds.as_secs_f64());
     }
 }
 

@@ -97,7 +97,7 @@ impl Folder {
     /// Writes a file that is made of these parts; how many bytes it takes.
     pub(super) fn write(&self, name: &str, parts: &[&[u8]]) -> io::Result<u64> {
         let beside = self.path.join(format!("{name}.new"));
-        let written = self.write_beside(&beside, parts).and_then(|bytes| {
+        let written = write_beside(&beside, parts).and_then(|bytes| {
             fs::rename(&beside, self.path.join(name))?;
             Ok(bytes)
         });
@@ -105,19 +105,6 @@ impl Folder {
             let _ = fs::remove_file(&beside);
         }
         written
-    }
-
-    fn write_beside(&self, beside: &Path, parts: &[&[u8]]) -> io::Result<u64> {
-        let length = parts.iter().map(|part| part.len() as u64).sum();
-        let header = format!("{MAGIC}{}\n", rest_of_header(length, &sum(parts)));
-        // What a process left behind that came to its end.
-        let _ = fs::remove_file(beside);
-        let mut file = open_private(beside)?;
-        file.write_all(header.as_bytes())?;
-        for part in parts {
-            file.write_all(part)?;
-        }
-        Ok(length + header.len() as u64)
     }
 
     /// Removes the files whose names are those of contents, but these.
@@ -132,6 +119,19 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+fn write_beside(beside: &Path, parts: &[&[u8]]) -> io::Result<u64> {
+    let length = parts.iter().map(|part| part.len() as u64).sum();
+    let header = format!("{MAGIC}{}\n", rest_of_header(length, &sum(parts)));
+    // What a process left behind that came to its end.
+    let _ = fs::remove_file(beside);
+    let mut file = open_private(beside)?;
+    file.write_all(header.as_bytes())?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    Ok(length + header.len() as u64)
 }
 
 /// The name of a file with this content.

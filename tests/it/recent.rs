@@ -8,7 +8,7 @@ use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, unique};
 async fn what_was_given_a_moment_ago_is_given_again_only_while_it_stands() {
     let bucket = format!("/buckets/{}", unique("recent"));
     let collection = format!("{bucket}/collections/c");
-    let sidecar = Sidecar::start(&Kinto::shared().url(), &[SERVICE_ACCOUNT, ("changes.resources", &bucket)]);
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("changes.resources", &bucket)]);
     let (alice, anybody) = (sidecar.client().user("alice"), sidecar.client());
     alice.put(&bucket).await.expect(201);
     let open = json!({"permissions": {"read": ["system.Everyone"]}});

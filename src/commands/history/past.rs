@@ -84,18 +84,16 @@ impl Asking<'_> {
         let Past { bucket, collection, kind, is_meant, .. } = self.past;
         let object = Object::Bucket(bucket.clone());
         let mut body = self.options();
-        let path = match (kind, collection, &self.past.from) {
-            (PastKind::Restore, Some(collection), Some(moment)) => {
-                format!("{object}/snapshot/collections/{}@{}/restore", segment(collection), segment(moment))
+        let restored = collection.as_ref().zip(self.past.from.as_ref());
+        let path = if let (PastKind::Restore, Some((collection, moment))) = (kind, restored) {
+            format!("{object}/snapshot/collections/{}@{}/restore", segment(collection), segment(moment))
+        } else {
+            if self.past.entries.is_empty() {
+                body.extend(self.selection().map(|(name, value)| (name.to_owned(), value.into())));
+            } else {
+                body.insert("entries".to_owned(), self.past.entries.clone().into());
             }
-            _ => {
-                if self.past.entries.is_empty() {
-                    body.extend(self.selection().map(|(name, value)| (name.to_owned(), value.into())));
-                } else {
-                    body.insert("entries".to_owned(), self.past.entries.clone().into());
-                }
-                format!("{object}/history/revert")
-            }
+            format!("{object}/history/revert")
         };
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let body = Value::Object(body).to_string();

@@ -34,7 +34,7 @@ pub(super) fn check(
             |scheme: &str| origin.to_str().is_ok_and(|origin| origin.strip_prefix(scheme) == Some(host));
         !of_host("http://") && !of_host("https://")
     });
-    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
     if is_other_origin || site.is_some_and(|site| !matches!(site, b"same-origin" | b"none")) {
         return Err((StatusCode::FORBIDDEN, "this is for the page of this listener alone"));
     }

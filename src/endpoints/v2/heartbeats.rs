@@ -1,4 +1,4 @@
-//! Dockerflow's three of `/v2`, as its FastAPI router answers them.
+//! Dockerflow's three of `/v2`, as its `FastAPI` router answers them.
 
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};

@@ -1,4 +1,4 @@
-//! The parameters of both changesets, read and refused as FastAPI and Pydantic do it for `git-reader`.
+//! The parameters of both changesets, read and refused as `FastAPI` and `Pydantic` do it for `git-reader`.
 
 use std::cmp::Ordering;
 

@@ -1,4 +1,4 @@
-//! What is not answered, in the words of FastAPI.
+//! What is not answered, in the words of `FastAPI`.
 
 use std::time::SystemTime;
 

@@ -161,7 +161,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_read_is_held_and_what_has_no_room_is_not_read() {
         let budget = crate::wire::buffers::Buffers::new(InForce::with(|settings| {
-            settings.limits.buffered_bytes = 100_000
+            settings.limits.buffered_bytes = 100_000;
         }));
         let mut hold = budget.hold(None);
         let pieces = |number: usize| Body::chunks(vec![Bytes::from(vec![b'x'; 20_000]); number]);

@@ -104,10 +104,10 @@ async fn bundles_have_whole_changesets_as_they_are_now() {
 
 #[tokio::test]
 async fn attachments_of_a_collection_are_zipped_where_it_wishes_so() {
+    const BODY: &[u8] = b"an attachment";
     let bucket = unique("zipped--odd");
     let owner = Kinto::shared().client().user("owner");
     public_bucket(&owner, &bucket, &["files", "none", "large", "unwished"]).await;
-    const BODY: &[u8] = b"an attachment";
     let hash = format!("{:x}", Sha256::digest(BODY));
     let attachment = |size: u64| json!({"attachment": {"location": "a/b.bin", "size": size, "hash": hash, "filename": "b.bin", "mimetype": "text/x-odd"}});
     for collection in ["files", "none", "large"] {

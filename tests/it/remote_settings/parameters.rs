@@ -1,4 +1,4 @@
-//! What is taken and refused as a parameter, held against FastAPI itself.
+//! What is taken and refused as a parameter, held against `FastAPI` itself.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

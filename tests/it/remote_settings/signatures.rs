@@ -146,8 +146,8 @@ fn chain(signer: &Signer, name: &str, year: i32) -> String {
 
 #[tokio::test]
 async fn a_signature_stands_on_the_chain_at_its_x5u() {
-    let mut signer = Signer::start();
     const NAME: &str = "settings.example.org";
+    let mut signer = Signer::start();
     for (name, year, good) in [(NAME, 2100, true), (NAME, 2020, false), ("other.example.org", 2100, false)] {
         let pem = chain(&signer, name, year);
         let stub = Stub::answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{pem}", pem.len()));

@@ -26,7 +26,7 @@ pub enum Environment {
     Couch,
     /// What judges files for Kubernetes, and builds a Debian package.
     Deploy,
-    /// FastAPI, and what reads Remote Settings' bundles and signatures.
+    /// `FastAPI`, and what reads Remote Settings' bundles and signatures.
     Readers,
 }
 

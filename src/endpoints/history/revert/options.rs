@@ -65,13 +65,11 @@ impl Members {
     }
 
     fn truth(&mut self, name: &str) -> Option<bool> {
-        match self.members.remove(name)? {
-            Value::Bool(truth) => Some(truth),
-            _ => {
-                self.fault(name, "It is neither true nor false");
-                None
-            }
+        let truth = self.members.remove(name)?.as_bool();
+        if truth.is_none() {
+            self.fault(name, "It is neither true nor false");
         }
+        truth
     }
 
     fn texts(&mut self, name: &str, most: usize) -> Option<Vec<String>> {

@@ -76,7 +76,7 @@ impl Step {
             (Side::Unknown, _) => return Self::Refused("how it was before is not known"),
             (Side::Absent, None) => None,
             (Side::Present(before), None) => without_version(&before.data),
-            (Side::Absent, Some(_)) | (Side::Present(_), Some(_)) if matches!(now, Side::Absent) => {
+            (Side::Absent | Side::Present(_), Some(_)) if matches!(now, Side::Absent) => {
                 return match before {
                     Side::Absent => Self::Unchanged,
                     _ => Self::Refused("it is not there, and has no fields to be given back"),
