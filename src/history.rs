@@ -52,6 +52,11 @@ impl History {
         })
     }
 
+    /// The journal, where it is open, whoever keeps the history.
+    pub fn opened(&self) -> Option<&Journal> {
+        self.keeper.opened()
+    }
+
     /// See [`Keeper::journal`].
     pub async fn journal(&self, upstream: &Upstream) -> Result<Option<&Journal>, Error> {
         self.keeper.journal(upstream).await

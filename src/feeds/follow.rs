@@ -199,10 +199,14 @@ impl Sources {
 
     /// What versions of a collection's records are called, where the sidecar keeps the history.
     pub async fn revisions(&self, key: &CollectionKey) -> Result<Option<Revisions>, Error> {
-        match self.history.journal(self.access.upstream()).await? {
-            Some(journal) => {
-                Ok(Some(Revisions::of(journal, key, self.access.upstream(), &self.names).await?))
-            }
+        let upstream = self.access.upstream();
+        let journal = match self.history.journal(upstream).await {
+            Ok(journal) => journal,
+            // Nobody says whose the history is. What the journal has of it was told before.
+            Err(error) => Some(self.history.opened().ok_or(error)?),
+        };
+        match journal {
+            Some(journal) => Ok(Some(Revisions::of(journal, key, upstream, &self.names).await?)),
             None => Ok(None),
         }
     }

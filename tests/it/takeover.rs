@@ -1,6 +1,6 @@
 //! A new process takes over from the one that runs, on the same port and the same journal, and nobody notices.
 //!
-//! `RESTARTS=100 READERS=1000 CLIENTS=64 cargo test --test it takeover -- --nocapture` does it more often, and prints what it
+//! `RESTARTS=10 READERS=200 CLIENTS=16 cargo test --test it takeover -- --nocapture` does it more often, and prints what it
 //! came to.
 
 use std::collections::BTreeSet;

@@ -72,6 +72,12 @@ impl Natural {
             Some(_) => return fault("int_parsing", NO_INTEGER),
             None => unsigned,
         };
+        // Pydantic skips what a number begins with, underscores and all.
+        let whole = match whole.strip_prefix('0').map(|rest| rest.trim_start_matches(['0', '_'])) {
+            None => whole,
+            Some("") if whole.ends_with('0') => "0",
+            Some(rest) => rest,
+        };
         let is_group = |group: &str| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit());
         if !whole.split('_').all(is_group) {
             return fault("int_parsing", NO_INTEGER);
@@ -125,6 +131,9 @@ mod tests {
             ("-0_0", "0"),
             ("-0.0", "0"),
             ("00012", "12"),
+            ("0__70", "70"),
+            ("00_1_2", "12"),
+            ("-0__0", "0"),
             ("09999", "9999"),
             ("%20%2012%0A", "12"),
             ("%C2%A012%E2%80%A8", "12"),
@@ -162,6 +171,10 @@ mod tests {
             "- 0",
             "--0",
             "1__0",
+            "0_1__2",
+            "0_",
+            "0__",
+            "0_.0",
             "_1",
             "1_",
             "1.0_0",

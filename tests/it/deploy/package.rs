@@ -76,7 +76,10 @@ fn project(folder: &Path) {
     for name in ["deploy", "README.md", "CHANGELOG.md", "LICENSE"] {
         symlink(root.join(name), folder.join(name)).unwrap();
     }
-    fs::create_dir(folder.join("src")).unwrap();
+    for name in ["src", "examples"] {
+        fs::create_dir(folder.join(name)).unwrap();
+    }
+    symlink(root.join("examples/page.png"), folder.join("examples/page.png")).unwrap();
     symlink(root.join("src/chapters"), folder.join("src/chapters")).unwrap();
     fs::write(folder.join("src/main.rs"), "fn main() {}").unwrap();
     let release = folder.join("target/release");
