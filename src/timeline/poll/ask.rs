@@ -2,8 +2,8 @@
 //!
 //! - an upstream with the changes plugin answers for all monitored collections in one `GET` of its monitor/changes;
 //! - one with the history plugin says in one `GET` for each bucket which collections changed;
-//! - any other is asked for the timestamps of collections ([`super::heads`]), and for the collections of monitored
-//!   buckets with a list for each bucket.
+//! - any other is asked for the timestamps of collections ([`heads`](crate::upstream::kinto::heads)), and for the
+//!   collections of monitored buckets with a list for each bucket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
