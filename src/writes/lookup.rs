@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::Method;
 use parking_lot::{Mutex, MutexGuard};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -23,7 +22,6 @@ use super::{Writes, default_bucket, versions};
 use crate::backoff::Backoff;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
-use crate::query::members;
 use crate::upstream::kinto::{KintoError, Source};
 
 /// How long the upstream may go on with a write whose client is gone.
@@ -258,16 +256,8 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Examin
 /// Whether a version is one that a write can have led to: of writes of one object that are under way together, each has its
 /// own.
 fn may_have_made(intent: &Intent, deleted: bool, data: &RawValue) -> bool {
-    if intent.method == "DELETE" { deleted } else { !deleted && is_what_was_sent(intent, data) }
-}
-
-/// Whether an object has everything that was sent.
-fn is_what_was_sent(intent: &Intent, data: &RawValue) -> bool {
-    let read = |json: &RawValue| members(json.get().as_bytes());
-    let (sent, data) = (intent.sent.as_deref().map(read).unwrap_or_default(), read(data));
-    // What a patch merges or takes away looks otherwise afterwards.
-    let is_merged = |value: &Value| intent.method == "PATCH" && (value.is_null() || sent::is_object(value));
-    sent.iter().all(|(name, value)| sent::is_same(value, data.get(name)) || is_merged(value))
+    let sent = intent.sent.as_deref();
+    if intent.method == "DELETE" { deleted } else { !deleted && sent::is_in(sent, &intent.method, data, &[]) }
 }
 
 /// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
 use super::answer::Answer;
@@ -11,7 +12,7 @@ use super::changes::{self, Meaning};
 use super::lookup::{self, Question};
 use super::order::{Order, Turn};
 use super::write::{Target, Write};
-use super::{Writes, default_bucket, lives, versions};
+use super::{Writes, default_bucket, lives, sent, versions};
 use crate::access::Credentials;
 use crate::aside;
 use crate::backoff::Backoff;
@@ -263,8 +264,10 @@ impl Recording {
         // Without its timestamp, nobody can tell whose version it is.
         let modified = answer.modified();
         // Kinto in memory may give two who write at once one timestamp.
-        let is_own =
-            |modified: &Timestamp| *modified == version.modified && !write.contradicts(&version.data);
+        let is_sent = |data: &RawValue| {
+            sent::is_in(write.sent.as_deref(), write.method.as_str(), data, &["id", "last_modified"])
+        };
+        let is_own = |modified: &Timestamp| *modified == version.modified && is_sent(&version.data);
         if let Some(modified) = modified.filter(|modified| !is_own(modified)) {
             // Somebody was faster; theirs is recorded with their own write.
             let before = self.journal.newest_data(&object).await.ok()?;

@@ -43,8 +43,18 @@ pub(super) fn id(kept: &RawValue) -> Option<String> {
     Some(members(kept.get().as_bytes()).get("id")?.as_str()?.to_owned())
 }
 
+/// Whether an object has everything that was sent by a method, of which this was kept, but for some members.
+pub(super) fn is_in(kept: Option<&RawValue>, method: &str, data: &RawValue, but: &[&str]) -> bool {
+    let read = |json: &RawValue| members(json.get().as_bytes());
+    let (kept, data) = (kept.map(read).unwrap_or_default(), read(data));
+    // What a patch merges or takes away looks otherwise afterwards.
+    let is_merged = |value: &Value| method == "PATCH" && (value.is_null() || is_object(value));
+    let is_there = |(name, value): (&String, &Value)| is_same(value, data.get(name)) || is_merged(value);
+    kept.iter().filter(|(name, _)| !but.contains(&name.as_str())).all(is_there)
+}
+
 /// Whether a member is what was sent, of which this was kept.
-pub(super) fn is_same(kept: &Value, value: Option<&Value>) -> bool {
+fn is_same(kept: &Value, value: Option<&Value>) -> bool {
     match (kept.get(DIGEST).and_then(Value::as_str), value) {
         (Some(kept), Some(value)) => kept == digest(&value.to_string()),
         _ => value == Some(kept),
@@ -52,7 +62,7 @@ pub(super) fn is_same(kept: &Value, value: Option<&Value>) -> bool {
 }
 
 /// Whether an object was sent, of which this was kept.
-pub(super) fn is_object(kept: &Value) -> bool {
+fn is_object(kept: &Value) -> bool {
     match kept.get(IS_OBJECT).filter(|_| kept.get(DIGEST).is_some()) {
         Some(is_object) => is_object.as_bool() == Some(true),
         None => kept.is_object(),

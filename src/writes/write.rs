@@ -8,7 +8,6 @@ use http::{HeaderMap, Method};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use super::sent;
 use crate::access::Credentials;
@@ -128,17 +127,6 @@ impl Write {
     /// The requester's own bucket, where the path leads into it as `default`.
     pub(super) fn default(&self) -> Option<&Arc<str>> {
         self.default.as_ref()
-    }
-
-    /// Whether an object has something else than what was sent. What a merge may add to or take away says nothing.
-    pub(super) fn contradicts(&self, data: &RawValue) -> bool {
-        let members = |json: &RawValue| serde_json::from_str::<Map<String, Value>>(json.get()).ok();
-        let sent = self.sent.as_deref().and_then(members).unwrap_or_default();
-        let Some(now) = members(data) else { return false };
-        let is_plain = |name: &str, value: &Value| {
-            !value.is_null() && !value.is_object() && !matches!(name, "id" | "last_modified")
-        };
-        sent.iter().any(|(name, value)| is_plain(name, value) && now.get(name) != Some(value))
     }
 
     /// Whether nobody has to know of it.
