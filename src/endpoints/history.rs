@@ -7,25 +7,25 @@
 use std::ops::ControlFlow;
 
 use http::Method;
-use http::header::HOST;
 use http::request::Parts;
 
 pub mod bin;
 pub mod diff;
+pub(super) mod opened;
 pub mod revert;
 mod selection;
 
 use super::list::{self, PreconditionOutcome, Preconditions};
-use super::own_bucket;
-use crate::access::{Requester, Verdict};
+use crate::access::Verdict;
 use crate::app::Core;
 use crate::error::Error;
-use crate::journal::{EntriesCount, EntriesPage, Journal};
-use crate::kinto::{Timestamp, segment};
+use crate::journal::{EntriesCount, EntriesPage};
+use crate::kinto::Timestamp;
 use crate::query::{Fault, Given, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
+use opened::{Opened, told};
 
 /// The fields that entries may have.
 const FIELDS: [&str; 15] = [
@@ -54,14 +54,12 @@ const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
 
 /// Answers a request for the history of a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = &core.requester(&request.headers);
-    let bucket = match own_bucket::of_history(core, bucket, requester).await? {
+    let opened = match Opened::of(core, bucket, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(bucket) => bucket,
+        ControlFlow::Continue(opened) => opened,
     };
     list::check_accept(&request.headers)?;
-    let listing = Listing { core, journal, bucket: &bucket, requester, request, peer };
+    let listing = Listing { core, opened: &opened, request, peer };
     if request.method == Method::DELETE { listing.delete().await } else { listing.read().await }
 }
 
@@ -94,18 +92,16 @@ fn changed(parameters: &Parameters, faults: &mut Vec<Fault>) -> bool {
 /// A request to read entries or to delete them.
 struct Listing<'l> {
     core: &'l Core,
-    journal: &'l Journal,
-    bucket: &'l str,
-    requester: &'l Requester,
+    opened: &'l Opened<'l>,
     request: &'l Parts,
     peer: &'l Peer,
 }
 
 impl Listing<'_> {
     async fn read(&self) -> Result<Response, Error> {
-        let Self { core, journal, bucket, requester, .. } = *self;
-        let visible = match core.app.history.visible(journal, bucket, requester).await? {
-            ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+        let core = self.core;
+        let visible = match self.opened.visible(core).await? {
+            ControlFlow::Break(refusal) => return Ok(refusal),
             ControlFlow::Continue(visible) => visible,
         };
         let mut query = match self.selection().await {
@@ -115,7 +111,7 @@ impl Listing<'_> {
                 let refusal = visible.refusal().await?;
                 return Ok(refusal.map_or(response, |refusal| refusal.replay()));
             }
-            Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
+            Err(error) => return told(&visible, error).await,
         };
         let mut hold = core.hold(&self.request.headers, self.peer);
         // Its rows, and its text.
@@ -147,7 +143,7 @@ impl Listing<'_> {
     }
 
     async fn delete(&self) -> Result<Response, Error> {
-        let Self { core, journal, bucket, requester, .. } = *self;
+        let Self { core, opened: Opened { journal, requester, bucket }, .. } = *self;
         if let Verdict::Refused(refusal) = requester.may_write_bucket(bucket).await? {
             return Ok(refusal.replay());
         }
@@ -168,7 +164,7 @@ impl Listing<'_> {
     async fn selection(&self) -> Result<ControlFlow<Response, Query>, Error> {
         let (preconditions, given, changed) = self.parameters()?;
         if !preconditions.is_none() {
-            let timestamp = self.journal.timestamp(self.bucket).await?;
+            let timestamp = self.opened.journal.timestamp(&self.opened.bucket).await?;
             match preconditions.verdict(timestamp) {
                 PreconditionOutcome::Proceed => {}
                 PreconditionOutcome::NotModified => {
@@ -207,13 +203,8 @@ impl Listing<'_> {
         let headers = response.headers_mut();
         list::insert_timestamp(headers, page.timestamp);
         if let (Some(token), Some(limit)) = (page.next, query.limit) {
-            let settings = &self.core.app.settings;
-            let host = self.request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let base_url = list::base_url(settings, self.peer.scheme(), host);
-            // A next page of `default` names the requester's own bucket.
-            let bucket = segment(self.bucket);
-            let path = format!("/{}/buckets/{bucket}/history", settings.upstream.version);
-            let next = list::next_page(&base_url, &path, self.request.uri.query(), limit, &token);
+            let page = (limit, &*token);
+            let next = self.opened.next_page(self.core, "history", self.request, self.peer, page);
             headers.extend(next.map(|next| (list::NEXT_PAGE, next)));
         }
         if query.uses_to {

@@ -20,7 +20,8 @@ use serde_json::value::RawValue;
 mod present;
 pub mod restore;
 
-use super::{history, list, own_bucket};
+use super::history::opened::Opened;
+use super::{history, list};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::error::Error;
@@ -60,11 +61,9 @@ pub async fn answer(
     moment: &str,
     request: &Parts,
 ) -> Result<Response, Error> {
-    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = &core.requester(&request.headers);
-    let bucket = match own_bucket::of_history(core, &key.bucket, requester).await? {
+    let Opened { journal, ref requester, bucket } = match Opened::of(core, &key.bucket, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(bucket) => bucket,
+        ControlFlow::Continue(opened) => opened,
     };
     let moment = self::moment(moment)?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());

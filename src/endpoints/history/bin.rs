@@ -3,20 +3,18 @@
 
 use std::ops::ControlFlow;
 
-use http::header::HOST;
 use http::request::Parts;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::opened::{Opened, told};
 use super::selection::Selection;
 use crate::app::Core;
 use crate::endpoints::list;
-use crate::endpoints::own_bucket;
 use crate::error::Error;
 use crate::history::difference::{Difference, Side, differences};
 use crate::journal::Touched;
-use crate::kinto::segment;
 use crate::query::{Filter, Operator, Parameters, Sort};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
@@ -40,22 +38,20 @@ struct Deleted<'d> {
 
 /// Answers a request for what was deleted.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = &core.requester(&request.headers);
-    let bucket = match own_bucket::of_history(core, bucket, requester).await? {
+    let opened = match Opened::of(core, bucket, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(bucket) => bucket,
+        ControlFlow::Continue(opened) => opened,
     };
     list::check_accept(&request.headers)?;
-    let visible = match core.app.history.visible(journal, &bucket, requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+    let visible = match opened.visible(core).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(visible) => visible,
     };
     let query = Parameters::parse(request.uri.query())
         .and_then(|parameters| Selection::filters(core, &parameters, Vec::new()));
     let mut query = match query {
         Ok(query) => query,
-        Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error.into()),
+        Err(error) => return told(&visible, error.into()).await,
     };
     let is_deletion =
         Filter { field: "action".to_owned(), operator: Operator::Eq, value: Value::from("delete") };
@@ -87,11 +83,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     let headers = response.headers_mut();
     list::insert_timestamp(headers, page.timestamp);
     if let (Some(token), Some(limit)) = (page.next, query.limit) {
-        let settings = &core.app.settings;
-        let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let base_url = list::base_url(settings, peer.scheme(), host);
-        let path = format!("/{}/buckets/{}/history/deleted", settings.upstream.version, segment(&bucket));
-        let next = list::next_page(&base_url, &path, request.uri.query(), limit, &token);
+        let next = opened.next_page(core, "history/deleted", request, peer, (limit, &token));
         headers.extend(next.map(|next| (list::NEXT_PAGE, next)));
     }
     cache_control::forbid(headers);

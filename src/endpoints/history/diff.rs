@@ -7,20 +7,19 @@ use std::ops::ControlFlow;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::header::HOST;
+use http::Method;
 use http::request::Parts;
-use http::{HeaderMap, Method};
 
+use super::opened::{Opened, told};
 use super::selection::Selection;
 use crate::app::Core;
 use crate::aside;
 use crate::endpoints::list::{self, PreconditionOutcome, Preconditions};
-use crate::endpoints::own_bucket;
 use crate::error::Error;
 use crate::history::Visible;
 use crate::history::difference::{Difference, differences};
 use crate::journal::{Touched, Touches, Versions};
-use crate::kinto::{Timestamp, segment};
+use crate::kinto::Timestamp;
 use crate::query::{Fault, Invalid, Parameters, Query};
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
@@ -39,15 +38,13 @@ const ENOUGH: usize = 1 << 20;
 
 /// Answers a request for what was done in a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = &core.requester(&request.headers);
-    let bucket = match own_bucket::of_history(core, bucket, requester).await? {
+    let opened = match Opened::of(core, bucket, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(bucket) => bucket,
+        ControlFlow::Continue(opened) => opened,
     };
     list::check_accept(&request.headers)?;
-    let visible = match core.app.history.visible(journal, &bucket, requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+    let visible = match opened.visible(core).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(visible) => visible,
     };
     let read = || -> Result<_, Error> {
@@ -58,8 +55,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     };
     let (preconditions, selection) = match read() {
         Ok(read) => read,
-        // Whoever may see nothing is not told what is wrong with the request.
-        Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
+        Err(error) => return told(&visible, error).await,
     };
     // What is recorded later is in no answer that has this timestamp.
     let timestamp = visible.timestamp().await?;
@@ -84,8 +80,8 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
         hold.set(text.len())?;
         let mut response = list::json(Body::full(text));
         if let Some(token) = next {
-            let next = next_page(core, &bucket, request, peer, page.limit(), &token);
-            response.headers_mut().extend(next);
+            let next = opened.next_page(core, "history/diff", request, peer, (page.limit(), &token));
+            response.headers_mut().extend(next.map(|next| (list::NEXT_PAGE, next)));
         }
         response
     };
@@ -203,20 +199,4 @@ fn read_token(token: &str) -> Option<(Timestamp, String)> {
     let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
     let (last, uri) = text.split_once(' ')?;
     Some((Timestamp(last.parse().ok()?), uri.to_owned()))
-}
-
-fn next_page(
-    core: &Core,
-    bucket: &str,
-    request: &Parts,
-    peer: &Peer,
-    limit: usize,
-    token: &str,
-) -> HeaderMap {
-    let settings = &core.app.settings;
-    let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let base_url = list::base_url(settings, peer.scheme(), host);
-    let path = format!("/{}/buckets/{}/history/diff", settings.upstream.version, segment(bucket));
-    let next = list::next_page(&base_url, &path, request.uri.query(), limit, token);
-    next.map(|next| (list::NEXT_PAGE, next)).into_iter().collect()
 }

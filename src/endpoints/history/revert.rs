@@ -18,17 +18,16 @@ pub(in crate::endpoints) mod step;
 pub(in crate::endpoints) mod told;
 
 use super::diff;
+use super::opened::{Opened, told};
 use crate::access::Requester;
 use crate::app::Core;
 use crate::current;
-use crate::endpoints::{feed, own_bucket};
 use crate::error::Error;
 use crate::history::Visible;
 use crate::journal::{Object, Touched, Touches};
 use crate::query::Invalid;
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
-use crate::wire::limited;
 use crate::wire::peer::Peer;
 use crate::wire::{cache_control, headers};
 use options::{Chosen, Members, Options};
@@ -49,30 +48,26 @@ pub async fn answer(
     body: Body,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = core.requester(&request.headers);
-    let bucket = match own_bucket::of_history(core, bucket, &requester).await? {
+    let opened = match Opened::of(core, bucket, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(bucket) => bucket,
+        ControlFlow::Continue(opened) => opened,
     };
-    let visible = match core.app.history.visible(journal, &bucket, &requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+    let visible = match opened.visible(core).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(visible) => visible,
     };
     let mut hold = core.hold(&request.headers, peer);
-    let body = limited::limited(body, &core.app.settings.limits)?;
-    let body = feed::body::read(request, body, core.app.settings.limits.body_limit(), &mut hold).await?;
-    let mut members = Members::of(body);
+    let mut members = Members::read(core, request, body, &mut hold).await?;
     let options = members.options();
     let chosen = match members.chosen(core, request.uri.query()) {
         Ok(chosen) => chosen,
-        Err(error) => return visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error),
+        Err(error) => return told(&visible, error).await,
     };
     let touched = match touched(&visible, &chosen, &mut hold).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(touched) => touched,
     };
-    let call = Call { core, request, peer, requester };
+    let call = Call { core, request, peer, requester: opened.requester };
     call.begin(options, hold, Work::Undo { visible, touched, unknown: Vec::new() }).await
 }
 

@@ -15,10 +15,10 @@ use super::present;
 use crate::access::Requester;
 use crate::app::Core;
 use crate::endpoints::history::diff;
+use crate::endpoints::history::opened::Opened;
 use crate::endpoints::history::revert::Call;
 use crate::endpoints::history::revert::options::Members;
 use crate::endpoints::history::revert::run::Work;
-use crate::endpoints::{feed, own_bucket};
 use crate::error::Error;
 use crate::history::Visible;
 use crate::history::difference::{Side, differences};
@@ -26,7 +26,6 @@ use crate::journal::{Object, Touched, Versions};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::query::{Filter, Operator, Query};
 use crate::wire::body::{Body, Response};
-use crate::wire::limited;
 use crate::wire::peer::Peer;
 
 /// Answers a request to restore a collection; `moment` is what stands behind the `@`.
@@ -38,21 +37,18 @@ pub async fn answer(
     body: Body,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
-    let requester = core.requester(&request.headers);
-    let bucket = match own_bucket::of_history(core, &key.bucket, &requester).await? {
+    let opened = match Opened::of(core, &key.bucket, request).await? {
         ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(bucket) => bucket,
+        ControlFlow::Continue(opened) => opened,
     };
     let moment = super::moment(moment)?;
-    let visible = match core.app.history.visible(journal, &bucket, &requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
+    let visible = match opened.visible(core).await? {
+        ControlFlow::Break(refusal) => return Ok(refusal),
         ControlFlow::Continue(visible) => visible,
     };
+    let Opened { bucket, requester, .. } = opened;
     let mut hold = core.hold(&request.headers, peer);
-    let body = limited::limited(body, &core.app.settings.limits)?;
-    let body = feed::body::read(request, body, core.app.settings.limits.body_limit(), &mut hold).await?;
-    let mut members = Members::of(body);
+    let mut members = Members::read(core, request, body, &mut hold).await?;
     let options = members.options();
     members.end()?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());

@@ -1,11 +1,16 @@
 //! What a request to undo something says: what, and how.
 
+use http::request::Parts;
 use serde_json::{Map, Value};
 
 use crate::app::Core;
+use crate::endpoints::feed;
 use crate::endpoints::history::selection::Selection;
 use crate::error::Error;
 use crate::query::{Fault, Filter, Operator, Parameters, Query};
+use crate::wire::body::Body;
+use crate::wire::buffers::Hold;
+use crate::wire::limited;
 
 /// SECURITY: the most entries that are named one by one.
 const MOST_ENTRIES: usize = 20_000;
@@ -47,8 +52,20 @@ pub(in crate::endpoints) struct Members {
 }
 
 impl Members {
+    /// Those of a request's body. What it takes is held.
+    pub(in crate::endpoints) async fn read(
+        core: &Core,
+        request: &Parts,
+        body: Body,
+        hold: &mut Hold,
+    ) -> Result<Self, Error> {
+        let limits = &core.app.settings.limits;
+        let body = limited::limited(body, limits)?;
+        Ok(Self::of(feed::body::read(request, body, limits.body_limit(), hold).await?))
+    }
+
     /// Those of a body.
-    pub(in crate::endpoints) fn of(body: Option<Value>) -> Self {
+    fn of(body: Option<Value>) -> Self {
         let members = match body {
             Some(Value::Object(members)) => members,
             _ => Map::new(),
