@@ -15,7 +15,7 @@ use crate::access_log::Line;
 use crate::app::Core;
 use crate::aside;
 use crate::current::{self, Current};
-use crate::endpoints::recent::Asked;
+use crate::endpoints::recent::{self, Asked};
 use crate::endpoints::{self, fail, root};
 use crate::error::Error;
 use crate::forward;
@@ -38,8 +38,7 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
     let request_id = request_id::take_or_make(request.headers_mut());
     let line = Line::begin(&request, begun, peer, &core.app.settings);
     let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), line.is_some()));
-    let asked = Asked::of(core, &request, peer.scheme());
-    let given = asked.as_ref().and_then(|asked| asked.again(core));
+    let given = recent::again(core, &request, peer.scheme());
     let (endpoint, mut response, current) = if let Some((endpoint, response)) = given {
         (endpoint, response, line.as_ref().map(|_| about(request.uri())))
     } else {
@@ -47,6 +46,7 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
         let route = Route::of(request.uri().path(), &core.app.settings);
         let endpoint = route.name();
         let current = about(request.uri());
+        let asked = recent::is_remembered(&route).then(|| Asked::of(core, &request, peer.scheme())).flatten();
         let answered = async {
             let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
             answered

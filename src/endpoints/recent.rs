@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -20,6 +20,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
 use crate::app::Core;
+use crate::route::{Endpoint, Route};
+use crate::settings::Settings;
 use crate::wire::body::{Body, Response};
 use crate::wire::request_id::X_REQUEST_ID;
 
@@ -43,15 +45,21 @@ pub struct Standing(Arc<dyn Fn(&Core) -> bool + Send + Sync>);
 /// The answers that a thread remembers.
 struct Recent {
     places: [Option<Given>; PLACES],
+    /// The bits of their targets: most requests are for something else, and are told so by one look.
+    targets: u64,
 }
 
 /// An answer that was given.
 struct Given {
     name: Vec<u8>,
+    /// See [`bit`].
+    target: u64,
     /// When, in seconds since the Unix epoch.
     second: u64,
     /// What [`Access::version`](crate::access::Access::version) was when it was begun.
     permissions: u64,
+    /// Those under which it was made. Others may be in force now.
+    settings: Weak<Settings>,
     standing: Standing,
     /// Whose it was, in metrics.
     endpoint: &'static str,
@@ -64,13 +72,14 @@ struct Given {
 #[derive(Debug)]
 pub struct Asked {
     name: Vec<u8>,
+    target: u64,
     place: usize,
     second: u64,
     permissions: u64,
 }
 
 thread_local! {
-    static RECENT: RefCell<Recent> = const { RefCell::new(Recent { places: [const { None }; PLACES] }) };
+    static RECENT: RefCell<Recent> = const { RefCell::new(Recent { places: [const { None }; PLACES], targets: 0 }) };
 }
 
 // === impl Standing ===
@@ -88,6 +97,21 @@ impl fmt::Debug for Standing {
     }
 }
 
+/// What was given to somebody who asked for the same, if it still stands, and the name of the endpoint that gave it.
+pub fn again(core: &Core, request: &Request<Incoming>, scheme: &str) -> Option<(&'static str, Response)> {
+    let target = bit(request.uri().path_and_query()?.as_str());
+    if RECENT.with_borrow(|recent| recent.targets & target) == 0 {
+        return None;
+    }
+    Asked::of(core, request, scheme)?.again(core)
+}
+
+/// Whether answers of whoever answers may be remembered.
+pub fn is_remembered(route: &Route) -> bool {
+    use Endpoint::{Changeset, MonitorChanges, MonitorChangeset, V2};
+    matches!(route, Route::Own(Changeset(_) | MonitorChanges | MonitorChangeset | V2(_)))
+}
+
 // === impl Asked ===
 
 impl Asked {
@@ -96,8 +120,9 @@ impl Asked {
         if *request.method() != Method::GET || !request.body().is_end_stream() {
             return None;
         }
+        let target = request.uri().path_and_query()?.as_str();
         let mut name = Vec::with_capacity(256);
-        name.extend_from_slice(request.uri().path_and_query()?.as_str().as_bytes());
+        name.extend_from_slice(target.as_bytes());
         name.extend_from_slice(scheme.as_bytes());
         for (header, value) in request.headers() {
             if is_of_the_name(header) {
@@ -113,20 +138,18 @@ impl Asked {
         if name.len() > LONGEST_NAME {
             return None;
         }
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % PLACES as u64).unwrap_or_default();
+        let place = usize::try_from(hash(&name) % PLACES as u64).unwrap_or_default();
         let second = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-        Some(Self { name, place, second, permissions: core.access.version() })
+        Some(Self { target: bit(target), name, place, second, permissions: core.access.version() })
     }
 
-    /// What was given to somebody who asked for the same, if it still stands, and the name of the endpoint that gave it.
-    pub fn again(&self, core: &Core) -> Option<(&'static str, Response)> {
+    fn again(&self, core: &Core) -> Option<(&'static str, Response)> {
         RECENT.with_borrow(|recent| {
             let given = recent.places.get(self.place)?.as_ref()?;
             let is_the_same = given.second == self.second && given.name == self.name;
             let stands = is_the_same
                 && given.permissions == self.permissions
+                && std::ptr::eq(given.settings.as_ptr(), Arc::as_ptr(&core.app.settings))
                 && is_ordinary(core)
                 && (given.standing.0)(core);
             if !stands {
@@ -148,14 +171,28 @@ impl Asked {
         let mut headers = response.headers().clone();
         // Each answer has its own in this place.
         headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
-        let Self { name, place, second, permissions } = self;
-        let given = Given { name, second, permissions, standing, endpoint, headers, body };
+        let Self { name, target, place, second, permissions } = self;
+        let settings = Arc::downgrade(&core.app.settings);
+        let given = Given { name, target, second, permissions, settings, standing, endpoint, headers, body };
         RECENT.with_borrow_mut(|recent| {
             if let Some(place) = recent.places.get_mut(place) {
                 *place = Some(given);
             }
+            let targets = recent.places.iter().flatten().map(|given| given.target);
+            recent.targets = targets.fold(0, |all, target| all | target);
         });
     }
+}
+
+/// One of 64 bits for each target.
+fn bit(target: &str) -> u64 {
+    1 << (hash(target.as_bytes()) % 64)
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether the upstream has nothing to say to everybody.
