@@ -16,13 +16,10 @@ impl Upstream {
         &self,
         method: Method,
         path_and_query: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        if let Some(authorization) = self.0.settings.now().auth.as_ref().and_then(ServiceAuth::current) {
-            headers.insert(AUTHORIZATION, authorization);
-        }
-        self.ask_as(method, path_and_query, headers, body).await
+        self.ask_as(method, path_and_query, self.authorized(headers), body).await
     }
 
     /// As [`Self::ask`], for an answer that is read while it comes.
@@ -30,13 +27,10 @@ impl Upstream {
         &self,
         method: Method,
         path_and_query: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Body>, UpstreamError> {
-        if let Some(authorization) = self.0.settings.now().auth.as_ref().and_then(ServiceAuth::current) {
-            headers.insert(AUTHORIZATION, authorization);
-        }
-        self.send(self.question(method, path_and_query, headers, body)?).await
+        self.send(self.question(method, path_and_query, self.authorized(headers), body)?).await
     }
 
     /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.
@@ -51,6 +45,14 @@ impl Upstream {
         let answer = self.send(self.question(method.clone(), path_and_query, headers, body)?).await?;
         self.0.words.note_date(answer.headers());
         self.0.words.heed(&method, read_answer(answer, most).await?)
+    }
+
+    /// These headers with the service account's credentials.
+    fn authorized(&self, mut headers: HeaderMap) -> HeaderMap {
+        if let Some(authorization) = self.0.settings.now().auth.as_ref().and_then(ServiceAuth::current) {
+            headers.insert(AUTHORIZATION, authorization);
+        }
+        headers
     }
 
     fn question(

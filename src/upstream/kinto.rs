@@ -131,9 +131,7 @@ impl Source {
 
     /// The timestamp of a list.
     pub async fn list_timestamp(&self, uri: &str) -> Result<Timestamp, KintoError> {
-        let answer = self.ask(Method::HEAD, uri, HeaderMap::new()).await?;
-        KintoError::check(answer.status())?;
-        timestamp(answer.headers())
+        Ok(self.census(uri).await?.timestamp)
     }
 
     /// The records timestamp, and the number of live records.
@@ -154,7 +152,8 @@ impl Source {
     }
 
     /// Finds which of these rows of a list only look like tombstones; whether the list was still the one of `timestamp`
-    /// then: if not, one of them may have been changed meanwhile, and is there in a newer version. `is_known` says of which rows it is known that they are tombstones.
+    /// then: if not, one of them may have been changed meanwhile, and is there in a newer version. `is_known` says of which
+    /// rows it is known that they are tombstones.
     ///
     /// An object whose data is `"deleted": true` cannot be told from a tombstone. Without a filter of `last_modified`,
     /// the upstream shows only what is alive.
