@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
-use super::own_bucket;
 use super::recent::{self, Standing};
+use super::{list, own_bucket};
 use crate::access::{Granted, Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::opening::CLOSING;
 use crate::mirror::{Freshness, State};
 use crate::settings::Compat;
 use crate::upstream::kinto::KintoError;
@@ -129,9 +129,7 @@ impl MirroredChangeset<'_> {
             Compat::KintoChanges => content.timestamp,
             Compat::RemoteSettings => content.metadata.last_modified,
         };
-        if let Ok(value) = HeaderValue::try_from(modified.http_date()) {
-            headers.insert(header::LAST_MODIFIED, value);
-        }
+        list::insert_modified(headers, modified);
         self.insert_caching(headers, freshness);
         Ok(response)
     }
@@ -159,7 +157,7 @@ impl MirroredChangeset<'_> {
         let mut chunks = Vec::with_capacity(changes.len() + 2);
         chunks.push(self.state.opening(settings.compat, key));
         chunks.extend(changes);
-        chunks.push(Bytes::from_static(b"]}"));
+        chunks.push(Bytes::from_static(CLOSING));
         let length: usize = chunks.iter().map(Bytes::len).sum();
         if name.1 == Encoding::Identity || length < compression::WORTHWHILE {
             return Ok(Coded::plain(Body::chunks(chunks), self.state.stock.lent(length)));

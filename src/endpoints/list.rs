@@ -134,6 +134,11 @@ pub fn precondition_failed(timestamp: Timestamp) -> Response {
 /// `ETag` and `Last-Modified` of a list.
 pub fn insert_timestamp(headers: &mut HeaderMap, timestamp: Timestamp) {
     headers.insert(ETAG, timestamp.etag());
+    insert_modified(headers, timestamp);
+}
+
+/// `Last-Modified`.
+pub fn insert_modified(headers: &mut HeaderMap, timestamp: Timestamp) {
     if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
         headers.insert(LAST_MODIFIED, date);
     }

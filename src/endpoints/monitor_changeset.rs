@@ -6,10 +6,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::header::{HeaderValue, LAST_MODIFIED};
 use http::request::Parts;
 
 use super::changeset_params::ChangesetParams;
+use super::list;
 use super::monitor_changes::{Context, Monitor};
 use crate::endpoints::redirects;
 use crate::error::Error;
@@ -53,10 +53,7 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
         document.encode(count, &others, accepted)
     };
     let mut response = coded.answer(Some(&tag));
-    let headers = response.headers_mut();
-    if let Ok(date) = HeaderValue::try_from(timestamp.http_date()) {
-        headers.insert(LAST_MODIFIED, date);
-    }
+    list::insert_modified(response.headers_mut(), timestamp);
     Ok(response)
 }
 

@@ -11,7 +11,7 @@ use super::Readable;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::opening::opening;
+use crate::mirror::opening::{CLOSING, opening};
 use crate::upstream::UpstreamError;
 use crate::upstream::kinto::{KintoError, Metadata, Page, Pages, Source};
 use crate::wire::body::{Body, Response, Sender};
@@ -125,7 +125,7 @@ impl Rest {
             return Err(KintoError::Unsettled);
         }
         // Only now the answer is complete.
-        let _ = sender.send(Bytes::from_static(b"]}")).await;
+        let _ = sender.send(Bytes::from_static(CLOSING)).await;
         Ok(())
     }
 }
