@@ -48,9 +48,8 @@ impl Attachments {
         url: &str,
         headers: HeaderMap,
     ) -> Result<Response<Body>, UpstreamError> {
-        let unaskable = |_| UpstreamError::Unaskable;
         let url: Uri = url.parse().map_err(|_| UpstreamError::Unaskable)?;
-        let client = self.client(&url).map_err(unaskable)?;
+        let client = self.client(&url).map_err(|_| UpstreamError::Unaskable)?;
         let mut request = Request::new(Body::empty());
         *request.method_mut() = method;
         *request.uri_mut() = match url.path_and_query() {

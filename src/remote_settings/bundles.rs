@@ -188,11 +188,6 @@ impl Bundles {
         published: Vec<Published>,
         upstream: &Upstream,
     ) -> Result<Arc<Bundle>, BundleError> {
-        let shown: Vec<(CollectionKey, Arc<State>)> = published
-            .iter()
-            .filter(|one| name.shows(one))
-            .filter_map(|(key, state)| Some((key.clone(), Arc::clone(state.as_ref()?))))
-            .collect();
         let source = name_of(&published);
         if let Some(bundle) = self.kept.get(&name).filter(|bundle| bundle.is_current(&source)) {
             return Ok(bundle);
@@ -204,6 +199,8 @@ impl Bundles {
             if let Some(bundle) = this.kept.get(&name).filter(|bundle| bundle.is_current(&source)) {
                 return Ok(bundle);
             }
+            let shown = published.into_iter().filter(|one| name.shows(one));
+            let shown = shown.filter_map(|(key, state)| Some((key, state?))).collect();
             let bundle = Arc::new(this.made(&name, shown, source, &upstream).await?);
             this.kept.insert(name, Arc::clone(&bundle));
             Ok(bundle)

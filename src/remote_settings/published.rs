@@ -11,6 +11,7 @@ use crate::mirror::{Mirrors, State};
 use crate::remote_settings::signatures::Signatures;
 use crate::timeline::Timeline;
 use crate::timeline::entries::Entries;
+use crate::upstream::kinto::KintoError;
 
 /// How many collections are brought up to date at once.
 const AT_ONCE: usize = 4;
@@ -30,14 +31,24 @@ pub async fn states(
     let states = entries.rows.iter().map(|entry| {
         let (mirrors, signatures, key) = (Arc::clone(mirrors), Arc::clone(signatures), entry.key.clone());
         async move {
-            let mirror = mirrors.mirror(&key);
-            let Ok((state, _)) = mirrors.current(&mirror, None).await else { return (key, None) };
-            let (state, is_good) = signatures.publishable(&mirror, state).await;
-            (key, is_good.then_some(state))
+            let state = state(&mirrors, &signatures, &key).await.ok().flatten();
+            (key, state)
         }
     });
     let states: Vec<_> = states.collect();
     stream::iter(states).buffered(AT_ONCE).collect().await
+}
+
+/// The content of one collection; `None` where it does not verify, and none that did is kept.
+pub async fn state(
+    mirrors: &Arc<Mirrors>,
+    signatures: &Signatures,
+    key: &CollectionKey,
+) -> Result<Option<Arc<State>>, KintoError> {
+    let mirror = mirrors.mirror(key);
+    let (state, _) = mirrors.current(&mirror, None).await?;
+    let (state, is_good) = signatures.publishable(&mirror, state).await;
+    Ok(is_good.then_some(state))
 }
 
 /// Names a state, in hexadecimal digits: other records or other attributes, another name. All sidecars give it the same.

@@ -14,6 +14,7 @@ use percent_encoding::percent_decode_str;
 use super::{Refusal, redirected};
 use crate::access::Verdict;
 use crate::app::Core;
+use crate::endpoints::list;
 use crate::kinto::CollectionKey;
 use crate::remote_settings::bundles::{Bundle, BundleName};
 use crate::remote_settings::published::{self, Published};
@@ -59,7 +60,7 @@ async fn bundle(core: &Core, name: &str, request: &Parts) -> Result<Response, Re
     if headers.contains_key(CONTENT_TYPE) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
-    headers.extend(HeaderValue::try_from(modified.http_date()).ok().map(|date| (LAST_MODIFIED, date)));
+    list::insert_modified(headers, modified);
     let lifetime = app.settings.remote_settings.bundle_max_age;
     cache_control::allow(headers, lifetime.as_secs(), SystemTime::now());
     Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
@@ -73,10 +74,7 @@ async fn collection(core: &Core, key: &CollectionKey) -> Result<Published, Refus
         Verdict::Granted(_) => {}
         Verdict::Refused(_) => return Err(Refusal::NotFound),
     }
-    let mirror = app.mirrors.mirror(key);
-    let (state, _) = app.mirrors.current(&mirror, None).await?;
-    let (state, is_good) = app.signatures.publishable(&mirror, state).await;
-    Ok((key.clone(), is_good.then_some(state)))
+    Ok((key.clone(), published::state(&app.mirrors, &app.signatures, key).await?))
 }
 
 async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> Result<Response, Refusal> {
