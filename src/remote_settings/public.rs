@@ -100,15 +100,7 @@ async fn found(anybody: &Requester, all: &Arc<Entries>, last: Option<&Known>) ->
             return Ok(Arc::clone(&last.entries));
         }
     }
-    let timestamp = rows.first().map(|entry| entry.last_modified).unwrap_or_default();
-    Ok(Arc::new(Entries {
-        rows: rows.into_iter().cloned().collect(),
-        timestamp,
-        generation: all.generation,
-        first_known: all.first_known,
-        high: all.high,
-        ..Entries::default()
-    }))
+    Ok(Arc::new(all.with(rows.into_iter().cloned().collect())))
 }
 
 impl Known {

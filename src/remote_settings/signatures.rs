@@ -75,9 +75,17 @@ pub struct Signatures {
     chains: Cache<String, Arc<Chain>>,
     /// Collections whose present changesets do not verify, and when the chains of those that do end.
     bad: Mutex<HashMap<CollectionKey, SignatureError>>,
-    /// The timestamps of those of them of which an older changeset is published.
-    held: Mutex<HashMap<CollectionKey, Timestamp>>,
+    held: Mutex<Held>,
     ends: Mutex<HashMap<CollectionKey, SystemTime>>,
+}
+
+/// Collections of which an older changeset is published than there is.
+#[derive(Debug, Default)]
+struct Held {
+    /// The timestamps of what is published.
+    timestamps: HashMap<CollectionKey, Timestamp>,
+    /// A list, and the same with these timestamps: made once for all who ask, with all that is written for it.
+    listed: Option<(Arc<Entries>, Arc<Entries>)>,
 }
 
 /// A changeset as far as it is signed.
@@ -132,12 +140,12 @@ impl Signatures {
         };
         if is_good {
             mirror.set_good(&state);
-            self.held.lock().remove(key);
+            self.held.lock().let_go(key);
             return (state, true);
         }
         match mirror.good() {
             Some(good) => {
-                self.held.lock().insert(key.clone(), good.content.timestamp);
+                self.held.lock().hold(key, good.content.timestamp);
                 (good, true)
             }
             None => (state, false),
@@ -146,20 +154,7 @@ impl Signatures {
 
     /// The list with the timestamps of what is published: readers come again and again where the two differ.
     pub fn listed(&self, entries: Arc<Entries>) -> Arc<Entries> {
-        let held = self.held.lock();
-        if held.is_empty() {
-            return entries;
-        }
-        let mut rows = entries.rows.clone();
-        for row in &mut rows {
-            if let Some(timestamp) = held.get(&row.key) {
-                row.last_modified = *timestamp;
-            }
-        }
-        rows.sort_by_key(|row| Reverse(row.last_modified));
-        let timestamp = rows.first().map(|row| row.last_modified).unwrap_or_default();
-        let (generation, first_known, high) = (entries.generation, entries.first_known, entries.high);
-        Arc::new(Entries { rows, timestamp, generation, first_known, high, ..Entries::default() })
+        self.held.lock().listed(entries)
     }
 
     async fn look(&self, key: &CollectionKey, state: &State) -> bool {
@@ -270,6 +265,43 @@ impl Signatures {
     }
 }
 
+// === impl Held ===
+
+impl Held {
+    fn hold(&mut self, key: &CollectionKey, timestamp: Timestamp) {
+        if self.timestamps.insert(key.clone(), timestamp) != Some(timestamp) {
+            self.listed = None;
+        }
+    }
+
+    fn let_go(&mut self, key: &CollectionKey) {
+        if self.timestamps.remove(key).is_some() {
+            self.listed = None;
+        }
+    }
+
+    fn listed(&mut self, entries: Arc<Entries>) -> Arc<Entries> {
+        if self.timestamps.is_empty() {
+            return entries;
+        }
+        if let Some((of, listed)) = &self.listed
+            && Arc::ptr_eq(of, &entries)
+        {
+            return Arc::clone(listed);
+        }
+        let mut rows = entries.rows.clone();
+        for row in &mut rows {
+            if let Some(timestamp) = self.timestamps.get(&row.key) {
+                row.last_modified = *timestamp;
+            }
+        }
+        rows.sort_by_key(|row| Reverse(row.last_modified));
+        let listed = Arc::new(entries.with(rows));
+        self.listed = Some((entries, Arc::clone(&listed)));
+        listed
+    }
+}
+
 /// Tells when the first of the chains in use ends.
 fn measure(end: Option<&SystemTime>) {
     let seconds = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -291,5 +323,49 @@ impl Signed {
         let text = json!({"data": records, "last_modified": self.timestamp.to_string()});
         let canonical = canonical_json::to_string(&text).map_err(|error| garbled(&error))?;
         Ok([PREFIX, canonical.as_bytes()].concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinto::seq::Seq;
+    use crate::timeline::entries::Entry;
+
+    fn entries(rows: &[(&str, u64)]) -> Arc<Entries> {
+        let row = |(collection, timestamp): &(&str, u64)| Entry {
+            key: CollectionKey::new("b", collection),
+            id: (*collection).into(),
+            last_modified: Timestamp(*timestamp),
+            late: None,
+            generation: 1,
+        };
+        let (timestamp, generation) = (Timestamp(rows.first().map_or(0, |row| row.1)), 7);
+        let rows = rows.iter().map(row).collect();
+        Arc::new(Entries { rows, timestamp, generation, high: Seq::of(timestamp), ..Entries::default() })
+    }
+
+    #[test]
+    fn a_list_is_made_once_for_what_is_held() {
+        let mut held = Held::default();
+        let list = entries(&[("new", 9), ("old", 5)]);
+        assert!(Arc::ptr_eq(&held.listed(Arc::clone(&list)), &list));
+        let key = CollectionKey::new("b", "new");
+        held.hold(&key, Timestamp(3));
+        let listed = held.listed(Arc::clone(&list));
+        let shown = |list: &Entries| -> Vec<(String, u64)> {
+            list.rows.iter().map(|row| (row.id.to_string(), row.last_modified.0)).collect()
+        };
+        assert_eq!(shown(&listed), [("old".to_owned(), 5), ("new".to_owned(), 3)]);
+        assert_eq!((listed.timestamp, listed.generation, listed.high), (Timestamp(5), 7, list.high));
+        held.hold(&key, Timestamp(3));
+        assert!(Arc::ptr_eq(&held.listed(Arc::clone(&list)), &listed));
+        held.hold(&key, Timestamp(4));
+        assert_eq!(held.listed(Arc::clone(&list)).rows.last().map(|row| row.last_modified.0), Some(4));
+        let other = entries(&[("new", 11), ("old", 5)]);
+        assert_eq!(held.listed(Arc::clone(&other)).timestamp, Timestamp(5));
+        held.let_go(&key);
+        assert!(Arc::ptr_eq(&held.listed(Arc::clone(&other)), &other));
+        assert!(held.listed.is_none(), "nothing is kept of it");
     }
 }

@@ -75,6 +75,14 @@ impl Entry {
 }
 
 impl Entries {
+    /// The same list with these rows, newest first, in place of its own.
+    #[must_use]
+    pub fn with(&self, rows: Vec<Entry>) -> Self {
+        let timestamp = rows.first().map(|row| row.last_modified).unwrap_or_default();
+        let Self { generation, first_known, high, .. } = *self;
+        Self { rows, timestamp, generation, first_known, high, ..Self::default() }
+    }
+
     /// Whether a reader who has the list of this timestamp has not heard of some entry.
     pub fn has_late_at(&self, timestamp: Timestamp) -> bool {
         self.rows.iter().any(|entry| entry.is_late_for(timestamp))
