@@ -47,8 +47,8 @@ const CHAINS: u64 = 64;
 const PREFIX: &[u8] = b"Content-Signature:\0";
 
 /// How a signature is found to be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureError {
+#[derive(Debug, thiserror::Error)]
+enum SignatureError {
     /// No signature is good.
     #[error("its signature does not verify")]
     Bad,
@@ -89,14 +89,14 @@ struct Held {
 }
 
 /// A changeset as far as it is signed.
-#[derive(Debug, Clone)]
-pub struct Signed {
+#[derive(Debug)]
+struct Signed {
     /// The collection's attributes.
-    pub metadata: Bytes,
+    metadata: Bytes,
     /// The records timestamp.
-    pub timestamp: Timestamp,
+    timestamp: Timestamp,
     /// The live records.
-    pub records: Vec<Bytes>,
+    records: Vec<Bytes>,
 }
 
 impl Signatures {
@@ -205,7 +205,7 @@ impl Signatures {
     }
 
     /// Verifies a changeset; gives when the chain of its signature ends, where it has one.
-    pub async fn verify(&self, signed: Signed) -> Result<Option<SystemTime>, SignatureError> {
+    async fn verify(&self, signed: Signed) -> Result<Option<SystemTime>, SignatureError> {
         let signatures = signatures_of(&signed.metadata);
         if signatures.is_empty() {
             return Err(SignatureError::None);
