@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -15,6 +15,8 @@ enum Weather {
     Fair,
     /// Connections are reset, old and new ones.
     Cut,
+    /// Connections are reset, and no new ones are taken, for ever.
+    Gone,
     /// Connections are taken, and nothing passes.
     Stalled,
     /// Answers are noise.
@@ -40,12 +42,25 @@ impl Chaos {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (weather, seen) = watch::channel(Weather::Fair);
+        let mut gone = seen.clone();
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
-            while let Ok((client, _)) = listener.accept().await {
-                let upstream = leads.borrow().clone();
-                tokio::spawn(connection(client, upstream, seen.clone()));
+            let accepting = async {
+                while let Ok((client, _)) = listener.accept().await {
+                    let upstream = leads.borrow().clone();
+                    tokio::spawn(connection(client, upstream, seen.clone()));
+                }
+            };
+            tokio::select! {
+                () = accepting => {}
+                _ = gone.wait_for(|weather| *weather == Weather::Gone) => {}
             }
+            drop(listener);
+            // The port stays taken, so that nobody else listens there.
+            let taken = TcpSocket::new_v4().unwrap();
+            taken.set_reuseaddr(true).unwrap();
+            taken.bind(address).unwrap();
+            std::future::pending::<()>().await;
         });
         Self { address, upstream, weather, runtime: Some(runtime) }
     }
@@ -63,6 +78,14 @@ impl Chaos {
     /// Resets all connections, and each new one.
     pub fn cut(&self) {
         self.weather.send_replace(Weather::Cut);
+    }
+
+    /// Resets all connections, and waits until new ones are refused; nothing brings it back.
+    pub fn leave(&self) {
+        self.weather.send_replace(Weather::Gone);
+        while std::net::TcpStream::connect(self.address).is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes connections and bytes, and passes nothing on.
@@ -98,7 +121,8 @@ pub fn address_of(url: &str) -> String {
 async fn connection(client: TcpStream, upstream: String, mut weather: watch::Receiver<Weather>) {
     // Whatever ends this function resets the connection: no orderly close that could pass for the end of an answer.
     let _ = client.set_zero_linger();
-    if *weather.borrow() == Weather::Cut {
+    let is_over = |weather: &Weather| matches!(weather, Weather::Cut | Weather::Gone);
+    if is_over(&weather.borrow()) {
         return;
     }
     let Ok(server) = TcpStream::connect(&upstream).await else { return };
@@ -145,6 +169,6 @@ async fn connection(client: TcpStream, upstream: String, mut weather: watch::Rec
     tokio::select! {
         () = up => {}
         () = down => {}
-        _ = weather.wait_for(|weather| *weather == Weather::Cut) => {}
+        _ = weather.wait_for(is_over) => {}
     }
 }
