@@ -160,7 +160,6 @@ impl Content {
         });
 
         let mut bytes = BytesMut::with_capacity(rows.iter().map(|(_, json)| json.len() + 1).sum());
-        let mut digest = hash(&metadata.json).wrapping_add(timestamp.0);
         let mut placed = Vec::with_capacity(rows.len());
         for (mut row, json) in rows {
             if !bytes.is_empty() {
@@ -172,7 +171,6 @@ impl Content {
             // What was the newest row of a state that was read cannot appear after a later one.
             row.witnessed |=
                 row.last_modified == timestamp || update.witnessed.binary_search(&row.last_modified).is_ok();
-            digest = digest.wrapping_add(row.hash).wrapping_add(u64::from(row.deleted));
             placed.push(row);
         }
         let mut own = before.map_or_else(Vec::new, |before| before.own.clone());
@@ -188,17 +186,15 @@ impl Content {
         let began = before.map_or(timestamp, |before| before.began);
         let high = placed.iter().map(|row| row.seq).max().unwrap_or_default();
         Self {
+            digest: digest(&metadata, timestamp, &placed),
             metadata,
             timestamp,
             serial: find.serial,
-            live: placed.iter().filter(|row| !row.deleted).count(),
+            live: live(&placed),
             live_bytes: OnceLock::new(),
-            late: (0..placed.len())
-                .filter(|index| placed.get(*index).is_some_and(|row| row.late.is_some()))
-                .collect(),
+            late: late(&placed),
             rows: placed,
             bytes: bytes.freeze(),
-            digest,
             high: find.high.max(high),
             by_seq: OnceLock::new(),
             own,
@@ -366,6 +362,22 @@ pub struct Selection {
     pub newer: usize,
     /// Indices of further rows, ascending.
     pub others: Vec<usize>,
+}
+
+/// See [`Content::digest`].
+fn digest(metadata: &Metadata, timestamp: Timestamp, rows: &[Row]) -> u64 {
+    let rows = rows.iter().map(|row| row.hash.wrapping_add(u64::from(row.deleted)));
+    rows.fold(hash(&metadata.json).wrapping_add(timestamp.0), u64::wrapping_add)
+}
+
+/// How many rows are no tombstones.
+fn live(rows: &[Row]) -> usize {
+    rows.iter().filter(|row| !row.deleted).count()
+}
+
+/// Indices of the rows that are marked late.
+fn late(rows: &[Row]) -> Vec<usize> {
+    rows.iter().enumerate().filter(|(_, row)| row.late.is_some()).map(|(index, _)| index).collect()
 }
 
 fn hash(bytes: &[u8]) -> u64 {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Content, Row, hash};
+use super::{Content, Row, digest, hash, late, live};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::upstream::kinto::Metadata;
@@ -63,7 +63,6 @@ impl Content {
         let metadata =
             Metadata { json: Bytes::from(kept.metadata), last_modified: Timestamp(kept.metadata_modified) };
         let timestamp = Timestamp(kept.timestamp);
-        let mut digest = hash(&metadata.json).wrapping_add(timestamp.0);
         let mut rows = Vec::with_capacity(kept.rows.len());
         let mut start = 0_usize;
         for row in kept.rows {
@@ -86,20 +85,18 @@ impl Content {
                 hash: hash(json),
                 place,
             };
-            digest = digest.wrapping_add(row.hash).wrapping_add(u64::from(row.deleted));
             start = row.place.end;
             rows.push(row);
         }
-        let is_late = |index: &usize| rows.get(*index).is_some_and(|row| row.late.is_some());
         Some(Self {
+            digest: digest(&metadata, timestamp, &rows),
             metadata,
             timestamp,
             serial: kept.serial,
-            live: rows.iter().filter(|row| !row.deleted).count(),
+            live: live(&rows),
             live_bytes: OnceLock::new(),
-            late: (0..rows.len()).filter(is_late).collect(),
+            late: late(&rows),
             bytes: Some(bytes).filter(|bytes| bytes.len() == start)?,
-            digest,
             high: Seq::parse(&kept.high)?,
             by_seq: OnceLock::new(),
             own: kept.own.into_iter().map(Timestamp).collect(),
