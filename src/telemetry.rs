@@ -47,7 +47,7 @@ pub fn start(settings: &Settings) {
     let lines = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .event_format(Lines { text: Text(Format::default()), form: Arc::clone(&form) })
+        .event_format(Lines { text: Format::default(), form: Arc::clone(&form) })
         .with_env_filter(filter(settings))
         .with_filter_reloading();
     let handle = lines.reload_handle();
@@ -97,7 +97,8 @@ impl Form {
 
 /// Lines in the form of the moment.
 struct Lines {
-    text: Text,
+    /// As `tracing` writes them.
+    text: Format,
     form: Arc<ArcSwap<Form>>,
 }
 
@@ -109,45 +110,31 @@ where
     fn format_event(
         &self,
         context: &FmtContext<'_, S, N>,
-        writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let form = self.form.load();
-        match form.format {
-            LogFormat::Text => self.text.format_event(context, writer, event),
-            LogFormat::Json => write_json(&form.envelope, writer, event),
-        }
-    }
-}
-
-/// Lines as `tracing` writes them, and what they are about.
-struct Text(Format);
-
-impl<S, N> FormatEvent<S, N> for Text
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         remember(event);
-        let about = current::with(|current| {
-            let mut about = format!(" path={:?}", current.uri.path());
-            if let Some((bucket, collection)) = current.collection() {
-                // Writing to a string does not fail.
-                let _ = write!(about, " collection={:?}", format!("{bucket}/{collection}"));
-            }
-            about + " request_id=" + current.id()
-        });
-        let Some(about) = about else { return self.0.format_event(context, writer, event) };
+        let form = self.form.load();
+        if form.format == LogFormat::Json {
+            return write_json(&form.envelope, writer, event);
+        }
+        let Some(about) = about() else { return self.text.format_event(context, writer, event) };
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
+        self.text.format_event(context, Writer::new(&mut line), event)?;
         writeln!(writer, "{}{about}", line.trim_end())
     }
+}
+
+/// What a line of text is about: the end of it, where a request is under way.
+fn about() -> Option<String> {
+    current::with(|current| {
+        let mut about = format!(" path={:?}", current.uri.path());
+        if let Some((bucket, collection)) = current.collection() {
+            // Writing to a string does not fail.
+            let _ = write!(about, " collection={:?}", format!("{bucket}/{collection}"));
+        }
+        about + " request_id=" + current.id()
+    })
 }
 
 /// What all lines of the process have in common.
@@ -181,7 +168,6 @@ struct Fields(Map<String, Value>);
 
 /// Writes a line of `MozLog` 2.0.
 fn write_json(envelope: &Envelope, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-    remember(event);
     let mut fields = Fields::default();
     event.record(&mut fields);
     let mut fields = fields.0;
