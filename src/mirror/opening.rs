@@ -57,19 +57,27 @@ impl<'m> Deserialize<'m> for Members<'m> {
     }
 }
 
+impl Members<'_> {
+    /// The list of their signatures, as [`signatures`] writes it.
+    fn signatures(&self) -> String {
+        let value =
+            |wanted: &str| self.0.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
+        signatures(value("signatures"), value("signature"))
+    }
+}
+
 /// The attributes as Remote Settings' clients want them; `None` where they are no object.
 fn of_readers(metadata: &[u8], bucket: &str) -> Option<Vec<u8>> {
-    let Members(members) = serde_json::from_slice(metadata).ok()?;
+    let members: Members<'_> = serde_json::from_slice(metadata).ok()?;
     let is_own = |name: &str| matches!(name, "bucket" | "signatures");
     let mut text = String::from("{");
-    for (name, value) in members.iter().filter(|(name, _)| !is_own(name)) {
+    for (name, value) in members.0.iter().filter(|(name, _)| !is_own(name)) {
         text.push_str(&json!(name).to_string());
         text.push(':');
         text.push_str(value.get());
         text.push(',');
     }
-    let value = |wanted: &str| members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
-    let signatures = signatures(value("signatures"), value("signature"));
+    let signatures = members.signatures();
     text.push_str(r#""bucket":"#);
     text.push_str(&json!(bucket).to_string());
     text.push_str(r#","signatures":"#);
@@ -80,10 +88,8 @@ fn of_readers(metadata: &[u8], bucket: &str) -> Option<Vec<u8>> {
 
 /// The signatures that a collection's attributes have.
 pub fn signatures_of(metadata: &[u8]) -> Vec<Map<String, Value>> {
-    let Ok(Members(members)) = serde_json::from_slice(metadata) else { return Vec::new() };
-    let value = |wanted: &str| members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
-    let text = signatures(value("signatures"), value("signature"));
-    serde_json::from_str(&text).unwrap_or_default()
+    let Ok(members) = serde_json::from_slice::<Members<'_>>(metadata) else { return Vec::new() };
+    serde_json::from_str(&members.signatures()).unwrap_or_default()
 }
 
 /// The list of signatures, made of the single one where there is no list. What is whole stays as it is written.
