@@ -1,7 +1,6 @@
 //! The last warnings and errors of the log, for those who look at the process and not at its log.
 
 use std::collections::VecDeque;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 
@@ -31,7 +30,7 @@ pub fn note(is_error: bool, mut words: String) {
         words.truncate(end.unwrap_or_default());
         words.push('…');
     }
-    let time = Timestamp::of(SystemTime::now()).unwrap_or_default().0;
+    let time = Timestamp::now().0;
     let mut last = LAST.lock();
     if last.len() == KEPT {
         last.pop_front();

@@ -84,7 +84,7 @@ struct Written {
     is_told: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct WrittenContent {
     digest: u64,
     file: String,
@@ -94,7 +94,7 @@ struct WrittenContent {
     read: Instant,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Index {
     /// Whose data it is.
     upstream: String,

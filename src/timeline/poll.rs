@@ -143,10 +143,9 @@ impl Poller {
             self.timeline.set_loaded();
             return Ok((self.timeline.entries(), self.is_behind()));
         }
-        let revived = self.timeline.revived();
         let asked = if !is_loaded {
             self.lock().first = Some(arrived);
-            if revived.is_some() && self.outage.lasts().is_some() {
+            if self.is_revived() && self.outage.lasts().is_some() {
                 // It is asked again, and nobody has to wait for that.
                 self.wake.notify_one();
                 return Ok((entries, true));

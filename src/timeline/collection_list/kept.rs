@@ -1,12 +1,13 @@
 //! A list as it is kept on disk, and its readers' places in it.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{CollectionList, Entry, Gone, entry_id};
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
-use std::sync::atomic::Ordering;
 
 /// A list to be kept. Two are equal where their readers are told the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
