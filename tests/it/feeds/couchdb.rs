@@ -2,7 +2,7 @@
 //! meanings meet. Seqs and revisions have other values there, so each seq is compared by its place.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -24,16 +24,9 @@ impl Peer {
         let script = node.node_folder().join(format!("{}-{name}", unique("peer")));
         std::fs::copy(tests_folder().join("clients").join(name), &script).unwrap();
         let log = tempfile::NamedTempFile::new().unwrap();
-        let mut process = Command::new(node.node())
-            .arg(&script)
-            .arg(log.path())
-            .current_dir(node.node_folder())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        undertaker::watch(&process);
+        let mut process = undertaker::piped(
+            Command::new(node.node()).arg(&script).arg(log.path()).current_dir(node.node_folder()),
+        );
         let mut port = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
         std::fs::remove_file(script).unwrap();

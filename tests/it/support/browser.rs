@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
@@ -43,18 +43,14 @@ impl Browser {
     pub fn start() -> Option<Self> {
         let (program, libraries) = program()?;
         let profile = tempfile::tempdir().unwrap();
-        let mut process = Command::new("sh")
-            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1"])
-            .arg(program)
-            .args(["--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--hide-scrollbars"])
-            .arg(format!("--user-data-dir={}", profile.path().display()))
-            .env("LD_LIBRARY_PATH", libraries)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        undertaker::watch(&process);
+        let mut process = undertaker::piped(
+            Command::new("sh")
+                .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1"])
+                .arg(program)
+                .args(["--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--hide-scrollbars"])
+                .arg(format!("--user-data-dir={}", profile.path().display()))
+                .env("LD_LIBRARY_PATH", libraries),
+        );
         let (told, output) = mpsc::channel();
         let mut stdout = BufReader::new(process.stdout.take().unwrap());
         std::thread::spawn(move || {

@@ -23,6 +23,14 @@ static UNDERTAKER: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     Mutex::new(shell.unwrap())
 });
 
+/// Starts a process that is spoken with through its standard streams, and ends with this one.
+pub fn piped(command: &mut Command) -> Child {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let process = command.spawn().unwrap();
+    watch(&process);
+    process
+}
+
 /// From now on the process ends with this one.
 pub fn watch(process: &Child) {
     tell(&format!("+ {}\n", process.id()));
