@@ -137,6 +137,11 @@ impl Side {
         }
     }
 
+    /// An object whose permissions are not known; absent where there is none.
+    pub fn of_data(data: Option<Box<RawValue>>) -> Self {
+        data.map_or(Self::Absent, |data| Self::Present(Present { data, permissions: Permissions::new() }))
+    }
+
     /// The object, where it is there and known.
     pub fn present(&self) -> Option<&Present> {
         match self {
@@ -178,7 +183,7 @@ impl Difference {
             _ if first.is_some() && around.is_creation => Side::Absent,
             (_, Some(entry)) => Side::of(read(&entry).as_ref()),
             (Some(Read { target: Target { previous: Some(previous), .. }, .. }), None) => {
-                Side::Present(Present { data: previous.to_owned(), permissions: Permissions::new() })
+                Side::of_data(Some(previous.to_owned()))
             }
             (_, None) => Side::Unknown,
         };

@@ -132,6 +132,11 @@ impl Words {
 // === impl Advice ===
 
 impl Advice {
+    /// For how many seconds clients are asked to leave the upstream alone.
+    pub fn backoff(&self) -> Option<u64> {
+        self.backoff.as_ref()?.to_str().ok()?.parse().ok()
+    }
+
     /// Puts it on an answer of the sidecar's own.
     pub fn insert(&self, status: StatusCode, headers: &mut HeaderMap) {
         let is_error = status.is_client_error() || status.is_server_error();

@@ -22,11 +22,12 @@ use crate::endpoints::history::diff;
 use crate::endpoints::list::{TOTAL_OBJECTS, TOTAL_RECORDS};
 use crate::error::Error;
 use crate::history::Visible;
-use crate::history::difference::{Difference, Present, Side, differences};
-use crate::journal::{Note, Object, Permissions, ResourceName, Touched};
-use crate::kinto::{Timestamp, batch_path};
+use crate::history::difference::{Difference, Side, differences};
+use crate::journal::{Note, Object, ResourceName, Touched};
+use crate::kinto::Timestamp;
 use crate::phase::Phase;
 use crate::upstream::UpstreamError;
+use crate::upstream::kinto::answers_of_batch;
 use crate::wire::buffers::Hold;
 use crate::wire::peer::Peer;
 
@@ -52,12 +53,6 @@ pub(in crate::endpoints) struct Run {
     pub(super) hold: Hold,
     pub(super) pending: Vec<Undoing>,
     pub(super) pending_bytes: usize,
-}
-
-#[derive(Deserialize)]
-struct Answers<'a> {
-    #[serde(borrow)]
-    responses: Vec<Answered<'a>>,
 }
 
 /// An answer to a sub-request.
@@ -286,12 +281,8 @@ impl Run {
 
     /// How long the upstream wants to be left alone, within reason.
     fn asked_pause(&self) -> Duration {
-        let mut headers = HeaderMap::new();
-        if let Some(advice) = self.core.upstream.advice() {
-            advice.insert(StatusCode::OK, &mut headers);
-        }
-        let backoff = headers.get("backoff").and_then(|backoff| backoff.to_str().ok()?.parse().ok());
-        Duration::from_secs(backoff.unwrap_or(0_u64).min(60))
+        let backoff = self.core.upstream.advice().and_then(|advice| advice.backoff());
+        Duration::from_secs(backoff.unwrap_or_default().min(60))
     }
 
     async fn send(&mut self, undoings: &[Undoing]) -> Sent {
@@ -380,47 +371,34 @@ impl Run {
         &mut self,
         undoings: Vec<Undoing>,
     ) -> Result<Vec<Undoing>, (Vec<Undoing>, UpstreamError)> {
-        let get = |undoing: &Undoing| serde_json::json!({"path": batch_path(&undoing.object.to_string())});
-        let requests: Vec<_> = undoings.iter().map(get).collect();
-        let body = serde_json::json!({"defaults": {"method": "GET"}, "requests": requests});
-        let mut headers = self.headers();
-        headers.extend([(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"))]);
-        let asked = self.core.upstream.ask_as(Method::POST, "/batch", headers, body.to_string().into()).await;
+        let paths: Vec<String> = undoings.iter().map(|undoing| undoing.object.to_string()).collect();
+        let asked = self.requester.source().batch(&Method::GET, &paths).await;
         let answer = match asked {
             Ok(answer) => answer,
             Err(error) => return Err((undoings, error)),
         };
-        let read = serde_json::from_slice::<Answers<'_>>(answer.body());
-        let Ok(Answers { responses }) = read else {
+        let Ok(answers) = answers_of_batch(answer.body(), paths.len()) else {
             let error = UpstreamError::of_status(answer.status(), "what was written by a batch");
             return Err((undoings, error));
         };
         let mut left = Vec::new();
-        let mut answers = responses.into_iter();
-        for mut undoing in undoings {
-            let shown = answers.next().map(|answer| (answer.status, answer.body));
-            let (now, version) = match shown {
-                Some((200, Some(body))) => {
-                    let data =
-                        serde_json::from_str::<Shown<'_>>(body.get()).ok().and_then(|shown| shown.data);
-                    let Some(data) = data else {
+        for (mut undoing, answer) in undoings.into_iter().zip(answers) {
+            let (now, version) = match answer.status().as_u16() {
+                200 => {
+                    let shown = serde_json::from_slice::<Shown<'_>>(answer.body()).ok();
+                    let Some(data) = shown.and_then(|shown| shown.data) else {
                         left.push(undoing);
                         continue;
                     };
-                    let present = Present { data: data.to_owned(), permissions: Permissions::new() };
-                    (Side::Present(present), version(data))
+                    (Side::of_data(Some(data.to_owned())), version(data))
                 }
-                Some((404 | 410, _)) => (Side::Absent, None),
+                404 | 410 => (Side::Absent, None),
                 _ => {
                     left.push(undoing);
                     continue;
                 }
             };
-            let shall = match &undoing.data {
-                Some(data) => Side::Present(Present { data: data.clone(), permissions: Permissions::new() }),
-                None => Side::Absent,
-            };
-            if shall.has_same_data(&now) {
+            if Side::of_data(undoing.data.clone()).has_same_data(&now) {
                 let line = Line {
                     action: Some(undoing.action()),
                     last_modified: version.map(|version| version.0),

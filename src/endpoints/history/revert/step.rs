@@ -91,10 +91,7 @@ impl Step {
             },
         };
         let sent = before.present().and_then(|before| permissions(before, now, object, options));
-        let shall = match &target {
-            Some(data) => Side::Present(Present { data: data.clone(), permissions: Permissions::new() }),
-            None => Side::Absent,
-        };
+        let shall = Side::of_data(target.clone());
         let has_permissions = sent.as_ref().is_none_or(|sent| are_given(sent, now, user_id));
         if shall.has_same_data(now) && has_permissions {
             return Self::Unchanged;
