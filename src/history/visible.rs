@@ -99,30 +99,14 @@ impl Visible {
 
     /// The entries that a query selects; a refusal where the requester sees none, whatever is asked for.
     pub async fn page(&self, query: &Query) -> Result<ControlFlow<Arc<Refusal>, EntriesPage>, Error> {
-        let bucket = &self.bucket;
-        let Some(limits) = &self.limits else {
-            return Ok(ControlFlow::Continue(self.journal.page(bucket, query, &Sees::Everything).await?));
-        };
-        let failure = Mutex::new(None);
-        let verdict =
-            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
-        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
-        let page = self.journal.page(bucket, query, &sees).await?;
-        seen(failure, page.sees_any, page, &limits.refusal)
+        let page = self.ask(async |sees| self.journal.page(&self.bucket, query, sees).await).await?;
+        Ok(self.unless_nothing(page.sees_any, page))
     }
 
     /// How many entries a query selects; a refusal as for [`Self::page`].
     pub async fn count(&self, query: &Query) -> Result<ControlFlow<Arc<Refusal>, EntriesCount>, Error> {
-        let bucket = &self.bucket;
-        let Some(limits) = &self.limits else {
-            return Ok(ControlFlow::Continue(self.journal.count(bucket, query, &Sees::Everything).await?));
-        };
-        let failure = Mutex::new(None);
-        let verdict =
-            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
-        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
-        let count = self.journal.count(bucket, query, &sees).await?;
-        seen(failure, count.sees_any, count, &limits.refusal)
+        let count = self.ask(async |sees| self.journal.count(&self.bucket, query, sees).await).await?;
+        Ok(self.unless_nothing(count.sees_any, count))
     }
 
     /// The objects that the entries are about which a query selects; a refusal as for [`Self::page`].
@@ -132,17 +116,10 @@ impl Visible {
         versions: Option<Versions>,
         most: usize,
     ) -> Result<ControlFlow<Arc<Refusal>, Touches>, Error> {
-        let (bucket, journal) = (&self.bucket, &self.journal);
-        let Some(limits) = &self.limits else {
-            let touches = journal.touched(bucket, query, versions, &Sees::Everything, most).await?;
-            return Ok(ControlFlow::Continue(touches));
-        };
-        let failure = Mutex::new(None);
-        let verdict =
-            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
-        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
-        let touches = journal.touched(bucket, query, versions, &sees, most).await?;
-        seen(failure, touches.sees_any, touches, &limits.refusal)
+        let journal = &self.journal;
+        let touches =
+            self.ask(async |sees| journal.touched(&self.bucket, query, versions, sees, most).await).await?;
+        Ok(self.unless_nothing(touches.sees_any, touches))
     }
 
     /// What is known of objects beside what was selected of them.
@@ -156,16 +133,7 @@ impl Visible {
         whole: &BTreeSet<Timestamp>,
         heads: &BTreeSet<Timestamp>,
     ) -> Result<Vec<SeenEntry>, Error> {
-        let (bucket, journal) = (&self.bucket, &self.journal);
-        let Some(limits) = &self.limits else {
-            return Ok(journal.entries_at(bucket, whole, heads, &Sees::Everything).await?);
-        };
-        let failure = Mutex::new(None);
-        let verdict =
-            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
-        let sees = Sees::Some { principals: &limits.principals, verdict: &verdict };
-        let entries = journal.entries_at(bucket, whole, heads, &sees).await?;
-        failure.into_inner().map_or(Ok(entries), Err)
+        self.ask(async |sees| self.journal.entries_at(&self.bucket, whole, heads, sees).await).await
     }
 
     /// The refusal of somebody who sees nothing.
@@ -175,6 +143,17 @@ impl Visible {
         }
         let any = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
         Ok(self.page(&any).await?.break_value())
+    }
+
+    /// Asks the journal for what of it they see.
+    async fn ask<T>(&self, ask: impl AsyncFnOnce(&Sees<'_>) -> Result<T, JournalError>) -> Result<T, Error> {
+        let Some(limits) = &self.limits else { return Ok(ask(&Sees::Everything).await?) };
+        let failure = Mutex::new(None);
+        let verdict =
+            |object: Object| -> BoxFuture<'_, bool> { Box::pin(Self::verdict(limits, object, &failure)) };
+        let given = ask(&Sees::Some { principals: &limits.principals, verdict: &verdict }).await?;
+        // Entries of which nobody could say whether they are to be seen would be missing.
+        failure.into_inner().map_or(Ok(given), Err)
     }
 
     /// Whether they may see what is about this object now.
@@ -187,18 +166,12 @@ impl Visible {
             }
         }
     }
-}
 
-/// What somebody is given who may not see everything.
-fn seen<T>(
-    failure: Mutex<Option<Error>>,
-    sees_any: bool,
-    given: T,
-    refusal: &Arc<Refusal>,
-) -> Result<ControlFlow<Arc<Refusal>, T>, Error> {
-    // Entries of which nobody could say whether they are to be seen would be missing.
-    if let Some(error) = failure.into_inner() {
-        return Err(error);
+    /// What they are given; the refusal where they see nothing at all.
+    fn unless_nothing<T>(&self, sees_any: bool, given: T) -> ControlFlow<Arc<Refusal>, T> {
+        match &self.limits {
+            Some(limits) if !sees_any => ControlFlow::Break(Arc::clone(&limits.refusal)),
+            _ => ControlFlow::Continue(given),
+        }
     }
-    Ok(if sees_any { ControlFlow::Continue(given) } else { ControlFlow::Break(Arc::clone(refusal)) })
 }
