@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::kinto::Timestamp;
@@ -335,6 +336,23 @@ impl Journal {
 
     async fn write(&self, work: Work) -> Result<Done, JournalError> {
         queue::write(&self.queue, work).await
+    }
+
+    /// Reads something of a bucket's history, whose number and timestamp are given; `None` where there is no history.
+    async fn of_history<T>(
+        &self,
+        bucket: &str,
+        read: impl AsyncFnOnce(&mut AnyConnection, i64, Timestamp) -> sqlx::Result<T>,
+    ) -> Result<Option<T>, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = async {
+            match state::history(&mut reading, bucket).await? {
+                Some((history, timestamp)) => read(&mut reading, history, timestamp).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let answer = bounded(PATIENCE, answer).await;
+        reading.take(answer)
     }
 
     async fn reading(&self) -> Result<Reading, JournalError> {

@@ -5,9 +5,8 @@ use sqlx::AnyConnection;
 
 use super::candidate::Candidate;
 use super::condition::Rows;
-use super::engine::bounded;
 use super::select::{Question, Sees};
-use super::{Journal, JournalError, PATIENCE, state};
+use super::{Journal, JournalError};
 use crate::kinto::Timestamp;
 use crate::query::{Page, Query, Selection};
 
@@ -45,16 +44,11 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
-                return Ok(None);
-            };
+        let answer = self.of_history(bucket, async |connection, history, timestamp| {
             let question = Question::new(self.engine.kind, history, query, sees);
-            read(&mut reading, question, timestamp).await.map(Some)
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        if let Some(answer) = reading.take(answer)? {
+            read(connection, question, timestamp).await
+        });
+        if let Some(answer) = answer.await? {
             return Ok(answer);
         }
         let timestamp = self.timestamp(bucket).await?;
@@ -68,16 +62,11 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesCount, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, timestamp)) = state::history(&mut reading, bucket).await? else {
-                return Ok(None);
-            };
+        let answer = self.of_history(bucket, async |connection, history, timestamp| {
             let question = Question::new(self.engine.kind, history, query, sees);
-            count(&mut reading, question, timestamp).await.map(Some)
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        if let Some(answer) = reading.take(answer)? {
+            count(connection, question, timestamp).await
+        });
+        if let Some(answer) = answer.await? {
             return Ok(answer);
         }
         let timestamp = self.timestamp(bucket).await?;
@@ -100,7 +89,7 @@ pub(super) async fn rows(
 }
 
 /// Reads a page.
-pub(super) async fn read(
+async fn read(
     connection: &mut AnyConnection,
     mut question: Question<'_, '_>,
     timestamp: Timestamp,
@@ -115,7 +104,7 @@ pub(super) async fn read(
 }
 
 /// Counts what is on all pages.
-pub(super) async fn count(
+async fn count(
     connection: &mut AnyConnection,
     mut question: Question<'_, '_>,
     timestamp: Timestamp,

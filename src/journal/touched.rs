@@ -10,10 +10,10 @@ use sqlx::{AnyConnection, Row};
 
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
-use super::engine::{Kind, bounded};
+use super::engine::Kind;
 use super::select::Question;
 use super::statement::{Bound, Statement, timestamp, truth};
-use super::{Action, Journal, JournalError, Object, PATIENCE, Sees, state};
+use super::{Action, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -125,35 +125,24 @@ impl Journal {
         sees: &Sees<'_>,
         most: usize,
     ) -> Result<Touches, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, _)) = state::history(&mut reading, bucket).await? else {
-                return Ok(Touches { is_all: true, ..Touches::default() });
-            };
+        let touches = self.of_history(bucket, async |connection, history, _| {
             let mut question = Question::new(self.engine.kind, history, query, sees);
             let mut found = Found { most, ..Found::default() };
-            question.touch(&mut reading, versions, &mut found).await?;
+            question.touch(connection, versions, &mut found).await?;
             for (collection, deletion) in std::mem::take(&mut found.deletions) {
-                question.lose(&mut reading, &collection, deletion, &mut found).await?;
+                question.lose(connection, &collection, deletion, &mut found).await?;
             }
-            let sees_any = !found.objects.is_empty() || question.any(&mut reading).await?;
+            let sees_any = !found.objects.is_empty() || question.any(connection).await?;
             Ok(Touches { sees_any, ..found.touches() })
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        reading.take(answer)
+        });
+        Ok(touches.await?.unwrap_or_else(|| Touches { is_all: true, ..Touches::default() }))
     }
 
     /// What is known of objects beside what was selected of them, in their order.
     pub async fn around(&self, bucket: &str, touched: &[Touched]) -> Result<Vec<Around>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, _)) = state::history(&mut reading, bucket).await? else {
-                return Ok(vec![Around::default(); touched.len()]);
-            };
-            around(&mut reading, history, touched).await
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        reading.take(answer)
+        let around = self
+            .of_history(bucket, async |connection, history, _| around(connection, history, touched).await);
+        Ok(around.await?.unwrap_or_else(|| vec![Around::default(); touched.len()]))
     }
 
     /// Of the entries with these timestamps, those that somebody sees; all of each that is in `whole`.
@@ -164,19 +153,14 @@ impl Journal {
         heads: &BTreeSet<Timestamp>,
         sees: &Sees<'_>,
     ) -> Result<Vec<SeenEntry>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            let Some((history, _)) = state::history(&mut reading, bucket).await? else {
-                return Ok(Vec::new());
-            };
+        let entries = self.of_history(bucket, async |connection, history, _| {
             let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
             let mut question = Question::new(self.engine.kind, history, &all, sees);
-            let mut entries = question.at(&mut reading, whole.iter(), "json").await?;
-            entries.extend(question.at(&mut reading, heads.difference(whole), "''").await?);
+            let mut entries = question.at(connection, whole.iter(), "json").await?;
+            entries.extend(question.at(connection, heads.difference(whole), "''").await?);
             Ok(entries)
-        };
-        let answer = bounded(PATIENCE, answer).await;
-        reading.take(answer)
+        });
+        Ok(entries.await?.unwrap_or_default())
     }
 }
 
