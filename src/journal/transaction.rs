@@ -95,17 +95,20 @@ impl<'c> Transaction<'c> {
 
     /// Reads all that is needed to record changes.
     pub(super) async fn prefetch(&mut self, changes: &[&Change]) -> sqlx::Result<()> {
-        let (mut uris, mut own) = (BTreeSet::new(), BTreeSet::new());
+        let (mut uris, mut entered) = (BTreeSet::new(), BTreeSet::new());
         let mut versions: BTreeMap<&str, Vec<(String, Timestamp)>> = BTreeMap::new();
         for change in changes {
             let object = &change.object;
             let uri = object.to_string();
             versions.entry(object.bucket()).or_default().push((uri.clone(), change.modified));
-            own.insert(uri);
             uris.extend(object.parents().map(|parent| parent.to_string()));
+            uris.insert(uri.clone());
+            // What is only learned is entered in no chain.
+            if change.data.is_some() {
+                entered.insert(uri);
+            }
         }
-        self.chains.read(self.connection, &own).await?;
-        uris.append(&mut own);
+        self.chains.read(self.connection, &entered).await?;
         uris.retain(|uri| !self.objects.contains_key(uri));
         self.read_objects(uris).await?;
         for (bucket, versions) in versions {
