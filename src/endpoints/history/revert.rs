@@ -68,7 +68,7 @@ pub async fn answer(
         ControlFlow::Continue(touched) => touched,
     };
     let call = Call { core, request, peer, requester: opened.requester };
-    call.begin(options, hold, Work::Undo { visible, touched, unknown: Vec::new() }).await
+    call.begin(options, hold, Work { visible, touched, unknown: Vec::new() }).await
 }
 
 /// A request that writes by batches, and whose answer is lines.

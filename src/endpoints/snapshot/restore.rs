@@ -69,7 +69,7 @@ pub async fn answer(
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
     let unknown = unknown(core, &key, &requester, moment, &touched).await?;
     let call = Call { core, request, peer, requester };
-    call.begin(options, hold, Work::Undo { visible, touched, unknown }).await
+    call.begin(options, hold, Work { visible, touched, unknown }).await
 }
 
 /// Whether the collection is there no more.

@@ -76,17 +76,14 @@ struct Versioned {
     last_modified: Option<Timestamp>,
 }
 
-/// What is to be done.
-pub(in crate::endpoints) enum Work {
-    /// What the selected entries of these objects tell of is undone.
-    Undo {
-        /// Whose history it is, as the requester sees it.
-        visible: Visible,
-        /// The objects.
-        touched: Vec<Touched>,
-        /// Those of which the history does not know what was done.
-        unknown: Vec<Object>,
-    },
+/// What is to be done: what the selected entries of objects tell of is undone.
+pub(in crate::endpoints) struct Work {
+    /// Whose history it is, as the requester sees it.
+    pub(in crate::endpoints) visible: Visible,
+    /// The objects.
+    pub(in crate::endpoints) touched: Vec<Touched>,
+    /// Those of which the history does not know what was done.
+    pub(in crate::endpoints) unknown: Vec<Object>,
 }
 
 /// What came of sending a batch.
@@ -102,16 +99,12 @@ enum Sent {
 impl Run {
     /// Does the work, and tells how it ended.
     pub(super) async fn work(mut self, work: Work) {
-        match work {
-            Work::Undo { visible, touched, unknown } => {
-                let reason = "it was changed elsewhere, and the history does not have that yet";
-                for object in unknown {
-                    let line = Line::new(object.to_string(), Status::NotTried);
-                    self.told.tell(line.because(reason)).await;
-                }
-                self.undo(&visible, touched).await;
-            }
+        let reason = "it was changed elsewhere, and the history does not have that yet";
+        for object in work.unknown {
+            let line = Line::new(object.to_string(), Status::NotTried);
+            self.told.tell(line.because(reason)).await;
         }
+        self.undo(&work.visible, work.touched).await;
         self.flush().await;
         self.told.end().await;
     }
