@@ -110,7 +110,7 @@ impl App {
             Arc::clone(&budget),
             Arc::clone(access.upstream().outage()),
         ));
-        let reader = Reader { source: access.source(), settings: in_force.clone() };
+        let reader = Reader::new(access.source(), in_force.clone());
         let mirrors = Arc::new(Mirrors::new(timeline.clone(), reader, background.clone(), in_force.clone()));
         let warm =
             Warm::new(in_force.clone(), timeline.clone(), poller.clone(), mirrors.clone(), access.clone());
@@ -138,7 +138,7 @@ impl App {
             phase.clone(),
         );
         let attachments = Arc::new(Attachments::new(&settings));
-        let signatures = Arc::new(Signatures::new(&settings, Arc::clone(&attachments)));
+        let signatures = Arc::new(Signatures::new(&settings, timeline.clone(), background.clone()));
         if signatures.is_on() {
             background.spawn(keep_verified(mirrors.clone(), signatures.clone(), timeline.clone()));
         }

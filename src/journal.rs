@@ -263,6 +263,14 @@ impl Journal {
         reading.take(answer)
     }
 
+    /// The objects of a list (`/buckets/a/collections/c/records`) that were ever known, as they are known, but for their
+    /// permissions.
+    pub async fn ever_known(&self, list: &str) -> Result<Vec<(Object, Known)>, JournalError> {
+        let mut reading = self.reading().await?;
+        let answer = bounded(DEADLINE, state::ever_known(&mut reading, list)).await;
+        reading.take(answer)
+    }
+
     /// The watermark of a list, see [`Outcome::watermarks`].
     pub async fn watermark(&self, list: &str) -> Result<Option<Timestamp>, JournalError> {
         let mut reading = self.reading().await?;

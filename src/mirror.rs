@@ -17,18 +17,22 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub mod compare;
 pub mod content;
+pub mod deletions;
 pub mod opening;
 pub mod recheck;
 pub mod refresh;
 mod revive;
+pub mod verdict;
 
 use crate::current;
+use crate::journal::Journal;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::{Compat, InForce, Settings};
 use crate::timeline::clock::Clock;
@@ -38,7 +42,9 @@ use crate::upstream::{Suspense, UpstreamError};
 use crate::wire::lent::Stock;
 use crate::wire::variants::Variants;
 use content::{Content, Selection};
+use deletions::Deletions;
 use refresh::{Depth, Reader};
+use verdict::Verdicts;
 
 /// The shortest pause between two questions that readers ask because they claim to know of something newer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -109,8 +115,10 @@ pub struct State {
     is_revived: bool,
     /// A changeset of it up to its first change, once it was asked for.
     opening: OnceLock<Bytes>,
-    /// Whether its signature is good, once that was looked at.
-    pub verified: OnceLock<bool>,
+    /// How its signature was found to be.
+    pub verdicts: Arc<Verdicts>,
+    /// See [`State::fingerprint`].
+    fingerprint: OnceLock<[u8; 32]>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
     pub variants: Variants<(Option<Selection>, Option<usize>)>,
     /// What its readers are lent.
@@ -191,6 +199,19 @@ impl Mirrors {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The journal is there: what it knows of deletions belongs into the mirrors, too.
+    pub fn remember_deletions(&self, journal: &Journal) {
+        self.reader.deletions.set_journal(journal);
+        for mirror in self.all() {
+            self.timeline.touched(mirror.clock.key());
+        }
+    }
+
+    /// What is known of deletions.
+    pub fn deletions(&self) -> &Deletions {
+        &self.reader.deletions
     }
 
     /// The mirror of a collection, where it is kept.
@@ -331,6 +352,8 @@ impl Mirrors {
             Err(error) => {
                 if matches!(error, KintoError::Absent) {
                     let state = mirror.state.swap(None);
+                    // What is made again under its name is another one.
+                    mirror.good.store(None);
                     let mut past = mirror.past();
                     past.ghost = state.or_else(|| past.ghost.take());
                     drop(past);
@@ -365,7 +388,8 @@ impl Mirrors {
             changed,
             opening: OnceLock::new(),
             is_revived: false,
-            verified: same.map(|before| before.verified.clone()).unwrap_or_default(),
+            verdicts: same.map(|before| Arc::clone(&before.verdicts)).unwrap_or_default(),
+            fingerprint: same.map(|before| before.fingerprint.clone()).unwrap_or_default(),
             variants: Variants::default(),
         });
         if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
@@ -496,6 +520,14 @@ impl State {
     pub fn opening(&self, compat: Compat, key: &CollectionKey) -> Bytes {
         let make = || opening::opening(compat, key, &self.content.metadata, self.content.timestamp);
         self.opening.get_or_init(make).clone()
+    }
+
+    /// Tells its timestamp and attributes from all others, for every process alike.
+    pub fn fingerprint(&self) -> &[u8; 32] {
+        self.fingerprint.get_or_init(|| {
+            let digest = Sha256::new().chain_update(self.content.timestamp.0.to_le_bytes());
+            digest.chain_update(&self.content.metadata.json).finalize().into()
+        })
     }
 
     /// The whole changeset: all live records.

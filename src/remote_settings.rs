@@ -4,4 +4,5 @@ pub mod attachments;
 pub mod bundles;
 pub mod public;
 pub mod published;
+mod servers;
 pub mod signatures;

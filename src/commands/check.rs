@@ -7,13 +7,14 @@ use std::process::ExitCode;
 
 mod machine;
 mod pace;
+mod readers;
 mod report;
 
 use crate::cli::Check;
 use crate::complaint::Complaint;
 use crate::journal::{Journal, JournalView};
 use crate::kinto::CollectionKey;
-use crate::settings::{ChangesMode, HistoryMode, InForce, JournalUrl, Settings};
+use crate::settings::{ChangesMode, Compat, HistoryMode, InForce, JournalUrl, Settings};
 use crate::timeline::resources::Resources;
 use crate::upstream::kinto::KintoError;
 use crate::upstream::{Description, Upstream, UpstreamError};
@@ -176,6 +177,10 @@ async fn monitored(report: &mut Report, settings: &Settings, upstream: &Upstream
         }
     }
     let count = keys.len();
+    if is_changes && settings.compat == Compat::RemoteSettings {
+        let keys: Vec<CollectionKey> = keys.iter().cloned().collect();
+        readers::look(report, settings, upstream, &keys, is_journalled).await;
+    }
     if is_journalled && !settings.exclusive {
         match pace.journalled().await {
             Ok(journalled) => keys.extend(journalled),

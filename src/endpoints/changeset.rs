@@ -82,6 +82,12 @@ impl Readable<'_> {
                 app.timeline.touched(self.key);
             }
         }
+        let complete_since = app.mirrors.deletions().complete_since(self.key);
+        if let (Some(since), Some(complete)) = (self.params.since, complete_since)
+            && (Timestamp(1)..complete).contains(&since)
+        {
+            metrics::counter!("kinto_sidecar_changesets_before_deletions_total").increment(1);
+        }
         let expected = newest(Some(&self.params.expected), self.params.since);
         let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
             Ok(current) => current,

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::engine::Engine;
-use super::{Export, JournalError, schema};
+use super::engine::{DEADLINE, Engine, bounded, unavailable};
+use super::{Export, JournalError, schema, state};
+use crate::kinto::Timestamp;
 use crate::settings::JournalUrl;
 
 /// See the module.
@@ -24,6 +25,13 @@ impl JournalView {
         let Some(engine) = Engine::beside(url)? else { return Ok(None) };
         let is_there = schema::look(&engine, url).await?;
         Ok(is_there.then(|| Self { engine: Arc::new(engine) }))
+    }
+
+    /// The watermark of a list, see [`Outcome::watermarks`](super::Outcome::watermarks).
+    pub async fn watermark(&self, list: &str) -> Result<Option<Timestamp>, JournalError> {
+        let mut reading = self.engine.reading().await.map_err(|error| unavailable(&error))?;
+        let answer = bounded(DEADLINE, state::watermark(&mut reading, list)).await;
+        reading.take(answer)
     }
 
     /// Writes the journal, or one bucket's part of it, as lines.

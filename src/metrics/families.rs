@@ -12,9 +12,13 @@ const GAUGES: [(&str, &str); 5] = [
 ];
 
 /// Counters, with what they say.
-const COUNTERS: [(&str, &str); 8] = [
+const COUNTERS: [(&str, &str); 9] = [
     ("kinto_sidecar_access_log_lost_total", "Lines lost as the log was read too slowly."),
     ("kinto_sidecar_buffer_refused_total", "Requests refused as no more may be held in memory."),
+    (
+        "kinto_sidecar_changesets_before_deletions_total",
+        "Changesets since a moment before which not all deletions are known.",
+    ),
     ("kinto_sidecar_connections_given_up_total", "Idle connections closed to make room for others."),
     ("kinto_sidecar_feed_readers_refused_total", "Readers of live feeds for whom there was no room."),
     ("kinto_sidecar_mirror_comparisons_total", "Mirrors compared with the upstream."),

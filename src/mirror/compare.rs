@@ -27,11 +27,12 @@ pub enum Difference {
     Many,
 }
 
-/// Compares `content` with what the upstream lists.
+/// Compares `content` with what the upstream lists. Tombstones that it lists no more are gone, too, unless they are kept.
 pub async fn compare(
     source: &Source,
     key: &CollectionKey,
     content: &Content,
+    keeps_deleted: bool,
 ) -> Result<Difference, KintoError> {
     metrics::counter!("kinto_sidecar_mirror_comparisons_total").increment(1);
     let listed = listing(source, key).await?;
@@ -56,7 +57,9 @@ pub async fn compare(
     let mut update = Update::default();
     for row in known.values().filter(|row| !listed.contains_key(&*row.id)) {
         if row.deleted {
-            update.gone.insert(row.id.clone());
+            if !keeps_deleted {
+                update.gone.insert(row.id.clone());
+            }
         } else {
             suspects.push(row.id.clone());
         }

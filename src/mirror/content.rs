@@ -23,6 +23,7 @@ use crate::kinto::seq::Seq;
 mod kept;
 mod new_row;
 
+use super::deletions::Remembered;
 use crate::upstream::kinto::{Metadata, NewRow};
 use new_row::Find;
 
@@ -73,6 +74,10 @@ pub struct Update {
     pub lone: Vec<Timestamp>,
     /// A place that some reader of a feed has.
     pub heard: Seq,
+    /// Whether tombstones stay that the upstream has no more.
+    pub keeps_deleted: bool,
+    /// What the journal knows of the collection: what of it is not among the rows is gone.
+    pub remembered: Vec<Remembered>,
 }
 
 /// A collection at one moment.
@@ -101,6 +106,8 @@ pub struct Content {
     /// Ascending: of two of these rows, the one with the lower timestamp was visible first.
     lone: Vec<Timestamp>,
     began: Timestamp,
+    /// Whether what the journal knows of deletions is among the rows.
+    has_remembered: bool,
 }
 
 // === impl Content ===
@@ -116,6 +123,25 @@ impl Content {
     #[must_use]
     pub fn updated(&self, metadata: Metadata, timestamp: Timestamp, update: Update) -> Self {
         Self::build(metadata, timestamp, Some(self), update)
+    }
+
+    /// This content with what the journal knows of its collection.
+    #[must_use]
+    pub fn remembering(self, remembered: Vec<Remembered>) -> Self {
+        let there: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
+        let is_same = remembered.iter().all(|known| there.contains(&*known.id));
+        let content = if is_same {
+            self
+        } else {
+            let update = Update { remembered, lone: self.lone.clone(), ..Update::default() };
+            self.updated(self.metadata.clone(), self.timestamp, update)
+        };
+        Self { has_remembered: true, ..content }
+    }
+
+    /// Whether what the journal knows of deletions is among the rows.
+    pub fn has_remembered(&self) -> bool {
+        self.has_remembered
     }
 
     fn build(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, update: Update) -> Self {
@@ -149,12 +175,21 @@ impl Content {
                 None if update.complete || update.gone.contains(&row.id) => {
                     if !row.deleted {
                         rows.push(Row::vanished(&row.id, find));
+                    } else if update.keeps_deleted {
+                        rows.push((row.clone(), json));
                     }
                 }
                 None => rows.push((row.clone(), json)),
             }
         }
         rows.extend(fresh.into_values().map(|new| Row::found(new, find)));
+        if !update.remembered.is_empty() {
+            let there: HashSet<Arc<str>> = rows.iter().map(|(row, _)| row.id.clone()).collect();
+            let gone = update.remembered.iter().filter(|known| !there.contains(&known.id));
+            rows.extend(gone.map(|known| {
+                if known.deleted { Row::remembered(known, find) } else { Row::vanished(&known.id, find) }
+            }));
+        }
         rows.sort_by(|(one, _), (other, _)| {
             other.last_modified.cmp(&one.last_modified).then_with(|| one.id.cmp(&other.id))
         });
@@ -200,6 +235,7 @@ impl Content {
             own,
             lone: update.lone,
             began,
+            has_remembered: before.is_some_and(|before| before.has_remembered),
         }
     }
 

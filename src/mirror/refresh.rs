@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use super::compare::{self, Difference};
 use super::content::{Content, Update};
+use super::deletions::Deletions;
 use crate::kinto::Timestamp;
-use crate::settings::{InForce, MirrorMode};
+use crate::settings::{Compat, InForce, MirrorMode};
 use crate::timeline::clock::Clock;
 use crate::upstream::Suspense;
 use crate::upstream::kinto::{KintoError, Metadata, NewRow, Page, Source};
@@ -29,6 +30,8 @@ pub struct Reader {
     pub source: Source,
     /// How mirrors are kept up.
     pub settings: InForce,
+    /// What the upstream may have forgotten.
+    pub(super) deletions: Arc<Deletions>,
 }
 
 /// What a refresh has to do beyond a delta.
@@ -65,6 +68,11 @@ struct List {
 }
 
 impl Reader {
+    /// Knows of no deletions but those that the upstream tells.
+    pub fn new(source: Source, settings: InForce) -> Self {
+        Self { source, settings, deletions: Arc::default() }
+    }
+
     /// The same reader, which tells those of each answer who wait for what comes of all of them.
     pub(super) fn telling(&self, suspense: &Arc<Suspense>) -> Self {
         Self { source: self.source.telling(suspense), ..self.clone() }
@@ -79,7 +87,14 @@ impl Reader {
     ) -> Result<Content, KintoError> {
         let void = clock.take_void();
         let low = clock.take_low();
+        // What the journal knew before the upstream is asked, the upstream lists, or it is gone.
+        let is_wanted = before.is_none_or(|before| !before.has_remembered());
+        let remembered = if is_wanted { self.deletions.of(clock.key()).await } else { None };
         let result = self.read(clock, before, void, low, depth).await;
+        let result = result.map(|content| match remembered {
+            Some(remembered) => content.remembering(remembered),
+            None => content,
+        });
         if result.is_err() {
             clock.restore_low(low);
             if void {
@@ -87,6 +102,11 @@ impl Reader {
             }
         }
         result
+    }
+
+    /// Whether what was deleted stays known, whatever the upstream has forgotten.
+    fn keeps_deleted(&self) -> bool {
+        self.settings.now().compat == Compat::RemoteSettings
     }
 
     async fn read(
@@ -108,7 +128,7 @@ impl Reader {
             (Some(before), None) => {
                 let mut update = Update::default();
                 if depth == Depth::Compare || self.settings.now().mirror == MirrorMode::Verified {
-                    match compare::compare(&self.source, key, before).await? {
+                    match compare::compare(&self.source, key, before, self.keeps_deleted()).await? {
                         Difference::None => {}
                         Difference::Some(found) => update = found,
                         Difference::Many => {
@@ -163,6 +183,7 @@ impl Reader {
                 witnessed: clock.witnessed(),
                 lone: clock.lone(),
                 heard: clock.heard(),
+                keeps_deleted: self.keeps_deleted(),
                 ..Update::default()
             };
             let content = Content::new(metadata, list.timestamp, before, update);
@@ -202,6 +223,7 @@ impl Reader {
                 witnessed: clock.witnessed(),
                 lone: clock.lone(),
                 heard: clock.heard(),
+                keeps_deleted: self.keeps_deleted(),
                 ..Update::default()
             };
             let content = known.updated(metadata.clone(), list.timestamp, update);

@@ -28,7 +28,8 @@ impl Mirrors {
             began,
             changed: began,
             is_revived: true,
-            verified: OnceLock::new(),
+            verdicts: Arc::default(),
+            fingerprint: OnceLock::new(),
             opening: OnceLock::new(),
             variants: Variants::default(),
         };

@@ -1,12 +1,11 @@
 //! Where attachments are, and how they are fetched from there.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderMap;
-use http::{Method, Request, Response, Uri};
-use parking_lot::Mutex;
+use http::{Method, Response};
 
+use super::servers::Servers;
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::wire::body::Body;
@@ -20,14 +19,14 @@ pub struct Attachments {
     settings: Settings,
     /// Where clients are sent here.
     own: String,
-    /// The client of the server that had them last.
-    client: Mutex<Option<(Arc<str>, Upstream)>>,
+    servers: Servers,
 }
 
 impl Attachments {
     /// Nothing is known yet.
     pub fn new(settings: &Settings) -> Self {
-        Self { settings: settings.clone(), own: settings.attachments_base_url(), client: Mutex::default() }
+        let servers = Servers::new(settings, PATIENCE);
+        Self { settings: settings.clone(), own: settings.attachments_base_url(), servers }
     }
 
     /// Where they are, with a slash at the end; `None` where nobody has any.
@@ -48,28 +47,6 @@ impl Attachments {
         url: &str,
         headers: HeaderMap,
     ) -> Result<Response<Body>, UpstreamError> {
-        let url: Uri = url.parse().map_err(|_| UpstreamError::Unaskable)?;
-        let client = self.client(&url).map_err(|_| UpstreamError::Unaskable)?;
-        let mut request = Request::new(Body::empty());
-        *request.method_mut() = method;
-        *request.uri_mut() = match url.path_and_query() {
-            Some(target) => Uri::from(target.clone()),
-            None => return Err(UpstreamError::Unaskable),
-        };
-        *request.headers_mut() = headers;
-        client.send(request).await
-    }
-
-    fn client(&self, url: &Uri) -> std::io::Result<Upstream> {
-        let place = format!("{:?} {:?}", url.scheme_str(), url.authority());
-        let mut client = self.client.lock();
-        if let Some((known, client)) = &*client
-            && **known == *place
-        {
-            return Ok(client.clone());
-        }
-        let made = Upstream::elsewhere(&self.settings, url, PATIENCE)?;
-        *client = Some((place.into(), made.clone()));
-        Ok(made)
+        self.servers.ask(method, url, headers).await
     }
 }

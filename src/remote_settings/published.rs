@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 use crate::kinto::CollectionKey;
 use crate::mirror::{Mirrors, State};
@@ -15,6 +17,9 @@ use crate::upstream::kinto::KintoError;
 
 /// How many collections are brought up to date at once.
 const AT_ONCE: usize = 4;
+
+/// How long what does not verify is left alone.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// How many bytes of a digest name a state, as many as those of a commit.
 const NAME_BYTES: usize = 20;
@@ -28,8 +33,16 @@ pub async fn states(
     signatures: &Arc<Signatures>,
     entries: &Entries,
 ) -> Vec<Published> {
-    let states = entries.rows.iter().map(|entry| {
-        let (mirrors, signatures, key) = (Arc::clone(mirrors), Arc::clone(signatures), entry.key.clone());
+    of_keys(mirrors, signatures, entries.rows.iter().map(|entry| &entry.key)).await
+}
+
+async fn of_keys(
+    mirrors: &Arc<Mirrors>,
+    signatures: &Arc<Signatures>,
+    keys: impl Iterator<Item = &CollectionKey>,
+) -> Vec<Published> {
+    let states = keys.map(|key| {
+        let (mirrors, signatures, key) = (Arc::clone(mirrors), Arc::clone(signatures), key.clone());
         async move {
             let state = state(&mirrors, &signatures, &key).await.ok().flatten();
             (key, state)
@@ -42,7 +55,7 @@ pub async fn states(
 /// The content of one collection; `None` where it does not verify, and none that did is kept.
 pub async fn state(
     mirrors: &Arc<Mirrors>,
-    signatures: &Signatures,
+    signatures: &Arc<Signatures>,
     key: &CollectionKey,
 ) -> Result<Option<Arc<State>>, KintoError> {
     let mirror = mirrors.mirror(key);
@@ -57,8 +70,7 @@ pub fn name_of<'p>(states: impl IntoIterator<Item = &'p Published>) -> String {
     for (key, state) in states {
         digest.update(key.uri());
         if let Some(state) = state {
-            digest.update(state.content.timestamp.0.to_le_bytes());
-            digest.update(&state.content.metadata.json);
+            digest.update(state.fingerprint());
         }
     }
     let mut name = String::with_capacity(2 * NAME_BYTES);
@@ -69,13 +81,20 @@ pub fn name_of<'p>(states: impl IntoIterator<Item = &'p Published>) -> String {
     name
 }
 
-/// Looks at the signature of each change, before somebody asks for it.
+/// Looks at the signature of each change, before somebody asks for it. What does not verify is looked at until it does:
+/// readers who see nothing new in the list do not ask for it.
 pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, timeline: Arc<Timeline>) {
     let mut moved = timeline.subscribe();
     loop {
-        states(&mirrors, &signatures, &timeline.entries()).await;
-        if moved.changed().await.is_err() {
-            return;
+        let entries = timeline.entries();
+        signatures.forget_all_but(&entries);
+        states(&mirrors, &signatures, &entries).await;
+        loop {
+            match timeout(BETWEEN_LOOKS, moved.changed()).await {
+                Ok(Ok(())) => break,
+                Ok(Err(_)) => return,
+                Err(_elapsed) => _ = of_keys(&mirrors, &signatures, signatures.bad().iter()).await,
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 mod dated_back;
+mod deletions;
 mod list_state;
 mod news;
 mod watching;
@@ -28,6 +29,7 @@ use crate::error::Error;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::CollectionKey;
 use crate::mirror::Mirrors;
+use crate::settings::Compat;
 use crate::upstream::kinto::KintoError;
 
 use list_state::ListState;
@@ -86,6 +88,9 @@ impl Watcher {
 
     /// Watches until the process ends; once for all settings that are in force, where nothing is written past the sidecars.
     pub(super) async fn run(mut self) {
+        if self.settings.now().compat == Compat::RemoteSettings {
+            self.mirrors.remember_deletions(&self.journal);
+        }
         let mut replaced = self.settings.subscribe();
         loop {
             replaced.mark_unchanged();
@@ -267,9 +272,13 @@ impl Watcher {
     /// Brings a list up to date; `false` where it is not there, may not be read, or where the upstream fails on it.
     async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, WatchError> {
         match self.refresh(uri).await {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.keep_deletions(uri).await?;
+                Ok(true)
+            }
             Err(WatchError::Read(KintoError::Absent | KintoError::Refused(_))) => {
                 self.lists.remove(uri);
+                self.forget_deletions(uri);
                 Ok(false)
             }
             Err(WatchError::Read(KintoError::Upstream(error))) if error.is_absent() => {

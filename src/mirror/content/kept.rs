@@ -22,6 +22,8 @@ struct KeptContent {
     own: Vec<u64>,
     lone: Vec<u64>,
     began: u64,
+    #[serde(default)]
+    has_remembered: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +55,7 @@ impl Content {
             own: numbers(&self.own),
             lone: numbers(&self.lone),
             began: self.began.0,
+            has_remembered: self.has_remembered,
         };
         Some((serde_json::to_vec(&kept).ok()?, self.bytes.clone()))
     }
@@ -102,6 +105,7 @@ impl Content {
             own: kept.own.into_iter().map(Timestamp).collect(),
             lone: kept.lone.into_iter().map(Timestamp).collect(),
             began: Timestamp(kept.began),
+            has_remembered: kept.has_remembered,
             rows,
         })
     }

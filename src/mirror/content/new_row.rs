@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Row, hash};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
+use crate::mirror::deletions::Remembered;
 use crate::upstream::kinto::NewRow;
 
 /// What is known of the moment when rows are found.
@@ -68,8 +69,19 @@ impl Row {
         (row, new.json)
     }
 
+    /// A row that went without a tombstone: everybody hears of it.
     pub(super) fn vanished(id: &Arc<str>, find: Find) -> (Self, Bytes) {
-        let at = find.at;
+        let (row, json) = Self::tombstone(id, find.at, find);
+        (Self { late: Some(find.at), found: find.newest, seq: find.late_seq(), ..row }, json)
+    }
+
+    /// A row whose tombstone the upstream has no more: who was there since heard of it by that.
+    pub(super) fn remembered(known: &Remembered, find: Find) -> (Self, Bytes) {
+        let (row, json) = Self::tombstone(&known.id, known.modified, find);
+        (Self { witnessed: true, ..row }, json)
+    }
+
+    fn tombstone(id: &Arc<str>, at: Timestamp, find: Find) -> (Self, Bytes) {
         let quoted = Value::from(&**id);
         let json = Bytes::from(format!(r#"{{"id":{quoted},"last_modified":{at},"deleted":true}}"#));
         let row = Self {
@@ -77,10 +89,10 @@ impl Row {
             last_modified: at,
             deleted: true,
             is_marked: true,
-            late: Some(at),
+            late: None,
             invented: true,
-            found: find.newest,
-            seq: find.late_seq(),
+            found: at,
+            seq: Seq::of(at.max(Timestamp(1))),
             serial: find.serial,
             witnessed: false,
             hash: hash(&json),

@@ -2,6 +2,10 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -129,6 +133,97 @@ async fn every_changeset_verifies_while_records_and_signatures_change() {
         metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap()
     };
     assert!(counted("good") > rounds && counted("bad") >= rounds, "{metrics}");
+}
+
+/// What the list says of a bucket's only collection.
+async fn listed(client: &Client) -> Value {
+    let list = "/buckets/monitor/collections/changes/changeset?_expected=0";
+    v2(client, list).await.expect(200).json()["changes"][0]["last_modified"].clone()
+}
+
+#[tokio::test]
+async fn what_is_signed_at_last_is_listed_though_nobody_asks_for_it_and_what_is_deleted_is_no_trouble() {
+    let mut signer = Signer::start();
+    let bucket = unique("late");
+    let direct = Kinto::shared().client().user("owner");
+    public_bucket(&direct, &bucket, &["c"]).await;
+    let uri = format!("/buckets/{bucket}/collections/c");
+    signer.sign(&direct, &uri, "").await;
+    let public = signer.public();
+    let settings = [
+        ("sidecar.verify_signatures", "true"),
+        ("sidecar.signature_key", &*public),
+        ("sidecar.admin_listen", "127.0.0.1:0"),
+    ];
+    let sidecar = sidecar_of(&[&bucket], &settings);
+    let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
+    v2(&client, &format!("{}?_expected=0", changeset_of(&bucket, "c"))).await.expect(200);
+    owner.put(&format!("{uri}/records/new")).await.expect(201);
+    eventually("the signature to be found bad", async || {
+        why(&sidecar).await.contains("does not verify").then_some(())
+    })
+    .await;
+    let held = listed(&client).await;
+    signer.sign(&direct, &uri, "").await;
+    eventually("the list to show what is signed", async || (listed(&client).await != held).then_some(()))
+        .await;
+    owner.put(&format!("{uri}/records/newer")).await.expect(201);
+    eventually("the signature to be found bad", async || {
+        why(&sidecar).await.contains("does not verify").then_some(())
+    })
+    .await;
+    owner.delete(&uri).await.expect(200);
+    eventually("nothing to be wrong", async || {
+        (!why(&sidecar).await.contains("does not verify")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_chain_that_cannot_be_had_is_asked_for_now_and_then_however_many_read() {
+    const READS: usize = 60;
+    let mut signer = Signer::start();
+    let pem = chain(&signer, "settings.example.org", 2100);
+    let is_there = Arc::new(AtomicBool::new(false));
+    let stub = {
+        let is_there = Arc::clone(&is_there);
+        Stub::start(move |mut upstream| {
+            while upstream.read().is_some() {
+                let (status, body) =
+                    if is_there.load(Relaxed) { ("200 OK", &*pem) } else { ("503 Service Unavailable", "") };
+                upstream.write(format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+            }
+        })
+    };
+    let x5u = stub.url().replace("/v1", &format!("/{}.pem", "long".repeat(400)));
+    let bucket = unique("away");
+    let owner = Kinto::shared().client().user("owner");
+    public_bucket(&owner, &bucket, &["c"]).await;
+    signer.sign(&owner, &format!("/buckets/{bucket}/collections/c"), &x5u).await;
+    let settings = [("sidecar.verify_signatures", "true"), ("sidecar.admin_listen", "127.0.0.1:0")];
+    let sidecar = sidecar_of(&[&bucket], &settings);
+    let client = sidecar.client();
+    let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
+    let began = Instant::now();
+    let reads = (0..READS).map(|_| async { v2(&client, &path).await.expect(200) });
+    futures_util::future::join_all(reads).await;
+    let complaint = why(&sidecar).await;
+    let mut fetched = 0;
+    while stub.has_next() {
+        fetched += 1;
+    }
+    let most = 2 + began.elapsed().as_secs() / 2;
+    assert!((1..=most).contains(&fetched), "{READS} reads led to {fetched} questions");
+    assert!(
+        complaint.contains("cannot be looked at") && !complaint.contains(&"long".repeat(40)),
+        "{complaint}"
+    );
+    is_there.store(true, Relaxed);
+    eventually("the signature to be good", async || {
+        v2(&client, &path).await.expect(200);
+        (!why(&sidecar).await.contains("does not verify")).then_some(())
+    })
+    .await;
 }
 
 /// A chain of the signer's key and an authority, in PEM.

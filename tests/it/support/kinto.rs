@@ -19,6 +19,8 @@ pub enum Plugin {
     History,
     /// `POST /v1/__flush__`.
     Flush,
+    /// `POST /v1/__purge__`: all tombstones of records are dropped, as by `kinto purge-deleted record 0`.
+    Purge,
 }
 
 /// What serves a Kinto.
@@ -101,6 +103,7 @@ impl KintoOptions {
                 Plugin::Changes => " kinto_changes",
                 Plugin::History => " kinto.plugins.history",
                 Plugin::Flush => " kinto.plugins.flush",
+                Plugin::Purge => " serve_kinto",
             });
         }
         settings.entry("kinto.includes").or_insert(includes.into());

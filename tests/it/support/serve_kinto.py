@@ -28,6 +28,22 @@ class AnyId:
         return str(uuid.uuid4())
 
 
+def includeme(config):
+    """As a plugin: `POST /v1/__purge__` does what `kinto purge-deleted record 0` does."""
+    from kinto.core import Service
+    from kinto.core.scripts import purge_deleted
+    from pyramid.security import NO_PERMISSION_REQUIRED
+
+    purge = Service(name="purge", path="/__purge__")
+
+    @purge.post(permission=NO_PERMISSION_REQUIRED)
+    def purge_post(request):
+        purge_deleted({"registry": request.registry}, ["record"], 0)
+        return {}
+
+    config.add_cornice_service(purge)
+
+
 def settings_of(options):
     settings = {
         "kinto.storage_backend": "kinto.core.storage.memory",

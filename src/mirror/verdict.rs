@@ -1,0 +1,42 @@
+//! What was found of a content's signature: kept with the content, and looked for once for all who ask.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// How a signature was found to be.
+#[derive(Debug, Clone, Copy)]
+pub struct Verdict {
+    /// Whether it is good.
+    pub is_good: bool,
+    /// When it is to be looked at again; `None` where nothing but another content changes it.
+    pub again: Option<Instant>,
+}
+
+/// The last verdict on a content, if it was ever looked at.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    last: Mutex<Option<Verdict>>,
+    /// Held while the signature is looked at.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Verdict {
+    /// Whether it is to be looked at again.
+    pub fn is_due(&self) -> bool {
+        self.again.is_some_and(|again| again <= Instant::now())
+    }
+}
+
+impl Verdicts {
+    /// The last one.
+    pub fn last(&self) -> Option<Verdict> {
+        *self.last.lock()
+    }
+
+    /// The signature was found to be so.
+    pub fn set(&self, verdict: Verdict) {
+        *self.last.lock() = Some(verdict);
+    }
+}

@@ -1,0 +1,55 @@
+//! Other servers than Kinto, which have attachments or chains of certificates.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, Response, Uri};
+use moka::sync::Cache;
+
+use crate::settings::Settings;
+use crate::upstream::{Upstream, UpstreamError};
+use crate::wire::body::Body;
+
+/// SECURITY: of how many servers the connections are kept. Their addresses are whatever somebody wrote.
+const SERVERS: u64 = 8;
+
+/// Asks servers by whole addresses, and keeps the connections to those that it asked last.
+#[derive(Debug)]
+pub(super) struct Servers {
+    settings: Settings,
+    patience: Duration,
+    clients: Cache<String, Upstream>,
+}
+
+impl Servers {
+    /// Each is waited for so long.
+    pub(super) fn new(settings: &Settings, patience: Duration) -> Self {
+        let clients = Cache::builder().max_capacity(SERVERS).build();
+        Self { settings: settings.clone(), patience, clients }
+    }
+
+    /// Asks for what is at this address.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+    ) -> Result<Response<Body>, UpstreamError> {
+        let url: Uri = url.parse().map_err(|_| UpstreamError::Unaskable)?;
+        let client = self.client(&url).map_err(|_| UpstreamError::Unaskable)?;
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = method;
+        *request.uri_mut() = match url.path_and_query() {
+            Some(target) => Uri::from(target.clone()),
+            None => return Err(UpstreamError::Unaskable),
+        };
+        *request.headers_mut() = headers;
+        client.send(request).await
+    }
+
+    fn client(&self, url: &Uri) -> Result<Upstream, Arc<io::Error>> {
+        let place = format!("{:?} {:?}", url.scheme_str(), url.authority());
+        self.clients.try_get_with(place, || Upstream::elsewhere(&self.settings, url, self.patience))
+    }
+}
