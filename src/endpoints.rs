@@ -29,6 +29,7 @@ pub mod monitor_changeset;
 pub mod own_bucket;
 pub mod recent;
 mod redirects;
+pub mod replication;
 pub mod root;
 pub mod snapshot;
 mod v2;
@@ -79,6 +80,7 @@ async fn answer_part(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let manners = endpoint.manners();
+    let takes_credentials = endpoint.takes_credentials();
     let answered = match greeted(core, &endpoint, &manners, request).await {
         Ok(ControlFlow::Continue(())) => own(core, endpoint, request, body, peer).await,
         Ok(ControlFlow::Break(response)) => Ok(response),
@@ -93,6 +95,9 @@ async fn answer_part(
     let exposed = if request.method == Method::DELETE { Exposed::Plain } else { manners.exposed };
     let origins = &core.app.settings.kinto.cors_origins;
     cors::finish(response.headers_mut(), request.headers.get(ORIGIN), exposed, origins);
+    if takes_credentials {
+        cors::allow_credentials(response.headers_mut());
+    }
     Ok(response)
 }
 
@@ -142,6 +147,9 @@ async fn own(
         Endpoint::Broadcasts => Box::pin(broadcasts::answer(core, None)).await,
         Endpoint::Feed(subject) => Box::pin(feed::answer(core, subject, request, body, peer)).await,
         Endpoint::Database(key) => Box::pin(database::answer(core, key, request)).await,
+        Endpoint::Replication(key, asked) => {
+            Box::pin(replication::answer(core, key, asked, request, body, peer)).await
+        }
         Endpoint::History(bucket) => Box::pin(history::answer(core, &bucket, request, peer)).await,
         Endpoint::Diff(bucket) => Box::pin(history::diff::answer(core, &bucket, request, peer)).await,
         Endpoint::Bin(bucket) => Box::pin(history::bin::answer(core, &bucket, request, peer)).await,

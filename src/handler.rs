@@ -88,6 +88,7 @@ async fn answer(
             let is_ours = match &endpoint {
                 // Kinto sends other methods to the URL without a slash.
                 Endpoint::Database(_) => matches!(parts.method, Method::GET | Method::HEAD),
+                Endpoint::Replication(_, asked) => asked.is_asked(parts.uri.query()),
                 endpoint if endpoint.is_of_history() => {
                     Box::pin(core.app.history.journal(&core.upstream)).await?.is_some()
                 }

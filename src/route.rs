@@ -12,8 +12,10 @@ use crate::kinto::{CollectionKey, is_segment};
 use crate::settings::{ChangesMode, Compat, HistoryMode, Settings};
 use crate::wire::cors::Exposed;
 
+mod replication;
 mod v2;
 
+pub use replication::Replication;
 pub use v2::V2;
 
 /// An endpoint of the sidecar's own.
@@ -43,6 +45,8 @@ pub enum Endpoint {
     Feed(Subject),
     /// A collection as `CouchDB`'s clients ask for their database.
     Database(CollectionKey),
+    /// What programs ask for that copy a collection.
+    Replication(CollectionKey, Replication),
     /// What Remote Settings' readers ask for.
     V2(V2),
 }
@@ -75,6 +79,7 @@ impl Endpoint {
             Self::Restore(..) => ("snapshot-restore", "POST, OPTIONS", Exposed::Plain),
             Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Changeset),
             Self::Database(_) => ("database", READ, Exposed::Plain),
+            Self::Replication(_, asked) => ("replication", asked.methods(), Exposed::Plain),
             Self::V2(v2) => (v2.name(), "GET, HEAD", Exposed::Changeset),
         };
         Manners { name, methods, exposed }
@@ -96,7 +101,20 @@ impl Endpoint {
 
     /// Whether a batch may ask for it. Kinto answers for the others that it knows no such URL.
     pub fn is_in_batches(&self) -> bool {
-        !matches!(self, Self::Feed(_) | Self::Database(_) | Self::Revert(_) | Self::Restore(..) | Self::V2(_))
+        !matches!(
+            self,
+            Self::Feed(_)
+                | Self::Database(_)
+                | Self::Replication(..)
+                | Self::Revert(_)
+                | Self::Restore(..)
+                | Self::V2(_)
+        )
+    }
+
+    /// Whether scripts of pages that the operator names may ask with the credentials that a browser has.
+    pub fn takes_credentials(&self) -> bool {
+        matches!(self, Self::Feed(_) | Self::Database(_) | Self::Replication(..))
     }
 }
 
@@ -198,9 +216,10 @@ fn of_feed(path: &str) -> Option<Endpoint> {
     let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
     let key = CollectionKey::new(bucket, &id(collection)?);
     match leaf {
-        "_changes" => Some(Endpoint::Feed(Subject::Collection(key))),
+        // Some clients join a database's URL and what is below it with a slash of their own.
+        "_changes" | "/_changes" => Some(Endpoint::Feed(Subject::Collection(key))),
         "" => Some(Endpoint::Database(key)),
-        _ => None,
+        leaf => Replication::of(leaf).map(|asked| Endpoint::Replication(key, asked)),
     }
 }
 

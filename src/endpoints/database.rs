@@ -57,13 +57,16 @@ pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<
         }
         Err(error) => return Err(error.into()),
     };
+    // Who copied it by other numbers has to begin anew.
+    let revisions = sources.revisions(&key).await?;
+    let began = revisions.as_ref().map_or("0", |revisions| revisions.began());
     let constant = json!({
         "db_name": &*key.collection,
         "purge_seq": 0,
         "props": {},
         "compact_running": false,
         "disk_format_version": 8,
-        "instance_start_time": "0",
+        "instance_start_time": began,
     });
     let members = [counted, constant].into_iter().filter_map(|part| match part {
         Value::Object(members) => Some(members),

@@ -15,13 +15,30 @@ const OURS: [&str; 3] = ["_id", "_rev", "_deleted"];
 /// Appends a row's document.
 pub fn write(text: &mut Vec<u8>, row: &FeedRow) {
     text.push(b'{');
-    if write_own(text, &row.json) {
+    if write_members(text, &row.json, |name| !OURS.contains(&name)) {
         text.push(b',');
     }
     let members = format!(r#""_id":{},"_rev":"{}""#, json!(*row.id), row.rev());
     text.extend_from_slice(members.as_bytes());
     if row.deleted {
         text.extend_from_slice(br#","_deleted":true"#);
+    }
+    text.push(b'}');
+}
+
+/// Appends a row's document for a program that copies it, with the names of the versions before: such programs take no other
+/// member whose name begins with `_`.
+pub fn write_copied(text: &mut Vec<u8>, row: &FeedRow, revisions: Option<&str>) {
+    text.push(b'{');
+    if write_members(text, &row.json, |name| !name.starts_with('_')) {
+        text.push(b',');
+    }
+    text.extend_from_slice(format!(r#""_id":{},"_rev":"{}""#, json!(*row.id), row.rev()).as_bytes());
+    if row.deleted {
+        text.extend_from_slice(br#","_deleted":true"#);
+    }
+    if let Some(revisions) = revisions {
+        text.extend_from_slice(format!(r#","_revisions":{revisions}"#).as_bytes());
     }
     text.push(b'}');
 }
@@ -39,12 +56,12 @@ pub fn value(row: &FeedRow, record: Map<String, Value>) -> Value {
     Value::Object(document)
 }
 
-/// Appends the members of a record; whether there were any.
-fn write_own(text: &mut Vec<u8>, record: &[u8]) -> bool {
+/// Appends the members of a record that are to stay; whether there were any.
+fn write_members(text: &mut Vec<u8>, record: &[u8], stays: impl Fn(&str) -> bool) -> bool {
     if may_have_ours(record)
         && let Ok(Members(members)) = serde_json::from_slice(record)
     {
-        let members = members.into_iter().filter(|(name, _)| !OURS.contains(&&**name));
+        let members = members.into_iter().filter(|(name, _)| stays(name));
         let mut count = 0;
         for (name, value) in members {
             let comma = if count == 0 { "" } else { "," };

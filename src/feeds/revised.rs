@@ -82,14 +82,31 @@ impl Revisions {
         &self.began
     }
 
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// The URI of a record.
     pub fn uri(&self, id: &str) -> String {
         let (bucket, collection) = (self.key.bucket.to_string(), self.key.collection.to_string());
         Object::Record(bucket, collection, id.to_owned()).to_string()
     }
 
-    /// Names rows.
+    /// Names rows. What is older than the journal knows, without having been seen by it, goes by the name of what comes next.
     pub async fn name(&self, rows: &mut [FeedRow]) -> Result<(), Error> {
+        for (row, end) in self.name_exactly(rows).await? {
+            row.revision = Some(end);
+        }
+        Ok(())
+    }
+
+    /// Names rows, but for those that are older than the journal knows: these are given back, with the name of what comes
+    /// next.
+    pub async fn name_exactly<'r>(
+        &self,
+        rows: &'r mut [FeedRow],
+    ) -> Result<Vec<(&'r mut FeedRow, Revision)>, Error> {
         let mut unknown = Vec::new();
         for row in rows {
             let seen = self.seen(row);
@@ -99,26 +116,26 @@ impl Revisions {
                 unknown.push((row, key, seen));
             }
         }
+        let mut older = Vec::new();
         if unknown.is_empty() {
-            return Ok(());
+            return Ok(older);
         }
         let named = self.journal.revisions(unknown.iter().map(|(_, _, seen)| seen.clone()).collect()).await?;
-        for ((row, key, _), named) in unknown.into_iter().zip(named) {
-            row.revision = Some(match named {
+        for ((row, key, seen), mut named) in unknown.into_iter().zip(named) {
+            if let Named::Older(end) = named
+                && self.is_present(row).await
+            {
+                named = self.journal.enter_after(seen, end).await?;
+            }
+            match named {
                 Named::Known(revision) => {
                     self.names.known.insert(key, revision);
-                    revision
+                    row.revision = Some(revision);
                 }
-                Named::Older(end) if self.is_present(row).await => {
-                    match self.journal.enter_after(self.seen(row), end).await? {
-                        Named::Known(revision) | Named::Older(revision) => revision,
-                    }
-                }
-                // What is newer comes next.
-                Named::Older(end) => end,
-            });
+                Named::Older(end) => older.push((row, end)),
+            }
         }
-        Ok(())
+        Ok(older)
     }
 
     fn seen(&self, row: &FeedRow) -> Seen {

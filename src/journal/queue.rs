@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::chain::{Place, Revision, Seen};
+use super::checkpoints::CheckpointName;
 use super::engine::DEADLINE;
 use super::transfer::{Imported, Line};
 use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
@@ -35,6 +36,8 @@ pub(super) enum Work {
     Import(Vec<Line>),
     /// These versions are entered in the chains of their objects, or (`after`) one where its chain ends with that.
     Enter { seen: Vec<Seen>, after: Option<Revision> },
+    /// A checkpoint is kept, or removed.
+    Checkpoint(CheckpointName, Option<String>),
     /// A portion of the chains that are made of entries.
     Fill(Place),
     /// Groups of intents change their owner.
@@ -72,6 +75,8 @@ pub(super) enum Done {
     Imported(Imported),
     /// From where to go on.
     Filled(Option<Place>),
+    /// How often it was written.
+    Checkpoint(i64),
 }
 
 /// Work, and who waits for it.

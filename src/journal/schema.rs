@@ -15,8 +15,12 @@ use crate::settings::JournalUrl;
 /// The steps from nothing to the present schema; a journal's version is how many of them it has seen. Steps are never
 /// changed once they were released. `{key}` is a key that the engine counts up, `{bytes}` makes a text compare byte by byte,
 /// `{rowless}` keeps a table in the order of its key.
-const STEPS: [&str; 3] =
-    [include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const STEPS: [&str; 4] = [
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+];
 /// The first schema that has chains.
 const CHAINS: usize = 2;
 /// Says in an SQLite file whose it is: `KSJ1`.

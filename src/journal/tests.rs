@@ -10,6 +10,7 @@ use crate::query::Rules;
 use crate::settings::Settings;
 
 mod chains;
+mod checkpoints;
 mod hiding;
 mod leaving;
 mod opening;

@@ -393,6 +393,9 @@ impl Transaction<'_> {
             Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),
             Work::Buckets => self.buckets().await.map(Done::Buckets),
             Work::Enter { seen, after } => self.enter(seen, *after).await,
+            Work::Checkpoint(name, json) => {
+                self.checkpoint(name, json.as_deref()).await.map(Done::Checkpoint)
+            }
             Work::Fill(from) => self.fill(from).await.map(Done::Filled),
             Work::Import(lines) => self.import(lines).await.map(Done::Imported),
             Work::Adopt(groups) => {

@@ -86,6 +86,11 @@ fn feeds_are_known_whoever_answers_for_changes() {
     let key = CollectionKey::new("a", "b");
     for (path, known) in [
         ("/v1/buckets/a/collections/b/_changes", feed(Subject::Collection(key.clone()))),
+        ("/v1/buckets/a/collections/b//_changes", feed(Subject::Collection(key.clone()))),
+        (
+            "/v1/buckets/a/collections/b/_local/x%3D",
+            Route::Own(Endpoint::Replication(key.clone(), Replication::Checkpoint("x=".to_owned()))),
+        ),
         ("/v1/buckets/a/_changes", feed(Subject::Bucket("a".into()))),
         ("/v1/buckets/a/collections/b/", Route::Own(Endpoint::Database(key))),
     ] {

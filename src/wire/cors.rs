@@ -1,9 +1,10 @@
 //! Cross-origin requests from browsers, as Kinto (`kinto.core.cornice.cors`) lets them through.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ORIGIN, VARY,
 };
 
 use crate::query::{Fault, Invalid, wildcard};
@@ -47,6 +48,16 @@ impl Exposed {
 pub fn finish(response: &mut HeaderMap, origin: Option<&HeaderValue>, exposed: Exposed, origins: &[String]) {
     response.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed.names()));
     allow_origin(response, origin, origins);
+}
+
+/// Lets a browser send the credentials that it has for this server, where the answer names the origin that asked: PouchDB asks
+/// for nothing without them.
+pub fn allow_credentials(response: &mut HeaderMap) {
+    // SECURITY: `null` is the origin of whoever hides theirs.
+    let is_named = |origin: &HeaderValue| !matches!(origin.as_bytes(), b"*" | b"null");
+    if response.get(ACCESS_CONTROL_ALLOW_ORIGIN).is_some_and(is_named) {
+        response.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    }
 }
 
 /// Adds what Kinto adds to an error at a path that no service of its own is known for.
@@ -180,6 +191,15 @@ mod tests {
         finish(&mut response, allowed.get(ORIGIN), Exposed::Plain, &origins);
         assert_eq!(response[ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example.org");
         assert_eq!(response[VARY], "Origin");
+        allow_credentials(&mut response);
+        assert_eq!(response[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+        for (origin, origins) in [("https://a.example.org", "*"), ("null", "nul?")] {
+            let mut response = HeaderMap::new();
+            let origin = HeaderValue::from_static(origin);
+            finish(&mut response, Some(&origin), Exposed::Plain, &[origins.to_owned()]);
+            allow_credentials(&mut response);
+            assert!(!response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS), "{origin:?}");
+        }
         let other = request(&[("origin", "https://example.com")]);
         assert_eq!(
             check_origin(&other, &origins).unwrap_err().message(),

@@ -2,6 +2,7 @@
 
 mod alike;
 mod answers;
+mod copies;
 mod couchdb;
 mod ends;
 mod entries;

@@ -1,4 +1,4 @@
-//! The body of a `POST _changes`: an object, possibly compressed, or nothing.
+//! The body of a request in CouchDB's words: an object, possibly compressed, or nothing.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
@@ -29,7 +29,7 @@ pub async fn read(
     max_body: usize,
     hold: &mut Hold,
 ) -> Result<Option<Value>, Error> {
-    if request.method != Method::POST {
+    if !matches!(request.method, Method::POST | Method::PUT) {
         return Ok(None);
     }
     let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
