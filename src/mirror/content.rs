@@ -5,8 +5,9 @@
 //! timestamps before the transactions that use them commit):
 //!
 //! - a row that was found *late* goes to every `_since` at or below the collection's timestamp at the find;
-//! - a `_since` that this mirror never had as its own timestamp comes from another sidecar, an earlier run or elsewhere:
-//!   it is answered from an overlap before it, less the rows that were once seen to be the newest;
+//! - whoever comes with a `_since` may have it from another sidecar, which may not have seen yet what this one first saw
+//!   together with the row of that timestamp. So it is answered from an overlap before it, less the rows that were once seen
+//!   to be the newest, and those that were there before anything of that timestamp could be;
 //! - a row that vanished without a tombstone is given one.
 
 use std::collections::{HashMap, HashSet};
@@ -26,9 +27,6 @@ mod new_row;
 use super::deletions::Remembered;
 use crate::upstream::kinto::{Metadata, NewRow};
 use new_row::Find;
-
-/// How many of a mirror's own timestamps are remembered.
-const OWN_TIMESTAMPS: usize = 4096;
 
 /// Where a row stands in the buffer, and what has to be known of it.
 #[derive(Debug, Clone)]
@@ -101,8 +99,6 @@ pub struct Content {
     pub high: Seq,
     /// Indices of all rows by [`Row::seq`], oldest first.
     by_seq: OnceLock<Vec<usize>>,
-    /// The timestamps that this mirror had, ascending; the first is the one that it began with.
-    own: Vec<Timestamp>,
     /// Ascending: of two of these rows, the one with the lower timestamp was visible first.
     lone: Vec<Timestamp>,
     began: Timestamp,
@@ -208,16 +204,6 @@ impl Content {
                 row.last_modified == timestamp || update.witnessed.binary_search(&row.last_modified).is_ok();
             placed.push(row);
         }
-        let mut own = before.map_or_else(Vec::new, |before| before.own.clone());
-        if own.last() != Some(&timestamp) {
-            if timestamp < known {
-                own.clear();
-            }
-            if own.len() == OWN_TIMESTAMPS {
-                own.remove(0);
-            }
-            own.push(timestamp);
-        }
         let began = before.map_or(timestamp, |before| before.began);
         let high = placed.iter().map(|row| row.seq).max().unwrap_or_default();
         Self {
@@ -232,7 +218,6 @@ impl Content {
             bytes: bytes.freeze(),
             high: find.high.max(high),
             by_seq: OnceLock::new(),
-            own,
             lone: update.lone,
             began,
             has_remembered: before.is_some_and(|before| before.has_remembered),
@@ -326,27 +311,19 @@ impl Content {
     /// The rows that a reader who knows the collection up to `since` has to be given, at most `limit` of them.
     pub fn since(&self, since: Timestamp, limit: Option<usize>, overlap: Duration) -> Selection {
         let newer = self.rows.partition_point(|row| row.last_modified > since);
-        let mut indices: Vec<usize> = Vec::new();
-        if self.own.binary_search(&since).is_err() || since <= self.began {
-            let from = since.back(overlap);
-            let end = self.rows.partition_point(|row| row.last_modified > from);
-            let doubtful = self.rows.iter().enumerate().take(end).skip(newer);
-            indices.extend(
-                doubtful
-                    .filter(|(_, row)| row.last_modified != since && self.may_hide(row, since))
-                    .map(|(index, _)| index),
-            );
-        }
+        let from = since.back(overlap);
+        let end = self.rows.partition_point(|row| row.last_modified > from);
+        let doubtful = self.rows.iter().enumerate().take(end).skip(newer);
+        let doubtful = doubtful.filter(|(_, row)| row.last_modified != since && self.may_hide(row, since));
+        let mut indices: Vec<usize> = doubtful.map(|(index, _)| index).collect();
         for index in &self.late {
             let late = self.rows.get(*index).and_then(|row| row.late);
-            if *index >= newer
-                && late.is_some_and(|late| late >= since)
-                && indices.binary_search(index).is_err()
-            {
+            if *index >= newer && late.is_some_and(|late| late >= since) {
                 indices.push(*index);
             }
         }
         indices.sort_unstable();
+        indices.dedup();
         let limit = limit.unwrap_or(usize::MAX);
         indices.truncate(limit.saturating_sub(newer));
         Selection { newer: newer.min(limit), others: indices }

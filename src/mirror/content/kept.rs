@@ -19,7 +19,6 @@ struct KeptContent {
     serial: u64,
     rows: Vec<KeptRow>,
     high: String,
-    own: Vec<u64>,
     lone: Vec<u64>,
     began: u64,
     #[serde(default)]
@@ -52,7 +51,6 @@ impl Content {
             serial: self.serial,
             rows: self.rows.iter().map(KeptRow::of).collect(),
             high: self.high.to_string(),
-            own: numbers(&self.own),
             lone: numbers(&self.lone),
             began: self.began.0,
             has_remembered: self.has_remembered,
@@ -102,7 +100,6 @@ impl Content {
             bytes: Some(bytes).filter(|bytes| bytes.len() == start)?,
             high: Seq::parse(&kept.high)?,
             by_seq: OnceLock::new(),
-            own: kept.own.into_iter().map(Timestamp).collect(),
             lone: kept.lone.into_iter().map(Timestamp).collect(),
             began: Timestamp(kept.began),
             has_remembered: kept.has_remembered,

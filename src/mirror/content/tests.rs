@@ -54,12 +54,17 @@ fn a_row_found_late_goes_to_readers_of_that_moment_until_the_timestamp_moves_on(
 }
 
 #[test]
-fn a_since_that_was_never_this_mirrors_own_is_answered_from_an_overlap_before_it() {
+fn a_since_is_answered_from_an_overlap_before_it_but_for_what_was_surely_there() {
     let content =
         updated(&content(100, vec![row("old", 50), row("a", 95), row("b", 100)]), 200, vec![row("c", 200)]);
-    assert_eq!(ids(&content, 99), ["c", "b", "a"], "no mirror had 99 as its timestamp");
-    assert_eq!(ids(&content, 100), ["c", "a"], "who read at 100 did so before this mirror began");
+    assert_eq!(ids(&content, 99), ["c", "b", "a"]);
+    assert_eq!(ids(&content, 100), ["c", "a"], "who read at 100 may have done so before a was visible");
     assert_eq!(ids(&content, 200), [""; 0]);
+    let both = updated(&content, 300, vec![row("batch", 295), row("d", 300)]);
+    assert_eq!(ids(&both, 300), ["batch"], "another sidecar may have seen d alone");
+    let moved = updated(&both, 400, vec![row("e", 400)]);
+    assert_eq!(ids(&moved, 300), ["e", "batch"]);
+    assert_eq!(ids(&moved, 400), [""; 0], "when e was seen, all that was before it was there");
 }
 
 #[test]
@@ -105,6 +110,13 @@ fn a_tombstone_is_json_whatever_the_id() {
     let before = content(100, vec![odd, row("c", 100)]);
     let after = Content::new(metadata(), Timestamp(100), Some(&before), Update::default());
     assert_eq!(ids(&after, 100), ["a\"\\", "c"]);
+}
+
+#[test]
+fn a_row_that_may_have_been_hidden_for_two_reasons_comes_once() {
+    let before = content(100, vec![row("a", 97), row("b", 94), row("c", 100)]);
+    let found = updated(&before, 100, vec![row("d", 98), row("e", 96), row("f", 95)]);
+    assert_eq!(ids(&found, 100), ["d", "a", "e", "f", "b"]);
 }
 
 #[test]

@@ -97,6 +97,68 @@ async fn who_read_elsewhere_what_was_visible_before_it_is_told_of_all_of_it() {
     assert!(missed.is_empty(), "{missed:?}");
 }
 
+#[tokio::test]
+async fn who_comes_from_another_sidecar_is_told_of_a_batch_that_is_wholly_below_what_they_know() {
+    let storage = database();
+    let url = storage.replacen("postgres://kinto@localhost/", "postgresql://kinto@/", 1);
+    let kinto = Kinto::start(
+        KintoOptions::postgres().setting("kinto.storage_url", &url).setting("kinto.permission_url", &url),
+    );
+    let settings =
+        [SERVICE_ACCOUNT, ("changes.resources", "/buckets/b"), ("sidecar.timestamps_ttl", "100ms")];
+    let [first, second] = [(), ()].map(|()| Sidecar::start(kinto.url(), &settings));
+    let direct = kinto.client().user("alice");
+    direct.put("/buckets/b").json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    direct.put(COLLECTION).await.expect(201);
+    let begin = direct.put(&format!("{COLLECTION}/records/first")).await.expect(201).timestamp();
+    // Its timestamp is given once the record is let go: it is in another collection.
+    direct.put("/buckets/b/collections/other").await.expect(201);
+    direct.put("/buckets/b/collections/other/records/held").await.expect(201);
+    let changeset = async |sidecar: &Sidecar, expected: u64, since: u64| {
+        let path = format!("{COLLECTION}/changeset?_expected={expected}&_since=%22{since}%22");
+        let answer = sidecar.client().get(&path).await.expect(200).json();
+        let rows: BTreeSet<String> = answer["changes"].as_array().unwrap().iter().map(id).collect();
+        (answer["timestamp"].as_u64().unwrap(), rows)
+    };
+    for sidecar in [&first, &second] {
+        assert_eq!(changeset(sidecar, begin, begin).await, (begin, ids(&[])));
+    }
+
+    let mut held = Held::take(&storage).await;
+    let put = |path: String| json!({"method": "PUT", "path": path, "body": {"data": {"n": 1}}});
+    let paths = [
+        format!("{COLLECTION}/records/early"),
+        format!("{COLLECTION}/records/next"),
+        "/buckets/b/collections/other/records/held".to_owned(),
+    ];
+    let batch = tokio::spawn({
+        let requests = json!({"requests": paths.map(put)});
+        let direct = direct.clone();
+        async move { direct.post("/batch").json(requests).await.expect(200).json() }
+    });
+    eventually("the batch at the held record", async || held.has_somebody_waiting().await.then_some(()))
+        .await;
+    let since = direct.put(&format!("{COLLECTION}/records/other")).await.expect(201).timestamp();
+    // One sidecar is asked before the batch is visible, the other one after that.
+    assert_eq!(changeset(&first, since, begin).await, (since, ids(&["other"])));
+    held.let_go().await;
+    batch.await.unwrap();
+    let all = ids(&["early", "next", "other"]);
+    assert_eq!(changeset(&second, since, begin).await, (since, all.clone()));
+    let missed = ids(&["early", "next"]);
+    assert_eq!(
+        changeset(&second, since, since).await,
+        (since, missed.clone()),
+        "who comes from the first one"
+    );
+
+    // What comes later comes with it, and once.
+    let later = direct.put(&format!("{COLLECTION}/records/later")).await.expect(201).timestamp();
+    let (timestamp, told) = changeset(&second, later, since).await;
+    assert_eq!((timestamp, told), (later, &missed | &ids(&["later"])));
+    assert_eq!(changeset(&second, later, later).await, (later, ids(&[])));
+}
+
 fn id(row: &Value) -> String {
     row["id"].as_str().unwrap().to_owned()
 }
