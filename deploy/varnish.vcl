@@ -65,8 +65,15 @@ sub vcl_recv {
         unset req.http.Cookie;
     }
     # A feed ends when its reader leaves; nobody can share it.
-    if (req.http.Accept ~ "text/event-stream" || req.url ~ "[?&]feed=(longpoll|continuous|live|eventsource)(&|$)") {
+    if (req.http.Accept ~ "text/event-stream" || req.url ~ "(?i)[?&]feed=(continuous|live|eventsource)(&|$)") {
         return (pass);
+    }
+    # But for a long poll with a cursor: all who wait at one seq ask for one URL, and wait for the first of them.
+    if (req.url ~ "(?i)[?&]feed=longpoll(&|$)") {
+        if (req.url !~ "(?i)[?&]cursor=[0-9]+(&|$)" || req.url ~ "(?i)[?&]since=(%22)?now") {
+            return (pass);
+        }
+        unset req.http.Cookie;
     }
 }
 
@@ -134,8 +141,10 @@ sub vcl_backend_response {
         set beresp.grace = std.duration(regsub(beresp.http.CDN-Cache-Control,
             "^.*stale-if-error=([0-9]+).*$", "\1") + "s", 0s);
     }
-    # For asking whether a copy that ran out is still good.
-    set beresp.keep = 1h;
+    # For asking whether a copy that ran out is still good. Of a long poll it never is.
+    if (beresp.http.ETag || beresp.http.Last-Modified) {
+        set beresp.keep = 1h;
+    }
 }
 
 sub vcl_deliver {

@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 pub mod channel;
+mod cursor;
 pub mod document;
 pub mod filter;
 pub mod follow;
@@ -34,6 +35,7 @@ mod judge;
 pub mod log_once;
 pub mod params;
 pub mod permission_watch;
+pub mod previous;
 pub mod questions;
 pub mod reader;
 pub mod reader_limit;

@@ -77,7 +77,7 @@ impl Endpoint {
             Self::Bin(_) => ("history-deleted", READ, Exposed::List),
             Self::Revert(_) => ("history-revert", "POST, OPTIONS", Exposed::Plain),
             Self::Restore(..) => ("snapshot-restore", "POST, OPTIONS", Exposed::Plain),
-            Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Changeset),
+            Self::Feed(_) => ("feed", "GET, HEAD, POST, OPTIONS", Exposed::Feed),
             Self::Database(_) => ("database", READ, Exposed::Plain),
             Self::Replication(_, asked) => ("replication", asked.methods(), Exposed::Plain),
             Self::V2(v2) => (v2.name(), "GET, HEAD", Exposed::Changeset),

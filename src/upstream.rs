@@ -176,6 +176,11 @@ impl Upstream {
         self.0.words.ended()
     }
 
+    /// What the upstream's clock says, as far as its latest answer tells.
+    pub fn time(&self) -> Timestamp {
+        self.0.words.time()
+    }
+
     /// The greatest `_since` that the upstream takes, on the safe side, as far as its latest answer tells.
     pub fn latest_since(&self) -> Timestamp {
         self.0.words.latest_since()

@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod body;
 mod normal;
+mod shared;
 
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -21,9 +22,10 @@ use crate::app::Core;
 use crate::endpoints::feed::admission::admitted;
 use crate::error::Error;
 use crate::feeds::follow::Beginning;
-use crate::feeds::framing::{self, Layout};
+use crate::feeds::framing::{self, Framing, Layout};
 use crate::feeds::log_once::Matter;
-use crate::feeds::params::{self, End, Mode, Params};
+use crate::feeds::params::{self, Bound, End, Mode, Params};
+use crate::feeds::previous::Previous;
 use crate::feeds::reader::FeedReader;
 use crate::feeds::reader_limit::Seat;
 use crate::feeds::reader_options::{Admission, Memory, ReaderOptions, Supply};
@@ -31,9 +33,11 @@ use crate::feeds::seen_before::ReaderId;
 use crate::feeds::snapshot::Position;
 use crate::feeds::{Subject, filter};
 use crate::kinto::segment;
+use crate::kinto::seq::Seq;
 use crate::mirror::Freshness;
 use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
+use crate::wire::cache_control;
 use crate::wire::headers;
 use crate::wire::limited;
 use crate::wire::peer::{Peer, client};
@@ -90,6 +94,13 @@ pub async fn answer(
     let query = request.uri.query().map_or(0, str::len);
     // SECURITY: it is held for as long as its reader reads, and so are the credentials.
     hold.set(requester.credentials.weight() + filter.as_ref().map_or(0, |filter| filter.weight(query)))?;
+    let previous = match &subject {
+        Subject::Collection(key) if params.previous => {
+            let (history, requester) = (Arc::clone(&app.history), requester.clone());
+            Some(Arc::new(Previous { history, requester, key: key.clone() }))
+        }
+        _ => None,
+    };
     let options = ReaderOptions {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
         // Newest first: what comes later belongs in front, and cannot follow.
@@ -98,16 +109,29 @@ pub async fn answer(
         is_descending: params.descending,
         limit: params.limit,
         filter,
+        until: params.until.map(|until| beginning.until(until)),
+        previous,
+        cursor: None,
+        heartbeat_seq: params.heartbeat_seq,
     };
     let client = client(peer, &request.headers, settings);
-    let reader = ReaderId::of(client, &requester.credentials, &request.headers);
-    let presence = Arc::new(app.feeds.seen_before.enter(beginning.snapshot.lineage(), reader).await);
-    let memory = Memory { began: beginning.snapshot.began(), presence };
-    let asked = FeedRequest { core, subject, request, requester, params, definition, beginning, memory };
-    let response = if asked.params.mode == Mode::Normal {
-        asked.normal(options, &mut hold).await?
+    // SECURITY: what depends on who asks is not for others.
+    let is_for_all = requester.is_anonymous() && request.method == Method::GET && !params.descending;
+    let shared = params.shared.filter(|_| is_for_all && params.since != Bound::Now);
+    let lineage = beginning.snapshot.lineage();
+    let presence = if shared.is_some() {
+        app.feeds.seen_before.enter_for_many(lineage)
     } else {
-        asked.live(options, client, peer).await?
+        let reader = ReaderId::of(client, &requester.credentials, &request.headers);
+        app.feeds.seen_before.enter(lineage, reader).await
+    };
+    let memory = Memory { began: beginning.snapshot.began(), presence: Arc::new(presence) };
+    let mode = params.mode;
+    let asked = FeedRequest { core, subject, request, requester, params, definition, beginning, memory };
+    let response = match (mode, shared) {
+        (Mode::Normal, _) => asked.normal(options, &mut hold).await?,
+        (_, Some(shared)) => asked.shared(options, shared, client, peer, &mut hold).await?,
+        (_, None) => asked.live(options, client, peer).await?,
     };
     Ok(response.map(|body| body.held(hold)))
 }
@@ -164,6 +188,15 @@ async fn named(
     asked(&format!("/buckets/{}", segment(bucket))).await
 }
 
+/// Tells a browser that nothing more comes. It would ask for ever for a feed that has ended.
+fn over() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    cache_control::forbid(response.headers_mut());
+    headers::insert_kinto_defaults(response.headers_mut());
+    response
+}
+
 #[derive(Deserialize)]
 struct Envelope<'d> {
     #[serde(borrow)]
@@ -187,30 +220,23 @@ impl FeedRequest<'_> {
     /// Answers with a feed that waits for changes.
     async fn live(
         self,
-        options: ReaderOptions,
+        mut options: ReaderOptions,
         client: Option<IpAddr>,
         peer: &Peer,
     ) -> Result<Response, Error> {
-        let feeds = &self.core.app.feeds;
-        let framing = options.layout.framing;
-        if options.end != End::Now {
-            self.check_kept()?;
-        }
+        let (framing, is_poll) = (options.layout.framing, self.params.mode == Mode::Longpoll);
         let position = self.position();
+        if self.settle_end(&mut options, &position)? {
+            return Ok(over());
+        }
         let mut lent = None;
         let body = if self.request.method == Method::HEAD {
             Body::empty()
         } else if options.end == End::Now {
             lent = self.beginning.snapshot.lent();
-            let supply = Supply::Fixed(Arc::clone(&self.beginning.snapshot));
-            Body::boxed(FeedReader::new(supply, None, options, position, self.memory))
+            Body::boxed(self.fixed(options, position))
         } else if let Some(seat) = self.seat(client, peer)? {
-            let channel = feeds.channel(&self.subject);
-            channel.reach(self.beginning.snapshot.serial(), PATIENCE).await?;
-            let grant = feeds.permission_watch.give(self.subject, self.requester.credentials, &channel);
-            let admission = Some(Admission { seat, grant });
-            let supply = Supply::Live(channel.join());
-            Body::boxed(FeedReader::new(supply, admission, options, position, self.memory))
+            Body::boxed(self.waiting(seat, options, position).await?)
         } else {
             Body::full(framing::FULL)
         };
@@ -220,10 +246,62 @@ impl FeedRequest<'_> {
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(framing.content_type()));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+        // A long poll looks like an answer that could be kept.
+        let keeping = if is_poll { "no-store, no-transform" } else { "no-cache, no-transform" };
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(keeping));
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
         headers::insert_kinto_defaults(headers);
         Ok(response)
+    }
+
+    /// Finds out whether there is anything to wait for, which needs a source that is kept; and whether a browser that came back
+    /// is to stay away.
+    fn settle_end(&self, options: &mut ReaderOptions, position: &Position) -> Result<bool, Error> {
+        if let Some(last) = options.until.and_then(|until| self.last(until)) {
+            let is_past = position.seq >= last;
+            if is_past && options.layout.framing == Framing::Events && !options.is_descending {
+                return Ok(true);
+            }
+            // A long poll that has nothing to tell waits all the same: its client asks again at once.
+            if !is_past || self.params.mode != Mode::Longpoll {
+                options.end = End::Now;
+            }
+        }
+        if options.end != End::Now {
+            self.check_kept()?;
+        }
+        Ok(false)
+    }
+
+    /// A reader of what there is.
+    fn fixed(self, options: ReaderOptions, position: Position) -> FeedReader {
+        FeedReader::new(Supply::Fixed(self.beginning.snapshot), None, options, position, self.memory)
+    }
+
+    /// A reader of what there is, and of what comes.
+    async fn waiting(
+        self,
+        seat: Seat,
+        options: ReaderOptions,
+        position: Position,
+    ) -> Result<FeedReader, Error> {
+        let feeds = &self.core.app.feeds;
+        let channel = feeds.channel(&self.subject);
+        channel.reach(self.beginning.snapshot.serial(), PATIENCE).await?;
+        let grant = feeds.permission_watch.give(self.subject, self.requester.credentials, &channel);
+        let admission = Some(Admission { seat, grant });
+        let supply = Supply::Live(channel.join());
+        Ok(FeedReader::new(supply, admission, options, position, self.memory))
+    }
+
+    /// The last seq of a feed that ends with `until`, where nothing is to be waited for: it is known, or past.
+    fn last(&self, until: Seq) -> Option<Seq> {
+        let newest = self.beginning.snapshot.newest_seq();
+        let overlap = self.core.app.feeds.sources.overlap();
+        // What is written from now on is later by the upstream's clock.
+        let is_past =
+            || until.at < self.core.upstream.time().back(overlap) && self.params.mode != Mode::Longpoll;
+        (until <= newest || is_past()).then_some(until.min(newest))
     }
 
     /// Refuses a live feed of what is not kept in memory: it would be read from the upstream again for each reader.

@@ -245,7 +245,7 @@ impl RowBatch {
         let write = || {
             let mut text = Vec::with_capacity(self.rows.iter().map(|row| row.json.len() + 128).sum());
             for row in &self.rows {
-                layout.write(&mut text, row);
+                layout.write(&mut text, row, None);
             }
             text.into()
         };

@@ -84,7 +84,7 @@ fn may_have_ours(record: &[u8]) -> bool {
 }
 
 /// A line end can only stand between tokens, and would end the row.
-fn extend_in_line(text: &mut Vec<u8>, json: &[u8]) {
+pub(super) fn extend_in_line(text: &mut Vec<u8>, json: &[u8]) {
     text.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
 }
 

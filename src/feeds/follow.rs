@@ -16,7 +16,7 @@ pub mod unkept;
 use crate::access::{Access, Requester};
 use crate::error::Error;
 use crate::feeds::channel::Channel;
-use crate::feeds::params::Since;
+use crate::feeds::params::Bound;
 use crate::feeds::revised::{Names, Revised, Revisions};
 use crate::feeds::seen_before::Presence;
 use crate::feeds::snapshot::{Position, Snapshot};
@@ -111,7 +111,7 @@ impl Sources {
     pub async fn snapshot(
         &self,
         subject: &Subject,
-        since: Since,
+        since: Bound,
         requester: &Requester,
     ) -> Result<Beginning, Error> {
         match subject {
@@ -171,7 +171,7 @@ impl Sources {
     async fn records(
         &self,
         key: &CollectionKey,
-        since: Since,
+        since: Bound,
         requester: &Requester,
     ) -> Result<Beginning, Error> {
         let mirror = self.mirrors.hold(key);
@@ -245,14 +245,19 @@ impl Sources {
 }
 
 impl Beginning {
+    /// The last seq that is wanted, where `until` says so.
+    pub fn until(&self, until: Bound) -> Seq {
+        until.seq().unwrap_or_else(|| self.snapshot.newest_seq())
+    }
+
     /// The position of a reader who wants what comes after `since`.
-    pub fn position(&self, since: Since, reader: &Presence) -> Position {
+    pub fn position(&self, since: Bound, reader: &Presence) -> Position {
         match since {
-            Since::Seq(seq) => {
+            Bound::Seq(seq) => {
                 self.snapshot.heed(seq);
                 reader.resume(&*self.snapshot, seq)
             }
-            Since::Now => {
+            Bound::Now => {
                 let newest = self.snapshot.newest_seq();
                 let now = self.now.filter(|now| *now < newest.at).map_or(newest, Seq::of);
                 Position::new(now, self.snapshot.serial())
@@ -262,7 +267,7 @@ impl Beginning {
 }
 
 /// A seq that the upstream may have to be asked for; what nobody can have been given is not.
-fn newer_than_known(since: Since) -> Option<Timestamp> {
+fn newer_than_known(since: Bound) -> Option<Timestamp> {
     since.seq().map(|seq| seq.at).filter(|newest| *newest <= Timestamp::PLAUSIBLE)
 }
 

@@ -13,8 +13,10 @@ use crate::bounded::{self, Refused};
 use crate::error::Error;
 use crate::feeds::framing::Framing;
 use crate::kinto::seq::Seq;
-use crate::kinto::unquoted;
 use crate::query::Parameters;
+pub use bound::Bound;
+
+mod bound;
 
 /// SECURITY: the most values in a body: enough for the ids of a large collection.
 pub const MOST_VALUES: usize = 100_000;
@@ -39,10 +41,12 @@ pub enum Patience {
     Heartbeat(Duration),
 }
 
-/// CouchDB's parameters.
-const RESERVED: [&str; 21] = [
+/// CouchDB's parameters, and those of a feed's own.
+const RESERVED: [&str; 25] = [
     "feed",
     "since",
+    "until",
+    "cursor",
     "last-event-id",
     "lasteventid",
     "last_event_id",
@@ -50,8 +54,10 @@ const RESERVED: [&str; 21] = [
     "limit",
     "descending",
     "include_docs",
+    "include_previous",
     "style",
     "heartbeat",
+    "heartbeat_seq",
     "timeout",
     "filter",
     "doc_ids",
@@ -74,6 +80,9 @@ const DEFAULT: Duration = Duration::from_secs(60);
 /// silent for a minute.
 const EVENTS_HEARTBEAT: Duration = Duration::from_secs(30);
 
+/// How long a poll waits that many share: caches do not wait longer for the first byte of an answer.
+const LONGEST_SHARED: Duration = Duration::from_secs(20);
+
 /// How many characters of a name the log is told.
 const LONGEST_TOLD: usize = 100;
 
@@ -90,13 +99,13 @@ pub enum Mode {
     EventSource,
 }
 
-/// Where a feed begins.
+/// What a long poll says that many may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
-    /// After this seq.
-    Seq(Seq),
-    /// When the request arrived.
-    Now,
+pub struct SharedPoll {
+    /// What makes its URL another one than that of the last which was answered with nothing.
+    pub cursor: u64,
+    /// For how long it waits, silently.
+    pub wait: Duration,
 }
 
 /// What a feed is asked for.
@@ -105,15 +114,23 @@ pub struct Params {
     /// `feed`.
     pub mode: Mode,
     /// `since`, or what counts more.
-    pub since: Since,
+    pub since: Bound,
+    /// `until`: nothing later is wanted.
+    pub until: Option<Bound>,
     /// `limit`.
     pub limit: Option<usize>,
     /// `descending`. In whichever mode, such a feed ends with the oldest row: nothing older can come.
     pub descending: bool,
     /// `include_docs`.
     pub docs: bool,
+    /// `include_previous`: what was deleted comes with the version before.
+    pub previous: bool,
     /// What happens while there is nothing to say.
     pub patience: Patience,
+    /// `cursor` of a long poll: all who ask for the same may be given one answer.
+    pub shared: Option<SharedPoll>,
+    /// `heartbeat_seq`: a sign of life says how far the feed is, also where that is no empty line any more.
+    pub heartbeat_seq: bool,
     /// `filter`.
     pub filter: Option<String>,
     /// `doc_ids`, from the query or the body.
@@ -167,6 +184,9 @@ impl Params {
             (None, None) if mode == Mode::EventSource => Patience::Heartbeat(EVENTS_HEARTBEAT),
             (None, timeout) => Patience::Timeout(timeout.unwrap_or(DEFAULT).min(max_timeout)),
         };
+        let cursor = last("cursor").filter(|_| mode == Mode::Longpoll);
+        let cursor = cursor.map(|text| read_integer("cursor", text)).transpose()?;
+        let wait = timeout.unwrap_or(DEFAULT).min(max_timeout).min(LONGEST_SHARED);
         let limit = last("limit").map(|text| read_integer("limit", text)).transpose()?;
         let filter = last("filter").filter(|filter| !filter.is_empty()).map(str::to_owned);
         let others =
@@ -176,11 +196,15 @@ impl Params {
         let ignored = ignored.map(|(name, _)| name.chars().take(LONGEST_TOLD).collect());
         Ok(Self {
             mode,
-            since: since.map_or(Ok(Since::Seq(Seq::ZERO)), Since::read)?,
+            since: since.map_or(Ok(Bound::Seq(Seq::ZERO)), |since| Bound::read("since", since))?,
+            until: last("until").map(|until| Bound::read("until", until.trim())).transpose()?,
             limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             descending: is_true("descending"),
             docs: is_true("include_docs"),
+            previous: is_true("include_previous"),
             patience,
+            shared: cursor.map(|cursor| SharedPoll { cursor, wait }),
+            heartbeat_seq: is_true("heartbeat_seq"),
             filter,
             doc_ids: json("doc_ids")?,
             selector: json("selector")?,
@@ -218,29 +242,6 @@ impl Mode {
             Self::Normal => End::Now,
             Self::Longpoll => End::Changes,
             Self::Continuous | Self::EventSource => End::Never,
-        }
-    }
-}
-
-impl Since {
-    fn read(text: &str) -> Result<Self, Error> {
-        if text == "now" {
-            return Ok(Self::Now);
-        }
-        let digits = unquoted(text).unwrap_or(text);
-        if digits == "now" {
-            return Ok(Self::Now);
-        }
-        let seq =
-            Seq::parse(digits).ok_or_else(|| refused("Malformed sequence supplied in 'since' parameter."))?;
-        Ok(Self::Seq(seq))
-    }
-
-    /// The seq after which the feed begins, where it is named.
-    pub fn seq(self) -> Option<Seq> {
-        match self {
-            Self::Seq(seq) => Some(seq),
-            Self::Now => None,
         }
     }
 }
@@ -287,111 +288,4 @@ fn split_sign(text: &str) -> (Option<char>, &str) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kinto::Timestamp;
-    use http::HeaderValue;
-
-    const MAX: Duration = Duration::from_secs(300);
-
-    fn read(query: &str) -> Result<Params, String> {
-        Params::read(Some(query), &HeaderMap::new(), None, MAX).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_feed_without_parameters_gives_everything_that_there_is() {
-        let params = read("").unwrap();
-        assert_eq!((params.mode, params.since), (Mode::Normal, Since::Seq(Seq::ZERO)));
-        assert_eq!((params.limit, params.docs, params.descending), (None, false, false));
-        assert_eq!(params.patience, Patience::Timeout(Duration::from_secs(60)));
-    }
-
-    #[test]
-    fn since_is_a_seq_in_many_spellings() {
-        for (query, since) in [
-            ("since=12", Since::Seq(Seq::of(Timestamp(12)))),
-            ("since=%2212%22", Since::Seq(Seq::of(Timestamp(12)))),
-            ("since=now", Since::Now),
-            ("SINCE=1&since=2", Since::Seq(Seq::of(Timestamp(2)))),
-            ("since=1&last-event-id=7", Since::Seq(Seq::of(Timestamp(1)))),
-            ("feed=longpoll&last-event-id=7&since=1", Since::Seq(Seq::of(Timestamp(1)))),
-            ("feed=eventsource&since=1&last-event-id=7", Since::Seq(Seq::of(Timestamp(7)))),
-            ("feed=eventsource&lastEventId=7&since=1", Since::Seq(Seq::of(Timestamp(7)))),
-            ("feed=eventsource&evs_last_event_id=7", Since::Seq(Seq::of(Timestamp(7)))),
-            ("feed=eventsource&last-event-id=&since=1", Since::Seq(Seq::of(Timestamp(1)))),
-            ("since=12.500", Since::Seq(Seq::parse("12.5").unwrap())),
-            ("since=%2212.004%22", Since::Seq(Seq::parse("12.004").unwrap())),
-            ("since=99999999999999999999999", Since::Seq(Seq::of(Timestamp(u64::MAX)))),
-        ] {
-            assert_eq!(read(query).unwrap().since, since, "{query}");
-        }
-        for query in ["since=abc", "since=-1", "since=1.", "since=%22%22", "since=5-g1AAA"] {
-            let expected = "Malformed sequence supplied in 'since' parameter.";
-            assert_eq!(read(query).unwrap_err(), expected, "{query}");
-        }
-    }
-
-    #[test]
-    fn the_header_of_a_browser_that_comes_back_counts_most() {
-        let headers = HeaderMap::from_iter([(
-            http::HeaderName::from_static("last-event-id"),
-            HeaderValue::from_static("9"),
-        )]);
-        let read = |query| Params::read(Some(query), &headers, None, MAX).unwrap().since;
-        assert_eq!(read("feed=eventsource&since=0&last-event-id=3"), Since::Seq(Seq::of(Timestamp(9))));
-        assert_eq!(read("since=4&last-event-id=3"), Since::Seq(Seq::of(Timestamp(4))));
-    }
-
-    #[test]
-    fn numbers_are_refused_in_couchdbs_words() {
-        for (query, reason) in [
-            ("heartbeat=0", "The heartbeat value should be a positive integer (in milliseconds)."),
-            ("heartbeat=-1000", "The heartbeat value should be a positive integer (in milliseconds)."),
-            (
-                "heartbeat=a1000",
-                "Invalid heartbeat value. Expecting a positive integer value (in milliseconds).",
-            ),
-            ("limit=x", "The limit parameter should be a non-negative integer"),
-            ("limit=", "The limit parameter should be a non-negative integer"),
-            ("limit=-1", "The limit value should be a non-negative integer"),
-            ("timeout=1.5", "The timeout parameter should be a non-negative integer"),
-            ("timeout=-5", "The timeout value should be a non-negative integer"),
-            ("feed=foo", "Supported `feed` types: normal, continuous, live, longpoll, eventsource"),
-        ] {
-            assert_eq!(read(query).unwrap_err(), reason, "{query}");
-        }
-    }
-
-    #[test]
-    fn heartbeats_overrule_timeouts_and_both_are_bounded() {
-        let patience = |query| read(query).unwrap().patience;
-        let (ms, second) = (Duration::from_millis, Duration::from_secs);
-        assert_eq!(patience("heartbeat=500&timeout=10"), Patience::Heartbeat(ms(500)));
-        assert_eq!(patience("heartbeat=true"), Patience::Heartbeat(second(60)));
-        assert_eq!(patience("timeout=999999999"), Patience::Timeout(MAX));
-        assert_eq!(patience("feed=eventsource"), Patience::Heartbeat(second(30)));
-        assert_eq!(patience("feed=eventsource&timeout=10"), Patience::Timeout(ms(10)));
-    }
-
-    #[test]
-    fn what_is_not_couchdbs_is_a_filter_only_where_that_is_said() {
-        let query = "_x=3&title=a&Limit=1&style=all_docs&min_age=2";
-        let params = read(query).unwrap();
-        assert!(params.kinto.is_empty());
-        assert_eq!(params.ignored.as_deref(), Some("title"));
-        let params = read(&format!("filter=_kinto&{query}")).unwrap();
-        let names: Vec<_> = params.kinto.iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["_x", "title", "min_age"]);
-        assert_eq!(params.ignored, None);
-        assert_eq!(read("Limit=1&style=all_docs&_x=3").unwrap().ignored, None);
-    }
-
-    #[test]
-    fn ids_and_selectors_come_from_the_query_or_the_body() {
-        let body = serde_json::json!({"doc_ids": ["a"], "selector": {"x": 1}});
-        let read = |query| Params::read(Some(query), &HeaderMap::new(), Some(body.clone()), MAX).unwrap();
-        assert_eq!(read("").doc_ids, Some(serde_json::json!(["a"])));
-        assert_eq!(read("doc_ids=%5B%22b%22%5D").doc_ids, Some(serde_json::json!(["b"])));
-        assert_eq!(read("").selector, Some(serde_json::json!({"x": 1})));
-    }
-}
+mod tests;

@@ -9,7 +9,6 @@
 //! A reader is no task and has no queue. It is looked at when its connection can be written to, or when its channel wakes
 //! it, and holds a position and a timer in between.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,19 +19,24 @@ use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 
 use super::channel::{Latest, RowBatch};
+use super::cursor;
 use super::framing::Framing;
-use super::judge;
 use crate::error::Error;
 use crate::feeds::params::{End, Patience};
+use crate::feeds::previous::AT_ONCE;
 use crate::feeds::reader_options::{Admission, Memory, ReaderOptions, Supply};
 use crate::feeds::snapshot::{FeedPage, Position, Room};
+use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::metrics;
 use crate::wire::body::{BoxError, NextFrame};
-use crate::wire::buffers::Hold;
+use judged::Judged;
 use silence::{Due, Silence};
+pub use whole::Whole;
 
+mod judged;
 mod silence;
+mod whole;
 
 /// How many pages in which a filter finds nothing are looked at before others have their turn.
 const PAGES_IN_A_ROW: usize = 4;
@@ -53,6 +57,8 @@ pub struct FeedReader {
     left: Option<usize>,
     /// How many rows were not written when the feed ended.
     pending: u64,
+    /// What those who share this poll ask with next.
+    cursor: Option<u64>,
     has_rows: bool,
     is_silent: bool,
     silence: Silence,
@@ -62,15 +68,12 @@ enum Stage {
     Opening,
     Past,
     Reading(Mutex<BoxFuture<'static, Result<FeedPage, Error>>>),
-    /// A page is held against the filter.
+    /// A page is held against the filter, and looked for in the history.
     Judging(Mutex<BoxFuture<'static, Result<Judged, Error>>>),
     Waiting,
     Closing,
     Done,
 }
-
-/// A page, and which of its rows are wanted.
-type Judged = (FeedPage, Vec<bool>);
 
 /// What came of a look at the channel.
 enum Waited {
@@ -91,6 +94,10 @@ impl FeedReader {
         position: Position,
         memory: Memory,
     ) -> Self {
+        // Nothing comes before what many share.
+        let is_silent = options.cursor.is_none();
+        let after = |until: Seq| Seq::of(Timestamp(until.at.0.saturating_add(1)));
+        let below = options.until.filter(|_| options.is_descending).map(after);
         Self {
             supply,
             admission,
@@ -100,26 +107,13 @@ impl FeedReader {
             begin: position.clone(),
             memory,
             position,
-            below: None,
+            below,
             stage: Stage::Opening,
             pending: 0,
+            cursor: None,
             has_rows: false,
-            is_silent: true,
+            is_silent,
         }
-    }
-
-    /// All that is written, and the position at its end: for feeds that end at once.
-    pub async fn whole(mut self, hold: &mut Hold) -> Result<(Bytes, Position), Error> {
-        let mut whole = Vec::new();
-        poll_fn(|context| {
-            while let Some(text) = self.turn(context)? {
-                hold.grow(text.len())?;
-                whole.extend_from_slice(&text);
-            }
-            if matches!(self.stage, Stage::Done) { Poll::Ready(Ok(())) } else { Poll::Pending }
-        })
-        .await
-        .map(|()| (whole.into(), self.position.clone()))
     }
 
     /// What is to be written next; `None` where nothing is.
@@ -129,7 +123,8 @@ impl FeedReader {
         loop {
             match &mut self.stage {
                 Stage::Opening => {
-                    text.extend_from_slice(self.options.layout.framing.opening().as_bytes());
+                    let begin = self.known().filter(|seq| *seq > Seq::ZERO);
+                    text.extend_from_slice(self.options.layout.framing.opening(begin).as_bytes());
                     self.stage = Stage::Past;
                 }
                 Stage::Past => self.read_past(context),
@@ -150,8 +145,7 @@ impl FeedReader {
                         self.beat(context, &mut text);
                         break;
                     };
-                    let (page, wanted) = judged?;
-                    self.take(page, Some(&wanted), &mut text);
+                    self.take(judged?, &mut text);
                     if text.len() >= Room::PIECE.bytes {
                         break;
                     }
@@ -177,7 +171,8 @@ impl FeedReader {
                     let (seq, framing) = (self.position.seq, self.options.layout.framing);
                     // Whoever reads backwards has no place to go on from.
                     if !(self.options.is_descending && framing == Framing::Events) {
-                        text.extend_from_slice(framing.closing(seq, self.pending).as_bytes());
+                        self.cursor = self.options.cursor.map(|asked| cursor::next(asked, Timestamp::now()));
+                        text.extend_from_slice(framing.closing(seq, self.pending, self.cursor).as_bytes());
                     }
                     self.stage = Stage::Done;
                 }
@@ -204,7 +199,12 @@ impl FeedReader {
                 spot.channel.latest().map(|latest| Arc::clone(&latest.snapshot))
             }
         };
-        let mut room = if self.left == Some(0) { Room { rows: 0, bytes: 0 } } else { Room::PIECE };
+        let mut room = Room { until: self.options.until, ..Room::PIECE };
+        if self.left == Some(0) {
+            (room.rows, room.bytes) = (0, 0);
+        } else if self.options.previous.is_some() {
+            room.rows = AT_ONCE;
+        }
         if self.options.filter.is_none() {
             room.rows = room.rows.min(self.left.unwrap_or(usize::MAX));
         }
@@ -217,17 +217,9 @@ impl FeedReader {
         };
     }
 
-    /// Writes a page, or has it held against the filter first.
-    fn judge(&mut self, page: FeedPage, text: &mut Vec<u8>) {
-        let Some(filter) = self.options.filter.clone() else { return self.take(page, None, text) };
-        self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
-            let wanted = judge::wanted(&filter, &page.rows).await?;
-            Ok((page, wanted))
-        })));
-    }
-
     /// Writes what is wanted of a page, as far as the limit reaches.
-    fn take(&mut self, page: FeedPage, wanted: Option<&[bool]>, text: &mut Vec<u8>) {
+    fn take(&mut self, judged: Judged, text: &mut Vec<u8>) {
+        let Judged { page, wanted, versions } = judged;
         if self.left == Some(0) && !self.has_rows {
             self.pending = page.pending + page.rows.len() as u64;
             self.stage = Stage::Closing;
@@ -236,7 +228,11 @@ impl FeedReader {
         let total = page.rows.len();
         let (mut last, mut count) = (None, 0);
         for (index, row) in page.rows.iter().enumerate() {
-            if wanted.is_some_and(|wanted| wanted.get(index) != Some(&true)) {
+            let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted.get(index) == Some(&true));
+            // Newest first, a page may begin beyond the last that is wanted.
+            let is_beyond =
+                self.options.is_descending && self.options.until.is_some_and(|until| row.seq > until);
+            if !is_wanted || is_beyond {
                 continue;
             }
             // Rows of one seq come together: who goes on from it is not given the others.
@@ -248,7 +244,7 @@ impl FeedReader {
                 return;
             }
             let begin = text.len();
-            self.options.layout.write(text, row);
+            self.options.layout.write(text, row, versions.get(&row.id).map(|version| &**version));
             if !std::mem::replace(&mut self.has_rows, true) {
                 let separator = self.options.layout.separator();
                 text.drain(begin..begin + separator);
@@ -279,12 +275,26 @@ impl FeedReader {
     }
 
     fn caught_up(&self) -> Stage {
+        let is_complete = self.options.until.is_some_and(|until| self.position.seq >= until);
         match self.options.end {
             End::Now => Stage::Closing,
             // Whoever went on from the very seq that they came with would be told the same at once, for ever.
-            End::Changes if self.has_rows && self.position.seq.is_beyond(self.begin.seq) => Stage::Closing,
+            End::Changes if (self.has_rows || is_complete) && self.position.seq.is_beyond(self.begin.seq) => {
+                Stage::Closing
+            }
+            End::Never if is_complete => Stage::Closing,
             End::Changes | End::Never => Stage::Waiting,
         }
+    }
+
+    /// Up to where everything was told or was not wanted, if that can be said.
+    fn known(&self) -> Option<Seq> {
+        let is_told = !self.options.is_descending && self.position.doubt.is_none();
+        is_told.then_some(self.position.seq)
+    }
+
+    fn heartbeat(&self) -> String {
+        self.options.layout.framing.heartbeat(self.known(), self.options.heartbeat_seq)
     }
 
     /// Looks for changes.
@@ -306,7 +316,7 @@ impl FeedReader {
         }
         if std::mem::take(&mut self.is_silent) && text.is_empty() {
             // The reader is shown at once that it was understood.
-            text.extend_from_slice(self.options.layout.framing.heartbeat().as_bytes());
+            text.extend_from_slice(self.heartbeat().as_bytes());
         }
         if text.is_empty() {
             self.look_at_clock(context, text);
@@ -320,7 +330,9 @@ impl FeedReader {
         let begins_after = |batch: &RowBatch| batch.rows.first().is_some_and(|row| row.seq > seq);
         let batch = latest
             .batch_after(self.position.serial)
-            .filter(|batch| self.position.doubt.is_none() && begins_after(batch));
+            .filter(|batch| self.position.doubt.is_none() && begins_after(batch))
+            // Pages alone have an end, and the versions before.
+            .filter(|_| self.options.until.is_none() && self.options.previous.is_none());
         let Some(batch) = batch else {
             self.stage = Stage::Past;
             return Waited::Moved;
@@ -345,9 +357,7 @@ impl FeedReader {
     fn look_at_clock(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {
         match self.silence.look(context) {
             Some(Due::End) => self.stage = Stage::Closing,
-            Some(Due::Heartbeat) => {
-                text.extend_from_slice(self.options.layout.framing.heartbeat().as_bytes());
-            }
+            Some(Due::Heartbeat) => text.extend_from_slice(self.heartbeat().as_bytes()),
             None => {}
         }
     }

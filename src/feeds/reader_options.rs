@@ -7,6 +7,7 @@ use crate::feeds::filter::Filter;
 use crate::feeds::framing::Layout;
 use crate::feeds::params::{End, Patience};
 use crate::feeds::permission_watch::Grant;
+use crate::feeds::previous::Previous;
 use crate::feeds::reader_limit::Seat;
 use crate::feeds::seen_before::Presence;
 use crate::feeds::snapshot::Snapshot;
@@ -27,6 +28,14 @@ pub struct ReaderOptions {
     pub limit: Option<usize>,
     /// Which rows.
     pub filter: Option<Arc<Filter>>,
+    /// The last seq that is wanted.
+    pub until: Option<Seq>,
+    /// Where versions before deletions are found, if they are wanted.
+    pub previous: Option<Arc<Previous>>,
+    /// Of a poll that many share, its cursor: its answer is made as a whole, and has the next one.
+    pub cursor: Option<u64>,
+    /// Whether a sign of life says how far the feed is, also where that is no empty line any more.
+    pub heartbeat_seq: bool,
 }
 
 /// Where rows come from.

@@ -109,6 +109,11 @@ impl Default for SeenBefore {
 }
 
 impl SeenBefore {
+    /// Somebody reads a source in the place of many: what they are given depends on nothing but the seq that they come with.
+    pub fn enter_for_many(&self, lineage: u64) -> Presence {
+        Presence { seen: Arc::default(), lineage, given: self.given.clone() }
+    }
+
     /// Somebody begins to read a source.
     pub async fn enter(&self, lineage: u64, reader: ReaderId) -> Presence {
         let seen = self.seen.get_with((lineage, reader), Arc::default);

@@ -71,6 +71,8 @@ pub struct Room {
     pub rows: usize,
     /// In bytes of their JSON.
     pub bytes: usize,
+    /// The last seq that is wanted at all; what is beyond it counts nowhere.
+    pub until: Option<Seq>,
 }
 
 /// A source as it was at one moment.
@@ -141,8 +143,13 @@ impl FeedRow {
 
 impl Room {
     /// What is made for one reader at a time.
-    pub const PIECE: Self = Self { rows: 256, bytes: 16 * 1024 };
+    pub const PIECE: Self = Self { rows: 256, bytes: 16 * 1024, until: None };
 
     /// What is made once for all readers.
-    pub const SHARED: Self = Self { rows: 4096, bytes: 256 * 1024 };
+    pub const SHARED: Self = Self { rows: 4096, bytes: 256 * 1024, until: None };
+
+    /// The last of these seqs that is wanted.
+    pub fn last(self, newest: Seq) -> Seq {
+        self.until.map_or(newest, |until| newest.min(until))
+    }
 }

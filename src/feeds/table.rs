@@ -113,6 +113,8 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
     }
     let mut page =
         FeedPage { next: Position { serial: table.serial(), ..from.clone() }, ..FeedPage::default() };
+    let newest = room.last(table.newest_seq());
+    let end = room.until.map_or(table.count(), |until| first_after(table, until));
     let mut room = Left { room, rows: 0, bytes: 0 };
     if let Some(doubt) = &from.doubt {
         let places = doubtful(table, doubt);
@@ -131,7 +133,7 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
             page.rows.push(row);
         }
         if taken < total {
-            page.pending = (total - taken + table.count() - first_after(table, from.seq)) as u64;
+            page.pending = (total - taken + end.saturating_sub(first_after(table, from.seq))) as u64;
             // What came meanwhile is for later.
             page.next.serial = from.serial;
             return page;
@@ -145,14 +147,16 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
     let is_due = |mark: &Mark<'_>| mark.seq > from.seq || (mark.is_late && mark.serial > from.serial);
     let seq_of = |mark: &Mark<'_>| if mark.seq > from.seq { mark.seq } else { behind };
     let mut group = page.next.seq;
-    while let Some(mark) = table.mark(place) {
+    while place < end
+        && let Some(mark) = table.mark(place)
+    {
         place += 1;
         if !is_due(&mark) {
             continue;
         }
         let seq = seq_of(&mark).max(group);
         if room.is_full() && seq > group {
-            page.pending = (table.count() + 1 - place) as u64;
+            page.pending = (end + 1 - place) as u64;
             return page;
         }
         group = seq;
@@ -168,7 +172,7 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
     if page.next.seq > table.newest_seq() {
         table.heed(page.next.seq);
     }
-    page.next.seq = page.next.seq.max(table.newest_seq());
+    page.next.seq = page.next.seq.max(newest);
     page
 }
 

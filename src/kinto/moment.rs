@@ -20,7 +20,8 @@ pub fn moment(text: &str) -> Option<Timestamp> {
 fn date(text: &str) -> Option<i64> {
     let (date, time) = text.split_once(['T', 't', ' '])?;
     let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
-    let at = time.find(['Z', 'z', '+', '-'])?;
+    // In a query, a `+` that is not escaped is read as a space.
+    let at = time.find(['Z', 'z', '+', '-', ' '])?;
     let (time, offset) = time.split_at_checked(at)?;
     let (time, fraction) = match time.split_once('.') {
         Some((time, fraction)) => (time, milliseconds(fraction)?),
@@ -92,6 +93,7 @@ mod tests {
             ("2023-11-14T22:13:20.1239Z", 1_700_000_000_123),
             ("2023-11-14T23:13:20.5+01:00", 1_700_000_000_500),
             ("2023-11-14t17:43:20-04:30", 1_700_000_000_000),
+            ("2023-11-14T23:13:20 01:00", 1_700_000_000_000),
             ("2024-12-31T23:59:60Z", 1_735_689_600_000),
             ("2026-11-27 02:00:00z", 1_795_744_800_000),
         ] {
@@ -117,6 +119,8 @@ mod tests {
             "2023-13-01T00:00:00Z",
             "1969-12-31T23:59:59Z",
             "2023-11-14T22:13:20+1:00",
+            "2023-11-14T22:13:20 ",
+            "2023-11-14T22:13:20 Z",
             "2023-11-14T22:13:20Zx",
             "+023-11-14T22:13:20Z",
         ] {

@@ -121,11 +121,15 @@ impl Words {
         Some(own - upstreams - 0.5)
     }
 
+    /// What the upstream's clock says, as far as that is known; this machine's where it is not.
+    pub(super) fn time(&self) -> Timestamp {
+        let date = *self.date.lock();
+        date.map_or_else(Timestamp::now, |date| date.upstreams.forth(date.heard.elapsed()))
+    }
+
     /// The greatest `_since` that the upstream takes, on the safe side.
     pub(super) fn latest_since(&self) -> Timestamp {
-        let date = *self.date.lock();
-        let now = date.map_or_else(Timestamp::now, |date| date.upstreams.forth(date.heard.elapsed()));
-        now.forth(AHEAD)
+        self.time().forth(AHEAD)
     }
 }
 

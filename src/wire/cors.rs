@@ -18,6 +18,8 @@ pub enum Exposed {
     List,
     /// Those of a changeset: the plugin's, and the `ETag` and `Last-Modified` that the sidecar adds.
     Changeset,
+    /// Those of a feed: as of a changeset, and what those who share a long poll go on with.
+    Feed,
     /// Those of a snapshot: the plugin's, and `Snapshot-Incomplete`.
     Snapshot,
     /// Those of anything else.
@@ -35,6 +37,10 @@ impl Exposed {
             }
             Self::Changeset => {
                 "Alert, Backoff, Cache-Control, Content-Length, Content-Type, ETag, Expires, Last-Modified, Retry-After"
+            }
+            Self::Feed => {
+                "Alert, Backoff, Cache-Control, Content-Length, Content-Type, Cursor, ETag, Expires, Last-Modified, Last-Seq, \
+                 Retry-After"
             }
             Self::Snapshot => {
                 "Alert, Backoff, Content-Length, Content-Type, Retry-After, Snapshot-Incomplete"

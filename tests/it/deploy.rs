@@ -6,6 +6,7 @@ mod manifests;
 mod package;
 mod passing;
 mod prometheus;
+mod shared_poll;
 mod unit;
 
 use std::fs::{self, Permissions};

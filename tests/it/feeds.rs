@@ -2,6 +2,7 @@
 
 mod alike;
 mod answers;
+mod bounds;
 mod copies;
 mod couchdb;
 mod ends;
@@ -12,8 +13,10 @@ mod late_batch;
 mod live;
 mod outage;
 mod page;
+mod previous;
 mod proxies;
 mod random;
+mod shared;
 mod sources;
 mod unkept;
 mod unreadable;

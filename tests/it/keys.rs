@@ -169,6 +169,12 @@ impl World {
                 format!("/_changes?since={middle}&limit=3&include_docs=true"),
                 "/_changes?since=now".to_owned(),
                 "/_changes?descending=true".to_owned(),
+                // The cursor is ahead of time, so that the next one is always the same.
+                format!("/_changes?feed=longpoll&since={middle}&cursor=9000000000&timeout=1"),
+                format!("/_changes?feed=longpoll&since={newest}&cursor=9000000000&timeout=1"),
+                format!(
+                    "/_changes?feed=longpoll&since={middle}&until={newest}&include_previous=true&timeout=1"
+                ),
                 "/_changes?filter=f/g".to_owned(),
                 "/".to_owned(),
             ] {

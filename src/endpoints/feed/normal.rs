@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::FeedRequest;
 use crate::error::Error;
 use crate::feeds::Subject;
-use crate::feeds::params::{Params, Since};
-use crate::feeds::reader::FeedReader;
+use crate::feeds::params::{Bound, Params};
+use crate::feeds::reader::{FeedReader, Whole};
 use crate::feeds::reader_options::{ReaderOptions, Supply};
 use crate::feeds::snapshot::{Position, Room};
 use crate::kinto::seq::Seq;
@@ -28,9 +28,9 @@ impl FeedRequest<'_> {
     /// Answers with what there is.
     pub(super) async fn normal(self, options: ReaderOptions, hold: &mut Hold) -> Result<Response, Error> {
         let is_get = self.request.method != Method::POST;
-        let tag = self.tag();
+        let tag = self.tag().filter(|_| !self.params.previous);
         // SECURITY: what a cache may keep depends on its URL, and not on who asked first.
-        let is_personal = self.is_personal().await?;
+        let is_personal = self.params.previous || self.is_personal().await?;
         let accepted = compression::accepted(&self.request.headers);
         let known = match &tag {
             Some(tag) if is_get && !is_personal => Coded::known(&self.request.headers, tag, accepted)?,
@@ -56,7 +56,7 @@ impl FeedRequest<'_> {
     /// Names the answer: what there is, where `now` is, and what a filter's name stands for.
     fn tag(&self) -> Option<String> {
         let mut tag = self.beginning.snapshot.tag()?;
-        if self.params.since == Since::Now {
+        if self.params.since == Bound::Now {
             tag = format!("{tag}-{}", self.position().seq);
         }
         if let Some(definition) = &self.definition {
@@ -69,7 +69,7 @@ impl FeedRequest<'_> {
 
     /// Whether the answer leaves out rows that this reader was shown before, and that other readers would be given.
     async fn is_personal(&self) -> Result<bool, Error> {
-        let Since::Seq(since) = self.params.since else { return Ok(false) };
+        let Bound::Seq(since) = self.params.since else { return Ok(false) };
         if since == Seq::ZERO {
             return Ok(false);
         }
@@ -79,7 +79,7 @@ impl FeedRequest<'_> {
         if self.params.descending || self.position().doubt.is_some() {
             return Ok(false);
         }
-        let (snapshot, room) = (&self.beginning.snapshot, Room { rows: 1, bytes: 1 });
+        let (snapshot, room) = (&self.beginning.snapshot, Room { rows: 1, bytes: 1, until: None });
         let page = Arc::clone(snapshot).page(Position::anybodys(&**snapshot, since), room).await?;
         Ok(page.rows.first().is_some_and(|row| row.seq <= since.told_again()))
     }
@@ -136,12 +136,14 @@ impl FeedRequest<'_> {
         if accepted == Encoding::Identity || !self.beginning.is_kept {
             return Ok(as_it_is());
         }
-        let Params { docs, limit, .. } = &self.params;
-        let name = format!("{:?} {} {position:?} {docs} {limit:?}", self.subject, tag.unwrap_or_default());
+        let Params { docs, limit, until, .. } = &self.params;
+        let tag = tag.unwrap_or_default();
+        let name = format!("{:?} {tag} {position:?} {docs} {limit:?} {until:?}", self.subject);
         // SECURITY: ids are as long as whoever made them likes, and what is kept of an answer beside its body is not measured.
         let name = (<[u8; 32]>::from(Sha256::digest(name)), accepted);
         // Nobody asks twice for the same of a history.
         let is_shared = options.filter.is_none()
+            && options.previous.is_none()
             && !options.is_descending
             && !matches!(self.subject, Subject::History(..));
         let app = &self.core.app;
@@ -156,7 +158,7 @@ impl FeedRequest<'_> {
             hold.set(before)?;
             return Ok(as_it_is());
         }
-        let (body, last) = whole?;
+        let Whole { text: body, position: last, .. } = whole?;
         if body.len() < compression::WORTHWHILE {
             return Ok(Coded::plain(Body::full(body), None));
         }

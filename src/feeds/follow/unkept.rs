@@ -91,13 +91,15 @@ impl Unkept {
     }
 
     async fn after(&self, from: Position, room: Room) -> Result<FeedPage, Error> {
-        let (since, newest) = (from.seq.at, self.census.timestamp.max(self.high));
-        let next = Position::new(from.seq.max(Seq::of(self.high)), self.serial());
+        let since = from.seq.at;
+        let newest = room.last(Seq::of(self.census.timestamp.max(self.high))).at;
+        let next = Position::new(from.seq.max(room.last(Seq::of(self.high))), self.serial());
         let doubt = from.doubt.clone().or_else(|| self.doubt(&from));
         if since >= newest && doubt.is_none() {
             return Ok(FeedPage { next, ..FeedPage::default() });
         }
-        let count = async || self.count(&format!("_since={}", self.askable(since))).await;
+        let bound = room.until.map_or_else(String::new, |until| self.until(until.at));
+        let count = async || self.count(&format!("_since={}{bound}", self.askable(since))).await;
         if room.rows == 0 {
             let pending = self.tally.beyond(Side::Above, since, since, &[], count).await?;
             return Ok(FeedPage { rows: Vec::new(), pending, next: from });
@@ -133,8 +135,7 @@ impl Unkept {
 
     async fn below(&self, below: Option<Seq>, room: Room) -> Result<FeedPage, Error> {
         let high = below.map_or(self.high, |below| Seq::of(below.at).before().at);
-        let above = Timestamp(high.0.saturating_add(1));
-        let bound = if above == self.askable(above) { format!("&_before={above}") } else { String::new() };
+        let bound = self.until(high);
         let count = async || self.count(&format!("_since=0{bound}")).await;
         let mut page = FeedPage { next: Position::new(Seq::of(high), self.serial()), ..FeedPage::default() };
         if room.rows == 0 {
@@ -163,6 +164,12 @@ impl Unkept {
     /// A timestamp that the upstream takes, where this one may be too far in its future.
     fn askable(&self, timestamp: Timestamp) -> Timestamp {
         timestamp.min(self.source.latest_since())
+    }
+
+    /// What selects no row after this timestamp, where the upstream takes that.
+    fn until(&self, timestamp: Timestamp) -> String {
+        let above = Timestamp(timestamp.0.saturating_add(1));
+        if above == self.askable(above) { format!("&_before={above}") } else { String::new() }
     }
 
     async fn count(&self, query: &str) -> Result<u64, Error> {

@@ -63,12 +63,17 @@ async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
             is_descending,
             limit: None,
             filter: None,
+            until: None,
+            previous: None,
+            cursor: None,
+            heartbeat_seq: false,
         };
         let memory = Memory { began: Seq::ZERO, presence: Arc::clone(&presence) };
         let mut reader =
             FeedReader::new(Supply::Fixed(Arc::new(Stuck)), None, options, Position::default(), memory);
         let mut text = String::new();
-        let expected = format!("{}{}", framing.opening(), framing.heartbeat().repeat(2));
+        let known = (!is_descending).then_some(Seq::ZERO);
+        let expected = format!("{}{}", framing.opening(None), framing.heartbeat(known, false).repeat(2));
         while text.len() < expected.len() {
             let frame = tokio::time::timeout(Duration::from_secs(10), reader.frame()).await;
             let frame = frame.expect("the feed is alive").unwrap().unwrap();

@@ -99,18 +99,19 @@ impl Snapshot for Entries {
 
     fn page(self: Arc<Self>, from: Position, room: Room) -> BoxFuture<'static, Result<FeedPage, Error>> {
         Box::pin(async move {
+            let newest = room.last(Seq::of(self.timestamp));
             let (rows, has_more) = if room.rows == 0 {
                 (Vec::new(), true)
             } else {
-                self.read(from.seq.at, self.timestamp, room, false).await?
+                self.read(from.seq.at, newest.at, room, false).await?
             };
-            let newest = rows.last().map(|row| row.seq);
+            let last = rows.last().map(|row| row.seq);
             if !has_more {
-                let seq = from.seq.max(Seq::of(self.timestamp));
+                let seq = from.seq.max(newest);
                 return Ok(FeedPage { rows, pending: 0, next: Position::new(seq, self.serial()) });
             }
-            let seq = newest.unwrap_or(from.seq);
-            let count = async || self.count(Query::between(from.seq.at, self.timestamp, 0, false)).await;
+            let seq = last.unwrap_or(from.seq);
+            let count = async || self.count(Query::between(from.seq.at, newest.at, 0, false)).await;
             let pending = self.tally.beyond(Side::Above, from.seq.at, seq.at, &rows, count).await?;
             Ok(FeedPage { rows, pending, next: Position::new(seq, self.serial()) })
         })

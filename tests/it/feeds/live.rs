@@ -134,7 +134,7 @@ async fn an_eventsource_goes_on_where_it_was_cut_off() {
 #[tokio::test]
 async fn silence_is_filled_with_heartbeats() {
     let world = World::new(&[]).await;
-    world.write("a", json!({})).await;
+    let seq = world.write("a", json!({})).await;
     let began = Instant::now();
     let mut lines = world.follow("feed=continuous&since=now&heartbeat=100&timeout=1").await;
     let mut events = world.follow("feed=eventsource&since=now&heartbeat=100").await;
@@ -142,7 +142,7 @@ async fn silence_is_filled_with_heartbeats() {
     for _ in 0..4 {
         assert_eq!(lines.line().await.unwrap(), "");
         let heartbeat = events.event().await.unwrap();
-        assert_eq!((heartbeat.name.as_deref(), heartbeat.id), (Some("heartbeat"), None));
+        assert_eq!((heartbeat.name.as_deref(), heartbeat.id), (Some("heartbeat"), Some(seq.to_string())));
     }
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     // A filter that lets nothing pass does not keep the feed silent.
@@ -151,6 +151,26 @@ async fn silence_is_filled_with_heartbeats() {
     for _ in 0..4 {
         assert_eq!(filtered.line().await.unwrap(), "");
     }
+}
+
+#[tokio::test]
+async fn heartbeats_say_up_to_where_nothing_was_wanted() {
+    let world = World::new(&[]).await;
+    let seq = world.write("a", json!({})).await;
+    let query = "since=now&heartbeat=50&filter=_kinto&title=none";
+    let mut events = world.follow(&format!("feed=eventsource&{query}")).await;
+    // Whoever is cut off before anything was wanted goes on from there, too, and not from another `now`.
+    assert_eq!(events.event().await.unwrap().id, Some(seq.to_string()));
+    let mut lines = world.follow(&format!("feed=continuous&heartbeat_seq=true&{query}")).await;
+    let sign = |seq: u64| json!({"seq": seq, "id": null, "changes": []});
+    assert_eq!(lines.row().await.unwrap(), sign(seq));
+    let later = world.write("b", json!({})).await;
+    while events.event().await.unwrap().id != Some(later.to_string()) {}
+    while lines.row().await.unwrap() != sign(later) {}
+    let path = world.feed("feed=eventsource&since=now&timeout=1");
+    let mut resumed = Follower::open(&world.sidecar, &path, &[("last-event-id", &seq.to_string())]).await;
+    resumed.event().await.unwrap();
+    assert_eq!(resumed.event().await.unwrap().id, Some(later.to_string()));
 }
 
 #[tokio::test]

@@ -1,0 +1,136 @@
+//! The versions before deletions, as the history shows them to a reader.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::access::Requester;
+use crate::error::Error;
+use crate::feeds::snapshot::FeedRow;
+use crate::history::{History, Visible};
+use crate::journal::{Action, Object, SeenEntry, Touched};
+use crate::kinto::{CollectionKey, Timestamp};
+
+/// Looks into the history of a collection's records for one reader.
+#[derive(Debug)]
+pub struct Previous {
+    /// The histories.
+    pub history: Arc<History>,
+    /// Who reads: they are shown what they may see of the history now.
+    pub requester: Requester,
+    /// The collection.
+    pub key: CollectionKey,
+}
+
+/// Versions before deletions by the ids of what was deleted, as JSON.
+pub type Versions = HashMap<Arc<str>, Box<RawValue>>;
+
+/// How many rows are looked up at once: versions are as large as whoever wrote them liked.
+pub const AT_ONCE: usize = 16;
+
+/// What is read of an entry.
+#[derive(Deserialize)]
+struct Read<'e> {
+    action: String,
+    #[serde(borrow)]
+    target: Target<'e>,
+}
+
+#[derive(Deserialize)]
+struct Target<'e> {
+    #[serde(borrow)]
+    data: &'e RawValue,
+    #[serde(borrow, default)]
+    previous: Option<&'e RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    last_modified: Timestamp,
+}
+
+impl<'e> Read<'e> {
+    fn is_deletion(&self) -> bool {
+        self.action == Action::Delete.as_str()
+    }
+
+    /// The versions that it has, newest first.
+    fn versions(&self) -> impl Iterator<Item = &'e RawValue> {
+        let own = Some(self.target.data).filter(|_| !self.is_deletion());
+        own.into_iter().chain(self.target.previous)
+    }
+}
+
+fn modified(data: &RawValue) -> Option<Timestamp> {
+    let version: Version = serde_json::from_str(data.get()).ok()?;
+    Some(version.last_modified)
+}
+
+impl Previous {
+    /// The versions before the deletions among some rows, where the history has them.
+    pub async fn of(&self, rows: &[&FeedRow]) -> Result<Versions, Error> {
+        let mut versions = Versions::new();
+        let deleted: Vec<&FeedRow> = rows.iter().copied().filter(|row| row.deleted).collect();
+        if deleted.is_empty() {
+            return Ok(versions);
+        }
+        let Some(journal) = self.history.journal(self.requester.upstream()).await? else {
+            return Ok(versions);
+        };
+        let visible = match self.history.visible(journal, &self.key.bucket, &self.requester).await? {
+            ControlFlow::Continue(visible) => visible,
+            ControlFlow::Break(_) => return Ok(versions),
+        };
+        for deleted in deleted.chunks(AT_ONCE) {
+            self.look_up(&visible, deleted, &mut versions).await?;
+        }
+        Ok(versions)
+    }
+
+    async fn look_up(
+        &self,
+        visible: &Visible,
+        deleted: &[&FeedRow],
+        versions: &mut Versions,
+    ) -> Result<(), Error> {
+        let touched = |row: &FeedRow, entry| {
+            let (bucket, collection) = (self.key.bucket.to_string(), self.key.collection.to_string());
+            let object = Object::Record(bucket, collection, row.id.to_string());
+            Touched { object, entries: vec![entry], lost: None }
+        };
+        let of_all: Vec<Touched> = deleted.iter().map(|row| touched(row, Timestamp::LAST)).collect();
+        let newest = visible.around(&of_all).await?.into_iter().map(|around| around.newest);
+        let newest: Vec<Timestamp> =
+            newest.map(|newest| newest.map_or(Timestamp::LAST, |(entry, _)| entry)).collect();
+        let of_newest: Vec<Touched> =
+            deleted.iter().zip(&newest).map(|(row, entry)| touched(row, *entry)).collect();
+        let before = visible.around(&of_newest).await?;
+        let whole: BTreeSet<Timestamp> =
+            newest.iter().copied().chain(before.iter().filter_map(|around| around.before)).collect();
+        let seen = visible.entries_at(&whole, &BTreeSet::new()).await?;
+        let seen: HashMap<Timestamp, &SeenEntry> =
+            seen.iter().map(|entry| (entry.last_modified, entry)).collect();
+        let read = |entry: Timestamp| -> Option<Read<'_>> {
+            serde_json::from_str(seen.get(&entry)?.json.as_ref()?.get()).ok()
+        };
+        for ((row, newest), before) in deleted.iter().zip(newest).zip(before) {
+            let newest = read(newest);
+            let before = before.before.and_then(read);
+            let is_this = newest.as_ref().is_some_and(|entry| {
+                entry.is_deletion() && modified(entry.target.data) == Some(row.last_modified)
+            });
+            let known = newest.iter().flat_map(Read::versions).chain(before.iter().flat_map(Read::versions));
+            // A deletion can be dated back; and where another one is the newest, this is not about the same.
+            let is_before = |data: &&RawValue| {
+                is_this || modified(data).is_some_and(|version| version < row.last_modified)
+            };
+            if let Some(version) = known.into_iter().find(is_before) {
+                versions.insert(Arc::clone(&row.id), version.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
