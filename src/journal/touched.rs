@@ -104,6 +104,9 @@ impl Journal {
             let mut found = Found { most, ..Found::default() };
             question.touch(connection, versions, &mut found).await?;
             for (collection, deletion) in std::mem::take(&mut found.deletions) {
+                if found.is_full() {
+                    break;
+                }
                 question.lose(connection, &collection, deletion, &mut found).await?;
             }
             let sees_any = !found.objects.is_empty() || question.any(connection).await?;

@@ -58,6 +58,12 @@ fn kinto_http_js_reads_history_and_snapshots() {
     run(&environment(Environment::Node).node(), "history_client.mjs", &monitoring(&bucket), &bucket);
 }
 
+#[test]
+fn kinto_admin_shows_histories_with_what_was_undone() {
+    let bucket = unique("admin");
+    run(&environment(Environment::Node).node(), "kinto_admin.mjs", &monitoring(&bucket), &bucket);
+}
+
 #[tokio::test]
 async fn kinto_js_stores_synchronise_with_each_other() {
     let bucket = unique("sync");

@@ -2,9 +2,13 @@
 
 mod command;
 mod diff;
+mod long;
+mod many;
+mod page;
 mod random;
 mod restore;
 mod revert;
+mod upstream;
 
 use serde_json::Value;
 
@@ -25,7 +29,11 @@ impl World {
 
     async fn before(kinto: &Kinto, stem: &str, settings: &[(&str, &str)]) -> Self {
         let settings: Vec<_> = [SERVICE_ACCOUNT].iter().chain(settings).copied().collect();
-        let sidecar = Sidecar::start(kinto.url(), &settings);
+        Self::behind(Sidecar::start(kinto.url(), &settings), stem).await
+    }
+
+    /// Behind a sidecar that runs already.
+    async fn behind(sidecar: Sidecar, stem: &str) -> Self {
         let bucket = format!("/buckets/{}", unique(stem));
         let alice = sidecar.client().user("alice");
         alice.put(&bucket).await.expect(201);
@@ -92,6 +100,16 @@ fn without_timestamps(rows: Vec<Value>) -> std::collections::BTreeMap<String, Va
         (row["id"].as_str().unwrap().to_owned(), row)
     };
     rows.into_iter().map(row).collect()
+}
+
+/// A moment as RFC 3339 has it, without the zone.
+fn rfc3339(milliseconds: u64) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(milliseconds);
+    let text = httpdate::fmt_http_date(at);
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let parts: Vec<&str> = text.split(' ').collect();
+    let month = 1 + months.iter().position(|month| *month == parts[2]).unwrap();
+    format!("{}-{month:02}-{}T{}.{:03}", parts[3], parts[1], parts[4], milliseconds % 1000)
 }
 
 /// Lines as `id: status`.

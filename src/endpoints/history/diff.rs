@@ -29,7 +29,7 @@ use crate::wire::peer::Peer;
 /// SECURITY: the most bytes of a page; `Next-Page` leads on. A single object may be larger.
 const PAGE: usize = 8 << 20;
 /// SECURITY: the most bytes that the names of all selected objects and entries take.
-const MOST: usize = 32 << 20;
+pub(super) const MOST: usize = 32 << 20;
 /// Objects that are looked at together: first, and at most.
 const FIRST: usize = 32;
 const TOGETHER: usize = 200;
@@ -103,14 +103,18 @@ pub(in crate::endpoints) async fn touched(
         ControlFlow::Continue(touches) => touches,
     };
     if !touches.is_all {
-        let number = touches.objects.len();
-        return Err(Invalid::unnamed(format!(
-            "more than {number} objects are selected, which is too much at once: narrow it down by from, to or filters"
-        ))
-        .into());
+        return Err(too_many(touches.objects.len()));
     }
     hold.set(touches.objects.iter().map(Touched::weight).sum())?;
     Ok(ControlFlow::Continue(touches))
+}
+
+/// So many objects, and more, are selected.
+pub(super) fn too_many(number: usize) -> Error {
+    Invalid::unnamed(format!(
+        "more than {number} objects are selected, which is too much at once: narrow it down by from, to or filters"
+    ))
+    .into()
 }
 
 /// A page of differences, newest first.

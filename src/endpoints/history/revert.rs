@@ -14,6 +14,7 @@ use http::{Method, Uri};
 
 pub(in crate::endpoints) mod options;
 pub(in crate::endpoints) mod run;
+mod shown;
 pub(in crate::endpoints) mod step;
 pub(in crate::endpoints) mod told;
 
@@ -135,15 +136,17 @@ async fn touched(
             });
         }
     };
-    let mut all: HashMap<Object, Touched> = HashMap::new();
-    let mut found = 0;
+    hold.grow(diff::MOST)?;
+    let (mut all, mut found, mut bytes) = (HashMap::<Object, Touched>::new(), 0, 0);
     for query in options::queries(entries) {
-        let Touches { objects, .. } = match visible.touched(&query, None, usize::MAX).await? {
+        // The deletion of a collection is one entry, and takes any number of records along.
+        let most = diff::MOST.saturating_sub(bytes);
+        let Touches { objects, is_all, .. } = match visible.touched(&query, None, most).await? {
             ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal.replay())),
             ControlFlow::Continue(touches) => touches,
         };
         for touched in objects {
-            hold.grow(touched.weight())?;
+            bytes += touched.weight();
             found += touched.entries.len();
             match all.get_mut(&touched.object) {
                 Some(known) => {
@@ -154,7 +157,11 @@ async fn touched(
                 None => _ = all.insert(touched.object.clone(), touched),
             }
         }
+        if !is_all {
+            return Err(diff::too_many(all.len()));
+        }
     }
+    hold.set(bytes)?;
     if found < entries.len() {
         let missing = entries.len() - found;
         return Err(Invalid::unnamed(format!("{missing} of the entries are not in this history")).into());

@@ -3,8 +3,8 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::World;
-use crate::support::{Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, Sidecar, unique};
+use super::{World, rfc3339};
+use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, Sidecar, unique};
 
 #[tokio::test]
 async fn a_diff_tells_of_each_object_what_it_was_what_it_is_and_the_patch() {
@@ -51,8 +51,7 @@ async fn a_diff_tells_of_each_object_what_it_was_what_it_is_and_the_patch() {
     let all = world.diff(&format!("from={from}")).await;
     assert_eq!(all.len(), 4);
     assert_eq!(world.diff(&format!("from=%22{from}%22&to=now&_limit=1")).await, all);
-    let seconds = time(from / 1000);
-    let by_date = world.diff(&format!("from={seconds}.{:03}Z", from % 1000)).await;
+    let by_date = world.diff(&format!("from={}Z", rfc3339(from))).await;
     assert_eq!(by_date, all);
     let one = world.diff(&format!("from={from}&uri={}", world.record("new"))).await;
     assert_eq!(one, std::slice::from_ref(new));
@@ -72,19 +71,6 @@ async fn a_diff_tells_of_each_object_what_it_was_what_it_is_and_the_patch() {
 
 fn last(row: &Value) -> &str {
     row["uri"].as_str().unwrap().rsplit('/').next().unwrap()
-}
-
-/// A time in seconds as RFC 3339 has it, without its end.
-fn time(seconds: u64) -> String {
-    let text = httpdate_of(seconds);
-    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let parts: Vec<&str> = text.split(' ').collect();
-    let month = 1 + months.iter().position(|month| *month == parts[2]).unwrap();
-    format!("{}-{month:02}-{}T{}", parts[3], parts[1], parts[4])
-}
-
-fn httpdate_of(seconds: u64) -> String {
-    httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
 }
 
 #[tokio::test]
@@ -140,9 +126,19 @@ async fn where_the_upstream_keeps_the_history_its_answer_comes_back() {
     let bucket = format!("/buckets/{}", unique("theirs"));
     let alice = sidecar.client().user("alice");
     alice.put(&bucket).await.expect(201);
-    let path = format!("{bucket}/history/diff?from=0");
-    let (theirs, ours) = (kinto.client().user("alice").get(&path).await, alice.get(&path).await);
-    assert_eq!((theirs.status, &theirs.body), (404, &ours.body));
+    let direct = kinto.client().user("alice");
+    for (method, path) in [
+        (Method::GET, "history/diff?from=0"),
+        (Method::GET, "history/deleted"),
+        (Method::POST, "history/revert"),
+        (Method::POST, "snapshot/collections/c@5/restore"),
+    ] {
+        let ask = |client: &Client| {
+            client.request(method.clone(), &format!("{bucket}/{path}")).json(json!({"from": 0}))
+        };
+        let (theirs, ours) = (ask(&direct).await, ask(&alice).await);
+        assert_eq!((theirs.status, &theirs.body), (404, &ours.body), "{method} {path}");
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,31 @@ async fn a_collection_is_restored_to_a_moment_also_once_it_is_gone() {
 }
 
 #[tokio::test]
+async fn a_collection_that_was_made_anew_is_restored_to_its_first_life_and_to_none() {
+    let world = World::new("restore-anew").await;
+    let (alice, collection) = (&world.alice, format!("{}/collections/c", world.bucket));
+    let restore =
+        |moment: u64| alice.post(&format!("{}/snapshot/collections/c@{moment}/restore", world.bucket));
+    for id in ["a", "b"] {
+        alice.put(&world.record(id)).data(json!({"n": 1})).await.expect(201);
+    }
+    let (first, before) = (world.now().await, world.state().await);
+    let gone = alice.delete(&collection).await.expect(200).data()["last_modified"].as_u64().unwrap();
+    alice.put(&collection).data(json!({"title": "second"})).await.expect(201);
+    alice.put(&world.record("a")).data(json!({"n": 5})).await.expect(201);
+    alice.put(&world.record("z")).data(json!({"n": 6})).await.expect(201);
+    let (lines, _) = world.lines(restore(first)).await;
+    assert_eq!(statuses(&lines), ["a: done", "b: done", "z: done"]);
+    assert_eq!(world.state().await, before);
+    assert_eq!(alice.get(&collection).await.data()["title"], "second");
+    let (lines, _) = world.lines(restore(first)).await;
+    assert!(lines.is_empty(), "{lines:?}");
+    let (lines, _) = world.lines(restore(gone)).await;
+    assert_eq!(statuses(&lines)[..2], ["a: done", "b: done"]);
+    assert!(world.state().await.is_empty());
+}
+
+#[tokio::test]
 async fn what_passed_elsewhere_is_told_of_until_the_history_has_it() {
     // Whatever others write into a Kinto that is shared would be looked at first.
     let kinto = Kinto::start(KintoOptions::memory());

@@ -56,9 +56,21 @@ async fn a_revert_writes_back_what_was_before_and_says_why_in_the_history() {
     }
     let by_reason = alice.get(&format!("{}?reason=a%20slip", world.history())).await.expect(200).data();
     assert_eq!(by_reason.as_array().unwrap().len(), 3);
-    let id = undone[0]["id"].as_str().unwrap();
-    let by_entry = alice.get(&format!("{}?contains_reverts={id}", world.history())).await.expect(200).data();
-    assert_eq!(by_entry.as_array().unwrap().len(), 1);
+    let (id, other) = (undone[0]["id"].as_str().unwrap(), undone[1]["id"].as_str().unwrap());
+    let rows = async |query: String| alice.all(&format!("{}?{query}", world.history())).await;
+    for (query, number) in [
+        ("like_reason=slip".to_owned(), 3),
+        ("in_reason=a%20slip,none".to_owned(), 3),
+        ("has_reason=true&resource_name=record".to_owned(), 3),
+        ("has_reverts=false&has_reason=true".to_owned(), 0),
+        (format!("contains_reverts={id}"), 1),
+        (format!("contains_any_reverts=[%22{id}%22,%22{other}%22]"), 2),
+        (format!("contains_reverts={id}&not_reason=a%20slip"), 0),
+        (format!("contains_reverts={id}&_fields=reason,reverts"), 1),
+    ] {
+        assert_eq!(rows(query.clone()).await.len(), number, "{query}");
+    }
+    assert_eq!(world.diff(&format!("from={since}&reason=a%20slip")).await.len(), 3);
 
     // Again there is nothing to do, and the revert is reverted by its entries.
     let (lines, end) = world.revert(&bob, asked).await;
@@ -189,11 +201,7 @@ async fn permissions_are_given_back_where_that_is_wanted() {
 async fn after_a_cut_the_same_request_does_what_was_left() {
     let chaos = Chaos::before(Kinto::shared().url());
     let sidecar = Sidecar::start(chaos.url(), &[SERVICE_ACCOUNT, ("sidecar.upstream_timeout", "2s")]);
-    let bucket = format!("/buckets/{}", unique("cut"));
-    let alice = sidecar.client().user("alice");
-    alice.put(&bucket).await.expect(201);
-    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
-    let world = World { sidecar, bucket, alice };
+    let world = World::behind(sidecar, "cut").await;
     let from = world.now().await;
     for chunk in 0..4 {
         let put = |n: u64| json!({"path": world.record(&format!("r{n}")), "body": {"data": {"n": n}}});
@@ -209,6 +217,27 @@ async fn after_a_cut_the_same_request_does_what_was_left() {
     let (lines, end) = world.revert(&world.alice, json!({"from": from})).await;
     assert_eq!((lines.len(), &end["complete"], &end["batches"]), (100, &json!(true), &json!(4)), "{end}");
     assert!(world.state().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_done_to_ones_own_bucket_is_undone_under_its_other_name() {
+    let world = World::new("own").await;
+    let someone = world.sidecar.client().user(&unique("someone"));
+    let records = "/buckets/default/collections/mine/records";
+    someone.put(&format!("{records}/a")).data(json!({"n": 1})).await.expect(201);
+    let from = someone.get(records).await.expect(200).timestamp();
+    someone.put(&format!("{records}/a")).data(json!({"n": 2})).await.expect(200);
+    let (lines, end) =
+        world.lines(someone.post("/buckets/default/history/revert").json(json!({"from": from}))).await;
+    assert_eq!((statuses(&lines), &end["complete"]), (vec!["a: done".to_owned()], &json!(true)));
+    assert_eq!(someone.get(&format!("{records}/a")).await.data()["n"], 1);
+    someone.delete("/buckets/default/collections/mine").await.expect(200);
+    let bin = someone.all("/buckets/default/history/deleted").await;
+    let bring_back =
+        someone.post("/buckets/default/history/revert").json(json!({"entries": [bin[0]["entry"]]}));
+    let (lines, _) = world.lines(bring_back).await;
+    assert_eq!(statuses(&lines), ["a: done", "mine: done"]);
+    assert_eq!(someone.get(&format!("{records}/a")).await.data()["n"], 1);
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use super::options::Options;
+use super::shown::{Answered, Shown};
 use super::step::{Step, Undoing};
 use super::told::{Line, Preview, Status, Told};
 use crate::access::Requester;
@@ -22,9 +22,8 @@ use crate::endpoints::history::diff;
 use crate::endpoints::list::{TOTAL_OBJECTS, TOTAL_RECORDS};
 use crate::error::Error;
 use crate::history::Visible;
-use crate::history::difference::{Difference, Side, differences};
+use crate::history::difference::{Difference, differences};
 use crate::journal::{Note, Object, ResourceName, Touched};
-use crate::kinto::Timestamp;
 use crate::phase::Phase;
 use crate::upstream::UpstreamError;
 use crate::upstream::kinto::answers_of_batch;
@@ -53,27 +52,6 @@ pub(in crate::endpoints) struct Run {
     pub(super) hold: Hold,
     pub(super) pending: Vec<Undoing>,
     pub(super) pending_bytes: usize,
-}
-
-/// An answer to a sub-request.
-#[derive(Deserialize)]
-struct Answered<'a> {
-    status: u16,
-    #[serde(borrow, default)]
-    body: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Shown<'a> {
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    permissions: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Versioned {
-    last_modified: Option<Timestamp>,
 }
 
 /// What is to be done: what the selected entries of objects tell of is undone.
@@ -233,19 +211,18 @@ impl Run {
                 Sent::Each(answers) => {
                     (self.judge(todo, &answers).await, "the upstream did not write it".to_owned())
                 }
-                Sent::Refused(status, body) if todo.len() == 1 => {
-                    for undoing in todo {
-                        self.refused(&undoing, status, serde_json::from_slice(&body).ok()).await;
-                    }
-                    return;
-                }
-                Sent::Refused(..) => {
-                    // One of them may be at fault.
+                Sent::Refused(status, _) if todo.len() > 1 && may_be_of_one(status) => {
                     for undoing in todo {
                         self.pending.push(undoing);
                         Box::pin(self.flush()).await;
                     }
                     return;
+                }
+                Sent::Refused(status, body) => {
+                    for undoing in todo {
+                        self.refused(&undoing, status, serde_json::from_slice(&body).ok()).await;
+                    }
+                    (Vec::new(), String::new())
                 }
                 Sent::Unknown(reason) => (todo, reason),
             };
@@ -317,7 +294,10 @@ impl Run {
             };
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             match status {
-                _ if status.is_success() => self.done(&undoing, answer.body).await,
+                _ if status.is_success() => {
+                    let shown = answer.body.and_then(|body| serde_json::from_str(body.get()).ok());
+                    self.done(&undoing, shown).await;
+                }
                 StatusCode::PRECONDITION_FAILED if self.options.overwrite => doubtful.push(undoing),
                 StatusCode::PRECONDITION_FAILED => self.conflict(&undoing).await,
                 StatusCode::NOT_FOUND if undoing.data.is_none() => {
@@ -330,9 +310,8 @@ impl Run {
         doubtful
     }
 
-    async fn done(&mut self, undoing: &Undoing, body: Option<&RawValue>) {
-        let shown: Option<Shown<'_>> = body.and_then(|body| serde_json::from_str(body.get()).ok());
-        let version = shown.as_ref().and_then(|shown| shown.data).and_then(version);
+    async fn done(&mut self, undoing: &Undoing, shown: Option<Shown<'_>>) {
+        let version = shown.as_ref().and_then(Shown::version);
         let is_permitted = undoing.permissions.is_some() || undoing.version.is_none();
         let line = Line {
             action: Some(undoing.action()),
@@ -376,30 +355,21 @@ impl Run {
         };
         let mut left = Vec::new();
         for (mut undoing, answer) in undoings.into_iter().zip(answers) {
-            let (now, version) = match answer.status().as_u16() {
-                200 => {
-                    let shown = serde_json::from_slice::<Shown<'_>>(answer.body()).ok();
-                    let Some(data) = shown.and_then(|shown| shown.data) else {
-                        left.push(undoing);
-                        continue;
-                    };
-                    (Side::of_data(Some(data.to_owned())), version(data))
-                }
-                404 | 410 => (Side::Absent, None),
+            let shown: Option<Shown<'_>> = serde_json::from_slice(answer.body()).ok();
+            let shown = match answer.status().as_u16() {
+                200 if shown.as_ref().is_some_and(|shown| shown.data.is_some()) => shown,
+                404 | 410 => None,
                 _ => {
                     left.push(undoing);
                     continue;
                 }
             };
-            if Side::of_data(undoing.data.clone()).has_same_data(&now) {
-                let line = Line {
-                    action: Some(undoing.action()),
-                    last_modified: version.map(|version| version.0),
-                    ..Line::new(undoing.object.to_string(), Status::Done)
-                };
-                self.told.tell(line).await;
-            } else if version == undoing.version {
+            let version = shown.as_ref().and_then(Shown::version);
+            if version == undoing.version {
+                // Nothing was written, though it may be as it should be but for its permissions.
                 left.push(undoing);
+            } else if undoing.is_done(&Shown::side(shown.as_ref()), self.user_id.as_deref()) {
+                self.done(&undoing, shown).await;
             } else if self.options.overwrite {
                 undoing.version = version;
                 left.push(undoing);
@@ -411,8 +381,9 @@ impl Run {
     }
 }
 
-fn version(data: &RawValue) -> Option<Timestamp> {
-    serde_json::from_str::<Versioned>(data.get()).ok()?.last_modified
+/// Whether the upstream may refuse a whole batch for what one of its requests says.
+fn may_be_of_one(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 /// What holds others comes before them.

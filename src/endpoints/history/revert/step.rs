@@ -79,10 +79,12 @@ impl Step {
             (Side::Absent | Side::Present(_), Some(_)) if matches!(now, Side::Absent) => {
                 return match before {
                     Side::Absent => Self::Unchanged,
-                    _ => Self::Refused("it is not there, and has no fields to be given back"),
+                    _ => Self::Refused("it is not there: undo it without `fields` to bring it back"),
                 };
             }
-            (Side::Absent, Some(_)) => return Self::Refused("it was not there, and had no fields"),
+            (Side::Absent, Some(_)) => {
+                return Self::Refused("it was not there: undo it without `fields` to delete it");
+            }
             (Side::Present(before), Some(fields)) => match now.present() {
                 Some(now) => {
                     with_fields(&now.data, &before.data, fields).and_then(|data| without_version(&data))
@@ -91,34 +93,39 @@ impl Step {
             },
         };
         let sent = before.present().and_then(|before| permissions(before, now, object, options));
-        let shall = Side::of_data(target.clone());
-        let has_permissions = sent.as_ref().is_none_or(|sent| are_given(sent, now, user_id));
-        if shall.has_same_data(now) && has_permissions {
-            return Self::Unchanged;
-        }
-        if let Some(conflict) = difference.conflict.filter(|_| !options.overwrite) {
-            return Self::Conflict(conflict);
-        }
-        if target.is_none() && before.present().is_some() {
-            return Self::Refused("how it was before cannot be read");
-        }
-        if target.is_none() && matches!(object, Object::Bucket(_)) {
-            return Self::Refused("a bucket's creation is not undone: its history would go with it");
-        }
         let note = Note { reason: options.reason.clone(), reverts: difference.entries.clone() };
-        Self::Write(Box::new(Undoing {
+        let undoing = Undoing {
             object: object.clone(),
             data: target,
             permissions: sent,
             version: difference.version,
             note: Arc::new(note),
-        }))
+        };
+        if undoing.is_done(now, user_id) {
+            return Self::Unchanged;
+        }
+        if let Some(conflict) = difference.conflict.filter(|_| !options.overwrite) {
+            return Self::Conflict(conflict);
+        }
+        if undoing.data.is_none() && before.present().is_some() {
+            return Self::Refused("how it was before cannot be read");
+        }
+        if undoing.data.is_none() && matches!(object, Object::Bucket(_)) {
+            return Self::Refused("a bucket's creation is not undone: its history would go with it");
+        }
+        Self::Write(Box::new(undoing))
     }
 }
 
 // === impl Undoing ===
 
 impl Undoing {
+    /// Whether the object is as it shall be.
+    pub(super) fn is_done(&self, now: &Side, user_id: Option<&str>) -> bool {
+        let has_permissions = self.permissions.as_ref().is_none_or(|sent| are_given(sent, now, user_id));
+        Side::of_data(self.data.clone()).has_same_data(now) && has_permissions
+    }
+
     /// The method of the write.
     pub(in crate::endpoints) fn method(&self) -> Method {
         if self.data.is_some() { Method::PUT } else { Method::DELETE }
