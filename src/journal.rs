@@ -182,6 +182,17 @@ impl Journal {
         }
     }
 
+    /// Whether the journal could be opened, as far as can be seen while another process uses it. Nothing is changed.
+    pub async fn examine(url: &JournalUrl) -> Result<(), JournalError> {
+        if *url == JournalUrl::SqliteInMemory {
+            return Ok(());
+        }
+        match Engine::beside(url)? {
+            Some(engine) => schema::examine(&engine, url).await.map(drop),
+            None => Self::can_be_made(url),
+        }
+    }
+
     /// Writes intents down; durable when it returns.
     pub async fn intend(&self, intents: Vec<Intent>) -> Result<IntentGroup, JournalError> {
         let group = IntentGroup(owner::random());

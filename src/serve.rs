@@ -42,6 +42,8 @@ const OTHER_FILES: u64 = 1_000;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long clients may use their connections for one more request, when another process has taken over.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How long operators are answered that ask when the process is at its end.
+const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// What is heard of from outside.
 struct Signals {
@@ -80,8 +82,13 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
         }
         _ => (None, given),
     };
-    // Whoever served before has it still.
-    let journal = if predecessor.is_some() { None } else { open_journal(&settings, &background)? };
+    let journal = if predecessor.is_some() {
+        // Whoever served before has it still, and goes on where this process could not use it.
+        examine_journal(&settings, &background)?;
+        None
+    } else {
+        open_journal(&settings, &background)?
+    };
     let in_force = InForce::from(settings);
     let upstream = Upstream::new(&in_force)?;
     let app = App::start(in_force.clone(), journal, background.handle().clone(), upstream.sibling(), phase);
@@ -155,9 +162,15 @@ struct Life {
     phases: watch::Sender<Phase>,
     in_force: InForce,
     offer: Option<Offer>,
-    admin: Option<JoinHandle<()>>,
+    admin: Option<ServingAdmin>,
     writes: Arc<Writes>,
     manager: Arc<ServiceManager>,
+}
+
+/// The listener for operators, which answers for longer than that of clients.
+struct ServingAdmin {
+    phases: watch::Sender<Phase>,
+    task: JoinHandle<()>,
 }
 
 // === impl Life ===
@@ -178,8 +191,16 @@ impl Life {
     }
 
     /// Finishes what is under way.
-    async fn end(&self, is_taken: bool, served: JoinHandle<()>) {
-        if is_taken { self.leave(served).await } else { self.stop(served).await }
+    async fn end(&mut self, is_taken: bool, served: JoinHandle<()>) {
+        if is_taken {
+            self.leave(served).await
+        } else {
+            self.stop(served).await
+        }
+        if let Some(ServingAdmin { phases, task }) = &mut self.admin {
+            phases.send_replace(Phase::Stopping);
+            let _ = tokio::time::timeout(LAST_ANSWER, task).await;
+        }
     }
 
     /// Serves a while longer without being ready, and stops.
@@ -206,7 +227,7 @@ impl Life {
             offer.withdraw();
         }
         if let Some(admin) = &self.admin {
-            admin.abort();
+            admin.phases.send_replace(Phase::Leaving);
         }
         self.phases.send_replace(Phase::Leaving);
         // Who has a connection may not know yet, and their next request is on its way.
@@ -268,17 +289,29 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Op
     }
 }
 
+/// Sees whether a journal that another process still has could be used. A database that is away says nothing about that.
+fn examine_journal(settings: &Settings, background: &Runtime) -> std::io::Result<()> {
+    if !settings.history_mode.wants_journal() {
+        return Ok(());
+    }
+    match background.block_on(Journal::examine(&settings.journal)) {
+        Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Answers operators from the background.
 fn serve_admin(
     background: &Runtime,
     server: AdminServer,
     app: &Arc<App>,
     upstream: &Upstream,
-) -> std::io::Result<JoinHandle<()>> {
+) -> std::io::Result<ServingAdmin> {
     let recorder = PrometheusBuilder::new().install_recorder().map_err(Error::other)?;
     let admin = Admin::new(Arc::clone(app), upstream.sibling(), recorder.clone(), server.is_loopback());
+    let (phases, phase) = watch::channel(Phase::Serving);
     let task = background.spawn(async move {
-        if let Err(error) = server.run(admin).await {
+        if let Err(error) = server.run(admin, phase).await {
             tracing::error!(%error, "metrics and health are not answered");
         }
     });
@@ -290,7 +323,7 @@ fn serve_admin(
             recorder.run_upkeep();
         }
     });
-    Ok(task)
+    Ok(ServingAdmin { phases, task })
 }
 
 /// Waits for `SIGTERM` or `SIGINT`.

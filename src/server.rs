@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use bytes::BytesMut;
 use futures_util::future::join_all;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::app::{App, Core};
 use crate::metrics::OpenConnection;
@@ -115,14 +116,10 @@ impl Server {
 /// Serves what one thread accepts, until the process ends.
 async fn run(listeners: Vec<Listener>, core: Arc<LatestCore>, shared: Shared) {
     let app = Arc::clone(&shared.app);
-    let mut phase = app.phase.clone();
     // Each connection holds a sender: when the last is gone, all is answered.
     let (under_way, mut all_done) = mpsc::channel::<()>(1);
     let thread = Thread { core, shared, under_way };
-    tokio::select! {
-        _ = join_all(listeners.into_iter().map(|listener| thread.accept(listener))) => {}
-        _ = phase.wait_for(|phase| *phase >= Phase::Leaving) => {}
-    }
+    join_all(listeners.into_iter().map(|listener| thread.accept(listener))).await;
     drop(thread);
     let grace = app.now().settings.limits.shutdown_grace;
     let _ = tokio::time::timeout(grace, all_done.recv()).await;
@@ -149,13 +146,22 @@ trait Accepting {
     fn accepted_unix(&self, stream: UnixStream) -> impl Future<Output = ()> + Send;
 }
 
-/// Accepts connections for as long as it is let.
-async fn accept(listener: Listener, accepting: &impl Accepting) -> io::Result<()> {
+/// Accepts connections until the process leaves. What is accepted is served, be it that it has to wait for a place.
+async fn accept(
+    listener: Listener,
+    accepting: &impl Accepting,
+    mut phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    let mut leaving = pin!(async move { drop(phase.wait_for(|phase| *phase >= Phase::Leaving).await) });
     match listener {
         Listener::Tcp(listener) => {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             loop {
-                match listener.accept().await {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = &mut leaving => return Ok(()),
+                };
+                match accepted {
                     Ok((stream, address)) => {
                         // Without it small answers wait for the client's acknowledgement of the last one.
                         let _ = stream.set_nodelay(true);
@@ -168,7 +174,11 @@ async fn accept(listener: Listener, accepting: &impl Accepting) -> io::Result<()
         Listener::Unix(listener) => {
             let listener = tokio::net::UnixListener::from_std(listener)?;
             loop {
-                match listener.accept().await {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = &mut leaving => return Ok(()),
+                };
+                match accepted {
                     Ok((stream, _)) => accepting.accepted_unix(stream).await,
                     Err(error) => wait_out(&error).await,
                 }
@@ -199,7 +209,7 @@ impl Accepting for Thread {
 
 impl Thread {
     async fn accept(&self, listener: Listener) {
-        if let Err(error) = accept(listener, self).await {
+        if let Err(error) = accept(listener, self, self.shared.app.phase.clone()).await {
             tracing::error!(%error, "cannot accept connections any more");
         }
     }
@@ -240,11 +250,16 @@ impl Thread {
     }
 
     /// Waits until the process has room for one more connection; meanwhile this thread accepts none. `None` where its client
-    /// has too many.
+    /// has too many, or the process stops first.
     async fn admit(&self, peer: Peer) -> Option<(Serving<Proxying>, Held)> {
         // A trusted proxy has the connections of many.
         let client = peer.address.filter(|_| !peer.is_trusted);
-        let seated = self.shared.places.take(client).await?;
+        let mut phase = self.shared.app.phase.clone();
+        let seated = tokio::select! {
+            biased;
+            seated = self.shared.places.take(client) => seated?,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return None,
+        };
         let serving = Serving {
             answering: Proxying { core: Arc::clone(&self.core), peer: Arc::new(peer) },
             place: Arc::clone(&seated.place),

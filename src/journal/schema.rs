@@ -87,13 +87,18 @@ async fn is_empty(connection: &mut AnyConnection) -> sqlx::Result<bool> {
 
 /// Sees whether there is a journal that can be read as it is; changes nothing.
 pub(super) async fn look(engine: &Engine, url: &JournalUrl) -> Result<bool, JournalError> {
-    let failed = |error: sqlx::Error| opening(url, &error);
-    let mut writing = engine.writing().await.map_err(failed)?;
-    let version = version(engine.kind, writing.connection()).await.map_err(failed)?.known(url)?;
+    let version = examine(engine, url).await?;
     if (1..STEPS.len()).contains(&version) {
         return Err(refused(url, "is of an older kinto-sidecar; start this one with it once"));
     }
     Ok(version > 0)
+}
+
+/// The version of a journal that this process could bring up to date and use, 0 where there is none yet; changes nothing.
+pub(super) async fn examine(engine: &Engine, url: &JournalUrl) -> Result<usize, JournalError> {
+    let failed = |error: sqlx::Error| opening(url, &error);
+    let mut writing = engine.writing().await.map_err(failed)?;
+    version(engine.kind, writing.connection()).await.map_err(failed)?.known(url)
 }
 
 /// The version of the present schema.

@@ -9,7 +9,8 @@
 //!     ready ──────────────────────────────►  accepts no more, finishes, lets go of the journal, ends
 //! ```
 //!
-//! A new process that fails before it says that it is ready changes nothing.
+//! A new process that fails before it says that it is ready changes nothing. It looks before whether it could use the
+//! journal, which the old one lets go of later.
 
 use std::fs::Permissions;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -170,7 +171,13 @@ fn hand_over(mut stream: UnixStream, offered: &Mutex<Option<Given>>) -> io::Resu
     }
     stream.write_all(&[END])?;
     let mut said = [0];
-    stream.read_exact(&mut said)?;
+    stream.read_exact(&mut said).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => {
+            io::Error::new(error.kind(), "the other process ended before it was ready")
+        }
+        ErrorKind::WouldBlock => io::Error::new(error.kind(), "the other process is not ready in time"),
+        _ => error,
+    })?;
     if said == [READY] { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
 }
 

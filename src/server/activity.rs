@@ -146,6 +146,11 @@ impl Activity {
         self.in_flight.load(Relaxed) == 0
     }
 
+    /// Whether neither a request is under way nor the beginning of one has arrived.
+    pub(super) fn is_between(&self) -> bool {
+        self.is_idle() && !self.in_head.load(Relaxed)
+    }
+
     /// How often a connection is looked at.
     pub(super) fn pace(limits: &Limits) -> Duration {
         limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout) / 2

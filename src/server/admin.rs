@@ -9,7 +9,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::connection::{self, Answering, Serving};
 use super::listener::{Listener, Sockets};
@@ -31,8 +31,8 @@ pub struct AdminServer(Sockets);
 struct Serves {
     admin: Admin,
     places: Arc<Places>,
-    /// Never moves: it answers until the process ends.
     phase: watch::Receiver<Phase>,
+    under_way: mpsc::Sender<()>,
 }
 
 impl AdminServer {
@@ -56,13 +56,19 @@ impl AdminServer {
         &self.0
     }
 
-    /// Answers for as long as the runtime runs.
-    pub async fn run(self, admin: Admin) -> io::Result<()> {
-        let (_never, phase) = watch::channel(Phase::Serving);
-        let serves = Serves { admin, places: Places::new(Bounds::Operators(CONNECTIONS)), phase };
+    /// Answers until this phase, which is not that of clients' connections, says that the process is at its end, and all
+    /// is answered.
+    pub async fn run(self, admin: Admin, phase: watch::Receiver<Phase>) -> io::Result<()> {
+        let (under_way, mut all_done) = mpsc::channel(1);
+        let serves = Serves { admin, places: Places::new(Bounds::Operators(CONNECTIONS)), phase, under_way };
         for listeners in self.0.spread(1)? {
-            try_join_all(listeners.into_iter().map(|listener| accept(listener, &serves))).await?;
+            let accepted =
+                listeners.into_iter().map(|listener| accept(listener, &serves, serves.phase.clone()));
+            try_join_all(accepted).await?;
         }
+        drop(serves);
+        // Each connection holds a sender, and nothing is sent.
+        let _: Option<()> = all_done.recv().await;
         Ok(())
     }
 }
@@ -85,11 +91,13 @@ impl Serves {
         let Some(seated) = self.places.take(None).await else { return };
         let place = Arc::clone(&seated.place);
         let serving = Serving { answering: self.admin.clone(), place, phase: self.phase.clone() };
+        let under_way = self.under_way.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = connection::serve_plain(stream, serving) => {}
                 () = seated.place.given_up() => {}
             }
+            drop(under_way);
         });
     }
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::header::CONNECTION;
@@ -35,6 +36,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 const STREAMS: u32 = 200;
 /// SECURITY: how many streams may be opened and reset before the connection is closed (CVE-2023-44487, CVE-2025-8671).
 const RESETS: usize = 20;
+/// How long an idle connection is kept when the process stops: what has arrived by then is read within that time, and
+/// answered.
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// Who answers the requests of a connection.
 pub(super) trait Answering: Clone + Send + Sync + 'static {
@@ -80,9 +84,14 @@ where
     let mut first = BytesMut::with_capacity(4_096);
     let told = {
         let mut phase = serving.phase.clone();
+        let end = async {
+            // Where nobody is left to tell, the process is at its end.
+            let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+            sleep(LAST_LOOK).await;
+        };
         tokio::select! {
             told = tokio::time::timeout(patience, tell_protocol(&mut stream, &mut first)) => told,
-            _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return,
+            () = end => return,
         }
     };
     if let Ok(Some(is_http2)) = told {
@@ -175,7 +184,7 @@ fn has_moved(phase: &watch::Receiver<Phase>) -> bool {
 
 /// A connection that hyper serves, as far as stopping goes.
 trait Stoppable: Future {
-    /// Whether its client can be told to go while nothing is under way, so that nothing gets lost.
+    /// Whether its client can be told to go at any time, so that nothing gets lost.
     const IS_TOLD: bool;
 
     /// Answers what is under way, and no more.
@@ -228,6 +237,8 @@ struct Supervised<C> {
     listens: bool,
     phase: watch::Receiver<Phase>,
     is_stopped: bool,
+    /// The process stops: the connection is stopped when it has been idle for as long as this.
+    last_look: Option<Pin<Box<Sleep>>>,
 }
 
 impl<C: Stoppable> Supervised<C> {
@@ -242,24 +253,38 @@ impl<C: Stoppable> Supervised<C> {
             listens: false,
             phase,
             is_stopped: false,
+            last_look: None,
         }
     }
 
-    /// Stops the connection where it is time to. One that may not be told is left alone while it is idle, until the process
-    /// stops: a request may be on its way.
+    fn stop(&mut self) {
+        self.is_stopped = true;
+        self.connection.as_mut().stop();
+    }
+
+    /// Stops the connection where its client can be told. One whose client cannot be is left alone: who has a request
+    /// under way is told with its answer, and a request may be on its way to an idle one, until the process stops.
     fn look_at_phase(&mut self) {
         // Where nobody is left to tell, the process is at its end.
         let is_told = self.phase.has_changed().is_ok();
         let phase = if is_told { *self.phase.borrow_and_update() } else { Phase::Stopping };
-        let is_due =
-            phase == Phase::Stopping || phase > Phase::Serving && (C::IS_TOLD || !self.activity.is_idle());
-        if is_due {
-            self.is_stopped = true;
-            self.connection.as_mut().stop();
+        if C::IS_TOLD && phase > Phase::Serving {
+            self.stop();
+        } else if phase == Phase::Stopping {
+            self.last_look = Some(Box::pin(sleep(LAST_LOOK)));
         } else {
             self.next = next(&self.phase);
             self.listens = false;
         }
+    }
+
+    /// Whether the process stops, and nothing has arrived for a moment.
+    fn is_seen_last(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(last_look) = &mut self.last_look else { return false };
+        if !self.activity.is_between() {
+            last_look.as_mut().reset(Instant::now() + LAST_LOOK);
+        }
+        last_look.as_mut().poll(context).is_ready()
     }
 }
 
@@ -283,8 +308,12 @@ impl<C: Stoppable> Future for Supervised<C> {
                 this.listens = true;
                 let _ = this.next.as_mut().poll(context);
             }
-            if has_moved(&this.phase) {
+            if this.last_look.is_none() && has_moved(&this.phase) {
                 this.look_at_phase();
+                context.waker().wake_by_ref();
+            }
+            if this.is_seen_last(context) {
+                this.stop();
                 context.waker().wake_by_ref();
             }
         }

@@ -1,7 +1,7 @@
 //! A new process takes over from the one that runs, on the same port and the same journal, and nobody notices.
 //!
-//! `RESTARTS=10 READERS=200 CLIENTS=16 cargo test --test it takeover -- --nocapture` does it more often, and prints what it
-//! came to.
+//! `RESTARTS=100 READERS=1000 CLIENTS=64 cargo test --test it takeover -- --nocapture` does it more often, and prints what it
+//! came to. With `OLDER=` a program of an earlier version, each time the first process is that one, on a journal of its own.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor, SqliteConnection};
 
 use crate::feeds::follower::Follower;
 use crate::support::stub::{Answer, HELLO, Raw, Stub};
@@ -32,9 +33,13 @@ impl Keeping {
     /// Fails the test where there is no answer.
     fn ask(&mut self, request: &str) -> Answer {
         let begun = Instant::now();
-        let mut connection =
-            self.connection.take().unwrap_or_else(|| Raw::connect(self.address.parse().unwrap()));
-        let answer = connection.send(request).read().expect("every request is answered");
+        let kept = self.connection.take();
+        let is_kept = kept.is_some();
+        let mut connection = kept.unwrap_or_else(|| Raw::connect(self.address.parse().unwrap()));
+        let answer = connection.send(request).read();
+        let answer = answer.unwrap_or_else(|| {
+            panic!("no answer after {:?}, on a connection that was kept: {is_kept}", begun.elapsed())
+        });
         assert!(answer.is_whole);
         if answer.header("connection") != ["close"] {
             self.connection = Some(connection);
@@ -72,9 +77,42 @@ async fn follow(address: String, path: String, is_there: Arc<AtomicU64>) -> BTre
     }
 }
 
+/// What was done while processes took over, and how long it took at most.
+#[derive(Default)]
+struct Done {
+    asked: u64,
+    written: usize,
+    longest_read: Duration,
+    longest_write: Duration,
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_take_over_under_load_and_nothing_is_refused_lost_or_doubled() {
     let (restarts, readers, clients) = (number("RESTARTS", 2), number("READERS", 20), number("CLIENTS", 4));
+    let mut done = Done::default();
+    let (mut before, mut times, mut each) = (Vec::new(), 1, restarts);
+    if let Ok(older) = std::env::var("OLDER") {
+        // What is started is the second argument, and another program is in its place.
+        before = ["sh", "-c", "shift; exec \"$0\" \"$@\"", &older].map(str::to_owned).to_vec();
+        (times, each) = (restarts, 1);
+    }
+    for _ in 0..times {
+        let part = take_over(&before, each, readers, clients).await;
+        done.asked += part.asked;
+        done.written += part.written;
+        done.longest_read = done.longest_read.max(part.longest_read);
+        done.longest_write = done.longest_write.max(part.longest_write);
+    }
+    let Done { asked, written, longest_read, longest_write } = done;
+    println!(
+        "{restarts} take-overs at {}: {asked} requests of {clients} clients, {written} writes, {readers} readers; refused, reset, \
+         lost, doubled, missed: 0; longest read {longest_read:.0?}, longest write {longest_write:.0?}",
+        commit(),
+    );
+}
+
+/// Processes take over from each other so many times, from a first one that is started like this.
+async fn take_over(first: &[String], restarts: usize, readers: usize, clients: usize) -> Done {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     let bucket = unique("takeover");
@@ -86,8 +124,11 @@ async fn processes_take_over_under_load_and_nothing_is_refused_lost_or_doubled()
         ("sidecar.journal", &*format!("sqlite:{}", file("journal.db"))),
         ("sidecar.handover", &*file("handover.sock")),
         ("sidecar.log", "warn"),
+        // All come from one address.
+        ("sidecar.max_connections_per_client", "10000"),
+        ("feeds.max_readers_per_client", "10000"),
     ];
-    let mut sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let mut sidecar = Sidecar::start_by(first.to_vec(), Kinto::shared().url(), &settings);
     let alice = sidecar.client().user("alice");
     let read = json!({"permissions": {"read": ["system.Everyone"]}});
     alice.put(&format!("/buckets/{bucket}")).json(read).await.expect(201);
@@ -171,13 +212,7 @@ async fn processes_take_over_under_load_and_nothing_is_refused_lost_or_doubled()
         let seen = reader.await.unwrap();
         assert!(written.is_subset(&seen), "{:?}", written.difference(&seen).collect::<Vec<_>>());
     }
-    println!(
-        "{restarts} take-overs at {}: {} requests of {clients} clients, {} writes, {readers} readers; refused, reset, lost, doubled, \
-         missed: 0; longest read {longest_read:.0?}, longest write {longest_write:.0?}",
-        commit(),
-        asked.load(Relaxed),
-        written.len(),
-    );
+    Done { asked: asked.load(Relaxed), written: written.len(), longest_read, longest_write }
 }
 
 /// A field of all rows of a list, in order.
@@ -263,19 +298,78 @@ async fn sigusr2_starts_the_program_anew_to_take_over() {
     manager.hear("STOPPING=1");
 }
 
+/// Starts another process with the settings of one that runs, and these; gives what it says before it ends in failure.
+fn successor_in_vain(sidecar: &Sidecar, settings: &[(&str, &str)]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"));
+    command.args(["--listen", sidecar.address()]);
+    for (name, value) in settings {
+        command.args(["--set", &format!("{name}={value}")]);
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    String::from_utf8(output.stderr).unwrap()
+}
+
 #[test]
 fn a_successor_that_cannot_start_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let handover = folder.path().join("handover.sock").display().to_string();
     let stub = Stub::answering(HELLO);
     let sidecar = Sidecar::start(stub.url(), &[OFF[0], OFF[1], ("sidecar.handover", &handover)]);
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
-        .args(["--listen", sidecar.address(), "--upstream", &stub.url(), "--history", "off"])
-        .args(["--set", &format!("sidecar.handover={handover}"), "--set", "sidecar.tls_certificate=/nowhere"])
-        .args(["--set", "sidecar.tls_key=/nowhere"])
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
+    let upstream = stub.url();
+    let settings = [
+        OFF[0],
+        OFF[1],
+        ("sidecar.upstream", &*upstream),
+        ("sidecar.handover", &*handover),
+        ("sidecar.tls_certificate", "/nowhere"),
+        ("sidecar.tls_key", "/nowhere"),
+    ];
+    assert!(successor_in_vain(&sidecar, &settings).contains("/nowhere"));
     let answer = sidecar.connect().send("GET /v1/x HTTP/1.1\r\nHost: h\r\n\r\n").read().unwrap();
     assert_eq!(answer.text(), "hello");
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_use_the_journal_leaves_it_to_the_one_that_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (url, handover) = (Kinto::shared().url(), file("handover.sock"));
+    let (journal, text) = (format!("sqlite:{}", file("journal.db")), format!("sqlite:{}", file("text")));
+    std::fs::write(file("text"), "no journal, and nobody's business").unwrap();
+    let mut settings = [
+        SERVICE_ACCOUNT,
+        ("sidecar.history", "journal"),
+        ("sidecar.handover", &handover),
+        ("sidecar.upstream", &url),
+        ("sidecar.journal", &journal),
+    ];
+    let sidecar = Sidecar::start(&url, &settings);
+    let alice = sidecar.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("unusable"));
+    alice.put(&bucket).await.expect(201);
+
+    let mut connection = SqliteConnection::connect(&journal).await.unwrap();
+    connection.execute("UPDATE sidecar_meta SET value = '99' WHERE name = 'schema'").await.unwrap();
+    let said = successor_in_vain(&sidecar, &settings);
+    assert!(said.contains("was written by a newer kinto-sidecar (its schema is 99"), "{said}");
+    settings[4].1 = &text;
+    let said = successor_in_vain(&sidecar, &settings);
+    assert!(said.contains("is a file that is not a database"), "{said}");
+    let missing = format!("sqlite:{}", file("no-folder/journal.db"));
+    settings[4].1 = &missing;
+    let said = successor_in_vain(&sidecar, &settings);
+    assert!(said.contains("there is no directory"), "{said}");
+
+    eventually("the log says it", async || {
+        let log = sidecar.log();
+        let lines = log.lines().filter(|line| line.contains("nobody took over, and this process goes on"));
+        let lines: Vec<_> = lines.collect();
+        (lines.len() == 3 && lines[0].contains("the other process ended before it was ready")).then_some(())
+    })
+    .await;
+    // Nothing is lost: who served goes on to read and to write.
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let entries = alice.all(&format!("{bucket}/history")).await;
+    assert_eq!(entries.len(), 2);
 }

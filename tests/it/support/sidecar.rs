@@ -119,11 +119,12 @@ impl Sidecar {
         self.address = address;
     }
 
-    /// Starts another with the same settings at the same address, and waits until it listens.
+    /// Starts another with the same settings at the same address, and waits until it listens. It is this version, whatever
+    /// the one before it was started by.
     pub fn successor(&self) -> Self {
         let log = Arc::new(Mutex::new(String::new()));
-        let (process, address) = spawn(&self.starter, &self.arguments, &self.address, &log);
-        Self { process, starter: self.starter.clone(), address, arguments: self.arguments.clone(), log }
+        let (process, address) = spawn(&[], &self.arguments, &self.address, &log);
+        Self { process, starter: Vec::new(), address, arguments: self.arguments.clone(), log }
     }
 
     fn stop(&mut self) {
