@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::rows::CHUNK;
+use super::rows::{CHUNK, ROWS};
 use super::statement::{Bound, Statement, timestamp, truth};
 use crate::kinto::Timestamp;
 
@@ -25,8 +25,6 @@ pub(super) use revisions::{began, whole};
 pub(super) const KEPT: u64 = 1000;
 /// How many more there may be before the oldest are removed.
 const SLACK: u64 = 100;
-/// Rows of one statement: SQLite looks for each placeholder among all others.
-const ROWS: usize = 20;
 
 /// What a version of an object is called: `{generation}-{digest}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -35,6 +35,8 @@ const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; 
 const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
                       PRAGMA journal_size_limit = 16777216; \
                       PRAGMA cache_size = -16384";
+/// The same where much is written at once, all over the indexes: each page is written once and not with each transaction.
+const SQLITE_AT_ONCE: &str = "PRAGMA cache_size = -262144; PRAGMA wal_autocheckpoint = 32768";
 
 /// SQLite: not a database, corrupt, read-only (in its varieties), cannot be opened, not allowed.
 const SQLITE_UNUSABLE: [&str; 12] =
@@ -175,6 +177,14 @@ impl Drop for Reading {
 // === impl Writing ===
 
 impl Writing {
+    /// Makes ready for much that is written at once.
+    pub(super) async fn expect_much(&mut self, kind: Kind) -> sqlx::Result<()> {
+        if kind == Kind::Sqlite {
+            self.connection().execute(SQLITE_AT_ONCE).await?;
+        }
+        Ok(())
+    }
+
     /// The connection itself.
     pub(super) fn connection(&mut self) -> &mut AnyConnection {
         match self {
@@ -246,7 +256,7 @@ impl Engine {
         Ok(Self { kind, address, file, options, pool, in_memory, lock })
     }
 
-    /// Whether the file is this process's alone.
+    /// Whether the file is this process's alone. Of a database in memory it goes without saying.
     pub(super) fn is_locked(&self) -> bool {
         self.lock.is_some()
     }

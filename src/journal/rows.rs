@@ -12,6 +12,8 @@ use crate::kinto::Timestamp;
 
 /// Values of one statement; both engines take more.
 pub(super) const CHUNK: usize = 500;
+/// Rows of one statement, each of some values.
+pub(super) const ROWS: usize = 100;
 
 /// A row of the table of entries.
 #[derive(Debug)]

@@ -1,10 +1,14 @@
-//! Statements put together from pieces, for both engines: placeholders are `$1`, `$2`, …
+//! Statements put together from pieces, for both engines: what is bound stands where the engine's placeholder will be.
 
 use futures_util::stream::BoxStream;
-use sqlx::any::{AnyArguments, AnyRow};
-use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Row};
+use sqlx::any::{Any, AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Database, Postgres, Row};
 
 use crate::kinto::Timestamp;
+
+/// Stands for a placeholder until it is known whose. No text has it otherwise.
+const PLACEHOLDER: char = '\u{1}';
 
 /// A statement with what is bound to its placeholders.
 #[derive(Default)]
@@ -84,8 +88,7 @@ impl Statement {
             Bound::NoText => self.arguments.add(None::<String>),
         };
         added.expect("integers and texts can be bound");
-        self.text.push('$');
-        self.text.push_str(&self.arguments.len().to_string());
+        self.text.push(PLACEHOLDER);
         self
     }
 
@@ -117,17 +120,17 @@ impl Statement {
 
     /// Gives all rows.
     pub(super) async fn fetch(self, connection: &mut AnyConnection) -> sqlx::Result<Vec<AnyRow>> {
-        sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_all(connection).await
+        self.query(connection).fetch_all(connection).await
     }
 
     /// Gives the rows one by one.
     pub(super) fn stream(self, connection: &mut AnyConnection) -> BoxStream<'_, sqlx::Result<AnyRow>> {
-        sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch(connection)
+        self.query(connection).fetch(connection)
     }
 
     /// Gives the first row.
     pub(super) async fn first(self, connection: &mut AnyConnection) -> sqlx::Result<Option<AnyRow>> {
-        sqlx::query_with(AssertSqlSafe(self.text), self.arguments).fetch_optional(connection).await
+        self.query(connection).fetch_optional(connection).await
     }
 
     /// Gives the integer that the first row begins with; 0 where there is no row.
@@ -137,9 +140,30 @@ impl Statement {
 
     /// Gives how many rows were changed.
     pub(super) async fn execute(self, connection: &mut AnyConnection) -> sqlx::Result<u64> {
-        let done = sqlx::query_with(AssertSqlSafe(self.text), self.arguments).execute(connection).await?;
-        Ok(done.rows_affected())
+        Ok(self.query(connection).execute(connection).await?.rows_affected())
     }
+
+    /// The statement in the words of the engine. SQLite looks for a placeholder that has a number among all others, and
+    /// PostgreSQL knows none without.
+    fn query(self, connection: &AnyConnection) -> Query<'static, Any, AnyArguments> {
+        let text = match connection.backend_name() {
+            Postgres::NAME => numbered(&self.text),
+            _ => self.text.replace(PLACEHOLDER, "?"),
+        };
+        sqlx::query_with(AssertSqlSafe(text), self.arguments)
+    }
+}
+
+fn numbered(text: &str) -> String {
+    let mut numbered = String::with_capacity(text.len() * 2);
+    for (number, piece) in text.split(PLACEHOLDER).enumerate() {
+        if number > 0 {
+            numbered.push('$');
+            numbered.push_str(&number.to_string());
+        }
+        numbered.push_str(piece);
+    }
+    numbered
 }
 
 /// An integer column as a timestamp.

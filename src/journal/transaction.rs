@@ -10,16 +10,13 @@ use crate::journal::engine::Kind;
 use crate::journal::intents::{self, IntentRow};
 use crate::journal::readers::ReaderSets;
 use crate::journal::rows::{
-    CHUNK, EntryRow, INSERT_ENTRIES, Recorded, State, below, entries_of, mark_gap, object_row, states,
+    CHUNK, EntryRow, INSERT_ENTRIES, ROWS, Recorded, State, below, entries_of, mark_gap, object_row, states,
 };
 use crate::journal::state::history;
 use crate::journal::statement::Statement;
 use crate::journal::{Change, Life, Object};
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
-
-/// Rows of one statement, each of many values: SQLite looks for each placeholder among all others.
-const ROWS: usize = 20;
 
 /// See the module.
 pub(super) struct Transaction<'c> {

@@ -334,6 +334,9 @@ impl Writer {
             Some(held) => held,
             None => self.engine.writing().await?,
         };
+        if works.iter().any(|work| matches!(work, Work::Import(_))) {
+            writing.expect_much(kind).await?;
+        }
         let mut begun = writing.connection().begin_with(kind.begin()).await?;
         schema::lock(kind, &mut begun).await?;
         intents::remove(&mut begun, &self.stray).await?;

@@ -20,13 +20,15 @@ const LINES: usize = 200;
 /// Fewer would not be quicker for anybody.
 const FEWEST_LINES: usize = 50;
 /// The most lines of a transaction.
-const MOST_LINES: usize = 8_000;
+const MOST_LINES: usize = 20_000;
 /// Bytes of lines that are added at once; one line may be longer.
-const BYTES: usize = 8 << 20;
+const BYTES: usize = 32 << 20;
 /// The longest line: a body as large as anybody takes, and what is said about it.
 const LONGEST: u64 = 128 << 20;
-/// How long a transaction may take before the next one has fewer lines: others wait for its end.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a transaction may take before the next one has fewer lines.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where others wait for its end.
+const PATIENCE_OF_OTHERS: Duration = Duration::from_millis(300);
 
 /// Reads and adds all; gives what is said in the end.
 pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String, Failure> {
@@ -41,11 +43,12 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
     let done = async {
         while let Some(lines) = parsed.recv().await {
             let lines = lines?;
-            progress.add(lines.len());
+            let count = lines.len();
             for line in &lines {
                 whole.see(line.part).map_err(Failure::Problem)?;
             }
             adding.add(lines).await?;
+            progress.add(count);
         }
         whole.end().map_err(Failure::Problem)?;
         Ok(journal.fill_chains().await?)
@@ -123,13 +126,15 @@ fn read(
 pub(super) struct Adding<'j> {
     journal: &'j Journal,
     at_once: usize,
+    patience: Duration,
     /// What came of all lines so far.
     pub(super) imported: Imported,
 }
 
 impl<'j> Adding<'j> {
     pub(super) fn new(journal: &'j Journal) -> Self {
-        Self { journal, at_once: LINES, imported: Imported::default() }
+        let patience = if journal.is_shared() { PATIENCE_OF_OTHERS } else { PATIENCE };
+        Self { journal, at_once: LINES, patience, imported: Imported::default() }
     }
 
     /// Adds lines; what is before an error is there.
@@ -140,9 +145,9 @@ impl<'j> Adding<'j> {
             let part = self.journal.import(lines).await?;
             self.imported.added += part.added;
             self.imported.known += part.known;
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > self.patience {
                 self.at_once = (self.at_once / 2).max(FEWEST_LINES);
-            } else if begun.elapsed() < PATIENCE / 2 {
+            } else if begun.elapsed() < self.patience / 2 {
                 self.at_once = (self.at_once * 2).min(MOST_LINES);
             }
             lines = rest;

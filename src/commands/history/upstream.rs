@@ -97,8 +97,8 @@ async fn history(
     loop {
         match pages.next().await {
             Ok(Some(page)) => {
-                progress.add(page.rows.len());
                 adding.add(lines(bucket, &page)?).await?;
+                progress.add(page.rows.len());
             }
             Ok(None) => return Ok(Read::All),
             Err(error) => return unread(error),

@@ -7,16 +7,22 @@ use serde_json::value::{RawValue, to_raw_value};
 use sqlx::Row;
 
 use super::{Action, ChainLink, Content, Head, Imported, Line, Members};
+use crate::journal::engine::Kind;
 use crate::journal::entry::Told;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{EntryRow, Recorded, State, entries_of, mark_gap};
+use crate::journal::rows::{CHUNK, EntryRow, ROWS, Recorded, State, entries_of, mark_gap};
 use crate::journal::statement::{Bound, Statement, timestamp};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, Object, Permissions};
 use crate::kinto::Timestamp;
 
 impl Journal {
-    /// Adds what lines say; durable when it returns. Some hundred lines at once are best.
+    /// Whether other processes may write at the same time, and wait for this one.
+    pub fn is_shared(&self) -> bool {
+        self.engine.kind == Kind::Postgres
+    }
+
+    /// Adds what lines say; durable when it returns. Many at once are best.
     pub async fn import(&self, lines: Vec<Line>) -> Result<Imported, JournalError> {
         match self.write(Work::Import(lines)).await? {
             Done::Imported(imported) => Ok(imported),
@@ -86,6 +92,7 @@ impl Transaction<'_> {
             recorded.entry(version).or_default().push(entry);
         }
         let mut taken = self.taken(history, &arrivals).await?;
+        let mut reader_sets: HashMap<&[String], i64> = HashMap::new();
         let mut added = 0;
         for arrival in arrivals {
             let version = (arrival.head.uri.clone(), arrival.head.version());
@@ -100,8 +107,15 @@ impl Transaction<'_> {
                 // Two journals may have given the same timestamp.
                 last_modified = self.free_after(history, last_modified).await?;
             }
-            let readers: BTreeSet<&String> = arrival.readers.iter().collect();
-            let reader_set = self.reader_sets.number(self.connection, &readers).await?;
+            let reader_set = match reader_sets.get(arrival.readers) {
+                Some(number) => *number,
+                None => {
+                    let readers: BTreeSet<&String> = arrival.readers.iter().collect();
+                    let number = self.reader_sets.number(self.connection, &readers).await?;
+                    reader_sets.insert(arrival.readers, number);
+                    number
+                }
+            };
             self.reach(bucket, last_modified).await?;
             self.add(bucket, arrival.row(history, last_modified, reader_set));
             added += 1;
@@ -114,7 +128,7 @@ impl Transaction<'_> {
     async fn known_ids(&mut self, history: i64, ids: &[&str]) -> sqlx::Result<HashSet<String>> {
         let mut known = HashSet::new();
         for table in ["sidecar_entries", "sidecar_tombstones"] {
-            for ids in ids.chunks(crate::journal::rows::CHUNK) {
+            for ids in ids.chunks(CHUNK) {
                 let select =
                     Statement::new(&format!("SELECT id FROM {table} WHERE history = ")).bind(history);
                 let select = select.push(" AND id IN (").list(ids.iter().copied()).push(")");
@@ -130,7 +144,7 @@ impl Transaction<'_> {
     async fn taken(&mut self, history: i64, arrivals: &[Arrival<'_>]) -> sqlx::Result<HashSet<Timestamp>> {
         let mut taken = HashSet::new();
         for table in ["sidecar_entries", "sidecar_tombstones"] {
-            for arrivals in arrivals.chunks(crate::journal::rows::CHUNK) {
+            for arrivals in arrivals.chunks(CHUNK) {
                 let timestamps = arrivals.iter().map(|arrival| Timestamp(arrival.head.last_modified));
                 let select = Statement::new(&format!("SELECT last_modified FROM {table} WHERE history = "));
                 let select = select.bind(history).push(" AND last_modified IN (").list(timestamps).push(")");
@@ -161,17 +175,28 @@ impl Transaction<'_> {
     }
 
     async fn import_tombstones(&mut self, lines: &[Line]) -> sqlx::Result<()> {
+        let mut arrivals: BTreeMap<&str, Vec<(&str, Timestamp)>> = BTreeMap::new();
         for Line { content, .. } in lines {
-            let Content::Tombstone { bucket, tombstone, last_modified } = content else { continue };
-            let last_modified = Timestamp(*last_modified);
-            self.reach(bucket, last_modified).await?;
+            if let Content::Tombstone { bucket, tombstone, last_modified } = content {
+                arrivals.entry(bucket).or_default().push((tombstone, Timestamp(*last_modified)));
+            }
+        }
+        for (bucket, arrivals) in arrivals {
+            let newest = arrivals.iter().map(|(_, last_modified)| *last_modified).max();
+            self.reach(bucket, newest.unwrap_or_default()).await?;
             let history = self.history(bucket).await?.id;
-            if self.known_ids(history, &[tombstone]).await?.is_empty() {
-                let values: [Bound; 3] = [history.into(), last_modified.into(), tombstone.as_str().into()];
+            let ids: Vec<&str> = arrivals.iter().map(|(id, _)| *id).collect();
+            let mut known = self.known_ids(history, &ids).await?;
+            let row = |(id, last_modified): &(&str, Timestamp)| -> Option<[Bound; 3]> {
+                known
+                    .insert((*id).to_owned())
+                    .then(|| [history.into(), (*last_modified).into(), (*id).into()])
+            };
+            let rows: Vec<_> = arrivals.iter().filter_map(row).collect();
+            for rows in rows.chunks(ROWS) {
                 let insert =
-                    Statement::new("INSERT INTO sidecar_tombstones (history, last_modified, id) VALUES ")
-                        .rows([values])
-                        .push(" ON CONFLICT DO NOTHING");
+                    Statement::new("INSERT INTO sidecar_tombstones (history, last_modified, id) VALUES ");
+                let insert = insert.rows(rows.iter().cloned()).push(" ON CONFLICT DO NOTHING");
                 insert.execute(self.connection).await?;
             }
         }
