@@ -148,7 +148,7 @@ impl App {
             attachments,
             buffers: Buffers::new(in_force.clone()),
             loans: Loans::new(in_force.clone()),
-            public: Arc::new(Public::new(in_force.clone())),
+            public: Arc::new(Public::new(in_force.clone(), warm.clone())),
             settings,
             in_force,
             timeline,

@@ -2,6 +2,7 @@
 //! `kinto-sidecar check`.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +98,15 @@ impl Complaint {
             what: error.to_owned(),
             mend: "see to room on its disk and to its files, or to its database; writes are refused meanwhile, unless \
                    history.on_journal_failure = forward"
+                .to_owned(),
+        }
+    }
+
+    /// What a restart is to begin with cannot be written, for that reason.
+    pub fn of_state(folder: &Path, error: &io::Error) -> Self {
+        Self {
+            what: format!("nothing can be kept for a restart in {}: {error}", folder.display()),
+            mend: "let the sidecar's user write there, or name another folder in sidecar.state_dir, or none"
                 .to_owned(),
         }
     }

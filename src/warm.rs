@@ -1,7 +1,8 @@
 //! What the next process begins with: the list of timestamps and the mirrors of what everybody may read, on disk.
 //!
 //! ```text
-//! index            the list, and for each mirror: its file, when it was read, since when it is known to be public
+//! index            the list, what of it anybody may read, and for each mirror: its file, when it was read, since when it is
+//!                  known to be public
 //! 0123…cdef        a content, named by its checksum: a new content is a new file, so the index is always whole
 //! ```
 //!
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -26,11 +28,12 @@ use tokio::time::Instant;
 mod folder;
 
 use crate::access::{Access, PublicSince};
+use crate::complaint::Complaint;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::content::Content;
 use crate::mirror::{Mirrors, State};
 use crate::phase::Phase;
-use crate::settings::InForce;
+use crate::settings::{InForce, Settings};
 use crate::timeline::Timeline;
 use crate::timeline::collection_list::KeptList;
 use crate::timeline::poll::Poller;
@@ -68,6 +71,8 @@ pub struct Warm {
     mirrors: Arc<Mirrors>,
     access: Access,
     written: Mutex<Written>,
+    /// What of the list anybody may read, where somebody looks at that; and the permissions that it was found with.
+    public: ArcSwapOption<(HashSet<CollectionKey>, u64)>,
     /// What all files take.
     bytes: AtomicU64,
     /// When the index was last written, in milliseconds since 1970; zero for never.
@@ -101,6 +106,9 @@ struct Index {
     /// When the list was last known to be good.
     good: u64,
     list: Option<KeptList>,
+    /// Bucket and collection.
+    #[serde(default)]
+    public: Option<Vec<(String, String)>>,
     mirrors: Vec<KeptMirror>,
 }
 
@@ -117,6 +125,17 @@ struct KeptMirror {
     asked: u64,
 }
 
+/// Why nothing could be kept where the settings want it, as far as can be seen without keeping anything.
+pub(crate) fn trouble_of(settings: &Settings) -> Option<Complaint> {
+    let folder = folder_of(settings)?;
+    let error = folder.can_be_written().err()?;
+    Some(Complaint::of_state(folder.path(), &error))
+}
+
+fn folder_of(settings: &Settings) -> Option<Folder> {
+    settings.state_dir.as_ref().map(|directory| Folder::new(directory.join(FOLDER)))
+}
+
 // === impl Warm ===
 
 impl Warm {
@@ -130,7 +149,7 @@ impl Warm {
     ) -> Self {
         let settings = in_force.all();
         Self {
-            folder: settings.state_dir.as_ref().map(|directory| Folder::new(directory.join(FOLDER))),
+            folder: folder_of(&settings),
             upstream: settings.upstream.to_string(),
             in_force,
             timeline,
@@ -138,6 +157,7 @@ impl Warm {
             mirrors,
             access,
             written: Mutex::default(),
+            public: ArcSwapOption::empty(),
             bytes: AtomicU64::new(0),
             saved: AtomicU64::new(0),
         }
@@ -147,6 +167,17 @@ impl Warm {
     pub fn kept(&self) -> Option<(u64, Duration)> {
         let saved = Some(self.saved.load(Relaxed)).filter(|saved| *saved > 0)?;
         Some((self.bytes.load(Relaxed), since(saved)))
+    }
+
+    /// What of the list anybody may read, and the permissions that this was found with; at first as the process before this
+    /// one knew it.
+    pub fn public(&self) -> Option<Arc<(HashSet<CollectionKey>, u64)>> {
+        self.public.load_full()
+    }
+
+    /// Takes note of that.
+    pub fn note_public(&self, keys: HashSet<CollectionKey>, permissions: u64) {
+        self.public.store(Some(Arc::new((keys, permissions))));
     }
 
     /// Takes what the process before this one kept. Nothing was asked of the upstream before that.
@@ -165,6 +196,10 @@ impl Warm {
             index.list.as_ref().filter(|_| good.elapsed() < self.in_force.now().stale_if_error)
         {
             self.timeline.revive(list, good);
+            if let Some(public) = &index.public {
+                let keys = public.iter().map(|(bucket, collection)| CollectionKey::new(bucket, collection));
+                self.note_public(keys.collect(), self.access.version());
+            }
         }
         let mut written = self.written.lock();
         let mut room = self.in_force.now().cache_size;
@@ -252,11 +287,19 @@ impl Warm {
             Err(error) => {
                 metrics::counter!("kinto_sidecar_state_failures_total").increment(1);
                 if !std::mem::replace(&mut written.is_told, true) {
-                    let folder = folder.path().display();
-                    tracing::warn!(%folder, "a restart begins with nothing, as nothing can be kept: {error}");
+                    tracing::warn!("{}", Complaint::of_state(folder.path(), &error));
                 }
             }
         }
+    }
+
+    /// What of the list anybody may read, unless permissions have changed since.
+    fn public_names(&self) -> Option<Vec<(String, String)>> {
+        let public = self.public().filter(|public| public.1 == self.access.version())?;
+        let mut names: Vec<_> =
+            public.0.iter().map(|key| (key.bucket.to_string(), key.collection.to_string())).collect();
+        names.sort_unstable();
+        Some(names)
     }
 
     fn save_to(
@@ -271,7 +314,8 @@ impl Warm {
             .all()
             .iter()
             .filter_map(|mirror| {
-                let (key, state) = (mirror.clock().key().clone(), mirror.state()?);
+                // What is published, where that is not the newest.
+                let (key, state) = (mirror.clock().key().clone(), mirror.good().or_else(|| mirror.state())?);
                 let public = self.access.public(&key)?;
                 (state.began.elapsed() < self.in_force.now().stale_if_error).then_some((key, state, public))
             })
@@ -313,6 +357,7 @@ impl Warm {
             upstream: self.upstream.clone(),
             good,
             list: self.timeline.monitored().to_keep(),
+            public: self.public_names(),
             mirrors,
         };
         let is_due = is_last || written.at.is_none_or(|at| at.elapsed() >= SAME);
@@ -360,7 +405,7 @@ impl Index {
     /// Whether the two differ in nothing but times.
     fn says_the_same(&self, other: &Self) -> bool {
         let without_times = |mirror: &KeptMirror| KeptMirror { read: 0, asked: 0, ..mirror.clone() };
-        self.list == other.list
+        (&self.list, &self.public) == (&other.list, &other.public)
             && self.mirrors.iter().map(without_times).eq(other.mirrors.iter().map(without_times))
     }
 }

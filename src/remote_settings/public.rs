@@ -2,7 +2,8 @@
 //!
 //! Whoever may read a bucket may read all that is in it, so the upstream is asked for each bucket first, and for each
 //! collection only of those buckets that are not for everybody. Where all is for everybody, this list is that of `/v1`
-//! itself, with all that was written for it.
+//! itself, with all that was written for it. While the upstream does not say, what it said last holds, be it that the
+//! process before this one was told.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::kinto::CollectionKey;
 use crate::kinto::object::Object;
 use crate::settings::InForce;
 use crate::timeline::entries::{Entries, Entry};
+use crate::warm::Warm;
 
 /// How many questions of permission go up at once.
 const AT_ONCE: usize = 8;
@@ -25,6 +27,7 @@ const AT_ONCE: usize = 8;
 #[derive(Debug)]
 pub struct Public {
     settings: InForce,
+    warm: Arc<Warm>,
     last: ArcSwapOption<Known>,
 }
 
@@ -41,8 +44,8 @@ struct Known {
 
 impl Public {
     /// Nothing is known yet; what will be is good for `sidecar.permission_ttl`.
-    pub fn new(settings: InForce) -> Self {
-        Self { settings, last: ArcSwapOption::empty() }
+    pub fn new(settings: InForce, warm: Arc<Warm>) -> Self {
+        Self { settings, warm, last: ArcSwapOption::empty() }
     }
 
     /// What anybody may read of `all`.
@@ -56,14 +59,25 @@ impl Public {
             return Ok(Arc::clone(&last.entries));
         }
         let last = last.as_ref().map(Arc::clone);
-        let entries = Box::pin(found(&access.anybody(), all, last.as_deref())).await?;
+        let before = self.warm.public();
+        let shown = before.as_ref().map(|before| &before.0);
+        let entries = Box::pin(found(&access.anybody(), all, last.as_deref(), shown)).await?;
+        let keys: HashSet<CollectionKey> = entries.rows.iter().map(|entry| entry.key.clone()).collect();
+        if before.is_none_or(|before| (&before.0, before.1) != (&keys, permissions)) {
+            self.warm.note_public(keys, permissions);
+        }
         let known = Known { generation: all.generation, permissions, asked, entries: Arc::clone(&entries) };
         self.last.store(Some(Arc::new(known)));
         Ok(entries)
     }
 }
 
-async fn found(anybody: &Requester, all: &Arc<Entries>, last: Option<&Known>) -> Result<Arc<Entries>, Error> {
+async fn found(
+    anybody: &Requester,
+    all: &Arc<Entries>,
+    last: Option<&Known>,
+    before: Option<&HashSet<CollectionKey>>,
+) -> Result<Arc<Entries>, Error> {
     let buckets: BTreeSet<&Arc<str>> = all.rows.iter().map(|entry| &entry.key.bucket).collect();
     let whole = buckets.into_iter().map(|bucket| async move {
         let object = Object::Bucket(bucket.to_string());
@@ -80,7 +94,7 @@ async fn found(anybody: &Requester, all: &Arc<Entries>, last: Option<&Known>) ->
             Ok(Verdict::Granted(_)) => Ok(Some(&entry.key)),
             Ok(Verdict::Refused(_)) => Ok(None),
             // What it was is more likely than anything else.
-            Err(error) => last.map(|last| last.shows(&entry.key).then_some(&entry.key)).ok_or(error),
+            Err(error) => before.map(|before| before.contains(&entry.key).then_some(&entry.key)).ok_or(error),
         }
     });
     let others: Vec<_> = others.collect();
@@ -101,10 +115,4 @@ async fn found(anybody: &Requester, all: &Arc<Entries>, last: Option<&Known>) ->
         }
     }
     Ok(Arc::new(all.with(rows.into_iter().cloned().collect())))
-}
-
-impl Known {
-    fn shows(&self, key: &CollectionKey) -> bool {
-        self.entries.rows.iter().any(|entry| entry.key == *key)
-    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 use sha2::{Digest, Sha256};
 
 /// What each file begins with: what it is, and the version of its format.
@@ -68,6 +68,16 @@ impl Folder {
             Err(error) => return Err(error.into()),
         }
         Ok(true)
+    }
+
+    /// Whether files could be written here, as far as can be seen without one. Nothing is made.
+    pub(super) fn can_be_written(&self) -> io::Result<()> {
+        let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+        let place = self.path.ancestors().find(is_there).unwrap_or(Path::new("."));
+        if !fs::metadata(place)?.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        Ok(access(place, Access::WRITE_OK | Access::EXEC_OK)?)
     }
 
     /// Reads a file of at most so many bytes.

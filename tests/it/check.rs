@@ -242,3 +242,21 @@ fn settings_are_printed_with_their_origin_and_without_secrets() {
         json!({"name": "sidecar.auth", "section": "The upstream", "value": "…", "origin": "from --set", "live": true})
     );
 }
+
+#[test]
+fn a_folder_for_restarts_that_cannot_be_written_is_a_warning_and_nothing_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let state = |path: &Path| {
+        let settings = [SERVICE_ACCOUNT, ("sidecar.state_dir", path.to_str().unwrap())];
+        examined(&Kinto::shared().url(), &settings)
+    };
+    let (said, code) = state(&file.join("below"));
+    let (level, mend) = finding(&said, "nothing can be kept for a restart in");
+    assert!(level == "warning" && mend.contains("sidecar.state_dir"), "{said:#}");
+    assert_eq!(code, Some(0));
+    let (said, _) = state(&directory.path().join("not/there/yet"));
+    assert!(!said.to_string().contains("kept for a restart"), "{said:#}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}

@@ -4,6 +4,7 @@ mod bundles;
 mod changesets;
 mod deletions;
 mod parameters;
+mod restarted;
 mod service;
 mod signatures;
 

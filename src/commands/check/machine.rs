@@ -10,6 +10,7 @@ use crate::complaint::Complaint;
 use crate::server::{Certificates, Sockets};
 use crate::settings::{ListenAddr, Settings};
 use crate::upstream::leads_to_itself;
+use crate::warm;
 
 /// How long whoever listens at an address may take to say who they are.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,6 +46,9 @@ pub(super) async fn look(report: &mut Report, settings: &Settings) {
                  files that the sidecar's user may read",
             )),
         }
+    }
+    if let Some(complaint) = warm::trouble_of(settings) {
+        report.add(Finding::warning(complaint));
     }
     let has_expiry = settings
         .in_force

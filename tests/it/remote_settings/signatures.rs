@@ -14,7 +14,7 @@ use crate::support::stub::Stub;
 use crate::support::{Client, Environment, Kinto, Sidecar, environment, eventually, tests_folder, unique};
 
 /// Signs, and verifies, in Python.
-struct Signer {
+pub(super) struct Signer {
     process: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
@@ -23,7 +23,7 @@ struct Signer {
 }
 
 impl Signer {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let private = folder.path().join("private.pem");
@@ -41,7 +41,7 @@ impl Signer {
         Self { process, stdin, stdout, folder, key }
     }
 
-    fn public(&self) -> String {
+    pub(super) fn public(&self) -> String {
         self.folder.path().join("public.pem").display().to_string()
     }
 
@@ -52,12 +52,12 @@ impl Signer {
         serde_json::from_str(&line).unwrap()
     }
 
-    fn is_good(&mut self, changeset: &Value) -> bool {
+    pub(super) fn is_good(&mut self, changeset: &Value) -> bool {
         self.ask(json!({ "changeset": changeset })) == json!(true)
     }
 
     /// Signs a collection as it is now.
-    async fn sign(&mut self, owner: &Client, uri: &str, x5u: &str) {
+    pub(super) async fn sign(&mut self, owner: &Client, uri: &str, x5u: &str) {
         let list = owner.get(&format!("{uri}/records")).await.expect(200);
         let signature = self.ask(json!({"records": list.data(), "timestamp": list.timestamp()}));
         let signature = json!({"signature": signature, "x5u": x5u, "mode": "p384ecdsa"});
