@@ -193,9 +193,9 @@ impl Life {
     /// Finishes what is under way.
     async fn end(&mut self, is_taken: bool, served: JoinHandle<()>) {
         if is_taken {
-            self.leave(served).await
+            self.leave(served).await;
         } else {
-            self.stop(served).await
+            self.stop(served).await;
         }
         if let Some(ServingAdmin { phases, task }) = &mut self.admin {
             phases.send_replace(Phase::Stopping);

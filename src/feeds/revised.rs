@@ -4,13 +4,16 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use moka::sync::Cache;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::feeds::snapshot::{FeedPage, FeedRow, Position, Room, Snapshot};
-use crate::journal::{Journal, Named, Object, Revision, Seen};
+use crate::journal::{Journal, JournalError, Named, Object, Revision, Seen};
 use crate::kinto::CollectionKey;
 use crate::kinto::seq::Seq;
 use crate::upstream::Upstream;
@@ -19,13 +22,28 @@ use crate::wire::lent::Lent;
 
 /// How many names are remembered.
 const REMEMBERED: u64 = 100_000;
+/// For how long it is remembered when the journal's chains began: an import may say that it was earlier.
+const BEGAN_KEPT: Duration = Duration::from_secs(10);
+/// Collections that share a turn are few.
+const TURNS: usize = 16;
 
 /// Names that were given: a version keeps its own for ever. A version is known by its data, too: Kinto on PostgreSQL may give
 /// two writes of one record the same `last_modified`.
+///
+/// All readers of a collection come at once after a restart, and want the same names. One of them asks the journal, which
+/// has few connections, and the others wait for what it is told.
 #[derive(Debug, Clone)]
 pub struct Names {
     known: Cache<[u64; 2], Revision>,
     keys: [RandomState; 2],
+    turns: Arc<[Mutex<Turn>; TURNS]>,
+}
+
+/// What the last of those who asked the journal in this turn was told.
+#[derive(Debug, Default)]
+struct Turn {
+    began: Option<(Instant, Arc<str>)>,
+    failure: Option<(Instant, JournalError)>,
 }
 
 /// Gives the versions of a collection's records their names.
@@ -39,6 +57,9 @@ pub struct Revisions {
     names: Names,
 }
 
+/// A row without a name, how its name is remembered, and what the journal is asked.
+type Unnamed<'r> = (&'r mut FeedRow, [u64; 2], Seen);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Revised {
@@ -51,11 +72,32 @@ pub struct Revised {
 impl Default for Names {
     fn default() -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).build();
-        Self { known, keys: [RandomState::new(), RandomState::new()] }
+        Self { known, keys: [RandomState::new(), RandomState::new()], turns: Arc::default() }
+    }
+}
+
+impl Turn {
+    /// Notes how it went; a failure is the answer to all who waited for it.
+    fn end<T>(&mut self, answer: Result<T, JournalError>) -> Result<T, JournalError> {
+        self.failure = answer.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        answer
     }
 }
 
 impl Names {
+    /// Waits for a turn to ask the journal about a collection. An error where somebody else has asked in vain meanwhile.
+    async fn turn(&self, key: &CollectionKey) -> Result<MutexGuard<'_, Turn>, JournalError> {
+        let arrived = Instant::now();
+        let [one, _] = &self.keys;
+        let [first, others @ ..] = &*self.turns;
+        let place = usize::try_from(one.hash_one(key)).unwrap_or_default() % TURNS;
+        let turn = others.get(place).unwrap_or(first).lock().await;
+        match &turn.failure {
+            Some((ended, error)) if *ended >= arrived => Err(error.clone()),
+            _ => Ok(turn),
+        }
+    }
+
     fn key(&self, seen: &Seen, row: &FeedRow) -> [u64; 2] {
         let version = (&seen.uri, seen.modified, seen.deleted, &row.json);
         self.keys.each_ref().map(|key| key.hash_one(version))
@@ -72,7 +114,17 @@ impl Revisions {
         upstream: &Upstream,
         names: &Names,
     ) -> Result<Self, Error> {
-        let began = journal.chains_began().await?.into();
+        let mut turn = names.turn(key).await?;
+        let began = match &turn.began {
+            Some((asked, began)) if asked.elapsed() < BEGAN_KEPT => Arc::clone(began),
+            _ => {
+                let asked = journal.chains_began().await;
+                let began: Arc<str> = turn.end(asked)?.into();
+                turn.began = Some((Instant::now(), Arc::clone(&began)));
+                began
+            }
+        };
+        drop(turn);
         let source = Source::new(upstream.clone());
         Ok(Self { journal: journal.clone(), key: key.clone(), began, source, names: names.clone() })
     }
@@ -93,6 +145,20 @@ impl Revisions {
         Object::Record(bucket, collection, id.to_owned()).to_string()
     }
 
+    /// Gives rows the names that are remembered, and gives the others.
+    fn remember<'r>(&self, rows: impl IntoIterator<Item = &'r mut FeedRow>) -> Vec<Unnamed<'r>> {
+        let mut unknown = Vec::new();
+        for row in rows {
+            let seen = self.seen(row);
+            let key = self.names.key(&seen, row);
+            row.revision = self.names.known.get(&key);
+            if row.revision.is_none() {
+                unknown.push((row, key, seen));
+            }
+        }
+        unknown
+    }
+
     /// Names rows. What is older than the journal knows, without having been seen by it, goes by the name of what comes next.
     pub async fn name(&self, rows: &mut [FeedRow]) -> Result<(), Error> {
         for (row, end) in self.name_exactly(rows).await? {
@@ -107,20 +173,24 @@ impl Revisions {
         &self,
         rows: &'r mut [FeedRow],
     ) -> Result<Vec<(&'r mut FeedRow, Revision)>, Error> {
-        let mut unknown = Vec::new();
-        for row in rows {
-            let seen = self.seen(row);
-            let key = self.names.key(&seen, row);
-            row.revision = self.names.known.get(&key);
-            if row.revision.is_none() {
-                unknown.push((row, key, seen));
-            }
-        }
         let mut older = Vec::new();
+        let unknown = self.remember(rows);
         if unknown.is_empty() {
             return Ok(older);
         }
-        let named = self.journal.revisions(unknown.iter().map(|(_, _, seen)| seen.clone()).collect()).await?;
+        let mut turn = self.names.turn(&self.key).await?;
+        let unknown = self.remember(unknown.into_iter().map(|(row, ..)| row));
+        if unknown.is_empty() {
+            return Ok(older);
+        }
+        let seen = unknown.iter().map(|(_, _, seen)| seen.clone()).collect();
+        let named = turn.end(self.journal.revisions(seen).await)?;
+        for ((_, key, _), named) in unknown.iter().zip(&named) {
+            if let Named::Known(revision) = named {
+                self.names.known.insert(*key, *revision);
+            }
+        }
+        drop(turn);
         for ((row, key, seen), mut named) in unknown.into_iter().zip(named) {
             if let Named::Older(end) = named
                 && self.is_present(row).await

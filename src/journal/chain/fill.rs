@@ -13,7 +13,7 @@ use crate::journal::{Action, Journal, JournalError};
 use crate::kinto::Timestamp;
 
 /// Entries that are read at once.
-const PORTION: usize = 1000;
+const PORTION: usize = 4000;
 
 impl Journal {
     /// Makes chains of entries for the objects that have none.

@@ -107,14 +107,13 @@ impl Transaction<'_> {
                 // Two journals may have given the same timestamp.
                 last_modified = self.free_after(history, last_modified).await?;
             }
-            let reader_set = match reader_sets.get(arrival.readers) {
-                Some(number) => *number,
-                None => {
-                    let readers: BTreeSet<&String> = arrival.readers.iter().collect();
-                    let number = self.reader_sets.number(self.connection, &readers).await?;
-                    reader_sets.insert(arrival.readers, number);
-                    number
-                }
+            let reader_set = if let Some(number) = reader_sets.get(arrival.readers) {
+                *number
+            } else {
+                let readers: BTreeSet<&String> = arrival.readers.iter().collect();
+                let number = self.reader_sets.number(self.connection, &readers).await?;
+                reader_sets.insert(arrival.readers, number);
+                number
             };
             self.reach(bucket, last_modified).await?;
             self.add(bucket, arrival.row(history, last_modified, reader_set));
