@@ -16,7 +16,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -35,6 +35,7 @@ mod dial;
 mod elsewhere;
 mod ended;
 mod error;
+mod idle;
 mod itself;
 pub mod kinto;
 mod outage;
@@ -56,6 +57,7 @@ pub use words::Advice;
 
 use connect::{Connector, Sender};
 use described::Described;
+use idle::Connection;
 use pool::Pool;
 use transfer::{Download, Progress};
 use words::Words;
@@ -88,7 +90,7 @@ struct Inner {
 
 /// A connection that was chosen for a request.
 enum Chosen {
-    Http1 { sender: http1::SendRequest<Body>, is_reused: bool },
+    Http1 { connection: Connection, is_reused: bool },
     Http2(http2::SendRequest<Body>),
 }
 
@@ -269,7 +271,8 @@ impl Upstream {
 
     /// A connection that is there already.
     fn idle(&self, for_write: bool) -> Option<Chosen> {
-        let idle = self.0.pool.take(for_write).map(|sender| Chosen::Http1 { sender, is_reused: true });
+        let idle =
+            self.0.pool.take(for_write).map(|connection| Chosen::Http1 { connection, is_reused: true });
         if idle.is_none() && self.0.connector.may_be_http2() {
             return self.shared_http2().map(Chosen::Http2);
         }
@@ -293,7 +296,7 @@ impl Upstream {
             inner.outage.note(error);
         };
         match connected.inspect_err(failed)? {
-            Sender::Http1(sender) => Ok(Chosen::Http1 { sender, is_reused: false }),
+            Sender::Http1(connection) => Ok(Chosen::Http1 { connection, is_reused: false }),
             Sender::Http2(sender) => {
                 *inner.http2.lock() = Some(sender.clone());
                 Ok(Chosen::Http2(sender))
@@ -313,9 +316,9 @@ impl Upstream {
     ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
         let (request, progress) = watch_upload(request);
         let (sent, reply) = match chosen {
-            Chosen::Http1 { mut sender, is_reused } => {
-                let sent: Sent = Box::pin(sender.try_send_request(request));
-                (sent, Some((sender, is_reused)))
+            Chosen::Http1 { mut connection, is_reused } => {
+                let sent: Sent = Box::pin(connection.sender.try_send_request(request));
+                (sent, Some((connection, is_reused)))
             }
             Chosen::Http2(mut sender) => {
                 let sent: Sent = Box::pin(sender.try_send_request(self.for_http2(request)));
@@ -324,11 +327,11 @@ impl Upstream {
         };
         async move {
             let response = answer(sent, progress.as_deref(), self.patience()).await?;
-            let connection = reply.map(|(sender, is_reused)| {
+            let connection = reply.map(|(connection, is_reused)| {
                 if is_reused {
                     self.0.pool.saw_reuse();
                 }
-                (Arc::clone(&self.0.pool), sender)
+                (Arc::clone(&self.0.pool), connection)
             });
             self.0.outage.answered(response.status());
             self.0.words.note(response.status(), response.headers());

@@ -165,6 +165,7 @@ impl Params {
         let since = resumed.into_iter().flatten().chain(last("since")).map(str::trim);
         // A browser sends an empty id before it was given one.
         let since = since.into_iter().find(|since| !since.is_empty());
+        let until = last("until").map(str::trim).filter(|until| !until.is_empty());
         let is_true = |name| last(name) == Some("true");
         let mut json = |name: &str| match last(name) {
             Some(text) => {
@@ -197,7 +198,7 @@ impl Params {
         Ok(Self {
             mode,
             since: since.map_or(Ok(Bound::Seq(Seq::ZERO)), |since| Bound::read("since", since))?,
-            until: last("until").map(|until| Bound::read("until", until.trim())).transpose()?,
+            until: until.map(|until| Bound::read("until", until)).transpose()?,
             limit: limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
             descending: is_true("descending"),
             docs: is_true("include_docs"),

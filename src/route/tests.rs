@@ -123,7 +123,6 @@ fn any_other_spelling_is_forwarded() {
         "/v1/buckets/a\\b/collections/c/changeset",
         "/v1/buckets/%2e%2e/collections/c/changeset",
         "/v1/buckets/a/collections/../changeset",
-        "/v1/buckets/a/collections/b/Changeset",
         "/V1/buckets/a/collections/b/changeset",
         "/v1/buckets/monitor/collections/changes/records/x",
         "/v1/buckets/a/collections/b/records",
@@ -143,6 +142,11 @@ fn any_other_spelling_is_forwarded() {
     ] {
         assert_eq!(route(path), Route::Forward, "{path}");
     }
+    let Route::Own(Endpoint::Replication(_, asked)) = route("/v1/buckets/a/collections/b/Changeset") else {
+        panic!("it could be a document")
+    };
+    assert!(!asked.is_asked(None) && !asked.is_asked(Some("_expected=0")));
+    assert!(asked.is_asked(Some("revs=true&open_revs=all")));
 }
 
 #[test]

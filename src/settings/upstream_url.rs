@@ -1,8 +1,13 @@
 //! `sidecar.upstream`: the API root of the Kinto behind the sidecar, as Kinto's clients write it.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use http::Uri;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// What `Host` says to an upstream that has none.
+const SOCKET_HOST: &str = "localhost";
 
 /// The upstream's API root, taken apart: `{scheme}://{authority}{path_prefix}/{version}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,13 +24,19 @@ pub struct UpstreamUrl {
     pub path_prefix: String,
     /// The API version, the last part of the path: `v1`.
     pub version: String,
+    /// The Unix socket to connect to, in place of host and port.
+    pub socket: Option<PathBuf>,
 }
 
 impl UpstreamUrl {
     pub(super) const EXPECTED: &str = "an http:// or https:// URL that ends in the API version, such as \
-                                       http://127.0.0.1:8888/v1, with no zone in an IPv6 address";
+                                       http://127.0.0.1:8888/v1, with no zone in an IPv6 address; or a Unix socket, \
+                                       such as http+unix://%2Frun%2Fkinto.sock/v1";
 
     pub(super) fn parse(text: &str) -> Option<Self> {
+        if let Some(rest) = text.strip_prefix("http+unix://") {
+            return Self::of_socket(rest);
+        }
         let uri: Uri = text.parse().ok()?;
         let https = match uri.scheme_str()? {
             "http" => false,
@@ -66,12 +77,26 @@ impl UpstreamUrl {
             authority: authority.as_str().to_owned(),
             path_prefix: path_prefix.to_owned(),
             version: version.to_owned(),
+            socket: None,
         })
+    }
+
+    /// A socket's path, escaped in the place of the host, and what follows.
+    fn of_socket(text: &str) -> Option<Self> {
+        let (path, rest) = text.split_once('/')?;
+        let path = PathBuf::from(&*percent_decode_str(path).decode_utf8().ok()?);
+        let url = Self::parse(&format!("http://{SOCKET_HOST}/{rest}"))?;
+        path.is_absolute().then_some(Self { socket: Some(path), ..url })
     }
 }
 
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(socket) = &self.socket {
+            let socket = socket.to_string_lossy();
+            let path = utf8_percent_encode(&socket, NON_ALPHANUMERIC);
+            return write!(f, "http+unix://{path}{}/{}", self.path_prefix, self.version);
+        }
         let scheme = if self.https { "https" } else { "http" };
         write!(f, "{scheme}://{}{}/{}", self.authority, self.path_prefix, self.version)
     }
@@ -97,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_stands_in_the_place_of_the_host() {
+        let url = UpstreamUrl::parse("http+unix://%2Frun%2Fk.sock/some/v1").unwrap();
+        assert_eq!(url.socket.as_deref(), Some(std::path::Path::new("/run/k.sock")));
+        assert_eq!((url.authority.as_str(), url.path_prefix.as_str()), ("localhost", "/some"));
+        assert_eq!(UpstreamUrl::parse(&url.to_string()), Some(url));
+    }
+
+    #[test]
     fn what_is_not_an_api_root_is_refused() {
         for bad in [
             "127.0.0.1:8888",
@@ -112,6 +145,9 @@ mod tests {
             "http://h/v1?x=1",
             "http://[fe80::1%25lo]:8888/v1",
             "http://[fe80::1%lo]:8888/v1",
+            "http+unix://run%2Fk.sock/v1",
+            "http+unix://%2Frun%2Fk.sock",
+            "https+unix://%2Frun%2Fk.sock/v1",
         ] {
             assert_eq!(UpstreamUrl::parse(bad), None, "{bad}");
         }

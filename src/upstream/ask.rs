@@ -1,7 +1,7 @@
 //! Questions of the sidecar's own, whose answers are read whole.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use tokio::sync::Semaphore;
 
@@ -66,6 +66,8 @@ impl Upstream {
             HeaderValue::from_static(concat!("kinto-sidecar/", env!("CARGO_PKG_VERSION")));
         let uri = Uri::try_from(format!("{}{path_and_query}", self.0.root));
         headers.entry(USER_AGENT).or_insert(NAME);
+        // Some servers compress for whoever says nothing of it.
+        headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let mut request = Request::new(Body::full(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri.map_err(|_| UpstreamError::Unaskable)?;

@@ -1,4 +1,4 @@
-//! Makes connections to the upstream: TCP, TLS where it is `https`, and HTTP/1.1 or HTTP/2 on top.
+//! Makes connections to the upstream: TCP or a Unix socket, TLS where it is `https`, and HTTP/1.1 or HTTP/2 on top.
 
 use std::fmt;
 use std::io;
@@ -12,10 +12,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
 use super::UpstreamError;
 use super::dial::Dialer;
+use super::idle::{Connection, IdleSince, IdleTime};
 use super::socket::Socket;
 use crate::metrics;
 use crate::settings::InForce;
@@ -25,7 +27,7 @@ use crate::wire::headers;
 /// A connection that is ready for a request.
 pub(super) enum Sender {
     /// HTTP/1.1: one request at a time.
-    Http1(http1::SendRequest<Body>),
+    Http1(Connection),
     /// HTTP/2: shared by all requests of the thread.
     Http2(http2::SendRequest<Body>),
 }
@@ -35,7 +37,11 @@ pub(super) enum Sender {
 pub(super) struct Connector {
     dialer: Arc<Dialer>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// Where it listens on a Unix socket.
+    socket: Option<Arc<Path>>,
     prior_knowledge: bool,
+    /// How long it leaves idle connections open.
+    idle_time: Arc<IdleTime>,
     settings: InForce,
 }
 
@@ -53,7 +59,9 @@ impl Connector {
         Ok(Self {
             dialer: Arc::new(Dialer::new(&upstream.host, upstream.port)),
             tls,
+            socket: upstream.socket.as_deref().map(Arc::from),
             prior_knowledge: settings.upstream_http2 && !upstream.https,
+            idle_time: Arc::default(),
             settings: in_force.clone(),
         })
     }
@@ -71,6 +79,11 @@ impl Connector {
     }
 
     async fn connect_unbounded(&self) -> Result<Sender, UpstreamError> {
+        if let Some(path) = &self.socket {
+            let stream = UnixStream::connect(path).await?;
+            metrics::count_upstream_connection();
+            return self.shake_hands(Socket::new(stream), self.prior_knowledge).await;
+        }
         let stream = self.dialer.dial().await?;
         stream.set_nodelay(true)?;
         metrics::count_upstream_connection();
@@ -109,8 +122,13 @@ impl Connector {
                 .handshake(io)
                 .await
                 .map_err(broken)?;
-            tokio::spawn(async { drop(connection.await) });
-            Ok(Sender::Http1(sender))
+            let idle = Arc::new(IdleSince::new(Arc::clone(&self.idle_time)));
+            let ended = Arc::clone(&idle);
+            tokio::spawn(async move {
+                drop(connection.await);
+                ended.closed();
+            });
+            Ok(Sender::Http1(Connection { sender, idle }))
         }
     }
 }

@@ -25,6 +25,7 @@ impl Upstream {
             authority: authority.as_str().to_owned(),
             path_prefix: String::new(),
             version: String::new(),
+            socket: None,
         };
         // SECURITY: what opens Kinto is no business of others.
         settings.auth = None;

@@ -9,7 +9,7 @@ use crate::settings::{ListenAddr, Settings};
 pub fn leads_to_itself(settings: &Settings) -> Option<Complaint> {
     let (ListenAddr::Tcp(listen), upstream) = (&settings.listen, &settings.upstream) else { return None };
     let port = listen.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok())?;
-    if port != upstream.port {
+    if port != upstream.port || upstream.socket.is_some() {
         return None;
     }
     let listens: Vec<SocketAddr> = listen.to_socket_addrs().ok()?.collect();

@@ -3,18 +3,17 @@
 //! Some servers close after each answer without saying so (uWSGI's `http-socket`): a connection that was left in good
 //! order may be dead when it is picked up. What can be repeated is then repeated. A write cannot, so it takes an idle
 //! connection only where this upstream has been seen to keep them open, or after a pause in which a close would have
-//! been noticed.
+//! been noticed; and none that the upstream may be about to close ([`super::idle`]).
 
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::client::conn::http1;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::wire::body::Body;
+use super::idle::Connection;
 
 /// A close so soon after an answer is taken for the upstream's habit.
 const SILENT_CLOSE: Duration = Duration::from_secs(1);
@@ -37,7 +36,7 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    connection: Connection,
     since: Instant,
 }
 
@@ -54,37 +53,44 @@ impl Default for Pool {
 
 impl Pool {
     /// The connection that was used last and is ready. `for_write` where the request cannot be repeated.
-    pub(super) fn take(&self, for_write: bool) -> Option<http1::SendRequest<Body>> {
+    pub(super) fn take(&self, for_write: bool) -> Option<Connection> {
         let mut idle = self.lock();
         let mut index = idle.len();
         while index > 0 {
             index -= 1;
             let candidate = idle.get(index)?;
-            if candidate.sender.is_closed() {
+            if candidate.connection.sender.is_closed() {
                 if candidate.since.elapsed() < SILENT_CLOSE {
                     self.keeps_alive.store(false, Ordering::Relaxed);
                 }
                 idle.remove(index);
-            } else if candidate.sender.is_ready() && (!for_write || self.is_trusted(candidate)) {
-                return idle.remove(index).map(|idle| idle.sender);
+            } else if candidate.connection.sender.is_ready() && (!for_write || self.is_trusted(candidate)) {
+                let connection = idle.remove(index)?.connection;
+                connection.idle.end();
+                return Some(connection);
             }
         }
         None
     }
 
     /// Keeps a connection for the next request. It may still be about to finish its last one.
-    pub(super) fn put(&self, sender: http1::SendRequest<Body>) {
-        if sender.is_closed() {
+    pub(super) fn put(&self, connection: Connection) {
+        if connection.sender.is_closed() {
             return;
         }
         let now = Instant::now();
         let mut idle = self.lock();
         while idle.len() >= self.most_idle
-            || idle.front().is_some_and(|oldest| now - oldest.since > IDLE || oldest.sender.is_closed())
+            || idle
+                .front()
+                .is_some_and(|oldest| now - oldest.since > IDLE || oldest.connection.sender.is_closed())
         {
-            idle.pop_front();
+            if let Some(oldest) = idle.pop_front() {
+                oldest.connection.idle.end();
+            }
         }
-        idle.push_back(Idle { sender, since: now });
+        connection.idle.begin();
+        idle.push_back(Idle { connection, since: now });
     }
 
     /// A second answer came on one connection.
@@ -100,7 +106,8 @@ impl Pool {
     }
 
     fn is_trusted(&self, candidate: &Idle) -> bool {
-        self.keeps_alive.load(Ordering::Relaxed) || candidate.since.elapsed() >= NOTICED
+        let keeps_alive = self.keeps_alive.load(Ordering::Relaxed) || candidate.since.elapsed() >= NOTICED;
+        keeps_alive && candidate.connection.idle.is_safe()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Idle>> {

@@ -10,9 +10,8 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
 
-use super::{UpstreamError, pool::Pool};
+use super::{UpstreamError, idle::Connection, pool::Pool};
 use crate::wire::body::{Body, BoxError, Hook, NextFrame};
 use crate::wire::stall::Stall;
 
@@ -67,7 +66,7 @@ pub(super) struct Download {
     incoming: Incoming,
     /// What was read to see whether the body is there already.
     first: Option<Frame<Bytes>>,
-    connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
+    connection: Option<(Arc<Pool>, Connection)>,
     /// The body of the request, where it has one.
     upload: Option<Arc<Progress>>,
     stall: Stall,
@@ -76,7 +75,7 @@ pub(super) struct Download {
 impl Download {
     pub(super) fn new(
         incoming: Incoming,
-        connection: Option<(Arc<Pool>, http1::SendRequest<Body>)>,
+        connection: Option<(Arc<Pool>, Connection)>,
         upload: Option<Arc<Progress>>,
         patience: Duration,
     ) -> Self {

@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub, header, status};
+use crate::support::{Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
 
 #[test]
 fn the_target_reaches_the_upstream_to_the_byte() {
@@ -360,6 +361,77 @@ fn writes_reach_an_upstream_that_closes_after_each_answer_without_saying_so() {
         client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
         assert_eq!(client.read().unwrap().status(), 200);
     }
+}
+
+#[test]
+fn no_write_is_lost_to_an_upstream_that_closes_idle_connections() {
+    const IDLE: Duration = Duration::from_millis(80);
+    let (closed, close) = channel();
+    let stub = Stub::start(move |mut upstream| {
+        upstream.stream.get_ref().set_read_timeout(Some(IDLE)).unwrap();
+        while upstream.read().is_some() {
+            upstream.write(HELLO);
+        }
+        drop(upstream);
+        let _ = closed.send(());
+    });
+    let proxy = Proxy::before(&stub);
+    let mut client = proxy.connect();
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        client.read().unwrap();
+    }
+    close.recv_timeout(PATIENCE).unwrap();
+    for round in 0..24 {
+        // About as long as the upstream waits.
+        std::thread::sleep(Duration::from_millis(74 + round % 12));
+        client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
+        assert_eq!(client.read().unwrap().status(), 200, "write {round}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_may_listen_on_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kinto.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let kinto = Kinto::shared();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::TcpStream::connect(kinto.address()).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    let escaped = path.display().to_string().replace('/', "%2F");
+    let bucket = unique("socket");
+    let resources = format!("/buckets/{bucket}");
+    let settings = [SERVICE_ACCOUNT, ("changes.resources", &*resources)];
+    let sidecar = Sidecar::start(format!("http+unix://{escaped}/v1"), &settings);
+    let owner = sidecar.client().user("owner");
+    owner.put(&resources).await.expect(201);
+    let collection = format!("{resources}/collections/c");
+    owner.put(&collection).await.expect(201);
+    owner.put(&format!("{collection}/records/r")).await.expect(201);
+    let changeset = owner.get(&format!("{collection}/changeset?_expected=0")).await.expect(200).json();
+    assert_eq!(changeset["changes"][0]["id"], "r");
+    assert_eq!(owner.get(&format!("{collection}/records/r")).await.expect(200).data()["id"], "r");
+}
+
+#[tokio::test]
+async fn own_questions_ask_for_no_compression() {
+    let recorder = Recorder::before(Kinto::shared().url());
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT, ("changes.resources", "/buckets/x")]);
+    sidecar.client().get("/").await.expect(200);
+    let is = |request: &Recorded, name: &str, wanted: &str| {
+        request.headers.get(name).is_some_and(|value| value.as_bytes().starts_with(wanted.as_bytes()))
+    };
+    let own: Vec<Recorded> = recorder
+        .requests()
+        .into_iter()
+        .filter(|request| is(request, "user-agent", "kinto-sidecar/"))
+        .collect();
+    assert!(!own.is_empty());
+    assert!(own.iter().all(|request| is(request, "accept-encoding", "identity")), "{own:?}");
 }
 
 #[test]

@@ -161,3 +161,106 @@ async fn the_log_changes_its_filter_its_form_and_what_it_says_of_requests() {
     assert!(!sidecar.log().contains("silent"), "{}", sidecar.log());
     reloaded.read(&quiet, "settings were read again, and are what they were").await;
 }
+
+/// Another value for each setting that can change while the process runs.
+const OTHERS: [(&str, &str); 52] = [
+    ("sidecar.auth", "sidecar:secret"),
+    ("sidecar.auth_file", ""),
+    ("sidecar.trusted_proxies", "10.1.0.0/16"),
+    ("sidecar.timestamps_ttl", "2s"),
+    ("sidecar.poll_budget", "7%"),
+    ("sidecar.permission_ttl", "6s"),
+    ("sidecar.mirror", "full"),
+    ("sidecar.overlap", "11s"),
+    ("sidecar.verify_every", "11m"),
+    ("sidecar.stale_if_error", "2h"),
+    ("sidecar.cache_size", "300MiB"),
+    ("sidecar.purge_url", "http://127.0.0.1:1/"),
+    ("sidecar.purge_method", "BAN"),
+    ("sidecar.log", "debug"),
+    ("sidecar.access_log", "off"),
+    ("sidecar.log_format", "text"),
+    ("sidecar.max_header", "65KiB"),
+    ("sidecar.max_body", "3000"),
+    ("sidecar.max_batch_body", "2000"),
+    ("sidecar.max_buffered", "100MiB"),
+    ("sidecar.max_connections", "123"),
+    ("sidecar.max_connections_per_client", "99"),
+    ("sidecar.header_timeout", "11s"),
+    ("sidecar.body_timeout", "61s"),
+    ("sidecar.idle_timeout", "76s"),
+    ("sidecar.upstream_connect_timeout", "6s"),
+    ("sidecar.upstream_timeout", "59s"),
+    ("sidecar.drain_delay", "300ms"),
+    ("sidecar.shutdown_grace", "2s"),
+    ("changes.resources", "/buckets/changed"),
+    ("changes.excluded_collections", "/buckets/changed/collections/x"),
+    ("changes.http_host", "changed.example"),
+    ("changes.since_max_age_days", "5"),
+    ("changes.since_max_age_redirect_ttl_seconds", "77"),
+    ("changes.principals", "system.Authenticated"),
+    ("sidecar.v2_max_age", "2h"),
+    ("sidecar.v2_short_max_age", "61s"),
+    ("sidecar.v2_static_max_age", "8d"),
+    ("sidecar.v2_bundle_max_age", "62s"),
+    ("history.resources", "/buckets/changed"),
+    ("history.on_journal_failure", "forward"),
+    ("feeds.max_timeout", "4m"),
+    ("feeds.max_readers", "19999"),
+    ("feeds.max_readers_per_client", "999"),
+    ("project_name", "changed"),
+    ("paginate_by", "17"),
+    ("storage_max_fetch_size", "9999"),
+    ("batch_max_requests", "24"),
+    ("retry_after_seconds", "9"),
+    ("cors_origins", "https://page.example"),
+    ("history_read_principals", "system.Authenticated"),
+    ("push_broadcast_min_debounce_interval_seconds", "301"),
+];
+
+#[tokio::test]
+async fn every_setting_that_can_change_does_and_goes_back() {
+    // The table in the docs is compared with the code by another test.
+    let chapter = include_str!("../../src/chapters/settings.md");
+    let live: Vec<&str> = chapter
+        .lines()
+        .filter(|line| line.contains(" | yes | "))
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .collect();
+    let others: Vec<_> = OTHERS.iter().filter(|(name, _)| live.contains(name)).collect();
+    assert_eq!(others.iter().map(|(name, _)| *name).collect::<Vec<_>>(), live, "each has a value here");
+    let stub = Stub::answering(HELLO);
+    let fixed = ["sidecar.admin_listen = 127.0.0.1:0", "sidecar.changes = off", "sidecar.history = off"];
+    let reloaded = Reloaded::start(&stub.url(), &fixed);
+    let admin = Client::new(&reloaded.sidecar.admin().unwrap());
+    let in_force = async || {
+        let state = admin.request_target(http::Method::GET, "/page/state").await.expect(200).json();
+        let settings = state["settings"].as_array().unwrap().clone();
+        move |name: &str| settings.iter().find(|setting| setting["name"] == name).unwrap()["value"].clone()
+    };
+    let before = in_force().await;
+    let changed: Vec<String> = others
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        // A percent sign begins a name in such a file.
+        .map(|(name, value)| format!("{name} = {}", value.replace('%', "%%")))
+        .collect();
+    let lines: Vec<&str> = fixed.iter().copied().chain(changed.iter().map(String::as_str)).collect();
+    reloaded.read(&lines, "push_broadcast_min_debounce_interval_seconds = ").await;
+    let during = in_force().await;
+    for (name, value) in others.iter().filter(|(_, value)| !value.is_empty()) {
+        if *name == "sidecar.auth" {
+            // What is secret is shown to nobody; the log names it.
+            assert!(reloaded.sidecar.log().contains("sidecar.auth = "), "{}", reloaded.sidecar.log());
+            continue;
+        }
+        assert_eq!(during(name), json!(value), "{name}");
+        assert_ne!(during(name), before(name), "{name}");
+    }
+    assert!(!reloaded.sidecar.log().contains("needs a restart"), "{}", reloaded.sidecar.log());
+    reloaded.read(&fixed, "push_broadcast_min_debounce_interval_seconds").await;
+    let after = in_force().await;
+    for name in live {
+        assert_eq!(after(name), before(name), "{name}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bundles;
 mod changesets;
+mod clients;
 mod deletions;
 mod parameters;
 mod restarted;

@@ -87,17 +87,14 @@ impl<'c> Copies<'c> {
                     text.push(b',');
                 }
                 text.extend_from_slice(format!(r#"{{"id":{},"docs":["#, json!(asked.id)).as_bytes());
-                match self.copy(&found, &asked.id, asked.rev.as_deref())? {
-                    Some(copy) => {
-                        text.extend_from_slice(br#"{"ok":"#);
-                        text.extend_from_slice(&copy);
-                        text.push(b'}');
-                    }
-                    None => {
-                        let (id, rev) = (&asked.id, asked.rev.as_deref().unwrap_or("undefined"));
-                        let error = json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"});
-                        text.extend_from_slice(json!({ "error": error }).to_string().as_bytes());
-                    }
+                if let Some(copy) = self.copy(&found, &asked.id, asked.rev.as_deref()) {
+                    text.extend_from_slice(br#"{"ok":"#);
+                    text.extend_from_slice(&copy);
+                    text.push(b'}');
+                } else {
+                    let (id, rev) = (&asked.id, asked.rev.as_deref().unwrap_or("undefined"));
+                    let error = json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"});
+                    text.extend_from_slice(json!({ "error": error }).to_string().as_bytes());
                 }
                 text.extend_from_slice(b"]}");
             }
@@ -133,7 +130,7 @@ impl<'c> Copies<'c> {
         // With `latest`, several names lead to one version.
         let mut given = BTreeSet::new();
         for rev in wanted {
-            let copy = self.copy(&found, id, rev.as_deref())?;
+            let copy = self.copy(&found, id, rev.as_deref());
             let (part, mark) = match copy {
                 Some(copy) if !given.insert(copy.clone()) => continue,
                 Some(copy) if is_mixed => (copy, ""),
@@ -171,19 +168,16 @@ impl<'c> Copies<'c> {
     }
 
     /// A version as a document; `None` where it is not known, or is no longer there.
-    fn copy(&self, found: &Found, id: &str, rev: Option<&str>) -> Result<Option<Vec<u8>>, Error> {
+    fn copy(&self, found: &Found, id: &str, rev: Option<&str>) -> Option<Vec<u8>> {
         let chain = found.chains.get(id).map(Vec::as_slice).unwrap_or_default();
-        let Some(end) = chain.first() else { return Ok(None) };
+        let end = chain.first()?;
         let is_known = |rev: Revision| {
             let is_older = chain.last().is_some_and(|first| rev.generation < first.revision.generation);
             is_older || chain.iter().any(|link| link.revision == rev)
         };
         let wanted = match rev {
             None => None,
-            Some(rev) => match Revision::parse(rev).filter(|rev| is_known(*rev)) {
-                Some(rev) => Some(rev),
-                None => return Ok(None),
-            },
+            Some(rev) => Some(Revision::parse(rev).filter(|rev| is_known(*rev))?),
         };
         let gone;
         let row = match found.rows.get(id) {
@@ -192,11 +186,10 @@ impl<'c> Copies<'c> {
                 gone = tombstone(id, end);
                 &gone
             }
-            Some(row) => row,
-            None => return Ok(None),
+            row => row?,
         };
         if !self.is_true("latest") && wanted.is_some_and(|wanted| Some(wanted) != row.revision) {
-            return Ok(None);
+            return None;
         }
         let before = chain.iter().skip_while(|link| Some(link.revision) != row.revision);
         let ids: Vec<String> = before.map(|link| link.revision.hex()).collect();
@@ -204,7 +197,7 @@ impl<'c> Copies<'c> {
         let revisions = self.is_true("revs").then(|| json!({"start": start, "ids": ids}).to_string());
         let mut copy = Vec::with_capacity(row.json.len() + 128);
         document::write_copied(&mut copy, row, revisions.as_deref());
-        Ok(Some(copy))
+        Some(copy)
     }
 
     /// Reads what is asked for, as it is now.

@@ -55,9 +55,8 @@ fn a_feed_may_end_at_a_seq_or_a_moment() {
     assert_eq!(until("until=now"), Some(Bound::Now));
     assert_eq!(until("UNTIL=12.5"), Some(Bound::Seq(Seq::parse("12.5").unwrap())));
     assert_eq!(until("until=1970-01-01T00:00:01Z"), Some(Bound::Seq(Seq::of(Timestamp(1000)))));
-    for query in ["until=", "until=x"] {
-        assert_eq!(read(query).unwrap_err(), "Malformed sequence supplied in 'until' parameter.");
-    }
+    assert_eq!(until("until="), None);
+    assert_eq!(read("until=x").unwrap_err(), "Malformed sequence supplied in 'until' parameter.");
 }
 
 #[test]

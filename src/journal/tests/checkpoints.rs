@@ -61,11 +61,13 @@ async fn checkpoints_are_bounded_in_bytes_and_in_age() {
         assert!(!is_kept(&journal, &other).await, "it is the oldest of all");
         let text = "SELECT CAST(sum(bytes) AS BIGINT) FROM sidecar_checkpoints";
         let old = "UPDATE sidecar_checkpoints SET written = 1 WHERE id = '99'";
+        drop(journal);
         let mut writing = writing(&place).await;
         let bytes = Statement::new(text).number(writing.connection()).await.unwrap();
         assert!((30_000_000..=32 << 20).contains(&bytes), "{bytes}");
         writing.connection().execute(old).await.unwrap();
         drop(writing);
+        let journal = place.open().await;
         assert!(is_kept(&journal, &name("me", "c8", 99)).await);
         keep(&journal, name("me", "c8", 1), 5).await;
         assert!(!is_kept(&journal, &name("me", "c8", 99)).await, "it is too old");

@@ -102,7 +102,7 @@ async fn a_browser_does_not_come_back_to_a_feed_that_is_over() {
         let path = world.feed(&format!("feed=eventsource&{query}"));
         Follower::open(&world.sidecar, &path, &[("last-event-id", &last.to_string())]).await
     };
-    let mut events = open(&format!("until={}", second), first).await;
+    let mut events = open(&format!("until={second}"), first).await;
     let mut last = events.event().await.unwrap();
     while let Some(event) = events.event().await {
         last = event;

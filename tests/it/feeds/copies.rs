@@ -92,15 +92,6 @@ async fn checkpoints_are_kept_for_those_who_are_logged_in() {
     world.alice.put(&path).json(json!({"text": "x".repeat(40_000)})).await.expect(413);
     world.alice.delete(&path).await.expect(200);
     world.alice.get(&path).await.expect(404);
-    let many = async |number: usize| {
-        let path = format!("{}/_local/{number}", world.collection);
-        world.alice.put(&path).json(json!({})).await.expect(201);
-    };
-    for number in 0..105 {
-        many(number).await;
-    }
-    world.alice.get(&format!("{}/_local/4", world.collection)).await.expect(404);
-    world.alice.get(&format!("{}/_local/5", world.collection)).await.expect(200);
 }
 
 #[tokio::test]
@@ -209,7 +200,8 @@ async fn pouchdb_has_what_kinto_has_whatever_is_cut_or_killed() {
         }
     }
     chaos.restore();
-    writeln!(process.stdin.take().unwrap(), "{}", kinto.url()).unwrap();
+    // Where it has ended already, its output says why.
+    let _ = writeln!(process.stdin.take().unwrap(), "{}", kinto.url());
     let output = process.wait_with_output().unwrap();
     std::fs::remove_file(script).unwrap();
     line.clear();

@@ -10,8 +10,11 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::{changeset_of, public_bucket, sidecar_of, v2};
+use crate::check::examined;
 use crate::support::stub::Stub;
-use crate::support::{Client, Environment, Kinto, Sidecar, environment, eventually, tests_folder, unique};
+use crate::support::{
+    Client, Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, eventually, tests_folder, unique,
+};
 
 /// Signs, and verifies, in Python.
 pub(super) struct Signer {
@@ -133,6 +136,58 @@ async fn every_changeset_verifies_while_records_and_signatures_change() {
         metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap()
     };
     assert!(counted("good") > rounds && counted("bad") >= rounds, "{metrics}");
+}
+
+#[tokio::test]
+async fn whatever_is_read_while_all_of_it_changes_verifies() {
+    let reads = std::env::var("READS").ok().and_then(|reads| reads.parse().ok()).unwrap_or(200);
+    let mut signer = Signer::start();
+    let bucket = unique("busy");
+    let direct = Kinto::shared().client().user("owner");
+    public_bucket(&direct, &bucket, &["c"]).await;
+    let uri = format!("/buckets/{bucket}/collections/c");
+    signer.sign(&direct, &uri, "").await;
+    let public = signer.public();
+    let settings = [("sidecar.verify_signatures", "true"), ("sidecar.signature_key", &*public)];
+    let sidecar = sidecar_of(&[&bucket], &settings);
+    let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
+    let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
+    v2(&client, &path).await.expect(200);
+    let writes = async {
+        for round in 0_u64.. {
+            // What passes elsewhere is found, too.
+            let writer = if round % 5 == 4 { &direct } else { &owner };
+            let record = format!("{uri}/records/r{}", round % 7);
+            if round % 3 == 2 {
+                writer.delete(&record).await;
+            } else {
+                writer.put(&record).data(json!({"round": round})).await;
+            }
+            if round % 4 == 3 {
+                writer.patch(&uri).data(json!({"displayFields": [round.to_string()]})).await.expect(200);
+            }
+            signer.sign(writer, &uri, "").await;
+        }
+    };
+    let reading = async {
+        let mut answers = Vec::new();
+        while answers.len() < reads {
+            answers.push(v2(&client, &path).await.expect(200).json());
+            answers.push(client.get(&path).await.expect(200).json());
+        }
+        answers
+    };
+    let answers = tokio::select! {
+        answers = reading => answers,
+        () = writes => Vec::new(),
+    };
+    assert_eq!(answers.len(), reads.next_multiple_of(2));
+    let timestamps: std::collections::BTreeSet<u64> =
+        answers.iter().map(|answer| answer["timestamp"].as_u64().unwrap()).collect();
+    assert!(timestamps.len() > 1, "it changes meanwhile");
+    for answer in &answers {
+        assert!(signer.is_good(answer), "{answer}");
+    }
 }
 
 /// What the list says of a bucket's only collection.
@@ -270,5 +325,27 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
         })
         .await;
         assert_eq!(hello.contains("does not verify"), !good, "{name} {year}: {hello}");
+        let resources = format!("/buckets/{bucket}");
+        let settings = [
+            SERVICE_ACCOUNT,
+            ("sidecar.compat", "remote-settings"),
+            ("changes.resources", &*resources),
+            ("sidecar.verify_signatures", "true"),
+            ("sidecar.signature_name", NAME),
+        ];
+        let (said, status) = examined(&Kinto::shared().url(), &settings);
+        let signatures = said["facts"]["signatures"].as_str().unwrap();
+        let expected = if good { "good in 1 of 1 collections, until " } else { "good in 0 of 1 collections" };
+        assert!(signatures.starts_with(expected), "{said:#}");
+        assert_eq!((status, said.to_string().contains("does not verify")), (Some(i32::from(!good)), !good));
+        if good {
+            let admin = Client::new(&sidecar.admin().unwrap());
+            let name = "kinto_sidecar_signature_chain_expiration_timestamp_seconds 4102444800";
+            eventually("the end of the chain", async || {
+                let metrics = admin.request_target(http::Method::GET, "/metrics").await.text();
+                metrics.lines().any(|line| line == name).then_some(())
+            })
+            .await;
+        }
     }
 }
