@@ -86,8 +86,10 @@ async fn answer(
     let route = match route {
         Route::Own(endpoint) => {
             let is_ours = match &endpoint {
-                // Kinto sends other methods to the URL without a slash.
-                Endpoint::Database(_) => matches!(parts.method, Method::GET | Method::HEAD),
+                // Kinto sends other methods to the URL without a slash. Browsers follow no such lead before they ask.
+                Endpoint::Database(_) => {
+                    matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
+                }
                 Endpoint::Replication(_, asked) => asked.is_asked(parts.uri.query()),
                 endpoint if endpoint.is_of_history() => {
                     Box::pin(core.app.history.journal(&core.upstream)).await?.is_some()

@@ -6,8 +6,9 @@ import PouchDB from "pouchdb";
 import memory from "pouchdb-adapter-memory";
 
 PouchDB.plugin(memory);
-const InMemory = PouchDB.defaults({ adapter: "memory" });
+// A default adapter would hold for databases of other servers, too.
+PouchDB.preferredAdapters.splice(0, Infinity, "memory");
 const application = express();
-application.use("/", expressPouchDB(InMemory, { inMemoryConfig: true, logPath: process.argv[2] }));
+application.use("/", expressPouchDB(PouchDB, { inMemoryConfig: true, logPath: process.argv[2] }));
 const listener = application.listen(0, "127.0.0.1", () => console.log(listener.address().port));
 process.stdin.on("end", () => process.exit(0)).resume();

@@ -97,6 +97,18 @@ async fn nano_follows_a_collection() {
 }
 
 #[tokio::test]
+async fn follow_and_cloudant_follow_follow_a_collection() {
+    let (sidecar, bucket) = with_notes().await;
+    run(&environment(Environment::Node).node(), "follow_changes.mjs", &sidecar, &bucket);
+}
+
+#[tokio::test]
+async fn rxdb_replicates_a_collection() {
+    let (sidecar, bucket) = with_notes().await;
+    run(&environment(Environment::Node).node(), "rxdb_replicate.mjs", &sidecar, &bucket);
+}
+
+#[tokio::test]
 async fn an_eventsource_follows_a_collection_over_many_connections() {
     let (sidecar, bucket) = with_notes().await;
     run(&environment(Environment::Node).node(), "event_source.mjs", &sidecar, &bucket);

@@ -11,6 +11,7 @@ mod filters;
 pub mod follower;
 mod late_batch;
 mod live;
+mod offline;
 mod outage;
 mod page;
 mod previous;

@@ -1,6 +1,7 @@
 //! The same documents, writes and requests to a CouchDB-compatible server (that of `PouchDB`, in memory): the same rows, where the
 //! meanings meet. Seqs and revisions have other values there, so each seq is compared by its place.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command};
 
@@ -13,6 +14,7 @@ use crate::support::{Client, Environment, environment, tests_folder, undertaker,
 /// The server of `PouchDB`, stopped when dropped.
 struct Peer {
     process: Child,
+    address: String,
     client: Client,
 }
 
@@ -30,7 +32,8 @@ impl Peer {
         let mut port = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
         std::fs::remove_file(script).unwrap();
-        Self { process, client: Client::new(&format!("127.0.0.1:{}", port.trim())) }
+        let address = format!("127.0.0.1:{}", port.trim());
+        Self { process, client: Client::new(&address), address }
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Value {
@@ -141,4 +144,38 @@ async fn rows_are_those_of_pouchdbs_server() {
         world.sidecar.client().get(&format!("{}/", world.collection)).await.expect(200).json(),
     );
     assert_eq!(own["doc_count"], theirs["doc_count"]);
+}
+
+#[tokio::test]
+async fn pouchdbs_server_copies_a_collection() {
+    let world = World::new(&[]).await;
+    let peer = Peer::start();
+    peer.ask(Method::PUT, "/db", None).await;
+    let source = world.sidecar.url().replace("://", "://alice:secret@") + &world.collection;
+    let replicate = async || {
+        let order = json!({"source": source, "target": format!("http://{}/db", peer.address)});
+        let done = peer.ask(Method::POST, "/_replicate", Some(order)).await;
+        assert_eq!(done["ok"], true, "{done}");
+        let copy = peer.ask(Method::GET, "/db/_changes?conflicts=true&style=all_docs", None).await;
+        let name = |row: &Value| (row["id"].clone(), row["changes"].clone(), row["deleted"] == true);
+        let names = |feed: &Value| {
+            let rows = feed["results"].as_array().unwrap().iter();
+            rows.map(|row| (row["id"].to_string(), name(row))).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(names(&copy), names(&world.changes("").await));
+        done["docs_read"].clone()
+    };
+    for id in ["a", "b", "c"] {
+        world.write(id, json!({"n": 1})).await;
+    }
+    world.delete("b").await;
+    assert_eq!(replicate().await, 3);
+    world.write("b", json!({"n": 2})).await;
+    world.write("a", json!({"n": 2, "_own": 1})).await;
+    world.delete("c").await;
+    assert_eq!(replicate().await, 3);
+    world.delete("a").await;
+    assert_eq!(replicate().await, 1);
+    let document = peer.ask(Method::GET, "/db/b", None).await;
+    assert_eq!((&document["n"], &document["id"]), (&json!(2), &json!("b")));
 }
