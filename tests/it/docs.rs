@@ -245,3 +245,23 @@ async fn the_table_of_metrics_is_that_of_the_code() {
         assert!(known.contains(metric), "{metric} is nowhere in the code");
     }
 }
+
+#[test]
+fn each_threat_has_a_test_that_holds_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let chapter = fs::read_to_string(root.join("src/chapters/security.md")).unwrap();
+    let (_, rest) = chapter.split_once("<!-- threats -->").unwrap();
+    let rows = rest.split_once("<!-- /threats -->").unwrap().0.lines().filter(|line| line.starts_with("| "));
+    let name = Regex::new("`([a-z0-9_]+(?:::[a-z0-9_]+)+)`").unwrap();
+    for row in rows.skip(1) {
+        let tests: Vec<_> = name.captures_iter(row).map(|found| found[1].to_owned()).collect();
+        assert!(!tests.is_empty() || row.starts_with("| ---"), "no test: {row}");
+        for test in tests {
+            let (module, function) = test.rsplit_once("::").unwrap();
+            let file = root.join("tests/it").join(module.replace("::", "/")).with_extension("rs");
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let is_test = Regex::new(&format!(r"#\[(tokio::)?test[^\n]*\n(async )?fn {function}\(")).unwrap();
+            assert!(is_test.is_match(&text), "{test} is no test");
+        }
+    }
+}
