@@ -172,8 +172,13 @@ async fn whatever_is_read_while_all_of_it_changes_verifies() {
     let reading = async {
         let mut answers = Vec::new();
         while answers.len() < reads {
-            answers.push(v2(&client, &path).await.expect(200).json());
-            answers.push(client.get(&path).await.expect(200).json());
+            for request in [v2(&client, &path), client.get(&path)] {
+                let answer = request.await;
+                // It may change faster than it can be read: that is said, and is no changeset.
+                if answer.status != 503 {
+                    answers.push(answer.expect(200).json());
+                }
+            }
         }
         answers
     };
@@ -181,7 +186,7 @@ async fn whatever_is_read_while_all_of_it_changes_verifies() {
         answers = reading => answers,
         () = writes => Vec::new(),
     };
-    assert_eq!(answers.len(), reads.next_multiple_of(2));
+    assert!(answers.len() >= reads);
     let timestamps: std::collections::BTreeSet<u64> =
         answers.iter().map(|answer| answer["timestamp"].as_u64().unwrap()).collect();
     assert!(timestamps.len() > 1, "it changes meanwhile");
