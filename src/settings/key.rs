@@ -167,9 +167,9 @@ impl Setting {
         matches!(self.name, Cow::Owned(_))
     }
 
-    /// Its value, as it was written or would be; a secret by an ellipsis.
+    /// Its value, as it was written or would be; a secret, where there is one, by an ellipsis.
     pub fn shown(&self) -> &str {
-        if self.is_secret { "…" } else { &self.text }
+        if self.is_secret && !self.text.is_empty() { "…" } else { &self.text }
     }
 }
 

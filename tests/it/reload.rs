@@ -249,12 +249,8 @@ async fn every_setting_that_can_change_does_and_goes_back() {
     reloaded.read(&lines, "push_broadcast_min_debounce_interval_seconds = ").await;
     let during = in_force().await;
     for (name, value) in others.iter().filter(|(_, value)| !value.is_empty()) {
-        if *name == "sidecar.auth" {
-            // What is secret is shown to nobody; the log names it.
-            assert!(reloaded.sidecar.log().contains("sidecar.auth = "), "{}", reloaded.sidecar.log());
-            continue;
-        }
-        assert_eq!(during(name), json!(value), "{name}");
+        let shown = if *name == "sidecar.auth" { "…" } else { value };
+        assert_eq!(during(name), json!(shown), "{name}");
         assert_ne!(during(name), before(name), "{name}");
     }
     assert!(!reloaded.sidecar.log().contains("needs a restart"), "{}", reloaded.sidecar.log());
