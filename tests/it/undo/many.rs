@@ -126,13 +126,14 @@ fn import(journal: &str, entries: impl Iterator<Item = Value>) {
     let mut import = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
         .args(["history", "import", "--journal", journal])
         .stdin(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufWriter::new(import.stdin.take().unwrap());
-    for entry in entries {
-        writeln!(lines, "{entry}").unwrap();
-    }
-    drop(lines.into_inner().unwrap());
-    assert!(import.wait().unwrap().success());
+    // Where it reads no more, it says why.
+    let is_read =
+        entries.into_iter().all(|entry| writeln!(lines, "{entry}").is_ok()) && lines.flush().is_ok();
+    drop(lines);
+    let output = import.wait_with_output().unwrap();
+    assert!(is_read && output.status.success(), "{output:?}");
 }
