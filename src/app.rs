@@ -32,6 +32,7 @@ use crate::upstream::Upstream;
 use crate::warm::Warm;
 use crate::wire::body::Response;
 use crate::wire::buffers::{Buffers, Hold, NoRoom};
+use crate::wire::dictionaries::Dictionaries;
 use crate::wire::lent::{Lent, Loans};
 use crate::wire::peer::{Peer, client};
 use crate::writes::{Watching, Writes};
@@ -53,6 +54,8 @@ pub struct App {
     pub poller: Arc<Poller>,
     /// Contents of collections.
     pub mirrors: Arc<Mirrors>,
+    /// Contents that clients may still have.
+    pub dictionaries: Arc<Dictionaries>,
     /// Who may read what, asked for on the runtime of [`Self::background`].
     pub access: Access,
     /// What anybody may read of the list of timestamps.
@@ -147,6 +150,7 @@ impl App {
             signatures,
             attachments,
             buffers: Buffers::new(in_force.clone()),
+            dictionaries: Arc::new(Dictionaries::new(settings.max_dictionaries)),
             loans: Loans::new(in_force.clone()),
             public: Arc::new(Public::new(in_force.clone(), warm.clone())),
             settings,

@@ -121,6 +121,8 @@ pub struct State {
     fingerprint: OnceLock<[u8; 32]>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
     pub variants: Variants<(Option<Selection>, Option<usize>)>,
+    /// What a whole changeset of it is called where clients may name it (see [`crate::wire::dictionaries`]).
+    pub dictionary: Arc<OnceLock<[u8; 32]>>,
     /// What its readers are lent.
     pub stock: Stock,
 }
@@ -391,6 +393,7 @@ impl Mirrors {
             verdicts: same.map(|before| Arc::clone(&before.verdicts)).unwrap_or_default(),
             fingerprint: same.map(|before| before.fingerprint.clone()).unwrap_or_default(),
             variants: Variants::default(),
+            dictionary: Arc::default(),
         });
         if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
             // Readers of feeds may hold all of it.

@@ -5,6 +5,7 @@ pub mod buffers;
 pub mod cache_control;
 pub mod compression;
 pub mod cors;
+pub mod dictionaries;
 pub mod headers;
 pub mod lent;
 pub(crate) mod limited;

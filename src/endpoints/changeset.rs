@@ -26,6 +26,7 @@ use crate::upstream::kinto::KintoError;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching, Served};
 use crate::wire::compression::{self, Encoding};
+use crate::wire::dictionaries::Terms;
 use crate::wire::tagged::Coded;
 
 mod streamed;
@@ -123,15 +124,22 @@ struct MirroredChangeset<'a> {
 impl MirroredChangeset<'_> {
     async fn respond(&self, request: &http::request::Parts, freshness: Freshness) -> Result<Response, Error> {
         let content = &self.state.content;
-        let accepted = compression::accepted(&request.headers);
+        let app = &self.asked.core.app;
+        let terms = app.dictionaries.terms(request);
         let tag = format!("{}-{:016x}", content.timestamp, content.digest());
-        let coded = match Coded::known(&request.headers, &tag, accepted)? {
+        let coded = match Coded::known(&request.headers, &tag, terms.encoding)? {
             Some(known) => known,
-            None => self.body(&request.method, accepted).await?,
+            None => self.body(&request.method, &terms).await?,
         };
         let mut response = coded.answer(Some(&tag));
+        let is_given = response.status() == StatusCode::OK && request.method == Method::GET;
         let headers = response.headers_mut();
-        let modified = match self.asked.core.app.settings.compat {
+        terms.vary(headers);
+        if is_given && self.asked.params.since.is_none() && self.limit().is_none() {
+            let whole = || self.chunks(content.all(None));
+            app.dictionaries.offer(&terms, request.uri.path(), &self.state.dictionary, headers, whole);
+        }
+        let modified = match app.settings.compat {
             Compat::KintoChanges => content.timestamp,
             Compat::RemoteSettings => content.metadata.last_modified,
         };
@@ -141,12 +149,12 @@ impl MirroredChangeset<'_> {
     }
 
     /// The whole body, compressed where the client takes it and it is worth it.
-    async fn body(&self, method: &Method, accepted: Encoding) -> Result<Coded, Error> {
+    async fn body(&self, method: &Method, terms: &Terms) -> Result<Coded, Error> {
         let content = &self.state.content;
         let Readable { core, key, params, .. } = self.asked;
         let settings = &core.app.settings;
-        let limit = params.limit_within(settings.kinto.paginate_by);
-        let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let accepted = terms.encoding;
+        let limit = self.limit();
         let selection = params.since.map(|since| content.since(since, limit, settings.overlap));
         // A selection says by itself how many rows it has.
         let limit = limit.filter(|_| selection.is_none());
@@ -160,18 +168,31 @@ impl MirroredChangeset<'_> {
             Some(selection) => content.chunks(selection),
             None => content.all(limit),
         };
-        let mut chunks = Vec::with_capacity(changes.len() + 2);
-        chunks.push(self.state.opening(settings.compat, key));
-        chunks.extend(changes);
-        chunks.push(Bytes::from_static(CLOSING));
+        let chunks = self.chunks(changes);
         let length: usize = chunks.iter().map(Bytes::len).sum();
         if name.1 == Encoding::Identity || length < compression::WORTHWHILE {
             return Ok(Coded::plain(Body::chunks(chunks), self.state.stock.lent(length)));
         }
-        let made = self.state.variants.get_or_make(name, (), chunks, &core.app.background).await;
+        let (dictionary, background) = (terms.dictionary.clone(), &core.app.background);
+        let made = self.state.variants.get_or_make(name, (), dictionary, chunks, background).await;
         let variant = made.map_err(|error| Error::Internal(error.into()))?;
         core.app.mirrors.weigh(key);
         Ok(Coded::compressed(variant, accepted))
+    }
+
+    /// How many changes are asked for at most.
+    fn limit(&self) -> Option<usize> {
+        let limit = self.asked.params.limit_within(self.asked.core.app.settings.kinto.paginate_by);
+        limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// The changeset that has these changes.
+    fn chunks(&self, changes: Vec<Bytes>) -> Vec<Bytes> {
+        let mut chunks = Vec::with_capacity(changes.len() + 2);
+        chunks.push(self.state.opening(self.asked.core.app.settings.compat, self.asked.key));
+        chunks.extend(changes);
+        chunks.push(Bytes::from_static(CLOSING));
+        chunks
     }
 
     fn insert_caching(&self, headers: &mut HeaderMap, freshness: Freshness) {

@@ -33,7 +33,8 @@ pub async fn answer(
     core.requester(&request.headers).check_principals(&settings.changes.principals).await?;
     let host = request.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let base_url = || list::base_url(settings, peer.scheme(), host);
-    let context = Context { settings, now: Timestamp::now(), base_url: &base_url };
+    let context =
+        Context { settings, now: Timestamp::now(), base_url: &base_url, dictionaries: &app.dictionaries };
     let asked = match endpoint {
         Endpoint::MonitorChangeset => {
             monitor_changeset::check(&context, request)?.map_continue(MonitorRequest::Changeset)
@@ -85,7 +86,8 @@ async fn aside_from(
     let (now, base_url) = (context.now, (context.base_url)());
     let answer = move || {
         let base_url = || base_url.clone();
-        let context = Context { settings: &app.settings, now, base_url: &base_url };
+        let context =
+            Context { settings: &app.settings, now, base_url: &base_url, dictionaries: &app.dictionaries };
         asked.answer(&Monitor { entries: &entries, host: app.timeline.host(), context }, &request)
     };
     aside::run(usize::MAX, answer).await?

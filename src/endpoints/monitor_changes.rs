@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderValue, VARY};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::changeset_params::timestamp;
 use super::list::{self, PreconditionOutcome, Preconditions};
@@ -20,10 +20,11 @@ use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
+use crate::timeline::document::Document;
 use crate::timeline::entries::{Entries, Entry};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching};
-use crate::wire::compression;
+use crate::wire::dictionaries::{Dictionaries, Terms};
 use crate::wire::tagged::Coded;
 
 mod fast_query;
@@ -41,6 +42,8 @@ pub struct Context<'m> {
     pub now: Timestamp,
     /// Scheme and host of the request, as [`list::base_url`] gives them; asked for only where they are needed.
     pub base_url: &'m (dyn Fn() -> String + Sync),
+    /// What clients may still have of the list.
+    pub dictionaries: &'m Dictionaries,
 }
 
 /// What both monitor endpoints answer from.
@@ -158,12 +161,30 @@ impl Monitor<'_> {
     fn rendered(&self, since: Option<Timestamp>, request: &Parts) -> Response {
         let (newer, late) = self.after(since);
         let document = self.entries.rendered.list(&self.entries.rows, self.host);
-        let coded = document.encode(newer, &late, compression::accepted(&request.headers));
-        let mut response = coded.answer(None);
+        let terms = self.context.dictionaries.terms(request);
+        let mut response = document.encode(newer, &late, &terms).answer(None);
+        self.offer(&terms, document, since.is_none(), request, &mut response);
         if request.method == Method::HEAD {
             list::insert_total(response.headers_mut(), newer + late.len());
         }
         response
+    }
+
+    /// Says what an answer made of a document means for the client's dictionaries.
+    pub(super) fn offer(
+        &self,
+        terms: &Terms,
+        document: &Document,
+        is_whole: bool,
+        request: &Parts,
+        response: &mut Response,
+    ) {
+        let is_given = response.status() == StatusCode::OK && request.method == Method::GET;
+        terms.vary(response.headers_mut());
+        if is_whole && is_given {
+            let path = request.uri.path();
+            document.offer(self.context.dictionaries, terms, path, response.headers_mut());
+        }
     }
 
     fn selected(&self, given: &Given, request: &Parts) -> Result<Response, Error> {

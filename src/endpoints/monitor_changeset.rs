@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::settings::Compat;
 use crate::timeline::entries;
 use crate::wire::body::Response;
-use crate::wire::compression;
 use crate::wire::tagged::Coded;
 
 /// Checks a request for the changeset: what needs no list is answered at once (`Break`).
@@ -45,14 +44,14 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     };
     // A timestamp does not name a content: a late row, or a removed collection, comes without a newer one.
     let tag = format!("{timestamp}-{:016x}", document.digest());
-    let accepted = compression::accepted(&request.headers);
-    let coded = if let Some(known) = Coded::known(&request.headers, &tag, accepted)? {
-        known
-    } else {
-        let (count, others) = select(monitor, params);
-        document.encode(count, &others, accepted)
+    let terms = monitor.context.dictionaries.terms(request);
+    let (count, others) = select(monitor, params);
+    let coded = match Coded::known(&request.headers, &tag, terms.encoding)? {
+        Some(known) => known,
+        None => document.encode(count, &others, &terms),
     };
     let mut response = coded.answer(Some(&tag));
+    monitor.offer(&terms, document, count == monitor.entries.rows.len(), request, &mut response);
     list::insert_modified(response.headers_mut(), timestamp);
     Ok(response)
 }

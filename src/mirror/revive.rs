@@ -32,6 +32,7 @@ impl Mirrors {
             fingerprint: OnceLock::new(),
             opening: OnceLock::new(),
             variants: Variants::default(),
+            dictionary: Arc::default(),
         };
         mirror.state.store(Some(Arc::new(state)));
         mirror.moved.send_replace(serial);

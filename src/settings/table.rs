@@ -142,6 +142,8 @@ settings! {
             => stale_if_error: Duration = values::DURATION;
         ("sidecar.cache_size", "256MiB", "the bound, in bytes, of all cached responses together").flag("cache-size", "BYTES").live()
             => cache_size: u64 = values::BYTES;
+        ("sidecar.max_dictionaries", "32MiB", "bytes of earlier changesets that are kept for browsers which still have them, and are sent what is new against them (`dcz`, RFC 9842); `0` for none")
+            => max_dictionaries: u64 = values::BYTES;
         ("sidecar.state_dir", "", "the folder in which the list of timestamps and the mirrors of what everybody may read outlive a restart; `none` for nowhere").found("`$STATE_DIRECTORY` where systemd set that, else the folder of a SQLite journal, else none", |environment| first_folder(environment, "STATE_DIRECTORY").to_owned());
         ("sidecar.purge_url", "", "what is told of each change, such as the Varnish in front").live()
             => purge_url: Option<Uri> = values::HTTP_URL;

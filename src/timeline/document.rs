@@ -5,10 +5,12 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use crate::wire::body::Body;
 use crate::wire::compression::{self, Encoding};
+use crate::wire::dictionaries::{Dictionaries, Terms};
 use crate::wire::lent::Stock;
 use crate::wire::tagged::Coded;
 use crate::wire::variants::{self, Variant, Variants};
@@ -21,6 +23,8 @@ pub struct Document {
     begin: usize,
     ends: Vec<usize>,
     digest: u64,
+    /// Its name where clients may have it (see [`crate::wire::dictionaries`]).
+    dictionary: Arc<OnceLock<[u8; 32]>>,
     /// Compressed, by the number of rows.
     variants: Arc<Variants<usize>>,
     /// All of it, by encoding: what most ask for is found here without a lock.
@@ -52,14 +56,15 @@ impl Document {
             ends.push(text.len());
         }
         text.push_str("]}");
-        let digest = Sha256::digest(&text);
-        let digest = digest.iter().take(8).fold(0_u64, |digest, byte| digest << 8 | u64::from(*byte));
+        let sha256: [u8; 32] = Sha256::digest(&text).into();
+        let digest = sha256.iter().take(8).fold(0_u64, |digest, byte| digest << 8 | u64::from(*byte));
         Self {
             stock: Stock::new(text.len()),
             bytes: text.into(),
             begin: opening.len(),
             ends,
             digest,
+            dictionary: Arc::new(sha256.into()),
             variants: Arc::default(),
             whole: Default::default(),
         }
@@ -97,9 +102,10 @@ impl Document {
     /// The same as [`Self::select`], in an encoding that the client takes.
     ///
     /// A large document is compressed aside, and given as it is until that is done.
-    pub fn encode(&self, count: usize, others: &[usize], accepted: Encoding) -> Coded {
+    pub fn encode(&self, count: usize, others: &[usize], terms: &Terms) -> Coded {
         let is_whole = count >= self.ends.len();
-        let whole = self.whole.get(accepted as usize).filter(|_| is_whole);
+        let accepted = terms.encoding;
+        let whole = place(accepted).and_then(|place| self.whole.get(place)).filter(|_| is_whole);
         if let Some(Whole { body, stock }) = whole.and_then(OnceLock::get) {
             let variant = Variant { body: body.clone(), note: (), lent: stock.lent(body.len()) };
             return Coded::compressed(variant, accepted);
@@ -109,7 +115,7 @@ impl Document {
         let is_kept = others.is_empty() && (is_whole || length <= variants::AT_ONCE);
         if is_kept && length >= compression::WORTHWHILE && accepted != Encoding::Identity {
             let name = (count.min(self.ends.len()), accepted);
-            if let Some(variant) = self.variants.get_or_begin(name, &chunks) {
+            if let Some(variant) = self.variants.get_or_begin(name, &terms.dictionary, &chunks) {
                 if let Some(whole) = whole {
                     let body = variant.body.clone();
                     whole.get_or_init(|| Whole { stock: Stock::new(body.len()), body });
@@ -118,6 +124,22 @@ impl Document {
             }
         }
         Coded::plain(Body::chunks(chunks), self.stock.lent(length))
+    }
+
+    /// Has clients told that they may use the document, all of which they are given, for the next one.
+    pub fn offer(&self, dictionaries: &Dictionaries, terms: &Terms, path: &str, headers: &mut HeaderMap) {
+        dictionaries.offer(terms, path, &self.dictionary, headers, || vec![self.bytes.clone()]);
+    }
+}
+
+/// Where the whole document is kept in an encoding that does not depend on the client.
+fn place(encoding: Encoding) -> Option<usize> {
+    match encoding {
+        Encoding::Identity => Some(0),
+        Encoding::Gzip => Some(1),
+        Encoding::Brotli => Some(2),
+        Encoding::Zstd => Some(3),
+        Encoding::Dcz(_) => None,
     }
 }
 
@@ -155,7 +177,7 @@ mod tests {
     }
 
     async fn encoded(document: &Document, count: usize, accepted: Encoding) -> (Option<String>, Bytes) {
-        let (head, body) = document.encode(count, &[], accepted).answer(None).into_parts();
+        let (head, body) = document.encode(count, &[], &Terms::plain(accepted)).answer(None).into_parts();
         let encoding =
             head.headers.get(CONTENT_ENCODING).map(|encoding| encoding.to_str().unwrap().to_owned());
         (encoding, read_limited(body, usize::MAX).await.unwrap())

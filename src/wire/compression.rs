@@ -1,6 +1,7 @@
 //! Content codings of answers: which one a client takes (RFC 9110 §12.5.3), and the compressing.
 //!
-//! Answers are compressed once and served many times, so a small body is worth some time.
+//! Answers are compressed once and served many times, so a small body is worth some time. A client that still has an earlier
+//! answer may be sent what is new against it (RFC 9842, [`super::dictionaries`]).
 
 use std::io::{self, Write};
 
@@ -23,7 +24,12 @@ pub enum Encoding {
     Brotli,
     /// RFC 8878.
     Zstd,
+    /// RFC 9842 §4: zstd against a dictionary, of which this is the SHA-256.
+    Dcz([u8; 32]),
 }
+
+/// What a body begins with that is compressed against a dictionary, before the dictionary's SHA-256 (RFC 9842 §4).
+const DCZ: [u8; 8] = [0x5e, 0x2a, 0x4d, 0x18, 0x20, 0, 0, 0];
 
 impl Encoding {
     /// The name in `Content-Encoding`.
@@ -33,6 +39,7 @@ impl Encoding {
             Self::Gzip => "gzip",
             Self::Brotli => "br",
             Self::Zstd => "zstd",
+            Self::Dcz(_) => "dcz",
         }
     }
 }
@@ -78,12 +85,12 @@ fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Enco
     best.0
 }
 
-/// Compresses the pieces of a body as one.
+/// Compresses the pieces of a body as one; `dictionary` is what [`Encoding::Dcz`] names, and nothing to the others.
 ///
 /// # Errors
 ///
 /// None that these encoders are known to give for memory.
-pub fn compress(encoding: Encoding, chunks: &[Bytes]) -> io::Result<Bytes> {
+pub fn compress(encoding: Encoding, dictionary: &[u8], chunks: &[Bytes]) -> io::Result<Bytes> {
     let length: usize = chunks.iter().map(Bytes::len).sum();
     let output = Vec::with_capacity(length / 2);
     let body = match encoding {
@@ -104,8 +111,23 @@ pub fn compress(encoding: Encoding, chunks: &[Bytes]) -> io::Result<Bytes> {
             write(&mut encoder, chunks)?;
             encoder.finish()?
         }
+        Encoding::Dcz(digest) => {
+            let output = [&DCZ[..], &digest].concat();
+            let mut encoder = zstd::Encoder::with_ref_prefix(output, 3, dictionary)?;
+            // Repetitions are looked for in all of the dictionary, and what is far behind may still be named at the end.
+            encoder.long_distance_matching(true)?;
+            encoder.window_log(window_log(length.max(dictionary.len())))?;
+            encoder.set_pledged_src_size(u64::try_from(length).ok())?;
+            write(&mut encoder, chunks)?;
+            encoder.finish()?
+        }
     };
     Ok(body.into())
+}
+
+/// The logarithm of the least window of zstd that has room for so many bytes.
+fn window_log(bytes: usize) -> u32 {
+    bytes.max(1 << 10).next_power_of_two().ilog2()
 }
 
 fn write(encoder: &mut impl Write, chunks: &[Bytes]) -> io::Result<()> {
@@ -145,14 +167,14 @@ mod tests {
     fn what_is_compressed_can_be_read_again() {
         let chunks = [Bytes::from("a".repeat(3000)), Bytes::from("b".repeat(10))];
         let plain = chunks.concat();
-        let gzip = compress(Encoding::Gzip, &chunks).unwrap();
+        let gzip = compress(Encoding::Gzip, &[], &chunks).unwrap();
         let mut text = Vec::new();
         flate2::read::GzDecoder::new(&gzip[..]).read_to_end(&mut text).unwrap();
         assert_eq!(text, plain);
         let mut text = Vec::new();
-        let brotli = compress(Encoding::Brotli, &chunks).unwrap();
+        let brotli = compress(Encoding::Brotli, &[], &chunks).unwrap();
         brotli::Decompressor::new(&brotli[..], 4096).read_to_end(&mut text).unwrap();
         assert_eq!(text, plain);
-        assert_eq!(zstd::decode_all(&compress(Encoding::Zstd, &chunks).unwrap()[..]).unwrap(), plain);
+        assert_eq!(zstd::decode_all(&compress(Encoding::Zstd, &[], &chunks).unwrap()[..]).unwrap(), plain);
     }
 }

@@ -24,6 +24,9 @@ pub struct Coded {
     lent: Option<Arc<Lent>>,
 }
 
+/// What follows the content in a tag where a dictionary was used, before the dictionary's name.
+const DCZ: &str = "-dcz-";
+
 /// 412: the client wants to act on another content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the content is another one")]
@@ -78,6 +81,9 @@ impl Coded {
         }
         let etag = tag.map(|tag| match self.encoding {
             Encoding::Identity => format!("\"{tag}\""),
+            Encoding::Dcz([a, b, c, d, ..]) => {
+                format!("\"{tag}{DCZ}{:08x}\"", u32::from_be_bytes([a, b, c, d]))
+            }
             encoding => format!("\"{tag}-{}\"", encoding.token()),
         });
         if let Some(Ok(etag)) = etag.map(HeaderValue::try_from) {
@@ -97,7 +103,9 @@ fn any(headers: &HeaderMap, name: &HeaderName, tag: &str) -> bool {
                 .strip_prefix('"')
                 .and_then(|given| given.strip_suffix('"'))
                 .and_then(|given| given.strip_prefix(tag))
-                .is_some_and(|ending| matches!(ending, "" | "-gzip" | "-br" | "-zstd"))
+                .is_some_and(|ending| {
+                    matches!(ending, "" | "-gzip" | "-br" | "-zstd") || ending.starts_with(DCZ)
+                })
         })
     })
 }
@@ -124,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_client_that_has_the_content_in_any_encoding_is_told_so() {
-        for value in ["\"17-ab\"", "\"x\", W/\"17-ab-gzip\""] {
+        for value in ["\"17-ab\"", "\"x\", W/\"17-ab-gzip\"", "\"17-ab-dcz-0123abcd\""] {
             assert_eq!(status(IF_NONE_MATCH, value), StatusCode::NOT_MODIFIED, "{value}");
         }
         for value in ["\"17-abc\"", "\"17\"", "17-ab", "\"17-ab-\"", "*"] {

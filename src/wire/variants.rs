@@ -81,23 +81,25 @@ where
         self.kept.lock().variants.get_mut(name).map(KeptVariant::ask)
     }
 
-    /// The variant of this name, compressed from `chunks` where it was not made yet.
+    /// The variant of this name, compressed from `chunks` where it was not made yet (see [`compression::compress`]).
     pub async fn get_or_make(
         &self,
         name: (N, Encoding),
         note: X,
+        dictionary: Bytes,
         chunks: Vec<Bytes>,
         background: &Handle,
     ) -> io::Result<Variant<X>> {
         let encoding = name.1;
         let body = if length(&chunks) <= AT_ONCE {
-            compression::compress(encoding, &chunks)?
+            compression::compress(encoding, &dictionary, &chunks)?
         } else {
             let _turn = self.turns.acquire().await;
             if let Some(variant) = self.get(&name) {
                 return Ok(variant);
             }
-            let making = background.spawn_blocking(move || compression::compress(encoding, &chunks));
+            let making =
+                background.spawn_blocking(move || compression::compress(encoding, &dictionary, &chunks));
             making.await.map_err(io::Error::other)??
         };
         Ok(self.kept.lock().keep(name, body, note))
@@ -111,21 +113,26 @@ where
 
 impl<N: Eq + Hash + Clone + Send + 'static> Variants<N> {
     /// As [`Self::get_or_make`], for who cannot wait: what takes long is made aside, and there is none until that is done.
-    pub fn get_or_begin(self: &Arc<Self>, name: (N, Encoding), chunks: &[Bytes]) -> Option<Variant> {
+    pub fn get_or_begin(
+        self: &Arc<Self>,
+        name: (N, Encoding),
+        dictionary: &Bytes,
+        chunks: &[Bytes],
+    ) -> Option<Variant> {
         if let Some(variant) = self.get(&name) {
             return Some(variant);
         }
         let encoding = name.1;
         if length(chunks) <= AT_ONCE {
-            let body = compression::compress(encoding, chunks).ok()?;
+            let body = compression::compress(encoding, dictionary, chunks).ok()?;
             return Some(self.kept.lock().keep(name, body, ()));
         }
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
-        let (this, chunks) = (Arc::clone(self), chunks.to_vec());
+        let (this, dictionary, chunks) = (Arc::clone(self), dictionary.clone(), chunks.to_vec());
         Handle::try_current().ok()?.spawn_blocking(move || {
             let _turn = turn;
             if this.get(&name).is_none()
-                && let Ok(body) = compression::compress(encoding, &chunks)
+                && let Ok(body) = compression::compress(encoding, &dictionary, &chunks)
             {
                 this.kept.lock().keep(name, body, ());
             }
@@ -209,7 +216,8 @@ mod tests {
     }
 
     async fn made<N: Eq + Hash + Clone>(variants: &Variants<N>, name: N, chunks: Vec<Bytes>) -> Variant {
-        variants.get_or_make((name, Encoding::Zstd), (), chunks, &Handle::current()).await.unwrap()
+        let background = Handle::current();
+        variants.get_or_make((name, Encoding::Zstd), (), Bytes::new(), chunks, &background).await.unwrap()
     }
 
     #[tokio::test]
@@ -230,12 +238,12 @@ mod tests {
     #[tokio::test]
     async fn who_cannot_wait_has_what_is_large_made_aside() {
         let variants = Arc::new(Variants::default());
-        let begin = || variants.get_or_begin((7, Encoding::Gzip), &noise(AT_ONCE + 1, 1));
+        let begin = || variants.get_or_begin((7, Encoding::Gzip), &Bytes::new(), &noise(AT_ONCE + 1, 1));
         assert!(begin().is_none());
         while begin().is_none() {
             tokio::task::yield_now().await;
         }
-        assert!(variants.get_or_begin((8, Encoding::Gzip), &noise(AT_ONCE, 1)).is_some());
+        assert!(variants.get_or_begin((8, Encoding::Gzip), &Bytes::new(), &noise(AT_ONCE, 1)).is_some());
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("RESTARTS=", "is a longer form of a test"),
     ("MINUTES=", "is a longer form of a test"),
     ("COLLECTIONS=", "is a longer form of a test"),
+    ("RECORDS=", "is a longer form of a test"),
     ("CLIENTS=", "is a longer form of a test"),
 ];
 

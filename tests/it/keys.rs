@@ -18,6 +18,7 @@ const HEADERS: &[(&str, &[&str])] = &[
     ("accept-language", &["fr"]),
     ("access-control-request-headers", &["x"]),
     ("access-control-request-method", &["POST"]),
+    ("available-dictionary", &[":47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:", "x"]),
     ("authorization", &["Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA==", "", "x"]),
     ("cache-control", &["no-cache", "only-if-cached"]),
     ("content-encoding", &["gzip"]),
@@ -76,7 +77,13 @@ const OTHERS: &[&str] = &[
     "method",
     "requests",
     "data",
+    "docs",
     "filters",
+    "id",
+    "rev",
+    "access-control-allow-credentials",
+    "access-control-allow-origin",
+    "use-as-dictionary",
 ];
 
 /// What a client is given, whatever way it was sent.

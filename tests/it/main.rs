@@ -22,6 +22,7 @@ mod clients;
 mod cold_to_hot;
 mod conversation;
 mod deploy;
+mod dictionaries;
 mod differential;
 mod docs;
 mod early;

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -164,7 +165,7 @@ impl FeedRequest<'_> {
         }
         let own = Variants::default();
         let variants = if is_shared { &app.feeds.compressed } else { &own };
-        let made = variants.get_or_make(name, last, vec![body], &app.background).await;
+        let made = variants.get_or_make(name, last, Bytes::new(), vec![body], &app.background).await;
         // From here on it is lent.
         hold.set(before)?;
         Ok(Coded::compressed(made.map_err(|error| Error::Internal(error.into()))?, accepted))

@@ -69,7 +69,7 @@ pub(in crate::endpoints) fn names(body: &str) -> String {
 
 fn answer(entries: &Entries, settings: &Settings, request: &Parts) -> Result<Response, Error> {
     let base_url = || "http://www.example.org".to_owned();
-    let context = Context { settings, now: NOW, base_url: &base_url };
+    let context = Context { settings, now: NOW, base_url: &base_url, dictionaries: &Dictionaries::new(0) };
     match check(&context, request)? {
         ControlFlow::Break(response) => Ok(response),
         ControlFlow::Continue(asked) => asked.answer(&Monitor { entries, host: HOST, context }, request),

@@ -6,10 +6,11 @@ use super::*;
 use crate::endpoints::monitor_changes::tests::{NOW, entries, names, request, settings, text};
 use crate::settings::Settings;
 use crate::timeline::entries::Entries;
+use crate::wire::dictionaries::Dictionaries;
 
 fn respond(entries: &Entries, host: &str, settings: &Settings, request: &Parts) -> Response {
     let base_url = || "http://www.example.org".to_owned();
-    let context = Context { settings, now: NOW, base_url: &base_url };
+    let context = Context { settings, now: NOW, base_url: &base_url, dictionaries: &Dictionaries::new(0) };
     match check(&context, request) {
         Ok(ControlFlow::Break(response)) => response,
         Ok(ControlFlow::Continue(params)) => {

@@ -21,7 +21,12 @@ pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, Re
     let (all, is_behind) = app.poller.entries(newest).await?;
     let entries = app.signatures.listed(app.public.entries(&core.access, &all).await?);
     let base_url = || app.settings.public_url();
-    let context = Context { settings: &app.settings, now: Timestamp::now(), base_url: &base_url };
+    let context = Context {
+        settings: &app.settings,
+        now: Timestamp::now(),
+        base_url: &base_url,
+        dictionaries: &app.dictionaries,
+    };
     let monitor = Monitor { entries: &entries, host: app.timeline.host(), context };
     let mut response = monitor_changeset::answer(&params, &monitor, request)?;
     let is_met = newest.is_none_or(|newest| newest <= monitor.timestamp()) && !is_behind;

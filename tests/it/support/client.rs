@@ -20,7 +20,7 @@ const KNOWN_HEADERS: &str = "
     access-control-allow-credentials access-control-allow-headers access-control-allow-methods access-control-allow-origin
     access-control-expose-headers access-control-max-age age alert allow backoff cache-control cache-status cache-tag
     cdn-cache-control content-encoding content-length content-security-policy content-type cursor date etag expires
-    last-modified last-seq link location next-page pragma retry-after server snapshot-incomplete surrogate-key total-objects total-records transfer-encoding vary via
+    last-modified last-seq link location next-page pragma retry-after server snapshot-incomplete surrogate-key total-objects total-records transfer-encoding use-as-dictionary vary via
     www-authenticate x-accel-buffering x-content-type-options x-request-id
 ";
 

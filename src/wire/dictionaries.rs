@@ -1,0 +1,169 @@
+//! Answers compressed with what a client still has of an earlier one (RFC 9842): where one record of many changed, that is
+//! all that is sent.
+//!
+//! Who takes zstd is told that a whole answer may be used for the next one at its path (`Use-As-Dictionary`), and names it
+//! when it asks again (`Available-Dictionary`). Of each such answer one copy is kept, all together within
+//! `sidecar.max_dictionaries`; who names one that is gone, or of another path, has an ordinary answer.
+
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
+use http::request::Parts;
+use moka::sync::Cache;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::compression::{self, Encoding};
+use super::headers;
+
+const AVAILABLE_DICTIONARY: HeaderName = HeaderName::from_static("available-dictionary");
+const USE_AS_DICTIONARY: HeaderName = HeaderName::from_static("use-as-dictionary");
+
+/// What a dictionary takes beside its bytes and its path, in bytes.
+const OVERHEAD: usize = 256;
+
+/// Longer answers are no dictionaries, in bytes: no browser takes a larger window.
+const LARGEST: usize = 64 << 20;
+
+/// The answers that clients may still have.
+#[derive(Debug)]
+pub struct Dictionaries {
+    kept: Cache<[u8; 32], Kept>,
+    most: usize,
+    /// Held while one is copied.
+    turn: Arc<Semaphore>,
+}
+
+#[derive(Debug, Clone)]
+struct Kept {
+    path: Arc<str>,
+    bytes: Bytes,
+}
+
+/// How an answer is to be coded.
+#[derive(Debug)]
+pub struct Terms {
+    /// The coding that the client likes best.
+    pub encoding: Encoding,
+    /// What [`Encoding::Dcz`] names; else empty.
+    pub dictionary: Bytes,
+    /// Whether the client may take dictionaries.
+    is_offered: bool,
+}
+
+// === impl Dictionaries ===
+
+impl Dictionaries {
+    /// None yet; together they take at most so many bytes. With 0 there never is one.
+    pub fn new(most: u64) -> Self {
+        let weigh = |_: &[u8; 32], kept: &Kept| {
+            u32::try_from(kept.bytes.len() + kept.path.len() + OVERHEAD).unwrap_or(u32::MAX)
+        };
+        let most_bytes = usize::try_from(most).unwrap_or(usize::MAX);
+        Self {
+            kept: Cache::builder().max_capacity(most).weigher(weigh).build(),
+            most: most_bytes,
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// How the client of a request wants its answer coded.
+    pub fn terms(&self, request: &Parts) -> Terms {
+        let encoding = compression::accepted(&request.headers);
+        let takes_dcz = takes(&request.headers, "dcz");
+        // Browsers say that they take `dcz` once they have something to use it with.
+        if self.most == 0 || !(takes_dcz || takes(&request.headers, "zstd")) {
+            return Terms::plain(encoding);
+        }
+        let named = request.headers.get(AVAILABLE_DICTIONARY).filter(|_| takes_dcz).and_then(digest);
+        let known = named.and_then(|digest| Some((digest, self.kept.get(&digest)?)));
+        match known.filter(|(_, kept)| *kept.path == *request.uri.path()) {
+            Some((digest, kept)) => {
+                Terms { encoding: Encoding::Dcz(digest), dictionary: kept.bytes, is_offered: true }
+            }
+            None => Terms { is_offered: true, ..Terms::plain(encoding) },
+        }
+    }
+
+    /// Tells the client of a whole answer that it may be used for the next one, where the client would. `digest` is that
+    /// of the answer's body once it was kept.
+    pub fn offer(
+        &self,
+        terms: &Terms,
+        path: &str,
+        digest: &Arc<OnceLock<[u8; 32]>>,
+        headers: &mut HeaderMap,
+        body: impl FnOnce() -> Vec<Bytes>,
+    ) {
+        if !terms.is_offered || !is_plain(path) {
+            return;
+        }
+        if !digest.get().is_some_and(|digest| self.kept.contains_key(digest))
+            && !self.keep(path, digest, body)
+        {
+            return;
+        }
+        headers.extend(
+            HeaderValue::try_from(format!("match=\"{path}*\"")).map(|value| (USE_AS_DICTIONARY, value)),
+        );
+    }
+
+    /// Has a body kept, unless another one is just being copied.
+    fn keep(&self, path: &str, digest: &Arc<OnceLock<[u8; 32]>>, body: impl FnOnce() -> Vec<Bytes>) -> bool {
+        let turn = Arc::clone(&self.turn).try_acquire_owned();
+        let (Ok(turn), Ok(runtime)) = (turn, Handle::try_current()) else { return false };
+        let chunks = body();
+        let length: usize = chunks.iter().map(Bytes::len).sum();
+        if !(compression::WORTHWHILE..=LARGEST.min(self.most / 2)).contains(&length) {
+            return false;
+        }
+        let (kept, path, digest) = (self.kept.clone(), Arc::from(path), Arc::clone(digest));
+        runtime.spawn_blocking(move || {
+            let _turn = turn;
+            let bytes = Bytes::from(chunks.concat());
+            let name = *digest.get_or_init(|| Sha256::digest(&bytes).into());
+            kept.insert(name, Kept { path, bytes });
+        });
+        true
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// Of a client that takes no dictionaries.
+    pub fn plain(encoding: Encoding) -> Self {
+        Self { encoding, dictionary: Bytes::new(), is_offered: false }
+    }
+
+    /// Says that the answer depends on what the client has, where it does.
+    pub fn vary(&self, headers: &mut HeaderMap) {
+        if self.is_offered {
+            headers.append(VARY, HeaderValue::from_static("Available-Dictionary"));
+        }
+    }
+}
+
+/// Whether a client takes a coding, by name.
+fn takes(request: &HeaderMap, coding: &str) -> bool {
+    let values = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| {
+        let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+        name.trim().eq_ignore_ascii_case(coding) && headers::weight(parameters) > 0
+    })
+}
+
+/// The SHA-256 that a client names: a byte sequence of RFC 8941 §3.3.5.
+fn digest(value: &HeaderValue) -> Option<[u8; 32]> {
+    let text = value.to_str().ok()?.trim().strip_prefix(':')?.strip_suffix(':')?;
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+/// Whether a path means itself as a URL pattern.
+fn is_plain(path: &str) -> bool {
+    path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.~%".contains(&byte))
+}
