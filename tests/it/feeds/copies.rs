@@ -152,7 +152,7 @@ async fn pouchdb_has_what_kinto_has_whatever_is_cut_or_killed() {
     let seed = Random::seed();
     println!("KINTO_SIDECAR_SEED={seed} replays this plan");
     let mut random = Random::new(seed);
-    let operations = std::env::var("OPERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(160_u64);
+    let operations = std::env::var("OPERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(120_u64);
     let kinto = Kinto::start(KintoOptions::memory());
     let directory = tempfile::tempdir().unwrap();
     let journal = format!("sqlite:{}", directory.path().join("journal.db").display());
