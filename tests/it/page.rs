@@ -146,11 +146,12 @@ async fn a_browser_shows_a_write_within_a_second_on_a_phone_by_keyboard_and_dark
     browser.wait("document.getElementById('detail').hidden");
 
     // What others have written is shown as text.
-    browser.evaluate(&format!("state.troubles.unshift({{time: 1, is_error: true, words: {odd:?}}}); show()"));
+    let shown = browser.evaluate(&format!(
+        "state.troubles.unshift({{time: 1, is_error: true, words: {odd:?}}}), show(),
+            document.getElementById('troubles').textContent"
+    ));
+    assert!(shown.as_str().unwrap().contains(odd), "{shown}");
     assert_eq!(browser.evaluate("document.querySelectorAll('img').length"), 0);
-    assert!(
-        browser.evaluate("document.getElementById('troubles').textContent").as_str().unwrap().contains(odd)
-    );
     assert_eq!(
         browser.evaluate(&format!("document.getElementById('rows').textContent.includes({name:?})")),
         true

@@ -134,7 +134,9 @@ async fn a_kinto_that_is_read_only_refuses_each_and_is_asked_once_for_a_batch() 
     }
     chaos.lead_to(recorders[1].url());
     chaos.cut();
-    world.alice.get(&world.records()).await.expect(503);
+    let status = world.alice.get(&world.records()).await.status;
+    // Refused, or hung up on.
+    assert!(matches!(status, 502 | 503), "{status}");
     chaos.restore();
     eventually("the other Kinto answers", async || {
         (world.alice.put(&world.record("a")).await.status == 405).then_some(())
