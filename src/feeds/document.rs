@@ -14,23 +14,18 @@ const OURS: [&str; 3] = ["_id", "_rev", "_deleted"];
 
 /// Appends a row's document.
 pub fn write(text: &mut Vec<u8>, row: &FeedRow) {
-    text.push(b'{');
-    if write_members(text, &row.json, |name| !OURS.contains(&name)) {
-        text.push(b',');
-    }
-    let members = format!(r#""_id":{},"_rev":"{}""#, json!(*row.id), row.rev());
-    text.extend_from_slice(members.as_bytes());
-    if row.deleted {
-        text.extend_from_slice(br#","_deleted":true"#);
-    }
-    text.push(b'}');
+    write_with(text, row, |name| !OURS.contains(&name), None);
 }
 
 /// Appends a row's document for a program that copies it, with the names of the versions before: such programs take no other
 /// member whose name begins with `_`.
 pub fn write_copied(text: &mut Vec<u8>, row: &FeedRow, revisions: Option<&str>) {
+    write_with(text, row, |name| !name.starts_with('_'), revisions);
+}
+
+fn write_with(text: &mut Vec<u8>, row: &FeedRow, stays: impl Fn(&str) -> bool, revisions: Option<&str>) {
     text.push(b'{');
-    if write_members(text, &row.json, |name| !name.starts_with('_')) {
+    if write_members(text, &row.json, stays) {
         text.push(b',');
     }
     text.extend_from_slice(format!(r#""_id":{},"_rev":"{}""#, json!(*row.id), row.rev()).as_bytes());
