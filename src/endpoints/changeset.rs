@@ -132,13 +132,11 @@ impl MirroredChangeset<'_> {
             None => self.body(&request.method, &terms).await?,
         };
         let mut response = coded.answer(Some(&tag));
-        let is_given = response.status() == StatusCode::OK && request.method == Method::GET;
+        let is_whole = self.asked.params.since.is_none() && self.limit().is_none();
+        let whole = || self.chunks(content.all(None));
+        let whole = is_whole.then_some((&self.state.dictionary, whole));
+        app.dictionaries.offer(&terms, request, &mut response, whole);
         let headers = response.headers_mut();
-        terms.vary(headers);
-        if is_given && self.asked.params.since.is_none() && self.limit().is_none() {
-            let whole = || self.chunks(content.all(None));
-            app.dictionaries.offer(&terms, request.uri.path(), &self.state.dictionary, headers, whole);
-        }
         let modified = match app.settings.compat {
             Compat::KintoChanges => content.timestamp,
             Compat::RemoteSettings => content.metadata.last_modified,

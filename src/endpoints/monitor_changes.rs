@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{HeaderValue, VARY};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 
 use super::changeset_params::timestamp;
 use super::list::{self, PreconditionOutcome, Preconditions};
@@ -20,11 +20,10 @@ use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
-use crate::timeline::document::Document;
 use crate::timeline::entries::{Entries, Entry};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching};
-use crate::wire::dictionaries::{Dictionaries, Terms};
+use crate::wire::dictionaries::Dictionaries;
 use crate::wire::tagged::Coded;
 
 mod fast_query;
@@ -163,28 +162,11 @@ impl Monitor<'_> {
         let document = self.entries.rendered.list(&self.entries.rows, self.host);
         let terms = self.context.dictionaries.terms(request);
         let mut response = document.encode(newer, &late, &terms).answer(None);
-        self.offer(&terms, document, since.is_none(), request, &mut response);
+        document.offer(self.context.dictionaries, &terms, since.is_none(), request, &mut response);
         if request.method == Method::HEAD {
             list::insert_total(response.headers_mut(), newer + late.len());
         }
         response
-    }
-
-    /// Says what an answer made of a document means for the client's dictionaries.
-    pub(super) fn offer(
-        &self,
-        terms: &Terms,
-        document: &Document,
-        is_whole: bool,
-        request: &Parts,
-        response: &mut Response,
-    ) {
-        let is_given = response.status() == StatusCode::OK && request.method == Method::GET;
-        terms.vary(response.headers_mut());
-        if is_whole && is_given {
-            let path = request.uri.path();
-            document.offer(self.context.dictionaries, terms, path, response.headers_mut());
-        }
     }
 
     fn selected(&self, given: &Given, request: &Parts) -> Result<Response, Error> {

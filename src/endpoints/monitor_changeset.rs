@@ -45,13 +45,16 @@ pub fn answer(params: &ChangesetParams, monitor: &Monitor<'_>, request: &Parts) 
     // A timestamp does not name a content: a late row, or a removed collection, comes without a newer one.
     let tag = format!("{timestamp}-{:016x}", document.digest());
     let terms = monitor.context.dictionaries.terms(request);
-    let (count, others) = select(monitor, params);
-    let coded = match Coded::known(&request.headers, &tag, terms.encoding)? {
-        Some(known) => known,
-        None => document.encode(count, &others, &terms),
+    let mut is_whole = false;
+    let coded = if let Some(known) = Coded::known(&request.headers, &tag, terms.encoding)? {
+        known
+    } else {
+        let (count, others) = select(monitor, params);
+        is_whole = count == monitor.entries.rows.len();
+        document.encode(count, &others, &terms)
     };
     let mut response = coded.answer(Some(&tag));
-    monitor.offer(&terms, document, count == monitor.entries.rows.len(), request, &mut response);
+    document.offer(monitor.context.dictionaries, &terms, is_whole, request, &mut response);
     list::insert_modified(response.headers_mut(), timestamp);
     Ok(response)
 }

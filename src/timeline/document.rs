@@ -5,10 +5,10 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use crate::wire::body::Body;
+use crate::wire::body::{Body, Response};
 use crate::wire::compression::{self, Encoding};
 use crate::wire::dictionaries::{Dictionaries, Terms};
 use crate::wire::lent::Stock;
@@ -126,9 +126,17 @@ impl Document {
         Coded::plain(Body::chunks(chunks), self.stock.lent(length))
     }
 
-    /// Has clients told that they may use the document, all of which they are given, for the next one.
-    pub fn offer(&self, dictionaries: &Dictionaries, terms: &Terms, path: &str, headers: &mut HeaderMap) {
-        dictionaries.offer(terms, path, &self.dictionary, headers, || vec![self.bytes.clone()]);
+    /// As [`Dictionaries::offer`], in an answer that has the whole document or a part of it.
+    pub fn offer(
+        &self,
+        dictionaries: &Dictionaries,
+        terms: &Terms,
+        is_whole: bool,
+        request: &Parts,
+        response: &mut Response,
+    ) {
+        let bytes = || vec![self.bytes.clone()];
+        dictionaries.offer(terms, request, response, is_whole.then_some((&self.dictionary, bytes)));
     }
 }
 

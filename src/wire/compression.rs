@@ -58,20 +58,16 @@ fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Enco
         (Encoding::Identity, None),
     ];
     let mut others = None;
-    for value in accept_encoding.filter_map(|value| value.to_str().ok()) {
-        for item in value.split(',') {
-            let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-            let (name, weight) = (name.trim(), headers::weight(parameters));
-            if name == "*" {
-                others = Some(weight);
-            }
-            let is_named = |encoding: Encoding| {
-                name.eq_ignore_ascii_case(encoding.token())
-                    || (encoding == Encoding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
-            };
-            for (_, liking) in liked.iter_mut().filter(|(encoding, _)| is_named(*encoding)) {
-                *liking = Some(weight);
-            }
+    for (name, weight) in codings(accept_encoding) {
+        if name == "*" {
+            others = Some(weight);
+        }
+        let is_named = |encoding: Encoding| {
+            name.eq_ignore_ascii_case(encoding.token())
+                || (encoding == Encoding::Gzip && name.eq_ignore_ascii_case("x-gzip"))
+        };
+        for (_, liking) in liked.iter_mut().filter(|(encoding, _)| is_named(*encoding)) {
+            *liking = Some(weight);
         }
     }
     let mut best = (Encoding::Identity, 0);
@@ -83,6 +79,17 @@ fn negotiate<'a>(accept_encoding: impl Iterator<Item = &'a HeaderValue>) -> Enco
         }
     }
     best.0
+}
+
+/// The codings that are named, each with its weight in thousandths.
+pub(super) fn codings<'a>(
+    accept_encoding: impl Iterator<Item = &'a HeaderValue>,
+) -> impl Iterator<Item = (&'a str, u16)> {
+    let items = accept_encoding.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    items.map(|item| {
+        let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+        (name.trim(), headers::weight(parameters))
+    })
 }
 
 /// Compresses the pieces of a body as one; `dictionary` is what [`Encoding::Dcz`] names, and nothing to the others.

@@ -12,13 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
 use http::request::Parts;
+use http::{Method, StatusCode};
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::body::Response;
 use super::compression::{self, Encoding};
-use super::headers;
 
 const AVAILABLE_DICTIONARY: HeaderName = HeaderName::from_static("available-dictionary");
 const USE_AS_DICTIONARY: HeaderName = HeaderName::from_static("use-as-dictionary");
@@ -74,12 +75,12 @@ impl Dictionaries {
     /// How the client of a request wants its answer coded.
     pub fn terms(&self, request: &Parts) -> Terms {
         let encoding = compression::accepted(&request.headers);
-        let takes_dcz = takes(&request.headers, "dcz");
         // Browsers say that they take `dcz` once they have something to use it with.
-        if self.most == 0 || !(takes_dcz || takes(&request.headers, "zstd")) {
+        if self.most == 0 || !["zstd", "dcz"].iter().any(|coding| takes(&request.headers, coding)) {
             return Terms::plain(encoding);
         }
-        let named = request.headers.get(AVAILABLE_DICTIONARY).filter(|_| takes_dcz).and_then(digest);
+        let named = request.headers.get(AVAILABLE_DICTIONARY);
+        let named = named.filter(|_| takes(&request.headers, "dcz")).and_then(digest);
         let known = named.and_then(|digest| Some((digest, self.kept.get(&digest)?)));
         match known.filter(|(_, kept)| *kept.path == *request.uri.path()) {
             Some((digest, kept)) => {
@@ -89,27 +90,27 @@ impl Dictionaries {
         }
     }
 
-    /// Tells the client of a whole answer that it may be used for the next one, where the client would. `digest` is that
-    /// of the answer's body once it was kept.
+    /// Says in an answer that it depends on what the client has, where it does; and in one that gives the whole of a content
+    /// that the client may use it for the next one. `whole` is the content's SHA-256, once it was kept, and its bytes.
     pub fn offer(
         &self,
         terms: &Terms,
-        path: &str,
-        digest: &Arc<OnceLock<[u8; 32]>>,
-        headers: &mut HeaderMap,
-        body: impl FnOnce() -> Vec<Bytes>,
+        request: &Parts,
+        response: &mut Response,
+        whole: Option<(&Arc<OnceLock<[u8; 32]>>, impl FnOnce() -> Vec<Bytes>)>,
     ) {
-        if !terms.is_offered || !is_plain(path) {
+        if !terms.is_offered {
             return;
         }
-        if !digest.get().is_some_and(|digest| self.kept.contains_key(digest))
-            && !self.keep(path, digest, body)
-        {
-            return;
+        response.headers_mut().append(VARY, HeaderValue::from_static("Available-Dictionary"));
+        let path = request.uri.path();
+        let is_given = response.status() == StatusCode::OK && request.method == Method::GET;
+        let Some((digest, body)) = whole.filter(|_| is_given && is_plain(path)) else { return };
+        let is_kept = digest.get().is_some_and(|digest| self.kept.contains_key(digest));
+        if is_kept || self.keep(path, digest, body) {
+            let value = HeaderValue::try_from(format!("match=\"{path}*\""));
+            response.headers_mut().extend(value.map(|value| (USE_AS_DICTIONARY, value)));
         }
-        headers.extend(
-            HeaderValue::try_from(format!("match=\"{path}*\"")).map(|value| (USE_AS_DICTIONARY, value)),
-        );
     }
 
     /// Has a body kept, unless another one is just being copied.
@@ -139,22 +140,12 @@ impl Terms {
     pub fn plain(encoding: Encoding) -> Self {
         Self { encoding, dictionary: Bytes::new(), is_offered: false }
     }
-
-    /// Says that the answer depends on what the client has, where it does.
-    pub fn vary(&self, headers: &mut HeaderMap) {
-        if self.is_offered {
-            headers.append(VARY, HeaderValue::from_static("Available-Dictionary"));
-        }
-    }
 }
 
 /// Whether a client takes a coding, by name.
 fn takes(request: &HeaderMap, coding: &str) -> bool {
-    let values = request.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|item| {
-        let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-        name.trim().eq_ignore_ascii_case(coding) && headers::weight(parameters) > 0
-    })
+    compression::codings(request.get_all(ACCEPT_ENCODING).iter())
+        .any(|(name, weight)| weight > 0 && name.eq_ignore_ascii_case(coding))
 }
 
 /// The SHA-256 that a client names: a byte sequence of RFC 8941 §3.3.5.
