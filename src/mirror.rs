@@ -456,10 +456,14 @@ impl Mirror {
         self.good.load_full()
     }
 
-    /// The signature of this content is good.
+    /// The signature of this content is good. One that was read later stays.
     pub fn set_good(&self, state: &Arc<State>) {
-        if !self.good.load().as_ref().is_some_and(|good| Arc::ptr_eq(good, state)) {
-            self.good.store(Some(Arc::clone(state)));
+        let is_newer = |good: &Arc<State>| good.began < state.began;
+        if self.good.load().as_ref().is_none_or(is_newer) {
+            self.good.rcu(|good| match good {
+                Some(good) if !is_newer(good) => Some(Arc::clone(good)),
+                _ => Some(Arc::clone(state)),
+            });
         }
     }
 

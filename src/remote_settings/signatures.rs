@@ -77,12 +77,12 @@ impl Signatures {
         }
         if self.is_good(mirror, &state).await {
             mirror.set_good(&state);
-            self.held.lock().let_go(key);
-            return (state, true);
         }
+        // Meanwhile a newer one may have been found to be good.
         match mirror.good() {
             Some(good) => {
-                self.held.lock().hold(key, good.content.timestamp);
+                let timestamp = (good.began < state.began).then_some(good.content.timestamp);
+                self.held.lock().note(key, state.began, timestamp);
                 (good, true)
             }
             None => (state, false),

@@ -63,7 +63,7 @@ async fn a_page_of_another_origin_shows_a_collection_without_a_network_and_catch
     }
     let bucket = world.bucket.trim_start_matches("/buckets/");
     browser.open(&format!("{origin}/?server={}&bucket={bucket}&collection=c", chaos.url()));
-    browser.wait("document.getElementById('state')");
+    browser.wait("document.querySelector('#account button:enabled')");
     browser.evaluate("document.getElementById('name').value = 'alice'");
     browser.evaluate("document.getElementById('password').value = 'secret'");
     browser.evaluate("document.querySelector('#account button').click()");
@@ -77,7 +77,7 @@ async fn a_page_of_another_origin_shows_a_collection_without_a_network_and_catch
 
     chaos.cut();
     is_away.store(true, Ordering::Relaxed);
-    browser.call("Page.reload", json!({}));
+    browser.reload();
     browser.wait(&shows("a", "changed"));
     assert_eq!(browser.evaluate("document.getElementById('count').textContent"), "3");
     world.delete("b").await;

@@ -23,6 +23,8 @@ pub struct Browser {
     output: Receiver<Value>,
     session: Option<String>,
     calls: u64,
+    /// How many pages were loaded.
+    loads: u64,
     complaints: VecDeque<String>,
     _profile: TempDir,
 }
@@ -71,6 +73,7 @@ impl Browser {
             output,
             session: None,
             calls: 0,
+            loads: 0,
             complaints: VecDeque::new(),
             _profile: profile,
         };
@@ -92,26 +95,45 @@ impl Browser {
         }
         self.input.write_all(format!("{message}\0").as_bytes()).unwrap();
         loop {
-            let answer = self.output.recv_timeout(PATIENCE).unwrap();
+            let answer = self.next();
             if answer["id"] == self.calls {
                 assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
                 return answer["result"].clone();
             }
-            let is_complaint = match answer["method"].as_str() {
-                Some("Log.entryAdded") => answer["params"]["entry"]["level"] == "error",
-                Some("Runtime.exceptionThrown") => true,
-                _ => false,
-            };
-            if is_complaint {
-                self.complaints.push_back(answer["params"].to_string());
-            }
         }
+    }
+
+    /// The next message; what it tells of the page is noted.
+    fn next(&mut self) -> Value {
+        let message = self.output.recv_timeout(PATIENCE).unwrap();
+        let is_complaint = match message["method"].as_str() {
+            Some("Log.entryAdded") => message["params"]["entry"]["level"] == "error",
+            Some("Runtime.exceptionThrown") => true,
+            Some("Page.loadEventFired") => {
+                self.loads += 1;
+                false
+            }
+            _ => false,
+        };
+        if is_complaint {
+            self.complaints.push_back(message["params"].to_string());
+        }
+        message
     }
 
     /// Opens an address.
     pub fn open(&mut self, url: &str) {
         let opened = self.call("Page.navigate", json!({"url": url}));
         assert!(opened["errorText"].is_null(), "{opened}");
+    }
+
+    /// Loads the page again, and waits until it is the new one that is asked.
+    pub fn reload(&mut self) {
+        let before = self.loads;
+        self.call("Page.reload", json!({}));
+        while self.loads == before {
+            self.next();
+        }
     }
 
     /// What an expression comes to in the page.
