@@ -38,7 +38,7 @@ pub struct Clock {
 
 #[derive(Debug, Default)]
 struct Notes {
-    /// The lowest timestamp of a passing write that came out of order since the last delta.
+    /// The lowest timestamp that was heard of since the last delta began. What is read meanwhile may be newer.
     low: Option<Timestamp>,
     /// Timestamps that the upstream once said to be the newest, oldest first.
     witnessed: VecDeque<Timestamp>,
@@ -193,6 +193,7 @@ impl Clock {
     /// is news also where it moves no timestamp: it may have become visible late.
     pub fn heard_of(&self, timestamp: Timestamp) {
         let mut notes = self.notes();
+        notes.reach_down_to(timestamp);
         notes.moved = Some(Instant::now());
         self.total.store(u64::MAX, Ordering::Release);
         self.timestamp.fetch_max(timestamp.0, Ordering::AcqRel);
@@ -262,18 +263,17 @@ impl Clock {
         self.notes().buried.contains(&timestamp)
     }
 
-    /// Takes the lowest timestamp that the next delta has to reach down to because a write was answered out of order.
+    /// Takes the lowest timestamp that the next delta has to reach down to: that of the lowest version that somebody is
+    /// known to have written since the last one began.
     pub fn take_low(&self) -> Option<Timestamp> {
         self.notes().low.take()
     }
 
     /// A delta that was to reach down to `low` failed.
     pub fn restore_low(&self, low: Option<Timestamp>) {
-        let mut notes = self.notes();
-        notes.low = match (notes.low, low) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        if let Some(low) = low {
+            self.notes().reach_down_to(low);
+        }
     }
 
     /// Takes the mark that the clock went back since it was last asked for.
@@ -337,6 +337,11 @@ impl Notes {
         self.buried.clear();
     }
 
+    /// The next delta has to show what has this timestamp.
+    fn reach_down_to(&mut self, timestamp: Timestamp) {
+        self.low = Some(self.low.map_or(timestamp, |low| low.min(timestamp)));
+    }
+
     fn witness(&mut self, timestamp: Timestamp) {
         if self.witnessed.back() != Some(&timestamp) {
             remember(&mut self.witnessed, &[timestamp]);
@@ -361,9 +366,8 @@ impl WriteUnderWay {
         let (lowest, highest) = (*lowest, *highest);
         let mut notes = self.clock.notes();
         let known = self.clock.timestamp();
-        if lowest <= known {
-            notes.low = Some(notes.low.map_or(lowest, |low| low.min(lowest)));
-        } else if self.alone && notes.begun == self.begun {
+        notes.reach_down_to(lowest);
+        if lowest > known && self.alone && notes.begun == self.begun {
             let mut timestamps = timestamps.to_vec();
             timestamps.sort_unstable();
             remember(&mut notes.lone, &timestamps);

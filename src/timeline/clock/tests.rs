@@ -13,7 +13,24 @@ fn writes_that_were_alone_here_have_an_order_among_themselves_and_are_not_witnes
     assert_eq!(clock.begin_write().acknowledged(&[Timestamp(14)]), Heard::Moved);
     assert_eq!(clock.lone(), [Timestamp(10), Timestamp(12), Timestamp(14)]);
     assert!(clock.witnessed().is_empty(), "somebody else may have written meanwhile");
+}
+
+#[test]
+fn the_next_delta_reaches_down_to_whatever_was_written_since_the_last_one_began() {
+    let clock = clock();
     assert_eq!(clock.take_low(), None);
+    clock.begin_write().acknowledged(&[Timestamp(12), Timestamp(11)]);
+    clock.heard_of(Timestamp(10));
+    assert_eq!(clock.take_low(), Some(Timestamp(10)));
+    assert_eq!(clock.take_low(), None);
+    // Nothing is known of a collection that was made anew, and a read of it is under way.
+    clock.forget();
+    clock.begin_write().acknowledged(&[Timestamp(5)]);
+    clock.read(Timestamp(20), Instant::now());
+    assert_eq!(clock.take_low(), Some(Timestamp(5)), "the read may have begun before the write");
+    clock.restore_low(Some(Timestamp(7)));
+    clock.restore_low(None);
+    assert_eq!(clock.take_low(), Some(Timestamp(7)));
 }
 
 #[test]

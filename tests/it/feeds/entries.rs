@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::follower::Follower;
 use super::{World, ids};
-use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, Sidecar, database};
+use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, Sidecar, database, eventually};
 
 const ALICE: &[(&str, &str)] = &[("authorization", "Basic YWxpY2U6c2VjcmV0")];
 const BOB: &[(&str, &str)] = &[("authorization", "Basic Ym9iOnNlY3JldA==")];
@@ -152,6 +152,21 @@ async fn what_another_sidecar_records_is_told_at_once() {
         elsewhere.put(&format!("{}/records/r{n}", world.collection)).await.expect(201);
         assert_eq!(feed.row().await.unwrap()["doc"]["record_id"], format!("r{n}"));
     }
+}
+
+#[tokio::test]
+async fn what_is_dated_back_through_another_sidecar_is_in_the_changeset() {
+    let journal = database();
+    let world = World::before(Kinto::shared(), &[("sidecar.journal", &journal)]).await;
+    let changeset = format!("{}/changeset?_expected=0", world.collection);
+    let records = async || world.alice.get(&changeset).await.expect(200).json()["changes"].clone();
+    let other = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
+    let elsewhere = other.client().user("alice");
+    elsewhere.put(&format!("{}/records/now", world.collection)).await.expect(201);
+    eventually("the record of now", async || (records().await[0]["id"] == "now").then_some(())).await;
+    let long_ago = json!({"last_modified": 1_700_000_000_000_u64});
+    elsewhere.put(&format!("{}/records/then", world.collection)).data(long_ago).await.expect(201);
+    eventually("the record of then", async || (records().await[1]["id"] == "then").then_some(())).await;
 }
 
 #[tokio::test]
