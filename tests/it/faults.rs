@@ -247,8 +247,11 @@ async fn a_journal_that_is_gone_is_told() {
     let settings = [SERVICE_ACCOUNT, ("sidecar.history", "journal"), ("sidecar.journal", &*journal)];
     let upstream = Kinto::shared().url();
     let sidecar = started(&upstream, &settings);
+    let alice = sidecar.client().user("alice");
+    // It is in use.
+    alice.put(&format!("/buckets/{}", unique("gone"))).await.expect(201);
     fs::remove_file(&path).unwrap();
-    sidecar.client().user("alice").put(&format!("/buckets/{}", unique("gone"))).await.expect(503);
+    alice.put(&format!("/buckets/{}", unique("gone"))).await.expect(503);
     all_tell("the journal is gone", &sidecar, &sidecar, &upstream, &settings).await;
 }
 

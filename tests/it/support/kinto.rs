@@ -179,7 +179,8 @@ impl Kinto {
     fn wait_until_it_answers(&self) {
         use std::io::Write;
         let mut socket = std::net::TcpStream::connect(self.address()).unwrap();
-        socket.set_read_timeout(Some(super::PATIENCE)).unwrap();
+        // To load it takes the processor for seconds, which others want, too.
+        socket.set_read_timeout(Some(4 * super::PATIENCE)).unwrap();
         socket.write_all(b"GET /v1/__lbheartbeat__ HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = String::new();
         let _ = socket.read_to_string(&mut answer);
