@@ -90,13 +90,12 @@ impl Readable<'_> {
             metrics::counter!("kinto_sidecar_changesets_before_deletions_total").increment(1);
         }
         let expected = newest(Some(&self.params.expected), self.params.since);
-        let (state, freshness) = match app.mirrors.current(&mirror, expected).await {
-            Ok(current) => current,
+        let (state, freshness, _) = match app.signatures.published(&app.mirrors, &mirror, expected).await {
+            Ok(published) => published,
             Err(KintoError::Refused(_)) => return streamed::answer(self, true).await,
             Err(KintoError::Oversize) => return streamed::answer(self, false).await,
             Err(error) => return Err(error.into()),
         };
-        let (state, _) = app.signatures.publishable(&mirror, state).await;
         let freshness = if self.granted.stale { Freshness::Stale } else { freshness };
         let mut response =
             MirroredChangeset { asked: self, state: &state }.respond(request, freshness).await?;

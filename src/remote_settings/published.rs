@@ -18,7 +18,7 @@ use crate::upstream::kinto::KintoError;
 /// How many collections are brought up to date at once.
 const AT_ONCE: usize = 4;
 
-/// How long what does not verify is left alone.
+/// How long what is not published is left alone.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// How many bytes of a digest name a state, as many as those of a commit.
@@ -59,8 +59,7 @@ pub async fn state(
     key: &CollectionKey,
 ) -> Result<Option<Arc<State>>, KintoError> {
     let mirror = mirrors.mirror(key);
-    let (state, _) = mirrors.current(&mirror, None).await?;
-    let (state, is_good) = signatures.publishable(&mirror, state).await;
+    let (state, _, is_good) = signatures.published(mirrors, &mirror, None).await?;
     Ok(is_good.then_some(state))
 }
 
@@ -81,7 +80,7 @@ pub fn name_of<'p>(states: impl IntoIterator<Item = &'p Published>) -> String {
     name
 }
 
-/// Looks at the signature of each change, before somebody asks for it. What does not verify is looked at until it does:
+/// Looks at the signature of each change, before somebody asks for it. What is not published is looked at until it is:
 /// readers who see nothing new in the list do not ask for it.
 pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, timeline: Arc<Timeline>) {
     let mut moved = timeline.subscribe();
@@ -93,7 +92,7 @@ pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, t
             match timeout(BETWEEN_LOOKS, moved.changed()).await {
                 Ok(Ok(())) => break,
                 Ok(Err(_)) => return,
-                Err(_elapsed) => _ = of_keys(&mirrors, &signatures, signatures.bad().iter()).await,
+                Err(_elapsed) => _ = of_keys(&mirrors, &signatures, signatures.unpublished().iter()).await,
             }
         }
     }

@@ -2,12 +2,12 @@
 //!
 //! Records and signature are two objects, and whatever signs may be late or wrong: clients that got the two from different
 //! moments throw away what they have, and ask for all of it. So a changeset that does not verify is not published while
-//! the last one that did is still kept.
+//! the last one that did is still kept, and neither is there an error where a collection changes faster than it is read.
 //!
 //! A content is looked at once for all who ask, and the verdict stays with it. Where it cannot be told (nobody answers at
 //! the `x5u`), or a chain may be another one by now, it is looked at again after a while, in the background.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,12 +20,13 @@ mod held;
 mod verifier;
 
 use crate::complaint::Complaint;
-use crate::kinto::CollectionKey;
+use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::verdict::Verdict;
-use crate::mirror::{Mirror, State};
+use crate::mirror::{Freshness, Mirror, Mirrors, State};
 use crate::settings::Settings;
 use crate::timeline::Timeline;
 use crate::timeline::entries::Entries;
+use crate::upstream::kinto::KintoError;
 use held::Held;
 use verifier::{CHAIN_KEPT, OTHER_CHAIN, REACHED_AGAIN};
 pub use verifier::{SignatureError, Verifier};
@@ -63,13 +64,29 @@ impl Signatures {
         self.is_on
     }
 
-    /// What is to be published of a collection whose present content this is: that, or the last one that verified.
-    /// The flag says whether what is given verifies.
-    pub async fn publishable(
+    /// What is to be published of a collection: its content, at least as new as `newest` if the upstream has that, or the
+    /// last one that verified, where it does not verify or changes faster than it can be read. The flag says whether what
+    /// is given verifies.
+    pub async fn published(
         self: &Arc<Self>,
+        mirrors: &Arc<Mirrors>,
         mirror: &Arc<Mirror>,
-        state: Arc<State>,
-    ) -> (Arc<State>, bool) {
+        newest: Option<Timestamp>,
+    ) -> Result<(Arc<State>, Freshness, bool), KintoError> {
+        let began = Instant::now();
+        let error = match mirrors.current(mirror, newest).await {
+            Ok((state, freshness)) => {
+                let (state, is_good) = self.publishable(mirror, state).await;
+                return Ok((state, freshness, is_good));
+            }
+            Err(error) => error,
+        };
+        let good = mirror.good().filter(|_| matches!(error, KintoError::Unsettled)).ok_or(error)?;
+        self.held.lock().note(mirror.clock().key(), began, Some(good.content.timestamp));
+        Ok((good, Freshness::Stale, true))
+    }
+
+    async fn publishable(self: &Arc<Self>, mirror: &Arc<Mirror>, state: Arc<State>) -> (Arc<State>, bool) {
         let key = mirror.clock().key();
         // Nobody signs what is not for Remote Settings' readers.
         if !self.is_on || !self.timeline.resources().include(key) {
@@ -94,9 +111,10 @@ impl Signatures {
         self.held.lock().listed(entries)
     }
 
-    /// The collections whose present changesets do not verify.
-    pub fn bad(&self) -> Vec<CollectionKey> {
-        self.bad.lock().keys().cloned().collect()
+    /// The collections whose present changesets do not verify, or were not read.
+    pub fn unpublished(&self) -> HashSet<CollectionKey> {
+        let bad: HashSet<CollectionKey> = self.bad.lock().keys().cloned().collect();
+        self.held.lock().keys().cloned().chain(bad).collect()
     }
 
     /// Forgets what is no more in the list.

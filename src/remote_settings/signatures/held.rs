@@ -58,6 +58,10 @@ impl Held {
         listed
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &CollectionKey> {
+        self.timestamps.keys()
+    }
+
     /// Lets go of all but those that are meant.
     pub(super) fn retain(&mut self, is_meant: impl Fn(&CollectionKey) -> bool) {
         self.looked.retain(|key, _| is_meant(key));
