@@ -51,9 +51,6 @@ pub async fn answer(
         ControlFlow::Continue((Subject::Collection(key), _)) => key,
         ControlFlow::Continue(_) => return Err(Error::NotFound),
     };
-    if asked == Replication::Push {
-        return Err(forbidden("Nothing is replicated into a Kinto: write through its own API."));
-    }
     let Some(revisions) = core.app.feeds.sources.revisions(&key).await? else {
         return Err(forbidden(
             "Nothing can be replicated from here: the server keeps no journal (sidecar.history), and knows of each record \
@@ -84,7 +81,9 @@ pub async fn answer(
             *response.status_mut() = StatusCode::CREATED;
             response
         }
-        Replication::Push => return Err(Error::NotFound),
+        Replication::Push => {
+            return Err(forbidden("Nothing is replicated into a Kinto: write through its own API."));
+        }
     };
     if request.method == Method::HEAD {
         *response.body_mut() = Body::empty();

@@ -21,11 +21,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 
+mod by_id;
 mod kept;
 mod new_row;
 
 use super::deletions::Remembered;
 use crate::upstream::kinto::{Metadata, NewRow};
+use by_id::ById;
 use new_row::Find;
 
 /// Where a row stands in the buffer, and what has to be known of it.
@@ -99,6 +101,7 @@ pub struct Content {
     pub high: Seq,
     /// Indices of all rows by [`Row::seq`], oldest first.
     by_seq: OnceLock<Vec<usize>>,
+    by_id: ById,
     /// Ascending: of two of these rows, the one with the lower timestamp was visible first.
     lone: Vec<Timestamp>,
     began: Timestamp,
@@ -218,6 +221,7 @@ impl Content {
             bytes: bytes.freeze(),
             high: find.high.max(high),
             by_seq: OnceLock::new(),
+            by_id: ById::default(),
             lone: update.lone,
             began,
             has_remembered: before.is_some_and(|before| before.has_remembered),

@@ -238,8 +238,9 @@ impl<'c> Copies<'c> {
         let source = match mirrors.current(&mirror, newest).await {
             Ok((state, _)) => {
                 let content = &state.content;
-                let rows = content.rows().iter().filter(|row| ids.contains(&*row.id));
-                return Ok(rows
+                return Ok(content
+                    .with_ids(ids)
+                    .into_iter()
                     .map(|row| FeedRow {
                         seq: row.seq,
                         id: row.id.clone(),

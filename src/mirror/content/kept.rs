@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::by_id::ById;
 use super::{Content, Row, digest, hash, late, live};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
@@ -100,6 +101,7 @@ impl Content {
             bytes: Some(bytes).filter(|bytes| bytes.len() == start)?,
             high: Seq::parse(&kept.high)?,
             by_seq: OnceLock::new(),
+            by_id: ById::default(),
             lone: kept.lone.into_iter().map(Timestamp).collect(),
             began: Timestamp(kept.began),
             has_remembered: kept.has_remembered,

@@ -133,3 +133,14 @@ fn the_digest_names_the_content() {
     assert_eq!(one.digest(), other.digest());
     assert_ne!(one.digest(), updated(&other, 30, vec![row("b", 20)]).digest());
 }
+
+#[test]
+fn rows_are_found_by_their_ids_however_often() {
+    let content = content(30, vec![row("b", 10), tombstone("a", 20), row("c", 30)]);
+    for _ in 0..3 {
+        let found = content.with_ids(&["a", "c", "none", "0", "z"].into());
+        let mut found: Vec<&str> = found.iter().map(|row| &*row.id).collect();
+        found.sort_unstable();
+        assert_eq!(found, ["a", "c"]);
+    }
+}

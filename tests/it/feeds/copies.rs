@@ -1,4 +1,5 @@
-//! Programs that copy a collection: by hand, as `CouchDB`'s replicator asks, and `PouchDB` itself.
+//! Programs that copy a collection: by hand, as `CouchDB`'s replicator asks, and `PouchDB` and `RxDB` themselves; from
+//! journals of both engines.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -9,9 +10,14 @@ use serde_json::{Value, json};
 use super::World;
 use crate::mirror_equals_upstream::random::Random;
 use crate::support::{
-    Chaos, Client, Environment, Kinto, KintoOptions, SERVICE_ACCOUNT, Sidecar, environment, tests_folder,
-    undertaker, unique,
+    Chaos, Client, Environment, Kinto, KintoOptions, SERVICE_ACCOUNT, Sidecar, database, environment,
+    tests_folder, undertaker, unique,
 };
+
+/// A world for each engine that keeps journals.
+async fn worlds() -> [World; 2] {
+    [World::new(&[]).await, World::new(&[("sidecar.journal", &database())]).await]
+}
 
 /// The rows of a feed: id and revision.
 async fn revisions(world: &World) -> Vec<(String, String)> {
@@ -23,14 +29,19 @@ async fn revisions(world: &World) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn documents_have_the_names_of_the_versions_before_them() {
-    let world = World::new(&[]).await;
+    for world in worlds().await {
+        documents_have_names(&world).await;
+    }
+}
+
+async fn documents_have_names(world: &World) {
     let first = world.write("a", json!({"n": 1, "_own": 1})).await;
-    let begun = revisions(&world).await[0].1.clone();
+    let begun = revisions(world).await[0].1.clone();
     let second = world.write("a", json!({"n": 2, "_own": 1})).await;
     world.write("b", json!({})).await;
     let gone = world.delete("b").await;
     assert!(first < second);
-    let rows = revisions(&world).await;
+    let rows = revisions(world).await;
     let (a, b) = (&rows[0].1, &rows[1].1);
     assert!(a.starts_with("2-") && b.starts_with("2-"), "{rows:?}");
     let digest = |rev: &str| rev.split_once('-').unwrap().1.to_owned();
@@ -76,7 +87,12 @@ async fn documents_have_the_names_of_the_versions_before_them() {
 
 #[tokio::test]
 async fn checkpoints_are_kept_for_those_who_are_logged_in() {
-    let world = World::new(&[]).await;
+    for world in worlds().await {
+        checkpoints_are_kept(&world).await;
+    }
+}
+
+async fn checkpoints_are_kept(world: &World) {
     let path = format!("{}/_local/x%3D%3D", world.collection);
     let nobody = world.sidecar.client();
     let refusal = nobody.put(&path).json(json!({"last_seq": 1})).await.expect(403);
@@ -120,6 +136,28 @@ async fn nothing_is_replicated_into_a_collection_nor_without_a_journal() {
 }
 
 #[tokio::test]
+async fn a_journal_that_was_lost_is_another_instance() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = format!("sqlite:{}", directory.path().join("journal.db").display());
+    let mut world = World::new(&[("sidecar.journal", &journal)]).await;
+    world.write("a", json!({})).await;
+    let began = async |world: &World| {
+        let database = format!("{}/", world.collection);
+        world.sidecar.client().get(&database).await.expect(200).json()["instance_start_time"].clone()
+    };
+    let first = began(&world).await;
+    world.sidecar.kill();
+    world.sidecar.restart();
+    assert_eq!(began(&world).await, first);
+    world.sidecar.kill();
+    for file in std::fs::read_dir(directory.path()).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    world.sidecar.restart();
+    assert_ne!(began(&world).await, first);
+}
+
+#[tokio::test]
 async fn browsers_send_their_credentials_from_pages_that_are_named() {
     let world = World::new(&[("cors_origins", "https://page.example.org")]).await;
     for path in ["_changes", ""] {
@@ -149,13 +187,25 @@ async fn write(random: &mut Random, clients: &[Client], collection: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pouchdb_has_what_kinto_has_whatever_is_cut_or_killed() {
+    copied_by("pouchdb_replicate.mjs").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rxdb_has_what_kinto_has_whatever_is_cut_or_killed() {
+    copied_by("rxdb_copies.mjs").await;
+}
+
+async fn copied_by(name: &str) {
     let seed = Random::seed();
     println!("KINTO_SIDECAR_SEED={seed} replays this plan");
     let mut random = Random::new(seed);
     let operations = std::env::var("OPERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(120_u64);
     let kinto = Kinto::start(KintoOptions::memory());
     let directory = tempfile::tempdir().unwrap();
-    let journal = format!("sqlite:{}", directory.path().join("journal.db").display());
+    let journal = match random.below(2) {
+        0 => database(),
+        _ => format!("sqlite:{}", directory.path().join("journal.db").display()),
+    };
     let settings =
         [SERVICE_ACCOUNT, ("sidecar.journal", journal.as_str()), ("sidecar.timestamps_ttl", "100ms")];
     let mut sidecar = Sidecar::start(kinto.url(), &settings);
@@ -165,7 +215,6 @@ async fn pouchdb_has_what_kinto_has_whatever_is_cut_or_killed() {
     direct.put("/buckets/b").await.expect(201);
     direct.put(collection).await.expect(201);
     let node = environment(Environment::Node);
-    let name = "pouchdb_replicate.mjs";
     let script = node.node_folder().join(format!("{}-{name}", unique("copy")));
     std::fs::copy(tests_folder().join("clients").join(name), &script).unwrap();
     let clients =
