@@ -1,5 +1,7 @@
 //! What waits for the writer, and who waits for it.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -33,7 +35,7 @@ pub(super) enum Work {
     /// It is asked which buckets have a history.
     Buckets,
     /// These lines are added.
-    Import(Vec<Line>),
+    Import(Arc<Vec<Line>>),
     /// These versions are entered in the chains of their objects, or (`after`) one where its chain ends with that.
     Enter { seen: Vec<Seen>, after: Option<Revision> },
     /// A checkpoint is kept, or removed.

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -125,8 +126,7 @@ fn read(
 /// Adds lines, so many in one transaction that it takes as long as it may.
 pub(super) struct Adding<'j> {
     journal: &'j Journal,
-    at_once: usize,
-    patience: Duration,
+    pace: Pace,
     /// What came of all lines so far.
     pub(super) imported: Imported,
 }
@@ -134,25 +134,58 @@ pub(super) struct Adding<'j> {
 impl<'j> Adding<'j> {
     pub(super) fn new(journal: &'j Journal) -> Self {
         let patience = if journal.is_shared() { PATIENCE_OF_OTHERS } else { PATIENCE };
-        Self { journal, at_once: LINES, patience, imported: Imported::default() }
+        Self { journal, pace: Pace { at_once: LINES, patience }, imported: Imported::default() }
     }
 
     /// Adds lines; what is before an error is there.
     pub(super) async fn add(&mut self, mut lines: Vec<Line>) -> Result<(), JournalError> {
         while !lines.is_empty() {
-            let rest = lines.split_off(lines.len().min(self.at_once));
+            let rest = lines.split_off(lines.len().min(self.pace.at_once));
             let begun = Instant::now();
-            let part = self.journal.import(lines).await?;
-            self.imported.added += part.added;
-            self.imported.known += part.known;
-            if begun.elapsed() > self.patience {
-                self.at_once = (self.at_once / 2).max(FEWEST_LINES);
-            } else if begun.elapsed() < self.patience / 2 {
-                self.at_once = (self.at_once * 2).min(MOST_LINES);
+            let together = Arc::new(lines);
+            match self.journal.import(Arc::clone(&together)).await {
+                Ok(part) => {
+                    self.imported.added += part.added;
+                    self.imported.known += part.known;
+                    self.pace.took(begun.elapsed());
+                    lines = rest;
+                }
+                Err(error) => {
+                    let is_late = matches!(error, JournalError::Unavailable(_));
+                    // Where they still wait for the journal, they would be added twice at once.
+                    let again =
+                        Arc::into_inner(together).filter(|lines| is_late && self.pace.failed(lines.len()));
+                    lines = again.ok_or(error)?;
+                    lines.extend(rest);
+                }
             }
-            lines = rest;
         }
         Ok(())
+    }
+}
+
+/// How many lines are added in one transaction.
+#[derive(Debug)]
+struct Pace {
+    at_once: usize,
+    patience: Duration,
+}
+
+impl Pace {
+    /// A transaction took so long.
+    fn took(&mut self, time: Duration) {
+        if time > self.patience {
+            self.at_once = (self.at_once / 2).max(FEWEST_LINES);
+        } else if time < self.patience / 2 {
+            self.at_once = (self.at_once * 2).min(MOST_LINES);
+        }
+    }
+
+    /// A transaction of so many lines did not come to its end in time, as it may be where a machine has much else to do.
+    /// Whether it is worth another try with fewer; what was added all the same is known then.
+    fn failed(&mut self, lines: usize) -> bool {
+        self.at_once = (lines / 4).max(FEWEST_LINES);
+        lines > FEWEST_LINES
     }
 }
 
@@ -223,6 +256,22 @@ mod tests {
         ] {
             assert!(!is_whole(parts), "{parts:?}");
         }
+    }
+
+    #[test]
+    fn fewer_lines_are_tried_after_a_transaction_that_did_not_end_in_time() {
+        let mut pace = Pace { at_once: LINES, patience: PATIENCE };
+        for _ in 0..10 {
+            pace.took(Duration::ZERO);
+        }
+        let mut tried = Vec::new();
+        loop {
+            tried.push(pace.at_once);
+            if !pace.failed(pace.at_once) {
+                break;
+            }
+        }
+        assert_eq!(tried, [20_000, 5_000, 1_250, 312, 78, 50]);
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn the_history_of_a_bucket_that_vanished_is_hidden_and_kept() {
             let second = other.open().await;
             let texts = lines.iter().map(Value::to_string);
             let parsed: Vec<Line> = texts.map(|text| Line::parse(&text).unwrap()).collect();
-            assert_eq!(second.import(parsed).await.unwrap(), Imported { added: 3, known: 0 });
+            assert_eq!(second.import(Arc::new(parsed)).await.unwrap(), Imported { added: 3, known: 0 });
             assert_eq!(uris(&entries(&second, "a", "").await), [BUCKET]);
             assert_eq!(exported(&second).await, lines);
         }

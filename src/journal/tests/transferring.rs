@@ -15,7 +15,7 @@ pub(super) async fn import(journal: &Journal, lines: &[String]) -> Imported {
     let mut imported = Imported::default();
     for lines in lines.chunks(300) {
         let lines = lines.iter().map(|line| Line::parse(line).unwrap()).collect();
-        let part = journal.import(lines).await.unwrap();
+        let part = journal.import(Arc::new(lines)).await.unwrap();
         imported.added += part.added;
         imported.known += part.known;
     }

@@ -1,6 +1,7 @@
 //! Lines read into a journal. What is there already is left as it is, and so an import can be repeated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -23,7 +24,7 @@ impl Journal {
     }
 
     /// Adds what lines say; durable when it returns. Many at once are best.
-    pub async fn import(&self, lines: Vec<Line>) -> Result<Imported, JournalError> {
+    pub async fn import(&self, lines: Arc<Vec<Line>>) -> Result<Imported, JournalError> {
         match self.write(Work::Import(lines)).await? {
             Done::Imported(imported) => Ok(imported),
             _ => Err(queue::gone()),
