@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::access::{Access, Credentials, Requester};
 use crate::feeds::Feeds;
-use crate::feeds::follow::Sources;
+use crate::feeds::sources::Sources;
 use crate::history::History;
 use crate::history::keeper::Keeper;
 use crate::journal::Journal;

@@ -11,7 +11,7 @@
 //! - A [`channel`] holds the newest snapshot, and the last changes as bytes. [`reader`]s are bodies of answers: they are woken
 //!   by thread ([`wakers`]), write what everybody is given, and read pages of their own only where they are behind, filter
 //!   or have a limit.
-//! - What is not kept in memory has normal feeds only: its pages are read from the upstream ([`follow::unkept`]).
+//! - What is not kept in memory has normal feeds only: its pages are read from the upstream ([`sources::unkept`]).
 //! - A seq is a timestamp of Kinto's, and does not say what its reader has seen. [`table`] knows which rows may have been
 //!   hidden from whoever comes with one, and [`seen_before`] remembers what this sidecar showed to whom.
 //!
@@ -29,7 +29,7 @@ pub mod channel;
 mod cursor;
 pub mod document;
 pub mod filter;
-pub mod follow;
+mod follow;
 pub mod framing;
 mod judge;
 pub mod log_once;
@@ -43,6 +43,7 @@ pub mod reader_options;
 pub mod revised;
 pub mod seen_before;
 pub mod snapshot;
+pub mod sources;
 pub mod subject;
 pub mod table;
 pub mod tables;
@@ -54,13 +55,13 @@ use crate::phase::Phase;
 use crate::settings::InForce;
 use crate::wire::variants::Variants;
 use channel::Channel;
-use follow::Sources;
 use log_once::LogOnce;
 use permission_watch::PermissionWatch;
 use questions::Questions;
 use reader_limit::ReaderLimit;
 use seen_before::SeenBefore;
 use snapshot::Position;
+use sources::Sources;
 pub use subject::{Subject, View};
 
 /// How many answers are compressed at once.

@@ -25,6 +25,7 @@ mod checkpoints;
 mod condition;
 mod engine;
 mod entry;
+mod file;
 mod intents;
 mod late;
 mod leave;
@@ -131,7 +132,7 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let engine = Arc::new(Engine::at(url).await?);
         schema::prepare(&engine, url).await?;
-        engine::keep_private(url);
+        file::keep_private(url);
         let place = match url {
             JournalUrl::Sqlite(path) => {
                 Some(Place::of(path, &engine).await.map_err(|error| engine::opening(url, &error))?)
@@ -177,7 +178,7 @@ impl Journal {
     /// Whether a journal that is not there could be made, as far as can be seen without making it.
     pub fn can_be_made(url: &JournalUrl) -> Result<(), JournalError> {
         match url {
-            JournalUrl::Sqlite(path) => engine::has_directory(path),
+            JournalUrl::Sqlite(path) => file::has_directory(path),
             JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => Ok(()),
         }
     }

@@ -10,18 +10,17 @@
 //! has come to rest, and compares it with a listing now and then.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+mod bring;
 pub mod compare;
 pub mod content;
 pub mod deletions;
@@ -29,22 +28,21 @@ pub mod opening;
 pub mod recheck;
 pub mod refresh;
 mod revive;
+mod state;
 pub mod verdict;
 
-use crate::current;
+pub use state::State;
+
 use crate::journal::Journal;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::settings::{Compat, InForce, Settings};
+use crate::settings::{InForce, Settings};
 use crate::timeline::clock::Clock;
 use crate::timeline::{self, Timeline};
 use crate::upstream::kinto::KintoError;
 use crate::upstream::{Suspense, UpstreamError};
-use crate::wire::lent::Stock;
-use crate::wire::variants::Variants;
-use content::{Content, Selection};
+use bring::Need;
 use deletions::Deletions;
 use refresh::{Depth, Reader};
-use verdict::Verdicts;
 
 /// The shortest pause between two questions that readers ask because they claim to know of something newer.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -98,44 +96,6 @@ struct Past {
     compared: Option<Instant>,
     /// The content before the collection was deleted: its readers are told when it is made again.
     ghost: Option<Arc<State>>,
-}
-
-/// A content, and how new it is.
-#[derive(Debug)]
-pub struct State {
-    /// The content.
-    pub content: Content,
-    /// The clock's news that it accounts for: those when the read of it began, and what told no more than was read.
-    news: u64,
-    /// When the read of it began.
-    pub began: Instant,
-    /// When the content last became another.
-    changed: Instant,
-    /// Whether it is from before this process, and has not been compared with the upstream's since.
-    is_revived: bool,
-    /// A changeset of it up to its first change, once it was asked for.
-    opening: OnceLock<Bytes>,
-    /// How its signature was found to be.
-    pub verdicts: Arc<Verdicts>,
-    /// See [`State::fingerprint`].
-    fingerprint: OnceLock<[u8; 32]>,
-    /// Compressed changesets of it: by rows, or of all live records up to a limit.
-    pub variants: Variants<(Option<Selection>, Option<usize>)>,
-    /// What a whole changeset of it is called where clients may name it (see [`crate::wire::dictionaries`]).
-    pub dictionary: Arc<OnceLock<[u8; 32]>>,
-    /// What its readers are lent.
-    pub stock: Stock,
-}
-
-/// How new a content has to be.
-#[derive(Debug, Clone, Copy)]
-struct Need {
-    news: u64,
-    newest: Option<Timestamp>,
-    /// What was read before this moment does not count.
-    after: Option<Instant>,
-    arrived: Instant,
-    depth: Depth,
 }
 
 /// Where a content comes from.
@@ -303,115 +263,6 @@ impl Mirrors {
             && newest.is_none_or(|newest| state.content.timestamp >= newest);
         current.then(|| Arc::clone(state))
     }
-
-    /// Refreshes a mirror unless it already is as new as needed; carried to its end whoever waits.
-    async fn bring(self: &Arc<Self>, mirror: Arc<Mirror>, need: Need) -> Result<Arc<State>, KintoError> {
-        let this = Arc::clone(self);
-        let _waiting = current::wait();
-        let task = self.background.spawn(async move { this.bring_in_turn(&mirror, need).await });
-        task.await.unwrap_or_else(|error| Err(KintoError::Unreadable(error.to_string())))
-    }
-
-    async fn bring_in_turn(&self, mirror: &Arc<Mirror>, need: Need) -> Result<Arc<State>, KintoError> {
-        let _turn = mirror.gate.lock().await;
-        if let Some(state) = mirror.state().filter(|state| need.is_met_by(state)) {
-            return Ok(state);
-        }
-        if let Some(error) = mirror.failure_since(need.arrived) {
-            return Err(error);
-        }
-        if let Some(pause) = mirror.pause(&need) {
-            tokio::time::sleep(pause).await;
-        }
-        let began = Instant::now();
-        let news = mirror.clock.news();
-        let ghost = mirror.past().ghost.clone();
-        let before = match (mirror.state(), ghost) {
-            (Some(state), _) => Some(state),
-            (None, Some(ghost)) => {
-                mirror.clock.set_void();
-                Some(ghost)
-            }
-            (None, None) => {
-                // A clock that went back before anything was read voids nothing.
-                mirror.clock.take_void();
-                None
-            }
-        };
-        // A delta does not show that the upstream is still the one which was read.
-        let is_revived = before.as_ref().is_some_and(|state| state.is_revived);
-        let depth = if is_revived { Depth::Compare } else { need.depth };
-        let content = before.as_ref().map(|state| &state.content);
-        let asking = mirror.suspense.begin();
-        let reader = self.reader.telling(&mirror.suspense);
-        let result = reader.refresh(&mirror.clock, content, depth).await;
-        drop(asking);
-        metrics::counter!("kinto_sidecar_mirror_refreshes_total", "outcome" => if result.is_ok() { "ok" } else { "failed" })
-            .increment(1);
-        mirror.past().asked = Some((Instant::now(), began.elapsed()));
-        match result {
-            Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, depth)),
-            Err(error) => {
-                if matches!(error, KintoError::Absent) {
-                    let state = mirror.state.swap(None);
-                    // What is made again under its name is another one.
-                    mirror.good.store(None);
-                    let mut past = mirror.past();
-                    past.ghost = state.or_else(|| past.ghost.take());
-                    drop(past);
-                    if mirror.clock.timestamp() > Timestamp::ZERO {
-                        self.timeline.removed(mirror.clock.key());
-                    }
-                }
-                mirror.past().failure = Some((began, error.clone()));
-                Err(error)
-            }
-        }
-    }
-
-    fn keep(
-        &self,
-        mirror: &Arc<Mirror>,
-        before: Option<&State>,
-        content: Content,
-        news: u64,
-        began: Instant,
-        depth: Depth,
-    ) -> Arc<State> {
-        let same = before.filter(|before| before.content.digest() == content.digest());
-        let changed = same.map_or(began, |before| before.changed);
-        let timestamp = content.timestamp;
-        let news = mirror.clock.accounted(news, timestamp);
-        let state = Arc::new(State {
-            stock: Stock::new(content.weight()),
-            content,
-            news,
-            began,
-            changed,
-            opening: OnceLock::new(),
-            is_revived: false,
-            verdicts: same.map(|before| Arc::clone(&before.verdicts)).unwrap_or_default(),
-            fingerprint: same.map(|before| before.fingerprint.clone()).unwrap_or_default(),
-            variants: Variants::default(),
-            dictionary: Arc::default(),
-        });
-        if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
-            // Readers of feeds may hold all of it.
-            replaced.stock.retire();
-        }
-        mirror.moved.send_replace(state.content.serial);
-        let mut past = mirror.past();
-        past.failure = None;
-        past.ghost = None;
-        if depth == Depth::Compare || past.compared.is_none() {
-            past.compared = Some(began);
-        }
-        drop(past);
-        // Inserting it has it weighed again.
-        self.kept.load().insert(mirror.clock.key().clone(), Arc::clone(mirror));
-        self.timeline.read(&mirror.clock, timestamp, began);
-        state
-    }
 }
 
 fn kept(settings: &Settings) -> Kept {
@@ -517,43 +368,5 @@ impl Mirror {
 
     fn past(&self) -> parking_lot::MutexGuard<'_, Past> {
         self.past.lock()
-    }
-}
-
-// === impl State ===
-
-impl State {
-    /// What stands before the first change in each changeset of this content, made once.
-    pub fn opening(&self, compat: Compat, key: &CollectionKey) -> Bytes {
-        let make = || opening::opening(compat, key, &self.content.metadata, self.content.timestamp);
-        self.opening.get_or_init(make).clone()
-    }
-
-    /// Tells its timestamp and attributes from all others, for every process alike.
-    pub fn fingerprint(&self) -> &[u8; 32] {
-        self.fingerprint.get_or_init(|| {
-            let digest = Sha256::new().chain_update(self.content.timestamp.0.to_le_bytes());
-            digest.chain_update(&self.content.metadata.json).finalize().into()
-        })
-    }
-
-    /// The whole changeset: all live records.
-    pub fn changeset(&self, compat: Compat, key: &CollectionKey) -> Vec<Bytes> {
-        let mut chunks = vec![self.opening(compat, key)];
-        chunks.extend(self.content.all(None));
-        chunks.push(Bytes::from_static(opening::CLOSING));
-        chunks
-    }
-}
-
-// === impl Need ===
-
-impl Need {
-    fn is_met_by(&self, state: &State) -> bool {
-        state.news >= self.news
-            && self.after.is_none_or(|after| state.began >= after)
-            // What the upstream does not have it cannot be asked for again and again.
-            && self.newest.is_none_or(|newest| state.content.timestamp >= newest || state.began >= self.arrived)
-            && (self.depth == Depth::Ordinary || state.began >= self.arrived)
     }
 }

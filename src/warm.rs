@@ -20,12 +20,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 mod folder;
+mod index;
 
 use crate::access::{Access, PublicSince};
 use crate::complaint::Complaint;
@@ -35,9 +35,9 @@ use crate::mirror::{Mirrors, State};
 use crate::phase::Phase;
 use crate::settings::{InForce, Settings};
 use crate::timeline::Timeline;
-use crate::timeline::collection_list::KeptList;
 use crate::timeline::poll::Poller;
 use folder::{Folder, NotKept, content_name, is_content};
+use index::{Index, KeptMirror, moment, since, time};
 
 /// The name of the folder in `sidecar.state_dir`.
 const FOLDER: &str = "kinto-sidecar.warm";
@@ -97,32 +97,6 @@ struct WrittenContent {
     at: Instant,
     /// When the content was last read from the upstream.
     read: Instant,
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Index {
-    /// Whose data it is.
-    upstream: String,
-    /// When the list was last known to be good.
-    good: u64,
-    list: Option<KeptList>,
-    /// Bucket and collection.
-    #[serde(default)]
-    public: Option<Vec<(String, String)>>,
-    mirrors: Vec<KeptMirror>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct KeptMirror {
-    bucket: String,
-    collection: String,
-    file: String,
-    /// When it was last read.
-    read: u64,
-    /// The `last_modified` of the collection object that everybody was shown.
-    metadata: Option<u64>,
-    /// When the upstream last said that everybody may read it.
-    asked: u64,
 }
 
 /// Why nothing could be kept where the settings want it, as far as can be seen without keeping anything.
@@ -399,17 +373,6 @@ fn write_content(
     Ok(())
 }
 
-// === impl Index ===
-
-impl Index {
-    /// Whether the two differ in nothing but times.
-    fn says_the_same(&self, other: &Self) -> bool {
-        let without_times = |mirror: &KeptMirror| KeptMirror { read: 0, asked: 0, ..mirror.clone() };
-        (&self.list, &self.public) == (&other.list, &other.public)
-            && self.mirrors.iter().map(without_times).eq(other.mirrors.iter().map(without_times))
-    }
-}
-
 /// A content, and what its file takes.
 fn content(folder: &Folder, file: &str, most: u64) -> Result<(Content, u64), NotKept> {
     let foreign = || NotKept::Foreign(file.to_owned());
@@ -420,19 +383,4 @@ fn content(folder: &Folder, file: &str, most: u64) -> Result<(Content, u64), Not
     let end = body.iter().position(|byte| *byte == b'\n').ok_or_else(foreign)?;
     let content = Content::revive(&body.slice(..end), body.slice(end + 1..)).ok_or_else(foreign)?;
     Ok((content, body.len() as u64))
-}
-
-/// A moment of this process as a time, in milliseconds since 1970.
-fn time(moment: Instant) -> u64 {
-    Timestamp::now().back(moment.elapsed()).0
-}
-
-/// The moment of a time; now for one that is yet to come.
-fn moment(time: u64) -> Instant {
-    let now = Instant::now();
-    now.checked_sub(since(time)).unwrap_or(now)
-}
-
-fn since(time: u64) -> Duration {
-    Duration::from_millis(Timestamp::now().0.saturating_sub(time))
 }

@@ -18,7 +18,6 @@ use futures_util::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame};
 use parking_lot::Mutex;
 
-use super::channel::{Latest, RowBatch};
 use super::cursor;
 use super::framing::Framing;
 use crate::error::Error;
@@ -28,13 +27,13 @@ use crate::feeds::reader_options::{Admission, Memory, ReaderOptions, Supply};
 use crate::feeds::snapshot::{FeedPage, Position, Room};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
-use crate::metrics;
 use crate::wire::body::{BoxError, NextFrame};
 use judged::Judged;
 use silence::{Due, Silence};
 pub use whole::Whole;
 
 mod judged;
+mod rows;
 mod silence;
 mod whole;
 
@@ -217,63 +216,6 @@ impl FeedReader {
         };
     }
 
-    /// Writes what is wanted of a page, as far as the limit reaches.
-    fn take(&mut self, judged: Judged, text: &mut Vec<u8>) {
-        let Judged { page, wanted, versions } = judged;
-        if self.left == Some(0) && !self.has_rows {
-            self.pending = page.pending + page.rows.len() as u64;
-            self.stage = Stage::Closing;
-            return;
-        }
-        let total = page.rows.len();
-        let (mut last, mut count) = (None, 0);
-        for (index, row) in page.rows.iter().enumerate() {
-            let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted.get(index) == Some(&true));
-            // Newest first, a page may begin beyond the last that is wanted.
-            let is_beyond =
-                self.options.is_descending && self.options.until.is_some_and(|until| row.seq > until);
-            if !is_wanted || is_beyond {
-                continue;
-            }
-            // Rows of one seq come together: who goes on from it is not given the others.
-            if self.left == Some(0) && last != Some(row.seq) {
-                self.pending = page.pending + (total - index) as u64;
-                self.position = Position::new(last.unwrap_or(self.position.seq), page.next.serial);
-                metrics::feeds::count_rows(count, None);
-                self.stage = Stage::Closing;
-                return;
-            }
-            let begin = text.len();
-            self.options.layout.write(text, row, versions.get(&row.id).map(|version| &**version));
-            if !std::mem::replace(&mut self.has_rows, true) {
-                let separator = self.options.layout.separator();
-                text.drain(begin..begin + separator);
-            }
-            if row.seq > self.begin.seq.told_again() || self.options.is_descending {
-                self.left = self.left.map(|left| left.saturating_sub(1));
-            }
-            last = Some(row.seq);
-            count += 1;
-        }
-        metrics::feeds::count_rows(count, None);
-        let is_last = page.pending == 0 && page.next.doubt.is_none();
-        self.pending = page.pending;
-        if !self.options.is_descending {
-            self.position = page.next;
-        } else if total > 0 {
-            self.below = Some(page.next.seq);
-            self.position.seq = page.next.seq;
-        }
-        if self.left == Some(0) && self.position.doubt.is_none() {
-            if let Some(last) = last {
-                self.position.seq = last;
-            }
-            self.stage = Stage::Closing;
-            return;
-        }
-        self.stage = if is_last { self.caught_up() } else { Stage::Past };
-    }
-
     fn caught_up(&self) -> Stage {
         let is_complete = self.options.until.is_some_and(|until| self.position.seq >= until);
         match self.options.end {
@@ -322,36 +264,6 @@ impl FeedReader {
             self.look_at_clock(context, text);
         }
         if matches!(self.stage, Stage::Waiting) { Waited::Idle } else { Waited::Moved }
-    }
-
-    /// Goes on by what was written for all readers, or to pages of its own where the reader is too far behind.
-    fn take_batch(&mut self, latest: &Latest, text: &mut Vec<u8>) -> Waited {
-        let seq = self.position.seq;
-        let begins_after = |batch: &RowBatch| batch.rows.first().is_some_and(|row| row.seq > seq);
-        let batch = latest
-            .batch_after(self.position.serial)
-            .filter(|batch| self.position.doubt.is_none() && begins_after(batch))
-            // Pages alone have an end, and the versions before.
-            .filter(|_| self.options.until.is_none() && self.options.previous.is_none());
-        let Some(batch) = batch else {
-            self.stage = Stage::Past;
-            return Waited::Moved;
-        };
-        let next = Position::new(batch.newest.max(seq), batch.upto);
-        let count = batch.rows.len();
-        if self.options.filter.is_some() || self.left.is_some_and(|left| left < count) {
-            self.judge(FeedPage { rows: batch.rows.clone(), pending: 0, next }, text);
-            return Waited::Moved;
-        }
-        let mut shared = batch.written(self.options.layout);
-        metrics::feeds::count_rows(count, Some(batch.known.elapsed()));
-        if !std::mem::replace(&mut self.has_rows, true) {
-            shared = shared.slice(self.options.layout.separator()..);
-        }
-        self.left = self.left.map(|left| left.saturating_sub(count));
-        self.position = next;
-        self.stage = if self.left == Some(0) { Stage::Closing } else { self.caught_up() };
-        Waited::Shared(shared)
     }
 
     fn look_at_clock(&mut self, context: &mut Context<'_>, text: &mut Vec<u8>) {

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use sqlx::Executor;
 
-use super::engine::{Engine, MAGIC, Writing, beside};
+use super::engine::{Engine, Writing};
+use super::file::{MAGIC, beside};
 
 /// The part of a database's head that says how long it is.
 const HEAD: usize = 32;

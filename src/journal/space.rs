@@ -7,7 +7,8 @@ use std::path::Path;
 
 use sqlx::{AnyConnection, Executor};
 
-use super::engine::{DEADLINE, Engine, Kind, beside, bounded, unavailable};
+use super::engine::{DEADLINE, Engine, Kind, bounded, unavailable};
+use super::file::beside;
 use super::statement::{Statement, pragma};
 use super::view::JournalView;
 use super::{Journal, JournalError};

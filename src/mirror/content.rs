@@ -10,7 +10,6 @@
 //!   to be the newest, and those that were there before anything of that timestamp could be;
 //! - a row that vanished without a tombstone is given one.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -21,14 +20,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 
+mod build;
 mod by_id;
 mod kept;
 mod new_row;
 
-use super::deletions::Remembered;
-use crate::upstream::kinto::{Metadata, NewRow};
+pub use build::Update;
+
+use crate::upstream::kinto::Metadata;
 use by_id::ById;
-use new_row::Find;
 
 /// Where a row stands in the buffer, and what has to be known of it.
 #[derive(Debug, Clone)]
@@ -57,27 +57,6 @@ pub struct Row {
     pub witnessed: bool,
     hash: u64,
     place: Range<usize>,
-}
-
-/// What is to become of a content.
-#[derive(Debug, Default)]
-pub struct Update {
-    /// Rows read.
-    pub rows: Vec<NewRow>,
-    /// Whether `rows` are all rows of the collection: what is not among them is gone.
-    pub complete: bool,
-    /// Ids that were found to be gone.
-    pub gone: HashSet<Arc<str>>,
-    /// See [`Clock::witnessed`](crate::timeline::clock::Clock::witnessed).
-    pub witnessed: Vec<Timestamp>,
-    /// See [`Clock::lone`](crate::timeline::clock::Clock::lone).
-    pub lone: Vec<Timestamp>,
-    /// A place that some reader of a feed has.
-    pub heard: Seq,
-    /// Whether tombstones stay that the upstream has no more.
-    pub keeps_deleted: bool,
-    /// What the journal knows of the collection: what of it is not among the rows is gone.
-    pub remembered: Vec<Remembered>,
 }
 
 /// A collection at one moment.
@@ -112,120 +91,9 @@ pub struct Content {
 // === impl Content ===
 
 impl Content {
-    /// The content of a collection that `rows` are all of; `before` is what was known of it earlier, if anything.
-    pub fn new(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, mut update: Update) -> Self {
-        update.complete = true;
-        Self::build(metadata, timestamp, before, update)
-    }
-
-    /// This content after `update`, at `timestamp`.
-    #[must_use]
-    pub fn updated(&self, metadata: Metadata, timestamp: Timestamp, update: Update) -> Self {
-        Self::build(metadata, timestamp, Some(self), update)
-    }
-
-    /// This content with what the journal knows of its collection.
-    #[must_use]
-    pub fn remembering(self, remembered: Vec<Remembered>) -> Self {
-        let there: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
-        let is_same = remembered.iter().all(|known| there.contains(&*known.id));
-        let content = if is_same {
-            self
-        } else {
-            let update = Update { remembered, lone: self.lone.clone(), ..Update::default() };
-            self.updated(self.metadata.clone(), self.timestamp, update)
-        };
-        Self { has_remembered: true, ..content }
-    }
-
     /// Whether what the journal knows of deletions is among the rows.
     pub fn has_remembered(&self) -> bool {
         self.has_remembered
-    }
-
-    fn build(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, update: Update) -> Self {
-        let known = before.map_or(Timestamp::ZERO, |before| before.timestamp);
-        // The newest that could be seen, also where the list is not of one moment.
-        let newest = update.rows.iter().map(|row| row.last_modified).max().unwrap_or(timestamp);
-        let find = Find {
-            known,
-            high: before.map_or(Seq::ZERO, |before| before.high),
-            heard: update.heard,
-            at: timestamp.max(known),
-            newest: timestamp.max(known).max(newest),
-            serial: before.map_or(1, |before| before.serial + 1),
-            any_known: before.is_some(),
-        };
-        let mut fresh: HashMap<Arc<str>, NewRow> =
-            update.rows.into_iter().map(|row| (row.id.clone(), row)).collect();
-        let mut rows: Vec<(Row, Bytes)> =
-            Vec::with_capacity(fresh.len() + before.map_or(0, |before| before.rows.len()));
-        for row in before.map_or(&[][..], |before| &before.rows) {
-            let json = before.map_or(Bytes::new(), |before| before.bytes.slice(row.place.clone()));
-            match fresh.remove(&row.id) {
-                Some(new)
-                    if (new.last_modified, new.deleted) == (row.last_modified, row.deleted)
-                        && hash(&new.json) == row.hash =>
-                {
-                    rows.push((row.clone(), json));
-                }
-                Some(new) => rows.push(Row::found(new, find)),
-                None if row.invented => rows.push((row.clone(), json)),
-                None if update.complete || update.gone.contains(&row.id) => {
-                    if !row.deleted {
-                        rows.push(Row::vanished(&row.id, find));
-                    } else if update.keeps_deleted {
-                        rows.push((row.clone(), json));
-                    }
-                }
-                None => rows.push((row.clone(), json)),
-            }
-        }
-        rows.extend(fresh.into_values().map(|new| Row::found(new, find)));
-        if !update.remembered.is_empty() {
-            let there: HashSet<Arc<str>> = rows.iter().map(|(row, _)| row.id.clone()).collect();
-            let gone = update.remembered.iter().filter(|known| !there.contains(&known.id));
-            rows.extend(gone.map(|known| {
-                if known.deleted { Row::remembered(known, find) } else { Row::vanished(&known.id, find) }
-            }));
-        }
-        rows.sort_by(|(one, _), (other, _)| {
-            other.last_modified.cmp(&one.last_modified).then_with(|| one.id.cmp(&other.id))
-        });
-
-        let mut bytes = BytesMut::with_capacity(rows.iter().map(|(_, json)| json.len() + 1).sum());
-        let mut placed = Vec::with_capacity(rows.len());
-        for (mut row, json) in rows {
-            if !bytes.is_empty() {
-                bytes.put_u8(b',');
-            }
-            let start = bytes.len();
-            bytes.put_slice(&json);
-            row.place = start..bytes.len();
-            // What was the newest row of a state that was read cannot appear after a later one.
-            row.witnessed |=
-                row.last_modified == timestamp || update.witnessed.binary_search(&row.last_modified).is_ok();
-            placed.push(row);
-        }
-        let began = before.map_or(timestamp, |before| before.began);
-        let high = placed.iter().map(|row| row.seq).max().unwrap_or_default();
-        Self {
-            digest: digest(&metadata, timestamp, &placed),
-            metadata,
-            timestamp,
-            serial: find.serial,
-            live: live(&placed),
-            live_bytes: OnceLock::new(),
-            late: late(&placed),
-            rows: placed,
-            bytes: bytes.freeze(),
-            high: find.high.max(high),
-            by_seq: OnceLock::new(),
-            by_id: ById::default(),
-            lone: update.lone,
-            began,
-            has_remembered: before.is_some_and(|before| before.has_remembered),
-        }
     }
 
     /// Names this content: two contents of one collection with the same digest are the same.
@@ -379,22 +247,6 @@ pub struct Selection {
     pub newer: usize,
     /// Indices of further rows, ascending.
     pub others: Vec<usize>,
-}
-
-/// See [`Content::digest`].
-fn digest(metadata: &Metadata, timestamp: Timestamp, rows: &[Row]) -> u64 {
-    let rows = rows.iter().map(|row| row.hash.wrapping_add(u64::from(row.deleted)));
-    rows.fold(hash(&metadata.json).wrapping_add(timestamp.0), u64::wrapping_add)
-}
-
-/// How many rows are no tombstones.
-fn live(rows: &[Row]) -> usize {
-    rows.iter().filter(|row| !row.deleted).count()
-}
-
-/// Indices of the rows that are marked late.
-fn late(rows: &[Row]) -> Vec<usize> {
-    rows.iter().enumerate().filter(|(_, row)| row.late.is_some()).map(|(index, _)| index).collect()
 }
 
 fn hash(bytes: &[u8]) -> u64 {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::bring::Need;
 use super::refresh::Depth;
-use super::{Mirror, Mirrors, Need};
+use super::{Mirror, Mirrors};
 use crate::settings::InForce;
 use crate::timeline::budget::Budget;
 

@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 mod schedule;
+mod write;
+
+pub use write::WriteUnderWay;
 
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -72,14 +75,6 @@ pub enum Heard {
     News,
     /// The timestamp moved.
     Moved,
-}
-
-/// A write on its way to the upstream; dropping it says that its outcome is not known.
-#[derive(Debug)]
-pub struct WriteUnderWay {
-    clock: Arc<Clock>,
-    begun: u64,
-    alone: bool,
 }
 
 /// Somebody listens to a clock.
@@ -353,46 +348,6 @@ fn remember(timestamps: &mut VecDeque<Timestamp>, new: &[Timestamp]) {
     timestamps.extend(new);
     let most = timestamps.len().saturating_sub(REMEMBERED);
     timestamps.drain(..most);
-}
-
-// === impl WriteUnderWay ===
-
-impl WriteUnderWay {
-    /// The upstream acknowledged the write with the timestamps of what it wrote, which became visible together.
-    pub fn acknowledged(&self, timestamps: &[Timestamp]) -> Heard {
-        let (Some(lowest), Some(highest)) = (timestamps.iter().min(), timestamps.iter().max()) else {
-            return Heard::Nothing;
-        };
-        let (lowest, highest) = (*lowest, *highest);
-        let mut notes = self.clock.notes();
-        let known = self.clock.timestamp();
-        notes.reach_down_to(lowest);
-        if lowest > known && self.alone && notes.begun == self.begun {
-            let mut timestamps = timestamps.to_vec();
-            timestamps.sort_unstable();
-            remember(&mut notes.lone, &timestamps);
-        }
-        notes.moved = Some(Instant::now());
-        self.clock.total.store(u64::MAX, Ordering::Release);
-        self.clock.happened(&mut notes);
-        if highest > known {
-            self.clock.timestamp.store(highest.0, Ordering::Release);
-            return Heard::Moved;
-        }
-        Heard::News
-    }
-
-    /// The collection's clock.
-    pub fn clock(&self) -> &Arc<Clock> {
-        &self.clock
-    }
-}
-
-impl Drop for WriteUnderWay {
-    fn drop(&mut self) {
-        let mut notes = self.clock.notes();
-        notes.in_flight = notes.in_flight.saturating_sub(1);
-    }
 }
 
 impl Drop for Listening {

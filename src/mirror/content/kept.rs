@@ -5,8 +5,9 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::build::{digest, late, live};
 use super::by_id::ById;
-use super::{Content, Row, digest, hash, late, live};
+use super::{Content, Row, hash};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::upstream::kinto::Metadata;

@@ -1,6 +1,7 @@
 //! What readers are given of a content, and what they are not given twice.
 
 use super::*;
+use crate::upstream::kinto::NewRow;
 
 const OVERLAP: Duration = Duration::from_millis(10);
 

@@ -1,0 +1,177 @@
+//! One transaction: it is begun, does all that is asked of it, and is committed; or nobody knows whether it was.
+
+use sqlx::{Connection, Executor};
+use tokio::time::{Instant, timeout};
+
+use super::Writer;
+use crate::journal::engine::{DEADLINE, Writing, unavailable};
+use crate::journal::queue::{Done, Work};
+use crate::journal::transaction::Transaction;
+use crate::journal::{JournalError, News, Object, intents, notify, schema, space};
+use crate::kinto::Timestamp;
+use crate::metrics;
+
+/// For more objects than these, news tell only the newest of each list.
+pub(in crate::journal) const NEWS: usize = 100;
+
+/// Why nothing was committed.
+pub(super) enum Failure {
+    /// The engine refused something; perhaps not all of it.
+    Refused(sqlx::Error),
+    /// The engine is not there.
+    Away(JournalError),
+}
+
+// === impl Writer ===
+
+impl Writer {
+    pub(super) async fn commit(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
+        let done = self.attempt(works).await;
+        if done.is_err() {
+            metrics::journal::count_failure();
+        }
+        done
+    }
+
+    async fn attempt(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
+        self.check().await?;
+        let begun = Instant::now();
+        let result = timeout(DEADLINE, self.transact(works)).await;
+        self.reader_sets.end(matches!(result, Ok(Ok(_))));
+        let failure = match result {
+            Ok(Ok((done, news))) => {
+                metrics::journal::count_commit(begun.elapsed());
+                self.stray.clear();
+                self.end_giving_back(works, &done).await;
+                // What was removed meanwhile has not kept it.
+                self.check().await?;
+                if !news.objects.is_empty() {
+                    // Nobody may be listening.
+                    let _ = self.news.send(news);
+                }
+                return Ok(done);
+            }
+            Ok(Err(error @ sqlx::Error::Database(_))) => Failure::Refused(error),
+            Ok(Err(error)) => Failure::Away(unavailable(&error)),
+            Err(_) => Failure::Away(JournalError::Unavailable("it does not answer in time".into())),
+        };
+        let groups = works.iter().filter_map(|work| match work {
+            Work::Intend(group, _) => Some(group.0),
+            _ => None,
+        });
+        self.stray.extend(groups);
+        Err(failure)
+    }
+
+    /// What was given back is the file system's once the log is written into the journal.
+    async fn end_giving_back(&mut self, works: &[&Work], done: &[Done]) {
+        let is_given = |(work, done)| matches!((work, done), (&&Work::GiveBack, &Done::Removed(true)));
+        if works.iter().zip(done).any(is_given)
+            && let Some(held) = &mut self.held
+        {
+            // Where somebody reads what is in the log, a later one does it.
+            let _ = held.connection().execute("PRAGMA wal_checkpoint(PASSIVE)").await;
+        }
+    }
+
+    async fn check(&mut self) -> Result<(), Failure> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        place.check().await.map_err(|fault| Failure::Away(JournalError::Unavailable(fault.into())))
+    }
+
+    async fn transact(&mut self, works: &[&Work]) -> sqlx::Result<(Vec<Done>, News)> {
+        let kind = self.engine.kind;
+        // Taken out: what fails or is given up is not used again.
+        let held = match self.held.take() {
+            // What was held may have been cut since, which is no reason to refuse anything.
+            Some(mut held) => held.connection().ping().await.ok().map(|()| held),
+            None => None,
+        };
+        let mut writing = match held {
+            Some(held) => held,
+            None => self.engine.writing().await?,
+        };
+        if works.iter().any(|work| matches!(work, Work::Import(_))) {
+            writing.expect_much(kind).await?;
+        }
+        let mut begun = writing.connection().begin_with(kind.begin()).await?;
+        schema::lock(kind, &mut begun).await?;
+        intents::remove(&mut begun, &self.stray).await?;
+        let (rules, sets) = (&self.rules, &mut self.reader_sets);
+        let mut transaction = Transaction::new(&mut begun, kind, rules, self.explicit_permissions, sets);
+        let mut changes = Vec::new();
+        for work in works {
+            if let Work::Settle { outcome, .. } = work {
+                changes.extend(outcome.known.iter().chain(&outcome.changes));
+            }
+        }
+        transaction.prefetch(&changes).await?;
+        let mut done = Vec::with_capacity(works.len());
+        for work in works {
+            done.push(transaction.work(work, self.owner).await?);
+        }
+        transaction.store().await?;
+        let objects = newest_of_many(std::mem::take(&mut transaction.news));
+        let trimmed = transaction.trimmed;
+        if let Some(channel) = &self.channel {
+            notify::tell(&mut begun, channel, self.owner, &objects).await?;
+        }
+        let news = News { objects, is_foreign: false };
+        begun.commit().await?;
+        metrics::journal::count_trimmed(trimmed);
+        if let Writing::Own(_) = writing {
+            self.held = Some(writing);
+        }
+        Ok((done, news))
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    pub(super) fn into_error(self) -> JournalError {
+        match self {
+            Self::Refused(error) => unavailable(&error),
+            Self::Away(error) => error,
+        }
+    }
+}
+
+// === impl Transaction ===
+
+impl Transaction<'_> {
+    async fn work(&mut self, work: &Work, owner: i64) -> sqlx::Result<Done> {
+        match work {
+            Work::Intend(group, intents) => {
+                self.intents.extend(intents::rows(*group, owner, intents));
+                Ok(Done::Nothing)
+            }
+            Work::Settle { outcome, .. } => self.settle(outcome).await.map(Done::Entries),
+            Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
+            Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
+            Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
+            Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),
+            Work::Buckets => self.buckets().await.map(Done::Buckets),
+            Work::Enter { seen, after } => self.enter(seen, *after).await,
+            Work::Checkpoint(name, json) => {
+                self.checkpoint(name, json.as_deref()).await.map(Done::Checkpoint)
+            }
+            Work::Fill(from) => self.fill(from).await.map(Done::Filled),
+            Work::Import(lines) => self.import(lines).await.map(Done::Imported),
+            Work::Adopt(groups) => {
+                intents::adopt(self.connection, groups, owner).await?;
+                Ok(Done::Nothing)
+            }
+            Work::Nothing | Work::Probe | Work::Leave { .. } => Ok(Done::Nothing),
+        }
+    }
+}
+
+/// Of many objects, the newest of each list.
+fn newest_of_many(mut objects: Vec<(Object, Timestamp)>) -> Vec<(Object, Timestamp)> {
+    if objects.len() > NEWS {
+        objects.sort_by_key(|(object, modified)| (object.list(), std::cmp::Reverse(*modified)));
+        objects.dedup_by_key(|(object, _)| object.list());
+    }
+    objects
+}

@@ -1,0 +1,134 @@
+//! One request on one connection, up to the head of its answer.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http2};
+use tokio::time::Instant;
+
+use super::idle::Connection;
+use super::transfer::{Download, Progress};
+use super::{Upstream, UpstreamError};
+use crate::wire::body::Body;
+
+/// A connection that was chosen for a request.
+pub(super) enum Chosen {
+    Http1 { connection: Connection, is_reused: bool },
+    Http2(http2::SendRequest<Body>),
+}
+
+/// A request that was handed to its connection.
+type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + Send>>;
+
+/// Why an exchange failed, and the request if it was not written.
+pub(super) struct Failure {
+    pub(super) error: UpstreamError,
+    /// Whether the connection was lost, as opposed to slow or wrong.
+    pub(super) is_lost: bool,
+    pub(super) unsent: Option<Box<Request<Body>>>,
+}
+impl Upstream {
+    pub(super) fn exchange(
+        &self,
+        chosen: Chosen,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
+        let (request, progress) = watch_upload(request);
+        let (sent, reply) = match chosen {
+            Chosen::Http1 { mut connection, is_reused } => {
+                let sent: Sent = Box::pin(connection.sender.try_send_request(request));
+                (sent, Some((connection, is_reused)))
+            }
+            Chosen::Http2(mut sender) => {
+                let sent: Sent = Box::pin(sender.try_send_request(self.for_http2(request)));
+                (sent, None)
+            }
+        };
+        async move {
+            let response = answer(sent, progress.as_deref(), self.patience()).await?;
+            let connection = reply.map(|(connection, is_reused)| {
+                if is_reused {
+                    self.0.pool.saw_reuse();
+                }
+                (Arc::clone(&self.0.pool), connection)
+            });
+            self.0.outage.answered(response.status());
+            self.0.words.note(response.status(), response.headers());
+            let (parts, incoming) = response.into_parts();
+            let body = Download::new(incoming, connection, progress, self.patience()).into_body();
+            let body = body.map_err(|error| Failure { error, is_lost: false, unsent: None })?;
+            Ok(Response::from_parts(parts, body))
+        }
+    }
+
+    /// HTTP/2 has the scheme and the host in the target.
+    fn for_http2(&self, mut request: Request<Body>) -> Request<Body> {
+        let host = request.headers_mut().remove(HOST);
+        let authority = host
+            .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+            .unwrap_or_else(|| self.0.authority.clone());
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(self.0.scheme.clone());
+        parts.authority = Some(authority);
+        parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.version_mut() = Version::HTTP_2;
+        request
+    }
+}
+
+/// Waits for the head of the answer, for as long as the upstream may take once it has the request.
+async fn answer(
+    mut sent: Sent,
+    progress: Option<&Progress>,
+    patience: Duration,
+) -> Result<Response<Incoming>, Box<Failure>> {
+    let mut deadline = pin!(tokio::time::sleep(patience));
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut sent => return answer.map_err(|failure| Box::new(Failure::of(failure))),
+            () = &mut deadline => {
+                if progress.is_some_and(|progress| progress.moved(&mut seen)) {
+                    deadline.as_mut().reset(Instant::now() + patience);
+                } else {
+                    let error = UpstreamError::HeadTimeout;
+                    return Err(Box::new(Failure { error, is_lost: false, unsent: None }));
+                }
+            }
+        }
+    }
+}
+
+fn watch_upload(request: Request<Body>) -> (Request<Body>, Option<Arc<Progress>>) {
+    if request.body().is_end_stream() {
+        return (request, None);
+    }
+    let progress = Arc::new(Progress::default());
+    (request.map(|body| body.hooked(Arc::clone(&progress))), Some(progress))
+}
+
+pub(super) fn copy_of(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+impl Failure {
+    fn of(mut failure: TrySendError<Request<Body>>) -> Self {
+        let unsent = failure.take_message().map(Box::new);
+        let error = failure.into_error();
+        // What could not be parsed is an answer; everything else is a connection that went away.
+        let is_lost = unsent.is_some() || !(error.is_parse() || error.is_user());
+        Self { error: UpstreamError::of_exchange(error), is_lost, unsent }
+    }
+}
