@@ -1,32 +1,31 @@
 //! Kinto's own clients work through the sidecar as they do against Kinto, and CouchDB's follow its collections.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::support::{Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, tests_folder, unique};
 
-/// Runs a client's script against a sidecar that monitors one bucket, which the script may make.
-fn run(interpreter: &Path, script: &str, sidecar: &Sidecar, bucket: &str) {
-    let is_for_node = Path::new(script).extension().is_some_and(|extension| extension == "mjs");
-    let mut program = tests_folder().join("clients").join(script);
-    if is_for_node {
-        // Node looks for packages beside the script.
-        let beside = environment(Environment::Node).node_folder().join(format!("{bucket}-{script}"));
-        std::fs::copy(&program, &beside).unwrap();
-        program = beside;
-    }
-    let output = Command::new(interpreter).arg(&program).args([&sidecar.url(), bucket]).output().unwrap();
+/// Runs a client's script against a sidecar and a bucket of it.
+fn run(kind: Environment, script: &str, sidecar: &Sidecar, bucket: &str) {
+    let installed = environment(kind);
+    let output = match kind {
+        Environment::Node => {
+            let script = installed.script(script);
+            Command::new(installed.node()).arg(&script).args([&sidecar.url(), bucket]).output()
+        }
+        _ => {
+            let script = tests_folder().join("clients").join(script);
+            Command::new(installed.python()).arg(script).args([&sidecar.url(), bucket]).output()
+        }
+    };
+    let output = output.unwrap();
     assert!(
         output.status.success(),
         "{script}: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    if is_for_node {
-        std::fs::remove_file(program).unwrap();
-    }
 }
 
 fn monitoring(bucket: &str) -> Sidecar {
@@ -37,31 +36,31 @@ fn monitoring(bucket: &str) -> Sidecar {
 #[test]
 fn kinto_http_py_batches_and_follows_changes() {
     let bucket = unique("python");
-    run(&environment(Environment::Plain).python(), "python_client.py", &monitoring(&bucket), &bucket);
+    run(Environment::Plain, "python_client.py", &monitoring(&bucket), &bucket);
 }
 
 #[test]
 fn kinto_http_js_batches_and_follows_changes() {
     let bucket = unique("node");
-    run(&environment(Environment::Node).node(), "http_client.mjs", &monitoring(&bucket), &bucket);
+    run(Environment::Node, "http_client.mjs", &monitoring(&bucket), &bucket);
 }
 
 #[test]
 fn kinto_http_py_reads_and_purges_history() {
     let bucket = unique("history-py");
-    run(&environment(Environment::Plain).python(), "history_client.py", &monitoring(&bucket), &bucket);
+    run(Environment::Plain, "history_client.py", &monitoring(&bucket), &bucket);
 }
 
 #[test]
 fn kinto_http_js_reads_history_and_snapshots() {
     let bucket = unique("history-js");
-    run(&environment(Environment::Node).node(), "history_client.mjs", &monitoring(&bucket), &bucket);
+    run(Environment::Node, "history_client.mjs", &monitoring(&bucket), &bucket);
 }
 
 #[test]
 fn kinto_admin_shows_histories_with_what_was_undone() {
     let bucket = unique("admin");
-    run(&environment(Environment::Node).node(), "kinto_admin.mjs", &monitoring(&bucket), &bucket);
+    run(Environment::Node, "kinto_admin.mjs", &monitoring(&bucket), &bucket);
 }
 
 #[tokio::test]
@@ -71,51 +70,45 @@ async fn kinto_js_stores_synchronise_with_each_other() {
     let alice = sidecar.client().user("alice");
     alice.put(&format!("/buckets/{bucket}")).await.expect(201);
     alice.put(&format!("/buckets/{bucket}/collections/notes")).data(json!({})).await.expect(201);
-    run(&environment(Environment::Node).node(), "offline_sync.mjs", &sidecar, &bucket);
+    run(Environment::Node, "offline_sync.mjs", &sidecar, &bucket);
 }
 
-/// A collection `notes` in a bucket that is not monitored.
-async fn with_notes() -> (Sidecar, String) {
+/// Runs a client's script against a collection `notes` of a bucket that is not monitored.
+async fn run_with_notes(kind: Environment, script: &str) {
     let bucket = unique("notes");
     let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
     let alice = sidecar.client().user("alice");
     alice.put(&format!("/buckets/{bucket}")).await.expect(201);
     alice.put(&format!("/buckets/{bucket}/collections/notes")).await.expect(201);
-    (sidecar, bucket)
+    run(kind, script, &sidecar, &bucket);
 }
 
 #[tokio::test]
 async fn pouchdb_follows_a_collection() {
-    let (sidecar, bucket) = with_notes().await;
-    run(&environment(Environment::Node).node(), "pouchdb_changes.mjs", &sidecar, &bucket);
+    run_with_notes(Environment::Node, "pouchdb_changes.mjs").await;
 }
 
 #[tokio::test]
 async fn nano_follows_a_collection() {
-    let (sidecar, bucket) = with_notes().await;
-    run(&environment(Environment::Node).node(), "nano_changes.mjs", &sidecar, &bucket);
+    run_with_notes(Environment::Node, "nano_changes.mjs").await;
 }
 
 #[tokio::test]
 async fn follow_and_cloudant_follow_follow_a_collection() {
-    let (sidecar, bucket) = with_notes().await;
-    run(&environment(Environment::Node).node(), "follow_changes.mjs", &sidecar, &bucket);
+    run_with_notes(Environment::Node, "follow_changes.mjs").await;
 }
 
 #[tokio::test]
 async fn rxdb_replicates_a_collection() {
-    let (sidecar, bucket) = with_notes().await;
-    run(&environment(Environment::Node).node(), "rxdb_replicate.mjs", &sidecar, &bucket);
+    run_with_notes(Environment::Node, "rxdb_replicate.mjs").await;
 }
 
 #[tokio::test]
 async fn an_eventsource_follows_a_collection_over_many_connections() {
-    let (sidecar, bucket) = with_notes().await;
-    run(&environment(Environment::Node).node(), "event_source.mjs", &sidecar, &bucket);
+    run_with_notes(Environment::Node, "event_source.mjs").await;
 }
 
 #[tokio::test]
 async fn cloudants_and_couchdbs_python_clients_follow_a_collection() {
-    let (sidecar, bucket) = with_notes().await;
-    run(&environment(Environment::Couch).python(), "couch_clients.py", &sidecar, &bucket);
+    run_with_notes(Environment::Couch, "couch_clients.py").await;
 }

@@ -106,6 +106,11 @@ async fn a_list_is_compressed_for_those_who_take_it() {
         flate2::read::GzDecoder::new(&*compressed.body).read_to_end(&mut text).unwrap();
         assert_eq!(text, plain.body);
         assert!(compressed.body.len() * 2 < text.len());
+        // The changeset has a tag for each encoding, and the list's is its timestamp.
+        let (tag, own) = (compressed.header("etag").unwrap(), plain.header("etag").unwrap());
+        assert_eq!(tag != own, leaf.starts_with("changeset"), "{tag} {own}");
+        client.get(&path).header("if-none-match", tag).await.expect(304);
+        client.get(&path).header("if-match", "\"1\"").await.expect(412);
     }
 }
 

@@ -63,11 +63,7 @@ async fn data_and_changes_are_for_who_may_and_no_secret_is_shown() {
     ask(&shown.with("origin", "http://evil.example"), Method::POST, &purge).await.expect(403);
     ask(&shown, Method::POST, "/purge").await.expect(400);
     let reads = "kinto_sidecar_mirror_full_reads_total{reason=\"first\"}";
-    let count = async || {
-        let text = ask(&client, Method::GET, "/metrics").await.expect(200).text();
-        let line = text.lines().find_map(|line| line.strip_prefix(reads)).unwrap().to_owned();
-        line.trim().parse::<f64>().unwrap()
-    };
+    let count = async || sidecar.metric(reads).await.unwrap();
     let before = count().await;
     let dropped = ask(&shown, Method::POST, &purge).await.expect(200).json();
     assert!(dropped["dropped"].as_u64() > Some(0), "{dropped}");

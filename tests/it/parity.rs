@@ -11,4 +11,5 @@ mod differences;
 mod history;
 mod lists;
 mod others;
+mod queries;
 mod world;

@@ -17,6 +17,7 @@ mod client;
 mod debian;
 mod environment;
 mod kinto;
+pub mod pages;
 mod postgres;
 pub mod prometheus;
 mod recorder;

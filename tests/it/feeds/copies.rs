@@ -11,7 +11,7 @@ use super::World;
 use crate::mirror_equals_upstream::random::Random;
 use crate::support::{
     Chaos, Client, Environment, Kinto, KintoOptions, SERVICE_ACCOUNT, Sidecar, database, environment,
-    tests_folder, undertaker, unique,
+    undertaker,
 };
 
 /// A world for each engine that keeps journals.
@@ -215,8 +215,7 @@ async fn copied_by(name: &str) {
     direct.put("/buckets/b").await.expect(201);
     direct.put(collection).await.expect(201);
     let node = environment(Environment::Node);
-    let script = node.node_folder().join(format!("{}-{name}", unique("copy")));
-    std::fs::copy(tests_folder().join("clients").join(name), &script).unwrap();
+    let script = node.script(name);
     let clients =
         |sidecar: &Sidecar| [sidecar.client().user("alice"), sidecar.client().user("alice"), direct.clone()];
     for _ in 0..operations / 4 {
@@ -252,7 +251,6 @@ async fn copied_by(name: &str) {
     // Where it has ended already, its output says why.
     let _ = writeln!(process.stdin.take().unwrap(), "{}", kinto.url());
     let output = process.wait_with_output().unwrap();
-    std::fs::remove_file(script).unwrap();
     line.clear();
     told.read_line(&mut line).unwrap();
     println!("{line}");

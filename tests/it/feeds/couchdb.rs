@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::World;
-use crate::support::{Client, Environment, environment, tests_folder, undertaker, unique};
+use crate::support::{Client, Environment, environment, undertaker};
 
 /// The server of `PouchDB`, stopped when dropped.
 struct Peer {
@@ -21,17 +21,13 @@ struct Peer {
 impl Peer {
     fn start() -> Self {
         let node = environment(Environment::Node);
-        let name = "pouchdb_server.mjs";
-        // Node looks for packages beside the script.
-        let script = node.node_folder().join(format!("{}-{name}", unique("peer")));
-        std::fs::copy(tests_folder().join("clients").join(name), &script).unwrap();
+        let script = node.script("pouchdb_server.mjs");
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut process = undertaker::piped(
             Command::new(node.node()).arg(&script).arg(log.path()).current_dir(node.node_folder()),
         );
         let mut port = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
-        std::fs::remove_file(script).unwrap();
         let address = format!("127.0.0.1:{}", port.trim());
         Self { process, client: Client::new(&address), address }
     }

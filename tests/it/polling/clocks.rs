@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::{bucket, is_batch, is_head, kinto, listed, until_listed};
-use crate::support::{Client, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
+use crate::support::{Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
 
 const QUICK: [(&str, &str); 5] = [
     SERVICE_ACCOUNT,
@@ -24,12 +24,8 @@ fn sidecar(upstream: &str, resources: &str) -> Sidecar {
 }
 
 /// How many places clocks take.
-async fn clocks(sidecar: &Sidecar) -> usize {
-    let admin = Client::new(&sidecar.admin().unwrap());
-    let metrics = admin.request_target(http::Method::GET, "/metrics").await.expect(200);
-    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("kinto_sidecar_clocks ")).unwrap().to_owned();
-    line.parse().unwrap()
+async fn clocks(sidecar: &Sidecar) -> u64 {
+    sidecar.metric("kinto_sidecar_clocks").await.unwrap()
 }
 
 /// The collections that are asked for in what follows.

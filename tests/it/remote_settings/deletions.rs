@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use http::Method;
 use serde_json::Value;
 
 use super::{changeset_of, public_bucket, sidecar_before, v2};
 use crate::check::examined;
-use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, Sidecar, eventually};
+use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, eventually};
 
 const BUCKET: &str = "away";
 
@@ -23,12 +22,6 @@ fn deleted(answer: &Value) -> BTreeSet<(String, u64)> {
 async fn since(client: &Client, since: u64) -> Value {
     let path = format!("{}?_expected=0&_since={since}", changeset_of(BUCKET, "c"));
     v2(client, &path).await.expect(200).json()
-}
-
-async fn metric(sidecar: &Sidecar, name: &str) -> u64 {
-    let admin = Client::new(&sidecar.admin().unwrap());
-    let metrics = admin.request_target(Method::GET, "/metrics").await.text();
-    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap()
 }
 
 /// What `check` says of deletions.
@@ -96,7 +89,7 @@ async fn are_known_after_a_purge(options: KintoOptions) {
 
     // Kinto forgets them while the sidecar runs, and one goes without a trace while it does not.
     direct.post("/__purge__").await.expect(200);
-    let compared = metric(&sidecar, "kinto_sidecar_mirror_comparisons_total").await;
+    let compared = sidecar.metric("kinto_sidecar_mirror_comparisons_total").await.unwrap();
     assert_eq!(deleted(&since(&sidecar.client(), began).await), before, "after {compared} comparisons");
     sidecar.kill();
     direct.delete(&record("down")).await.expect(200);
@@ -130,7 +123,7 @@ async fn are_known_after_a_purge(options: KintoOptions) {
     let direct_ids: BTreeSet<String> = ids(&direct.get(&format!("{uri}/records")).await.expect(200).data());
     assert_eq!(ids(&fresh["changes"]), direct_ids);
     // Who was away since before all of it is counted; who was not, is not.
-    let counted = async || metric(&sidecar, "kinto_sidecar_changesets_before_deletions_total").await;
+    let counted = async || sidecar.metric("kinto_sidecar_changesets_before_deletions_total").await.unwrap();
     let known = eventually("somebody to be counted", async || {
         since(&client, began).await;
         Some(counted().await).filter(|counted| *counted > 0)

@@ -80,10 +80,7 @@ async fn what_anybody_may_read_is_listed_and_nothing_else_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_changeset_that_verified_is_published() {
     let mut signer = Signer::start();
-    let (bucket, owner) = (unique("signed"), Kinto::shared().client().user("owner"));
-    public_bucket(&owner, &bucket, &["c"]).await;
-    let uri = format!("/buckets/{bucket}/collections/c");
-    signer.sign(&owner, &uri, "").await;
+    let (bucket, uri, _) = signer.bucket("signed", "").await;
     let (chaos, folder) = (Chaos::before(Kinto::shared().url()), tempfile::tempdir().unwrap());
     let public = signer.public();
     let verified = [("sidecar.verify_signatures", "true"), ("sidecar.signature_key", &*public)];

@@ -16,6 +16,9 @@ use crate::support::{
     Client, Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, eventually, tests_folder, unique,
 };
 
+const VERIFIED: (&str, &str) = ("sidecar.verify_signatures", "true");
+const ADMIN: (&str, &str) = ("sidecar.admin_listen", "127.0.0.1:0");
+
 /// Signs, and verifies, in Python.
 pub(super) struct Signer {
     process: Child,
@@ -59,6 +62,21 @@ impl Signer {
         self.ask(json!({ "changeset": changeset })) == json!(true)
     }
 
+    /// A bucket that anybody may read, with a signed collection; its name, the collection's URI, and its owner at Kinto itself.
+    pub(super) async fn bucket(&mut self, stem: &str, x5u: &str) -> (String, String, Client) {
+        let (bucket, owner) = (unique(stem), Kinto::shared().client().user("owner"));
+        public_bucket(&owner, &bucket, &["c"]).await;
+        let uri = format!("/buckets/{bucket}/collections/c");
+        self.sign(&owner, &uri, x5u).await;
+        (bucket, uri, owner)
+    }
+
+    /// A sidecar that looks at a bucket's signatures.
+    fn sidecar(&self, bucket: &str) -> Sidecar {
+        let settings = [("sidecar.signature_key", &*self.public()), VERIFIED, ADMIN];
+        sidecar_of(&[bucket], &settings)
+    }
+
     /// Signs a collection as it is now.
     pub(super) async fn sign(&mut self, owner: &Client, uri: &str, x5u: &str) {
         let list = owner.get(&format!("{uri}/records")).await.expect(200);
@@ -80,23 +98,22 @@ async fn why(sidecar: &Sidecar) -> String {
     health.request_target(http::Method::GET, "/health/ready").await.text()
 }
 
+/// Waits until something, or nothing, does not verify.
+async fn until_trouble_is(sidecar: &Sidecar, expected: bool) {
+    eventually("the signature to be looked at", async || {
+        (why(sidecar).await.contains("does not verify") == expected).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn every_changeset_verifies_while_records_and_signatures_change() {
     let mut signer = Signer::start();
-    let bucket = unique("signed");
-    let direct = Kinto::shared().client().user("owner");
-    public_bucket(&direct, &bucket, &["c"]).await;
-    let uri = format!("/buckets/{bucket}/collections/c");
+    let (bucket, uri, direct) = signer.bucket("signed", "").await;
     let odd = json!({"text": "é \"\\ \u{1f600} </x>", "n": 7, "nested": {"b": [null, true], "a": {}}});
     direct.put(&format!("{uri}/records/odd")).data(odd).await.expect(201);
     signer.sign(&direct, &uri, "").await;
-    let public = signer.public();
-    let settings = [
-        ("sidecar.verify_signatures", "true"),
-        ("sidecar.signature_key", &*public),
-        ("sidecar.admin_listen", "127.0.0.1:0"),
-    ];
-    let sidecar = sidecar_of(&[&bucket], &settings);
+    let sidecar = signer.sidecar(&bucket);
     let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
     let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
     let list = "/buckets/monitor/collections/changes/changeset?_expected=0";
@@ -129,27 +146,19 @@ async fn every_changeset_verifies_while_records_and_signatures_change() {
         last = now;
     }
     assert!(!why(&sidecar).await.contains("does not verify"));
-    let metrics =
-        Client::new(&sidecar.admin().unwrap()).request_target(http::Method::GET, "/metrics").await.text();
-    let counted = |outcome: &str| {
-        let name = format!("kinto_sidecar_signatures_total{{outcome=\"{outcome}\"}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap()
+    let counted = async |outcome: &str| {
+        sidecar.metric(&format!("kinto_sidecar_signatures_total{{outcome=\"{outcome}\"}}")).await.unwrap()
     };
-    assert!(counted("good") > rounds && counted("bad") >= rounds, "{metrics}");
+    let (good, bad) = (counted("good").await, counted("bad").await);
+    assert!(good > rounds && bad >= rounds, "{good} good, {bad} bad");
 }
 
 #[tokio::test]
 async fn whatever_is_read_while_all_of_it_changes_verifies() {
     let reads = std::env::var("READS").ok().and_then(|reads| reads.parse().ok()).unwrap_or(200);
     let mut signer = Signer::start();
-    let bucket = unique("busy");
-    let direct = Kinto::shared().client().user("owner");
-    public_bucket(&direct, &bucket, &["c"]).await;
-    let uri = format!("/buckets/{bucket}/collections/c");
-    signer.sign(&direct, &uri, "").await;
-    let public = signer.public();
-    let settings = [("sidecar.verify_signatures", "true"), ("sidecar.signature_key", &*public)];
-    let sidecar = sidecar_of(&[&bucket], &settings);
+    let (bucket, uri, direct) = signer.bucket("busy", "").await;
+    let sidecar = signer.sidecar(&bucket);
     let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
     let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
     v2(&client, &path).await.expect(200);
@@ -201,39 +210,20 @@ async fn listed(client: &Client) -> Value {
 #[tokio::test]
 async fn what_is_signed_at_last_is_listed_though_nobody_asks_for_it_and_what_is_deleted_is_no_trouble() {
     let mut signer = Signer::start();
-    let bucket = unique("late");
-    let direct = Kinto::shared().client().user("owner");
-    public_bucket(&direct, &bucket, &["c"]).await;
-    let uri = format!("/buckets/{bucket}/collections/c");
-    signer.sign(&direct, &uri, "").await;
-    let public = signer.public();
-    let settings = [
-        ("sidecar.verify_signatures", "true"),
-        ("sidecar.signature_key", &*public),
-        ("sidecar.admin_listen", "127.0.0.1:0"),
-    ];
-    let sidecar = sidecar_of(&[&bucket], &settings);
+    let (bucket, uri, direct) = signer.bucket("late", "").await;
+    let sidecar = signer.sidecar(&bucket);
     let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
     v2(&client, &format!("{}?_expected=0", changeset_of(&bucket, "c"))).await.expect(200);
     owner.put(&format!("{uri}/records/new")).await.expect(201);
-    eventually("the signature to be found bad", async || {
-        why(&sidecar).await.contains("does not verify").then_some(())
-    })
-    .await;
+    until_trouble_is(&sidecar, true).await;
     let held = listed(&client).await;
     signer.sign(&direct, &uri, "").await;
     eventually("the list to show what is signed", async || (listed(&client).await != held).then_some(()))
         .await;
     owner.put(&format!("{uri}/records/newer")).await.expect(201);
-    eventually("the signature to be found bad", async || {
-        why(&sidecar).await.contains("does not verify").then_some(())
-    })
-    .await;
+    until_trouble_is(&sidecar, true).await;
     owner.delete(&uri).await.expect(200);
-    eventually("nothing to be wrong", async || {
-        (!why(&sidecar).await.contains("does not verify")).then_some(())
-    })
-    .await;
+    until_trouble_is(&sidecar, false).await;
 }
 
 #[tokio::test]
@@ -253,12 +243,8 @@ async fn a_chain_that_cannot_be_had_is_asked_for_now_and_then_however_many_read(
         })
     };
     let x5u = stub.url().replace("/v1", &format!("/{}.pem", "long".repeat(400)));
-    let bucket = unique("away");
-    let owner = Kinto::shared().client().user("owner");
-    public_bucket(&owner, &bucket, &["c"]).await;
-    signer.sign(&owner, &format!("/buckets/{bucket}/collections/c"), &x5u).await;
-    let settings = [("sidecar.verify_signatures", "true"), ("sidecar.admin_listen", "127.0.0.1:0")];
-    let sidecar = sidecar_of(&[&bucket], &settings);
+    let (bucket, ..) = signer.bucket("away", &x5u).await;
+    let sidecar = sidecar_of(&[&bucket], &[VERIFIED, ADMIN]);
     let client = sidecar.client();
     let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
     let began = Instant::now();
@@ -304,17 +290,8 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
         let pem = chain(&signer, name, year);
         let stub = Stub::answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{pem}", pem.len()));
         let x5u = stub.url().replace("/v1", "/chains/leaf.pem");
-        let bucket = unique("chained");
-        let owner = Kinto::shared().client().user("owner");
-        public_bucket(&owner, &bucket, &["c"]).await;
-        let uri = format!("/buckets/{bucket}/collections/c");
-        signer.sign(&owner, &uri, &x5u).await;
-        let settings = [
-            ("sidecar.verify_signatures", "true"),
-            ("sidecar.signature_name", NAME),
-            ("sidecar.admin_listen", "127.0.0.1:0"),
-        ];
-        let sidecar = sidecar_of(&[&bucket], &settings);
+        let (bucket, ..) = signer.bucket("chained", &x5u).await;
+        let sidecar = sidecar_of(&[&bucket], &[VERIFIED, ADMIN, ("sidecar.signature_name", NAME)]);
         let client = sidecar.client();
         let changeset =
             v2(&client, &format!("{}?_expected=0", changeset_of(&bucket, "c"))).await.expect(200).json();
@@ -332,7 +309,7 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
             SERVICE_ACCOUNT,
             ("sidecar.compat", "remote-settings"),
             ("changes.resources", &*resources),
-            ("sidecar.verify_signatures", "true"),
+            VERIFIED,
             ("sidecar.signature_name", NAME),
         ];
         let (said, status) = examined(&Kinto::shared().url(), &settings);
@@ -341,11 +318,9 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
         assert!(signatures.starts_with(expected), "{said:#}");
         assert_eq!((status, said.to_string().contains("does not verify")), (Some(i32::from(!good)), !good));
         if good {
-            let admin = Client::new(&sidecar.admin().unwrap());
-            let name = "kinto_sidecar_signature_chain_expiration_timestamp_seconds 4102444800";
             eventually("the end of the chain", async || {
-                let metrics = admin.request_target(http::Method::GET, "/metrics").await.text();
-                metrics.lines().any(|line| line == name).then_some(())
+                let end = sidecar.metric("kinto_sidecar_signature_chain_expiration_timestamp_seconds").await;
+                (end == Some(4_102_444_800)).then_some(())
             })
             .await;
         }

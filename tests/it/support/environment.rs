@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
+use tempfile::TempPath;
 
 /// What can be installed.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,14 @@ impl Installed {
     /// The folder that `node_modules` is in.
     pub fn node_folder(&self) -> PathBuf {
         self.folder.join("clients")
+    }
+
+    /// A script of a client for Node, for as long as this is kept: beside the packages, which is where Node looks for them.
+    pub fn script(&self, name: &str) -> TempPath {
+        let script =
+            tempfile::Builder::new().suffix(&format!("-{name}")).tempfile_in(self.node_folder()).unwrap();
+        fs::copy(tests_folder().join("clients").join(name), &script).unwrap();
+        script.into_temp_path()
     }
 
     fn packages(&self) -> PathBuf {

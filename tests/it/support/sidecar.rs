@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::Client;
@@ -56,6 +57,13 @@ impl Sidecar {
         // A restart may take another port.
         let (_, after) = log.rsplit_once("metrics and health on http://")?;
         Some(after.split(|letter: char| letter.is_whitespace() || letter == '"').next()?.to_owned())
+    }
+
+    /// A number from its second listener, by the metric's name and labels.
+    pub async fn metric(&self, name: &str) -> Option<u64> {
+        let admin = Client::new(&self.admin().expect("sidecar.admin_listen"));
+        let metrics = admin.request_target(Method::GET, "/metrics").await.expect(200).text();
+        metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Sends a signal, such as `HUP`.

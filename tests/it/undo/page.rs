@@ -1,58 +1,18 @@
 //! The example page in a real browser, served from another origin: what changed is shown, undone, and brought back.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
 
 use super::{World, user_id};
 use crate::support::browser::Browser;
-use crate::support::{
-    Environment, Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, environment, undertaker, unique,
-};
-
-/// A static server as anybody has it.
-struct Server {
-    process: Child,
-    port: String,
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/undo");
-        let mut process = Command::new(environment(Environment::Plain).python())
-            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"])
-            .arg(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        undertaker::watch(&process);
-        let mut said = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        let port = said.split(" port ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-        Self { process, port }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        undertaker::release(&self.process);
-    }
-}
+use crate::support::pages::Pages;
+use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
 
 /// Opens the page for a bucket, and connects as alice.
-fn open(browser: &mut Browser, server: &Server, world: &World) {
+fn open(browser: &mut Browser, pages: &Pages, world: &World) {
     let bucket = world.bucket.strip_prefix("/buckets/").unwrap();
-    browser.open(&format!(
-        "http://localhost:{}/?server={}&bucket={bucket}",
-        server.port,
-        world.sidecar.url()
-    ));
+    browser.open(&format!("{}/?server={}&bucket={bucket}", pages.origin(), world.sidecar.url()));
     browser.wait("document.getElementById('server')?.value");
     fill(browser, "user", "alice");
     fill(browser, "password", "secret");
@@ -92,7 +52,7 @@ fn show_since(browser: &mut Browser, moment: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_are_shown_undone_and_brought_back_on_a_phone_by_keyboard_and_dark() {
     let Some(mut browser) = Browser::start() else { return };
-    let server = Server::start();
+    let pages = Pages::serve(&[Path::new("examples/undo")]);
     let world = World::new("undo-page").await;
     let (alice, bob) = (&world.alice, world.sidecar.client().user("bob"));
     let (alices, bobs) = (user_id(alice).await, user_id(&bob).await);
@@ -107,7 +67,7 @@ async fn changes_are_shown_undone_and_brought_back_on_a_phone_by_keyboard_and_da
     bob.put(&world.record("second")).data(json!({"title": "his", "kept": 1})).await.expect(200);
 
     browser.show_in(390, 844, "dark");
-    open(&mut browser, &server, &world);
+    open(&mut browser, &pages, &world);
     let paper = "getComputedStyle(document.body).backgroundColor";
     let dark = browser.evaluate(paper);
     browser.show_in(390, 844, "light");
@@ -177,13 +137,13 @@ async fn changes_are_shown_undone_and_brought_back_on_a_phone_by_keyboard_and_da
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_is_said_and_a_token_is_sent_as_one() {
     let Some(mut browser) = Browser::start() else { return };
-    let server = Server::start();
+    let pages = Pages::serve(&[Path::new("examples/undo")]);
     let recorder = Recorder::before(Kinto::shared().url());
     let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]);
     let alice = sidecar.client().user("alice");
     let world = World { sidecar, bucket: format!("/buckets/{}", unique("page-refused")), alice };
     world.alice.put(&world.bucket).await.expect(201);
-    open(&mut browser, &server, &world);
+    open(&mut browser, &pages, &world);
     fill(&mut browser, "bucket", "nobody's");
     click(&mut browser, "[value=changes]");
     wait_for(&mut browser, "status", "403: ");
