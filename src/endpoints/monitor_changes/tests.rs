@@ -82,39 +82,6 @@ fn get(query: &str, headers: &[(HeaderName, &str)]) -> Response {
 }
 
 #[test]
-fn rows_are_written_as_the_plugin_writes_them() {
-    let response = get("?_since=1795245794783", &[]);
-    let headers = response.headers().clone();
-    assert_eq!(headers["etag"], "\"1795245794920\"");
-    assert_eq!(headers["last-modified"], "Sat, 21 Nov 2026 07:23:14 GMT");
-    assert_eq!(headers["cache-control"], "no-cache, no-store");
-    let row = r#"{"id":"b9b19efc-8e15-8c48-bf77-f7f6df241406","last_modified":1795245794920,"bucket":"b","collection":"one","host":"www.example.org"}"#;
-    assert_eq!(text(response), format!("{{\"data\":[{row}]}}"));
-    assert_eq!(
-        text(get("?bucket=b", &[])),
-        format!("{{\"data\":[{row}]}}"),
-        "the other way to the same rows"
-    );
-    let projected = text(get("?_fields=bucket,host.x,bucket&_limit=1&_sort=-collection", &[]));
-    assert_eq!(
-        projected,
-        r#"{"data":[{"bucket":"a","host":"www.example.org","id":"f548fc99-20cb-46ec-2062-093d45d21353","last_modified":1795245794711}]}"#
-    );
-}
-
-#[test]
-fn pages_lead_on_by_an_absolute_address() {
-    let first = get("?_limit=3&_foo=%C3%A9", &[]);
-    let next = first.headers()["next-page"].to_str().unwrap().to_owned();
-    let query =
-        next.strip_prefix("http://www.example.org/v1/buckets/monitor/collections/changes/records").unwrap();
-    assert!(query.starts_with("?_limit=3&_foo=%C3%A9&_token="), "{query}");
-    let second = get(query, &[]);
-    assert!(!second.headers().contains_key("next-page"));
-    assert_eq!(format!("{} {}", names(&text(first)), names(&text(second))), "b/one a/three a/two a/one");
-}
-
-#[test]
 fn head_counts_what_is_selected() {
     for (query, total) in [("", "4"), ("?_since=1795245794783", "1"), ("?bucket=a&_limit=1", "3")] {
         let request =
@@ -152,26 +119,6 @@ fn readers_from_before_the_start_get_a_while_more() {
     assert_eq!(ask("?_since=1795245794783"), "b/one a/three a/two");
     assert_eq!(ask("?_since=1795245794783&host=www.example.org"), "b/one a/three a/two");
     assert_eq!(ask("?_since=1795245794784"), "b/one");
-}
-
-#[test]
-fn preconditions_come_before_filters_and_after_parameters() {
-    let etag = (http::header::IF_NONE_MATCH, "\"1795245794920\"");
-    let response = get("?foo=a", std::slice::from_ref(&etag));
-    assert_eq!(
-        (response.status().as_u16(), response.headers()["etag"].to_str().unwrap()),
-        (304, "\"1795245794920\"")
-    );
-    assert_eq!(get("?_limit=a", &[etag]).status(), 400);
-    let failed = get("", &[(http::header::IF_NONE_MATCH, "*")]);
-    assert_eq!(
-        (failed.status().as_u16(), failed.headers()["etag"].to_str().unwrap()),
-        (412, "\"1795245794920\"")
-    );
-    assert_eq!(
-        text(get("?_limit=a", &[(http::header::IF_MATCH, "x")])),
-        r#"{"code":400,"errno":107,"error":"Invalid parameters","message":"If-Match in header: The value should be integer between double quotes.","details":[{"location":"header","name":"If-Match","description":"The value should be integer between double quotes."},{"location":"querystring","name":"_limit","description":"\"a\" is not a number"}]}"#
-    );
 }
 
 #[test]
@@ -230,16 +177,6 @@ fn remote_settings_never_says_304_and_answers_stale_requests_with_nothing() {
         get("?_expected=1795245794700&_since=1795245794783", &[]).status(),
         200,
         "not in kinto-changes' way"
-    );
-}
-
-#[test]
-fn the_list_is_json() {
-    let error = get("", &[(http::header::ACCEPT, "text/html")]);
-    assert_eq!(error.status(), 406);
-    assert_eq!(
-        text(error),
-        r#"{"code":406,"errno":107,"error":"Invalid parameters","message":"Accept header should be one of ['application/json']","details":[{"location":"header","name":"Accept","description":"Accept header should be one of ['application/json']"}]}"#
     );
 }
 
