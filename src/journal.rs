@@ -64,7 +64,7 @@ pub use transfer::{Export, Imported, Line, LinePart};
 pub use verify::Verified;
 pub use view::JournalView;
 
-use engine::{DEADLINE, Engine, Reading, bounded, unavailable};
+use engine::{DEADLINE, Engine, unavailable};
 use late::Late;
 use leave::Leaving;
 use owner::Owner;
@@ -146,9 +146,8 @@ impl Journal {
         let channel = match &engine.address {
             None => None,
             Some(address) => {
-                let mut reading = engine.reading().await.map_err(|error| unavailable(&error))?;
-                let channel = bounded(DEADLINE, notify::channel(&mut reading)).await;
-                let channel = reading.take(channel)?;
+                let channel =
+                    engine.ask(DEADLINE, async |connection| notify::channel(connection).await).await?;
                 let news = news.downgrade();
                 tokio::spawn(notify::listen(address.clone(), channel.clone(), owner.number, news));
                 Some(channel)
@@ -222,16 +221,13 @@ impl Journal {
 
     /// The intents that nobody alive will settle: left by this or another process that died.
     pub async fn abandoned(&self) -> Result<Vec<(IntentGroup, Vec<Intent>)>, JournalError> {
-        let mut reading = self.reading().await?;
-        let open = bounded(DEADLINE, intents::owners(&mut reading)).await;
-        let open = reading.take(open)?;
+        let open = self.engine.ask(DEADLINE, async |connection| intents::owners(connection).await).await?;
         let dead = self.owner.dead_among(open).await.map_err(|error| unavailable(&error))?;
         if dead.is_empty() {
             return Ok(Vec::new());
         }
-        let mut reading = self.reading().await?;
-        let groups = bounded(DEADLINE, intents::of_owners(&mut reading, &dead)).await;
-        let groups = reading.take(groups)?;
+        let groups = async |connection: &mut AnyConnection| intents::of_owners(connection, &dead).await;
+        let groups = self.engine.ask(DEADLINE, groups).await?;
         self.write(Work::Adopt(dead.clone())).await?;
         self.owner.release(&dead).await.map_err(|error| unavailable(&error))?;
         Ok(groups)
@@ -240,23 +236,17 @@ impl Journal {
     /// The groups that are open now, of this and of all other processes, with an intent in this bucket or in none; all
     /// groups where no bucket is named.
     pub async fn open_groups(&self, bucket: Option<&str>) -> Result<Vec<IntentGroup>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, intents::open(&mut reading, bucket)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| intents::open(connection, bucket).await).await
     }
 
     /// What is known of objects; those that are not known are left out.
     pub async fn known(&self, objects: &[Object]) -> Result<BTreeMap<Object, Known>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::known(&mut reading, objects)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::known(connection, objects).await).await
     }
 
     /// The present life of a bucket that is known to be there.
     pub async fn life(&self, bucket: &str) -> Result<Option<Life>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::life(&mut reading, bucket)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::life(connection, bucket).await).await
     }
 
     /// Of these versions, those that are not recorded (neither an entry nor the known state has this `modified`).
@@ -264,39 +254,30 @@ impl Journal {
         &self,
         versions: Vec<(Object, Timestamp)>,
     ) -> Result<Vec<(Object, Timestamp)>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::missing(&mut reading, versions)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::missing(connection, versions).await).await
     }
 
     /// The objects known to be alive below a URI with their versions: `/buckets` (buckets), `/buckets/a/collections`,
     /// `/buckets/a/groups`, `/buckets/a/collections/c/records`.
     pub async fn alive(&self, list: &str) -> Result<Vec<(Object, Timestamp)>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::alive(&mut reading, list)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::alive(connection, list).await).await
     }
 
     /// The objects of a list (`/buckets/a/collections/c/records`) that were ever known, as they are known, but for their
     /// permissions.
     pub async fn ever_known(&self, list: &str) -> Result<Vec<(Object, Known)>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::ever_known(&mut reading, list)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::ever_known(connection, list).await).await
     }
 
     /// The watermark of a list, see [`Outcome::watermarks`].
     pub async fn watermark(&self, list: &str) -> Result<Option<Timestamp>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::watermark(&mut reading, list)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::watermark(connection, list).await).await
     }
 
     /// The timestamp of a bucket's history.
     pub async fn timestamp(&self, bucket: &str) -> Result<Timestamp, JournalError> {
-        let mut reading = self.reading().await?;
-        let history = bounded(DEADLINE, state::history(&mut reading, bucket)).await;
-        if let Some((_, timestamp)) = reading.take(history)? {
+        let history = async |connection: &mut AnyConnection| state::history(connection, bucket).await;
+        if let Some((_, timestamp)) = self.engine.ask(DEADLINE, history).await? {
             return Ok(timestamp);
         }
         match self.write(Work::Begin(bucket.to_owned())).await? {
@@ -322,17 +303,15 @@ impl Journal {
         records: &[String],
         moment: Timestamp,
     ) -> Result<(Vec<Box<RawValue>>, bool), JournalError> {
-        let mut reading = self.reading().await?;
-        let versions = state::versions_at(&mut reading, collection, records, moment);
-        let versions = bounded(PATIENCE, versions).await;
-        reading.take(versions)
+        let versions = async |connection: &mut AnyConnection| {
+            state::versions_at(connection, collection, records, moment).await
+        };
+        self.engine.ask(PATIENCE, versions).await
     }
 
     /// What the newest entry about an object shows.
     pub async fn newest_data(&self, object: &Object) -> Result<Option<Box<RawValue>>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, state::newest_data(&mut reading, object)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::newest_data(connection, object).await).await
     }
 
     /// Told of everything that is recorded, here or by another process on the same PostgreSQL journal.
@@ -366,19 +345,11 @@ impl Journal {
         bucket: &str,
         read: impl AsyncFnOnce(&mut AnyConnection, i64, Timestamp) -> sqlx::Result<T>,
     ) -> Result<Option<T>, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = async {
-            match state::history(&mut reading, bucket).await? {
-                Some((history, timestamp)) => read(&mut reading, history, timestamp).await.map(Some),
-                None => Ok(None),
-            }
+        let answer = async |connection: &mut AnyConnection| match state::history(connection, bucket).await? {
+            Some((history, timestamp)) => read(connection, history, timestamp).await.map(Some),
+            None => Ok(None),
         };
-        let answer = bounded(PATIENCE, answer).await;
-        reading.take(answer)
-    }
-
-    async fn reading(&self) -> Result<Reading, JournalError> {
-        self.engine.reading().await.map_err(|error| unavailable(&error))
+        self.engine.ask(PATIENCE, answer).await
     }
 }
 

@@ -12,6 +12,7 @@ use http::HeaderValue;
 mod absence;
 mod date;
 pub mod head;
+pub(crate) mod members;
 mod moment;
 pub(crate) mod object;
 mod path;

@@ -3,11 +3,10 @@
 //! Everything else of the record stays to the byte. Members of its own that have one of these names are left out: a name
 //! that came twice would mean one thing to one reader and another to the next.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::feeds::snapshot::FeedRow;
+use crate::kinto::members::Members;
 
 /// The names that are not the record's to give.
 const OURS: [&str; 3] = ["_id", "_rev", "_deleted"];
@@ -81,33 +80,6 @@ fn may_have_ours(record: &[u8]) -> bool {
 /// A line end can only stand between tokens, and would end the row.
 pub(super) fn extend_in_line(text: &mut Vec<u8>, json: &[u8]) {
     text.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
-}
-
-/// The members of an object, in their order.
-struct Members<'j>(Vec<(String, &'j RawValue)>);
-
-impl<'de: 'j, 'j> Deserialize<'de> for Members<'j> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reading;
-
-        impl<'de> Visitor<'de> for Reading {
-            type Value = Vec<(String, &'de RawValue)>;
-
-            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(members)
-            }
-        }
-
-        deserializer.deserialize_map(Reading).map(Self)
-    }
 }
 
 #[cfg(test)]

@@ -57,6 +57,23 @@ pub struct Change {
     pub is_found: bool,
 }
 
+impl Change {
+    /// Of this change nothing else is known.
+    pub(crate) fn bare(object: Object, action: Option<Action>, modified: Timestamp) -> Self {
+        Self {
+            object,
+            action,
+            modified,
+            data: None,
+            permissions: None,
+            user_id: None,
+            note: None,
+            date: None,
+            is_found: false,
+        }
+    }
+}
+
 /// A write that is about to go to the upstream.
 #[derive(Debug, Clone)]
 pub struct Intent {

@@ -1,7 +1,6 @@
 //! The two engines: where the journal is, connections to it, and what their errors mean.
 
 use std::fs::File;
-use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Once;
@@ -63,7 +62,7 @@ pub(super) struct Engine {
 
 /// A connection that reads. Where it is dropped in the middle of something, as nobody waits any more or PostgreSQL hangs,
 /// it is not used again.
-pub(super) struct Reading {
+struct Reading {
     connection: PoolConnection<Any>,
     kind: Kind,
     is_idle: bool,
@@ -133,29 +132,6 @@ impl Kind {
 }
 
 // === impl Reading ===
-
-impl Reading {
-    /// Takes an answer; one that never came is an error, and the connection is not used again.
-    pub(super) fn take<T>(mut self, answer: sqlx::Result<T>) -> Result<T, JournalError> {
-        let is_lost = matches!(answer, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
-        self.is_idle = !is_lost;
-        answer.map_err(|error| unavailable(&error))
-    }
-}
-
-impl Deref for Reading {
-    type Target = AnyConnection;
-
-    fn deref(&self) -> &AnyConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for Reading {
-    fn deref_mut(&mut self) -> &mut AnyConnection {
-        &mut self.connection
-    }
-}
 
 impl Drop for Reading {
     fn drop(&mut self) {
@@ -259,9 +235,18 @@ impl Engine {
         }
     }
 
-    /// A connection that reads.
-    pub(super) async fn reading(&self) -> sqlx::Result<Reading> {
-        Ok(Reading { connection: self.pool.acquire().await?, kind: self.kind, is_idle: false })
+    /// What a question comes to. One that is not answered in time is an error.
+    pub(super) async fn ask<T>(
+        &self,
+        patience: Duration,
+        question: impl AsyncFnOnce(&mut AnyConnection) -> sqlx::Result<T>,
+    ) -> Result<T, JournalError> {
+        let connection = self.pool.acquire().await.map_err(|error| unavailable(&error))?;
+        let mut reading = Reading { connection, kind: self.kind, is_idle: false };
+        let answer = bounded(patience, question(&mut reading.connection)).await;
+        let is_lost = matches!(answer, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
+        reading.is_idle = !is_lost;
+        answer.map_err(|error| unavailable(&error))
     }
 
     /// A connection that writes.

@@ -62,17 +62,8 @@ mod tests {
     use crate::kinto::Timestamp;
 
     fn change(modified: u64, action: Option<Action>, is_found: bool) -> Change {
-        Change {
-            object: Object::Bucket("a".to_owned()),
-            action,
-            modified: Timestamp(modified),
-            data: None,
-            permissions: None,
-            user_id: None,
-            note: None,
-            date: None,
-            is_found,
-        }
+        let bare = Change::bare(Object::Bucket("a".to_owned()), action, Timestamp(modified));
+        Change { is_found, ..bare }
     }
 
     #[test]

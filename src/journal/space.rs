@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sqlx::{AnyConnection, Executor};
 
-use super::engine::{DEADLINE, Engine, Kind, bounded, unavailable};
+use super::engine::{DEADLINE, Engine, Kind, unavailable};
 use super::file::beside;
 use super::statement::{Statement, pragma};
 use super::view::JournalView;
@@ -50,9 +50,7 @@ pub(super) async fn give_back(kind: Kind, connection: &mut AnyConnection) -> sql
 impl Journal {
     /// How much it holds.
     pub async fn size(&self) -> Result<JournalSize, JournalError> {
-        let mut reading = self.reading().await?;
-        let answer = bounded(DEADLINE, size(&self.engine, &mut reading)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| size(&self.engine, connection).await).await
     }
 
     /// Makes the file of a journal as small as it can be, while no other process uses it. It has to be there.

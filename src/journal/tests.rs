@@ -122,15 +122,10 @@ fn intent() -> Intent {
 /// A change by somebody, with permissions.
 fn change(uri: &str, action: Option<Action>, modified: u64, data: &Value) -> Change {
     Change {
-        object: Object::of_uri(uri).unwrap(),
-        action,
-        modified: Timestamp(modified),
         data: Some(to_raw_value(data).unwrap()),
         permissions: (action != Some(Action::Delete)).then(|| permissions(&json!({"write": ["me"]}))),
         user_id: Some("me".to_owned()),
-        note: None,
-        date: None,
-        is_found: false,
+        ..Change::bare(Object::of_uri(uri).unwrap(), action, Timestamp(modified))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::engine::{DEADLINE, Engine, bounded, unavailable};
+use super::engine::{DEADLINE, Engine};
 use super::{Export, JournalError, schema, state};
 use crate::kinto::Timestamp;
 use crate::settings::JournalUrl;
@@ -29,9 +29,7 @@ impl JournalView {
 
     /// The watermark of a list, see [`Outcome::watermarks`](super::Outcome::watermarks).
     pub async fn watermark(&self, list: &str) -> Result<Option<Timestamp>, JournalError> {
-        let mut reading = self.engine.reading().await.map_err(|error| unavailable(&error))?;
-        let answer = bounded(DEADLINE, state::watermark(&mut reading, list)).await;
-        reading.take(answer)
+        self.engine.ask(DEADLINE, async |connection| state::watermark(connection, list).await).await
     }
 
     /// Writes the journal, or one bucket's part of it, as lines.

@@ -73,6 +73,14 @@ impl Seq {
         self.with((finds + 1) * EACH + TELLER.load(Ordering::Relaxed))
     }
 
+    /// The same, after all that any reader has: this is the newest place that this sidecar has given, and others may have
+    /// given one that it has `heard` of.
+    #[must_use]
+    pub fn found_after_all(self, heard: Self) -> Self {
+        let others = if heard.at == self.at { heard } else { self };
+        self.max(others).found_after()
+    }
+
     /// The place of somebody who came with this one, and was told again of what may have been hidden from them.
     #[must_use]
     pub fn told_again(self) -> Self {

@@ -3,13 +3,10 @@
 //! In remote-settings' way the attributes have `bucket` and `signatures` beside what the collection has. Clients before
 //! 2026-03 read `signature`, those after it `signatures`, whose entries must be whole: whatever signs may know of only one.
 
-use std::fmt;
-
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use crate::kinto::members::Members;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::Compat;
 use crate::upstream::kinto::Metadata;
@@ -32,38 +29,10 @@ pub fn opening(compat: Compat, key: &CollectionKey, metadata: &Metadata, timesta
     opening.into()
 }
 
-/// The members of an object in their order, as they are written.
-struct Members<'m>(Vec<(String, &'m RawValue)>);
-
-impl<'m> Deserialize<'m> for Members<'m> {
-    fn deserialize<D: Deserializer<'m>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'m> Visitor<'m> for InOrder {
-            type Value = Members<'m>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'m>>(self, mut map: A) -> Result<Members<'m>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
-}
-
-impl Members<'_> {
-    /// The list of their signatures, as [`signatures`] writes it.
-    fn signatures(&self) -> String {
-        let value =
-            |wanted: &str| self.0.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
-        signatures(value("signatures"), value("signature"))
-    }
+/// The list of the signatures among attributes, as [`signatures`] writes it.
+fn signatures_among(Members(members): &Members<'_>) -> String {
+    let value = |wanted: &str| members.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| value.get());
+    signatures(value("signatures"), value("signature"))
 }
 
 /// The attributes as Remote Settings' clients want them; `None` where they are no object.
@@ -77,7 +46,7 @@ fn of_readers(metadata: &[u8], bucket: &str) -> Option<Vec<u8>> {
         text.push_str(value.get());
         text.push(',');
     }
-    let signatures = members.signatures();
+    let signatures = signatures_among(&members);
     text.push_str(r#""bucket":"#);
     text.push_str(&json!(bucket).to_string());
     text.push_str(r#","signatures":"#);
@@ -89,7 +58,7 @@ fn of_readers(metadata: &[u8], bucket: &str) -> Option<Vec<u8>> {
 /// The signatures that a collection's attributes have.
 pub fn signatures_of(metadata: &[u8]) -> Vec<Map<String, Value>> {
     let Ok(members) = serde_json::from_slice::<Members<'_>>(metadata) else { return Vec::new() };
-    serde_json::from_str(&members.signatures()).unwrap_or_default()
+    serde_json::from_str(&signatures_among(&members)).unwrap_or_default()
 }
 
 /// The list of signatures, made of the single one where there is no list. What is whole stays as it is written.

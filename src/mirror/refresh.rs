@@ -178,15 +178,7 @@ impl Reader {
                 .ok_or_else(|| KintoError::Unreadable("304 for a question without a condition".into()))?;
             let list = self.list(clock, Timestamp::ZERO, before).await?;
             let (from, settled) = (list.from, list.settled);
-            let update = Update {
-                rows: list.rows,
-                witnessed: clock.witnessed(),
-                lone: clock.lone(),
-                heard: clock.heard(),
-                keeps_deleted: self.keeps_deleted(),
-                ..Update::default()
-            };
-            let content = Content::new(metadata, list.timestamp, before, update);
+            let content = Content::new(metadata, list.timestamp, before, self.update(clock, list.rows));
             if settled && self.source.metadata(key, Some(&content.metadata)).await?.is_none() {
                 return Ok(content);
             }
@@ -218,15 +210,7 @@ impl Reader {
                 return Ok(None);
             }
             since = list.from.back(self.settings.now().overlap);
-            let update = Update {
-                rows: list.rows,
-                witnessed: clock.witnessed(),
-                lone: clock.lone(),
-                heard: clock.heard(),
-                keeps_deleted: self.keeps_deleted(),
-                ..Update::default()
-            };
-            let content = known.updated(metadata.clone(), list.timestamp, update);
+            let content = known.updated(metadata.clone(), list.timestamp, self.update(clock, list.rows));
             match self.source.metadata(key, Some(&metadata)).await? {
                 Some(new) => {
                     metadata = new;
@@ -253,6 +237,18 @@ impl Reader {
             current = Some(content);
         }
         Err(KintoError::Unsettled)
+    }
+
+    /// These rows, and what the clock says of their order.
+    fn update(&self, clock: &Clock, rows: Vec<NewRow>) -> Update {
+        Update {
+            rows,
+            witnessed: clock.witnessed(),
+            lone: clock.lone(),
+            heard: clock.heard(),
+            keeps_deleted: self.keeps_deleted(),
+            ..Update::default()
+        }
     }
 
     /// What is newer than `since`; all there is for zero.

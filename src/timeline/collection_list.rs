@@ -50,10 +50,9 @@ struct List {
 }
 
 impl List {
-    /// The place of what is learned late, or gone: after all that any reader has.
+    /// The place of what is learned late, or gone.
     fn late_seq(&self) -> Seq {
-        let others = if self.heard.at == self.high.at { self.heard } else { self.high };
-        self.high.max(others).found_after()
+        self.high.found_after_all(self.heard)
     }
 }
 

@@ -24,22 +24,19 @@ impl Resources {
     /// Reads the URIs of the settings; what is neither a bucket nor a collection is passed over.
     pub fn new(included: &[String], excluded: &[String]) -> Self {
         let mut resources = Self::default();
-        for uri in included {
-            match Resource::of(uri) {
-                Resource::Bucket(bucket) => _ = resources.buckets.insert(bucket),
-                Resource::Collection(bucket, collection) => {
-                    resources.collections.insert(CollectionKey::new(&bucket, &collection));
+        let Self { buckets, collections, excluded_buckets, excluded_collections, .. } = &mut resources;
+        for (setting, uris, buckets, collections) in [
+            ("changes.resources", included, buckets, collections),
+            ("changes.excluded_collections", excluded, excluded_buckets, excluded_collections),
+        ] {
+            for uri in uris {
+                match Resource::of(uri) {
+                    Resource::Bucket(bucket) => _ = buckets.insert(bucket),
+                    Resource::Collection(bucket, collection) => {
+                        collections.insert(CollectionKey::new(&bucket, &collection));
+                    }
+                    _ => tracing::warn!(uri, "{setting}: neither a bucket nor a collection"),
                 }
-                _ => tracing::warn!(uri, "changes.resources: neither a bucket nor a collection"),
-            }
-        }
-        for uri in excluded {
-            match Resource::of(uri) {
-                Resource::Bucket(bucket) => _ = resources.excluded_buckets.insert(bucket),
-                Resource::Collection(bucket, collection) => {
-                    resources.excluded_collections.insert(CollectionKey::new(&bucket, &collection));
-                }
-                _ => tracing::warn!(uri, "changes.excluded_collections: neither a bucket nor a collection"),
             }
         }
         resources

@@ -75,32 +75,13 @@ fn action(method: &Method, status: StatusCode) -> Option<Action> {
 
 /// A change of an object to this version.
 pub(super) fn changed(version: Version, object: Object, user_id: Option<String>) -> Change {
-    Change {
-        object,
-        action: version.deleted.then_some(Action::Delete),
-        modified: version.modified,
-        data: Some(version.data),
-        permissions: version.permissions,
-        user_id,
-        note: None,
-        date: None,
-        is_found: false,
-    }
+    let bare = Change::bare(object, version.deleted.then_some(Action::Delete), version.modified);
+    Change { data: Some(version.data), permissions: version.permissions, user_id, ..bare }
 }
 
 /// The end of an object that nothing is left of, not even a tombstone.
 pub(super) fn vanished(object: Object, modified: Timestamp, is_found: bool) -> Change {
-    Change {
-        object,
-        action: Some(Action::Delete),
-        modified,
-        data: None,
-        permissions: None,
-        user_id: None,
-        note: None,
-        date: None,
-        is_found,
-    }
+    Change { is_found, ..Change::bare(object, Some(Action::Delete), modified) }
 }
 
 /// The version that a patch made, where somebody made another one before it could be looked at: as the last one that is
@@ -203,17 +184,7 @@ mod tests {
     use super::*;
 
     fn change(uri: &str, action: Action, permissions: Option<Permissions>) -> Change {
-        Change {
-            object: Object::of_uri(uri).unwrap(),
-            action: Some(action),
-            modified: Timestamp(1),
-            data: None,
-            permissions,
-            user_id: None,
-            note: None,
-            date: None,
-            is_found: false,
-        }
+        Change { permissions, ..Change::bare(Object::of_uri(uri).unwrap(), Some(action), Timestamp(1)) }
     }
 
     #[test]

@@ -191,17 +191,7 @@ mod tests {
     const GROUP: &str = "/buckets/a/groups/g";
 
     fn change(uri: &str, modified: u64) -> Change {
-        Change {
-            object: Object::of_uri(uri).unwrap(),
-            action: None,
-            modified: Timestamp(modified),
-            data: None,
-            permissions: None,
-            user_id: None,
-            note: None,
-            date: None,
-            is_found: false,
-        }
+        Change::bare(Object::of_uri(uri).unwrap(), None, Timestamp(modified))
     }
 
     fn write(method: &Method, path: &str) -> Write {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::{AnyConnection, Row};
 
 use super::{COLUMNS, Chains, Link, Named, Revision, Seen, Step, ends};
-use crate::journal::engine::{DEADLINE, bounded};
+use crate::journal::engine::DEADLINE;
 use crate::journal::queue::{self, Done, Work};
 use crate::journal::rows::CHUNK;
 use crate::journal::statement::Statement;
@@ -39,23 +39,17 @@ impl Journal {
 
     /// The chains of objects, each from its newest version on.
     pub async fn chains(&self, uris: &[String]) -> Result<HashMap<String, Vec<Link>>, JournalError> {
-        let mut reading = self.reading().await?;
-        let chains = bounded(PATIENCE, whole(&mut reading, uris)).await;
-        reading.take(chains)
+        self.engine.ask(PATIENCE, async |connection| whole(connection, uris).await).await
     }
 
     /// Tells this journal's chains from those of all others: when they began, in microseconds.
     pub async fn chains_began(&self) -> Result<String, JournalError> {
-        let mut reading = self.reading().await?;
-        let began = bounded(DEADLINE, began(&mut reading)).await;
-        reading.take(began)
+        self.engine.ask(DEADLINE, async |connection| began(connection).await).await
     }
 
     /// The names of versions as they are; `None` for those that are to be entered.
     async fn named(&self, seen: &[Seen]) -> Result<Vec<Option<Named>>, JournalError> {
-        let mut reading = self.reading().await?;
-        let named = bounded(PATIENCE, named(&mut reading, seen)).await;
-        reading.take(named)
+        self.engine.ask(PATIENCE, async |connection| named(connection, seen).await).await
     }
 }
 

@@ -1,9 +1,9 @@
 //! Where checkpoints are kept, and when they give way.
 
-use sqlx::Row;
+use sqlx::{AnyConnection, Row};
 
 use super::{Checkpoint, CheckpointName};
-use crate::journal::engine::{DEADLINE, bounded};
+use crate::journal::engine::DEADLINE;
 use crate::journal::queue::{self, Done, Work};
 use crate::journal::rows::now_microseconds;
 use crate::journal::statement::{Bound, Statement};
@@ -22,15 +22,14 @@ const KEPT: u64 = 90 * 24 * 3600 * 1_000_000;
 impl Journal {
     /// A checkpoint, where it is kept.
     pub async fn checkpoint(&self, name: &CheckpointName) -> Result<Option<Checkpoint>, JournalError> {
-        let mut reading = self.reading().await?;
         let select =
             Statement::new("SELECT revision, json FROM sidecar_checkpoints").push(" WHERE user_id = ");
         let select = named(select, name);
-        let row = bounded(DEADLINE, select.first(&mut reading)).await;
-        let row = row.and_then(|row| {
+        let row = async |connection: &mut AnyConnection| {
+            let row = select.first(connection).await?;
             row.map(|row| Ok(Checkpoint { revision: row.try_get(0)?, json: row.try_get(1)? })).transpose()
-        });
-        reading.take(row)
+        };
+        self.engine.ask(DEADLINE, row).await
     }
 
     /// Keeps a checkpoint, or removes it where there is no `json`; gives how often it was written.

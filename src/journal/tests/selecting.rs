@@ -195,10 +195,10 @@ fn verdict(object: Object) -> BoxFuture<'static, bool> {
 /// What a model says that somebody sees; no tombstones are among it.
 async fn seen_by(journal: &Journal, principals: &[&str]) -> Vec<Value> {
     let mut seen = Vec::new();
-    let mut connection = journal.reading().await.unwrap();
+    let mut writing = journal.engine.writing().await.unwrap();
     let select = "SELECT e.json, e.knows_readers, s.principals, e.uri FROM sidecar_entries e \
                   JOIN sidecar_reader_sets s ON s.id = e.reader_set ORDER BY last_modified DESC";
-    for row in statement::Statement::new(select).fetch(&mut connection).await.unwrap() {
+    for row in statement::Statement::new(select).fetch(writing.connection()).await.unwrap() {
         use sqlx::Row;
         let readers: BTreeSet<String> = serde_json::from_str(&row.get::<String, _>(2)).unwrap();
         let object = Object::of_uri(&row.get::<String, _>(3)).unwrap();

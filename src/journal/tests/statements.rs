@@ -10,7 +10,7 @@ use crate::journal::select::Question;
 async fn common_queries_are_answered_by_indexes() {
     let place = places().await.remove(0);
     let journal = filled(&place).await;
-    let mut reading = journal.reading().await.unwrap();
+    let mut writing = journal.engine.writing().await.unwrap();
     for (text, index) in [
         ("", "sqlite_autoindex_sidecar_entries_1 (history=?)"),
         ("_since=5", "sqlite_autoindex_sidecar_entries_1 (history=? AND last_modified>?)"),
@@ -48,7 +48,7 @@ async fn common_queries_are_answered_by_indexes() {
         let statement = question.columns(condition::Rows::Entries, &conditions);
         let statement =
             statement.push(&format!(" ORDER BY {} DESC LIMIT 10", conditions.order(engine::Kind::Sqlite)));
-        let plan = statement.explained("EXPLAIN QUERY PLAN ").fetch(&mut reading).await.unwrap();
+        let plan = statement.explained("EXPLAIN QUERY PLAN ").fetch(writing.connection()).await.unwrap();
         let steps: Vec<String> = plan.iter().map(|step| step.get(3)).collect();
         assert!(steps[0].ends_with(index), "{text}: {steps:?}");
         assert_eq!(

@@ -87,14 +87,14 @@ async fn nothing_is_left_of_deleted_buckets() {
                      + (SELECT count(*) FROM sidecar_histories)";
         for _ in 0..100 {
             sleep(Duration::from_millis(50)).await;
-            let mut reading = journal.reading().await.unwrap();
-            let row = statement::Statement::new(count).first(&mut reading).await.unwrap().unwrap();
+            let mut writing = journal.engine.writing().await.unwrap();
+            let row = statement::Statement::new(count).first(writing.connection()).await.unwrap().unwrap();
             if statement::timestamp(&row, 0).unwrap() == Timestamp(1) {
                 break;
             }
         }
-        let mut reading = journal.reading().await.unwrap();
-        let row = statement::Statement::new(count).first(&mut reading).await.unwrap().unwrap();
+        let mut writing = journal.engine.writing().await.unwrap();
+        let row = statement::Statement::new(count).first(writing.connection()).await.unwrap().unwrap();
         assert_eq!(statement::timestamp(&row, 0).unwrap(), Timestamp(1));
     }
 }

@@ -31,10 +31,9 @@ pub(super) struct Find {
 }
 
 impl Find {
-    /// The place of what is found late, or gone: after all that any reader has.
+    /// The place of what is found late, or gone.
     fn late_seq(self) -> Seq {
-        let others = if self.heard.at == self.high.at { self.heard } else { self.high };
-        self.high.max(others).found_after()
+        self.high.found_after_all(self.heard)
     }
 }
 
