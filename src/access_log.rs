@@ -51,7 +51,7 @@ enum Form {
 
 /// A request that will have a line.
 #[derive(Debug)]
-pub struct Line {
+pub struct AccessLine {
     began: Instant,
     method: Method,
     agent: Option<HeaderValue>,
@@ -64,7 +64,7 @@ pub struct Line {
 
 /// A request with all that its line says.
 pub(crate) struct Answered {
-    line: Line,
+    line: AccessLine,
     current: Arc<Current>,
     user: Option<String>,
     status: StatusCode,
@@ -92,7 +92,7 @@ pub fn flush() {
     lines::flush();
 }
 
-impl Line {
+impl AccessLine {
     /// `None` where nobody reads it.
     pub fn begin<B>(request: &Request<B>, began: Instant, peer: &Peer, settings: &Settings) -> Option<Self> {
         let is_wanted = settings.access_log && tracing::enabled!(target: TARGET, tracing::Level::INFO);

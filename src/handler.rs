@@ -11,7 +11,7 @@ use http::{Method, Request, Uri};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
-use crate::access_log::Line;
+use crate::access_log::AccessLine;
 use crate::app::Core;
 use crate::aside;
 use crate::current::{self, Current};
@@ -36,7 +36,7 @@ use crate::writes::{LARGEST_SENT, Write};
 pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
     let begun = Instant::now();
     let request_id = request_id::take_or_make(request.headers_mut());
-    let line = Line::begin(&request, begun, peer, &core.app.settings);
+    let line = AccessLine::begin(&request, begun, peer, &core.app.settings);
     let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), line.is_some()));
     let given = recent::again(core, &request, peer.scheme());
     let (endpoint, mut response, current) = if let Some((endpoint, response)) = given {

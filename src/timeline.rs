@@ -5,7 +5,7 @@
 //! collection, [`Entries`] whoever wants the list of all monitored ones.
 //!
 //! An entry that is learned late, while news of other collections already went to readers, belongs to every `_since` at
-//! or below the list's timestamp of that moment; [`late`](entries::Entry::late) says so. Without it a reader who follows the list would
+//! or below the list's timestamp of that moment; [`late`](entries::MonitorEntry::late) says so. Without it a reader who follows the list would
 //! not hear of that collection until its next write.
 
 use std::collections::{BTreeSet, HashMap};

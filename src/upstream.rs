@@ -45,7 +45,7 @@ mod transfer;
 mod words;
 
 pub use ask::read_whole;
-pub use batches::{Batches, Sender as BatchSender};
+pub use batches::{BatchSender, Batches};
 pub use described::Description;
 pub use ended::Ended;
 pub use error::UpstreamError;

@@ -90,7 +90,7 @@ pub async fn answer(
         definition = found.as_ref().map(Value::to_string);
         Ok(found)
     };
-    let filter = filter::Filter::read(&params, defined).await?;
+    let filter = filter::FeedFilter::read(&params, defined).await?;
     let query = request.uri.query().map_or(0, str::len);
     // SECURITY: it is held for as long as its reader reads, and so are the credentials.
     hold.set(requester.credentials.weight() + filter.as_ref().map_or(0, |filter| filter.weight(query)))?;

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::kinto::Timestamp;
 use crate::query::{Given, Page, Parameters, Query, Rules};
 use crate::settings::{Compat, Settings};
-use crate::timeline::entries::{Entries, Entry};
+use crate::timeline::entries::{Entries, MonitorEntry};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching};
 use crate::wire::dictionaries::Dictionaries;
@@ -102,7 +102,9 @@ impl ListRequest {
 
     /// How many bytes have to be looked at to answer from a list.
     pub fn work(&self, entries: &Entries) -> usize {
-        self.given.as_ref().map_or(0, |given| given.conditions() * entries.rows.len() * size_of::<Entry>())
+        self.given
+            .as_ref()
+            .map_or(0, |given| given.conditions() * entries.rows.len() * size_of::<MonitorEntry>())
     }
 
     /// Answers from a list that is at least as new as what the client has heard of.

@@ -26,7 +26,7 @@ use crate::wire::cache_control;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::headers;
 use crate::wire::peer::Peer;
-use refusal::Refusal;
+use refusal::V2Refusal;
 
 /// The methods that every path knows, for browsers that ask before they send.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -34,16 +34,16 @@ const METHODS: &str = "GET, HEAD, OPTIONS";
 /// Answers a request.
 pub(super) async fn answer(core: &Core, v2: V2, request: &Parts, peer: &Peer) -> Result<Response, Error> {
     let answered = match own(core, v2, request).await {
-        Ok(answer) => core.lent(answer, &request.headers, peer).map_err(Refusal::from),
+        Ok(answer) => core.lent(answer, &request.headers, peer).map_err(V2Refusal::from),
         Err(refusal) => Err(refusal),
     };
     answered.or_else(|refusal| refusal.into_response(core))
 }
 
-async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, Refusal> {
+async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, V2Refusal> {
     let settings = &core.app.settings;
     match v2 {
-        V2::Unknown => return Err(Refusal::NotFound),
+        V2::Unknown => return Err(V2Refusal::NotFound),
         V2::Elsewhere(path) => {
             // The query goes along, but to the service itself.
             let query = request.uri.query().filter(|_| !path.ends_with('/'));
@@ -59,7 +59,7 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, Refusal> 
         return if is_preflight {
             Ok(cors::preflight(&request.headers, METHODS, Exposed::Changeset, origins)?)
         } else {
-            Err(Refusal::MethodNotAllowed)
+            Err(V2Refusal::MethodNotAllowed)
         };
     }
     cors::check_origin(&request.headers, origins)?;
@@ -75,7 +75,7 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, Refusal> 
         V2::LbHeartbeat => Ok(heartbeats::load_balancer()),
         V2::Heartbeat => Ok(Box::pin(heartbeats::heartbeat(core)).await),
         V2::Version => Ok(heartbeats::version()),
-        V2::Unknown | V2::Elsewhere(_) => Err(Refusal::NotFound),
+        V2::Unknown | V2::Elsewhere(_) => Err(V2Refusal::NotFound),
     }
 }
 

@@ -35,7 +35,7 @@ const OF_LISTS: [(&str, &str); 5] = [
 
 /// A condition on changes.
 #[derive(Debug)]
-pub enum Filter {
+pub enum FeedFilter {
     /// One of these ids.
     Ids(HashSet<String>),
     /// CouchDB's Mango, of the document.
@@ -46,7 +46,7 @@ pub enum Filter {
     Nothing,
 }
 
-impl Filter {
+impl FeedFilter {
     /// What a request asks for; `named` finds the filter of a name in the metadata of collection and bucket.
     pub async fn read(
         params: &Params,
@@ -182,11 +182,11 @@ fn record(row: &FeedRow) -> Map<String, Value> {
     members(&row.json)
 }
 
-fn ids(list: &Value) -> Result<Filter, Error> {
+fn ids(list: &Value) -> Result<FeedFilter, Error> {
     let not_a_list = || refused("`doc_ids` filter parameter is not a list of doc ids.");
     let ids = list.as_array().ok_or_else(not_a_list)?.iter();
     let ids = ids.map(|id| id.as_str().map(str::to_owned).ok_or_else(not_a_list));
-    Ok(Filter::Ids(ids.collect::<Result<_, _>>()?))
+    Ok(FeedFilter::Ids(ids.collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]

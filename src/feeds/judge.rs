@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use super::filter::Filter;
+use super::filter::FeedFilter;
 use crate::aside;
 use crate::error::Error;
 use crate::feeds::snapshot::FeedRow;
 
 /// How much work it is to look at some rows: their bytes times conditions.
-fn work(filter: &Filter, rows: &[FeedRow]) -> usize {
+fn work(filter: &FeedFilter, rows: &[FeedRow]) -> usize {
     let bytes = rows.iter().map(|row| row.json.len()).sum::<usize>();
     bytes.saturating_mul(filter.conditions())
 }
 
 /// Which of some rows a filter selects.
-pub(super) async fn wanted(filter: &Arc<Filter>, rows: &[FeedRow]) -> Result<Vec<bool>, Error> {
+pub(super) async fn wanted(filter: &Arc<FeedFilter>, rows: &[FeedRow]) -> Result<Vec<bool>, Error> {
     let work = work(filter, rows);
     if work <= aside::LITTLE {
         return Ok(rows.iter().map(|row| filter.matches(row)).collect());

@@ -26,7 +26,7 @@ pub struct Previous {
 }
 
 /// Versions before deletions by the ids of what was deleted, as JSON.
-pub type Versions = HashMap<Arc<str>, Box<RawValue>>;
+pub type PreviousVersions = HashMap<Arc<str>, Box<RawValue>>;
 
 /// How many rows are looked up at once: versions are as large as whoever wrote them liked.
 pub const AT_ONCE: usize = 16;
@@ -71,8 +71,8 @@ fn modified(data: &RawValue) -> Option<Timestamp> {
 
 impl Previous {
     /// The versions before the deletions among some rows, where the history has them.
-    pub async fn of(&self, rows: &[&FeedRow]) -> Result<Versions, Error> {
-        let mut versions = Versions::new();
+    pub async fn of(&self, rows: &[&FeedRow]) -> Result<PreviousVersions, Error> {
+        let mut versions = PreviousVersions::new();
         let deleted: Vec<&FeedRow> = rows.iter().copied().filter(|row| row.deleted).collect();
         if deleted.is_empty() {
             return Ok(versions);
@@ -94,7 +94,7 @@ impl Previous {
         &self,
         visible: &Visible,
         deleted: &[&FeedRow],
-        versions: &mut Versions,
+        versions: &mut PreviousVersions,
     ) -> Result<(), Error> {
         let touched = |row: &FeedRow, entry| {
             let (bucket, collection) = (self.key.bucket.to_string(), self.key.collection.to_string());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::feeds::channel::Spot;
-use crate::feeds::filter::Filter;
+use crate::feeds::filter::FeedFilter;
 use crate::feeds::framing::Layout;
 use crate::feeds::params::{End, Patience};
 use crate::feeds::permission_watch::Grant;
@@ -27,7 +27,7 @@ pub struct ReaderOptions {
     /// The most rows.
     pub limit: Option<usize>,
     /// Which rows.
-    pub filter: Option<Arc<Filter>>,
+    pub filter: Option<Arc<FeedFilter>>,
     /// The last seq that is wanted.
     pub until: Option<Seq>,
     /// Where versions before deletions are found, if they are wanted.

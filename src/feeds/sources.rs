@@ -18,7 +18,7 @@ use crate::feeds::revised::{Names, Revised, Revisions};
 use crate::feeds::seen_before::Presence;
 use crate::feeds::snapshot::{Position, Snapshot};
 use crate::feeds::tables::collections::{Collections, Naming};
-use crate::feeds::tables::history::Entries;
+use crate::feeds::tables::history::HistoryEntries;
 use crate::feeds::tables::records::Records;
 use crate::feeds::{Subject, View};
 use crate::history::{History, Visible};
@@ -141,7 +141,7 @@ impl Sources {
         Ok((Records { mirror, state, overlap: self.overlap() }, freshness))
     }
 
-    pub(super) async fn entries(&self, bucket: &str, view: &View) -> Result<Entries, Error> {
+    pub(super) async fn entries(&self, bucket: &str, view: &View) -> Result<HistoryEntries, Error> {
         let Some(journal) = self.history.journal(self.access.upstream()).await? else {
             return Err(Error::NotFound);
         };
@@ -155,7 +155,7 @@ impl Sources {
                 }
             }
         };
-        Entries::now(visible).await
+        HistoryEntries::now(visible).await
     }
 
     async fn records(

@@ -18,7 +18,7 @@ const MANY: usize = 400;
 
 /// What a comparison found.
 #[derive(Debug)]
-pub enum Difference {
+pub enum Comparison {
     /// The listing and the content agree.
     None,
     /// These rows differ.
@@ -33,7 +33,7 @@ pub async fn compare(
     key: &CollectionKey,
     content: &Content,
     keeps_deleted: bool,
-) -> Result<Difference, KintoError> {
+) -> Result<Comparison, KintoError> {
     metrics::counter!("kinto_sidecar_mirror_comparisons_total").increment(1);
     let listed = listing(source, key).await?;
     let known: HashMap<&str, _> =
@@ -65,7 +65,7 @@ pub async fn compare(
         }
     }
     if suspects.len() > MANY {
-        return Ok(Difference::Many);
+        return Ok(Comparison::Many);
     }
     for ids in suspects.chunks(IDS_AT_ONCE) {
         let uri = key.records_uri();
@@ -86,7 +86,7 @@ pub async fn compare(
     }
     let found = update.rows.len() + update.gone.len();
     metrics::counter!("kinto_sidecar_mirror_mended_rows_total").increment(found as u64);
-    Ok(if found == 0 { Difference::None } else { Difference::Some(update) })
+    Ok(if found == 0 { Comparison::None } else { Comparison::Some(update) })
 }
 
 async fn listing(

@@ -181,7 +181,7 @@ impl Content {
     }
 
     /// The rows that a reader who knows the collection up to `since` has to be given, at most `limit` of them.
-    pub fn since(&self, since: Timestamp, limit: Option<usize>, overlap: Duration) -> Selection {
+    pub fn since(&self, since: Timestamp, limit: Option<usize>, overlap: Duration) -> RowSelection {
         let newer = self.rows.partition_point(|row| row.last_modified > since);
         let from = since.back(overlap);
         let end = self.rows.partition_point(|row| row.last_modified > from);
@@ -198,11 +198,11 @@ impl Content {
         indices.dedup();
         let limit = limit.unwrap_or(usize::MAX);
         indices.truncate(limit.saturating_sub(newer));
-        Selection { newer: newer.min(limit), others: indices }
+        RowSelection { newer: newer.min(limit), others: indices }
     }
 
     /// The bytes of a selection, separated by commas.
-    pub fn chunks(&self, selection: &Selection) -> Vec<Bytes> {
+    pub fn chunks(&self, selection: &RowSelection) -> Vec<Bytes> {
         let mut runs: Vec<Range<usize>> = Vec::new();
         if selection.newer > 0 {
             runs.push(0..selection.newer);
@@ -242,7 +242,7 @@ impl Content {
 
 /// Rows of one content: its `newer` first ones, and some after them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Selection {
+pub struct RowSelection {
     /// How many rows from the newest.
     pub newer: usize,
     /// Indices of further rows, ascending.

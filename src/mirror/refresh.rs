@@ -11,14 +11,14 @@
 
 use std::sync::Arc;
 
-use super::compare::{self, Difference};
+use super::compare::{self, Comparison};
 use super::content::{Content, Update};
 use super::deletions::Deletions;
 use crate::kinto::Timestamp;
 use crate::settings::{Compat, InForce, MirrorMode};
 use crate::timeline::clock::Clock;
 use crate::upstream::Suspense;
-use crate::upstream::kinto::{KintoError, Metadata, NewRow, Page, Source};
+use crate::upstream::kinto::{KintoError, KintoPage, Metadata, NewRow, Source};
 
 /// How often a collection that keeps changing is read again before giving up.
 const ATTEMPTS: usize = 8;
@@ -129,9 +129,9 @@ impl Reader {
                 let mut update = Update::default();
                 if depth == Depth::Compare || self.settings.now().mirror == MirrorMode::Verified {
                     match compare::compare(&self.source, key, before, self.keeps_deleted()).await? {
-                        Difference::None => {}
-                        Difference::Some(found) => update = found,
-                        Difference::Many => {
+                        Comparison::None => {}
+                        Comparison::Some(found) => update = found,
+                        Comparison::Many => {
                             return self.whole(clock, Some(before), FullRead::Mended).await;
                         }
                     }
@@ -261,7 +261,7 @@ impl Reader {
         let max_bytes = usize::try_from(self.settings.now().cache_size).unwrap_or(usize::MAX);
         let uri = clock.key().records_uri();
         let mut pages = self.source.newer(&uri, since, "&_sort=-last_modified").await?.kept(max_bytes);
-        let Page { timestamp: from, rows } = pages.first().await?;
+        let KintoPage { timestamp: from, rows } = pages.first().await?;
         let mut list = List { rows, from, timestamp: from, settled: true };
         while let Some(page) = pages.next().await? {
             list.settled &= page.timestamp == from;

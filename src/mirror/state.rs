@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use super::content::{Content, Selection};
+use super::content::{Content, RowSelection};
 use super::opening;
 use super::verdict::Verdicts;
 use crate::kinto::CollectionKey;
@@ -34,7 +34,7 @@ pub struct State {
     /// See [`State::fingerprint`].
     fingerprint: OnceLock<[u8; 32]>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
-    pub variants: Variants<(Option<Selection>, Option<usize>)>,
+    pub variants: Variants<(Option<RowSelection>, Option<usize>)>,
     /// What a whole changeset of it is called where clients may name it (see [`crate::wire::dictionaries`]).
     pub dictionary: Arc<OnceLock<[u8; 32]>>,
     /// What its readers are lent.

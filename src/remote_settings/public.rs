@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::kinto::CollectionKey;
 use crate::kinto::object::Object;
 use crate::settings::InForce;
-use crate::timeline::entries::{Entries, Entry};
+use crate::timeline::entries::{Entries, MonitorEntry};
 use crate::warm::Warm;
 
 /// How many questions of permission go up at once.
@@ -103,8 +103,8 @@ async fn found(
     while let Some(one) = others.next().await {
         single.extend(one?);
     }
-    let is_public = |entry: &&Entry| whole.contains(&entry.key.bucket) || single.contains(&entry.key);
-    let rows: Vec<&Entry> = all.rows.iter().filter(is_public).collect();
+    let is_public = |entry: &&MonitorEntry| whole.contains(&entry.key.bucket) || single.contains(&entry.key);
+    let rows: Vec<&MonitorEntry> = all.rows.iter().filter(is_public).collect();
     if rows.len() == all.rows.len() {
         return Ok(Arc::clone(all));
     }

@@ -13,7 +13,7 @@ mod kept;
 
 pub use kept::KeptList;
 
-use super::entries::{Entries, Entry, Gone, entry_id};
+use super::entries::{Entries, Gone, MonitorEntry, entry_id};
 use super::lineage;
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -37,7 +37,7 @@ pub struct CollectionList {
 
 #[derive(Debug, Default)]
 struct List {
-    entries: HashMap<CollectionKey, Entry>,
+    entries: HashMap<CollectionKey, MonitorEntry>,
     order: BTreeSet<(Timestamp, CollectionKey)>,
     gone: HashMap<CollectionKey, Gone>,
     /// The greatest timestamp that the list ever had, and what was learned late since.
@@ -116,7 +116,7 @@ impl CollectionList {
         }
         let list = self.list();
         let generation = self.generation.load(Ordering::Acquire);
-        let rows: Vec<Entry> =
+        let rows: Vec<MonitorEntry> =
             list.order.iter().rev().filter_map(|(_, key)| list.entries.get(key).cloned()).collect();
         let timestamp = rows.first().map_or(Timestamp::ZERO, |entry| entry.last_modified);
         let entries = Arc::new(Entries {
@@ -152,7 +152,7 @@ impl CollectionList {
         list.gone.remove(key);
         list.order.insert((timestamp, key.clone()));
         let generation = self.generation.load(Ordering::Acquire) + 1;
-        let entry = Entry { key: key.clone(), id, last_modified: timestamp, late, generation };
+        let entry = MonitorEntry { key: key.clone(), id, last_modified: timestamp, late, generation };
         list.entries.insert(key.clone(), entry);
         list.high = late.unwrap_or(Seq::of(timestamp));
         self.bump();

@@ -14,7 +14,7 @@ use crate::kinto::{CollectionKey, Timestamp};
 
 /// One monitored collection.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct MonitorEntry {
     /// The collection.
     pub key: CollectionKey,
     /// Its id in the list, a UUID.
@@ -52,7 +52,7 @@ pub struct Rendered {
 #[derive(Debug, Clone, Default)]
 pub struct Entries {
     /// Newest first.
-    pub rows: Vec<Entry>,
+    pub rows: Vec<MonitorEntry>,
     /// The greatest `last_modified`; zero where there is no entry.
     pub timestamp: Timestamp,
     /// Moves whenever the content does; unique within a process.
@@ -67,7 +67,7 @@ pub struct Entries {
     pub rendered: Rendered,
 }
 
-impl Entry {
+impl MonitorEntry {
     /// Whether readers whose `_since` is this have not heard of the entry, whatever its `last_modified`.
     pub fn is_late_for(&self, since: Timestamp) -> bool {
         self.late.is_some_and(|late| late.at >= since)
@@ -77,7 +77,7 @@ impl Entry {
 impl Entries {
     /// The same list with these rows, newest first, in place of its own.
     #[must_use]
-    pub fn with(&self, rows: Vec<Entry>) -> Self {
+    pub fn with(&self, rows: Vec<MonitorEntry>) -> Self {
         let timestamp = rows.first().map(|row| row.last_modified).unwrap_or_default();
         let Self { generation, first_known, high, .. } = *self;
         Self { rows, timestamp, generation, first_known, high, ..Self::default() }
@@ -91,23 +91,28 @@ impl Entries {
 
 impl Rendered {
     /// `{"data":[…]}`
-    pub fn list(&self, rows: &[Entry], host: &str) -> &Arc<Document> {
+    pub fn list(&self, rows: &[MonitorEntry], host: &str) -> &Arc<Document> {
         self.list.get_or_init(|| Arc::new(document("{\"data\":[", rows, host)))
     }
 
     /// `{"metadata":{},"timestamp":…,"changes":[…]}`, of which `opening` is what comes before the first row.
-    pub fn changeset(&self, rows: &[Entry], host: &str, opening: impl FnOnce() -> String) -> &Arc<Document> {
+    pub fn changeset(
+        &self,
+        rows: &[MonitorEntry],
+        host: &str,
+        opening: impl FnOnce() -> String,
+    ) -> &Arc<Document> {
         self.changeset.get_or_init(|| Arc::new(document(&opening(), rows, host)))
     }
 }
 
 /// These rows as a document that begins with `opening`. The order of a row's members is that of the plugin.
-pub fn document(opening: &str, rows: &[Entry], host: &str) -> Document {
+pub fn document(opening: &str, rows: &[MonitorEntry], host: &str) -> Document {
     let host = json_text(host);
     Document::new(opening, rows, |text, row| write_row(text, row, &host))
 }
 
-fn write_row(text: &mut String, row: &Entry, host: &str) {
+fn write_row(text: &mut String, row: &MonitorEntry, host: &str) {
     use std::fmt::Write;
     // Writing to a String cannot fail, and ids need no escapes.
     let _ = write!(
@@ -138,7 +143,8 @@ mod tests {
     #[test]
     fn rows_are_written_as_the_plugin_writes_them() {
         let key = CollectionKey::new("a", "b");
-        let row = Entry { key, id: "x".into(), last_modified: Timestamp(3), late: None, generation: 1 };
+        let row =
+            MonitorEntry { key, id: "x".into(), last_modified: Timestamp(3), late: None, generation: 1 };
         let text = document("[", &[row], "h\"").select(1, &[]).concat();
         let expected = r#"[{"id":"x","last_modified":3,"bucket":"a","collection":"b","host":"h\""}]}"#;
         assert_eq!(text, expected.as_bytes());

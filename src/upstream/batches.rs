@@ -29,7 +29,7 @@ struct Past {
 
 /// In whose name a batch was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sender {
+pub enum BatchSender {
     /// The sidecar's own.
     Own,
     /// A requester's: what is said of them is said of nobody else.
@@ -56,7 +56,7 @@ impl Batches {
     }
 
     /// A batch as a whole was answered with this status; whether that says that there are no batches here.
-    pub fn answered(&self, status: StatusCode, sender: Sender) -> bool {
+    pub fn answered(&self, status: StatusCode, sender: BatchSender) -> bool {
         let is_refusal = is_refusal(status, sender);
         if is_refusal {
             self.refuse(&status.to_string());
@@ -92,7 +92,7 @@ impl Batches {
 }
 
 /// Whether a status says that there are no batches here, as opposed to something about this one or its sender.
-fn is_refusal(status: StatusCode, sender: Sender) -> bool {
+fn is_refusal(status: StatusCode, sender: BatchSender) -> bool {
     let is_of_this_batch = matches!(
         status,
         StatusCode::BAD_REQUEST
@@ -100,7 +100,7 @@ fn is_refusal(status: StatusCode, sender: Sender) -> bool {
             | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::CONFLICT
     );
-    let is_of_its_sender = sender == Sender::Requester
+    let is_of_its_sender = sender == BatchSender::Requester
         && matches!(
             status,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -117,13 +117,16 @@ mod tests {
     fn what_is_said_to_one_requester_is_said_of_nobody_else() {
         let batches = Batches::default();
         for status in [401, 403, 431, 400, 413, 429, 409, 500, 503, 200] {
-            assert!(!batches.answered(StatusCode::from_u16(status).unwrap(), Sender::Requester), "{status}");
+            assert!(
+                !batches.answered(StatusCode::from_u16(status).unwrap(), BatchSender::Requester),
+                "{status}"
+            );
         }
         assert_eq!(batches.refusal(), None);
-        assert!(batches.answered(StatusCode::METHOD_NOT_ALLOWED, Sender::Requester));
+        assert!(batches.answered(StatusCode::METHOD_NOT_ALLOWED, BatchSender::Requester));
         assert_eq!(batches.refusal().as_deref(), Some("405 Method Not Allowed"));
         batches.worked();
-        assert!(batches.answered(StatusCode::FORBIDDEN, Sender::Own));
+        assert!(batches.answered(StatusCode::FORBIDDEN, BatchSender::Own));
         assert!(batches.refusal().is_some());
     }
 

@@ -21,7 +21,7 @@ mod pages;
 
 pub use batch::answers_of_batch;
 pub use error::KintoError;
-pub use pages::{NewRow, Page, Pages};
+pub use pages::{KintoPage, NewRow, Pages};
 
 /// How many objects one question names by their ids.
 const IDS_AT_ONCE: usize = 50;

@@ -10,7 +10,7 @@ use crate::journal::{Line, Object};
 use crate::kinto::Timestamp;
 use crate::settings::{InForce, Settings};
 use crate::upstream::Upstream;
-use crate::upstream::kinto::{KintoError, Page, Source};
+use crate::upstream::kinto::{KintoError, KintoPage, Source};
 
 /// Entries of a page; Kinto may give fewer.
 const PAGE: usize = 1000;
@@ -107,7 +107,7 @@ async fn history(
 }
 
 /// What a page says of a bucket's history.
-fn lines(bucket: &str, page: &Page) -> Result<Vec<Line>, Failure> {
+fn lines(bucket: &str, page: &KintoPage) -> Result<Vec<Line>, Failure> {
     let rows = page.rows.iter().map(|row| {
         if row.deleted {
             return Ok(Line::tombstone(bucket, &row.id, row.last_modified));

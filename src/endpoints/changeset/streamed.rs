@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::opening::{CLOSING, opening};
 use crate::upstream::UpstreamError;
-use crate::upstream::kinto::{KintoError, Metadata, Page, Pages, Source};
+use crate::upstream::kinto::{KintoError, KintoPage, Metadata, Pages, Source};
 use crate::wire::body::{Body, Response, Sender};
 use crate::wire::buffers::Hold;
 use crate::wire::cache_control::{Caching, Served};
@@ -80,7 +80,7 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
 }
 
 /// How much of a page is in memory.
-fn bytes_of(page: &Page) -> usize {
+fn bytes_of(page: &KintoPage) -> usize {
     page.rows.iter().map(|row| row.json.len()).sum()
 }
 
@@ -89,7 +89,7 @@ impl Rest {
         &mut self,
         sender: &Sender,
         head: Bytes,
-        first: Page,
+        first: KintoPage,
         mut hold: Hold,
     ) -> Result<(), KintoError> {
         // A reader that went away ends the reading.

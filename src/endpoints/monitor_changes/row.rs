@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::kinto::Timestamp;
 use crate::query::Fields;
-use crate::timeline::entries::Entry;
+use crate::timeline::entries::MonitorEntry;
 
 /// The fields that a query may name.
 pub(super) const FIELDS: [&str; 6] = ["id", "last_modified", "deleted", "host", "bucket", "collection"];
@@ -17,7 +17,7 @@ const MEMBERS: [&str; 5] = ["id", "last_modified", "bucket", "collection", "host
 /// A row as the list language sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ListRow<'m> {
-    pub(super) entry: &'m Entry,
+    pub(super) entry: &'m MonitorEntry,
     pub(super) host: &'m str,
     pub(super) since_rule: SinceRule,
 }
@@ -35,7 +35,7 @@ pub(super) struct SinceRule {
 // === impl SinceRule ===
 
 impl SinceRule {
-    pub(super) fn is_newer(self, entry: &Entry, since: Timestamp) -> bool {
+    pub(super) fn is_newer(self, entry: &MonitorEntry, since: Timestamp) -> bool {
         let bound = if since <= self.first_known { since.back(self.overlap) } else { since };
         entry.last_modified > bound
     }

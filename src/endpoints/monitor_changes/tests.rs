@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::kinto::CollectionKey;
 use crate::kinto::seq::Seq;
-use crate::timeline::entries::{Entry, entry_id};
+use crate::timeline::entries::{MonitorEntry, entry_id};
 
 pub(in crate::endpoints) const NOW: Timestamp = Timestamp(1_795_245_800_000);
 const HOST: &str = "www.example.org";
@@ -18,7 +18,7 @@ pub(in crate::endpoints) fn entries(late: Option<u64>) -> Entries {
     let entry = |bucket: &str, collection: &str, timestamp: u64| {
         let key = CollectionKey::new(bucket, collection);
         let late = late.filter(|_| collection == "one" && bucket == "a").map(Timestamp);
-        Entry {
+        MonitorEntry {
             id: entry_id(HOST, &key),
             key,
             last_modified: Timestamp(timestamp),

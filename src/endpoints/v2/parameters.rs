@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::refusal::{Fault, Refusal};
+use super::refusal::{Fault, V2Refusal};
 use crate::endpoints::changeset_params::ChangesetParams;
 use crate::kinto::Timestamp;
 
@@ -19,7 +19,7 @@ const NEGATIVE: &str = "Input should be greater than or equal to 0";
 struct Natural(String);
 
 /// Reads a request's query. The last of several values counts.
-pub(super) fn read(query: Option<&str>) -> Result<ChangesetParams, Refusal> {
+pub(super) fn read(query: Option<&str>) -> Result<ChangesetParams, V2Refusal> {
     let (mut expected, mut since, mut bucket, mut collection) = (None, None, None, None);
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         let place = match &*name {
@@ -37,7 +37,7 @@ pub(super) fn read(query: Option<&str>) -> Result<ChangesetParams, Refusal> {
     let (expected, since) = match (expected, since) {
         (Ok(expected), Ok(since)) => (expected, since),
         (expected, since) => {
-            return Err(Refusal::Invalid(expected.err().into_iter().chain(since.err()).collect()));
+            return Err(V2Refusal::Invalid(expected.err().into_iter().chain(since.err()).collect()));
         }
     };
     if let Some(since) = &since
@@ -45,7 +45,7 @@ pub(super) fn read(query: Option<&str>) -> Result<ChangesetParams, Refusal> {
         && !expected.is_zero()
         && expected.cmp(since) == Ordering::Less
     {
-        return Err(Refusal::Superseded);
+        return Err(V2Refusal::Superseded);
     }
     let since = since.map(|since| since.timestamp());
     Ok(ChangesetParams { expected: expected.0, since, limit: None, bucket, collection })
@@ -113,7 +113,7 @@ mod tests {
 
     fn refusal(query: &str) -> String {
         match read(Some(query)) {
-            Err(Refusal::Invalid(faults)) => serde_json::to_string(&faults).unwrap(),
+            Err(V2Refusal::Invalid(faults)) => serde_json::to_string(&faults).unwrap(),
             Err(_) => "superseded".to_owned(),
             Ok(params) => format!("{} {:?}", params.expected, params.since.map(|since| since.0)),
         }

@@ -18,7 +18,7 @@ use crate::wire::headers;
 
 /// Why a request is not answered.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum V2Refusal {
     /// Its parameters are wrong.
     Invalid(Vec<Fault>),
     /// It asks for what came after something later than it expects.
@@ -61,13 +61,13 @@ impl Fault {
     }
 }
 
-impl<E: Into<Error>> From<E> for Refusal {
+impl<E: Into<Error>> From<E> for V2Refusal {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl Refusal {
+impl V2Refusal {
     /// The answer; an error where the upstream has one for everybody.
     pub(super) fn into_response(self, core: &Core) -> Result<Response, Error> {
         let (status, detail) = match &self {

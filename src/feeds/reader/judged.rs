@@ -4,14 +4,14 @@ use parking_lot::Mutex;
 
 use super::{FeedReader, Stage};
 use crate::feeds::judge;
-use crate::feeds::previous::Versions;
+use crate::feeds::previous::PreviousVersions;
 use crate::feeds::snapshot::{FeedPage, FeedRow};
 
 /// A page, which of its rows are wanted, and what some of them were before.
 pub(super) struct Judged {
     pub(super) page: FeedPage,
     pub(super) wanted: Option<Vec<bool>>,
-    pub(super) versions: Versions,
+    pub(super) versions: PreviousVersions,
 }
 
 impl FeedReader {
@@ -19,14 +19,14 @@ impl FeedReader {
     pub(super) fn judge(&mut self, page: FeedPage, text: &mut Vec<u8>) {
         let (filter, previous) = (self.options.filter.clone(), self.options.previous.clone());
         if filter.is_none() && previous.is_none() {
-            return self.take(Judged { page, wanted: None, versions: Versions::new() }, text);
+            return self.take(Judged { page, wanted: None, versions: PreviousVersions::new() }, text);
         }
         self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
             let wanted = match filter {
                 Some(filter) => Some(judge::wanted(&filter, &page.rows).await?),
                 None => None,
             };
-            let mut versions = Versions::new();
+            let mut versions = PreviousVersions::new();
             if let Some(previous) = previous {
                 let is_wanted =
                     |index: usize| wanted.as_ref().is_none_or(|wanted| wanted.get(index) == Some(&true));

@@ -73,7 +73,7 @@ impl Unkept {
         let limit = self.rows.load(Ordering::Relaxed).min(room.rows).max(1);
         let path = format!("{}?{query}&_limit={limit}", self.key().records_uri());
         let mut pages = self.source.pages(path);
-        while let Some(kinto::Page { timestamp, mut rows }) = pages.next().await? {
+        while let Some(kinto::KintoPage { timestamp, mut rows }) = pages.next().await? {
             if timestamp < self.census.timestamp {
                 // It was deleted and made again, or a backup was restored.
                 return Err(KintoError::Unsettled);

@@ -11,7 +11,7 @@ use crate::feeds::table::{Mark, Table};
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::collection_list::CollectionList;
-use crate::timeline::entries::{Entries, Entry, Gone};
+use crate::timeline::entries::{Entries, Gone, MonitorEntry};
 
 /// What a collection is called in a feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ enum Place {
 }
 
 enum Found<'t> {
-    Entry(&'t Entry),
+    Entry(&'t MonitorEntry),
     Gone(&'t Gone),
 }
 
@@ -84,7 +84,7 @@ impl Collections {
     }
 }
 
-fn seq(entry: &Entry) -> Seq {
+fn seq(entry: &MonitorEntry) -> Seq {
     entry.late.unwrap_or(Seq::of(entry.last_modified))
 }
 

@@ -28,7 +28,7 @@ const MOST: usize = 512;
 
 /// Entries that somebody sees, up to one moment.
 #[derive(Debug)]
-pub struct Entries {
+pub struct HistoryEntries {
     visible: Visible,
     timestamp: Timestamp,
     lineage: u64,
@@ -45,7 +45,7 @@ struct EntryHead<'t> {
     deleted: bool,
 }
 
-impl Entries {
+impl HistoryEntries {
     /// What there is now.
     pub async fn now(visible: Visible) -> Result<Self, Error> {
         let timestamp = visible.timestamp().await?;
@@ -74,7 +74,7 @@ impl Entries {
     }
 }
 
-impl Snapshot for Entries {
+impl Snapshot for HistoryEntries {
     fn lineage(&self) -> u64 {
         self.lineage
     }

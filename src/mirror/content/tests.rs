@@ -124,7 +124,7 @@ fn a_row_that_may_have_been_hidden_for_two_reasons_comes_once() {
 fn limits_select_the_newest() {
     let content = content(30, vec![row("a", 10), row("b", 20), row("c", 30)]);
     let selection = content.since(Timestamp(0), Some(2), OVERLAP);
-    assert_eq!(selection, Selection { newer: 2, others: vec![] });
+    assert_eq!(selection, RowSelection { newer: 2, others: vec![] });
 }
 
 #[test]

@@ -77,10 +77,10 @@ impl Held {
 mod tests {
     use super::*;
     use crate::kinto::seq::Seq;
-    use crate::timeline::entries::Entry;
+    use crate::timeline::entries::MonitorEntry;
 
     fn entries(rows: &[(&str, u64)]) -> Arc<Entries> {
-        let row = |(collection, timestamp): &(&str, u64)| Entry {
+        let row = |(collection, timestamp): &(&str, u64)| MonitorEntry {
             key: CollectionKey::new("b", collection),
             id: (*collection).into(),
             last_modified: Timestamp(*timestamp),

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{CollectionList, Entry, Gone, entry_id};
+use super::{CollectionList, Gone, MonitorEntry, entry_id};
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 
@@ -79,7 +79,8 @@ impl CollectionList {
             let late = entry.late.as_deref().and_then(Seq::parse);
             let id = entry_id(&self.host, &key);
             list.order.insert((last_modified, key.clone()));
-            list.entries.insert(key.clone(), Entry { key: key.clone(), id, last_modified, late, generation });
+            list.entries
+                .insert(key.clone(), MonitorEntry { key: key.clone(), id, last_modified, late, generation });
             revived.push((key, last_modified));
         }
         for gone in &kept.gone {
@@ -102,7 +103,7 @@ impl CollectionList {
 }
 
 impl KeptEntry {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &MonitorEntry) -> Self {
         Self {
             bucket: entry.key.bucket.to_string(),
             collection: entry.key.collection.to_string(),

@@ -44,7 +44,7 @@ pub struct NewRow {
 
 /// One page of a list.
 #[derive(Debug)]
-pub struct Page<R = NewRow> {
+pub struct KintoPage<R = NewRow> {
     /// The list's timestamp when the page was read.
     pub timestamp: Timestamp,
     /// The rows as Kinto sorted them. What looks like a tombstone counts as one: see [`Source::tell_alive`].
@@ -59,7 +59,7 @@ pub struct Pages<R = NewRow> {
     /// Where the next page is, relative to the API root.
     next: Option<String>,
     /// The first page, where it was read already.
-    first: Option<Page<R>>,
+    first: Option<KintoPage<R>>,
     /// The timestamp of the list that is known.
     known: Option<Timestamp>,
     way: Way,
@@ -198,7 +198,7 @@ impl<R> Pages<R> {
     }
 
     /// The first page, which every list has.
-    pub async fn first(&mut self) -> Result<Page<R>, KintoError> {
+    pub async fn first(&mut self) -> Result<KintoPage<R>, KintoError> {
         self.next().await?.ok_or_else(|| KintoError::Unreadable("a list without pages".into()))
     }
 
@@ -208,7 +208,7 @@ impl<R> Pages<R> {
     }
 
     /// The next page; `None` behind the last one.
-    pub async fn next(&mut self) -> Result<Option<Page<R>>, KintoError> {
+    pub async fn next(&mut self) -> Result<Option<KintoPage<R>>, KintoError> {
         let page = match self.first.take() {
             Some(page) => Some(page),
             None => self.read().await?,
@@ -218,7 +218,7 @@ impl<R> Pages<R> {
     }
 
     /// Reads a page: a smaller one where the whole is more than may be held.
-    async fn read(&mut self) -> Result<Option<Page<R>>, KintoError> {
+    async fn read(&mut self) -> Result<Option<KintoPage<R>>, KintoError> {
         let Some(path) = self.next.take() else { return Ok(None) };
         let mut asked = Cow::Borrowed(&*path);
         for rows in SMALLER {
@@ -230,7 +230,7 @@ impl<R> Pages<R> {
         self.page(&asked).await
     }
 
-    async fn page(&mut self, path: &str) -> Result<Option<Page<R>>, KintoError> {
+    async fn page(&mut self, path: &str) -> Result<Option<KintoPage<R>>, KintoError> {
         let mut headers = HeaderMap::new();
         if let Some(known) = self.known {
             headers.insert(header::IF_NONE_MATCH, known.etag());
@@ -265,7 +265,7 @@ impl<R> Pages<R> {
             }
             row
         });
-        Ok(Some(Page { timestamp, rows: rows.collect::<Result<_, _>>()? }))
+        Ok(Some(KintoPage { timestamp, rows: rows.collect::<Result<_, _>>()? }))
     }
 }
 

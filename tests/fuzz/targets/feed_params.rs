@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
-use kinto_sidecar::feeds::filter::Filter;
+use kinto_sidecar::feeds::filter::FeedFilter;
 use kinto_sidecar::feeds::filter::mango::Selector;
 use kinto_sidecar::feeds::snapshot::FeedRow;
 use kinto_sidecar::feeds::params::Params;
@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
         json: record.to_owned().into(),
     };
     let named = async |_: &str| Ok(serde_json::from_str(defined).ok());
-    let read = Filter::read(&params, named).now_or_never().expect("nothing is waited for");
+    let read = FeedFilter::read(&params, named).now_or_never().expect("nothing is waited for");
     if let Ok(Some(filter)) = read {
         filter.matches(&row);
     }

@@ -11,7 +11,7 @@ use super::{Asker, Followed};
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::clock::Clock;
 use crate::timeline::poll::PollError;
-use crate::upstream::kinto::Page;
+use crate::upstream::kinto::KintoPage;
 
 /// The path of the changes plugin's list.
 const MONITOR: &str = "/buckets/monitor/collections/changes/records";
@@ -80,7 +80,8 @@ impl Asker {
         {
             let path = format!("/buckets/{}/history?_limit=1&_fields=last_modified", segment(&bucket));
             let begun = Instant::now();
-            if let Ok(Page { timestamp: newest, .. }) = self.source.pages_of::<IgnoredAny>(path).first().await
+            if let Ok(KintoPage { timestamp: newest, .. }) =
+                self.source.pages_of::<IgnoredAny>(path).first().await
             {
                 self.histories.insert(bucket, Followed { newest, asked: begun, begun });
             }
