@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{Response as Answer, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::{Refusal, redirected};
+use super::{V2Refusal, redirected};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::endpoints::list;
@@ -27,7 +27,7 @@ use crate::wire::headers;
 use crate::wire::tagged::Coded;
 
 /// Answers a request for what stands at a path, as it came, below `base_url`.
-pub(super) async fn answer(core: &Core, path: &str, request: &Parts) -> Result<Response, Refusal> {
+pub(super) async fn answer(core: &Core, path: &str, request: &Parts) -> Result<Response, V2Refusal> {
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     match decoded.strip_prefix("bundles/") {
         Some(name) => bundle(core, name, request).await,
@@ -35,11 +35,11 @@ pub(super) async fn answer(core: &Core, path: &str, request: &Parts) -> Result<R
     }
 }
 
-async fn bundle(core: &Core, name: &str, request: &Parts) -> Result<Response, Refusal> {
+async fn bundle(core: &Core, name: &str, request: &Parts) -> Result<Response, V2Refusal> {
     let app = &core.app;
     let (all, is_behind) = app.poller.entries(None).await?;
     let name =
-        BundleName::read(name, |key| app.timeline.resources().include(key)).ok_or(Refusal::NotFound)?;
+        BundleName::read(name, |key| app.timeline.resources().include(key)).ok_or(V2Refusal::NotFound)?;
     let (published, newest) = match &name {
         BundleName::Changesets | BundleName::Startup => {
             let entries = app.public.entries(&core.access, &all).await?;
@@ -68,21 +68,21 @@ async fn bundle(core: &Core, name: &str, request: &Parts) -> Result<Response, Re
 }
 
 /// A collection that anybody may read.
-async fn collection(core: &Core, key: &CollectionKey) -> Result<Published, Refusal> {
+async fn collection(core: &Core, key: &CollectionKey) -> Result<Published, V2Refusal> {
     let app = &core.app;
     match core.access.anybody().may_read(key).await? {
         Verdict::Granted(_) => {}
-        Verdict::Refused(_) => return Err(Refusal::NotFound),
+        Verdict::Refused(_) => return Err(V2Refusal::NotFound),
     }
     Ok((key.clone(), published::state(&app.mirrors, &app.signatures, key).await?))
 }
 
-async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> Result<Response, Refusal> {
+async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> Result<Response, V2Refusal> {
     // SECURITY: such a path leads out of the folder that it is put behind.
     let is_in_folder =
         !decoded.contains(['\\', '\0']) && !decoded.split('/').any(|part| matches!(part, "." | ".."));
     let base_url = core.app.attachments.base_url(&core.upstream).await;
-    let base_url = base_url.filter(|_| is_in_folder && !decoded.is_empty()).ok_or(Refusal::NotFound)?;
+    let base_url = base_url.filter(|_| is_in_folder && !decoded.is_empty()).ok_or(V2Refusal::NotFound)?;
     let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let url = format!("{base_url}{path}{query}");
     match core.app.settings.remote_settings.attachments {
@@ -92,7 +92,7 @@ async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> 
 }
 
 /// Fetches an attachment, and passes it on as it comes.
-async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, Refusal> {
+async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, V2Refusal> {
     const ASKED: [http::HeaderName; 6] =
         [ACCEPT, ACCEPT_ENCODING, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
     const TOLD: [http::HeaderName; 7] =
@@ -101,7 +101,7 @@ async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, 
     let answer = core.app.attachments.ask(request.method.clone(), url, asked).await?;
     let status = answer.status();
     match status {
-        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => return Err(Refusal::NotFound),
+        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => return Err(V2Refusal::NotFound),
         status if status.is_success() || status == StatusCode::NOT_MODIFIED => {}
         StatusCode::RANGE_NOT_SATISFIABLE => {}
         status => return Err(UpstreamError::of_status(status, "an attachment").into()),

@@ -2,7 +2,7 @@
 
 use http::request::Parts;
 
-use super::{Refusal, parameters};
+use super::{V2Refusal, parameters};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::endpoints::changeset::{Readable, newest};
@@ -14,7 +14,7 @@ use crate::wire::body::Response;
 use crate::wire::cache_control::{self, Served};
 
 /// The list of timestamps, as far as anybody may read what it names.
-pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, Refusal> {
+pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, V2Refusal> {
     let params = parameters::read(request.uri.query())?;
     let app = &core.app;
     let newest = newest(Some(&params.expected), params.since);
@@ -44,7 +44,7 @@ pub(super) async fn collection(
     core: &Core,
     key: CollectionKey,
     request: &Parts,
-) -> Result<Response, Refusal> {
+) -> Result<Response, V2Refusal> {
     let params = parameters::read(request.uri.query())?;
     let app = &core.app;
     let is_monitored = || app.timeline.resources().include(&key);
@@ -52,13 +52,13 @@ pub(super) async fn collection(
         // The upstream may not have said yet what its plugin monitors.
         let is_known = app.timeline.is_loaded() || app.poller.entries(None).await.is_err();
         if is_known || !is_monitored() {
-            return Err(Refusal::NoCollection(key));
+            return Err(V2Refusal::NoCollection(key));
         }
     }
     let anybody = core.access.anybody();
     let granted = match anybody.may_read(&key).await? {
         Verdict::Granted(granted) => granted,
-        Verdict::Refused(_) => return Err(Refusal::NoCollection(key)),
+        Verdict::Refused(_) => return Err(V2Refusal::NoCollection(key)),
     };
     let lifetimes = &app.settings.remote_settings;
     let is_preview = format!("{}/{}", key.bucket, key.collection).contains("-preview");
@@ -69,7 +69,7 @@ pub(super) async fn collection(
     let readable =
         Readable { core, key: &key, params: &params, requester: &anybody, granted, expiry: &expiry };
     match readable.answer(request).await {
-        Err(Error::NotFound) => Err(Refusal::NoCollection(key)),
+        Err(Error::NotFound) => Err(V2Refusal::NoCollection(key)),
         answered => Ok(answered?),
     }
 }

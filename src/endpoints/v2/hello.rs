@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use http::request::Parts;
 use serde_json::json;
 
-use super::Refusal;
+use super::V2Refusal;
 use crate::app::Core;
 use crate::endpoints::root;
 use crate::kinto::iso_date;
@@ -16,7 +16,7 @@ use crate::wire::compression;
 use crate::wire::tagged::Coded;
 
 /// Answers with what the service is.
-pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, Refusal> {
+pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2Refusal> {
     let app = &core.app;
     let (all, is_behind) = app.poller.entries(None).await?;
     let entries = app.public.entries(&core.access, &all).await?;
