@@ -1,8 +1,8 @@
-//! What programs ask for that copy a collection, besides its feed: documents with the names of the versions before them, and
-//! where their checkpoints are kept.
+//! What a program that copies a collection asks for beside the feed: documents with the names of their earlier versions, and
+//! a place for its checkpoints.
 //!
-//! Follows CouchDB's replication protocol as PouchDB and CouchDB speak it. Only from a collection, never into one: a write is
-//! Kinto's to take or to refuse.
+//! Follows CouchDB's replication protocol as PouchDB and CouchDB speak it. Documents go out of a collection and never into
+//! one: Kinto alone takes or refuses writes.
 
 mod documents;
 

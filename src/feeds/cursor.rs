@@ -1,12 +1,13 @@
-//! What makes the URL of a shared long poll another one each time that it was answered with nothing, and the same for all who
-//! wait at one seq: the number of the present interval.
+//! The cursor in the URL of a long poll that many share: the number of the present interval. After an answer without rows the
+//! next URL has another cursor, and it is the same one for all who wait at one seq.
 
 use crate::kinto::Timestamp;
 
-/// As long as such a poll waits, in milliseconds: those who came at different moments have one URL after the next answer.
+/// An interval is as long as such a poll waits, in milliseconds. So those who came at different moments have the same URL from
+/// the next answer on.
 const INTERVAL: u64 = 20_000;
 
-/// What JavaScript's numbers do not tell from its neighbours.
+/// From here on JavaScript takes neighbouring numbers for one.
 const INEXACT: u64 = 1 << 53;
 
 /// The cursor after this one.

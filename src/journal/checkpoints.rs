@@ -1,4 +1,5 @@
-//! What programs that copy a collection note of how far they are: small documents that mean nothing to anybody else.
+//! Checkpoints: a program that copies a collection notes in one how far it has come. They are small documents, and mean
+//! nothing to anybody else.
 //!
 //! SECURITY: anybody who may log in can have some kept, so all of them are bounded in bytes, and the oldest give way.
 

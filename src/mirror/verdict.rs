@@ -1,11 +1,11 @@
-//! What was found of a content's signature: kept with the content, and looked for once for all who ask.
+//! Whether a content's signature is good: found out once for all who ask, and kept with the content.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How a signature was found to be.
+/// What was found out of a signature.
 #[derive(Debug, Clone, Copy)]
 pub struct Verdict {
     /// Whether it is good.

@@ -1,4 +1,4 @@
-//! What programs ask for that copy a collection, by CouchDB's names for it.
+//! What a program that copies a collection asks for, by CouchDB's names for it.
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -7,9 +7,9 @@ pub enum Replication {
     Documents,
     /// Versions of one document: `{id}?open_revs=…`.
     Document(String),
-    /// How far the requester's program is: `_local/{id}`.
+    /// A checkpoint of the requester's, which says how far their program has come: `_local/{id}`.
     Checkpoint(String),
-    /// That everything is on the disk: `_ensure_full_commit`.
+    /// To be told that everything is on the disk: `_ensure_full_commit`.
     Commit,
     /// To write: `_revs_diff`, `_bulk_docs`.
     Push,

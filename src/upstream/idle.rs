@@ -1,7 +1,8 @@
 //! How long the upstream leaves connections open on which nothing happens, as its closes tell.
 //!
-//! A write cannot be sent again, so it is given no connection that may be closed while it is on its way: half the time
-//! after which the upstream was seen to close is left alone. Where no close was seen yet, few servers close so soon.
+//! A write cannot be sent again, so it must not meet a connection that is just being closed. It is sent only on one that has
+//! been idle for less than half the shortest time after which the upstream was seen to close. Before any close was seen, a
+//! time is taken that hardly any server goes below.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use tokio::time::Instant;
 
 use crate::wire::body::Body;
 
-/// What is taken as good before any close was seen. The shortest that is usual is gunicorn's, of 2 s.
+/// What is taken as safe before any close was seen. The shortest that is usual is gunicorn's, of 2 s.
 const UNKNOWN: Duration = Duration::from_millis(500);
 
-/// The longest that is taken as good. Others than the upstream may close, too.
+/// The longest that is taken as safe: something between the two may close earlier than the upstream.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long a close counts: the upstream may have been restarted, or be set up anew.
@@ -25,7 +26,7 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(super) struct IdleTime(Mutex<Option<(Duration, Instant)>>);
 
-/// Since when a connection is idle; `None` while it is used, and when it was given up here.
+/// Since when a connection is idle; `None` while it is used, and once it was closed from here.
 #[derive(Debug)]
 pub(super) struct IdleSince {
     since: Mutex<Option<Instant>>,
@@ -40,7 +41,7 @@ pub(super) struct Connection {
 }
 
 impl IdleTime {
-    /// For how long a connection may have been idle that a write is sent on.
+    /// How long a connection may have been idle for a write to be sent on it.
     fn is_safe(&self) -> Duration {
         let known = self.0.lock().filter(|(_, seen)| seen.elapsed() < REMEMBERED);
         known.map_or(UNKNOWN, |(shortest, _)| (shortest / 2).min(LONGEST))

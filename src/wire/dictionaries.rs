@@ -1,9 +1,10 @@
-//! Answers compressed with what a client still has of an earlier one (RFC 9842): where one record of many changed, that is
-//! all that is sent.
+//! Answers that are compressed against an earlier one which the client still has (RFC 9842): where one record of many changed,
+//! little more than that record is sent.
 //!
-//! Who takes zstd is told that a whole answer may be used for the next one at its path (`Use-As-Dictionary`), and names it
-//! when it asks again (`Available-Dictionary`). Of each such answer one copy is kept, all together within
-//! `sidecar.max_dictionaries`; who names one that is gone, or of another path, has an ordinary answer.
+//! A client that takes zstd is told of a whole answer that it may use it for the next one at the same path
+//! (`Use-As-Dictionary`). It names that answer when it asks again (`Available-Dictionary`). The sidecar keeps one copy of each
+//! such answer, and all copies together within `sidecar.max_dictionaries`. A client that names one that is gone, or one of
+//! another path, is sent an ordinary answer.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +28,7 @@ const USE_AS_DICTIONARY: HeaderName = HeaderName::from_static("use-as-dictionary
 /// What a dictionary takes beside its bytes and its path, in bytes.
 const OVERHEAD: usize = 256;
 
-/// Longer answers are no dictionaries, in bytes: no browser takes a larger window.
+/// The longest answer that can be a dictionary, in bytes: no browser takes a larger window.
 const LARGEST: usize = 64 << 20;
 
 /// The answers that clients may still have.

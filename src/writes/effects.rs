@@ -1,7 +1,7 @@
 //! What passing writes mean for timestamps and permissions: it counts at once, before their client has the answer.
 //!
-//! A write of which it is not known what became of it (no answer, a 5xx, an answer that says no timestamp) has the upstream
-//! asked for the collection's timestamp, until it says it.
+//! Where nobody knows what became of a write (no answer, a 5xx, an answer without a timestamp), the upstream is asked for
+//! the collection's timestamp until it says it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,7 +30,6 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(250), Duration::from_
 pub(super) struct Effects {
     pub(super) timeline: Arc<Timeline>,
     pub(super) access: Access,
-    /// Asks where an answer does not say enough.
     /// The collections for which the upstream is asked again and again, because it could not answer.
     pending: Mutex<Pending>,
 }
@@ -133,7 +132,7 @@ impl Effects {
         }
     }
 
-    /// What became of the writes is not known. Whoever waits for the answer does not wait for what the upstream says now.
+    /// What became of the writes is not known. The upstream is asked, and nobody waits for what it says.
     pub(super) fn unknown(self: &Arc<Self>, effects: &[Effect]) {
         let suspects: Vec<CollectionKey> =
             effects.iter().flat_map(|effect| self.suspects(&effect.scope)).collect();

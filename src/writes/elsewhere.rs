@@ -7,8 +7,8 @@
 //! recorded theirs ── entries without an author
 //! ```
 //!
-//! A list that is seen for the first time is taken as known, or as created (`history.backfill = current`); one that came
-//! into being under the eyes of the journal has the watermark zero, and all of it is news.
+//! What is in a list that is seen for the first time counts as known, or as created (`history.backfill = current`). A list
+//! that was made while the journal was there has the watermark zero: all of it is news.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! What was found when the upstream was looked at, as an outcome for the journal.
+//! What was found in the upstream, though nobody wrote it through the sidecar, as an outcome for the journal.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::kinto::Timestamp;
 use crate::upstream::kinto::KintoError;
 
 impl Writes {
-    /// What was found, as an outcome: of a bucket that is another one now, as its creation.
+    /// What was found, as an outcome. A bucket that is another one than the journal knows counts as created.
     pub(super) async fn outcome_of_found(
         &self,
         journal: &Journal,

@@ -2,9 +2,9 @@
 //!
 //! A bucket that is deleted takes its history along. One that vanishes without that (its storage was flushed, Kinto was
 //! restarted empty, or with an older backup) leaves it behind, and whoever makes a bucket of that name must not be shown what
-//! others did in theirs. Where the bucket is made by a passing write, the upstream's 201 tells: it was there when the write
-//! began. Where it was made elsewhere, a bucket that has nothing of what the journal knows to be in it, in that version, is
-//! another one.
+//! others did in theirs. Where a passing write makes the bucket, the upstream's 201 tells that it is another one: the journal
+//! knew it to be there when the write began. Where the bucket was made elsewhere, it is another one if nothing is in it any
+//! more that the journal knows, in the version that the journal knows.
 
 use std::collections::HashMap;
 

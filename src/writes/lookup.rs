@@ -1,4 +1,4 @@
-//! What became of writes of which no answer says it: the upstream is asked for the objects that they were about.
+//! Finds out what became of writes where no answer says it: the upstream is asked for the objects that they were about.
 //!
 //! A version that nobody has recorded and that is newer than what was known when the write was begun is the write's.
 //! Before that is believed, every other write in the same bucket has the time to record its own.
@@ -128,8 +128,8 @@ pub(super) async fn examine(
     Ok(changes)
 }
 
-/// Waits until the writes in a bucket, or anywhere, that are under way now have recorded what they wrote. Those that are
-/// being looked up are waited for only by who does not look up anything themself: two that do would wait for each other.
+/// Waits until the writes that are under way now, in a bucket or anywhere, have recorded what they wrote. Who looks up writes
+/// does not wait for others that are looked up: the two would wait for each other.
 pub(super) async fn others_settled(
     room: &Writes,
     journal: &Journal,
@@ -260,7 +260,7 @@ fn may_have_made(intent: &Intent, deleted: bool, data: &RawValue) -> bool {
     if intent.method == "DELETE" { deleted } else { !deleted && sent::is_in(sent, &intent.method, data, &[]) }
 }
 
-/// A group that is being looked up: nobody waits for it meanwhile, so that two that are do not wait for each other.
+/// A group that is looked up. Others that are looked up do not wait for it meanwhile.
 #[derive(Debug)]
 pub(super) struct Examining<'r> {
     room: &'r Writes,

@@ -1,11 +1,11 @@
 //! Entries about one object are made in the order of its versions, though answers to writes that were under way together
 //! come in any order.
 //!
-//! Who has an answer waits for the answers to the writes of the same objects that were sent before it came, and then for
-//! the older versions that these made to be recorded. A batch may make several versions of one object, and somebody else's
-//! may lie between them: then it is recorded in pieces. Nobody waits for a newer version, and the oldest of all waits for
-//! nobody, so there is always one who goes on. What cannot be recorded at once goes before what comes later, which the
-//! journal sees to.
+//! A write that was answered waits twice. First, for the answers to all writes of the same objects that were sent before its
+//! own answer came. Then, until the older versions that these made are recorded. A batch may make several versions of one
+//! object, and another write's version may lie between them: then the batch is recorded in pieces. No write waits for a
+//! newer version, so the write with the oldest one can always go on. The journal keeps this order also for what it cannot
+//! record at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};

@@ -1,7 +1,7 @@
 //! What of a request is written down with its intent: enough to know it again, and no more.
 //!
-//! Most of what strangers send is refused. Of large members a digest is kept, which tells as well whether an object has what
-//! was sent.
+//! Most of what strangers send is refused, so little of it is kept: of a large member only a digest. That is enough to see
+//! later whether an object has what was sent.
 
 use std::fmt::Write as _;
 

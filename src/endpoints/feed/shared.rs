@@ -1,9 +1,10 @@
 //! Long polls that many share: all who wait at one seq ask for one URL, and a cache in front lets one of them wait for all.
 //!
-//! - Nothing is sent before the outcome is known: caches give a head that has come to everybody who comes later, too.
-//! - Every answer may be kept for a second, so that those who waited for it all have it; and none of them asks for the same
-//!   URL again: rows lead to another seq, and the lack of them to another cursor.
-//! - No purge drops an answer, as it would before those who waited have it.
+//! - Nothing is sent before the outcome is known. A cache gives the head of an answer, once it has it, to everybody who comes
+//!   later.
+//! - A cache may keep every answer for a second, so that all who waited have it. None of them asks for the same URL again:
+//!   an answer with rows leads to another seq, and one without to another cursor.
+//! - No purge drops an answer: it would be gone before those who waited have it.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Records as documents, each with the names of the versions that it follows from.
+//! Records as documents, each with the names of its earlier versions.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,7 +26,7 @@ use crate::wire::buffers::Hold;
 
 /// How many documents are made at once.
 const AT_ONCE: usize = 50;
-/// How often they are read while somebody writes them.
+/// How often documents are read again because somebody wrote them meanwhile.
 const TRIES: usize = 5;
 
 /// A version that is asked for.
@@ -181,7 +181,7 @@ impl<'c> Copies<'c> {
         };
         let gone;
         let row = match found.rows.get(id) {
-            // Nothing else of the deletion is known any more, or it has to be known again.
+            // A tombstone can be made of the chain alone, also where the upstream has none any more.
             _ if end.deleted => {
                 gone = tombstone(id, end);
                 &gone

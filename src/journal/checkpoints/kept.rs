@@ -14,9 +14,9 @@ use crate::journal::{Journal, JournalError};
 const OF_USER: u64 = 4 << 20;
 /// What all may take, in bytes.
 const OF_ALL: u64 = 32 << 20;
-/// What one takes at least: so many bytes hold so many of them, however short they are.
+/// What one counts for at least, in bytes: so their number is bounded, too, however short they are.
 const LEAST: usize = 1 << 10;
-/// How long one is kept that is not written again, in microseconds: 90 days.
+/// How long one is kept after it was last written, in microseconds: 90 days.
 const KEPT: u64 = 90 * 24 * 3600 * 1_000_000;
 
 impl Journal {

@@ -1,4 +1,4 @@
-//! Collections of which an older changeset is published than there is.
+//! Collections whose newest changeset is held back: an older one is published in its place.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

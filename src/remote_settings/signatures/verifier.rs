@@ -27,16 +27,16 @@ use crate::remote_settings::servers::Servers;
 use crate::settings::Settings;
 use crate::upstream::{UpstreamError, read_whole};
 
-/// How long a chain is taken as it was.
+/// How long a chain is kept before it is read again.
 pub(super) const CHAIN_KEPT: Duration = Duration::from_secs(3600);
 
-/// After how long it is looked whether there is a better chain.
+/// After how long a chain that is wrong is read again.
 pub(super) const OTHER_CHAIN: Duration = Duration::from_secs(60);
 
-/// After how long it is looked whether a chain can be had that could not.
+/// After how long a chain that could not be read is asked for again.
 pub(super) const REACHED_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long whoever has a chain is waited for.
+/// How long the server that has a chain is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// SECURITY: the most bytes of a chain and of its address, the most chains that are kept, and the most signatures of one
@@ -52,7 +52,7 @@ const SHOWN: usize = 120;
 /// What every signed text begins with.
 const PREFIX: &[u8] = b"Content-Signature:\0";
 
-/// How a signature is found to be.
+/// Why a signature is not good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// No signature is good.
@@ -64,7 +64,7 @@ pub enum SignatureError {
     /// The certificate of the signature is not what clients or the settings ask for.
     #[error("{0}")]
     Chain(String),
-    /// What is needed to tell cannot be had now.
+    /// It cannot be verified now.
     #[error("its signature cannot be looked at: {0}")]
     Unknown(String),
 }
@@ -83,7 +83,7 @@ pub struct Verifier {
 /// A chain, or why there is none; fetched once for all who want it.
 type Known = Arc<OnceCell<Result<Arc<Chain>, SignatureError>>>;
 
-/// How long that is known.
+/// How long it is kept.
 struct Lifetime;
 
 impl Expiry<String, Known> for Lifetime {
@@ -174,7 +174,7 @@ impl Verifier {
         let is_new = known.get().is_none();
         let chain = known.get_or_init(async || self.fetch(x5u).await.map(Arc::new)).await.clone();
         if is_new {
-            // From now on it is known for how long.
+            // Inserted anew, it is given the lifetime that fits what was found.
             self.chains.insert(x5u.to_owned(), known);
         }
         chain.map(Key::Chain)

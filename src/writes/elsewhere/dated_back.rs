@@ -1,7 +1,7 @@
 //! Finds what is dated back past the sidecar: it moves no timestamp, so that no question for what is newer shows it.
 //!
-//! The versions of a list are compared with those that the journal knows, now and again. The listing is not read at one
-//! moment: it only raises suspicions, which are settled by reading the objects themselves.
+//! Now and again the versions in a list are compared with those that the journal knows. The list may change while it is read,
+//! so a difference is only a hint: the object itself is read before anything is recorded.
 
 use super::{WatchError, Watcher};
 use crate::journal::Object;

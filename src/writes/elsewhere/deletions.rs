@@ -1,5 +1,5 @@
-//! Has the journal know what was deleted before it was there, as long as the upstream still tells: readers of Remote
-//! Settings may come after that was purged.
+//! Tells the journal of deletions from before its time, as long as the upstream still lists them: readers of Remote Settings
+//! may come for them after the upstream has purged them.
 
 use super::{WatchError, Watcher};
 use crate::journal::{Action, Change, Outcome};
