@@ -1,18 +1,15 @@
 //! `kinto-sidecar`: reads the settings, and does what it was started for.
 
-use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::commands::{self, complain};
+use kinto_sidecar::serve;
 use kinto_sidecar::settings::{Environment, LogFormat, Settings};
-use kinto_sidecar::{access_log, serve, telemetry};
+use kinto_sidecar::telemetry::{self, BAD_SETTINGS, ended};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Something about the settings, which has to be mended before anything can run.
-const BAD_SETTINGS: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::parse(std::env::args_os().skip(1)) {
@@ -45,23 +42,6 @@ fn main() -> ExitCode {
         Task::Manual(manual) => commands::manual::run(manual),
     };
     ended(done, format)
-}
-
-/// What the operator and the program's parent are told of how it ended.
-fn ended(done: std::io::Result<ExitCode>, format: LogFormat) -> ExitCode {
-    access_log::flush();
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            telemetry::give_up(format, &error);
-            if may_mend_itself(&error) { ExitCode::FAILURE } else { ExitCode::from(BAD_SETTINGS) }
-        }
-    }
-}
-
-/// Whether the same start may succeed later: an address or a journal is still another process's, or not there yet.
-fn may_mend_itself(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable | ErrorKind::ResourceBusy)
 }
 
 /// The environment, but for what is no text.

@@ -4,7 +4,8 @@
 //! collection too.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
+use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,9 @@ use crate::commands::complain;
 use crate::settings::{LogFormat, Settings};
 use crate::{access_log, current, troubles};
 
+/// The exit code for something about the settings, which has to be mended before anything can run.
+pub const BAD_SETTINGS: u8 = 2;
+
 /// What is told whatever the filter says.
 const ANNOUNCED: &str = "kinto_sidecar::announced";
 
@@ -33,12 +37,21 @@ pub fn announce(format: LogFormat, words: &str) {
     }
 }
 
-/// Tells why the process ends.
-pub fn give_up(format: LogFormat, error: &dyn fmt::Display) {
+/// Tells the operator how the process ended; with which code it exits.
+pub fn ended(done: io::Result<ExitCode>, format: LogFormat) -> ExitCode {
+    access_log::flush();
+    let error = match done {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
     match format {
-        LogFormat::Text => complain(error),
+        LogFormat::Text => complain(&error),
         LogFormat::Json => tracing::error!(target: ANNOUNCED, "{error}"),
     }
+    // The same start may succeed later where an address or a journal is still another process's, or not there yet.
+    let mends_itself =
+        matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable | ErrorKind::ResourceBusy);
+    if mends_itself { ExitCode::FAILURE } else { ExitCode::from(BAD_SETTINGS) }
 }
 
 /// Begins to log to the standard error stream, as the settings say.
