@@ -234,37 +234,6 @@ fn push_encoded(url: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    fn verdict(headers: &[(HeaderName, &'static str)]) -> Result<PreconditionOutcome, String> {
-        let headers =
-            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-        let mut faults = Vec::new();
-        let preconditions = Preconditions::read(&headers, &mut faults);
-        let names = || faults.iter().filter_map(|fault| fault.name.clone()).collect::<Vec<_>>().join(",");
-        if faults.is_empty() { Ok(preconditions.verdict(Timestamp(42))) } else { Err(names()) }
-    }
-
-    #[test]
-    fn preconditions_are_held_against_the_timestamp_as_kinto_does() {
-        for (headers, expected) in [
-            (vec![], PreconditionOutcome::Proceed),
-            (vec![(IF_NONE_MATCH, "\"42\"")], PreconditionOutcome::NotModified),
-            (vec![(IF_NONE_MATCH, "\"41\"")], PreconditionOutcome::Proceed),
-            (vec![(IF_NONE_MATCH, "*")], PreconditionOutcome::Failed),
-            (vec![(IF_NONE_MATCH, "")], PreconditionOutcome::Proceed),
-            (vec![(IF_NONE_MATCH, "\"99999999999999999999999\"")], PreconditionOutcome::Proceed),
-            (vec![(IF_MATCH, "\"42\"")], PreconditionOutcome::Proceed),
-            (vec![(IF_MATCH, "\"1\"")], PreconditionOutcome::Failed),
-            (vec![(IF_MATCH, "\"0\"")], PreconditionOutcome::Proceed),
-            (vec![(IF_MATCH, "*")], PreconditionOutcome::Proceed),
-            (vec![(IF_MATCH, "\"42\""), (IF_NONE_MATCH, "\"42\"")], PreconditionOutcome::NotModified),
-        ] {
-            assert_eq!(verdict(&headers), Ok(expected), "{headers:?}");
-        }
-        for value in ["abc", "\"abc\"", "42", "W/\"42\"", "\"\"", "\"1\", \"42\"", "*x", "\""] {
-            assert_eq!(verdict(&[(IF_NONE_MATCH, value)]), Err("If-None-Match".to_owned()), "{value}");
-        }
-    }
-
     #[test]
     fn the_next_page_has_the_parameters_of_this_one() {
         let next = |query| next_page("http://h", "/v1/x", query, 2, "a-b").unwrap();

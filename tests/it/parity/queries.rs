@@ -100,7 +100,7 @@ pub(crate) const QUERIES: &[&str] = &[
 ];
 
 /// Values of `If-Match` and `If-None-Match` that are no list's.
-pub(crate) const TAGS: [&str; 11] = [
+pub(crate) const TAGS: [&str; 13] = [
     "\"1\"",
     "\"0\"",
     "*",
@@ -112,6 +112,8 @@ pub(crate) const TAGS: [&str; 11] = [
     "",
     "\"1\", \"2\"",
     "\"99999999999999999999\"",
+    "*x",
+    "\"",
 ];
 
 /// What is looked at of each page.

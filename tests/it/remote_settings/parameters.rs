@@ -53,6 +53,16 @@ const TEXTS: &[&str] = &[
     "1;2",
     "null",
     "%E2%82%AC",
+    ".0",
+    "%2B%2B5",
+    "- 0",
+    "0_1__2",
+    "0_",
+    "0__",
+    "0_.0",
+    "%EF%BC%91",
+    "7%1F",
+    "1;_since=2",
 ];
 
 /// A query of names that count, names that do not, and values made of what integers are made of.
