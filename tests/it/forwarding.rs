@@ -9,8 +9,7 @@ use crate::support::{Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, unique
 
 #[test]
 fn the_target_reaches_the_upstream_to_the_byte() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut client = proxy.connect();
     for target in [
         "/",
@@ -33,8 +32,7 @@ fn the_target_reaches_the_upstream_to_the_byte() {
 
 #[test]
 fn bytes_that_no_target_may_have_reach_the_upstream_as_their_escapes() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut client = proxy.connect();
     for _ in 0..2 {
         client.send("GET /v1/<x>?_since=\"42\" HTTP/1.1\r\nHost: h\r\nIf-None-Match: \"1\"\r\n\r\n");
@@ -47,8 +45,7 @@ fn bytes_that_no_target_may_have_reach_the_upstream_as_their_escapes() {
 
 #[test]
 fn a_target_with_a_host_in_it_is_forwarded_without() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     proxy.ask("GET http://real.test/v1/x?y HTTP/1.1\r\nHost: other.test\r\n\r\n");
     let seen = stub.next();
     assert_eq!(seen.line(), "GET /v1/x?y HTTP/1.1");
@@ -57,8 +54,7 @@ fn a_target_with_a_host_in_it_is_forwarded_without() {
 
 #[test]
 fn methods_pass_whatever_they_are_called() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     for method in ["OPTIONS", "PATCH", "DELETE", "PURGE", "x-Own"] {
         proxy.ask(format!("{method} /v1/x HTTP/1.1\r\nHost: h\r\n\r\n"));
         assert_eq!(stub.next().line(), format!("{method} /v1/x HTTP/1.1"));
@@ -109,8 +105,7 @@ fn headers_of_one_connection_stay_on_it() {
 
 #[test]
 fn host_is_kept_and_the_client_is_named() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let answer = proxy.ask("GET / HTTP/1.1\r\nHost: kinto.test:8080\r\n\r\n");
     let seen = stub.next();
     assert_eq!(seen.header("host"), ["kinto.test:8080"]);
@@ -124,8 +119,7 @@ fn host_is_kept_and_the_client_is_named() {
 
 #[test]
 fn a_request_has_an_id_of_its_own_unless_it_brings_a_sane_one() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     proxy.ask("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: abc\r\n\r\n");
     assert_eq!(stub.next().header("x-request-id"), ["abc"]);
     proxy.ask(format!("GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: {}\r\n\r\n", "a".repeat(129)));
@@ -206,8 +200,7 @@ fn a_large_body_passes_whole_and_is_never_held_in_memory() {
 
 #[test]
 fn a_request_with_trailers_keeps_them() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     proxy.ask(
         "PUT / HTTP/1.1\r\nHost: h\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n",
     );
@@ -228,8 +221,7 @@ fn an_answer_with_trailers_keeps_them_for_a_client_that_takes_them() {
 
 #[test]
 fn a_client_that_expects_to_be_told_is_told_to_go_on() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut client = proxy.connect();
     client.send("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(status(&client.read_head().unwrap()), 100);
@@ -285,8 +277,7 @@ fn an_answer_that_ends_with_its_connection_passes() {
 
 #[test]
 fn old_clients_are_answered_too() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut client = proxy.connect();
     client.send("GET /v1/ HTTP/1.0\r\n\r\n");
     let answer = client.read().unwrap();
@@ -297,8 +288,7 @@ fn old_clients_are_answered_too() {
 
 #[test]
 fn connections_to_the_upstream_are_used_again() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut client = proxy.connect();
     for _ in 0..5 {
         client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");

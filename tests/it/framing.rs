@@ -51,8 +51,7 @@ fn an_answer_before_the_body_does_not_make_the_body_a_request() {
 
 #[test]
 fn a_target_is_escaped_wherever_its_head_is_cut() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let head = "GET /v1/x?_since=\"42\" HTTP/1.1\r\nHost: h\r\n\r\n";
     let mut client = proxy.connect();
     for cut in (1..head.len()).step_by(3) {
@@ -67,8 +66,7 @@ fn a_target_is_escaped_wherever_its_head_is_cut() {
 
 #[test]
 fn targets_are_escaped_in_requests_that_come_together_also_behind_bodies() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut client = proxy.connect();
     let get = "GET /v1/x?_since=\"1\" HTTP/1.1\r\nHost: h\r\n\r\n";
     let sized =
@@ -93,8 +91,7 @@ fn targets_are_escaped_in_requests_that_come_together_also_behind_bodies() {
 
 #[test]
 fn a_body_that_is_coded_in_more_ways_than_by_chunks_is_not_implemented() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     for coding in
         ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked", "chunked, chunked", "deflate,chunked"]
     {
@@ -181,8 +178,7 @@ fn a_large_answer_reaches_a_client_that_has_sent_its_last_request_and_reads_slow
 
 #[test]
 fn a_request_that_breaks_off_with_its_client_is_not_answered_as_if_it_were_whole() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (_stub, proxy) = Proxy::greeted();
     for part in [
         "GET / HTTP/1.1\r\nHost",
         "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc",

@@ -69,8 +69,7 @@ type BoxedBody = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
 #[tokio::test]
 async fn clients_may_speak_http2_with_prior_knowledge() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut sender = connect(proxy.address).await;
     let mut request = get("/v1/a%2fb/../c?d=%22e%22");
     request.headers_mut().append("cookie", HeaderValue::from_static("a=1"));
@@ -118,8 +117,7 @@ async fn an_http2_body_is_held_to_its_limit() {
 
 #[tokio::test]
 async fn an_http2_header_bomb_does_not_reach_the_upstream() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let mut sender = connect(proxy.address).await;
     let mut request = get("/");
     for number in 0..100 {

@@ -15,8 +15,7 @@ fn statuses(proxy: &Proxy, bytes: impl AsRef<[u8]>) -> Vec<u16> {
 
 #[test]
 fn a_length_beside_chunks_cannot_smuggle_a_request() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     for framing in
         ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
     {
@@ -37,8 +36,7 @@ fn a_length_beside_chunks_cannot_smuggle_a_request() {
 
 #[test]
 fn malformed_framing_is_refused_and_the_connection_closed() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     for framing in [
         "Content-Length: 5\r\nContent-Length: 6",
         "Content-Length: 5, 6",
@@ -86,8 +84,7 @@ fn a_malformed_chunk_never_reaches_the_upstream_as_a_whole_body() {
 
 #[test]
 fn more_than_one_host_is_refused() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     for hosts in [
         "Host: a\r\nHost: b",
         "Host: a\r\nHost: a",
@@ -106,8 +103,7 @@ fn more_than_one_host_is_refused() {
 
 #[test]
 fn connection_cannot_name_away_what_a_request_means() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     proxy.ask(
         "PUT / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic x\r\nIf-None-Match: *\r\nCookie: a\r\nContent-Length: 2\r\nContent-Type: application/json\r\nConnection: authorization, if-none-match, cookie, content-length, content-type, host, x-forwarded-for, forwarded\r\n\r\n{}",
     );
@@ -129,8 +125,7 @@ fn connection_cannot_name_away_what_a_request_means() {
 
 #[test]
 fn what_a_client_says_of_itself_is_not_believed() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     proxy.ask(
         "GET / HTTP/1.1\r\nHost: h\r\nForwarded: for=1.1.1.1\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /e\r\nX-Real-Ip: 1.1.1.1\r\n\r\n",
     );
@@ -160,8 +155,7 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
 
 #[test]
 fn header_bombs_are_refused() {
-    let stub = Stub::answering(HELLO);
-    let proxy = Proxy::before(&stub);
+    let (stub, proxy) = Proxy::greeted();
     let large = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "a".repeat(100 << 10));
     let many = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "X: a\r\n".repeat(10_000));
     let endless = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(1 << 20));

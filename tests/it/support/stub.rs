@@ -220,6 +220,13 @@ impl Answer {
 }
 
 impl Proxy {
+    /// A sidecar in front of a stub that answers everything with [`HELLO`].
+    pub fn greeted() -> (Stub, Self) {
+        let stub = Stub::answering(HELLO);
+        let proxy = Self::before(&stub);
+        (stub, proxy)
+    }
+
     /// Starts a sidecar in front of an API root, with `--set` for each of `settings`.
     pub fn start(upstream: &str, settings: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"));
