@@ -160,35 +160,6 @@ mod tests {
         headers.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
     }
 
-    fn any() -> Vec<String> {
-        vec!["*".to_owned()]
-    }
-
-    #[test]
-    fn a_preflight_allows_what_it_asks_for() {
-        let request = request(&[
-            ("origin", "http://x"),
-            ("access-control-request-method", "GET"),
-            ("access-control-request-headers", "If-Match, etag"),
-        ]);
-        let response = preflight(&request, "GET, HEAD, OPTIONS", Exposed::List, &any()).unwrap();
-        assert_eq!(response.headers()[ACCESS_CONTROL_ALLOW_METHODS], "GET,HEAD,OPTIONS");
-        let allowed = response.headers()[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
-        assert!(allowed.ends_with(",Retry-After,If-Match"), "{allowed}");
-    }
-
-    #[test]
-    fn a_preflight_without_its_headers_is_refused() {
-        let fault = |headers: &[_]| {
-            preflight(&request(headers), "GET, HEAD, OPTIONS", Exposed::List, &any()).unwrap_err().message()
-        };
-        assert_eq!(fault(&[]), "Access-Control-Request-Method in header: this header is mandatory");
-        assert_eq!(
-            fault(&[("origin", "http://x"), ("access-control-request-method", "POST")]),
-            "Access-Control-Request-Method in header: Method not allowed"
-        );
-    }
-
     #[test]
     fn origins_are_told_apart_where_not_all_are_allowed() {
         let origins = vec!["https://*.example.org".to_owned()];

@@ -105,7 +105,7 @@ fn more_than_one_host_is_refused() {
 fn connection_cannot_name_away_what_a_request_means() {
     let (stub, proxy) = Proxy::greeted();
     proxy.ask(
-        "PUT / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic x\r\nIf-None-Match: *\r\nCookie: a\r\nContent-Length: 2\r\nContent-Type: application/json\r\nConnection: authorization, if-none-match, cookie, content-length, content-type, host, x-forwarded-for, forwarded\r\n\r\n{}",
+        "PUT / HTTP/1.1\r\nHost: h\r\nAuthorization: Basic x\r\nIf-None-Match: *\r\nCookie: a\r\nContent-Length: 2\r\nContent-Type: application/json\r\nConnection: authorization, if-none-match, cookie, content-length, content-type, host, x-forwarded-for, forwarded, bad name, ,\r\n\r\n{}",
     );
     let seen = stub.next();
     for name in [

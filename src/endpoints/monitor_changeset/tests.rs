@@ -80,9 +80,3 @@ fn remote_settings_has_its_own_ways() {
         assert_eq!(redirect.headers()["location"], location.as_str());
     }
 }
-
-#[test]
-fn an_empty_list_is_of_the_present() {
-    let body = text(ask(&Entries::default(), &Settings::default(), "?_expected=0", None));
-    assert_eq!(body, r#"{"metadata":{},"timestamp":1795245800000,"changes":[]}"#);
-}

@@ -135,11 +135,13 @@ async fn the_sidecar_differs_where_it_means_to() {
 #[tokio::test]
 async fn head_tells_how_many_rows_there_are() {
     let world = World::shared().await;
-    let ask = Ask::new(Method::HEAD, &format!("{MONITOR}/records?bucket=a&_limit=1"));
-    let (plugin, sidecar) = (ask.send(&world.plugin).await, ask.send(&world.sidecar).await);
-    assert_eq!((plugin.header("total-objects"), sidecar.header("total-objects")), (None, Some("3")));
-    assert_eq!(sidecar.header("total-records"), Some("3"));
-    assert_eq!((plugin.status, plugin.header("etag")), (sidecar.status, sidecar.header("etag")));
+    for (query, total) in [("", "4"), ("_since={3}", "1"), ("bucket=a&_limit=1", "3")] {
+        let ask = Ask::new(Method::HEAD, &format!("{MONITOR}/records?{}", world.fill(query)));
+        let (plugin, sidecar) = (ask.send(&world.plugin).await, ask.send(&world.sidecar).await);
+        assert_eq!((plugin.header("total-objects"), sidecar.header("total-objects")), (None, Some(total)));
+        assert_eq!(sidecar.header("total-records"), Some(total));
+        assert_eq!((plugin.status, plugin.header("etag")), (sidecar.status, sidecar.header("etag")));
+    }
 }
 
 #[tokio::test]
