@@ -61,6 +61,14 @@ pub enum Error {
     /// There is nothing at that path.
     #[error("not found")]
     NotFound,
+    /// Nothing of this kind can have this id.
+    #[error("no {kind} can have the id {id}")]
+    ImpossibleId {
+        /// Kinto's name for the kind.
+        kind: &'static str,
+        /// The id.
+        id: String,
+    },
     /// The path does not know this method.
     #[error("method not allowed")]
     MethodNotAllowed {
@@ -102,11 +110,20 @@ struct ErrorBody<'a> {
     code: u16,
     errno: u16,
     error: &'a str,
+    /// Kinto has none for an id that nothing can have.
+    #[serde(skip_serializing_if = "str::is_empty")]
     message: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    details: Vec<Detail<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Details<'a> {
+    Faults(Vec<Detail<'a>>),
+    Missing { id: &'a str, resource_name: &'a str },
 }
 
 #[derive(Serialize)]
@@ -126,7 +143,7 @@ impl Error {
             Self::Feed { status, .. } => *status,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::ImpossibleId { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnknownCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
@@ -145,7 +162,9 @@ impl Error {
             Self::InvalidJson(_) => 106,
             Self::Unauthorized => 104,
             Self::Forbidden | Self::Feed { status: StatusCode::FORBIDDEN, .. } => 121,
-            Self::NotFound | Self::Feed { status: StatusCode::NOT_FOUND, .. } => 111,
+            Self::NotFound | Self::ImpossibleId { .. } | Self::Feed { status: StatusCode::NOT_FOUND, .. } => {
+                111
+            }
             Self::InvalidParameter { .. } | Self::Invalid(_) | Self::NotAcceptable | Self::Feed { .. } => 107,
             Self::MethodNotAllowed { .. } => 115,
             Self::PreconditionFailed => 114,
@@ -185,14 +204,19 @@ impl Error {
     fn body(&self, status: StatusCode) -> Vec<u8> {
         let details = match self {
             Self::InvalidParameter { location, name, message } => {
-                vec![Detail { location, name: Some(name), description: message }]
+                Details::Faults(vec![Detail { location, name: Some(name), description: message }])
             }
-            Self::Invalid(invalid) => invalid.details().iter().map(Detail::from).collect(),
-            Self::NotAcceptable => {
-                vec![Detail { location: "header", name: Some("Accept"), description: NOT_ACCEPTABLE }]
-            }
-            _ => Vec::new(),
+            Self::Invalid(invalid) => Details::Faults(invalid.details().iter().map(Detail::from).collect()),
+            Self::NotAcceptable => Details::Faults(vec![Detail {
+                location: "header",
+                name: Some("Accept"),
+                description: NOT_ACCEPTABLE,
+            }]),
+            Self::ImpossibleId { kind, id } => Details::Missing { id, resource_name: kind },
+            _ => Details::Faults(Vec::new()),
         };
+        let details =
+            Some(details).filter(|details| !matches!(details, Details::Faults(faults) if faults.is_empty()));
         let error = match self {
             Self::InvalidJson(_)
             | Self::InvalidParameter { .. }
@@ -230,6 +254,7 @@ impl Error {
             Self::Unauthorized => "Please authenticate yourself to use this endpoint.",
             Self::Forbidden => "This user cannot access this resource.",
             Self::NotFound => "The resource you are looking for could not be found.",
+            Self::ImpossibleId { .. } => "",
             Self::MethodNotAllowed { .. } => "Method not allowed on this endpoint.",
             Self::NotAcceptable => NOT_ACCEPTABLE,
             Self::UnknownCoding => "The only transfer coding that is known is chunked.",

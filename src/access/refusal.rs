@@ -30,9 +30,14 @@ impl Refusal {
         }
     }
 
-    /// The status: 401, 403, 404 or 410.
+    /// The status: 400, 401, 403, 404 or 410.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// Whether it says that there is no such thing; 400 says of an id that nothing can have it.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST)
     }
 
     /// How many bytes it holds.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::changeset_params::{ChangesetParams, timestamp};
@@ -43,9 +43,7 @@ pub async fn answer(
     let (key, verdict) = own_bucket::readable(core, key, &requester).await?;
     let granted = match verdict {
         Verdict::Granted(granted) => granted,
-        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => {
-            return Err(Error::NotFound);
-        }
+        Verdict::Refused(refusal) if refusal.is_absence() => return Err(Error::NotFound),
         Verdict::Refused(refusal) => return Ok(refusal.replay()),
     };
     // As in the plugin, whoever may not read the collection is not told what is wrong with the parameters.

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use serde::Deserialize;
@@ -22,12 +23,12 @@ pub mod restore;
 
 use super::history::opened::Opened;
 use super::{history, list};
-use crate::access::Verdict;
+use crate::access::{Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::journal::{Journal, Object, Sees};
 use crate::kinto::python;
-use crate::kinto::{CollectionKey, Timestamp, selector};
+use crate::kinto::{CollectionKey, Timestamp, is_absence, selector};
 use crate::query::{Query, Rules};
 use crate::upstream::kinto::NewRow;
 use crate::wire::body::{Body, Response};
@@ -68,7 +69,8 @@ pub async fn answer(
     let moment = self::moment(moment)?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());
     if let Verdict::Refused(refusal) = requester.may_read_object(&collection).await? {
-        return Ok(refusal.replay());
+        let impossible = impossible(core, requester, &collection, refusal.status()).await?;
+        return impossible.map_or_else(|| Ok(refusal.replay()), Err);
     }
 
     core.app.writes.look_at_bucket(journal, &bucket, requester, None).await?;
@@ -150,6 +152,31 @@ impl PastCollection<'_> {
         }
         Ok(ids.iter().all(|id| firsts.get(*id) == Some(&true)))
     }
+}
+
+/// What Kinto tells everybody here of an id that no bucket or no collection can have. Somebody who was refused is not told
+/// elsewhere, so the service account asks. The ids that Kinto's own generators make cost no question.
+async fn impossible(
+    core: &Core,
+    requester: &Requester,
+    collection: &Object,
+    refused: StatusCode,
+) -> Result<Option<Error>, Error> {
+    let is_told = refused == StatusCode::BAD_REQUEST;
+    let source = if is_told { requester.source() } else { core.access.source() };
+    for object in collection.parents().chain([collection.clone()]) {
+        let (id, kind) = (object.id(), object.resource().as_str());
+        let is_usual = id.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        if is_usual && !is_told {
+            continue;
+        }
+        let answer = source.get(&object.to_string()).await?;
+        if answer.status() == StatusCode::BAD_REQUEST && is_absence(answer.status(), answer.body(), kind) {
+            return Ok(Some(Error::ImpossibleId { kind, id: id.to_owned() }));
+        }
+    }
+    Ok(None)
 }
 
 /// A version of a record as the journal keeps it.

@@ -3,8 +3,6 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use http::StatusCode;
-
 use crate::access::{Requester, Verdict};
 use crate::app::Core;
 use crate::endpoints::own_bucket;
@@ -45,7 +43,7 @@ pub async fn admitted(
     };
     match verdict {
         Verdict::Granted(granted) => Ok(ControlFlow::Continue((subject, granted.stale))),
-        Verdict::Refused(refusal) if refusal.status() == StatusCode::NOT_FOUND => Err(Error::NotFound),
+        Verdict::Refused(refusal) if refusal.is_absence() => Err(Error::NotFound),
         Verdict::Refused(refusal) => Ok(ControlFlow::Break(refusal.replay())),
     }
 }

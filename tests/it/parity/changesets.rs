@@ -112,6 +112,38 @@ async fn the_parameters_come_after_the_permission() {
 }
 
 #[tokio::test]
+async fn a_changeset_holds_no_condition_but_its_own_tag() {
+    let world = World::shared().await;
+    for collection in [MONITOR, "/buckets/a/collections/one"] {
+        let ask = Ask::get(&format!("{collection}/changeset?_expected=0"));
+        for value in ["*", "\"*\"", "\"1\"", "W/\"1\"", "abc", "", "*, \"1\""] {
+            assert_same(world, [ask.clone().header("If-None-Match", value)]).await;
+        }
+        assert_same(world, [ask.header("If-Match", "*")]).await;
+    }
+}
+
+#[tokio::test]
+async fn ids_that_nothing_can_have_have_no_changesets() {
+    let world = World::shared().await;
+    let places = [
+        "a/collections/x!y",
+        "a/collections/x%20y",
+        "a/collections/%C3%A9",
+        "a!b/collections/one",
+        "a%3Ab/collections/x!y",
+        "b/collections/x!y",
+        "none/collections/x!y",
+    ];
+    let asks = places.iter().flat_map(|place| {
+        let ask = Ask::get(&format!("/buckets/{place}/changeset?_expected=0"));
+        let head = Ask::new(Method::HEAD, &format!("/buckets/{place}/changeset?_expected=0"));
+        [ask.clone(), ask.clone().by("owner"), ask.by("stranger"), head]
+    });
+    assert_same(world, asks).await;
+}
+
+#[tokio::test]
 async fn the_default_bucket_has_changesets() {
     let world = World::shared().await;
     for server in world.servers() {
@@ -123,4 +155,9 @@ async fn the_default_bucket_has_changesets() {
     let changes = plugin.get(path).await.expect(200).json()["changes"].clone();
     assert_eq!(sidecar.get(path).await.expect(200).json()["changes"], changes);
     assert_same(world, [Ask::get(path)]).await;
+    let spelt = "/buckets/%64efault/collections/n%6Ftes/changeset?_expected=0";
+    assert_same(world, [Ask::get(spelt)]).await;
+    for server in [plugin, sidecar] {
+        assert_eq!(server.get(spelt).await.expect(200).json(), server.get(path).await.expect(200).json());
+    }
 }

@@ -79,6 +79,50 @@ async fn everybody_may_look_back_who_may_in_the_plugin() {
 }
 
 #[tokio::test]
+async fn ids_that_nothing_can_have_have_no_history_and_no_snapshots() {
+    let world = World::shared().await;
+    let ids = ["x!y", "x%20y", "%C3%A9", "a%3Ab", "-", "_x", "x%0A", "x,y", "x@y", &"x".repeat(300)];
+    let asks = ids.iter().flat_map(|id| {
+        [
+            (Method::GET, format!("/buckets/{id}/history")),
+            (Method::GET, format!("/buckets/{id}/history?_limit=x")),
+            (Method::HEAD, format!("/buckets/{id}/history")),
+            (Method::DELETE, format!("/buckets/{id}/history")),
+            (Method::PUT, format!("/buckets/{id}/history")),
+            (Method::GET, format!("/buckets/{id}/snapshot/collections/c@5")),
+            (Method::GET, format!("/buckets/{id}/snapshot/collections/{id}@5")),
+            (Method::GET, format!("{BUCKET}/snapshot/collections/{id}@5")),
+            (Method::GET, format!("/buckets/nosuch/snapshot/collections/{id}@5")),
+            (Method::GET, format!("{BUCKET}/snapshot/collections/{id}@x")),
+            (Method::HEAD, format!("{BUCKET}/snapshot/collections/{id}@5")),
+        ]
+    });
+    let asks = asks.flat_map(|(method, path)| {
+        let ask = Ask::new(method, &path);
+        [ask.clone(), ask.clone().by("bucket-reader"), ask.by("stranger")]
+    });
+    world.assert_same(asks).await;
+}
+
+#[tokio::test]
+async fn every_spelling_of_the_default_bucket_is_the_requesters_own() {
+    let world = World::shared().await;
+    for below in ["history", "history?_limit=x", "snapshot/collections/c@5", "snapshot/collections/%63@5"] {
+        let path = |default: &str| format!("/buckets/{default}/{below}");
+        for default in ["%64efault", "defaul%74", "%64%65%66%61%75%6C%74"] {
+            world.assert_same([Ask::get(&path(default))]).await;
+            for side in [&world.plugin, &world.sidecar] {
+                // What is asked for first is made by that.
+                let own = side.client.user("spelt");
+                own.get("/buckets/default").await.expect(200);
+                let (plain, spelt) = (own.get(&path("default")).await, own.get(&path(default)).await);
+                assert_eq!((plain.status, &plain.body), (spelt.status, &spelt.body), "{plain}\n{spelt}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn missing_history_is_said_to_be_missing() {
     let world = World::start(&[]).await;
     let ask = || snapshot("c", "1600000000085").by("bucket-reader");
