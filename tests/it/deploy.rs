@@ -106,21 +106,23 @@ fn deploy_folder() -> PathBuf {
 impl Cache {
     /// Starts the cache in front of `origin` (`host:port`), if it is installed; waits until it accepts connections.
     pub fn start(kind: Kind, port: u16, origin: &str) -> Option<Self> {
-        Self::start_asking(kind, port, origin, None)
+        Self::start_changed(kind, port, origin, |configuration| configuration)
     }
 
-    /// The same, with the address of who knows the names of origins.
-    fn start_asking(kind: Kind, port: u16, origin: &str, resolver: Option<&str>) -> Option<Self> {
+    /// The same, with something changed in the configuration.
+    pub fn start_changed(
+        kind: Kind,
+        port: u16,
+        origin: &str,
+        change: impl FnOnce(String) -> String,
+    ) -> Option<Self> {
         let program = kind.program()?;
         let folder = tempfile::tempdir().unwrap();
         // nginx started by root works as somebody else.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         let mut command = kind.command(&program, folder.path(), port, origin);
-        if let Some(resolver) = resolver {
-            let path = folder.path().join("configuration");
-            let (docker, resolver) = ("127.0.0.11 valid=10s", format!("{resolver} valid=1s"));
-            fs::write(&path, fs::read_to_string(&path).unwrap().replace(docker, &resolver)).unwrap();
-        }
+        let path = folder.path().join("configuration");
+        fs::write(&path, change(fs::read_to_string(&path).unwrap())).unwrap();
         let mut process =
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         undertaker::watch(&process);

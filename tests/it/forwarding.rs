@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub, header, status};
+use crate::deploy::{Cache, Kind, free_port};
+use crate::support::stub::{HELLO, PATIENCE, Proxy, Raw, Stub, header, status};
 use crate::support::{Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
 
 #[test]
@@ -378,6 +379,41 @@ fn no_write_is_lost_to_an_upstream_that_closes_idle_connections() {
         client.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
         assert_eq!(client.read().unwrap().status(), 200, "write {round}");
     }
+}
+
+#[test]
+fn no_write_is_lost_to_an_nginx_that_closes_idle_connections() {
+    const IDLE: Duration = Duration::from_secs(1);
+    const CLIENTS: u64 = 32;
+    let stub = Stub::answering(HELLO);
+    let close_idle = |text: String| text.replace("keepalive_timeout 75s", "keepalive_timeout 1s");
+    let Some(nginx) = Cache::start_changed(Kind::Nginx, free_port(), &stub.address.to_string(), close_idle)
+    else {
+        return;
+    };
+    let proxy = Proxy::start(&format!("http://{}/v1", nginx.address()), &[]);
+    let write = |client: &mut Raw| {
+        client.send("POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}");
+        let answer = client.read().unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.head);
+    };
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let mut client = proxy.connect();
+            scope.spawn(move || {
+                write(&mut client);
+                for _ in 0..3 {
+                    // About as long as nginx waits.
+                    std::thread::sleep(
+                        IDLE - Duration::from_millis(CLIENTS / 2) + Duration::from_millis(number),
+                    );
+                    write(&mut client);
+                }
+            });
+        }
+    });
+    let heard = std::iter::from_fn(|| stub.seen()).count();
+    assert_eq!(heard, 4 * usize::try_from(CLIENTS).unwrap(), "no write was lost, and none was sent twice");
 }
 
 #[tokio::test]

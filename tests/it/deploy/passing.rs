@@ -117,7 +117,8 @@ async fn nginx_finds_a_sidecar_that_came_back_at_another_address() {
 
     let last = Arc::new(AtomicU8::new(1));
     let (resolver, origin) = (name_server(&last), format!("sidecar.test:{port}"));
-    let Some(cache) = Cache::start_asking(Kind::Nginx, free_port(), &origin, Some(&resolver)) else { return };
+    let change = |text: String| text.replace("127.0.0.11 valid=10s", &format!("{resolver} valid=1s"));
+    let Some(cache) = Cache::start_changed(Kind::Nginx, free_port(), &origin, change) else { return };
     assert_eq!(cache.client().get("/a").await.expect(200).body, "1");
     last.store(2, Ordering::Relaxed);
     eventually("the name is looked up again", async || {
