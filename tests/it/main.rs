@@ -21,6 +21,7 @@ mod check;
 mod clients;
 mod cold_to_hot;
 mod conversation;
+mod dependencies;
 mod deploy;
 mod dictionaries;
 mod differential;
