@@ -8,7 +8,8 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::statement::{Bound, Statement, timestamp};
-use super::{Intent, IntentGroup};
+use super::{Intent, IntentGroup, Object};
+use crate::kinto::Timestamp;
 
 /// An intent as a row of its table.
 pub(super) type IntentRow = [Bound; 10];
@@ -43,6 +44,68 @@ pub(super) async fn write(connection: &mut AnyConnection, rows: &[IntentRow]) ->
     Ok(())
 }
 
+/// The method of rows that say which version of an object a write made: nobody sends it.
+const MADE: &str = "MADE";
+
+/// Behind all intents of a group.
+const BEHIND: i64 = 1 << 32;
+
+/// What some process is about to do, or which version (`known`) it made.
+pub(super) struct OthersIntent {
+    pub(super) group: i64,
+    pub(super) uri: String,
+    pub(super) is_made: bool,
+    pub(super) deletes: bool,
+    pub(super) known: Timestamp,
+}
+
+/// The versions that the writes of a group made, as rows.
+pub(super) fn made(
+    group: IntentGroup,
+    owner: i64,
+    versions: &[(Object, Timestamp)],
+) -> impl Iterator<Item = IntentRow> {
+    (BEHIND..).zip(versions).map(move |(position, (object, modified))| {
+        [
+            group.0.into(),
+            position.into(),
+            owner.into(),
+            object.bucket().into(),
+            Bound::NoText,
+            MADE.into(),
+            object.to_string().into(),
+            Bound::NoText,
+            (*modified).into(),
+            Bound::NoText,
+        ]
+    })
+}
+
+/// What others than this owner intend, or made, at these URIs.
+pub(super) async fn of_others(
+    connection: &mut AnyConnection,
+    owner: i64,
+    uris: &[String],
+) -> sqlx::Result<Vec<OthersIntent>> {
+    let mut found = Vec::new();
+    for uris in uris.chunks(super::rows::CHUNK) {
+        let select = "SELECT intent_group, uri, method, known FROM sidecar_intents WHERE owner <> ";
+        let select = Statement::new(select).bind(owner).push(" AND uri IN (");
+        for row in select.list(uris.iter().map(String::as_str)).push(")").fetch(connection).await? {
+            let method: String = row.try_get(2)?;
+            let (is_made, deletes) = (method == MADE, method == "DELETE");
+            found.push(OthersIntent {
+                group: row.try_get(0)?,
+                uri: row.try_get(1)?,
+                is_made,
+                deletes,
+                known: timestamp(&row, 3)?,
+            });
+        }
+    }
+    Ok(found)
+}
+
 /// Removes groups.
 pub(super) async fn remove(connection: &mut AnyConnection, groups: &[i64]) -> sqlx::Result<()> {
     for groups in groups.chunks(super::rows::CHUNK) {
@@ -72,7 +135,8 @@ pub(super) async fn of_owners(
     let select = Statement::new(
         "SELECT intent_group, bucket, user_id, method, uri, sent, known, note FROM sidecar_intents WHERE owner IN (",
     );
-    let select = select.list(owners.iter().copied()).push(") ORDER BY intent_group, position");
+    let select = select.list(owners.iter().copied()).push(") AND method <> ").bind(MADE);
+    let select = select.push(" ORDER BY intent_group, position");
     let mut groups: BTreeMap<i64, Vec<Intent>> = BTreeMap::new();
     for row in select.fetch(connection).await? {
         groups.entry(row.try_get(0)?).or_default().push(intent(&row)?);

@@ -10,7 +10,7 @@ use super::chain::{Place, Revision, Seen};
 use super::checkpoints::CheckpointName;
 use super::engine::DEADLINE;
 use super::transfer::{Imported, Line};
-use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
+use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Object, Outcome};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -22,6 +22,8 @@ pub(super) const WAITING: usize = 1024;
 pub(super) enum Work {
     /// These intents, under this number.
     Intend(IntentGroup, Vec<Intent>),
+    /// The writes of a group made these versions, which are not recorded yet.
+    Made(IntentGroup, Vec<(Object, Timestamp)>),
     /// What became of a write; where it is kept, it is not given up before it is written.
     Settle { outcome: Outcome, is_kept: bool },
     /// A bucket's history is looked at for the first time.

@@ -5,7 +5,7 @@
 //! own answer came. Then, until the older versions that these made are recorded. A batch may make several versions of one
 //! object, and another write's version may lie between them: then the batch is recorded in pieces. No write waits for a
 //! newer version, so the write with the oldest one can always go on. The journal keeps this order also for what it cannot
-//! record at once.
+//! record at once, and for other processes that share it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};

@@ -17,7 +17,7 @@ use crate::access::Credentials;
 use crate::aside;
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Outcome};
+use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Others, Outcome};
 use crate::kinto::Timestamp;
 
 /// How long the upstream is left alone after it could not say what became of a write.
@@ -166,7 +166,15 @@ impl Recording {
             self.lives.extend(lives::of_answers(&self.journal, &changes).await?);
         }
         self.room.recorded(&changes);
-        let changes = self.in_turn(changes::in_kintos_order(changes)).await?;
+        let changes = changes::in_kintos_order(changes);
+        // They hear of these versions before anybody waits here: two that wait for each other go on.
+        let others = self.others(&changes).await;
+        let changes = self.in_turn(changes).await?;
+        if let Some(others) = others
+            && let Err(error) = others.first().await
+        {
+            tracing::debug!(%error, "could not wait for other processes");
+        }
         if is_unknown {
             tokio::spawn(self.resolve(changes));
             return Ok(());
@@ -188,6 +196,15 @@ impl Recording {
 
     fn author(&self, index: usize) -> Option<String> {
         self.intents.get(index)?.as_ref()?.user_id.clone()
+    }
+
+    /// Who writes the same objects through another sidecar.
+    async fn others(&self, changes: &[Change]) -> Option<Others> {
+        let others = self.journal.others(self.group?, changes).await;
+        others.unwrap_or_else(|error| {
+            tracing::debug!(%error, "could not look for other processes");
+            None
+        })
     }
 
     /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others.

@@ -146,6 +146,10 @@ impl Transaction<'_> {
                 self.intents.extend(intents::rows(*group, owner, intents));
                 Ok(Done::Nothing)
             }
+            Work::Made(group, versions) => {
+                self.intents.extend(intents::made(*group, owner, versions));
+                Ok(Done::Nothing)
+            }
             Work::Settle { outcome, .. } => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
             Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),

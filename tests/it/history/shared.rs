@@ -88,3 +88,32 @@ async fn they_write_together_and_record_nothing_twice() {
     let timestamps: Vec<u64> = seen.iter().map(|entry| entry["last_modified"].as_u64().unwrap()).collect();
     assert!(timestamps.is_sorted_by(|one, other| one < other));
 }
+
+#[tokio::test]
+async fn they_write_one_object_at_once_and_record_its_versions_in_their_order() {
+    let bucket = format!("/buckets/{}", unique("at-once"));
+    let sidecars = two(&bucket);
+    let clients = [0, 1].map(|index: usize| sidecars[index].client().user("alice"));
+    clients[0].put(&bucket).await.expect(201);
+    clients[0].put(&format!("{bucket}/collections/c")).await.expect(201);
+    let record = format!("{bucket}/collections/c/records/r");
+    let writers = (0..8).map(|writer| {
+        let (client, record) = (clients[writer % 2].clone(), record.clone());
+        tokio::spawn(async move {
+            for number in 0..8 {
+                let answer = client.put(&record).data(json!({"w": writer, "n": number})).await;
+                assert!(answer.status < 300, "{answer}");
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let mut entries = entries(&clients[0], &bucket).await;
+    entries.retain(|entry| entry["resource_name"] == "record");
+    entries.sort_by_key(|entry| entry["last_modified"].as_u64());
+    let version = |entry: &Value| entry["target"]["data"]["last_modified"].as_u64().unwrap();
+    let versions: Vec<u64> = entries.iter().map(version).collect();
+    assert_eq!(versions.len(), 8 * 8);
+    assert!(versions.is_sorted_by(|one, other| one < other), "{versions:?}");
+}
