@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
-use crate::phase::Phase;
+use crate::phase::{Phase, Relieved};
 use crate::purge::Purger;
 use crate::remote_settings::attachments::Attachments;
 use crate::remote_settings::bundles::Bundles;
@@ -91,6 +91,7 @@ impl App {
         background: Handle,
         upstream: Upstream,
         phase: watch::Receiver<Phase>,
+        relieved: Relieved,
     ) -> Arc<Self> {
         let settings = in_force.all();
         let resources = match settings.changes_mode {
@@ -120,7 +121,7 @@ impl App {
         let warm = Arc::new(warm);
         warm.revive();
         background.spawn(warm.clone().keep(phase.clone()));
-        let keeper = Arc::new(Keeper::new(&settings, journal));
+        let keeper = Arc::new(Keeper::new(&settings, journal, relieved));
         let writes = Writes::new(in_force.clone(), keeper.clone(), access.clone(), timeline.clone());
         background.spawn(writes.clone().run(mirrors.clone(), watching));
         let history = Arc::new(History::new(in_force.clone(), keeper, writes.clone()));

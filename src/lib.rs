@@ -50,7 +50,7 @@
 //! | `upstream/error`, `upstream/ended` | why the upstream gave no answer |
 //! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
 //! | `settings` | what the operator wrote |
-//! | `phase` | whether the process serves, drains or stops |
+//! | `phase` | whether the process serves, drains or stops; whether the one before it still does |
 //! | `complaint`, `troubles` | what an operator can mend, and how; what the log was last told of |
 //! | `current` | the request that a task is about |
 //! | `kinto`, `bounded`, `backoff` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries |

@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 mod given;
 mod handover;
@@ -23,7 +24,7 @@ use crate::condition;
 use crate::endpoints::admin::Admin;
 use crate::journal::{Journal, JournalError};
 use crate::phase::Phase;
-use crate::server::{AdminServer, Pulse, Server, Sockets};
+use crate::server::{AdminServer, Expected, Pulse, Server, Serves, Sockets};
 use crate::settings::{Arguments, Environment, InForce, Settings};
 use crate::telemetry;
 use crate::upstream::{Upstream, leads_to_itself};
@@ -42,6 +43,8 @@ const OTHER_FILES: u64 = 1_000;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long clients may use their connections for one more request, when another process has taken over.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// How long connections may then take to bring what they have begun to.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 /// How long operators are answered that ask when the process is at its end.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
@@ -91,7 +94,9 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     };
     let in_force = InForce::from(settings);
     let upstream = Upstream::new(&in_force)?;
-    let app = App::start(in_force.clone(), journal, background.handle().clone(), upstream.sibling(), phase);
+    let (relieve, relieved) = watch::channel(predecessor.is_none().then(Instant::now));
+    let background_tasks = background.handle().clone();
+    let app = App::start(in_force.clone(), journal, background_tasks, upstream.sibling(), phase, relieved);
     let mut admin = None;
     if let Some(address) = &app.settings.admin_listen {
         let sockets =
@@ -123,12 +128,12 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
         })
     });
     let offer = offer.transpose()?;
-    let (threads, pulse) = server.start()?;
+    let Serves { threads, pulse, expected } = server.start()?;
     let status = format!("listening on {address}");
     telemetry::announce(format, &status);
     background.spawn(condition::tell(told, asker, address));
     if let Some(predecessor) = predecessor {
-        predecessor.relieve();
+        wait_for(predecessor, relieve, &background);
     }
     manager.ready(&status);
 
@@ -139,7 +144,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     background.spawn(keep_watchdog(Arc::clone(&manager), pulse));
     let served =
         background.spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join())));
-    let mut life = Life { phases, in_force, offer, admin, writes: Arc::clone(&writes), manager };
+    let mut life = Life { phases, in_force, offer, admin, expected, writes: Arc::clone(&writes), manager };
     let is_abrupt = background.block_on(async {
         let is_taken = life.last(&mut stops).await;
         tokio::select! {
@@ -163,6 +168,7 @@ struct Life {
     in_force: InForce,
     offer: Option<Offer>,
     admin: Option<ServingAdmin>,
+    expected: Expected,
     writes: Arc<Writes>,
     manager: Arc<ServiceManager>,
 }
@@ -199,7 +205,7 @@ impl Life {
         }
         if let Some(ServingAdmin { phases, task }) = &mut self.admin {
             phases.send_replace(Phase::Stopping);
-            let _ = tokio::time::timeout(LAST_ANSWER, task).await;
+            let _ = timeout(LAST_ANSWER, task).await;
         }
     }
 
@@ -221,7 +227,10 @@ impl Life {
     }
 
     /// Leaves everything to the process that accepts connections now.
-    async fn leave(&self, mut served: JoinHandle<()>) {
+    ///
+    /// It may not have the journal before this one lets go of it, and waits for that however long it takes. So nothing here
+    /// waits for ever.
+    async fn leave(&mut self, served: JoinHandle<()>) {
         tracing::info!("another process has taken over");
         if let Some(offer) = &self.offer {
             offer.withdraw();
@@ -231,12 +240,17 @@ impl Life {
         }
         self.phases.send_replace(Phase::Leaving);
         // Who has a connection may not know yet, and their next request is on its way.
-        let is_done = tokio::time::timeout(LAST_REQUEST, &mut served).await.is_ok();
-        self.writes.leave().await;
+        let _ = timeout(LAST_REQUEST, self.expected.nobody()).await;
         self.phases.send_replace(Phase::Stopping);
-        if !is_done {
-            let _ = served.await;
+        // Writes that have arrived need the journal.
+        if timeout(LAST_WRITES, self.expected.nobody()).await.is_err() {
+            tracing::warn!("not all that was asked has arrived yet: writes that come late are refused");
         }
+        self.writes.leave().await;
+        if let Some(offer) = &mut self.offer {
+            offer.leave();
+        }
+        let _ = served.await;
     }
 }
 
@@ -287,6 +301,15 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Op
         Err(error @ JournalError::InUse(_)) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),
     }
+}
+
+/// Relieves the process before this one, and notes when it has let go of the journal.
+fn wait_for(predecessor: Predecessor, relieve: watch::Sender<Option<Instant>>, background: &Runtime) {
+    let leaving = predecessor.relieve();
+    background.spawn_blocking(move || {
+        leaving.wait();
+        relieve.send_replace(Some(Instant::now()));
+    });
 }
 
 /// Sees whether a journal that another process still has could be used. A database that is away says nothing about that.

@@ -64,6 +64,31 @@ struct Shared {
     tls: Option<Arc<Certificates>>,
     places: Arc<Places>,
     app: Arc<App>,
+    /// See [`Expected`].
+    awaited: mpsc::Sender<()>,
+}
+
+/// A server that serves.
+#[derive(Debug)]
+pub struct Serves {
+    /// They end after the process began to ([`App::phase`]).
+    pub threads: Vec<JoinHandle<()>>,
+    /// Whether they do what they are there for.
+    pub pulse: Pulse,
+    /// Who may still ask.
+    pub expected: Expected,
+}
+
+/// The connections that may still bring a request: those that are open or come, and, when the process stops
+/// ([`Phase::Stopping`]), those whose request has no answer yet. Each holds a sender, and nothing is sent.
+#[derive(Debug)]
+pub struct Expected(mpsc::Receiver<()>);
+
+impl Expected {
+    /// Waits until nobody is expected any more.
+    pub async fn nobody(&mut self) {
+        let _: Option<()> = self.0.recv().await;
+    }
 }
 
 impl Server {
@@ -95,10 +120,11 @@ impl Server {
         self.tls.clone()
     }
 
-    /// Starts the threads. They end after the process began to ([`App::phase`]).
-    pub fn start(self) -> io::Result<(Vec<JoinHandle<()>>, Pulse)> {
+    /// Starts the threads.
+    pub fn start(self) -> io::Result<Serves> {
         let places = Places::new(Bounds::Clients(self.app.in_force().clone()));
-        let shared = Shared { tls: self.tls, places, app: self.app };
+        let (awaited, expected) = mpsc::channel(1);
+        let shared = Shared { tls: self.tls, places, app: self.app, awaited };
         let (mut threads, mut pulse) = (Vec::new(), Pulse::default());
         for (number, listeners) in self.sockets.spread(self.threads)?.into_iter().enumerate() {
             let core = Core::new(Arc::clone(&shared.app), self.upstream.sibling());
@@ -109,7 +135,7 @@ impl Server {
             runtime.spawn(pulse.of_thread());
             threads.push(thread.spawn(move || runtime.block_on(run(listeners, core, shared)))?);
         }
-        Ok((threads, pulse))
+        Ok(Serves { threads, pulse, expected: Expected(expected) })
     }
 }
 
@@ -264,6 +290,7 @@ impl Thread {
             answering: Proxying { core: Arc::clone(&self.core), peer: Arc::new(peer) },
             place: Arc::clone(&seated.place),
             phase: self.shared.app.phase.clone(),
+            awaited: Some(self.shared.awaited.clone()),
         };
         let held = Held { _open: OpenConnection::new(), seated, _under_way: self.under_way.clone() };
         Some((serving, held))

@@ -59,6 +59,9 @@ use recording::Recording;
 /// How long a write waits for the writes that a former process left open to be looked up.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// How long the upstream may take to answer writes when another process is to have the journal.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
 /// Writes down what passes, where the history is the sidecar's to keep.
 #[derive(Debug)]
 pub struct Writes {
@@ -152,7 +155,7 @@ impl Writes {
     /// Leaves the journal to the process that takes over, once what has begun is recorded.
     pub async fn leave(&self) {
         if let Some(journal) = self.keeper.opened() {
-            journal.leave(LONGEST_WAIT / 2).await;
+            journal.leave(LAST_ANSWERS).await;
         }
     }
 

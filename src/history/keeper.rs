@@ -5,19 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::SetOnce;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::journal::{Journal, JournalError};
+use crate::phase::Relieved;
 use crate::settings::{HistoryMode, HistorySettings, JournalUrl, Settings};
 use crate::upstream::Upstream;
 
 /// How long a journal that cannot be opened is left alone.
 const BETWEEN_OPENINGS: Duration = Duration::from_secs(1);
 
-/// How long a journal that another process has is waited for: the one before this may be about to let go of it.
-const HANDOVER: Duration = Duration::from_secs(10);
+/// How long a journal is waited for that another process has, though the one before this has left it: that may have begun
+/// to end only now.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// The longest pause between two questions to an upstream that does not say whose the history is.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -31,7 +33,7 @@ pub struct Keeper {
     explicit_permissions: bool,
     /// Once it was opened.
     journal: SetOnce<Journal>,
-    begun: Instant,
+    relieved: Relieved,
     /// It could not be opened, for another reason than that a process has it.
     is_away: AtomicBool,
     /// Whether the upstream keeps the history itself, once it said so.
@@ -40,15 +42,15 @@ pub struct Keeper {
 
 impl Keeper {
     /// Keeps history in `journal`, or, where there is none yet and the settings want one, in the one that [`Self::open`]
-    /// opens.
-    pub fn new(settings: &Settings, journal: Option<Journal>) -> Self {
+    /// opens, once the process before this one has left it.
+    pub fn new(settings: &Settings, journal: Option<Journal>, relieved: Relieved) -> Self {
         Self {
             mode: settings.history_mode,
             place: settings.journal.clone(),
             rules: settings.history.clone(),
             explicit_permissions: settings.kinto.explicit_permissions,
             journal: SetOnce::new_with(journal),
-            begun: Instant::now(),
+            relieved,
             is_away: AtomicBool::new(false),
             upstreams: OnceLock::new(),
         }
@@ -65,7 +67,7 @@ impl Keeper {
             }
             match Journal::open(&self.place, &self.rules, self.explicit_permissions).await {
                 Ok(journal) => _ = self.journal.set(journal),
-                Err(JournalError::InUse(_)) if self.begun.elapsed() < HANDOVER => {}
+                Err(JournalError::InUse(_)) if !self.is_released() => {}
                 Err(error) => {
                     self.is_away.store(true, Ordering::Relaxed);
                     tracing::error!(%error, "no history can be kept yet");
@@ -84,17 +86,32 @@ impl Keeper {
         self.awaited().await.map(Some).ok_or(Error::Unavailable { retry_after: None })
     }
 
-    /// The journal, once it is open, whoever keeps the history. While the process before this one may have it, it is waited
-    /// for.
+    /// The journal, once it is open, whoever keeps the history. For as long as the process before this one lives and has
+    /// it, it is waited for.
     pub async fn awaited(&self) -> Option<&Journal> {
         let is_pending = self.journal.get().is_none()
             && self.mode.wants_journal()
             && !self.is_away.load(Ordering::Relaxed);
         if is_pending {
-            // Whether it came in time is looked at next.
-            let _ = timeout_at(self.begun + HANDOVER, self.journal.wait()).await;
+            tokio::select! {
+                biased;
+                _ = self.journal.wait() => {}
+                () = self.released() => {}
+            }
         }
         self.journal.get()
+    }
+
+    /// Waits until the process before this one has surely let go of the journal.
+    async fn released(&self) {
+        let mut relieved = self.relieved.clone();
+        // Where nobody is left to say so, this process is at its end.
+        let since = relieved.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+        sleep_until(since.unwrap_or_else(Instant::now) + RELEASE).await;
+    }
+
+    fn is_released(&self) -> bool {
+        self.relieved.borrow().is_some_and(|since| since.elapsed() >= RELEASE)
     }
 
     /// The journal, where it is open, whoever keeps the history.
@@ -136,5 +153,40 @@ impl From<JournalError> for Error {
     fn from(error: JournalError) -> Self {
         tracing::error!(%error, "the journal failed");
         Self::Unavailable { retry_after: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::settings::{Arguments, Environment};
+
+    #[tokio::test]
+    async fn a_journal_is_waited_for_while_the_process_before_lives() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = format!("sidecar.journal=sqlite:{}", folder.path().join("journal.db").display());
+        let assignments = vec!["sidecar.history=journal".to_owned(), place];
+        let arguments = Arguments { assignments, ..Arguments::default() };
+        let (settings, _) = Settings::load(&arguments, &Environment::new()).unwrap();
+        let former = Journal::open(&settings.journal, &settings.history, true).await.unwrap();
+
+        let (relieve, relieved) = watch::channel(None);
+        let keeper = Keeper::new(&settings, None, relieved);
+        assert!(!keeper.is_released());
+        let mut awaited = pin!(keeper.awaited());
+        assert!((&mut awaited).now_or_never().is_none());
+        // It let go long ago: somebody else has it now.
+        relieve.send_replace(Instant::now().checked_sub(2 * RELEASE));
+        assert!(keeper.is_released());
+        assert!(awaited.await.is_none());
+
+        drop(former);
+        assert!(keeper.open().await.is_some());
+        assert!(keeper.awaited().await.is_some());
     }
 }

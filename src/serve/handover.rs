@@ -6,7 +6,11 @@
 //!     connects ───────────────────────────►  still serves
 //!     ◄─── version, the sockets, end of them
 //!     accepts connections
-//!     ready ──────────────────────────────►  accepts no more, finishes, lets go of the journal, ends
+//!     ready ──────────────────────────────►  accepts no more, finishes
+//!     ◄─────────────────────────────── leaving
+//!     holds writes                           lets go of the journal
+//!     ◄────────────────────────────────── left
+//!     opens the journal                      ends
 //! ```
 //!
 //! A new process that fails before it says that it is ready changes nothing. It looks before whether it could use the
@@ -37,11 +41,15 @@ const CLIENTS: u8 = b'c';
 const ADMIN: u8 = b'a';
 const END: u8 = b'.';
 const READY: u8 = b'r';
+const LEAVING: u8 = b'l';
+const LEFT: u8 = b'g';
 
 /// How long the other side may take to say what it has to.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a new process may take to become ready.
 const START: Duration = Duration::from_secs(60);
+/// How long a process of an earlier version, which does not say when it has let go of the journal, may take for that.
+const LONGEST_LEAVE: Duration = Duration::from_secs(30);
 /// SECURITY: whoever connects is given the sockets.
 const PRIVATE: u32 = 0o600;
 
@@ -49,11 +57,17 @@ const PRIVATE: u32 = 0o600;
 #[derive(Debug)]
 pub(super) struct Predecessor(UnixStream);
 
+/// The same process once this one serves. `None` where it has ended by itself.
+#[derive(Debug)]
+pub(super) struct Leaving(Option<UnixStream>);
+
 /// What is there for a successor.
 #[derive(Debug)]
 pub(super) struct Offer {
     given: Arc<Mutex<Option<Given>>>,
-    taken: mpsc::Receiver<()>,
+    taken: mpsc::Receiver<UnixStream>,
+    /// Hears when this process has let go of the journal, or ends.
+    successor: Option<UnixStream>,
 }
 
 // === impl Predecessor ===
@@ -88,9 +102,28 @@ impl Predecessor {
     }
 
     /// This process serves now.
-    pub(super) fn relieve(mut self) {
+    pub(super) fn relieve(mut self) -> Leaving {
         if let Err(error) = self.0.write_all(&[READY]) {
             tracing::warn!(%error, "the process before this one has ended by itself");
+            return Leaving(None);
+        }
+        Leaving(Some(self.0))
+    }
+}
+
+// === impl Leaving ===
+
+impl Leaving {
+    /// Waits until the process before this one has let go of the journal, or has ended.
+    pub(super) fn wait(self) {
+        let Some(mut stream) = self.0 else { return };
+        let mut said = [0];
+        // Its end is heard of, however it comes, and how long it may take is its own to say.
+        let heard = stream.set_read_timeout(None).and_then(|()| stream.read_exact(&mut said));
+        if heard.is_ok() && said == [LEAVING] {
+            let _ = stream.read(&mut said);
+        } else {
+            std::thread::sleep(LONGEST_LEAVE);
         }
     }
 }
@@ -123,18 +156,27 @@ impl Offer {
             for stream in listener.incoming() {
                 let handed = stream.and_then(|stream| hand_over(stream, &offered));
                 match handed {
-                    Ok(()) => _ = take.blocking_send(()),
+                    Ok(successor) => _ = take.blocking_send(successor),
                     Err(error) => tracing::warn!(%error, "nobody took over, and this process goes on"),
                 }
             }
         })?;
-        Ok(Self { given, taken })
+        Ok(Self { given, taken, successor: None })
     }
 
     /// Waits until somebody else accepts connections.
     pub(super) async fn taken(&mut self) {
-        if self.taken.recv().await.is_none() {
-            std::future::pending::<()>().await;
+        match self.taken.recv().await {
+            Some(successor) => self.successor = Some(successor),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says that the journal is let go of.
+    pub(super) fn leave(&mut self) {
+        if let Some(mut successor) = self.successor.take() {
+            // One of an earlier version does not listen.
+            let _ = successor.write_all(&[LEFT]);
         }
     }
 
@@ -156,7 +198,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Gives the sockets, and waits until they are in use.
-fn hand_over(mut stream: UnixStream, offered: &Mutex<Option<Given>>) -> io::Result<()> {
+fn hand_over(mut stream: UnixStream, offered: &Mutex<Option<Given>>) -> io::Result<UnixStream> {
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(START))?;
     stream.write_all(&[VERSION])?;
@@ -178,7 +220,12 @@ fn hand_over(mut stream: UnixStream, offered: &Mutex<Option<Given>>) -> io::Resu
         ErrorKind::WouldBlock => io::Error::new(error.kind(), "the other process is not ready in time"),
         _ => error,
     })?;
-    if said == [READY] { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    if said != [READY] {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    // One of an earlier version does not listen.
+    let _ = stream.write_all(&[LEAVING]);
+    Ok(stream)
 }
 
 fn send(stream: &UnixStream, kind: u8, socket: &impl AsFd) -> io::Result<()> {
@@ -210,9 +257,13 @@ mod tests {
         // Somebody who asks and goes away changes nothing.
         drop(Predecessor::ask(&path).unwrap());
         let (predecessor, given) = Predecessor::ask(&path).unwrap().unwrap();
-        predecessor.relieve();
+        let leaving = predecessor.relieve();
         offer.taken().await;
         offer.withdraw();
+        let waits = std::thread::spawn(|| leaving.wait());
+        assert!(!waits.is_finished());
+        offer.leave();
+        waits.join().unwrap();
         let [crate::server::Listener::Tcp(listener)] = &given.clients[..] else { panic!("{given:?}") };
         listener.set_nonblocking(false).unwrap();
         listener.accept().unwrap();

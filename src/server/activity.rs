@@ -146,6 +146,11 @@ impl Activity {
         self.in_flight.load(Relaxed) == 0
     }
 
+    /// Whether a request is under way, and the newest one's answer has begun.
+    pub(super) fn is_answering(&self) -> bool {
+        !self.is_idle() && self.is_answering.load(Relaxed)
+    }
+
     /// Whether neither a request is under way nor the beginning of one has arrived.
     pub(super) fn is_between(&self) -> bool {
         self.is_idle() && !self.in_head.load(Relaxed)

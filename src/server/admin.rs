@@ -90,7 +90,8 @@ impl Serves {
     {
         let Some(seated) = self.places.take(None).await else { return };
         let place = Arc::clone(&seated.place);
-        let serving = Serving { answering: self.admin.clone(), place, phase: self.phase.clone() };
+        let serving =
+            Serving { answering: self.admin.clone(), place, phase: self.phase.clone(), awaited: None };
         let under_way = self.under_way.clone();
         tokio::spawn(async move {
             tokio::select! {

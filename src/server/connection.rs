@@ -14,7 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::{Activity, Quiet, RequestGuard};
@@ -54,6 +54,8 @@ pub(super) struct Serving<A> {
     pub(super) answering: A,
     pub(super) place: Arc<Place>,
     pub(super) phase: watch::Receiver<Phase>,
+    /// Held for as long as the connection may bring a request, where somebody waits for the last one.
+    pub(super) awaited: Option<mpsc::Sender<()>>,
 }
 
 /// Answers what the process is there for.
@@ -90,6 +92,8 @@ where
             sleep(LAST_LOOK).await;
         };
         tokio::select! {
+            // What has arrived by then is answered.
+            biased;
             told = tokio::time::timeout(patience, tell_protocol(&mut stream, &mut first)) => told,
             () = end => return,
         }
@@ -110,7 +114,7 @@ where
     serving.place.watch(&activity);
     let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));
     let io = TokioIo::new(Watched::new(stream, first, framing, Arc::clone(&activity)));
-    let Serving { answering, phase, .. } = serving;
+    let Serving { answering, phase, awaited, .. } = serving;
     let answer = {
         let (activity, phase) = (Arc::clone(&activity), phase.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -138,7 +142,7 @@ where
             .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(limits.idle_timeout / 2)
             .serve_connection(io, answer);
-        Supervised::new(connection, activity, limits, phase).await;
+        Supervised::new(connection, activity, limits, phase, awaited).await;
     } else {
         // `pipeline_flush` stays off: with it hyper takes from a body whatever comes, though nobody reads the answer.
         let connection = http1::Builder::new()
@@ -147,7 +151,7 @@ where
             .max_header_size(limits.header_bytes)
             .max_headers(headers::most(limits.header_bytes))
             .serve_connection(io, answer);
-        let mut supervised = Supervised::new(connection, activity, limits, phase);
+        let mut supervised = Supervised::new(connection, activity, limits, phase, awaited);
         if (&mut supervised).await
             && let Some(stream) =
                 Pin::into_inner(supervised.connection).into_parts().io.into_inner().into_open()
@@ -239,10 +243,18 @@ struct Supervised<C> {
     is_stopped: bool,
     /// The process stops: the connection is stopped when it has been idle for as long as this.
     last_look: Option<Pin<Box<Sleep>>>,
+    /// See [`Serving::awaited`].
+    awaited: Option<mpsc::Sender<()>>,
 }
 
 impl<C: Stoppable> Supervised<C> {
-    fn new(connection: C, activity: Arc<Activity>, limits: Limits, phase: watch::Receiver<Phase>) -> Self {
+    fn new(
+        connection: C,
+        activity: Arc<Activity>,
+        limits: Limits,
+        phase: watch::Receiver<Phase>,
+        awaited: Option<mpsc::Sender<()>>,
+    ) -> Self {
         Self {
             connection: Box::pin(connection),
             activity,
@@ -254,6 +266,7 @@ impl<C: Stoppable> Supervised<C> {
             phase,
             is_stopped: false,
             last_look: None,
+            awaited,
         }
     }
 
@@ -301,6 +314,7 @@ impl<C: Stoppable> Future for Supervised<C> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         let this = &mut *self;
         if this.connection.as_mut().poll(context).is_ready() {
+            this.awaited = None;
             return Poll::Ready(true);
         }
         if !this.is_stopped {
@@ -315,6 +329,10 @@ impl<C: Stoppable> Future for Supervised<C> {
             if this.is_seen_last(context) {
                 this.stop();
                 context.waker().wake_by_ref();
+            }
+            if this.last_look.is_some() && this.activity.is_answering() {
+                // What it brings after an answer that takes long is not waited for.
+                this.awaited = None;
             }
         }
         while this.look.as_mut().poll(context).is_ready() {

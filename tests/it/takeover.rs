@@ -16,7 +16,9 @@ use sqlx::{Connection, Executor, SqliteConnection};
 
 use crate::feeds::follower::Follower;
 use crate::support::stub::{Answer, HELLO, Raw, Stub};
-use crate::support::{Client, Kinto, PATIENCE, SERVICE_ACCOUNT, Sidecar, commit, eventually, unique};
+use crate::support::{
+    Client, Fate, Kinto, PATIENCE, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, commit, eventually, unique,
+};
 
 /// A client that keeps its connection for as long as it is told to.
 struct Keeping {
@@ -221,6 +223,48 @@ async fn all(client: &Client, path: &str, field: &str) -> Vec<String> {
     let mut found: Vec<_> = rows.iter().map(|row| row[field].as_str().unwrap().to_owned()).collect();
     found.sort();
     found
+}
+
+/// `STALL=14` has Kinto say nothing about the first one for so many seconds.
+#[tokio::test]
+async fn a_write_waits_for_those_that_the_process_before_still_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let recorder = Recorder::before(Kinto::shared().url());
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("sidecar.history", "journal"),
+        ("sidecar.journal", &*format!("sqlite:{}", file("journal.db"))),
+        ("sidecar.handover", &*file("handover.sock")),
+    ];
+    let mut old = Sidecar::start(recorder.url(), &settings);
+    let alice = old.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("waits"));
+    alice.put(&bucket).await.expect(201);
+    let is_first = |request: &Recorded| request.method == "PUT" && request.path().ends_with("/first");
+    recorder.intercept(move |request| if is_first(request) { Fate::Hold } else { Fate::Pass });
+    let write = |address: &str, path: String| {
+        let mut connection = Raw::connect(address.parse().unwrap());
+        thread::spawn(move || {
+            let head = format!(
+                "PUT /v1{path} HTTP/1.1\r\nHost: h\r\nAuthorization: Basic YWxpY2U6c2VjcmV0\r\nContent-Length: 0\r\n\r\n"
+            );
+            connection.send(&head).read().unwrap().status()
+        })
+    };
+    let first = write(old.address(), format!("{bucket}/collections/first"));
+    recorder.wait_for(1, is_first).await;
+
+    let new = old.successor();
+    eventually("the old one leaves", async || old.log().contains("has taken over").then_some(())).await;
+    let second = write(new.address(), format!("{bucket}/collections/second"));
+    tokio::time::sleep(Duration::from_secs(number("STALL", 0) as u64)).await;
+    recorder.release();
+    assert_eq!((first.join().unwrap(), second.join().unwrap()), (201, 201));
+    assert_eq!(old.wait(PATIENCE).unwrap().code(), Some(0));
+    let alice = new.client().user("alice");
+    let history = format!("{bucket}/history?resource_name=collection&_fields=collection_id");
+    assert_eq!(all(&alice, &history, "collection_id").await, ["first", "second"]);
 }
 
 /// Stands for the service manager.

@@ -11,6 +11,7 @@ use kinto_sidecar::upstream::Upstream;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub mod conversation;
 mod kinto;
@@ -44,7 +45,8 @@ impl Sidecar {
         let settings = InForce::from(settings);
         let upstream = Upstream::new(&settings).expect("the address is well formed");
         let background = runtime.handle().clone();
-        let app = App::start(settings, None, background, upstream.sibling(), stopping);
+        let (_, relieved) = watch::channel(Some(Instant::now()));
+        let app = App::start(settings, None, background, upstream.sibling(), stopping, relieved);
         Self { runtime, core: Arc::new(Core::new(app, upstream)), _stop: stop }
     }
 }
