@@ -10,8 +10,7 @@ use crate::access::{Access, Credentials, Requester};
 use crate::feeds::Feeds;
 use crate::feeds::sources::Sources;
 use crate::history::History;
-use crate::history::keeper::Keeper;
-use crate::journal::Journal;
+use crate::history::keeper::{Begun, Keeper};
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
@@ -83,11 +82,10 @@ pub struct App {
 }
 
 impl App {
-    /// Builds the state, and starts what keeps it up to date on the runtime of `background`. Without a journal, the one
-    /// that the settings name is opened when it can be.
+    /// Builds the state, and starts what keeps it up to date on the runtime of `background`.
     pub fn start(
         in_force: InForce,
-        journal: Option<Journal>,
+        journal: Begun,
         background: Handle,
         upstream: Upstream,
         phase: watch::Receiver<Phase>,

@@ -102,6 +102,17 @@ impl Complaint {
         }
     }
 
+    /// So many entries of the journal of so many are brought up to date.
+    pub fn of_upgrade(done: u64, all: u64) -> Self {
+        Self {
+            what: format!(
+                "the journal is of an earlier version, and is brought up to date ({done} of {all} entries)"
+            ),
+            mend: "wait for it; writes are refused meanwhile, unless history.on_journal_failure = forward"
+                .to_owned(),
+        }
+    }
+
     /// What a restart is to begin with cannot be written, for that reason.
     pub fn of_state(folder: &Path, error: &io::Error) -> Self {
         Self {

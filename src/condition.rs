@@ -74,8 +74,8 @@ impl Condition {
         }
         let is_there = is_there.is_ok();
         let fails = journal.as_ref().is_some_and(Result::is_err);
-        if let Some(Err(error)) = &journal {
-            why.push(Complaint::of_journal(error));
+        if let Some(Err(complaint)) = &journal {
+            why.push(complaint.clone());
         }
         let Lacking { unreadable, missing } = app.poller.lacking();
         let entries = app.timeline.entries();

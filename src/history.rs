@@ -9,6 +9,7 @@ mod visible;
 
 pub use visible::Visible;
 
+use crate::complaint::Complaint;
 use crate::error::Error;
 use crate::journal::Journal;
 use crate::metrics::journal::JournalSize;
@@ -38,17 +39,20 @@ impl History {
 
     /// Whether what is written can be recorded now, within that time; else why not. `None` where the history is not the
     /// sidecar's.
-    pub async fn condition(&self, patience: Duration) -> Option<Result<(), String>> {
+    pub async fn condition(&self, patience: Duration) -> Option<Result<(), Complaint>> {
         if !self.keeper.is_own() {
             return None;
         }
         let Some(journal) = self.keeper.opened() else {
-            return Some(Err("the journal is not open".to_owned()));
+            return Some(Err(match self.keeper.upgrading() {
+                Some((done, all)) => Complaint::of_upgrade(done, all),
+                None => Complaint::of_journal("the journal is not open"),
+            }));
         };
         let answer = tokio::time::timeout(patience, journal.can_write()).await;
         Some(match answer {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_elapsed) => Err("the journal does not answer".to_owned()),
+            Ok(answer) => answer.map_err(|error| Complaint::of_journal(&error.to_string())),
+            Err(_elapsed) => Err(Complaint::of_journal("the journal does not answer")),
         })
     }
 

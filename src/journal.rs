@@ -4,7 +4,7 @@
 //! durable when they return; those that come together share a commit. Readers go through [`Journal::page`] and
 //! [`Journal::delete`], which give what Kinto's list language selects.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,6 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::kinto::Timestamp;
 use crate::query::Query;
-use crate::settings::{HistorySettings, JournalUrl};
 
 mod append;
 mod candidate;
@@ -31,6 +30,7 @@ mod late;
 mod leave;
 mod news;
 mod notify;
+mod opening;
 mod others;
 mod owner;
 mod page;
@@ -48,6 +48,7 @@ mod touched;
 mod transaction;
 mod transfer;
 mod trim;
+mod upgrade;
 mod verify;
 mod view;
 mod writer;
@@ -57,28 +58,23 @@ pub use chain::{Link, Named, Revision, Seen};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Note, Outcome, Permissions};
 pub use checkpoints::{Checkpoint, CheckpointName};
 pub use entry::{are_same_permissions, is_same_but_modified};
+pub use opening::Opening;
 pub use others::Others;
 pub use page::{EntriesCount, EntriesPage};
 pub use select::Sees;
 pub use space::Compacted;
 pub use touched::{Around, SeenEntry, Touched, Touches, Versions};
 pub use transfer::{Export, Imported, Line, LinePart};
+pub use upgrade::Upgrade;
 pub use verify::Verified;
 pub use view::JournalView;
 
 use engine::{DEADLINE, Engine, unavailable};
-use late::Late;
-use leave::Leaving;
 use owner::Owner;
-use place::Place;
 use queue::{Done, Waiting, Work};
-use readers::ReaderSets;
-use writer::Writer;
 
 /// How long reading may take: the engine, and the upstream where it is asked who may see what.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// News kept for a subscriber that is slow.
-const NEWS_KEPT: usize = 1024;
 
 /// Where history is kept. Cheap to clone.
 #[derive(Clone)]
@@ -125,76 +121,6 @@ impl fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Opens the journal, makes it or brings its schema up to date. Everything of the old process is known to be dead
-    /// (SQLite: the file is locked for this process) or left to the process that it belongs to (PostgreSQL).
-    pub async fn open(
-        url: &JournalUrl,
-        settings: &HistorySettings,
-        explicit_permissions: bool,
-    ) -> Result<Self, JournalError> {
-        let engine = Arc::new(Engine::at(url).await?);
-        schema::prepare(&engine, url).await?;
-        file::keep_private(url);
-        let place = match url {
-            JournalUrl::Sqlite(path) => {
-                Some(Place::of(path, &engine).await.map_err(|error| engine::opening(url, &error))?)
-            }
-            _ => None,
-        };
-        let owner = Arc::new(Owner::new(Arc::clone(&engine)));
-        owner.hold().await.map_err(|error| unavailable(&error))?;
-        let (news, _) = broadcast::channel(NEWS_KEPT);
-        let (queue, waiting) = mpsc::channel(queue::WAITING);
-        let channel = match &engine.address {
-            None => None,
-            Some(address) => {
-                let channel =
-                    engine.ask(DEADLINE, async |connection| notify::channel(connection).await).await?;
-                let news = news.downgrade();
-                tokio::spawn(notify::listen(address.clone(), channel.clone(), owner.number, news));
-                Some(channel)
-            }
-        };
-        let writer = Writer {
-            engine: Arc::clone(&engine),
-            rules: settings.clone(),
-            explicit_permissions,
-            owner: owner.number,
-            news: news.clone(),
-            channel,
-            held: None,
-            reader_sets: ReaderSets::default(),
-            stray: Vec::new(),
-            late: Late::default(),
-            place,
-            open: HashMap::new(),
-            leaving: Leaving::default(),
-        };
-        tokio::spawn(writer.run(waiting));
-        tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));
-        tokio::spawn(Owner::keep_holding(Arc::downgrade(&owner)));
-        Ok(Self { engine, owner, queue, news })
-    }
-
-    /// Whether a journal that is not there could be made, as far as can be seen without making it.
-    pub fn can_be_made(url: &JournalUrl) -> Result<(), JournalError> {
-        match url {
-            JournalUrl::Sqlite(path) => file::has_directory(path),
-            JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => Ok(()),
-        }
-    }
-
-    /// Whether the journal could be opened, as far as can be seen while another process uses it. Nothing is changed.
-    pub async fn examine(url: &JournalUrl) -> Result<(), JournalError> {
-        if *url == JournalUrl::SqliteInMemory {
-            return Ok(());
-        }
-        match Engine::beside(url)? {
-            Some(engine) => schema::examine(&engine, url).await.map(drop),
-            None => Self::can_be_made(url),
-        }
-    }
-
     /// Writes intents down; durable when it returns.
     pub async fn intend(&self, intents: Vec<Intent>) -> Result<IntentGroup, JournalError> {
         let group = IntentGroup(owner::random());

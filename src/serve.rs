@@ -22,7 +22,8 @@ mod reload;
 use crate::app::App;
 use crate::condition;
 use crate::endpoints::admin::Admin;
-use crate::journal::{Journal, JournalError};
+use crate::history::keeper::Begun;
+use crate::journal::{Journal, JournalError, Opening, Upgrade};
 use crate::phase::Phase;
 use crate::server::{AdminServer, Expected, Pulse, Server, Serves, Sockets};
 use crate::settings::{Arguments, Environment, InForce, Settings};
@@ -88,7 +89,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     let journal = if predecessor.is_some() {
         // Whoever served before has it still, and goes on where this process could not use it.
         examine_journal(&settings, &background)?;
-        None
+        Begun::Not
     } else {
         open_journal(&settings, &background)?
     };
@@ -288,19 +289,25 @@ fn raise_descriptors(settings: &Settings) {
 }
 
 /// The journal, where one may be needed and can be opened now. One that never can be ends the process; a database that is
-/// away is waited for while other things go on.
-fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Option<Journal>> {
+/// away is waited for while other things go on, and so is what takes long.
+fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Begun> {
     if !settings.history_mode.wants_journal() {
-        return Ok(None);
+        return Ok(Begun::Not);
     }
-    let explicit_permissions = settings.kinto.explicit_permissions;
-    let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
-    match background.block_on(opening) {
-        Ok(journal) => Ok(Some(journal)),
-        Err(JournalError::Unavailable(_) | JournalError::Left) => Ok(None),
-        Err(error @ JournalError::InUse(_)) => Err(Error::new(ErrorKind::ResourceBusy, error)),
-        Err(error @ JournalError::Unusable(_)) => Err(Error::other(error)),
-    }
+    let begun = background.block_on(async {
+        let opening = Opening::begin(&settings.journal).await?;
+        if opening.takes_long().await? {
+            return Ok(Begun::Found(opening));
+        }
+        let explicit_permissions = settings.kinto.explicit_permissions;
+        let upgrade = Upgrade::default();
+        opening.finish(&settings.history, explicit_permissions, &upgrade).await.map(Begun::Open)
+    });
+    begun.or_else(|error| match error {
+        JournalError::Unavailable(_) | JournalError::Left => Ok(Begun::Not),
+        JournalError::InUse(_) => Err(Error::new(ErrorKind::ResourceBusy, error)),
+        JournalError::Unusable(_) => Err(Error::other(error)),
+    })
 }
 
 /// Relieves the process before this one, and notes when it has let go of the journal.

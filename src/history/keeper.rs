@@ -4,12 +4,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Opening, Upgrade};
 use crate::phase::Relieved;
 use crate::settings::{HistoryMode, HistorySettings, JournalUrl, Settings};
 use crate::upstream::Upstream;
@@ -24,6 +25,17 @@ const RELEASE: Duration = Duration::from_secs(10);
 /// The longest pause between two questions to an upstream that does not say whose the history is.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// How far the process that begins is with its journal.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is to be opened when it can be.
+    Not,
+    /// It was found, and has to be brought up to date.
+    Found(Opening),
+    /// It is open.
+    Open(Journal),
+}
+
 /// Knows who keeps the history, and holds the journal where the sidecar does.
 #[derive(Debug)]
 pub struct Keeper {
@@ -33,6 +45,9 @@ pub struct Keeper {
     explicit_permissions: bool,
     /// Once it was opened.
     journal: SetOnce<Journal>,
+    /// Before it was opened for the first time.
+    found: Mutex<Option<Opening>>,
+    upgrade: Upgrade,
     relieved: Relieved,
     /// It could not be opened, for another reason than that a process has it.
     is_away: AtomicBool,
@@ -41,15 +56,22 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Keeps history in `journal`, or, where there is none yet and the settings want one, in the one that [`Self::open`]
-    /// opens, once the process before this one has left it.
-    pub fn new(settings: &Settings, journal: Option<Journal>, relieved: Relieved) -> Self {
+    /// Keeps history in the journal that has `begun` to be open, or, where none has and the settings want one, in the one that
+    /// [`Self::open`] opens, once the process before this one has left it.
+    pub fn new(settings: &Settings, begun: Begun, relieved: Relieved) -> Self {
+        let (journal, found) = match begun {
+            Begun::Not => (None, None),
+            Begun::Found(opening) => (None, Some(opening)),
+            Begun::Open(journal) => (Some(journal), None),
+        };
         Self {
             mode: settings.history_mode,
             place: settings.journal.clone(),
             rules: settings.history.clone(),
             explicit_permissions: settings.kinto.explicit_permissions,
             journal: SetOnce::new_with(journal),
+            found: Mutex::new(found),
+            upgrade: Upgrade::default(),
             relieved,
             is_away: AtomicBool::new(false),
             upstreams: OnceLock::new(),
@@ -65,7 +87,7 @@ impl Keeper {
             if let Some(journal) = self.journal.get() {
                 return Some(journal.clone());
             }
-            match Journal::open(&self.place, &self.rules, self.explicit_permissions).await {
+            match self.opening().await {
                 Ok(journal) => _ = self.journal.set(journal),
                 Err(JournalError::InUse(_)) if !self.is_released() => {}
                 Err(error) => {
@@ -75,6 +97,20 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    async fn opening(&self) -> Result<Journal, JournalError> {
+        let found = self.found.lock().take();
+        let found = match found {
+            Some(found) => found,
+            None => Opening::begin(&self.place).await?,
+        };
+        found.finish(&self.rules, self.explicit_permissions, &self.upgrade).await
+    }
+
+    /// How many entries of how many are brought up to date before the journal is open, while that is under way.
+    pub fn upgrading(&self) -> Option<(u64, u64)> {
+        self.upgrade.progress()
     }
 
     /// The journal, where the sidecar keeps the history. Where that depends on the upstream and it has not said yet, it is
@@ -176,7 +212,7 @@ mod tests {
         let former = Journal::open(&settings.journal, &settings.history, true).await.unwrap();
 
         let (relieve, relieved) = watch::channel(None);
-        let keeper = Keeper::new(&settings, None, relieved);
+        let keeper = Keeper::new(&settings, Begun::Not, relieved);
         assert!(!keeper.is_released());
         let mut awaited = pin!(keeper.awaited());
         assert!((&mut awaited).now_or_never().is_none());

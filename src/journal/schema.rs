@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
 use super::JournalError;
-use super::chain::fill::fill;
-use super::chain::{Chains, Place};
 use super::engine::{Engine, Kind, opening};
 use super::rows::now_microseconds;
-use super::statement::{Statement, pragma};
+use super::statement::{Statement, lock, pragma};
+use super::upgrade::{self, Upgrade};
 use crate::settings::JournalUrl;
 
 /// The steps from nothing to the present schema; a journal's version is how many of them it has seen. Steps are never
@@ -25,11 +24,13 @@ const STEPS: [&str; 4] = [
 const CHAINS: usize = 2;
 /// Says in an SQLite file whose it is: `KSJ1`.
 const APPLICATION: i64 = 0x4b53_4a31;
-/// PostgreSQL: the lock that those who write hold, so that what one finds missing no other one adds meanwhile.
-const WRITERS: i64 = 0x6b69_6e74_6f73_6a31;
 
 /// Brings the schema up to date, or refuses what is no journal or a newer one. Nothing is changed in what is refused.
-pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), JournalError> {
+pub(super) async fn prepare(
+    engine: &Engine,
+    url: &JournalUrl,
+    upgrade: &Upgrade,
+) -> Result<(), JournalError> {
     let failed = |error: sqlx::Error| opening(url, &error);
     let mut writing = engine.writing().await.map_err(failed)?;
     if engine.kind == Kind::Sqlite && is_empty(writing.connection()).await.map_err(failed)? {
@@ -49,6 +50,9 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
     }
     if version < CHAINS {
         begin_chains(&mut transaction).await.map_err(failed)?;
+        if version > 0 {
+            upgrade::begin(&mut transaction).await.map_err(failed)?;
+        }
     }
     // Written in any case: a journal that cannot be written is found now.
     let store = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES ('schema', ")
@@ -60,7 +64,18 @@ pub(super) async fn prepare(engine: &Engine, url: &JournalUrl) -> Result<(), Jou
         // It stays in the file, for all connections.
         writing.connection().execute("PRAGMA journal_mode = WAL").await.map_err(failed)?;
     }
-    Ok(())
+    upgrade.run(engine.kind, writing.connection()).await.map_err(failed)
+}
+
+/// Whether that takes long, as much of what is there has to be looked at; changes nothing.
+pub(super) async fn takes_long(engine: &Engine, url: &JournalUrl) -> Result<bool, JournalError> {
+    let failed = |error: sqlx::Error| opening(url, &error);
+    let mut writing = engine.writing().await.map_err(failed)?;
+    Ok(match version(engine.kind, writing.connection()).await.map_err(failed)?.known(url)? {
+        0 => false,
+        old if old < CHAINS => true,
+        _ => upgrade::mark(writing.connection()).await.map_err(failed)?.is_some(),
+    })
 }
 
 /// A step in the words of an engine.
@@ -69,15 +84,10 @@ fn written_for(kind: Kind, step: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(step.replace("{rowless}", kind.rowless()))
 }
 
-/// Says when chains began, and makes those of the entries that there are.
+/// Says when chains began.
 async fn begin_chains(connection: &mut AnyConnection) -> sqlx::Result<()> {
     let began = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES ('chains', ");
-    began.bind(now_microseconds().to_string()).push(")").execute(connection).await?;
-    let mut place = Some(Place::default());
-    while let Some(from) = place {
-        place = fill(connection, &mut Chains::default(), &from).await?;
-    }
-    Ok(())
+    began.bind(now_microseconds().to_string()).push(")").execute(connection).await.map(drop)
 }
 
 /// Whether nothing was ever written to a file.
@@ -138,15 +148,6 @@ pub(super) async fn missing(kind: Kind, connection: &mut AnyConnection) -> sqlx:
 
 fn refused(url: &JournalUrl, text: &str) -> JournalError {
     JournalError::Unusable(format!("the journal {url:?} {text}").into())
-}
-
-/// Waits for its turn among those who write; until the end of the transaction.
-pub(super) async fn lock(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<()> {
-    if kind == Kind::Postgres {
-        let lock = Statement::new("SELECT pg_advisory_xact_lock(").bind(WRITERS).push(")");
-        lock.execute(connection).await?;
-    }
-    Ok(())
 }
 
 enum Found {

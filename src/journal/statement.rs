@@ -5,10 +5,13 @@ use sqlx::any::{Any, AnyArguments, AnyRow};
 use sqlx::query::Query;
 use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Database, Postgres, Row};
 
+use super::engine::Kind;
 use crate::kinto::Timestamp;
 
 /// Stands for a placeholder until it is known whose. No text has it otherwise.
 const PLACEHOLDER: char = '\u{1}';
+/// PostgreSQL: the lock that those who write hold, so that what one finds missing no other one adds meanwhile.
+const WRITERS: i64 = 0x6b69_6e74_6f73_6a31;
 
 /// A statement with what is bound to its placeholders.
 #[derive(Default)]
@@ -180,4 +183,13 @@ pub(super) fn truth(row: &AnyRow, column: usize) -> sqlx::Result<bool> {
 /// A number that SQLite knows of a database.
 pub(super) async fn pragma(connection: &mut AnyConnection, name: &str) -> sqlx::Result<i64> {
     Statement::new(&format!("SELECT {name} FROM pragma_{name}")).number(connection).await
+}
+
+/// Waits for its turn among those who write; until the end of the transaction.
+pub(super) async fn lock(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<()> {
+    if kind == Kind::Postgres {
+        let lock = Statement::new("SELECT pg_advisory_xact_lock(").bind(WRITERS).push(")");
+        lock.execute(connection).await?;
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::query::Rules;
-use crate::settings::Settings;
+use crate::settings::{HistorySettings, JournalUrl, Settings};
 
 mod chains;
 mod checkpoints;

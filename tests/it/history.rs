@@ -16,6 +16,7 @@ mod recorded;
 mod shared;
 mod spelling;
 mod transfer;
+mod upgrade;
 
 use serde_json::Value;
 

@@ -6,9 +6,12 @@ use kinto_sidecar::settings::KEYS;
 
 use crate::support::Kinto;
 
+/// Runs the binary in a folder of its own, in which no journal lies about.
 fn sidecar(arguments: &[&str]) -> Output {
-    let binary = env!("CARGO_BIN_EXE_kinto-sidecar");
-    Command::new(binary).args(arguments).env_remove("KINTO_INI").output().unwrap()
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"));
+    command.args(arguments).current_dir(&folder).env_remove("KINTO_INI").env_remove("STATE_DIRECTORY");
+    command.output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
 use super::{Chains, Place, Step};
@@ -33,16 +34,16 @@ impl Transaction<'_> {
     /// Makes some chains; gives from where to go on.
     pub(in crate::journal) async fn fill(&mut self, from: &Place) -> sqlx::Result<Option<Place>> {
         self.store().await?;
-        fill(self.connection, &mut self.chains, from).await
+        fill(self.connection, &mut self.chains, from).await.map(|(next, _)| next)
     }
 }
 
-/// Makes some chains; gives from where to go on.
+/// Makes some chains; gives from where to go on, and of how many entries they are.
 pub(in crate::journal) async fn fill(
     connection: &mut AnyConnection,
     chains: &mut Chains,
     from: &Place,
-) -> sqlx::Result<Option<Place>> {
+) -> sqlx::Result<(Option<Place>, u64)> {
     let select = Statement::new("SELECT uri, object_modified, action FROM sidecar_entries WHERE history = ");
     let select = select.bind(from.history).push(" AND uri > ").bind(from.uri.as_str());
     let select = select.push(&format!(" ORDER BY uri, last_modified LIMIT {PORTION}"));
@@ -54,7 +55,9 @@ pub(in crate::journal) async fn fill(
         // Hidden histories are those of earlier lives.
         let next = Statement::new("SELECT id FROM sidecar_histories WHERE is_current = 1 AND id > ");
         let next = next.bind(from.history).push(" ORDER BY id LIMIT 1").first(connection).await?;
-        return next.map(|row| Ok(Place { history: row.try_get(0)?, uri: String::new() })).transpose();
+        let place = |row: AnyRow| Ok(Place { history: row.try_get(0)?, uri: String::new() });
+        let next: sqlx::Result<Option<Place>> = next.map(place).transpose();
+        return Ok((next?, 0));
     };
     if entries.len() == PORTION {
         // The last object may have more.
@@ -72,7 +75,7 @@ pub(in crate::journal) async fn fill(
     }
     chains.store(connection).await?;
     let uri = uris.into_iter().next_back().unwrap_or(last);
-    Ok(Some(Place { history: from.history, uri }))
+    Ok((Some(Place { history: from.history, uri }), entries.len() as u64))
 }
 
 /// All entries about an object.

@@ -1,5 +1,7 @@
 //! The chains of objects.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::journal::engine::Writing;
 

@@ -7,7 +7,7 @@ use super::Writer;
 use crate::journal::engine::{DEADLINE, Writing, unavailable};
 use crate::journal::queue::{Done, Work};
 use crate::journal::transaction::Transaction;
-use crate::journal::{JournalError, News, Object, intents, notify, schema, space};
+use crate::journal::{JournalError, News, Object, intents, notify, space, statement};
 use crate::kinto::Timestamp;
 use crate::metrics;
 
@@ -95,7 +95,7 @@ impl Writer {
             writing.expect_much(kind).await?;
         }
         let mut begun = writing.connection().begin_with(kind.begin()).await?;
-        schema::lock(kind, &mut begun).await?;
+        statement::lock(kind, &mut begun).await?;
         intents::remove(&mut begun, &self.stray).await?;
         let (rules, sets) = (&self.rules, &mut self.reader_sets);
         let mut transaction = Transaction::new(&mut begun, kind, rules, self.explicit_permissions, sets);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use kinto_sidecar::app::{App, Core};
+use kinto_sidecar::history::keeper::Begun;
 use kinto_sidecar::phase::Phase;
 use kinto_sidecar::settings::{Arguments, Environment, InForce, Settings};
 use kinto_sidecar::upstream::Upstream;
@@ -46,7 +47,7 @@ impl Sidecar {
         let upstream = Upstream::new(&settings).expect("the address is well formed");
         let background = runtime.handle().clone();
         let (_, relieved) = watch::channel(Some(Instant::now()));
-        let app = App::start(settings, None, background, upstream.sibling(), stopping, relieved);
+        let app = App::start(settings, Begun::Not, background, upstream.sibling(), stopping, relieved);
         Self { runtime, core: Arc::new(Core::new(app, upstream)), _stop: stop }
     }
 }
