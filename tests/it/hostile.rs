@@ -2,7 +2,8 @@
 //!
 //! Each input is sent to a process of its own, whose memory at its peak is compared with what it had before, while a second
 //! client goes on asking for little things and notes how long it waits. Beside each input, some that look like it are made
-//! from a seed: `SEEDS=200 cargo test --release --test it hostile` makes more of them, `MINUTES=10` goes on for so long.
+//! from a seed: `SEEDS=200 cargo test --release --test it hostile -- --nocapture` makes more of them, `MINUTES=10` goes on with
+//! the neighbours for so long.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, commit, unique};
 
 mod bodies;
 mod connections;
@@ -48,12 +49,22 @@ impl Dice {
     }
 }
 
-/// Seeds for neighbours: a few, or as many as are asked for, or for as long.
-fn seeds(default: u64) -> impl Iterator<Item = u64> {
-    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|number| number.parse().ok())
+}
+
+/// How many inputs of a kind there are: a few, or as many as are asked for.
+fn inputs(default: u64) -> usize {
+    usize::try_from(number("SEEDS").unwrap_or(default)).unwrap()
+}
+
+/// Tries neighbours of an input: a few, or as many as are asked for, or for as long; and says how many there were.
+fn neighbours(kind: &str, default: u64, hostile: impl Fn(u64)) {
     let until = number("MINUTES").map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let last = if until.is_some() { u64::MAX } else { number("SEEDS").unwrap_or(default) };
-    (1..=last).take_while(move |_| until.is_none_or(|until| Instant::now() < until))
+    let seeds = (1..=last).take_while(|_| until.is_none_or(|until| Instant::now() < until));
+    let tried = seeds.inspect(|seed| hostile(*seed)).count();
+    println!("{tried} {kind} at {}, seeds from 1: bounded", commit());
 }
 
 /// A number of the process, in bytes.

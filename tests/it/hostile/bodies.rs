@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Dice, MIB, ROOM, ask, at_once, bounded, memory, public, seeds, unread};
+use super::{Dice, MIB, ROOM, ask, at_once, bounded, memory, neighbours, public, unread};
 use crate::support::stub::Stub;
 use crate::support::{Client, Sidecar, eventually};
 
@@ -198,7 +198,7 @@ async fn what_was_replaced_while_it_is_read_is_counted() {
 #[tokio::test]
 async fn what_looks_like_such_a_batch_takes_no_more() {
     let (sidecar, collection) = public(&[]).await;
-    for seed in seeds(5) {
+    neighbours("batches", 5, |seed| {
         let mut dice = Dice(seed);
         let number = usize::try_from(10_u64.pow(1 + u32::try_from(dice.roll(6)).unwrap())).unwrap();
         let filler = "x".repeat(usize::try_from(10_u64.pow(u32::try_from(dice.roll(7)).unwrap())).unwrap());
@@ -227,5 +227,5 @@ async fn what_looks_like_such_a_batch_takes_no_more() {
                 assert!(status.is_none_or(|status| status < 500 || status == 503), "{status:?}");
             });
         });
-    }
+    });
 }

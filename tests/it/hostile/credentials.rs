@@ -1,6 +1,6 @@
 //! Names that nobody has.
 
-use super::{Dice, MIB, at_once, memory, public, seeds};
+use super::{Dice, MIB, at_once, inputs, memory, public};
 
 #[tokio::test]
 async fn names_that_nobody_has_are_remembered_as_little_as_possible() {
@@ -24,7 +24,7 @@ async fn names_that_nobody_has_are_remembered_as_little_as_possible() {
     // What is set up once is not counted.
     at_once(8, |index| _ = ask(index, 60_000));
     let before = memory(&sidecar, "VmRSS");
-    let number = usize::try_from(seeds(160).last().unwrap()).unwrap();
+    let number = inputs(160);
     at_once(8, |index| {
         for turn in 0..number / 8 {
             assert!(ask(1_000 + turn * 8 + index, 60_000).is_some());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{ask, at_once, seeds};
+use super::{ask, at_once, inputs};
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually};
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn of_a_refused_write_nothing_is_kept() {
     };
     (0..10).for_each(put);
     let (before, had) = (written(), size());
-    let number = usize::try_from(seeds(40).last().unwrap()).unwrap();
+    let number = inputs(40);
     at_once(4, |index| (0..number / 4).for_each(|turn| put(100 + turn * 4 + index)));
     // Of a refusal, its intent was on the disk for a moment: some pages, whatever was sent.
     let each = (written() - before) / number as u64;

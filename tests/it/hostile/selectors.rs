@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 
 use serde_json::json;
 
-use super::{Dice, ask, at_once, bounded, public, seeds};
+use super::{Dice, ask, at_once, bounded, neighbours, public};
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 fn gzip(text: &str) -> Vec<u8> {
@@ -86,7 +86,7 @@ async fn what_looks_like_such_a_selector_takes_no_more() {
             .await
             .expect(201);
     }
-    for seed in seeds(6) {
+    neighbours("selectors", 6, |seed| {
         let mut dice = Dice(seed);
         let number = usize::try_from(10_u64.pow(3 + u32::try_from(dice.roll(3)).unwrap())).unwrap();
         let item = dice.pick(&[
@@ -129,5 +129,5 @@ async fn what_looks_like_such_a_selector_takes_no_more() {
                 assert!(status.is_some_and(|status| status < 500 || status == 503), "{status:?}");
             });
         });
-    }
+    });
 }
