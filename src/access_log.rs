@@ -196,12 +196,7 @@ impl Answered {
 
     /// What Kinto has no field for.
     fn cache(&self) -> Option<&'static str> {
-        match self.cache {
-            CacheOutcome::None => None,
-            CacheOutcome::Hit => Some("hit"),
-            CacheOutcome::Stale => Some("stale"),
-            CacheOutcome::Miss => Some("miss"),
-        }
+        self.cache.name()
     }
 }
 

@@ -27,6 +27,7 @@ use crate::timeline::budget::Budget;
 use crate::timeline::poll::Poller;
 use crate::timeline::resources::Resources;
 use crate::timeline::{OnNews, Timeline};
+use crate::traces::Traces;
 use crate::upstream::Upstream;
 use crate::warm::Warm;
 use crate::wire::body::Response;
@@ -73,6 +74,8 @@ pub struct App {
     pub history: Arc<History>,
     /// What push services are told.
     pub broadcasts: Arc<Broadcasts>,
+    /// Who is told of requests, where somebody is.
+    pub traces: Option<Arc<Traces>>,
     /// Who is told of each change.
     pub feeds: Arc<Feeds>,
     /// The runtime of everything that outlives a request or takes long.
@@ -145,6 +148,7 @@ impl App {
             background.spawn(keep_verified(mirrors.clone(), signatures.clone(), timeline.clone()));
         }
         Arc::new(Self {
+            traces: Traces::start(&settings, &background),
             bundles: Arc::new(Bundles::new(&settings, background.clone(), Arc::clone(&attachments))),
             signatures,
             attachments,

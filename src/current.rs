@@ -21,8 +21,8 @@ pub struct Current {
     pub uri: Uri,
     /// Its id in logs, here and upstream.
     pub request_id: HeaderValue,
-    /// Whether it will have a line in the access log, which tells of the rest.
-    has_line: bool,
+    /// Whether it will be told of, which wants to know the rest.
+    is_told: bool,
     upstream: Mutex<Waited>,
     parts: OnceLock<Vec<Part>>,
 }
@@ -71,7 +71,7 @@ pub fn with<T>(look: impl FnOnce(&Current) -> T) -> Option<T> {
 
 /// The upstream is waited for until what this gives is dropped. Where nobody will be told, no clock is read.
 pub fn wait() -> Wait {
-    let current = CURRENT.try_with(|current| current.has_line.then(|| Arc::clone(current))).ok().flatten();
+    let current = CURRENT.try_with(|current| current.is_told.then(|| Arc::clone(current))).ok().flatten();
     if let Some(current) = &current {
         let mut waited = current.upstream.lock();
         waited.waiting += 1;
@@ -82,8 +82,8 @@ pub fn wait() -> Wait {
 
 impl Current {
     /// A request that has just come.
-    pub fn new(uri: Uri, request_id: HeaderValue, has_line: bool) -> Self {
-        Self { uri, request_id, has_line, upstream: Mutex::default(), parts: OnceLock::new() }
+    pub fn new(uri: Uri, request_id: HeaderValue, is_told: bool) -> Self {
+        Self { uri, request_id, is_told, upstream: Mutex::default(), parts: OnceLock::new() }
     }
 
     /// The id, as far as it is text.
@@ -108,7 +108,7 @@ impl Current {
 
     /// Notes what a batch is made of.
     pub fn note_parts(&self, parts: impl IntoIterator<Item = Part>) {
-        if self.has_line {
+        if self.is_told {
             // A batch is read once.
             let _ = self.parts.set(parts.into_iter().collect());
         }

@@ -37,10 +37,12 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
     let begun = Instant::now();
     let request_id = request_id::take_or_make(request.headers_mut());
     let line = AccessLine::begin(&request, begun, peer, &core.app.settings);
-    let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), line.is_some()));
+    let span = core.app.traces.as_ref().and_then(|traces| traces.begin(&mut request));
+    let is_told = line.is_some() || span.is_some();
+    let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), is_told));
     let given = recent::again(core, &request, peer.scheme());
     let (endpoint, mut response, current) = if let Some((endpoint, response)) = given {
-        (endpoint, response, line.as_ref().map(|_| about(request.uri())))
+        (endpoint, response, is_told.then(|| about(request.uri())))
     } else {
         let origin = request.headers().get(ORIGIN).cloned();
         let route = Route::of(request.uri().path(), &core.app.settings);
@@ -63,6 +65,9 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
 
     let cache = CacheOutcome::of(response.headers());
     metrics::count_request(endpoint, response.status(), cache, begun.elapsed());
+    if let (Some(span), Some(current)) = (span, &current) {
+        span.end(endpoint, current, response.status(), cache);
+    }
     let (Some(line), Some(current)) = (line, current) else { return response };
     let user =
         line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());

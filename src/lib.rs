@@ -36,7 +36,7 @@
 //! | `access_log` | what is told of each request |
 //! | `feeds` | live and normal feeds |
 //! | `history` | who sees what of what was written by whom |
-//! | `writes`, `purge` | one life of a write, and what it means for others; the caches in front |
+//! | `writes`, `purge`, `traces` | one life of a write, and what it means for others; the caches in front; the collector of spans |
 //! | `history/keeper` | whose the history is |
 //! | `remote_settings` | what anybody may read, as Remote Settings' readers have it |
 //! | `warm` | what the next process begins with |
@@ -96,6 +96,7 @@ pub mod server;
 pub mod settings;
 pub mod telemetry;
 pub mod timeline;
+pub mod traces;
 pub mod troubles;
 pub mod upstream;
 pub(crate) mod warm;

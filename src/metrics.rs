@@ -77,6 +77,16 @@ impl CacheOutcome {
             None => Self::None,
         }
     }
+
+    /// What it is called where it is told; `None` where no cache was asked.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Hit => Some("hit"),
+            Self::Stale => Some("stale"),
+            Self::Miss => Some("miss"),
+        }
+    }
 }
 
 /// What one thread has counted.

@@ -30,7 +30,7 @@ const COUNTERS: [(&str, &str); 9] = [
 /// A counter with a label: the label's name, and the values that it has.
 type Labelled = (&'static str, &'static str, &'static str, &'static [&'static str]);
 
-const LABELLED: [Labelled; 5] = [
+const LABELLED: [Labelled; 6] = [
     (
         "kinto_sidecar_permission_questions_total",
         "Questions to the upstream whether somebody may read something, by its answer.",
@@ -54,6 +54,12 @@ const LABELLED: [Labelled; 5] = [
         "Changesets whose signatures were looked at, by how these were found.",
         "outcome",
         &["good", "bad", "unknown"],
+    ),
+    (
+        "kinto_sidecar_spans_total",
+        "Spans of requests, by whether the collector was told.",
+        "outcome",
+        &["ok", "failed", "lost"],
     ),
     (
         "kinto_sidecar_purges_total",

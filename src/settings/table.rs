@@ -159,6 +159,8 @@ settings! {
             => log: String = values::FILTER;
         ("sidecar.access_log", "on", "one line for each request, where `sidecar.log` lets `kinto_sidecar::access` through").live()
             => access_log: bool = values::BOOLEAN;
+        ("sidecar.otlp_traces", "", "where spans of requests go: OTLP over HTTP in JSON, such as `http://127.0.0.1:4318/v1/traces`")
+            => otlp_traces: Option<Uri> = values::HTTP_URL;
         ("sidecar.log_format", "", "`text`, or `json` as Kinto's own `kinto.core.JsonLogFormatter` writes it").flag("log-format", "FORMAT").found("`text` on a terminal, else `json`", usual_log_format).live()
             => log_format: LogFormat = modes::LOG_FORMAT;
     } + {

@@ -57,6 +57,7 @@ mod shutdown;
 mod stale;
 mod takeover;
 mod tls;
+mod traces;
 mod undo;
 mod upstream_words;
 mod warm;
