@@ -35,15 +35,16 @@ use crate::writes::{LARGEST_SENT, Write};
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
 pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
     let begun = Instant::now();
-    let request_id = request_id::take_or_make(request.headers_mut());
+    let request_id = request_id::take_or_make(request.headers());
     let line = AccessLine::begin(&request, begun, peer, &core.app.settings);
     let span = core.app.traces.as_ref().and_then(|traces| traces.begin(&mut request));
     let is_told = line.is_some() || span.is_some();
     let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), is_told));
-    let given = recent::again(core, &request, peer.scheme());
-    let (endpoint, mut response, current) = if let Some((endpoint, response)) = given {
-        (endpoint, response, is_told.then(|| about(request.uri())))
+    let given = recent::again(core, &request, peer);
+    let (endpoint, cache, mut response, current) = if let Some((endpoint, cache, response)) = given {
+        (endpoint, cache, response, is_told.then(|| about(request.uri())))
     } else {
+        request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
         let origin = request.headers().get(ORIGIN).cloned();
         let route = Route::of(request.uri().path(), &core.app.settings);
         let endpoint = route.name();
@@ -59,11 +60,10 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
         if let Some(asked) = asked {
             asked.answered(core, endpoint, &mut response);
         }
-        (endpoint, response, Some(current))
+        (endpoint, CacheOutcome::of(response.headers()), response, Some(current))
     };
-    response.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+    response.headers_mut().insert(X_REQUEST_ID, request_id);
 
-    let cache = CacheOutcome::of(response.headers());
     metrics::count_request(endpoint, response.status(), cache, begun.elapsed());
     if let (Some(span), Some(current)) = (span, &current) {
         span.end(endpoint, current, response.status(), cache);

@@ -176,13 +176,13 @@ impl Route {
             "/__broadcasts__" if has_changes => return Self::Own(Endpoint::Broadcasts),
             _ => {}
         }
-        let below = path.strip_prefix("/buckets/").and_then(|path| path.split_once('/'));
-        let Some((bucket, path)) = below.and_then(|(bucket, path)| Some((id(bucket)?, path))) else {
+        let Some((bucket, path)) = path.strip_prefix("/buckets/").and_then(|path| path.split_once('/'))
+        else {
             return Self::Forward;
         };
         let endpoint = match path.strip_prefix("collections/") {
-            Some(path) if has_changes => of_collection(&bucket, path, settings),
-            None if has_history => of_history(&bucket, path),
+            Some(path) if has_changes => of_collection(bucket, path, settings),
+            None if has_history => of_history(bucket, path),
             _ => None,
         };
         endpoint.map_or(Self::Forward, Self::Own)
@@ -200,32 +200,32 @@ impl Route {
     }
 }
 
-/// Feeds, and what belongs to them, by the path below the version.
+/// Feeds, and what belongs to them, by the path below the version. Ids are read last: most paths lead elsewhere.
 fn of_feed(path: &str) -> Option<Endpoint> {
     if path == "/_changes" {
         return Some(Endpoint::Feed(Subject::Monitor));
     }
     let (bucket, path) = path.strip_prefix("/buckets/")?.split_once('/')?;
-    let bucket = &*id(bucket)?;
     if path == "_changes" {
-        return Some(Endpoint::Feed(Subject::Bucket(bucket.into())));
+        return Some(Endpoint::Feed(Subject::Bucket((&*id(bucket)?).into())));
     }
     if path == "history/_changes" {
-        return Some(Endpoint::Feed(Subject::History(bucket.into(), View::Everything)));
+        return Some(Endpoint::Feed(Subject::History((&*id(bucket)?).into(), View::Everything)));
     }
     let (collection, leaf) = path.strip_prefix("collections/")?.split_once('/')?;
-    let key = CollectionKey::new(bucket, &id(collection)?);
+    let key = || Some(CollectionKey::new(&id(bucket)?, &id(collection)?));
     match leaf {
         // Some clients join a database's URL and what is below it with a slash of their own.
-        "_changes" | "/_changes" => Some(Endpoint::Feed(Subject::Collection(key))),
-        "" => Some(Endpoint::Database(key)),
-        leaf => Replication::of(leaf).map(|asked| Endpoint::Replication(key, asked)),
+        "_changes" | "/_changes" => Some(Endpoint::Feed(Subject::Collection(key()?))),
+        "" => Some(Endpoint::Database(key()?)),
+        leaf => Replication::of(leaf).and_then(|asked| Some(Endpoint::Replication(key()?, asked))),
     }
 }
 
 fn of_collection(bucket: &str, path: &str, settings: &Settings) -> Option<Endpoint> {
-    let (collection, leaf) = path.split_once('/')?;
-    let collection = &*id(collection)?;
+    let (collection, leaf) =
+        path.split_once('/').filter(|(_, leaf)| matches!(*leaf, "records" | "changeset"))?;
+    let (bucket, collection) = (&*id(bucket)?, &*id(collection)?);
     let is_monitor = bucket == settings.changes.bucket && collection == settings.changes.collection;
     match (leaf, is_monitor) {
         ("records", true) => Some(Endpoint::MonitorChanges),
@@ -236,16 +236,16 @@ fn of_collection(bucket: &str, path: &str, settings: &Settings) -> Option<Endpoi
 }
 
 fn of_history(bucket: &str, path: &str) -> Option<Endpoint> {
-    if path == "history" {
-        return Some(Endpoint::History(bucket.to_owned()));
-    }
+    let of_bucket = |endpoint: fn(String) -> Endpoint| Some(endpoint(id(bucket)?.into_owned()));
     match path {
-        "history/diff" => return Some(Endpoint::Diff(bucket.to_owned())),
-        "history/revert" => return Some(Endpoint::Revert(bucket.to_owned())),
-        "history/deleted" => return Some(Endpoint::Bin(bucket.to_owned())),
+        "history" => return of_bucket(Endpoint::History),
+        "history/diff" => return of_bucket(Endpoint::Diff),
+        "history/revert" => return of_bucket(Endpoint::Revert),
+        "history/deleted" => return of_bucket(Endpoint::Bin),
         _ => {}
     }
     let place = path.strip_prefix("snapshot/collections/")?;
+    let bucket = &*id(bucket)?;
     let (place, is_restored) = place.strip_suffix("/restore").map_or((place, false), |place| (place, true));
     let place = id(place)?;
     // Kinto: an id may have an `@`, a moment has none.

@@ -247,10 +247,7 @@ impl Thread {
     {
         let Some((serving, held)) = self.admit(peer).await else { return };
         tokio::spawn(async move {
-            tokio::select! {
-                () = connection::serve_plain(stream, serving) => {}
-                () = held.seated.place.given_up() => {}
-            }
+            held.seated.place.serve(pin!(connection::serve_plain(stream, serving))).await;
             drop(held);
         });
     }
@@ -267,10 +264,7 @@ impl Thread {
                     connection::serve(stream, BytesMut::new(), is_http2, serving).await;
                 }
             };
-            tokio::select! {
-                () = served => {}
-                () = held.seated.place.given_up() => {}
-            }
+            held.seated.place.serve(pin!(served)).await;
             drop(held);
         });
     }

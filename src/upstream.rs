@@ -159,6 +159,11 @@ impl Upstream {
         self.0.words.ended()
     }
 
+    /// Whether it has neither advice nor its end to tell.
+    pub fn is_silent(&self) -> bool {
+        self.0.words.is_silent()
+    }
+
     /// What the upstream's clock says, as far as its latest answer tells.
     pub fn time(&self) -> Timestamp {
         self.0.words.time()

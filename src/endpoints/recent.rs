@@ -7,22 +7,20 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONNECTION, DNT, HOST, TE, UPGRADE_INSECURE_REQUESTS,
-    USER_AGENT, VIA,
-};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
 use crate::app::Core;
+use crate::metrics::CacheOutcome;
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
 use crate::wire::body::{Body, Response};
+use crate::wire::lent::Stock;
+use crate::wire::peer::{Peer, client};
 use crate::wire::request_id::X_REQUEST_ID;
 
 /// How many answers a thread remembers: a newer one takes the place of an older.
@@ -47,6 +45,8 @@ struct Recent {
     places: [Option<Given>; PLACES],
     /// The bits of their targets: most requests are for something else, and are told so by one look.
     targets: u64,
+    /// Room for the name of what is asked for.
+    name: Vec<u8>,
 }
 
 /// An answer that was given.
@@ -63,9 +63,11 @@ struct Given {
     standing: Standing,
     /// Whose it was, in metrics.
     endpoint: &'static str,
+    cache: CacheOutcome,
     headers: HeaderMap,
     /// A copy: what it was made of may be part of something large.
     body: Bytes,
+    stock: Stock,
 }
 
 /// A request that may be answered by what was given to another.
@@ -73,13 +75,13 @@ struct Given {
 pub struct Asked {
     name: Vec<u8>,
     target: u64,
-    place: usize,
     second: u64,
     permissions: u64,
 }
 
 thread_local! {
-    static RECENT: RefCell<Recent> = const { RefCell::new(Recent { places: [const { None }; PLACES], targets: 0 }) };
+    static RECENT: RefCell<Recent> =
+        const { RefCell::new(Recent { places: [const { None }; PLACES], targets: 0, name: Vec::new() }) };
 }
 
 // === impl Standing ===
@@ -97,13 +99,32 @@ impl fmt::Debug for Standing {
     }
 }
 
-/// What was given to somebody who asked for the same, if it still stands, and the name of the endpoint that gave it.
-pub fn again(core: &Core, request: &Request<Incoming>, scheme: &str) -> Option<(&'static str, Response)> {
-    let target = bit(request.uri().path_and_query()?.as_str());
-    if RECENT.with_borrow(|recent| recent.targets & target) == 0 {
-        return None;
-    }
-    Asked::of(core, request, scheme)?.again(core)
+/// What was given to somebody who asked for the same, if it still stands, and what metrics say of it.
+pub fn again(
+    core: &Core,
+    request: &Request<Incoming>,
+    peer: &Peer,
+) -> Option<(&'static str, CacheOutcome, Response)> {
+    let target = hash(request.uri().path_and_query()?.as_str().as_bytes());
+    RECENT.with_borrow_mut(|recent| {
+        if recent.targets & bit(target) == 0 {
+            return None;
+        }
+        recent.name.clear();
+        name(&mut recent.name, request, peer.scheme())?;
+        let given = recent.places.get(place(&recent.name))?.as_ref()?;
+        if given.name != recent.name || given.second != second()? || !given.stands(core) {
+            return None;
+        }
+        let mut body = Body::full(given.body.clone());
+        if let Some(lent) = given.stock.lent(given.body.len()) {
+            let client = client(peer, request.headers(), &core.app.settings);
+            body = body.lent(core.app.loans.lend(client, lent).ok()?);
+        }
+        let mut response = Response::new(body);
+        *response.headers_mut() = given.headers.clone();
+        Some((given.endpoint, given.cache, response))
+    })
 }
 
 /// Whether answers of whoever answers may be remembered.
@@ -117,48 +138,10 @@ pub fn is_remembered(route: &Route) -> bool {
 impl Asked {
     /// What a request asks for; `None` where its answer is for it alone.
     pub fn of(core: &Core, request: &Request<Incoming>, scheme: &str) -> Option<Self> {
-        if *request.method() != Method::GET || !request.body().is_end_stream() {
-            return None;
-        }
-        let target = request.uri().path_and_query()?.as_str();
-        let mut name = Vec::with_capacity(256);
-        name.extend_from_slice(target.as_bytes());
-        name.extend_from_slice(scheme.as_bytes());
-        for (header, value) in request.headers() {
-            if is_of_the_name(header) {
-                // Neither is in a header's value.
-                name.push(b'\n');
-                name.extend_from_slice(header.as_str().as_bytes());
-                name.push(b'\n');
-                name.extend_from_slice(value.as_bytes());
-            } else if !says_nothing(header) {
-                return None;
-            }
-        }
-        if name.len() > LONGEST_NAME {
-            return None;
-        }
-        let place = usize::try_from(hash(&name) % PLACES as u64).unwrap_or_default();
-        let second = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-        Some(Self { target: bit(target), name, place, second, permissions: core.access.version() })
-    }
-
-    fn again(&self, core: &Core) -> Option<(&'static str, Response)> {
-        RECENT.with_borrow(|recent| {
-            let given = recent.places.get(self.place)?.as_ref()?;
-            let is_the_same = given.second == self.second && given.name == self.name;
-            let stands = is_the_same
-                && given.permissions == self.permissions
-                && std::ptr::eq(given.settings.as_ptr(), Arc::as_ptr(&core.app.settings))
-                && is_ordinary(core)
-                && (given.standing.0)(core);
-            if !stands {
-                return None;
-            }
-            let mut response = Response::new(Body::full(given.body.clone()));
-            *response.headers_mut() = given.headers.clone();
-            Some((given.endpoint, response))
-        })
+        let mut asked = Vec::with_capacity(256);
+        name(&mut asked, request, scheme)?;
+        let target = bit(hash(request.uri().path_and_query()?.as_str().as_bytes()));
+        Some(Self { name: asked, target, second: second()?, permissions: core.access.version() })
     }
 
     /// The answer was made. It is remembered where it says what it stands on.
@@ -171,9 +154,24 @@ impl Asked {
         let mut headers = response.headers().clone();
         // Each answer has its own in this place.
         headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
-        let Self { name, target, place, second, permissions } = self;
+        let cache = CacheOutcome::of(&headers);
+        let place = place(&self.name);
+        let Self { name, target, second, permissions } = self;
         let settings = Arc::downgrade(&core.app.settings);
-        let given = Given { name, target, second, permissions, settings, standing, endpoint, headers, body };
+        let stock = Stock::new(body.len());
+        let given = Given {
+            name,
+            target,
+            second,
+            permissions,
+            settings,
+            standing,
+            endpoint,
+            cache,
+            headers,
+            body,
+            stock,
+        };
         RECENT.with_borrow_mut(|recent| {
             if let Some(place) = recent.places.get_mut(place) {
                 *place = Some(given);
@@ -184,35 +182,94 @@ impl Asked {
     }
 }
 
-/// One of 64 bits for each target.
-fn bit(target: &str) -> u64 {
-    1 << (hash(target.as_bytes()) % 64)
+// === impl Given ===
+
+impl Given {
+    /// Whether nothing has moved that it stands on, but for the time.
+    fn stands(&self, core: &Core) -> bool {
+        self.permissions == core.access.version()
+            && std::ptr::eq(self.settings.as_ptr(), Arc::as_ptr(&core.app.settings))
+            && is_ordinary(core)
+            && (self.standing.0)(core)
+    }
 }
 
+/// Names what a request asks for; `None` where its answer is for it alone.
+fn name(name: &mut Vec<u8>, request: &Request<Incoming>, scheme: &str) -> Option<()> {
+    if *request.method() != Method::GET || !request.body().is_end_stream() {
+        return None;
+    }
+    name.extend_from_slice(request.uri().path_and_query()?.as_str().as_bytes());
+    name.extend_from_slice(scheme.as_bytes());
+    for (header, value) in request.headers() {
+        let header = header.as_str();
+        if is_of_the_name(header) {
+            // Neither is in a header's value.
+            name.push(b'\n');
+            name.extend_from_slice(header.as_bytes());
+            name.push(b'\n');
+            name.extend_from_slice(value.as_bytes());
+        } else if !says_nothing(header) {
+            return None;
+        }
+    }
+    (name.len() <= LONGEST_NAME).then_some(())
+}
+
+/// The present second since the Unix epoch.
+fn second() -> Option<u64> {
+    Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
+
+/// The one place that an answer with this name may have.
+fn place(name: &[u8]) -> usize {
+    usize::try_from(hash(name) % PLACES as u64).unwrap_or_default()
+}
+
+/// One of 64 bits for each target, by its hash.
+fn bit(target: u64) -> u64 {
+    1 << (target % 64)
+}
+
+/// Quick, and no secret: whoever makes two names meet in one place has one of them made anew, as with any two names.
 fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
+    const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+    let add = |hash: u64, part: &[u8]| {
+        let mut word = [0; 8];
+        word.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+        (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
+    };
+    let hash = bytes.chunks(8).fold(bytes.len() as u64, add);
+    // The highest bits depend on all others.
+    hash >> 32
 }
 
 /// Whether the upstream has nothing to say to everybody.
 fn is_ordinary(core: &Core) -> bool {
-    core.upstream.advice().is_none()
-        && core.upstream.ended().is_none()
-        && core.upstream.outage().lasts().is_none()
+    core.upstream.is_silent() && core.upstream.outage().lasts().is_none()
 }
 
 /// Whether an answer may depend on a header.
-fn is_of_the_name(name: &HeaderName) -> bool {
-    *name == HOST || *name == ACCEPT || *name == ACCEPT_ENCODING
+fn is_of_the_name(name: &str) -> bool {
+    matches!(name, "host" | "accept" | "accept-encoding")
 }
 
 /// Whether no answer depends on a header.
-fn says_nothing(name: &HeaderName) -> bool {
-    [USER_AGENT, CONNECTION, ACCEPT_LANGUAGE, DNT, TE, UPGRADE_INSECURE_REQUESTS, VIA].contains(name)
-        || *name == X_REQUEST_ID
-        || matches!(
-            name.as_str(),
-            "x-forwarded-for" | "x-real-ip" | "traceparent" | "tracestate" | "priority"
-        )
+fn says_nothing(name: &str) -> bool {
+    matches!(
+        name,
+        "user-agent"
+            | "connection"
+            | "accept-language"
+            | "dnt"
+            | "te"
+            | "upgrade-insecure-requests"
+            | "via"
+            | "x-request-id"
+            | "x-forwarded-for"
+            | "x-real-ip"
+            | "traceparent"
+            | "tracestate"
+            | "priority"
+    )
 }

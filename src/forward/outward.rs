@@ -4,22 +4,22 @@
 //! name the address that the client used. Who asked stands in `Forwarded` and `X-Forwarded-*`: what a client says there
 //! itself counts only if it comes from `sidecar.trusted_proxies`.
 
-use http::header::{CONNECTION, COOKIE, EXPECT, FORWARDED, HOST, TE, TRANSFER_ENCODING, VIA};
+use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, VIA};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 use crate::error::Error;
-use crate::wire::headers::strip_hop_by_hop;
+use crate::wire::headers::{keys_that, strip_hop_by_hop};
 use crate::wire::peer::Peer;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Rewrites the head of a request for the upstream, whose paths begin with `path_prefix`.
 pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer) -> Result<(), Error> {
     let host = host_of(parts)?;
+    let is_of_target = parts.uri.authority().is_some();
     let via = match parts.version {
         Version::HTTP_2 => HeaderValue::from_static("2 kinto-sidecar"),
         Version::HTTP_10 => HeaderValue::from_static("1.0 kinto-sidecar"),
@@ -31,10 +31,8 @@ pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer
 
     let headers = &mut parts.headers;
     let hop_by_hop = strip_hop_by_hop(headers);
-    // The client is told to go on by its own connection, when its body is wanted.
-    headers.remove(EXPECT);
+    strip(headers, peer);
     join_cookies(headers);
-    strip_lookalikes(headers);
     if hop_by_hop.takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -44,7 +42,9 @@ pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     tell_who_asked(headers, host.as_ref(), peer);
-    if let Some(host) = host {
+    if let Some(host) = host
+        && is_of_target
+    {
         headers.insert(HOST, host);
     }
     headers.append(VIA, via);
@@ -95,12 +95,26 @@ fn target(parts: &mut request::Parts, path_prefix: &str) -> Result<Uri, Error> {
         .map_err(|_| Error::BadRequest("the target is malformed"))
 }
 
-/// SECURITY: WSGI makes one name of `Content-Length` and `Content_Length`. waitress and gunicorn drop what has a `_`, as
-/// nginx does; uWSGI takes it for the header that it looks like.
-fn strip_lookalikes(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| name.as_str().contains('_')).cloned() {
+/// Takes off what the upstream is not told.
+fn strip(headers: &mut HeaderMap, peer: &Peer) {
+    let is_untold = |name: &str| {
+        // The client is told to go on by its own connection, when its body is wanted.
+        name == "expect" || looks_alike(name) || (!peer.is_trusted && is_claim(name))
+    };
+    for name in keys_that(headers, is_untold) {
         headers.remove(name);
     }
+}
+
+/// SECURITY: WSGI makes one name of `Content-Length` and `Content_Length`. waitress and gunicorn drop what has a `_`, as
+/// nginx does; uWSGI takes it for the header that it looks like.
+fn looks_alike(name: &str) -> bool {
+    name.as_bytes().contains(&b'_')
+}
+
+/// SECURITY: what a client may not claim about itself.
+fn is_claim(name: &str) -> bool {
+    matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-")
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may send the parts of a cookie on their own, HTTP/1.1 may not.
@@ -120,8 +134,6 @@ fn tell_who_asked(headers: &mut HeaderMap, host: Option<&HeaderValue>, peer: &Pe
     if peer.is_trusted {
         believed = joined(headers, &FORWARDED);
         chain = joined(headers, &X_FORWARDED_FOR);
-    } else {
-        strip_claims(headers);
     }
     headers.insert(X_FORWARDED_FOR, after(chain, &peer.forwarded_for));
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme()));
@@ -130,15 +142,6 @@ fn tell_who_asked(headers: &mut HeaderMap, host: Option<&HeaderValue>, peer: &Pe
     }
     if let Some(own) = forwarded(host, peer) {
         headers.insert(FORWARDED, after(believed, &own));
-    }
-}
-
-/// SECURITY: what a client may not claim about itself.
-fn strip_claims(headers: &mut HeaderMap) {
-    headers.remove(FORWARDED);
-    headers.remove(X_REAL_IP);
-    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with("x-forwarded-")).cloned() {
-        headers.remove(name);
     }
 }
 

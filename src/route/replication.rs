@@ -24,6 +24,7 @@ impl Replication {
             "_revs_diff" | "_missing_revs" | "_bulk_docs" => Some(Self::Push),
             // They are Kinto's.
             "records" | "changeset" => None,
+            _ if leaf.starts_with("records/") => None,
             _ => match leaf.strip_prefix("_local/") {
                 Some(checkpoint) => Some(Self::Checkpoint(super::id(checkpoint)?.into_owned())),
                 None if leaf.starts_with('_') => None,

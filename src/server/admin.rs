@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -94,10 +95,7 @@ impl Serves {
             Serving { answering: self.admin.clone(), place, phase: self.phase.clone(), awaited: None };
         let under_way = self.under_way.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = connection::serve_plain(stream, serving) => {}
-                () = seated.place.given_up() => {}
-            }
+            seated.place.serve(pin!(connection::serve_plain(stream, serving))).await;
             drop(under_way);
         });
     }

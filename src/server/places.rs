@@ -6,8 +6,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -54,6 +58,7 @@ pub(super) struct Place {
     /// In microseconds of the process.
     made: u64,
     given_up: Notify,
+    is_given_up: AtomicBool,
 }
 
 /// A place that is taken, free again when this is dropped.
@@ -110,6 +115,7 @@ impl Places {
             activity: OnceLock::new(),
             made: now(),
             given_up: Notify::new(),
+            is_given_up: AtomicBool::new(false),
         });
         taken.places.insert(place.number, Arc::clone(&place));
         if let Some(client) = client {
@@ -144,6 +150,7 @@ impl Taken {
         let (_, number) = idle.min()?;
         let place = self.remove(number)?;
         metrics::counter!("kinto_sidecar_connections_given_up_total").increment(1);
+        place.is_given_up.store(true, Relaxed);
         place.given_up.notify_one();
         Some(())
     }
@@ -169,9 +176,22 @@ impl Place {
         let _ = self.activity.set(Arc::clone(activity));
     }
 
-    /// Waits until somebody else needs it more.
-    pub(super) async fn given_up(&self) {
-        self.given_up.notified().await;
+    /// Serves its connection until that ends, or somebody else needs the place more.
+    pub(super) async fn serve(&self, mut connection: Pin<&mut impl Future<Output = ()>>) {
+        let mut given_up = pin!(self.given_up.notified());
+        let mut listens = false;
+        poll_fn(|context| {
+            if connection.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            // After the first turn, whoever gives it up knows the waker of this task.
+            if listens && !self.is_given_up.load(Relaxed) {
+                return Poll::Pending;
+            }
+            listens = true;
+            given_up.as_mut().poll(context)
+        })
+        .await;
     }
 
     /// Since when it is idle, in microseconds of the process; `None` while a request is under way.
@@ -203,7 +223,8 @@ mod tests {
     }
 
     async fn has_to_go(seated: &Seated) -> bool {
-        timeout(Duration::from_millis(1), seated.place.given_up()).await.is_ok()
+        let forever = pin!(std::future::pending());
+        timeout(Duration::from_millis(1), seated.place.serve(forever)).await.is_ok()
     }
 
     #[tokio::test]

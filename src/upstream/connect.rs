@@ -128,7 +128,7 @@ impl Connector {
                 drop(connection.await);
                 ended.closed();
             });
-            Ok(Sender::Http1(Connection { sender, idle }))
+            Ok(Sender::Http1(Connection::new(sender, idle)))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One request on one connection, up to the head of its answer.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use http::{Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::idle::Connection;
 use super::transfer::{Download, Progress};
@@ -33,6 +33,7 @@ pub(super) struct Failure {
     pub(super) is_lost: bool,
     pub(super) unsent: Option<Box<Request<Body>>>,
 }
+
 impl Upstream {
     pub(super) fn exchange(
         &self,
@@ -40,7 +41,7 @@ impl Upstream {
         request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
         let (request, progress) = watch_upload(request);
-        let (sent, reply) = match chosen {
+        let (sent, mut reply) = match chosen {
             Chosen::Http1 { mut connection, is_reused } => {
                 let sent: Sent = Box::pin(connection.sender.try_send_request(request));
                 (sent, Some((connection, is_reused)))
@@ -51,7 +52,13 @@ impl Upstream {
             }
         };
         async move {
-            let response = answer(sent, progress.as_deref(), self.patience()).await?;
+            let patience = self.patience();
+            let mut own = None;
+            let deadline = match &mut reply {
+                Some((connection, _)) => &mut connection.deadline,
+                None => own.get_or_insert_with(|| Box::pin(sleep(patience))),
+            };
+            let response = answer(sent, deadline.as_mut(), progress.as_deref(), patience).await?;
             let connection = reply.map(|(connection, is_reused)| {
                 if is_reused {
                     self.0.pool.saw_reuse();
@@ -61,7 +68,7 @@ impl Upstream {
             self.0.outage.answered(response.status());
             self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
-            let body = Download::new(incoming, connection, progress, self.patience()).into_body();
+            let body = Download::new(incoming, connection, progress, patience).into_body();
             let body = body.map_err(|error| Failure { error, is_lost: false, unsent: None })?;
             Ok(Response::from_parts(parts, body))
         }
@@ -86,10 +93,11 @@ impl Upstream {
 /// Waits for the head of the answer, for as long as the upstream may take once it has the request.
 async fn answer(
     mut sent: Sent,
+    mut deadline: Pin<&mut Sleep>,
     progress: Option<&Progress>,
     patience: Duration,
 ) -> Result<Response<Incoming>, Box<Failure>> {
-    let mut deadline = pin!(tokio::time::sleep(patience));
+    deadline.as_mut().reset(Instant::now() + patience);
     let mut seen = 0;
     loop {
         tokio::select! {

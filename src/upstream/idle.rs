@@ -4,12 +4,13 @@
 //! been idle for less than half the shortest time after which the upstream was seen to close. Before any close was seen, a
 //! time is taken that hardly any server goes below.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::wire::body::Body;
 
@@ -38,6 +39,15 @@ pub(super) struct IdleSince {
 pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) idle: Arc<IdleSince>,
+    /// Until when the answer may take. To put it off costs next to nothing, where a new timer for each request would have to
+    /// be begun and ended.
+    pub(super) deadline: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    pub(super) fn new(sender: http1::SendRequest<Body>, idle: Arc<IdleSince>) -> Self {
+        Self { sender, idle, deadline: Box::pin(sleep(Duration::ZERO)) }
+    }
 }
 
 impl IdleTime {
@@ -61,8 +71,8 @@ impl IdleSince {
     }
 
     /// Nothing happens on the connection from now on.
-    pub(super) fn begin(&self) {
-        *self.since.lock() = Some(Instant::now());
+    pub(super) fn begin(&self, now: Instant) {
+        *self.since.lock() = Some(now);
     }
 
     /// It is used again, or given up.
@@ -101,13 +111,13 @@ mod tests {
     fn only_a_close_while_nothing_happened_counts() {
         let idle = IdleSince::new(Arc::default());
         idle.closed();
-        idle.begin();
+        idle.begin(Instant::now());
         assert!(idle.is_safe());
         idle.end();
         assert!(!idle.is_safe());
         idle.closed();
         assert_eq!(idle.time.is_safe(), UNKNOWN);
-        idle.begin();
+        idle.begin(Instant::now());
         idle.closed();
         assert!(idle.time.is_safe() < UNKNOWN);
     }

@@ -89,7 +89,7 @@ impl Pool {
                 oldest.connection.idle.end();
             }
         }
-        connection.idle.begin();
+        connection.idle.begin(now);
         idle.push_back(Idle { connection, since: now });
     }
 

@@ -59,10 +59,13 @@ struct Kind {
 impl Words {
     /// The upstream answered with this, whatever the question.
     pub(super) fn note(&self, status: StatusCode, headers: &HeaderMap) {
+        // Most answers have none of them: one look at their few names costs less than to look for each.
+        let is_said = headers.keys().any(|name| matches!(name.as_str(), "backoff" | "alert" | "retry-after"));
         let header = |name: &HeaderName| headers.get(name).cloned();
-        let [backoff, alert, retry_after] = [&BACKOFF, &ALERT, &RETRY_AFTER].map(header);
-        let is_silent = backoff.is_none() && alert.is_none() && retry_after.is_none();
-        let advice = (!is_silent).then_some(Advice { backoff, alert, retry_after });
+        let advice = is_said.then(|| {
+            let [backoff, alert, retry_after] = [&BACKOFF, &ALERT, &RETRY_AFTER].map(header);
+            Advice { backoff, alert, retry_after }
+        });
         if self.advice.load().as_deref() != advice.as_ref() {
             self.advice.store(advice.map(Arc::new));
         }
@@ -110,6 +113,11 @@ impl Words {
 
     pub(super) fn ended(&self) -> Option<Arc<Ended>> {
         self.ended.load_full()
+    }
+
+    /// Whether it has neither advice nor its end to tell.
+    pub(super) fn is_silent(&self) -> bool {
+        self.advice.load().is_none() && self.ended.load().is_none()
     }
 
     /// How many seconds this machine's clock is ahead of the upstream's.

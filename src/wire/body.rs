@@ -37,9 +37,14 @@ pub struct Body(Kind);
 enum Kind {
     Empty,
     Full(Bytes),
-    Chunks { chunks: VecDeque<Bytes>, remaining: u64 },
+    Chunks {
+        chunks: VecDeque<Bytes>,
+        remaining: u64,
+    },
     Incoming(Incoming),
     Channel(mpsc::Receiver<Result<Bytes, BoxError>>),
+    /// It is lent until it was written or nobody reads it any more.
+    Lent(Box<(Body, Loan)>),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send + Sync>>),
 }
 
@@ -88,7 +93,11 @@ fn next_chunk(chunks: &mut VecDeque<Bytes>) -> Option<Bytes> {
 impl Body {
     /// Whether all of it is there already.
     pub(crate) fn is_at_hand(&self) -> bool {
-        matches!(self.0, Kind::Empty | Kind::Full(_) | Kind::Chunks { .. })
+        match &self.0 {
+            Kind::Empty | Kind::Full(_) | Kind::Chunks { .. } => true,
+            Kind::Lent(lent) => lent.0.is_at_hand(),
+            Kind::Incoming(_) | Kind::Channel(_) | Kind::Boxed(_) => false,
+        }
     }
 
     /// As much of it as is there in one piece.
@@ -96,6 +105,7 @@ impl Body {
         match &self.0 {
             Kind::Full(bytes) => bytes,
             Kind::Chunks { chunks, .. } => chunks.front().map(Bytes::as_ref).unwrap_or_default(),
+            Kind::Lent(lent) => lent.0.beginning(),
             Kind::Empty | Kind::Incoming(_) | Kind::Channel(_) | Kind::Boxed(_) => &[],
         }
     }
@@ -105,8 +115,11 @@ impl Body {
         match &self.0 {
             Kind::Full(bytes) if bytes.len() <= most => Some(Bytes::copy_from_slice(bytes)),
             Kind::Chunks { chunks, .. } if chunks.iter().map(Bytes::len).sum::<usize>() <= most => {
-                Some(chunks.iter().flatten().copied().collect::<Vec<u8>>().into())
+                let mut copy = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+                chunks.iter().for_each(|chunk| copy.extend_from_slice(chunk));
+                Some(copy.freeze())
             }
+            Kind::Lent(lent) => lent.0.copied(most),
             _ => None,
         }
     }
@@ -152,7 +165,7 @@ impl Body {
     /// A body of something that is lent until it was written or nobody reads it any more.
     #[must_use]
     pub fn lent(self, loan: Loan) -> Self {
-        self.hooked(loan)
+        Self(Kind::Lent(Box::new((self, loan))))
     }
 
     /// A body that `hook` looks at while it is read.
@@ -214,6 +227,7 @@ impl fmt::Debug for Body {
             Kind::Chunks { .. } => "Body(chunks)",
             Kind::Incoming(_) => "Body(incoming)",
             Kind::Channel(_) => "Body(channel)",
+            Kind::Lent(_) => "Body(lent)",
             Kind::Boxed(_) => "Body(boxed)",
         })
     }
@@ -239,6 +253,7 @@ impl HttpBody for Body {
             Kind::Channel(receiver) => {
                 receiver.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
             }
+            Kind::Lent(lent) => Pin::new(&mut lent.0).poll_frame(context),
             Kind::Boxed(body) => body.as_mut().poll_frame(context),
         }
     }
@@ -249,6 +264,7 @@ impl HttpBody for Body {
             Kind::Full(_) | Kind::Channel(_) => false,
             Kind::Chunks { chunks, .. } => chunks.is_empty(),
             Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Lent(lent) => lent.0.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -260,14 +276,13 @@ impl HttpBody for Body {
             Kind::Chunks { remaining, .. } => SizeHint::with_exact(*remaining),
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Channel(_) => SizeHint::default(),
+            Kind::Lent(lent) => lent.0.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
     }
 }
 
 impl Hook for Hold {}
-
-impl Hook for Loan {}
 
 /// See [`Body::sequence`].
 struct Sequence(VecDeque<Body>);

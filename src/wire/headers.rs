@@ -5,14 +5,10 @@
 //! make the upstream see another request than the one that was checked.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    RETRY_AFTER, TE, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+    CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, RETRY_AFTER, TE, TRANSFER_ENCODING,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A field has a name, a colon, a value and an end; few are shorter than this.
 const SMALLEST: usize = 8;
@@ -61,25 +57,42 @@ pub fn is_coding_known(headers: &HeaderMap) -> bool {
 
 /// Takes off what belongs to one connection only.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> HopByHop {
-    if headers.contains_key(CONNECTION) {
+    let mut found = HopByHop::default();
+    let theirs = keys_that(headers, is_of_one_connection);
+    if theirs.contains(&CONNECTION) {
         strip_connection(headers);
     }
-    let mut found = HopByHop::default();
-    if headers.contains_key(TE) {
-        found.takes_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-        headers.remove(TE);
-    }
-    if headers.remove(TRANSFER_ENCODING).is_some() {
-        found.is_chunked = true;
-        // SECURITY: with both, the next recipient could take the wrong one for the truth.
-        headers.remove(CONTENT_LENGTH);
-    }
-    for name in
-        [UPGRADE, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, HTTP2_SETTINGS]
-    {
+    for name in theirs {
+        if name == TE {
+            found.takes_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+        } else if name == TRANSFER_ENCODING {
+            found.is_chunked = true;
+            // SECURITY: with both, the next recipient could take the wrong one for the truth.
+            headers.remove(CONTENT_LENGTH);
+        }
         headers.remove(name);
     }
     found
+}
+
+fn is_of_one_connection(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "http2-settings"
+    )
+}
+
+/// The names of which `is_so` says so. One look at the few names that a message has costs less than to look for each of many.
+pub(crate) fn keys_that(headers: &HeaderMap, is_so: impl Fn(&str) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_so(name.as_str())).cloned().collect()
 }
 
 fn strip_connection(headers: &mut HeaderMap) {
