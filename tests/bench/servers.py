@@ -57,6 +57,11 @@ def build():
     """
     if "KINTO_SIDECAR_BINARY" not in os.environ:
         subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=ROOT, check=True)
+    build_bare()
+
+
+def build_bare():
+    """Compiles the bare hyper server."""
     manifest = HERE / "bare" / "Cargo.toml"
     bare_target = TARGET / "cargo"
     command = ["cargo", "build", "--release", "--quiet", "--locked"]

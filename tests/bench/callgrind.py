@@ -1,0 +1,233 @@
+"""Programs under valgrind's callgrind, and what one request costs them: instructions in user space, and allocations.
+
+A count must not depend on time. So one connection asks for the same with the same bytes, and sends its next request only
+when the program has come to rest. Of several counts the least is taken, as what a program does beside its requests (its
+clock ticks, a second passes) only ever adds. What is left of that is the same for few requests and for many: it drops out
+as the least for few is taken from the least for many.
+"""
+
+import contextlib
+import glob
+import os
+import pathlib
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import servers
+
+WARM_UP = 300
+COUNTS = 8
+# Each time the same, whatever port is free.
+HEAD = "GET {path} HTTP/1.1\r\nHost: kinto.example\r\nAccept-Encoding: identity\r\n\r\n"
+# valgrind counts a `rep movsb` as one instruction for each byte: copies are made with vectors instead.
+PLAIN_COPIES = "glibc.cpu.x86_rep_movsb_threshold=1000000000:glibc.cpu.x86_rep_stosb_threshold=1000000000"
+# What mimalloc is asked for memory by.
+ALLOCATORS = re.compile(r"mi_(?:heap_)?(?:malloc|zalloc|calloc|realloc|rezalloc)(?:_aligned|_small)?$")
+
+
+class CannotCount(Exception):
+    """There is no valgrind, it cannot be had, or it does not work here."""
+
+
+def install():
+    """valgrind: the one that is there, or Debian's package, unpacked under `target/`."""
+    if platform.machine() != "x86_64":
+        raise CannotCount("the counts are those of x86-64")
+    if shutil.which("valgrind") and shutil.which("vgdb"):
+        return
+    folder = servers.TARGET / "valgrind"
+    if not folder.exists():
+        unpack("valgrind", folder)
+    os.environ["PATH"] = f"{folder}/usr/bin:{os.environ['PATH']}"
+    os.environ["VALGRIND_LIB"] = f"{folder}/usr/libexec/valgrind"
+
+
+def unpack(package, folder):
+    servers.TARGET.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=servers.TARGET) as partial:
+        download = ["apt-get", "download", "-qq", package]
+        try:
+            # A machine that was just made has no list of packages yet.
+            if subprocess.run(download, cwd=partial, check=False).returncode != 0:
+                subprocess.run(["apt-get", "update", "-qq"], check=True)
+                subprocess.run(download, cwd=partial, check=True)
+            (file,) = pathlib.Path(partial).glob("*.deb")
+            subprocess.run(["dpkg-deb", "--extract", file, f"{partial}/all"], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CannotCount(f"valgrind is not there, and Debian's package cannot be had: {error}") from error
+        os.rename(f"{partial}/all", folder)
+
+
+def has_come_to_rest(pid):
+    """Whether all threads of a process wait for something."""
+    for path in glob.glob(f"/proc/{pid}/task/*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path, encoding="utf-8") as stat:
+            if stat.read().rpartition(")")[2].split()[0] != "S":
+                return False
+    return True
+
+
+def await_rest(pid):
+    while not has_come_to_rest(pid):
+        time.sleep(0.0002)
+
+
+class Client:
+    """One connection to a program under callgrind."""
+
+    def __init__(self, port, pid):
+        self.socket = socket.create_connection(("127.0.0.1", port), 300)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.pid = pid
+
+    def ask(self, path):
+        """The head's lines and the body."""
+        await_rest(self.pid)
+        self.socket.sendall(HEAD.format(path=path).encode())
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += self.receive()
+        head, _, body = received.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        fields = [tuple(line.split(": ", 1)) for line in lines[1:]]
+        length = next(int(value) for name, value in fields if name.lower() == "content-length")
+        while len(body) < length:
+            body += self.receive()
+        if " 200 " not in lines[0]:
+            raise RuntimeError(f"{path}: {lines[0]} {body[:300]}")
+        return fields, body
+
+    def receive(self):
+        received = self.socket.recv(1 << 20)
+        if not received:
+            raise RuntimeError("the connection was closed")
+        return received
+
+
+class Counted:
+    """A process under callgrind."""
+
+    def __init__(self, process, port, folder):
+        self.pid, self.port, self.folder, self.dumps, self.dump = process.pid, port, folder, 0, None
+
+    def control(self, command):
+        vgdb = ["vgdb", f"--pid={self.pid}", "--wait=10", command]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        try:
+            subprocess.run(vgdb, check=True, timeout=60, **quiet)
+        except (OSError, subprocess.SubprocessError) as error:
+            # It wakes the program by ptrace, which not every container lets it.
+            raise CannotCount(f"vgdb does not reach the program: {error}") from error
+
+    def cost(self, path, requests):
+        """Instructions and allocations of one request on one connection that is warm."""
+        client = Client(self.port, self.pid)
+        for _ in range(WARM_UP):
+            client.ask(path)
+        few, many = (self.least(client, path, number) for number in (requests, 3 * requests))
+        return tuple((more - less) / (2 * requests) for less, more in zip(few, many))
+
+    def least(self, client, path, requests):
+        counts = [self.count(client, path, requests) for _ in range(COUNTS)]
+        self.dump = min(counts)[-1]
+        return [min(numbers) for numbers in list(zip(*counts))[:2]]
+
+    def count(self, client, path, requests):
+        await_rest(self.pid)
+        self.control("zero")
+        for _ in range(requests):
+            client.ask(path)
+        await_rest(self.pid)
+        self.control("dump")
+        self.dumps += 1
+        dump = f"{self.folder}/callgrind.out.{self.pid}.{self.dumps}"
+        instructions, allocations = read(dump)
+        if instructions == 0:
+            raise RuntimeError("callgrind counted nothing")
+        return instructions, allocations, dump
+
+    def functions(self, most):
+        """What the last count was spent on: inclusive, then exclusive."""
+        for inclusive in ("yes", "no"):
+            command = ["callgrind_annotate", f"--inclusive={inclusive}", "--auto=no", "--threshold=100", self.dump]
+            lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+            costs = [line.strip() for line in lines if re.match(r"\s*[\d,]+ \(\s*[\d.]+%\)", line)]
+            yield f"inclusive: {inclusive}\n" + "\n".join(costs[:most])
+
+
+def read(name):
+    """The instructions in a dump, and how often memory was asked for."""
+    instructions, allocations, names, called = 0, 0, {}, None
+    with open(name, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if found := re.match(r"(c?fn)=\((\d+)\)(?: (.*))?", line):
+                if found[3]:
+                    names[found[2]] = found[3]
+                if found[1] == "cfn":
+                    called = names[found[2]]
+                else:
+                    caller = names[found[2]]
+            elif found := re.match(r"calls=(\d+)", line):
+                # One of them may call another.
+                if ALLOCATORS.match(called) and not caller.startswith(("mi_", "_mi_")):
+                    allocations += int(found[1])
+            elif found := re.match(r"(?:totals|summary): (\d+)", line):
+                instructions = max(instructions, int(found[1]))
+    return instructions, allocations
+
+
+@contextlib.contextmanager
+def counted(command, port=None):
+    """A program under callgrind. Its port is read from what it prints where none is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind.out.%p"]
+        options = {} if port else {"stderr": subprocess.PIPE, "text": True}
+        options["env"] = {**os.environ, "GLIBC_TUNABLES": PLAIN_COPIES}
+        with servers.running([*valgrind, "--quiet", *command], **options) as process:
+            if port:
+                servers.wait_for(port, process, 60)
+            else:
+                found = (re.search(r'listening on http://[^ "]*:(\d+)', line) for line in process.stderr)
+                port = int(next(match for match in found if match)[1])
+                # What is logged from here on is taken, as by whoever reads a log.
+                threading.Thread(target=lambda: [None for _ in process.stderr], daemon=True).start()
+            yield Counted(process, port, folder)
+
+
+class Upstream:
+    """Answers each request with the same bytes, as soon as whoever asks (`asker`, a process) has come to rest.
+
+    An answer that is there before its reader has gone to wait for it would be counted differently each time.
+    """
+
+    def __init__(self, body):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.asker = None
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        date = "date: Fri, 27 Nov 2026 00:00:00 GMT\r\n\r\n"
+        self.answer = f"{head}{date}{body}".encode()
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            connection, _ = self.listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, connection):
+        with contextlib.suppress(ConnectionError), connection:
+            received = b""
+            while more := connection.recv(1 << 16):
+                received += more
+                if received.endswith(b"\r\n\r\n"):
+                    if self.asker:
+                        await_rest(self.asker)
+                    connection.sendall(self.answer)
+                    received = b""
