@@ -1,9 +1,9 @@
 """Programs under valgrind's callgrind, and what one request costs them: instructions in user space, and allocations.
 
 A count must not depend on time. So one connection asks for the same with the same bytes, and sends its next request only
-when the program has come to rest. Of several counts the least is taken, as what a program does beside its requests (its
-clock ticks, a second passes) only ever adds. What is left of that is the same for few requests and for many: it drops out
-as the least for few is taken from the least for many.
+when the program has come to rest. Of many short counts the least is taken, as what a program does beside its requests (its
+clock ticks, a second passes) only ever adds. What is left of that is the same for few requests and for more: it drops out
+as the least for few is taken from the least for more.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import time
 import servers
 
 WARM_UP = 300
-COUNTS = 8
+COUNTS = 20
 # Each time the same, whatever port is free.
 HEAD = "GET {path} HTTP/1.1\r\nHost: kinto.example\r\nAccept-Encoding: identity\r\n\r\n"
 # valgrind counts a `rep movsb` as one instruction for each byte: copies are made with vectors instead.
