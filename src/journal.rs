@@ -24,6 +24,7 @@ mod checkpoints;
 mod condition;
 mod engine;
 mod entry;
+mod ever_known;
 mod file;
 mod intents;
 mod late;
@@ -58,6 +59,7 @@ pub use chain::{Link, Named, Revision, Seen};
 pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Note, Outcome, Permissions};
 pub use checkpoints::{Checkpoint, CheckpointName};
 pub use entry::{are_same_permissions, is_same_but_modified};
+pub use ever_known::{EverKnown, LastVersion, Wanted};
 pub use opening::Opening;
 pub use others::Others;
 pub use page::{EntriesCount, EntriesPage};
@@ -189,12 +191,6 @@ impl Journal {
     /// `/buckets/a/groups`, `/buckets/a/collections/c/records`.
     pub async fn alive(&self, list: &str) -> Result<Vec<(Object, Timestamp)>, JournalError> {
         self.engine.ask(DEADLINE, async |connection| state::alive(connection, list).await).await
-    }
-
-    /// The objects of a list (`/buckets/a/collections/c/records`) that were ever known, as they are known, but for their
-    /// permissions.
-    pub async fn ever_known(&self, list: &str) -> Result<Vec<(Object, Known)>, JournalError> {
-        self.engine.ask(DEADLINE, async |connection| state::ever_known(connection, list).await).await
     }
 
     /// The watermark of a list, see [`Outcome::watermarks`].

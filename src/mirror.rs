@@ -166,7 +166,9 @@ impl Mirrors {
     /// The journal is there: what it knows of deletions belongs into the mirrors, too.
     pub fn remember_deletions(&self, journal: &Journal) {
         self.reader.deletions.set_journal(journal);
-        for mirror in self.all() {
+        let lacks_them =
+            |mirror: &Arc<Mirror>| mirror.state().is_some_and(|state| state.content.remembers().is_none());
+        for mirror in self.all().iter().filter(|mirror| lacks_them(mirror)) {
             self.timeline.touched(mirror.clock.key());
         }
     }

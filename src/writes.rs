@@ -105,6 +105,8 @@ impl Writes {
     /// and watches for what passes elsewhere. Ends where the history turns out not to be the sidecar's.
     pub async fn run(self: Arc<Self>, mirrors: Arc<Mirrors>, settings: Watching) {
         let Some(journal) = self.keeper.open().await else { return };
+        // Before a reader is told of a collection that was made again: what went with it is never told later.
+        mirrors.remember_deletions(&journal);
         // What others record from here on is heard of, however long it takes to know whose the history is.
         let news = journal.subscribe();
         let left = self.left(&journal).await;

@@ -81,12 +81,6 @@ impl Readable<'_> {
                 app.timeline.touched(self.key);
             }
         }
-        let complete_since = app.mirrors.deletions().complete_since(self.key);
-        if let (Some(since), Some(complete)) = (self.params.since, complete_since)
-            && (Timestamp(1)..complete).contains(&since)
-        {
-            metrics::counter!("kinto_sidecar_changesets_before_deletions_total").increment(1);
-        }
         let expected = newest(Some(&self.params.expected), self.params.since);
         let (state, freshness, _) = match app.signatures.published(&app.mirrors, &mirror, expected).await {
             Ok(published) => published,
@@ -94,6 +88,12 @@ impl Readable<'_> {
             Err(KintoError::Oversize) => return streamed::answer(self, false).await,
             Err(error) => return Err(error.into()),
         };
+        let complete_since = app.mirrors.deletions().complete_since(self.key).max(state.content.remembers());
+        if let (Some(since), Some(complete)) = (self.params.since, complete_since)
+            && (Timestamp(1)..complete).contains(&since)
+        {
+            metrics::counter!("kinto_sidecar_changesets_before_deletions_total").increment(1);
+        }
         let freshness = if self.granted.stale { Freshness::Stale } else { freshness };
         let mut response =
             MirroredChangeset { asked: self, state: &state }.respond(request, freshness).await?;

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use sqlx::{AnyConnection, Row};
 
 use super::entry::Told;
-use super::rows::{CHUNK, below, recorded, states};
-use super::statement::{Statement, timestamp, truth};
+use super::rows::{CHUNK, recorded, states};
+use super::statement::{Statement, timestamp};
 use super::{Known, Life, Object};
 use crate::kinto::{Timestamp, segment};
 
@@ -64,24 +64,6 @@ pub(super) async fn alive(
         }
     }
     Ok(alive)
-}
-
-/// The objects of a list that were ever known, as they are known.
-pub(super) async fn ever_known(
-    connection: &mut AnyConnection,
-    list: &str,
-) -> sqlx::Result<Vec<(Object, Known)>> {
-    let (from, to) = below(list);
-    let select = Statement::new("SELECT uri, modified, deleted FROM sidecar_objects WHERE uri >= ");
-    let mut known = Vec::new();
-    for row in select.bind(from).push(" AND uri < ").bind(to).fetch(connection).await? {
-        let uri: String = row.try_get(0)?;
-        if let Some(object) = Object::of_uri(&uri) {
-            let (modified, deleted) = (timestamp(&row, 1)?, truth(&row, 2)?);
-            known.push((object, Known { modified, deleted, permissions: None }));
-        }
-    }
-    Ok(known)
 }
 
 /// The watermark of a list.

@@ -84,16 +84,16 @@ pub struct Content {
     /// Ascending: of two of these rows, the one with the lower timestamp was visible first.
     lone: Vec<Timestamp>,
     began: Timestamp,
-    /// Whether what the journal knows of deletions is among the rows.
-    has_remembered: bool,
+    /// Since when all that the journal knows of deletions is among the rows, once it is.
+    remembers: Option<Timestamp>,
 }
 
 // === impl Content ===
 
 impl Content {
-    /// Whether what the journal knows of deletions is among the rows.
-    pub fn has_remembered(&self) -> bool {
-        self.has_remembered
+    /// Since when all that the journal knows of deletions is among the rows, once it is.
+    pub fn remembers(&self) -> Option<Timestamp> {
+        self.remembers
     }
 
     /// Names this content: two contents of one collection with the same digest are the same.
@@ -155,7 +155,7 @@ impl Content {
     /// The memory that it takes, in bytes.
     pub fn weight(&self) -> usize {
         let live = if self.live == self.rows.len() { 0 } else { self.bytes.len() };
-        self.bytes.len() + live + self.rows.len() * (size_of::<Row>() + 40) + self.metadata.json.len() + 1024
+        self.bytes.len() + live + self.rows.len() * Row::BYTES + self.metadata.json.len() + 1024
     }
 
     /// The live records, at most `limit` of them, separated by commas.

@@ -1,15 +1,18 @@
 //! Deletions that the upstream has forgotten since, as the journal knows them.
 //!
 //! Kinto's operators purge tombstones now and then, and readers who were away for longer would keep what is gone. The
-//! journal has the last state of each record that it ever knew: what of it the upstream lists no more is gone. Since when
-//! it knows of all deletions of a collection is remembered beside the list's watermark.
+//! journal has the last state of each record that it ever knew: what of it the upstream lists no more is gone. Of a
+//! collection that was deleted and made again, the upstream never lists what went with it. Since when
+//! it knows of all deletions of a collection is remembered beside the list's watermark. The oldest are left out where they
+//! are too many to be kept.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use parking_lot::RwLock;
 
-use crate::journal::Journal;
+use super::content::Row;
+use crate::journal::{EverKnown, Journal, Wanted};
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// Deletions, as far as the journal knows them.
@@ -19,36 +22,29 @@ pub struct Deletions {
     complete_since: RwLock<HashMap<CollectionKey, Timestamp>>,
 }
 
-/// A record that the journal knows.
-#[derive(Debug, Clone)]
-pub struct Remembered {
-    /// The record's id.
-    pub id: Arc<str>,
-    /// Its last version, or its deletion.
-    pub modified: Timestamp,
-    /// Whether it was deleted.
-    pub deleted: bool,
-}
-
 impl Deletions {
-    /// The journal, once it is there and the sidecar's to keep.
+    /// The journal, once it is there.
     pub(super) fn set_journal(&self, journal: &Journal) {
         // There is one for the life of the process.
         let _ = self.journal.set(journal.clone());
     }
 
-    /// The records of a collection that were ever known; `None` where nobody can say yet.
-    pub(super) async fn of(&self, key: &CollectionKey) -> Option<Vec<Remembered>> {
-        let known = self.journal.get()?.ever_known(&key.records_uri()).await;
+    /// The records that were known before a collection was last deleted, or were ever known, the newest as far as they find
+    /// room; `None` where nobody can say yet.
+    pub(super) async fn of(&self, key: &CollectionKey, is_ever: bool, room: u64) -> Option<EverKnown> {
+        let wanted = Wanted { present: is_ever, room, each: Row::TOMBSTONE_BYTES };
+        let known = self.journal.get()?.ever_known(key, wanted).await;
         let known = known.inspect_err(|error| {
             tracing::warn!(collection = %key, %error, "could not ask for what was deleted in {key}");
         });
-        let remembered = known.ok()?.into_iter().map(|(object, state)| Remembered {
-            id: object.id().into(),
-            modified: state.modified,
-            deleted: state.deleted,
-        });
-        Some(remembered.collect())
+        let known = known.ok()?;
+        if let Some(left_out) = known.left_out {
+            tracing::warn!(
+                collection = %key,
+                "what was deleted in {key} until {left_out} is left out: half of sidecar.cache_size is too little for it"
+            );
+        }
+        Some(known)
     }
 
     /// Since when all deletions in a collection are known, as far as that was looked up.

@@ -88,8 +88,10 @@ impl Reader {
         let void = clock.take_void();
         let low = clock.take_low();
         // What the journal knew before the upstream is asked, the upstream lists, or it is gone.
-        let is_wanted = before.is_none_or(|before| !before.has_remembered());
-        let remembered = if is_wanted { self.deletions.of(clock.key()).await } else { None };
+        let is_wanted = before.is_none_or(|before| before.remembers().is_none());
+        let room = self.settings.now().cache_size / 2;
+        let remembered =
+            if is_wanted { self.deletions.of(clock.key(), self.keeps_deleted(), room).await } else { None };
         let result = self.read(clock, before, void, low, depth).await;
         let result = result.map(|content| match remembered {
             Some(remembered) => content.remembering(remembered),

@@ -29,7 +29,6 @@ use crate::error::Error;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::CollectionKey;
 use crate::mirror::Mirrors;
-use crate::settings::Compat;
 use crate::upstream::kinto::KintoError;
 
 use list_state::ListState;
@@ -88,9 +87,6 @@ impl Watcher {
 
     /// Watches until the process ends; once for all settings that are in force, where nothing is written past the sidecars.
     pub(super) async fn run(mut self) {
-        if self.settings.now().compat == Compat::RemoteSettings {
-            self.mirrors.remember_deletions(&self.journal);
-        }
         let mut replaced = self.settings.subscribe();
         loop {
             replaced.mark_unchanged();

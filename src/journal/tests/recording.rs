@@ -1,6 +1,7 @@
 //! What becomes an entry.
 
 use super::*;
+use crate::kinto::CollectionKey;
 
 const BUCKET: &str = "/buckets/a";
 const COLLECTION: &str = "/buckets/a/collections/c";
@@ -269,5 +270,50 @@ async fn entries_and_intents_survive() {
         assert_eq!(abandoned[0].1[0].sent.as_ref().map(|sent| sent.get()), Some("{\"x\":1}"));
         assert!(journal.abandoned().await.unwrap().is_empty(), "they are its own now");
         assert_eq!(entries(&journal, "a", "").await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_was_ever_known_is_told_newest_first_as_far_as_it_finds_room() {
+    for place in places().await {
+        let journal = place.open().await;
+        let uri = |id: usize| format!("{COLLECTION}/records/r{id}");
+        let mut changes: Vec<Change> =
+            (0..5).map(|id| change(&uri(id), None, 10 + id as u64, &json!({}))).collect();
+        changes.push(change(&uri(1), Some(Action::Delete), 20, &json!({})));
+        changes.push(change(&format!("{BUCKET}/collections/c2/records/r"), None, 30, &json!({})));
+        settle(&journal, changes).await;
+        let key = CollectionKey::new("a", "c");
+        let each = uri(0).len() + 100;
+        for (room, ids, left_out) in [
+            (5 * each, &["r1", "r4", "r3", "r2", "r0"][..], None),
+            (5 * each - 1, &["r1", "r4", "r3", "r2"], Some(Timestamp(10))),
+            (2 * each, &["r1", "r4"], Some(Timestamp(13))),
+            (1, &[], Some(Timestamp(20))),
+        ] {
+            let wanted = Wanted { present: true, room: room as u64, each: 100 };
+            let known = journal.ever_known(&key, wanted).await.unwrap();
+            let found: Vec<&str> = known.records.iter().map(|record| &*record.id).collect();
+            assert_eq!((&*found, known.left_out), (ids, left_out), "{room}");
+            assert!(known.records.iter().all(|record| record.deleted == (&*record.id == "r1")));
+        }
+        let wanted = Wanted { present: false, room: 1 << 20, each: 100 };
+        assert!(
+            journal.ever_known(&key, wanted).await.unwrap().records.is_empty(),
+            "it is in its first life"
+        );
+        let ended = change(COLLECTION, Some(Action::Delete), 40, &json!({}));
+        let anew = change(&uri(2), None, 50, &json!({}));
+        settle(&journal, vec![ended]).await;
+        settle(&journal, vec![change(COLLECTION, None, 45, &json!({})), anew]).await;
+        let last = |known: EverKnown| -> Vec<(String, u64, bool)> {
+            let records = known.records.into_iter();
+            records.map(|record| (record.id.to_string(), record.modified.0, record.deleted)).collect()
+        };
+        let of_before = ["r0", "r3", "r4"].map(|id| (id.to_owned(), 40, true));
+        let of_before = [&of_before[..], &[("r1".to_owned(), 20, true)]].concat();
+        assert_eq!(last(journal.ever_known(&key, wanted).await.unwrap()), of_before);
+        let all = last(journal.ever_known(&key, Wanted { present: true, ..wanted }).await.unwrap());
+        assert_eq!(all, [&[("r2".to_owned(), 50, false)], &*of_before].concat());
     }
 }

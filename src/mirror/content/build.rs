@@ -8,9 +8,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::by_id::ById;
 use super::new_row::Find;
 use super::{Content, Row, hash};
+use crate::journal::{EverKnown, LastVersion};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
-use crate::mirror::deletions::Remembered;
 use crate::upstream::kinto::{Metadata, NewRow};
 
 /// What is to become of a content.
@@ -31,7 +31,7 @@ pub struct Update {
     /// Whether tombstones stay that the upstream has no more.
     pub keeps_deleted: bool,
     /// What the journal knows of the collection: what of it is not among the rows is gone.
-    pub remembered: Vec<Remembered>,
+    pub remembered: Vec<LastVersion>,
 }
 
 impl Content {
@@ -49,7 +49,9 @@ impl Content {
 
     /// This content with what the journal knows of its collection.
     #[must_use]
-    pub fn remembering(self, remembered: Vec<Remembered>) -> Self {
+    pub fn remembering(self, known: EverKnown) -> Self {
+        let remembers = Some(known.left_out.unwrap_or(Timestamp::ZERO));
+        let remembered = known.records;
         let there: HashSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
         let is_same = remembered.iter().all(|known| there.contains(&*known.id));
         let content = if is_same {
@@ -58,7 +60,7 @@ impl Content {
             let update = Update { remembered, lone: self.lone.clone(), ..Update::default() };
             self.updated(self.metadata.clone(), self.timestamp, update)
         };
-        Self { has_remembered: true, ..content }
+        Self { remembers, ..content }
     }
 
     fn build(metadata: Metadata, timestamp: Timestamp, before: Option<&Self>, update: Update) -> Self {
@@ -142,7 +144,7 @@ impl Content {
             by_id: ById::default(),
             lone: update.lone,
             began,
-            has_remembered: before.is_some_and(|before| before.has_remembered),
+            remembers: before.and_then(|before| before.remembers),
         }
     }
 }

@@ -24,7 +24,7 @@ struct KeptContent {
     lone: Vec<u64>,
     began: u64,
     #[serde(default)]
-    has_remembered: bool,
+    remembers: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,7 +55,7 @@ impl Content {
             high: self.high.to_string(),
             lone: numbers(&self.lone),
             began: self.began.0,
-            has_remembered: self.has_remembered,
+            remembers: self.remembers.map(|since| since.0),
         };
         Some((serde_json::to_vec(&kept).ok()?, self.bytes.clone()))
     }
@@ -105,7 +105,7 @@ impl Content {
             by_id: ById::default(),
             lone: kept.lone.into_iter().map(Timestamp).collect(),
             began: Timestamp(kept.began),
-            has_remembered: kept.has_remembered,
+            remembers: kept.remembers.map(Timestamp),
             rows,
         })
     }

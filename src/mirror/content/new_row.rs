@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{Row, hash};
+use crate::journal::LastVersion;
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
-use crate::mirror::deletions::Remembered;
 use crate::upstream::kinto::NewRow;
 
 /// What is known of the moment when rows are found.
@@ -38,6 +38,11 @@ impl Find {
 }
 
 impl Row {
+    /// What a row takes besides its JSON.
+    pub(super) const BYTES: usize = size_of::<Self>() + 40;
+    /// What a tombstone of the sidecar's own takes besides its id.
+    pub(in crate::mirror) const TOMBSTONE_BYTES: usize = Self::BYTES + 64;
+
     /// Whether readers hear of this row by the timestamp of another.
     pub fn is_behind(&self) -> bool {
         self.invented || self.seq != Seq::of(self.last_modified)
@@ -75,7 +80,7 @@ impl Row {
     }
 
     /// A row whose tombstone the upstream has no more: who was there since heard of it by that.
-    pub(super) fn remembered(known: &Remembered, find: Find) -> (Self, Bytes) {
+    pub(super) fn remembered(known: &LastVersion, find: Find) -> (Self, Bytes) {
         let (row, json) = Self::tombstone(&known.id, known.modified, find);
         (Self { witnessed: true, ..row }, json)
     }

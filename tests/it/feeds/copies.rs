@@ -158,6 +158,37 @@ async fn a_journal_that_was_lost_is_another_instance() {
 }
 
 #[tokio::test]
+async fn what_went_with_a_collection_is_told_of_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("sqlite:{}", directory.path().join("journal.db").display());
+    for journal in [file, database()] {
+        let settings = [("sidecar.journal", journal.as_str()), ("sidecar.state_dir", "none")];
+        let mut world = World::new(&settings).await;
+        for id in ["a", "b", "c"] {
+            world.write(id, json!({"n": 1})).await;
+        }
+        world.delete("c").await;
+        let seen = world.changes("").await["last_seq"].clone();
+        world.alice.delete(&world.collection).await.expect(200);
+        for _ in 0..2 {
+            world.sidecar.kill();
+            world.sidecar.restart();
+            world.alice = world.sidecar.client().user("alice");
+            world.alice.put(&world.collection).await;
+            world.write("b", json!({"n": 2})).await;
+            let feed = world.changes(&format!("since={seen}&include_docs=true")).await;
+            let rows = feed["results"].as_array().unwrap().iter();
+            let mut rows: Vec<_> =
+                rows.map(|row| (row["id"].as_str().unwrap(), row["deleted"] == true)).collect();
+            rows.sort_unstable();
+            // What has the reader's own seq may be told of again.
+            rows.retain(|(id, _)| *id != "c");
+            assert_eq!(rows, [("a", true), ("b", false)], "{feed}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn browsers_send_their_credentials_from_pages_that_are_named() {
     let world = World::new(&[("cors_origins", "https://page.example.org")]).await;
     for path in ["_changes", ""] {

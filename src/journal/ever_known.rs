@@ -1,0 +1,114 @@
+//! The records of a collection that were ever known, also in the lives that the collection had before.
+
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use sqlx::{AnyConnection, Row};
+
+use super::rows::below;
+use super::statement::{Statement, timestamp, truth};
+use super::{Journal, JournalError, Object, PATIENCE};
+use crate::kinto::{CollectionKey, Timestamp};
+
+/// Records that were ever known, as they were last.
+#[derive(Debug, Default)]
+pub struct EverKnown {
+    /// Newest first.
+    pub records: Vec<LastVersion>,
+    /// The newest version that found no room.
+    pub left_out: Option<Timestamp>,
+}
+
+/// The last version of a record that was ever known.
+#[derive(Debug, Clone)]
+pub struct LastVersion {
+    /// The record's id.
+    pub id: Arc<str>,
+    /// Its last version, or its deletion.
+    pub modified: Timestamp,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Whether those are wanted that are known in the collection's present life, too.
+    pub present: bool,
+    /// The newest are given that find room in so many bytes,
+    pub room: u64,
+    /// where each takes its URI and so many more.
+    pub each: usize,
+}
+
+impl Journal {
+    /// The records of a collection that were ever known.
+    pub async fn ever_known(&self, key: &CollectionKey, wanted: Wanted) -> Result<EverKnown, JournalError> {
+        let known = async |connection: &mut AnyConnection| ever_known(connection, key, wanted).await;
+        self.engine.ask(PATIENCE, known).await
+    }
+}
+
+async fn ever_known(
+    connection: &mut AnyConnection,
+    key: &CollectionKey,
+    wanted: Wanted,
+) -> sqlx::Result<EverKnown> {
+    let mut known = EverKnown::default();
+    let ended = ended(connection, key).await?;
+    if ended.is_none() && !wanted.present {
+        return Ok(known);
+    }
+    let (from, to) = below(&key.records_uri());
+    let room = i64::try_from(wanted.room).unwrap_or(i64::MAX);
+    let bytes = format!("LENGTH(uri) + {}", wanted.each);
+    let taken = format!("SUM({bytes}) OVER (ORDER BY modified DESC, uri)");
+    let columns = format!("uri, modified, deleted, {taken} AS taken, {bytes} AS bytes");
+    let mut select = Statement::new("SELECT uri, modified, deleted, taken FROM (SELECT ").push(&columns);
+    select = select.push(" FROM (");
+    if wanted.present {
+        select = select.push("SELECT uri, modified, deleted FROM sidecar_objects WHERE uri >= ");
+        select = select.bind(from.as_str()).push(" AND uri < ").bind(to.as_str());
+    }
+    if wanted.present && ended.is_some() {
+        select = select.push(" UNION ALL ");
+    }
+    if let Some(ended) = ended {
+        // What nothing is known of in the present life went with the last one, unless it was deleted before.
+        select = select
+            .push("SELECT v.uri, CASE v.deleted WHEN 1 THEN v.modified ELSE ")
+            .bind(ended)
+            .push(" END AS modified, 1 AS deleted FROM sidecar_versions v WHERE v.uri >= ")
+            .bind(from.as_str())
+            .push(" AND v.uri < ")
+            .bind(to.as_str())
+            .push(" AND (v.deleted = 1 OR v.modified <= ")
+            .bind(ended)
+            .push(
+                ") AND NOT EXISTS (SELECT 1 FROM sidecar_versions n WHERE n.uri = v.uri AND n.generation > v.generation) \
+                 AND NOT EXISTS (SELECT 1 FROM sidecar_objects o WHERE o.uri = v.uri)",
+            );
+    }
+    // With the first that finds no room.
+    let select =
+        select.push(") AS known) AS counted WHERE taken - bytes <= ").bind(room).push(" ORDER BY taken");
+    let mut rows = select.stream(connection);
+    while let Some(row) = rows.try_next().await? {
+        let modified = timestamp(&row, 1)?;
+        if row.try_get::<i64, _>(3)? > room {
+            known.left_out = Some(modified);
+        } else if let Some(object) = Object::of_uri(row.try_get::<&str, _>(0)?) {
+            let deleted = truth(&row, 2)?;
+            known.records.push(LastVersion { id: object.id().into(), modified, deleted });
+        }
+    }
+    Ok(known)
+}
+
+/// When the last life of a collection ended that is over: it was deleted, or its bucket was.
+async fn ended(connection: &mut AnyConnection, key: &CollectionKey) -> sqlx::Result<Option<Timestamp>> {
+    let bucket = Object::Bucket(key.bucket.to_string()).to_string();
+    let select = Statement::new("SELECT modified FROM sidecar_versions WHERE deleted = 1 AND uri IN (");
+    let select = select.list([key.uri(), bucket]).push(") ORDER BY modified DESC LIMIT 1");
+    select.first(connection).await?.map(|row| timestamp(&row, 0)).transpose()
+}
