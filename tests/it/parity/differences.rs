@@ -145,6 +145,14 @@ async fn head_tells_how_many_rows_there_are() {
 }
 
 #[tokio::test]
+async fn an_asterisk_with_something_behind_it_is_no_tag() {
+    let world = World::shared().await;
+    let ask = Ask::get(&format!("{MONITOR}/records")).header("If-None-Match", "*x");
+    ask.send(&world.plugin).await.expect(500);
+    ask.send(&world.sidecar).await.expect(400);
+}
+
+#[tokio::test]
 async fn changesets_can_be_revalidated() {
     let world = World::shared().await;
     for collection in [MONITOR, "/buckets/a/collections/one"] {
