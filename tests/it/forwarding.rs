@@ -383,7 +383,8 @@ fn no_write_is_lost_to_an_upstream_that_closes_idle_connections() {
 
 #[test]
 fn no_write_is_lost_to_an_nginx_that_closes_idle_connections() {
-    const IDLE: Duration = Duration::from_secs(1);
+    /// In milliseconds.
+    const IDLE: u64 = 1_000;
     const CLIENTS: u64 = 32;
     let stub = Stub::answering(HELLO);
     let close_idle = |text: String| text.replace("keepalive_timeout 75s", "keepalive_timeout 1s");
@@ -404,9 +405,7 @@ fn no_write_is_lost_to_an_nginx_that_closes_idle_connections() {
                 write(&mut client);
                 for _ in 0..3 {
                     // About as long as nginx waits.
-                    std::thread::sleep(
-                        IDLE - Duration::from_millis(CLIENTS / 2) + Duration::from_millis(number),
-                    );
+                    std::thread::sleep(Duration::from_millis(IDLE - CLIENTS / 2 + number));
                     write(&mut client);
                 }
             });
