@@ -236,7 +236,9 @@ fn hash(bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
     let add = |hash: u64, part: &[u8]| {
         let mut word = [0; 8];
-        word.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+        for (to, from) in word.iter_mut().zip(part) {
+            *to = *from;
+        }
         (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
     };
     let hash = bytes.chunks(8).fold(bytes.len() as u64, add);

@@ -116,7 +116,9 @@ impl Body {
             Kind::Full(bytes) if bytes.len() <= most => Some(Bytes::copy_from_slice(bytes)),
             Kind::Chunks { chunks, .. } if chunks.iter().map(Bytes::len).sum::<usize>() <= most => {
                 let mut copy = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-                chunks.iter().for_each(|chunk| copy.extend_from_slice(chunk));
+                for chunk in chunks {
+                    copy.extend_from_slice(chunk);
+                }
                 Some(copy.freeze())
             }
             Kind::Lent(lent) => lent.0.copied(most),
