@@ -9,17 +9,16 @@ use crate::support::{Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, 
 /// Runs a client's script against a sidecar and a bucket of it.
 fn run(kind: Environment, script: &str, sidecar: &Sidecar, bucket: &str) {
     let installed = environment(kind);
-    let output = match kind {
-        Environment::Node => {
-            let script = installed.script(script);
-            Command::new(installed.node()).arg(&script).args([&sidecar.url(), bucket]).output()
-        }
-        _ => {
-            let script = tests_folder().join("clients").join(script);
-            Command::new(installed.python()).arg(script).args([&sidecar.url(), bucket]).output()
-        }
+    let mut command = if matches!(kind, Environment::Node) {
+        let mut command = Command::new(installed.node());
+        command.arg(installed.script(script));
+        command
+    } else {
+        let mut command = Command::new(installed.python());
+        command.arg(tests_folder().join("clients").join(script));
+        command
     };
-    let output = output.unwrap();
+    let output = command.args([&sidecar.url(), bucket]).output().unwrap();
     assert!(
         output.status.success(),
         "{script}: {}{}",

@@ -17,7 +17,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("cargo ", "builds and runs this test, or needs a tool of its own"),
     ("./examples/quickstart", "is what all others are run beside"),
     ("tests/bench/run", "takes minutes, on a machine of its own"),
-    ("tests/bench/count", "is a step of .ci/run"),
+    ("tests/bench/count", "takes minutes, and builds of its own"),
     ("apt-get install ./", "installs on this machine; deploy::package looks into the package"),
     ("(umask 077; echo 'sidecar:s3cr3t' > /etc/", "writes to this machine"),
     ("systemctl ", "there is no init; deploy::unit has the unit verified"),
