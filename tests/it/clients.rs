@@ -9,16 +9,12 @@ use crate::support::{Environment, Kinto, SERVICE_ACCOUNT, Sidecar, environment, 
 /// Runs a client's script against a sidecar and a bucket of it.
 fn run(kind: Environment, script: &str, sidecar: &Sidecar, bucket: &str) {
     let installed = environment(kind);
-    let mut command = if matches!(kind, Environment::Node) {
-        let mut command = Command::new(installed.node());
-        command.arg(installed.script(script));
-        command
-    } else {
-        let mut command = Command::new(installed.python());
-        command.arg(tests_folder().join("clients").join(script));
-        command
+    let copy = matches!(kind, Environment::Node).then(|| installed.script(script));
+    let (program, path) = match &copy {
+        Some(copy) => (installed.node(), copy.to_path_buf()),
+        None => (installed.python(), tests_folder().join("clients").join(script)),
     };
-    let output = command.args([&sidecar.url(), bucket]).output().unwrap();
+    let output = Command::new(program).arg(path).args([&sidecar.url(), bucket]).output().unwrap();
     assert!(
         output.status.success(),
         "{script}: {}{}",

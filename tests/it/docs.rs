@@ -24,6 +24,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("promtool ", "deploy::prometheus runs it, where there is one"),
     ("prometheus ", "deploy::prometheus runs it, where there is one"),
     ("kinto-sidecar history import --from", "needs a Kinto with the history plugin; history::plugin has one"),
+    ("SEEDS=", "is a longer form of a test"),
     ("KILLS=", "is a longer form of a test"),
     ("RESTARTS=", "is a longer form of a test"),
     ("MINUTES=", "is a longer form of a test"),

@@ -15,13 +15,13 @@ use crate::support::{Kinto, PATIENCE, SERVICE_ACCOUNT, Sidecar, commit, eventual
 async fn age(journal: &mut SqliteConnection, entries: usize) {
     let more = format!(
         "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {entries}) \
-         INSERT INTO sidecar_entries SELECT history, last_modified + n, id || '-' || n, uri || '-' || n, object_modified, \
+         INSERT INTO sidecar_entries SELECT history, (SELECT max(last_modified) FROM sidecar_entries) + n, id || '-' || n, uri || '-' || n, object_modified, \
          resource_name, action, user_id, date, bucket_id, group_id, collection_id, record_id || '-' || n, reader_set, \
          knows_readers, json FROM sidecar_entries, numbers WHERE resource_name = 'record'"
     );
     journal.execute(AssertSqlSafe(more)).await.unwrap();
     for text in [
-        "UPDATE sidecar_histories SET timestamp = (SELECT max(last_modified) FROM sidecar_entries WHERE history = sidecar_histories.id)",
+        "UPDATE sidecar_histories SET timestamp = max(timestamp, (SELECT max(last_modified) FROM sidecar_entries))",
         "DROP TABLE sidecar_checkpoints",
         "DROP TABLE sidecar_versions",
         "ALTER TABLE sidecar_intents DROP COLUMN note",
