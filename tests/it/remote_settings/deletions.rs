@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{changeset_of, public_bucket, sidecar_before, v2};
 use crate::check::examined;
-use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, eventually};
+use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, eventually, unique};
 
 const BUCKET: &str = "away";
 
@@ -145,4 +145,66 @@ async fn deletions_are_known_after_a_purge() {
 #[tokio::test]
 async fn deletions_are_known_after_a_purge_of_postgresql() {
     are_known_after_a_purge(KintoOptions::postgres()).await;
+}
+
+#[tokio::test]
+async fn deletions_that_find_no_room_are_counted_as_unknown() {
+    const RECORDS: usize = 150;
+    let bucket = unique("crowded");
+    // In one that others use, too, the journal looks at their buckets first.
+    let kinto = Kinto::start(KintoOptions::memory());
+    let direct = kinto.client().user("owner");
+    public_bucket(&direct, &bucket, &["c"]).await;
+    let uri = format!("/buckets/{bucket}/collections/c/records");
+    let batch = |method: &str, ids: std::ops::Range<usize>| {
+        let requests = ids.map(|id| json!({"method": method, "path": format!("{uri}/record-{id}")}));
+        json!({"requests": requests.collect::<Vec<_>>()})
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let journal = format!("sqlite:{}", folder.path().join("j.db").display());
+    let settings = [
+        ("sidecar.history", "journal"),
+        ("sidecar.journal", &*journal),
+        ("sidecar.state_dir", "none"),
+        ("sidecar.admin_listen", "127.0.0.1:0"),
+        ("sidecar.cache_size", "64KiB"),
+        ("sidecar.poll_budget", "100%"),
+    ];
+    let mut sidecar = sidecar_before(&kinto, &[&bucket], &settings);
+    let owner = sidecar.client().user("owner");
+    let write = async |method: &str| {
+        for first in (0..RECORDS).step_by(25) {
+            owner.post("/batch").json(batch(method, first..first + 25)).await.expect(200);
+        }
+    };
+    write("PUT").await;
+    let resources = format!("/buckets/{bucket}");
+    let account =
+        [SERVICE_ACCOUNT, ("changes.resources", &*resources), ("sidecar.compat", "remote-settings")];
+    let all: Vec<(&str, &str)> = account.iter().chain(&settings[..2]).copied().collect();
+    eventually("deletions to be known from here on", async || {
+        let said = examined(&kinto.url(), &all).0;
+        said["facts"]["deletions"].as_str().unwrap().contains("known in 1 of 1 collections").then_some(())
+    })
+    .await;
+    owner.put(&format!("{uri}/last")).await.expect(201);
+    let away = owner.get(&uri).await.expect(200).timestamp();
+    write("DELETE").await;
+    let newest = owner.get(&uri).await.expect(200).timestamp();
+    // What the journal knows is read once the mirror is.
+    sidecar.kill();
+    sidecar.restart();
+    let client = sidecar.client();
+    let changeset = changeset_of(&bucket, "c");
+    let counted = async || sidecar.metric("kinto_sidecar_changesets_before_deletions_total").await.unwrap();
+    let early = format!("{changeset}?_expected=0&_since={away}");
+    let known = eventually("somebody who was away to be counted", async || {
+        assert_eq!(deleted(&v2(&client, &early).await.expect(200).json()).len(), RECORDS, "Kinto has them");
+        Some(counted().await).filter(|counted| *counted > 0)
+    })
+    .await;
+    let late = format!("{changeset}?_expected=0&_since={newest}");
+    v2(&client, &late).await.expect(200);
+    assert_eq!(counted().await, known);
+    assert!(sidecar.log().contains("half of sidecar.cache_size is too little"), "{}", sidecar.log());
 }
