@@ -2,9 +2,9 @@
 //!
 //! Kinto's operators purge tombstones now and then, and readers who were away for longer would keep what is gone. The
 //! journal has the last state of each record that it ever knew: what of it the upstream lists no more is gone. Of a
-//! collection that was deleted and made again, the upstream never lists what went with it. Since when
-//! it knows of all deletions of a collection is remembered beside the list's watermark. The oldest are left out where they
-//! are too many to be kept.
+//! collection that was deleted and made again, the upstream never lists what went with it. Since when it knows of all
+//! deletions of a collection is remembered beside the list's watermark. The oldest are left out where they are too many to
+//! be kept.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;

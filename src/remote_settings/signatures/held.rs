@@ -118,6 +118,7 @@ mod tests {
         held.retain(|_| false);
         assert!(Arc::ptr_eq(&held.listed(Arc::clone(&other)), &other), "it is in the list no more");
     }
+
     #[test]
     fn a_look_at_an_older_content_that_ends_late_changes_nothing() {
         let (mut held, older) = (Held::default(), Instant::now());
