@@ -10,7 +10,7 @@ use crate::access::{Access, Credentials, Requester};
 use crate::feeds::Feeds;
 use crate::feeds::sources::Sources;
 use crate::history::History;
-use crate::history::keeper::{Begun, Keeper};
+use crate::history::keeper::{JournalAtStart, Keeper};
 use crate::kinto::CollectionKey;
 use crate::mirror::refresh::Reader;
 use crate::mirror::{Mirrors, recheck};
@@ -88,7 +88,7 @@ impl App {
     /// Builds the state, and starts what keeps it up to date on the runtime of `background`.
     pub fn start(
         in_force: InForce,
-        journal: Begun,
+        journal: JournalAtStart,
         background: Handle,
         upstream: Upstream,
         phase: watch::Receiver<Phase>,

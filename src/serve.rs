@@ -22,10 +22,10 @@ mod reload;
 use crate::app::App;
 use crate::condition;
 use crate::endpoints::admin::Admin;
-use crate::history::keeper::Begun;
+use crate::history::keeper::JournalAtStart;
 use crate::journal::{Journal, JournalError, Opening, Upgrade};
 use crate::phase::Phase;
-use crate::server::{AdminServer, Expected, Pulse, Server, Serves, Sockets};
+use crate::server::{AdminServer, Expected, Pulse, Running, Server, Sockets};
 use crate::settings::{Arguments, Environment, InForce, Settings};
 use crate::telemetry;
 use crate::upstream::{Upstream, leads_to_itself};
@@ -89,7 +89,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     let journal = if predecessor.is_some() {
         // Whoever served before has it still, and goes on where this process could not use it.
         examine_journal(&settings, &background)?;
-        Begun::Not
+        JournalAtStart::Not
     } else {
         open_journal(&settings, &background)?
     };
@@ -129,7 +129,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
         })
     });
     let offer = offer.transpose()?;
-    let Serves { threads, pulse, expected } = server.start()?;
+    let Running { threads, pulse, expected } = server.start()?;
     let status = format!("listening on {address}");
     telemetry::announce(format, &status);
     background.spawn(condition::tell(told, asker, address));
@@ -290,21 +290,21 @@ fn raise_descriptors(settings: &Settings) {
 
 /// The journal, where one may be needed and can be opened now. One that never can be ends the process; a database that is
 /// away is waited for while other things go on, and so is what takes long.
-fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Begun> {
+fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<JournalAtStart> {
     if !settings.history_mode.wants_journal() {
-        return Ok(Begun::Not);
+        return Ok(JournalAtStart::Not);
     }
     let begun = background.block_on(async {
         let opening = Opening::begin(&settings.journal).await?;
         if opening.takes_long().await? {
-            return Ok(Begun::Found(opening));
+            return Ok(JournalAtStart::Found(opening));
         }
         let explicit_permissions = settings.kinto.explicit_permissions;
         let upgrade = Upgrade::default();
-        opening.finish(&settings.history, explicit_permissions, &upgrade).await.map(Begun::Open)
+        opening.finish(&settings.history, explicit_permissions, &upgrade).await.map(JournalAtStart::Open)
     });
     begun.or_else(|error| match error {
-        JournalError::Unavailable(_) | JournalError::Left => Ok(Begun::Not),
+        JournalError::Unavailable(_) | JournalError::Left => Ok(JournalAtStart::Not),
         JournalError::InUse(_) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         JournalError::Unusable(_) => Err(Error::other(error)),
     })

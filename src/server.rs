@@ -68,9 +68,9 @@ struct Shared {
     awaited: mpsc::Sender<()>,
 }
 
-/// A server that serves.
+/// A server whose threads run.
 #[derive(Debug)]
-pub struct Serves {
+pub struct Running {
     /// They end after the process began to ([`App::phase`]).
     pub threads: Vec<JoinHandle<()>>,
     /// Whether they do what they are there for.
@@ -121,7 +121,7 @@ impl Server {
     }
 
     /// Starts the threads.
-    pub fn start(self) -> io::Result<Serves> {
+    pub fn start(self) -> io::Result<Running> {
         let places = Places::new(Bounds::Clients(self.app.in_force().clone()));
         let (awaited, expected) = mpsc::channel(1);
         let shared = Shared { tls: self.tls, places, app: self.app, awaited };
@@ -135,7 +135,7 @@ impl Server {
             runtime.spawn(pulse.of_thread());
             threads.push(thread.spawn(move || runtime.block_on(run(listeners, core, shared)))?);
         }
-        Ok(Serves { threads, pulse, expected: Expected(expected) })
+        Ok(Running { threads, pulse, expected: Expected(expected) })
     }
 }
 

@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How far the process that begins is with its journal.
 #[derive(Debug)]
-pub enum Begun {
+pub enum JournalAtStart {
     /// It is to be opened when it can be.
     Not,
     /// It was found, and has to be brought up to date.
@@ -58,11 +58,11 @@ pub struct Keeper {
 impl Keeper {
     /// Keeps history in the journal that has `begun` to be open, or, where none has and the settings want one, in the one that
     /// [`Self::open`] opens, once the process before this one has left it.
-    pub fn new(settings: &Settings, begun: Begun, relieved: Relieved) -> Self {
+    pub fn new(settings: &Settings, begun: JournalAtStart, relieved: Relieved) -> Self {
         let (journal, found) = match begun {
-            Begun::Not => (None, None),
-            Begun::Found(opening) => (None, Some(opening)),
-            Begun::Open(journal) => (Some(journal), None),
+            JournalAtStart::Not => (None, None),
+            JournalAtStart::Found(opening) => (None, Some(opening)),
+            JournalAtStart::Open(journal) => (Some(journal), None),
         };
         Self {
             mode: settings.history_mode,
@@ -212,7 +212,7 @@ mod tests {
         let former = Journal::open(&settings.journal, &settings.history, true).await.unwrap();
 
         let (relieve, relieved) = watch::channel(None);
-        let keeper = Keeper::new(&settings, Begun::Not, relieved);
+        let keeper = Keeper::new(&settings, JournalAtStart::Not, relieved);
         assert!(!keeper.is_released());
         let mut awaited = pin!(keeper.awaited());
         assert!((&mut awaited).now_or_never().is_none());

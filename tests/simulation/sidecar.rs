@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kinto_sidecar::app::{App, Core};
 use kinto_sidecar::handler::handle;
-use kinto_sidecar::history::keeper::Begun;
+use kinto_sidecar::history::keeper::JournalAtStart;
 use kinto_sidecar::journal::Journal;
 use kinto_sidecar::phase::Phase;
 use kinto_sidecar::settings::{Arguments, Environment, HistoryMode, InForce, Settings};
@@ -131,7 +131,7 @@ impl Alive {
         let upstream = Upstream::new(&in_force).unwrap();
         let (phase, phases) = watch::channel(Phase::Serving);
         let (relieve, relieved) = watch::channel(Some(Instant::now()));
-        let begun = journal.clone().map_or(Begun::Not, Begun::Open);
+        let begun = journal.clone().map_or(JournalAtStart::Not, JournalAtStart::Open);
         let app = App::start(in_force, begun, Handle::current(), upstream.sibling(), phases, relieved);
         Self {
             core: Arc::new(Core::new(app, upstream)),
