@@ -335,12 +335,13 @@ impl Mirror {
         self.state().filter(|state| state.news >= self.clock.news())
     }
 
-    /// Whether this is what is kept, and accounts for all that was heard of the collection.
+    /// Whether this is what is kept, accounts for all that was heard of the collection, and is published rather than
+    /// another content whose signature is good.
     pub fn is_still(&self, state: &Weak<State>) -> bool {
+        let is_it = |other: &Arc<State>| std::ptr::eq(Arc::as_ptr(other), state.as_ptr());
         let kept = self.state.load();
-        kept.as_ref().is_some_and(|kept| {
-            std::ptr::eq(Arc::as_ptr(kept), state.as_ptr()) && kept.news >= self.clock.news()
-        })
+        kept.as_ref().is_some_and(|kept| is_it(kept) && kept.news >= self.clock.news())
+            && self.good.load().as_ref().is_none_or(is_it)
     }
 
     /// Whether the last read found the collection too large to be kept. It is not read again to be thrown away for some time.

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::list;
+use super::recent::Standing;
 use crate::app::Core;
 use crate::error::Error;
 use crate::settings::Settings;
@@ -24,25 +25,36 @@ use crate::wire::cache_control::{self, Served};
 pub async fn answer(core: &Core, expiry: Option<u64>) -> Result<Response, Error> {
     let app = &core.app;
     let (entries, is_stale) = app.poller.entries(None).await?;
-    let mut response = respond(&app.broadcasts, &entries, &app.settings, Instant::now());
+    let (mut response, until) = respond(&app.broadcasts, &entries, &app.settings, Instant::now());
     if let Some(seconds) = expiry {
         cache_control::allow(response.headers_mut(), seconds, SystemTime::now());
     }
     if is_stale {
         Served::Behind(app.poller.behind_for()).insert(response.headers_mut());
+    } else {
+        let standing = Standing::on_entries(&entries, |core| core.app.poller.at_once());
+        response.extensions_mut().insert(standing);
+        Standing::narrow(&mut response, move |_| until.is_none_or(|until| Instant::now() < until));
     }
     Ok(response)
 }
 
-fn respond(broadcasts: &Broadcasts, entries: &Entries, settings: &Settings, now: Instant) -> Response {
+/// The answer, and until when these entries lead to it.
+fn respond(
+    broadcasts: &Broadcasts,
+    entries: &Entries,
+    settings: &Settings,
+    now: Instant,
+) -> (Response, Option<Instant>) {
     let interval = Duration::from_secs(settings.kinto.push_broadcast_min_debounce_interval_seconds);
-    let broadcasts = match broadcasts.next(entries, interval, now) {
+    let (timestamp, until) = broadcasts.next(entries, interval, now);
+    let broadcasts = match timestamp {
         Some(timestamp) => json!({"remote-settings/monitor_changes": format!("\"{timestamp}\"")}),
         None => json!({}),
     };
     let mut response = list::json(Body::full(json!({"broadcasts": broadcasts, "code": 200}).to_string()));
     cache_control::forbid(response.headers_mut());
-    response
+    (response, until)
 }
 
 #[cfg(test)]
@@ -52,13 +64,26 @@ mod tests {
     use crate::kinto::CollectionKey;
 
     fn ask(broadcasts: &Broadcasts, entries: &Entries, now: Instant) -> String {
-        text(respond(broadcasts, entries, &Settings::default(), now))
+        text(respond(broadcasts, entries, &Settings::default(), now).0)
     }
 
     fn body(timestamp: u64) -> String {
         format!(
             "{{\"broadcasts\":{{\"remote-settings/monitor_changes\":\"\\\"{timestamp}\\\"\"}},\"code\":200}}"
         )
+    }
+
+    #[test]
+    fn an_answer_holds_for_its_entries_until_a_change_that_waits_may_be_told() {
+        let (mut entries, start) = (entries(None), Instant::now());
+        let settings = Settings::default();
+        let interval = Duration::from_secs(settings.kinto.push_broadcast_min_debounce_interval_seconds);
+        let broadcasts = Broadcasts::default();
+        let until = |entries: &Entries, now: Instant| respond(&broadcasts, entries, &settings, now).1;
+        assert_eq!(until(&entries, start), None);
+        entries.rows[0].last_modified.0 += 1;
+        assert_eq!(until(&entries, start + Duration::from_secs(1)), Some(start + interval));
+        assert_eq!(until(&entries, start + interval), None);
     }
 
     #[test]

@@ -67,9 +67,8 @@ pub async fn answer(
     Served::from_memory(is_stale.then(|| app.poller.behind_for())).insert(response.headers_mut());
     let is_known = claimed.is_none_or(|claimed| claimed <= entries.timestamp);
     if is_known && !is_stale && !entries.rows.is_empty() {
-        let entries = Arc::downgrade(&entries);
-        let stands = move |core: &Core| core.app.poller.is_still(&entries);
-        response.extensions_mut().insert(Standing::on(stands));
+        let standing = Standing::on_entries(&entries, |core| core.app.poller.at_once());
+        response.extensions_mut().insert(standing);
     }
     Ok(response)
 }

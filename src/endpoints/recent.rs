@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ptr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use crate::app::Core;
 use crate::metrics::CacheOutcome;
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
+use crate::timeline::entries::Entries;
 use crate::wire::body::{Body, Response};
 use crate::wire::lent::Stock;
 use crate::wire::peer::{Peer, client};
@@ -91,6 +93,23 @@ impl Standing {
     pub fn on(stands: impl Fn(&Core) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(stands))
     }
+
+    /// Stands while these are the entries that are given out.
+    pub fn on_entries(
+        entries: &Arc<Entries>,
+        given_out: impl Fn(&Core) -> Option<Arc<Entries>> + Send + Sync + 'static,
+    ) -> Self {
+        // Weak: what is remembered of an answer keeps no list.
+        let entries = Arc::downgrade(entries);
+        Self::on(move |core| given_out(core).is_some_and(|now| ptr::eq(Arc::as_ptr(&now), entries.as_ptr())))
+    }
+
+    /// Has an answer be remembered no longer than `stands` says, too, if it is remembered at all.
+    pub fn narrow(response: &mut Response, stands: impl Fn(&Core) -> bool + Send + Sync + 'static) {
+        if let Some(Self(before)) = response.extensions_mut().remove() {
+            response.extensions_mut().insert(Self::on(move |core| before(core) && stands(core)));
+        }
+    }
 }
 
 impl fmt::Debug for Standing {
@@ -129,8 +148,8 @@ pub fn again(
 
 /// Whether answers of whoever answers may be remembered.
 pub fn is_remembered(route: &Route) -> bool {
-    use Endpoint::{Changeset, MonitorChanges, MonitorChangeset, V2};
-    matches!(route, Route::Own(Changeset(_) | MonitorChanges | MonitorChangeset | V2(_)))
+    use Endpoint::{Broadcasts, Changeset, MonitorChanges, MonitorChangeset, V2};
+    matches!(route, Route::Own(Broadcasts | Changeset(_) | MonitorChanges | MonitorChangeset | V2(_)))
 }
 
 // === impl Asked ===
@@ -188,7 +207,7 @@ impl Given {
     /// Whether nothing has moved that it stands on, but for the time.
     fn stands(&self, core: &Core) -> bool {
         self.permissions == core.access.version()
-            && std::ptr::eq(self.settings.as_ptr(), Arc::as_ptr(&core.app.settings))
+            && ptr::eq(self.settings.as_ptr(), Arc::as_ptr(&core.app.settings))
             && is_ordinary(core)
             && (self.standing.0)(core)
     }

@@ -50,15 +50,10 @@ impl Public {
 
     /// What anybody may read of `all`.
     pub async fn entries(&self, access: &Access, all: &Arc<Entries>) -> Result<Arc<Entries>, Error> {
-        let (permissions, asked) = (access.version(), Instant::now());
-        let last = self.last.load();
-        if let Some(last) = &*last
-            && (last.generation, last.permissions) == (all.generation, permissions)
-            && asked.duration_since(last.asked) < self.settings.now().permission_ttl
-        {
-            return Ok(Arc::clone(&last.entries));
+        if let Some(entries) = self.at_once(access, all) {
+            return Ok(entries);
         }
-        let last = last.as_ref().map(Arc::clone);
+        let (permissions, asked, last) = (access.version(), Instant::now(), self.last.load_full());
         let before = self.warm.public();
         let shown = before.as_ref().map(|before| &before.0);
         let entries = Box::pin(found(&access.anybody(), all, last.as_deref(), shown)).await?;
@@ -69,6 +64,15 @@ impl Public {
         let known = Known { generation: all.generation, permissions, asked, entries: Arc::clone(&entries) };
         self.last.store(Some(Arc::new(known)));
         Ok(entries)
+    }
+
+    /// The same, where nobody has to be asked for it.
+    pub fn at_once(&self, access: &Access, all: &Entries) -> Option<Arc<Entries>> {
+        let last = self.last.load();
+        let last = last.as_ref()?;
+        let is_known = (last.generation, last.permissions) == (all.generation, access.version())
+            && last.asked.elapsed() < self.settings.now().permission_ttl;
+        is_known.then(|| Arc::clone(&last.entries))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The state that is published: the contents of all collections that anybody may read, at one look.
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use crate::kinto::CollectionKey;
-use crate::mirror::{Mirrors, State};
+use crate::mirror::{Mirror, Mirrors, State};
 use crate::remote_settings::signatures::Signatures;
 use crate::timeline::Timeline;
 use crate::timeline::entries::Entries;
@@ -61,6 +61,20 @@ pub async fn state(
     let mirror = mirrors.mirror(key);
     let (state, _, is_good) = signatures.published(mirrors, &mirror, None).await?;
     Ok(is_good.then_some(state))
+}
+
+/// Asks whether all of these contents are still those of their collections; `None` where there are none of some.
+pub fn standing(mirrors: &Arc<Mirrors>, states: &[Published]) -> Option<impl Fn() -> bool + use<>> {
+    let known = |(key, state): &Published| {
+        Some((Arc::downgrade(&mirrors.mirror(key)), Arc::downgrade(state.as_ref()?)))
+    };
+    let states: Vec<(Weak<Mirror>, Weak<State>)> = states.iter().map(known).collect::<Option<_>>()?;
+    Some(move || {
+        let is_still = |(mirror, state): &(Weak<Mirror>, Weak<State>)| {
+            mirror.upgrade().is_some_and(|mirror| mirror.is_still(state))
+        };
+        states.iter().all(is_still)
+    })
 }
 
 /// Names a state, in hexadecimal digits: other records or other attributes, another name. All sidecars give it the same.

@@ -22,11 +22,19 @@ struct Broadcast {
 }
 
 impl Broadcasts {
-    /// What to broadcast now: a change is told `interval` after the last one, or at once where that is long ago.
-    pub fn next(&self, entries: &Entries, interval: Duration, now: Instant) -> Option<Timestamp> {
+    /// What to broadcast now: a change is told `interval` after the last one, or at once where that is long ago. Beside it
+    /// stands when something else of these entries is to be broadcast, if ever.
+    pub fn next(
+        &self,
+        entries: &Entries,
+        interval: Duration,
+        now: Instant,
+    ) -> (Option<Timestamp>, Option<Instant>) {
         let mut last = self.last.lock();
-        *last = debounce(*last, newest(entries), interval, now);
-        last.map(|last| last.timestamp)
+        let newest = newest(entries);
+        *last = debounce(*last, newest, interval, now);
+        let waiting = last.filter(|last| newest > Some(last.timestamp));
+        (last.map(|last| last.timestamp), waiting.and_then(|last| last.since.checked_add(interval)))
     }
 }
 

@@ -7,7 +7,7 @@
 //! everything once, for readers who cannot be answered without it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -172,12 +172,10 @@ impl Poller {
         }
     }
 
-    /// Whether these are the entries that everybody is given at once.
-    pub fn is_still(&self, entries: &Weak<Entries>) -> bool {
-        self.timeline.is_loaded()
-            && !self.ttl().is_zero()
-            && !self.is_behind()
-            && std::ptr::eq(Arc::as_ptr(&self.timeline.entries()), entries.as_ptr())
+    /// The entries that everybody is given at once; `None` where the upstream is asked first, or they may be old.
+    pub fn at_once(&self) -> Option<Arc<Entries>> {
+        let is_current = self.timeline.is_loaded() && !self.ttl().is_zero() && !self.is_behind();
+        is_current.then(|| self.timeline.entries())
     }
 
     /// Whether what is known may be old, as the upstream fails or says nothing.

@@ -10,13 +10,13 @@ use crate::support::stub::{HELLO, Stub};
 use crate::support::{Client, Kinto, Sidecar, eventually, unique};
 
 /// A sidecar with its settings in a file.
-struct Reloaded {
-    sidecar: Sidecar,
+pub(crate) struct Reloaded {
+    pub(crate) sidecar: Sidecar,
     folder: tempfile::TempDir,
 }
 
 impl Reloaded {
-    fn start(upstream: &str, settings: &[&str]) -> Self {
+    pub(crate) fn start(upstream: &str, settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write(&folder, settings);
         let file = folder.path().join("sidecar.ini").display().to_string();
@@ -25,7 +25,7 @@ impl Reloaded {
     }
 
     /// Has other settings be read; returns when the log says `word` once more than before.
-    async fn read(&self, settings: &[&str], word: &str) {
+    pub(crate) async fn read(&self, settings: &[&str], word: &str) {
         let said = || self.sidecar.log().matches(word).count();
         let before = said();
         write(&self.folder, settings);

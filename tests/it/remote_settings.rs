@@ -8,6 +8,7 @@ mod parameters;
 mod restarted;
 mod service;
 mod signatures;
+mod standing;
 
 use http::Method;
 use serde_json::json;

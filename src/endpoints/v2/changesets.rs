@@ -1,5 +1,7 @@
 //! Both changesets of `/v2`: the slices that `/v1` answers with, for everybody alike.
 
+use std::sync::Arc;
+
 use http::request::Parts;
 
 use super::{V2Refusal, parameters};
@@ -8,8 +10,10 @@ use crate::app::Core;
 use crate::endpoints::changeset::{Readable, newest};
 use crate::endpoints::monitor_changes::{Context, Monitor};
 use crate::endpoints::monitor_changeset;
+use crate::endpoints::recent::Standing;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::timeline::entries::Entries;
 use crate::wire::body::Response;
 use crate::wire::cache_control::{self, Served};
 
@@ -20,6 +24,7 @@ pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, V2
     let newest = newest(Some(&params.expected), params.since);
     let (all, is_behind) = app.poller.entries(newest).await?;
     let entries = app.signatures.listed(app.public.entries(&core.access, &all).await?);
+    let is_known = newest.is_none_or(|newest| newest <= all.timestamp);
     let base_url = || app.settings.public_url();
     let context = Context {
         settings: &app.settings,
@@ -36,7 +41,17 @@ pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, V2
     let headers = response.headers_mut();
     monitor.insert_expiry(headers, Some(lifetime.as_secs()), true);
     Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
+    if is_known && !is_behind && !entries.rows.is_empty() {
+        let listed = |core: &Core| Some(core.app.signatures.listed(public_at_once(core)?));
+        response.extensions_mut().insert(Standing::on_entries(&entries, listed));
+    }
     Ok(response)
+}
+
+/// The list of what anybody may read, where nobody has to be asked for it.
+pub(super) fn public_at_once(core: &Core) -> Option<Arc<Entries>> {
+    let all = core.app.poller.at_once()?;
+    core.app.public.at_once(&core.access, &all)
 }
 
 /// A collection's changeset, where it is monitored and anybody may read it. Who asks does not matter.
@@ -68,8 +83,10 @@ pub(super) async fn collection(
     };
     let readable =
         Readable { core, key: &key, params: &params, requester: &anybody, granted, expiry: &expiry };
-    match readable.answer(request).await {
-        Err(Error::NotFound) => Err(V2Refusal::NoCollection(key)),
-        answered => Ok(answered?),
-    }
+    let mut response = match readable.answer(request).await {
+        Err(Error::NotFound) => return Err(V2Refusal::NoCollection(key)),
+        answered => answered?,
+    };
+    Standing::narrow(&mut response, move |core| core.app.timeline.resources().include(&key));
+    Ok(response)
 }

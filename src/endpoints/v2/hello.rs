@@ -6,7 +6,9 @@ use http::request::Parts;
 use serde_json::json;
 
 use super::V2Refusal;
+use super::changesets::public_at_once;
 use crate::app::Core;
+use crate::endpoints::recent::Standing;
 use crate::endpoints::root;
 use crate::kinto::iso_date;
 use crate::remote_settings::published;
@@ -15,12 +17,16 @@ use crate::wire::cache_control::{self, Served};
 use crate::wire::compression;
 use crate::wire::tagged::Coded;
 
+/// An answer that stands on more contents than this is not remembered: it would take too much room.
+const MOST_STATES: usize = 1000;
+
 /// Answers with what the service is.
 pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2Refusal> {
     let app = &core.app;
     let (all, is_behind) = app.poller.entries(None).await?;
     let entries = app.public.entries(&core.access, &all).await?;
-    let id = published::name_of(&published::states(&app.mirrors, &app.signatures, &entries).await);
+    let states = published::states(&app.mirrors, &app.signatures, &entries).await;
+    let id = published::name_of(&states);
     let seconds = entries.timestamp.0 / 1000;
     let date = iso_date(seconds * 1_000_000);
     let date = date.split('.').next();
@@ -35,5 +41,12 @@ pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2R
     let headers = response.headers_mut();
     cache_control::allow(headers, app.settings.remote_settings.max_age.as_secs(), SystemTime::now());
     Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
+    if !is_behind
+        && states.len() <= MOST_STATES
+        && let Some(are_still) = published::standing(&app.mirrors, &states)
+    {
+        response.extensions_mut().insert(Standing::on_entries(&entries, public_at_once));
+        Standing::narrow(&mut response, move |_| are_still());
+    }
     Ok(response)
 }
