@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::answer::Answer;
 use super::changes::{self, Meaning};
-use super::lookup::{self, Question};
+use super::lookup::{self, ExamineError, Question};
 use super::order::{Order, Turn};
 use super::write::{Target, Write};
 use super::{Writes, default_bucket, lives, sent, versions};
@@ -134,7 +134,7 @@ impl Recording {
             return Ok(());
         };
         let mut changes = Vec::new();
-        let mut is_unknown = false;
+        let (mut is_unknown, mut is_unseen) = (false, false);
         for (index, ((write, answer), meaning)) in
             self.writes.iter().zip(&**answers).zip(meanings).enumerate()
         {
@@ -155,8 +155,12 @@ impl Recording {
                     changes.extend(more.into_iter().map(|change| Change { note: note.clone(), ..change }));
                 }
                 Meaning::Look(object) => match self.look(write, object, self.author(index), answer).await {
-                    Some(change) => changes.push(change),
-                    None => is_unknown = true,
+                    Ok(Some(change)) => changes.push(change),
+                    Ok(None) => is_unknown = true,
+                    Err(error) => {
+                        tracing::warn!(%error, "could not look at what was written");
+                        is_unseen = true;
+                    }
                 },
                 Meaning::Gone => changes.extend(self.all_gone().await?),
                 Meaning::Unknown => is_unknown = true,
@@ -175,9 +179,10 @@ impl Recording {
         {
             tracing::debug!(%error, "could not wait for other processes");
         }
-        if is_unknown {
+        if is_unknown || is_unseen {
             tokio::spawn(self.resolve(changes));
-            return Ok(());
+            // By the time that it can be looked at, somebody may have written over it: nobody is told that it is kept.
+            return if is_unseen { Err(Error::Unavailable { retry_after: None }) } else { Ok(()) };
         }
         self.close(changes).await
     }
@@ -232,7 +237,7 @@ impl Recording {
         Outcome { ended: self.lives.clone(), ..changes::outcome(closes, changes) }
     }
 
-    async fn examine(&mut self) -> Result<Outcome, lookup::ExamineError> {
+    async fn examine(&mut self) -> Result<Outcome, ExamineError> {
         self.turns.clear();
         let _mark = self.group.map(|group| self.room.examining(group));
         let changes = lookup::examine(&self.room, &self.journal, &self.questions()).await?;
@@ -268,32 +273,35 @@ impl Recording {
         }
     }
 
-    /// The whole of an object of which the answer showed a part, or nothing.
+    /// The whole of an object of which the answer showed a part, or nothing; `None` where it cannot be told which it is.
     async fn look(
         &self,
         write: &Write,
         object: Object,
         user_id: Option<String>,
         answer: &Answer,
-    ) -> Option<Change> {
+    ) -> Result<Option<Change>, ExamineError> {
         let source = self.room.requester(&write.credentials).source();
-        let mut version = versions::look(&source, &object).await.ok()??;
+        let mut version = versions::look(&source, &object).await?;
         // Without its timestamp, nobody can tell whose version it is.
         let modified = answer.modified();
         // Kinto in memory may give two who write at once one timestamp.
         let is_sent = |data: &RawValue| {
             sent::is_in(write.sent.as_deref(), write.method.as_str(), data, &["id", "last_modified"])
         };
-        let is_own = |modified: &Timestamp| *modified == version.modified && is_sent(&version.data);
+        let is_own = |modified: &Timestamp| {
+            version.as_ref().is_some_and(|version| *modified == version.modified && is_sent(&version.data))
+        };
         if let Some(modified) = modified.filter(|modified| !is_own(modified)) {
             // Somebody was faster; theirs is recorded with their own write.
-            let before = self.journal.newest_data(&object).await.ok()?;
-            version = changes::patched(&object, modified, before.as_deref(), write, answer)?;
+            let before = self.journal.newest_data(&object).await?;
+            version = changes::patched(&object, modified, before.as_deref(), write, answer);
         }
+        let Some(version) = version else { return Ok(None) };
         let action = write.is_partial.then_some(Action::Update);
         let change = changes::changed(version, object, user_id);
         let (action, note) = (change.action.or(action), write.note.clone());
-        Some(Change { action, note, is_found: modified.is_none(), ..change })
+        Ok(Some(Change { action, note, is_found: modified.is_none(), ..change }))
     }
 
     /// The end of all buckets.

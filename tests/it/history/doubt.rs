@@ -120,3 +120,23 @@ async fn of_a_batch_with_a_conflict_in_it_only_what_is_there_is_recorded() {
     assert_eq!(about[0]["target"]["data"], written);
     assert_eq!(about[0]["user_id"], id_of(&world.alice).await);
 }
+
+#[tokio::test]
+async fn a_patch_that_cannot_be_looked_at_is_not_said_to_be_kept() {
+    let world = World::new().await;
+    let record = world.record("r");
+    world.alice.put(&record).data(json!({"n": 1})).await.expect(201);
+    let path = format!("/v1{record}");
+    let is_look = move |request: &Recorded| request.method == "GET" && request.path() == path;
+    world.recorder.intercept(move |request| if is_look(request) { Fate::Answer(503) } else { Fate::Pass });
+    let patch = || world.alice.patch(&record).header("response-behavior", "light").data(json!({"m": 2}));
+    // Somebody may write over it before it can be looked at.
+    patch().await.expect(503);
+    world.recorder.release();
+    let about = eventually("the entry", async || {
+        Some(world.about_records().await).filter(|entries| entries.len() == 2)
+    });
+    assert_eq!(about.await[1]["target"]["data"]["m"], 2);
+    patch().await.expect(200);
+    assert_eq!(world.about_records().await.len(), 3);
+}
