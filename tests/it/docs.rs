@@ -25,6 +25,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("prometheus ", "deploy::prometheus runs it, where there is one"),
     ("kinto-sidecar history import --from", "needs a Kinto with the history plugin; history::plugin has one"),
     ("SEEDS=", "is a longer form of a test"),
+    ("SEED=", "is a longer form of a test"),
     ("KILLS=", "is a longer form of a test"),
     ("RESTARTS=", "is a longer form of a test"),
     ("MINUTES=", "is a longer form of a test"),

@@ -1,6 +1,7 @@
 //! The history that the sidecar keeps: what is recorded, by whom, what is read, and that nothing is lost.
 
 mod anew;
+pub mod compare;
 mod doubt;
 mod elsewhere;
 mod failure;
@@ -17,6 +18,7 @@ mod shared;
 mod spelling;
 mod transfer;
 mod upgrade;
+pub mod writers;
 
 use serde_json::Value;
 

@@ -16,6 +16,7 @@ mod access;
 mod access_log;
 mod admin;
 mod batch;
+mod campaign;
 mod changesets;
 mod check;
 mod clients;

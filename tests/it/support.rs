@@ -22,6 +22,7 @@ mod postgres;
 pub mod prometheus;
 mod recorder;
 mod sidecar;
+pub mod storm;
 pub mod stub;
 pub mod undertaker;
 
@@ -47,6 +48,11 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub fn unique(stem: &str) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     format!("{stem}-{:x}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A number from the environment.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
 /// Asks again until `attempt` gives something; fails the test, saying `what` was waited for, when it does not in time.

@@ -1,12 +1,14 @@
-//! A TCP proxy between sidecar and Kinto that breaks the connection in the ways that networks do.
+//! A TCP proxy between sidecar and Kinto, or PostgreSQL, that breaks the connection in the ways that networks do.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+
+use super::storm::{self, Fate, Storm};
 
 /// What happens to bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ enum Weather {
     Stalled,
     /// Answers are noise.
     Garbled,
+    /// Now and then something happens to a piece.
+    Stormy(Storm),
 }
 
 /// The proxy; ends when dropped. It runs on a thread of its own.
@@ -33,7 +37,7 @@ pub struct Chaos {
 }
 
 impl Chaos {
-    /// Stands in front of the server whose API root this is; everything passes at first.
+    /// Stands in front of the server whose API root this is, or whose Unix socket; everything passes at first.
     pub fn before(url: impl AsRef<str>) -> Self {
         let (upstream, leads) = watch::channel(address_of(url.as_ref()));
         let runtime =
@@ -63,6 +67,11 @@ impl Chaos {
             std::future::pending::<()>().await;
         });
         Self { address, upstream, weather, runtime: Some(runtime) }
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The API root behind this proxy.
@@ -98,6 +107,11 @@ impl Chaos {
         self.weather.send_replace(Weather::Garbled);
     }
 
+    /// Does something to pieces now and then.
+    pub fn storm(&self, storm: Storm) {
+        self.weather.send_replace(Weather::Stormy(storm));
+    }
+
     /// Lets everything pass again; connections that were stalled go on where they stood.
     pub fn restore(&self) {
         self.weather.send_replace(Weather::Fair);
@@ -112,63 +126,91 @@ impl Drop for Chaos {
     }
 }
 
-/// `host:port` of an API root.
+/// `host:port` of an API root; the path of a Unix socket as it is.
 pub fn address_of(url: &str) -> String {
+    if url.starts_with('/') {
+        return url.to_owned();
+    }
     let host = url.trim_start_matches("http://");
     host.split('/').next().unwrap_or_default().to_owned()
 }
 
-async fn connection(client: TcpStream, upstream: String, mut weather: watch::Receiver<Weather>) {
+async fn connection(client: TcpStream, upstream: String, weather: watch::Receiver<Weather>) {
     // Whatever ends this function resets the connection: no orderly close that could pass for the end of an answer.
     let _ = client.set_zero_linger();
-    let is_over = |weather: &Weather| matches!(weather, Weather::Cut | Weather::Gone);
-    if is_over(&weather.borrow()) {
+    let is_refused = match *weather.borrow() {
+        Weather::Cut | Weather::Gone => true,
+        Weather::Stormy(storm) => storm.refuses(),
+        _ => false,
+    };
+    if is_refused {
         return;
     }
-    let Ok(server) = TcpStream::connect(&upstream).await else { return };
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let _ = client.set_nodelay(true);
+    if upstream.starts_with('/') {
+        let Ok(server) = UnixStream::connect(&upstream).await else { return };
+        pass(client, server, weather).await;
+    } else {
+        let Ok(server) = TcpStream::connect(&upstream).await else { return };
+        let _ = server.set_nodelay(true);
+        pass(client, server, weather).await;
+    }
+}
+
+/// Passes what comes from either side on to the other.
+async fn pass(client: TcpStream, server: impl AsyncRead + AsyncWrite, mut weather: watch::Receiver<Weather>) {
     let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let mut upward = weather.clone();
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let upward = weather.clone();
     let up = async move {
         let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match from_client.read(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(read) => {
-                    let _ = upward.wait_for(|weather| *weather != Weather::Stalled).await;
-                    if to_server.write_all(&buffer[..read]).await.is_err() {
-                        break;
-                    }
-                }
+        while let Ok(read @ 1..) = from_client.read(&mut buffer).await {
+            let fate = fate(&upward, Storm::upward).await;
+            if !storm::pass_on(&mut to_server, &mut buffer[..read], fate).await {
+                break;
             }
         }
         let _ = to_server.shutdown().await;
         // The answer may still be on its way.
         std::future::pending::<()>().await;
     };
-    let mut downward = weather.clone();
+    let downward = weather.clone();
     let down = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read) = from_server.read(&mut buffer).await {
-            let _ = downward.wait_for(|weather| *weather != Weather::Stalled).await;
+            let fate = fate(&downward, Storm::downward).await;
             if read == 0 {
                 break;
             }
             if *downward.borrow() == Weather::Garbled {
                 buffer[..read].fill(b'#');
             }
-            if to_client.write_all(&buffer[..read]).await.is_err() {
-                break;
+            match fate {
+                Fate::Cut(_) => {
+                    storm::pass_on(&mut to_client, &mut buffer[..read], fate).await;
+                    return;
+                }
+                _ if storm::pass_on(&mut to_client, &mut buffer[..read], fate).await => {}
+                _ => break,
             }
         }
         // An orderly end of the upstream's stays one; the reset of dropping comes only after it has been read.
         let _ = to_client.shutdown().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
+    let is_over = |weather: &Weather| matches!(weather, Weather::Cut | Weather::Gone);
     tokio::select! {
         () = up => {}
         () = down => {}
         _ = weather.wait_for(is_over) => {}
+    }
+}
+
+/// What becomes of a piece, once pieces pass.
+async fn fate(weather: &watch::Receiver<Weather>, of: impl Fn(&Storm) -> Fate) -> Fate {
+    let _ = weather.clone().wait_for(|weather| *weather != Weather::Stalled).await;
+    match &*weather.borrow() {
+        Weather::Stormy(storm) => of(storm),
+        _ => Fate::Pass,
     }
 }

@@ -145,6 +145,11 @@ impl Request {
         self
     }
 
+    /// Method, target and body, for a failure to be understood.
+    pub fn line(&self) -> String {
+        format!("{} {} {}", self.method, self.target, String::from_utf8_lossy(&self.body))
+    }
+
     /// Sends it; what goes wrong below HTTP comes back as text.
     pub async fn attempt(self) -> Result<Response, String> {
         let Self { client, method, target, headers, body } = self;

@@ -53,7 +53,7 @@ def main():
         )
         server = subprocess.Popen(
             [f"{programs}/postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
-            + ["-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "timezone=UTC"]
+            + ["-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "timezone=UTC", "-c", "track_commit_timestamp=on"]
             + sys.argv[1:],
             start_new_session=True,
             **quiet,

@@ -37,7 +37,7 @@ impl Sidecar {
             arguments.extend(["--set".into(), format!("{key}={value}").into()]);
         }
         let log = Arc::new(Mutex::new(String::new()));
-        let (process, address) = spawn(&starter, &arguments, "127.0.0.1:0", &log);
+        let (process, address) = started(spawn(&starter, &arguments, "127.0.0.1:0", &log), &log);
         Self { process, starter, address, arguments, log }
     }
 
@@ -121,17 +121,28 @@ impl Sidecar {
 
     /// Stops it in order, if it runs, and starts it with the same settings at the same address.
     pub fn restart(&mut self) {
+        if let Err(ended) = self.try_restart() {
+            panic!("the sidecar did not start, {ended:?}:\n{}", self.log());
+        }
+    }
+
+    /// The same, where what it needs may not be there: how it ended, if it did.
+    pub fn try_restart(&mut self) -> Result<(), Option<ExitStatus>> {
         self.stop();
-        let (process, address) = spawn(&self.starter, &self.arguments, &self.address, &self.log);
-        self.process = process;
-        self.address = address;
+        (self.process, self.address) = spawn(&self.starter, &self.arguments, &self.address, &self.log)?;
+        Ok(())
+    }
+
+    /// How it ended, if it did by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().ok().flatten()
     }
 
     /// Starts another with the same settings at the same address, and waits until it listens. It is this version, whatever
     /// the one before it was started by.
     pub fn successor(&self) -> Self {
         let log = Arc::new(Mutex::new(String::new()));
-        let (process, address) = spawn(&[], &self.arguments, &self.address, &log);
+        let (process, address) = started(spawn(&[], &self.arguments, &self.address, &log), &log);
         Self { process, starter: Vec::new(), address, arguments: self.arguments.clone(), log }
     }
 
@@ -158,7 +169,7 @@ fn spawn(
     arguments: &[OsString],
     listen: &str,
     log: &Arc<Mutex<String>>,
-) -> (Child, String) {
+) -> Result<(Child, String), Option<ExitStatus>> {
     let mut programs = starter.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_kinto-sidecar")]);
     let mut process = Command::new(programs.next().unwrap())
         .args(programs)
@@ -187,9 +198,27 @@ fn spawn(
         }
     });
     if let Ok(address) = address.recv_timeout(PATIENCE) {
-        return (process, address);
+        return Ok((process, address));
     }
+    // It closed its log and is about to end, or it hangs.
+    let until = Instant::now() + Duration::from_secs(1);
+    let ended = loop {
+        match process.try_wait() {
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            ended => break ended.ok().flatten(),
+        }
+    };
     let _ = process.kill();
     let _ = process.wait();
-    panic!("the sidecar did not start:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))
+    Err(ended)
+}
+
+fn started(
+    spawned: Result<(Child, String), Option<ExitStatus>>,
+    log: &Arc<Mutex<String>>,
+) -> (Child, String) {
+    spawned.unwrap_or_else(|ended| {
+        let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        panic!("the sidecar did not start, {ended:?}:\n{log}")
+    })
 }
