@@ -18,6 +18,8 @@ use crate::settings::JournalUrl;
 
 /// How long anything may take that a writer waits for.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+/// How long PostgreSQL takes for a statement at most, and for its answer to arrive.
+const LONGEST: Duration = Duration::from_secs(35);
 /// How long a reader waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Connections that read at once.
@@ -79,6 +81,15 @@ pub(super) enum Writing {
 // === impl Kind ===
 
 impl Kind {
+    /// Waits for what may take long. A file is always there; PostgreSQL may not be, and what it takes longer for than it is
+    /// told to never comes.
+    pub(super) async fn at_last<T>(self, work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        match self {
+            Self::Sqlite => work.await,
+            Self::Postgres => bounded(LONGEST, work).await,
+        }
+    }
+
     /// What each connection is told first.
     fn told(self) -> &'static str {
         match self {
@@ -254,9 +265,12 @@ impl Engine {
         if self.in_memory {
             return self.pool.acquire().await.map(Writing::Shared);
         }
-        let mut connection = AnyConnection::connect_with(&self.options).await?;
-        connection.execute(self.kind.told()).await?;
-        Ok(Writing::Own(connection))
+        bounded(DEADLINE, async {
+            let mut connection = AnyConnection::connect_with(&self.options).await?;
+            connection.execute(self.kind.told()).await?;
+            Ok(Writing::Own(connection))
+        })
+        .await
     }
 }
 

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgListener, PgNotification};
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, Executor, Row};
 use tokio::sync::broadcast;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::engine::{DEADLINE, bounded};
 use super::statement::Statement;
 use super::{News, Object};
 use crate::kinto::Timestamp;
@@ -16,6 +17,8 @@ use crate::kinto::Timestamp;
 const MOST_BYTES: usize = 7000;
 /// How long it waits before it connects again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// After how long a silence it is asked whether the connection still leads to anybody.
+const SILENCE: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize)]
 struct Notice {
@@ -89,10 +92,15 @@ async fn hear(
     channel: &str,
 ) -> sqlx::Result<Option<PgNotification>> {
     if let Some(listener) = listener {
-        return listener.try_recv().await;
+        loop {
+            match timeout(SILENCE, listener.try_recv()).await {
+                Ok(heard) => return heard,
+                Err(_) => _ = bounded(DEADLINE, listener.execute("SELECT 1")).await?,
+            }
+        }
     }
-    let mut new = PgListener::connect(address).await?;
-    new.listen(channel).await?;
+    let mut new = bounded(DEADLINE, PgListener::connect(address)).await?;
+    bounded(DEADLINE, new.listen(channel)).await?;
     *listener = Some(new);
     Ok(None)
 }

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::engine::{DEADLINE, Engine, Kind, Writing};
+use super::engine::{DEADLINE, Engine, Kind, Writing, bounded};
 use super::statement::Statement;
 
 /// How often it is seen to that the lock is held.
@@ -85,18 +85,19 @@ impl Owner {
         if self.engine.kind == Kind::Sqlite {
             return Ok(others.collect());
         }
-        let mut holding = self.holding.lock().await;
-        let connection = self.held(&mut holding).await?;
-        let mut dead = Vec::new();
-        for other in others {
-            let attempt =
-                Statement::new("SELECT CAST(pg_try_advisory_lock(").bind(other).push(") AS INTEGER)");
-            let row = attempt.first(connection).await?.ok_or(sqlx::Error::RowNotFound)?;
-            if row.try_get::<i32, _>(0)? != 0 {
-                dead.push(other);
+        self.asked(async |connection| {
+            let mut dead = Vec::new();
+            for other in others {
+                let attempt =
+                    Statement::new("SELECT CAST(pg_try_advisory_lock(").bind(other).push(") AS INTEGER)");
+                let row = attempt.first(connection).await?.ok_or(sqlx::Error::RowNotFound)?;
+                if row.try_get::<i32, _>(0)? != 0 {
+                    dead.push(other);
+                }
             }
-        }
-        Ok(dead)
+            Ok(dead)
+        })
+        .await
     }
 
     /// The dead owners have no intents any more.
@@ -104,15 +105,29 @@ impl Owner {
         if self.engine.kind == Kind::Sqlite {
             return Ok(());
         }
+        self.asked(async |connection| {
+            for owner in dead {
+                let release =
+                    Statement::new("SELECT CAST(pg_advisory_unlock(").bind(*owner).push(") AS INTEGER)");
+                release.execute(connection).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Asks on the connection that holds the lock. One that does not answer in time is given up, and with it all that it
+    /// held.
+    async fn asked<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut AnyConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
         let mut holding = self.holding.lock().await;
         let connection = self.held(&mut holding).await?;
-        for owner in dead {
-            Statement::new("SELECT CAST(pg_advisory_unlock(")
-                .bind(*owner)
-                .push(") AS INTEGER)")
-                .execute(connection)
-                .await?;
+        let answer = bounded(DEADLINE, question(connection)).await;
+        if answer.is_err() {
+            *holding = None;
         }
-        Ok(())
+        answer
     }
 }

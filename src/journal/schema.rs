@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
 use super::JournalError;
-use super::engine::{Engine, Kind, opening};
+use super::engine::{DEADLINE, Engine, Kind, bounded, opening};
 use super::rows::now_microseconds;
 use super::statement::{Statement, lock, pragma};
 use super::upgrade::{self, Upgrade};
@@ -37,44 +37,47 @@ pub(super) async fn prepare(
         // Pages that are free can be given back to the file system. It has to be said first.
         writing.connection().execute("PRAGMA auto_vacuum = INCREMENTAL").await.map_err(failed)?;
     }
-    let mut transaction = writing.connection().begin_with(engine.kind.begin()).await.map_err(failed)?;
-    lock(engine.kind, &mut transaction).await.map_err(failed)?;
-    let found = version(engine.kind, &mut transaction).await.map_err(failed)?;
+    let kind = engine.kind;
+    let mut transaction =
+        kind.at_last(writing.connection().begin_with(kind.begin())).await.map_err(failed)?;
+    kind.at_last(lock(kind, &mut transaction)).await.map_err(failed)?;
+    let found = kind.at_last(version(kind, &mut transaction)).await.map_err(failed)?;
     let version = found.known(url)?;
-    if version == 0 && engine.kind == Kind::Sqlite {
+    if version == 0 && kind == Kind::Sqlite {
         let mark = AssertSqlSafe(format!("PRAGMA application_id = {APPLICATION}"));
         transaction.execute(mark).await.map_err(failed)?;
     }
     for step in STEPS.iter().skip(version) {
-        transaction.execute(written_for(engine.kind, step)).await.map_err(failed)?;
+        kind.at_last(transaction.execute(written_for(kind, step))).await.map_err(failed)?;
     }
     if version < CHAINS {
-        begin_chains(&mut transaction).await.map_err(failed)?;
+        kind.at_last(begin_chains(&mut transaction)).await.map_err(failed)?;
         if version > 0 {
-            upgrade::begin(&mut transaction).await.map_err(failed)?;
+            kind.at_last(upgrade::begin(&mut transaction)).await.map_err(failed)?;
         }
     }
     // Written in any case: a journal that cannot be written is found now.
     let store = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES ('schema', ")
         .bind(STEPS.len().to_string())
         .push(") ON CONFLICT (name) DO UPDATE SET value = excluded.value");
-    store.execute(&mut transaction).await.map_err(failed)?;
-    transaction.commit().await.map_err(failed)?;
-    if engine.kind == Kind::Sqlite {
+    kind.at_last(store.execute(&mut transaction)).await.map_err(failed)?;
+    kind.at_last(transaction.commit()).await.map_err(failed)?;
+    if kind == Kind::Sqlite {
         // It stays in the file, for all connections.
         writing.connection().execute("PRAGMA journal_mode = WAL").await.map_err(failed)?;
     }
-    upgrade.run(engine.kind, writing.connection()).await.map_err(failed)
+    upgrade.run(kind, writing.connection()).await.map_err(failed)
 }
 
 /// Whether that takes long, as much of what is there has to be looked at; changes nothing.
 pub(super) async fn takes_long(engine: &Engine, url: &JournalUrl) -> Result<bool, JournalError> {
     let failed = |error: sqlx::Error| opening(url, &error);
     let mut writing = engine.writing().await.map_err(failed)?;
-    Ok(match version(engine.kind, writing.connection()).await.map_err(failed)?.known(url)? {
+    let found = bounded(DEADLINE, version(engine.kind, writing.connection())).await.map_err(failed)?;
+    Ok(match found.known(url)? {
         0 => false,
         old if old < CHAINS => true,
-        _ => upgrade::mark(writing.connection()).await.map_err(failed)?.is_some(),
+        _ => bounded(DEADLINE, upgrade::mark(writing.connection())).await.map_err(failed)?.is_some(),
     })
 }
 
@@ -108,7 +111,7 @@ pub(super) async fn look(engine: &Engine, url: &JournalUrl) -> Result<bool, Jour
 pub(super) async fn examine(engine: &Engine, url: &JournalUrl) -> Result<usize, JournalError> {
     let failed = |error: sqlx::Error| opening(url, &error);
     let mut writing = engine.writing().await.map_err(failed)?;
-    version(engine.kind, writing.connection()).await.map_err(failed)?.known(url)
+    bounded(DEADLINE, version(engine.kind, writing.connection())).await.map_err(failed)?.known(url)
 }
 
 /// The version of the present schema.

@@ -31,8 +31,8 @@ impl Upgrade {
 
     /// Makes what is left to make, if anything is. On PostgreSQL other processes may do some of it.
     pub(super) async fn run(&self, kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<()> {
-        let Some(from) = mark(connection).await? else { return Ok(()) };
-        let left = u64::try_from(left(connection, &from).await?).unwrap_or(0);
+        let Some(from) = kind.at_last(mark(connection)).await? else { return Ok(()) };
+        let left = u64::try_from(kind.at_last(left(connection, &from)).await?).unwrap_or(0);
         self.done.store(0, Relaxed);
         self.all.store(left, Relaxed);
         tracing::info!("the journal is of an earlier version: {left} entries are brought up to date first");
@@ -44,16 +44,22 @@ impl Upgrade {
     }
 
     async fn fill(&self, kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<()> {
-        loop {
-            let mut transaction = connection.begin_with(kind.begin()).await?;
-            statement::lock(kind, &mut transaction).await?;
-            let Some(from) = mark(&mut transaction).await? else { return Ok(()) };
-            let (next, entries) = fill(&mut transaction, &mut Chains::default(), &from).await?;
-            set_mark(&mut transaction, next.as_ref()).await?;
-            transaction.commit().await?;
+        while let Some(entries) = kind.at_last(portion(kind, connection)).await? {
             self.done.fetch_add(entries, Relaxed);
         }
+        Ok(())
     }
+}
+
+/// Makes some of what is left to make, if anything is; of how many entries.
+async fn portion(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<Option<u64>> {
+    let mut transaction = connection.begin_with(kind.begin()).await?;
+    statement::lock(kind, &mut transaction).await?;
+    let Some(from) = mark(&mut transaction).await? else { return Ok(None) };
+    let (next, entries) = fill(&mut transaction, &mut Chains::default(), &from).await?;
+    set_mark(&mut transaction, next.as_ref()).await?;
+    transaction.commit().await?;
+    Ok(Some(entries))
 }
 
 /// Notes that chains are to be made of all entries.

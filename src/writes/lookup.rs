@@ -178,13 +178,13 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
     match looked {
         Ok(versions) => Ok(versions.into_iter().map(change).collect()),
         // Nobody can be asked who may see it.
-        Err(KintoError::Absent | KintoError::Refused(_)) => Ok(Vec::new()),
+        Err(ExamineError::Read(KintoError::Absent | KintoError::Refused(_))) => Ok(Vec::new()),
         // Asking again would not make it better, and nothing can be written meanwhile.
-        Err(error @ KintoError::Unreadable(_)) => {
+        Err(ExamineError::Read(error @ KintoError::Unreadable(_))) => {
             tracing::warn!(uri = intent.uri, %error, "what became of a write cannot be read");
             Ok(Vec::new())
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -193,22 +193,26 @@ async fn made(
     journal: &Journal,
     source: &Source,
     intent: &Intent,
-) -> Result<Vec<(Object, Version)>, KintoError> {
+) -> Result<Vec<(Object, Version)>, ExamineError> {
     let mut versions = Vec::new();
     for object in default_bucket::objects(&intent.uri) {
         match one(source, intent, object).await {
             Ok(version) => versions.extend(version),
-            Err(KintoError::Absent | KintoError::Refused(_)) => {}
+            Err(ExamineError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
             Err(error) => return Err(error),
         }
     }
     let objects: Vec<Object> = versions.iter().map(|(object, _)| object.clone()).collect();
-    let known = journal.known(&objects).await.map_err(|error| KintoError::Unreadable(error.to_string()))?;
+    let known = journal.known(&objects).await?;
     versions.retain(|(object, _)| known.get(object).is_none_or(|known| known.deleted));
     Ok(versions)
 }
 
-async fn one(source: &Source, intent: &Intent, object: Object) -> Result<Vec<(Object, Version)>, KintoError> {
+async fn one(
+    source: &Source,
+    intent: &Intent,
+    object: Object,
+) -> Result<Vec<(Object, Version)>, ExamineError> {
     let version = versions::look(source, &object).await?;
     let is_theirs = |version: &Version| {
         let may_be_new = version.modified > intent.known || intent.sent.is_some();
@@ -224,10 +228,9 @@ async fn several(
     intent: &Intent,
     method: &Method,
     uri: &str,
-) -> Result<Vec<(Object, Version)>, KintoError> {
+) -> Result<Vec<(Object, Version)>, ExamineError> {
     let listed = versions::newer(source, uri, intent.known, "").await?;
-    let missing = versions::missing(journal, &listed.versions).await;
-    let missing = missing.map_err(|error| KintoError::Unreadable(error.to_string()))?;
+    let missing = versions::missing(journal, &listed.versions).await?;
     let mut versions: Vec<_> = listed
         .versions
         .into_iter()

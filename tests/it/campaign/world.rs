@@ -43,11 +43,9 @@ impl World {
             format!("sqlite:{}", path.display())
         } else {
             let url = database();
-            let (database, server) = url.split_once("?host=").unwrap();
-            let way = Chaos::before(format!("{server}/.s.PGSQL.5432"));
-            let through = database.replacen("localhost", &way.address().to_string(), 1);
+            let (way, through) = Chaos::before_database(&url);
             (journal, to_journal) = (Some(url), Some(way));
-            format!("{through}?sslmode=disable")
+            through
         };
         let bucket = format!("/buckets/{}", unique("campaign"));
         let log = std::env::var("LOG").unwrap_or_else(|_| "info,kinto_sidecar::access=off".to_owned());

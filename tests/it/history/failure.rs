@@ -1,16 +1,14 @@
 //! A journal that cannot be used, or cannot be written for a while.
 
 use std::future::IntoFuture;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::task::{JoinHandle, JoinSet};
 
 use super::entries;
-use crate::support::{Fate, Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
+use crate::support::{Chaos, Fate, Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, database, eventually, unique};
 
 /// Starts a sidecar that is expected to refuse.
 fn refused(journal: &str) -> Output {
@@ -126,52 +124,9 @@ async fn a_journal_that_was_moved_away_is_noticed_before_anything_is_acknowledge
     assert_eq!(entries(&alice, &bucket).await.len(), 2);
 }
 
-/// A way to PostgreSQL that can be closed.
-struct Way {
-    folder: tempfile::TempDir,
-    behind: PathBuf,
-    open: Option<JoinHandle<()>>,
-}
-
-impl Way {
-    const SOCKET: &str = ".s.PGSQL.5432";
-
-    fn before(url: &str) -> (Self, String) {
-        let (place, behind) = url.split_once("?host=").unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let through = format!("{place}?host={}", folder.path().display());
-        let mut way = Self { folder, behind: Path::new(behind).join(Self::SOCKET), open: None };
-        way.open();
-        (way, through)
-    }
-
-    fn open(&mut self) {
-        let listener = UnixListener::bind(self.folder.path().join(Self::SOCKET)).unwrap();
-        let behind = self.behind.clone();
-        self.open = Some(tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((mut client, _)) = listener.accept().await {
-                let behind = behind.clone();
-                connections.spawn(async move {
-                    let mut server = UnixStream::connect(behind).await?;
-                    tokio::io::copy_bidirectional(&mut client, &mut server).await
-                });
-            }
-        }));
-    }
-
-    async fn close(&mut self) {
-        if let Some(open) = self.open.take() {
-            open.abort();
-            let _ = open.await;
-        }
-        std::fs::remove_file(self.folder.path().join(Self::SOCKET)).unwrap();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_postgresql_is_away_writes_wait_outside_and_the_rest_goes_on() {
-    let (mut way, journal) = Way::before(&database());
+    let (way, journal) = Chaos::before_database(&database());
     let kinto = Kinto::shared();
     let bucket = format!("/buckets/{}", unique("away"));
     let settings = [SERVICE_ACCOUNT, ("sidecar.journal", &journal), ("changes.resources", &bucket)];
@@ -181,20 +136,20 @@ async fn while_postgresql_is_away_writes_wait_outside_and_the_rest_goes_on() {
     alice.put(&format!("{bucket}/collections/c")).await.expect(201);
     let changeset = format!("{bucket}/collections/c/changeset?_expected=0");
     alice.get(&changeset).await.expect(200);
-    way.close().await;
+    way.cut();
     let record = format!("{bucket}/collections/c/records/r");
     alice.put(&record).await.expect(503);
     kinto.client().user("alice").get(&record).await.expect(404);
     alice.get(&changeset).await.expect(200);
     alice.get(&format!("{bucket}/history")).await.expect(503);
-    way.open();
+    way.restore();
     eventually("writes again", async || (alice.put(&record).await.status == 201).then_some(())).await;
     assert_eq!(entries(&alice, &bucket).await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_while_postgresql_went_away_stands_before_what_comes_later() {
-    let (mut way, journal) = Way::before(&database());
+    let (way, journal) = Chaos::before_database(&database());
     let kinto = Kinto::shared();
     let recorder = Recorder::before(kinto.url());
     let bucket = format!("/buckets/{}", unique("late"));
@@ -212,13 +167,29 @@ async fn what_was_written_while_postgresql_went_away_stands_before_what_comes_la
     let waiting = tokio::spawn(put(1).into_future());
     let path = format!("/v1{record}");
     recorder.wait_for(1, |request| request.method == "PUT" && request.path() == path).await;
-    way.close().await;
+    way.cut();
     recorder.release();
     waiting.await.unwrap().expect(503);
     assert_eq!(direct.get(&record).await.expect(200).data()["n"], 1);
-    way.open();
+    way.restore();
     eventually("writes again", async || (put(2).await.status == 200).then_some(())).await;
     let about = entries(&alice, &bucket).await;
     let values: Vec<_> = about.iter().filter_map(|entry| entry["target"]["data"]["n"].as_u64()).collect();
     assert_eq!(values, [0, 1, 2], "{about:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_that_hangs_is_not_waited_for_at_the_start() {
+    let (way, journal) = Chaos::before_database(&database());
+    way.stall();
+    let bucket = format!("/buckets/{}", unique("hangs"));
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(503);
+    alice.get(&bucket).await.expect(403);
+    // What hangs never goes on; what comes later is served.
+    way.cut();
+    way.restore();
+    eventually("writes", async || (alice.put(&bucket).await.status == 201).then_some(())).await;
+    assert_eq!(entries(&alice, &bucket).await.len(), 1);
 }

@@ -69,9 +69,12 @@ impl Chaos {
         Self { address, upstream, weather, runtime: Some(runtime) }
     }
 
-    /// `host:port`.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Stands in front of a database of [`super::database`]; gives the URL that leads through it.
+    pub fn before_database(url: &str) -> (Self, String) {
+        let (database, server) = url.split_once("?host=").unwrap();
+        let chaos = Self::before(format!("{server}/.s.PGSQL.5432"));
+        let through = database.replacen("localhost", &chaos.address.to_string(), 1);
+        (chaos, format!("{through}?sslmode=disable"))
     }
 
     /// The API root behind this proxy.
