@@ -4,7 +4,7 @@
 //! durable when they return; those that come together share a commit. Readers go through [`Journal::page`] and
 //! [`Journal::delete`], which give what Kinto's list language selects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +49,7 @@ mod touched;
 mod transaction;
 mod transfer;
 mod trim;
+mod turns;
 mod upgrade;
 mod verify;
 mod view;
@@ -61,7 +62,7 @@ pub use checkpoints::{Checkpoint, CheckpointName};
 pub use entry::{are_same_permissions, is_same_but_modified};
 pub use ever_known::{EverKnown, LastVersion, Wanted};
 pub use opening::Opening;
-pub use others::Others;
+pub use others::Among;
 pub use page::{EntriesCount, EntriesPage};
 pub use select::Sees;
 pub use space::Compacted;
@@ -133,13 +134,13 @@ impl Journal {
     /// Records what became of a write; durable when it returns. Changes that are recorded already, that are excluded, or that
     /// were found and are overtaken by what is recorded make no entry. Gives the entries made.
     pub async fn settle(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
-        self.settled(Work::Settle { outcome, is_kept: false }).await
+        self.settled(Work::Settle { outcome, is_kept: false, among: None }).await
     }
 
     /// The same for what an answer to a write says: where it cannot be recorded now, it is later, before anything newer about
     /// the same objects.
     pub async fn settle_at_last(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
-        self.settled(Work::Settle { outcome, is_kept: true }).await
+        self.settled(Work::Settle { outcome, is_kept: true, among: None }).await
     }
 
     async fn settled(&self, work: Work) -> Result<Vec<Entry>, JournalError> {
@@ -167,6 +168,14 @@ impl Journal {
     /// groups where no bucket is named.
     pub async fn open_groups(&self, bucket: Option<&str>) -> Result<Vec<IntentGroup>, JournalError> {
         self.engine.ask(DEADLINE, async |connection| intents::open(connection, bucket).await).await
+    }
+
+    /// The intents of writes under way, of this and of all other processes, about these objects or all of their lists.
+    pub async fn intents_about(&self, objects: &[Object]) -> Result<Vec<Intent>, JournalError> {
+        let uris: BTreeSet<String> =
+            objects.iter().flat_map(|object| [object.to_string(), object.list()]).collect();
+        let uris: Vec<String> = uris.into_iter().collect();
+        self.engine.ask(DEADLINE, async |connection| intents::about(connection, &uris).await).await
     }
 
     /// What is known of objects; those that are not known are left out.

@@ -24,8 +24,14 @@ const LONGEST: Duration = Duration::from_secs(35);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Connections that read at once.
 const READERS: u32 = 8;
-/// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement.
-const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; SET synchronous_commit = on";
+/// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement. A process that
+/// hangs in a transaction does not keep the others from writing for longer than they wait for a lock, and one whose host is
+/// gone is soon known to be dead.
+const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; SET synchronous_commit = on; \
+                        SET idle_in_transaction_session_timeout = 3000; SET tcp_keepalives_idle = 10; \
+                        SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
+/// PostgreSQL ended a transaction in which nothing was done for too long.
+const POSTGRES_IDLE: &str = "25P03";
 /// What a connection to SQLite is told: what is committed is on the disk, whatever happens to the power.
 const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
                       PRAGMA journal_size_limit = 16777216; \
@@ -114,6 +120,14 @@ impl Kind {
         }
     }
 
+    /// Makes a comment of what only an engine needs that several processes use.
+    pub(super) fn shared(self) -> &'static str {
+        match self {
+            Self::Sqlite => "-- ",
+            Self::Postgres => "",
+        }
+    }
+
     /// What makes texts compare byte by byte; SQLite's do.
     pub(super) fn bytewise(self) -> &'static str {
         match self {
@@ -128,7 +142,8 @@ impl Kind {
             Self::Sqlite => "BEGIN",
             // All of a journal may take long, and nobody waits for it.
             Self::Postgres => {
-                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0"
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = 0; \
+                 SET LOCAL idle_in_transaction_session_timeout = 0"
             }
         }
     }
@@ -296,6 +311,11 @@ pub(super) fn opening(url: &JournalUrl, error: &sqlx::Error) -> JournalError {
 
 fn unusable(url: &JournalUrl, error: &sqlx::Error) -> JournalError {
     JournalError::Unusable(format!("the journal {url:?} cannot be used: {}", message(error)).into())
+}
+
+/// Whether the engine ended the connection, and has refused nothing.
+pub(super) fn is_ended(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(POSTGRES_IDLE)
 }
 
 /// What an error means once the journal was open.

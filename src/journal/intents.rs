@@ -1,15 +1,18 @@
 //! Writes under way, and whose they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::statement::{Bound, Statement, timestamp};
-use super::{Intent, IntentGroup, Object};
-use crate::kinto::Timestamp;
+use super::rows::CHUNK;
+use super::statement::{self, Bound, Statement, timestamp};
+use super::{Change, Intent, IntentGroup, Object};
+use crate::kinto::{Timestamp, segment};
+use crate::query::members;
 
 /// An intent as a row of its table.
 pub(super) type IntentRow = [Bound; 10];
@@ -47,25 +50,36 @@ pub(super) async fn write(connection: &mut AnyConnection, rows: &[IntentRow]) ->
 /// The method of rows that say which version of an object a write made: nobody sends it.
 const MADE: &str = "MADE";
 
-/// Behind all intents of a group.
-const BEHIND: i64 = 1 << 32;
+/// Where such rows stand, behind all intents of a group, and behind them those of whom nobody waits for.
+const MADE_FROM: i64 = 1 << 32;
+const PASSED_FROM: i64 = 2 << 32;
 
-/// What some process is about to do, or which version (`known`) it made.
+/// What some process is about to do with an object or with all of a list.
 pub(super) struct OthersIntent {
     pub(super) group: i64,
+    pub(super) owner: i64,
     pub(super) uri: String,
-    pub(super) is_made: bool,
-    pub(super) deletes: bool,
-    pub(super) known: Timestamp,
+    /// Which version it made, where it says that.
+    pub(super) made: Option<Timestamp>,
 }
 
-/// The versions that the writes of a group made, as rows.
-pub(super) fn made(
+/// Says which versions the writes of a group made: the oldest of each object.
+pub(super) async fn tell_made(
+    connection: &mut AnyConnection,
     group: IntentGroup,
     owner: i64,
-    versions: &[(Object, Timestamp)],
-) -> impl Iterator<Item = IntentRow> {
-    (BEHIND..).zip(versions).map(move |(position, (object, modified))| {
+    changes: &[Change],
+) -> sqlx::Result<()> {
+    let mut oldest: BTreeMap<&Object, Timestamp> = BTreeMap::new();
+    for change in changes {
+        let known = oldest.entry(&change.object).or_insert(change.modified);
+        *known = change.modified.min(*known);
+    }
+    // What was said before is recorded meanwhile, or said again.
+    let before = Statement::new("DELETE FROM sidecar_intents WHERE intent_group = ").bind(group.0);
+    let before = before.push(" AND position >= ").bind(MADE_FROM).push(" AND position < ").bind(PASSED_FROM);
+    before.execute(connection).await?;
+    let rows = (MADE_FROM..).zip(oldest).map(|(position, (object, modified))| -> IntentRow {
         [
             group.0.into(),
             position.into(),
@@ -75,40 +89,73 @@ pub(super) fn made(
             MADE.into(),
             object.to_string().into(),
             Bound::NoText,
-            (*modified).into(),
+            modified.into(),
             Bound::NoText,
         ]
-    })
+    });
+    write(connection, &rows.collect::<Vec<_>>()).await
 }
 
-/// What others than this owner intend, or made, at these URIs.
+/// Says of groups, or of all of some owners, that nobody waits for them: what they made counts as newer than anything.
+pub(super) async fn pass_by(connection: &mut AnyConnection, of: &str, numbers: &[i64]) -> sqlx::Result<()> {
+    for numbers in numbers.chunks(CHUNK) {
+        let insert = Statement::new(
+            "INSERT INTO sidecar_intents \
+             (intent_group, position, owner, bucket, user_id, method, uri, sent, known, note) \
+             SELECT intent_group, position + ",
+        );
+        let insert =
+            insert.bind(PASSED_FROM).push(", owner, bucket, NULL, ").bind(MADE).push(", uri, NULL, ");
+        let insert = insert.bind(Timestamp::LAST).push(", NULL FROM sidecar_intents WHERE position < ");
+        let insert = insert.bind(MADE_FROM).push(&format!(" AND {of} IN (")).list(numbers.iter().copied());
+        insert.push(") ON CONFLICT (intent_group, position) DO NOTHING").execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// PostgreSQL: what others than this owner intend, or made, at these URIs. Those who write wait for their turn in the same
+/// statement: what it does not see was begun after it.
 pub(super) async fn of_others(
     connection: &mut AnyConnection,
     owner: i64,
-    uris: &[String],
+    uris: &BTreeSet<String>,
+    takes_turn: bool,
 ) -> sqlx::Result<Vec<OthersIntent>> {
     let mut found = Vec::new();
-    for uris in uris.chunks(super::rows::CHUNK) {
-        let select = "SELECT intent_group, uri, method, known FROM sidecar_intents WHERE owner <> ";
-        let select = Statement::new(select).bind(owner).push(" AND uri IN (");
-        for row in select.list(uris.iter().map(String::as_str)).push(")").fetch(connection).await? {
-            let method: String = row.try_get(2)?;
-            let (is_made, deletes) = (method == MADE, method == "DELETE");
-            found.push(OthersIntent {
-                group: row.try_get(0)?,
-                uri: row.try_get(1)?,
-                is_made,
-                deletes,
-                known: timestamp(&row, 3)?,
-            });
+    for row in select_of_others(owner, uris, takes_turn).fetch(connection).await? {
+        let Some(group) = row.try_get(0)? else { continue };
+        let (mut uri, method): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+        if method == "POST" {
+            let sent: Option<String> = row.try_get(5)?;
+            let sent = sent.map(|sent| members(sent.as_bytes())).unwrap_or_default();
+            let Some(id) = sent.get("id").and_then(Value::as_str) else { continue };
+            uri = format!("{uri}/{}", segment(id));
         }
+        let made = (method == MADE).then(|| timestamp(&row, 4)).transpose()?;
+        found.push(OthersIntent { group, owner: row.try_get(1)?, uri, made });
     }
     Ok(found)
 }
 
+pub(super) fn select_of_others(owner: i64, uris: &BTreeSet<String>, takes_turn: bool) -> Statement {
+    let uris = serde_json::to_string(uris).unwrap_or_default();
+    let select = Statement::new(
+        "SELECT intents.intent_group, intents.owner, intents.uri, intents.method, intents.known, \
+         CASE WHEN intents.method = 'POST' THEN intents.sent END FROM (SELECT ",
+    );
+    let select = if takes_turn { statement::push_turn(select) } else { select.push("1") };
+    // The turn is waited for, whatever is joined to it.
+    let select =
+        select.push(") AS turn LEFT JOIN sidecar_intents AS intents ON intents.owner <> ").bind(owner);
+    let select =
+        select.push(" AND intents.uri = ANY (ARRAY(SELECT json_array_elements_text(CAST(").bind(uris);
+    // What is made without an id in a list is nobody else's.
+    select.push(" AS JSON)))) AND (intents.method <> 'POST' OR intents.sent LIKE '%\"id\":%')")
+}
+
 /// Removes groups.
 pub(super) async fn remove(connection: &mut AnyConnection, groups: &[i64]) -> sqlx::Result<()> {
-    for groups in groups.chunks(super::rows::CHUNK) {
+    for groups in groups.chunks(CHUNK) {
         let delete = Statement::new("DELETE FROM sidecar_intents WHERE intent_group IN (");
         delete.list(groups.iter().copied()).push(")").execute(connection).await?;
     }
@@ -142,6 +189,21 @@ pub(super) async fn of_owners(
         groups.entry(row.try_get(0)?).or_default().push(intent(&row)?);
     }
     Ok(groups.into_iter().map(|(group, intents)| (IntentGroup(group), intents)).collect())
+}
+
+/// The open intents about some URIs.
+pub(super) async fn about(connection: &mut AnyConnection, uris: &[String]) -> sqlx::Result<Vec<Intent>> {
+    let mut intents = Vec::new();
+    for uris in uris.chunks(CHUNK) {
+        let select = Statement::new(
+            "SELECT intent_group, bucket, user_id, method, uri, sent, known, note FROM sidecar_intents WHERE method <> ",
+        );
+        let select = select.bind(MADE).push(" AND uri IN (").list(uris.iter().map(String::as_str)).push(")");
+        for row in select.push(" ORDER BY intent_group, position").fetch(connection).await? {
+            intents.push(intent(&row)?);
+        }
+    }
+    Ok(intents)
 }
 
 /// The groups with an intent in this bucket or in none; all groups where no bucket is named.

@@ -1,133 +1,169 @@
 //! Processes that share a journal record the versions of one object in their order, as the writes of one process do.
 //!
-//! Who has an answer looks for open intents of other processes about the same objects. Where there are none, whatever comes
-//! later is newer. Where there are some, it says which versions it made, and waits until each of those others is settled, or
-//! has said that what it made is newer. The oldest of all waits for nobody who has an answer.
+//! Who has an answer sees the open intents of other processes about the same objects, in the transaction that records what
+//! the answer says. Where there are none, whatever comes later is newer, and all is recorded. Where there are some, only what
+//! they have said to be older than their own is; of the rest it says which versions they are, and waits until each of
+//! those others is settled, or has said that what it made is newer. Nobody waits before it has said so, and the oldest of
+//! all waits for nobody who has an answer.
+//!
+//! Nobody waits for a process that is dead: what it left open is looked up by another one. One that hangs is waited for
+//! once: then the journal says, to all, that it is passed by.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use sqlx::AnyConnection;
-use tokio::time::{Instant, sleep};
 
-use super::engine::{DEADLINE, Kind};
 use super::intents::{self, OthersIntent};
-use super::queue::Work;
-use super::{Change, IntentGroup, Journal, JournalError, Object};
+use super::{Change, IntentGroup, Outcome, owner};
 use crate::kinto::Timestamp;
 
-/// How long somebody waits: another process that hangs delays no writes of the object for longer.
-const PATIENCE: Duration = Duration::from_secs(2);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+/// The place of a group of writes among those of other processes.
+#[derive(Debug, Clone)]
+pub struct Among {
+    pub(super) group: IntentGroup,
+    /// Those that may have made older versions; all that are there where that was not looked at yet.
+    pub(super) others: Option<BTreeSet<i64>>,
+}
 
-/// The oldest version of each object that some writes made.
-type Oldest = BTreeMap<Object, Timestamp>;
+/// What has to be recorded after what others record.
+#[derive(Debug)]
+pub(super) struct Behind {
+    pub(super) rest: Outcome,
+    pub(super) others: BTreeSet<i64>,
+}
 
-/// What others are about to do with the same objects.
+/// Open groups of living processes, by number.
+#[derive(Debug, Default)]
+pub(super) struct Others(BTreeMap<i64, Other>);
+
+/// What a process is about to do with some objects, by their URIs or those of their lists.
 #[derive(Debug, Default)]
 struct Other {
-    about: BTreeSet<Object>,
-    made: Oldest,
+    about: BTreeSet<String>,
+    /// The oldest of the versions that it made and has not recorded.
+    made: BTreeMap<String, Timestamp>,
 }
 
-/// Other processes that were about to write the same objects when a write was answered.
-#[derive(Debug)]
-pub struct Others {
-    journal: Journal,
-    groups: BTreeSet<i64>,
-    made: Oldest,
-}
+// === impl Among ===
 
-impl Journal {
-    /// Looks for other processes on this journal that write the same objects as the writes of `group`, which were answered
-    /// and made these changes, and tells them so.
-    pub async fn others(
-        &self,
-        group: IntentGroup,
-        changes: &[Change],
-    ) -> Result<Option<Others>, JournalError> {
-        if self.engine.kind == Kind::Sqlite || changes.is_empty() {
-            return Ok(None);
-        }
-        let mut made = Oldest::new();
-        for change in changes {
-            let oldest = made.entry(change.object.clone()).or_insert(change.modified);
-            *oldest = change.modified.min(*oldest);
-        }
-        let groups: BTreeSet<i64> = self.others_about(&made).await?.into_keys().collect();
-        if groups.is_empty() {
-            return Ok(None);
-        }
-        self.write(Work::Made(group, made.clone().into_iter().collect())).await?;
-        Ok(Some(Others { journal: self.clone(), groups, made }))
+impl Among {
+    /// Of writes that were answered now.
+    pub fn of(group: IntentGroup) -> Self {
+        Self { group, others: None }
     }
 
-    async fn others_about(&self, made: &Oldest) -> Result<BTreeMap<i64, Other>, JournalError> {
-        let uris: BTreeSet<String> =
-            made.keys().flat_map(|object| [object.to_string(), object.list()]).collect();
-        let uris: Vec<String> = uris.into_iter().collect();
-        let rows = async |connection: &mut AnyConnection| {
-            intents::of_others(connection, self.owner.number, &uris).await
-        };
-        let rows = self.engine.ask(DEADLINE, rows).await?;
-        let mut others: BTreeMap<i64, Other> = BTreeMap::new();
-        for OthersIntent { group, uri, is_made, deletes, known } in rows {
-            let object = Object::of_uri(&uri).filter(|object| made.contains_key(object));
-            let about = match object {
-                Some(object) => vec![object],
-                // Who makes something in a list gives it an id of its own.
-                None if deletes => made.keys().filter(|object| object.list() == uri).cloned().collect(),
-                None => continue,
-            };
-            let other = others.entry(group).or_default();
-            if is_made {
-                other.made.extend(about.into_iter().map(|object| (object, known)));
-            } else {
-                other.about.extend(about);
-            }
+    fn includes(&self, group: i64) -> bool {
+        self.others.as_ref().is_none_or(|others| others.contains(&group))
+    }
+}
+
+// === impl Others ===
+
+impl Others {
+    /// Looks at the open groups about some URIs. It waits for the turn among those who write first, if that is wanted.
+    pub(super) async fn look(
+        connection: &mut AnyConnection,
+        own: i64,
+        uris: &BTreeSet<String>,
+        takes_turn: bool,
+    ) -> sqlx::Result<Self> {
+        let rows = intents::of_others(connection, own, uris, takes_turn).await?;
+        if rows.is_empty() {
+            return Ok(Self::default());
+        }
+        let living = owner::living(connection).await?;
+        let mut others = Self::default();
+        for row in rows.into_iter().filter(|row| living.contains(&row.owner)) {
+            others.add(row);
         }
         Ok(others)
     }
-}
 
-impl Others {
-    /// Waits until they have recorded what they made before.
-    pub async fn first(self) -> Result<(), JournalError> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let others = self.journal.others_about(&self.made).await?;
-            // Who came later makes newer versions.
-            let mut others = others.iter().filter(|(group, _)| self.groups.contains(group));
-            if others.all(|(_, other)| other.is_past(&self.made)) || Instant::now() > until {
-                return Ok(());
+    fn add(&mut self, row: OthersIntent) {
+        let OthersIntent { group, uri, made, .. } = row;
+        let other = self.0.entry(group).or_default();
+        match made {
+            // Who was passed by stays so.
+            Some(made) => {
+                let known = other.made.entry(uri).or_insert(made);
+                *known = made.max(*known);
             }
-            sleep(BETWEEN_LOOKS).await;
+            None => _ = other.about.insert(uri),
         }
+    }
+
+    /// Those among which somebody finds itself.
+    pub(super) fn groups(&self, among: &Among) -> BTreeSet<i64> {
+        self.0.keys().copied().filter(|group| among.includes(*group)).collect()
+    }
+
+    /// Those that are about any object of these changes.
+    pub(super) fn about(&self, changes: &[Change]) -> BTreeSet<i64> {
+        let is_about = |other: &Other| changes.iter().any(|change| other.is_about(change));
+        self.0.iter().filter(|(_, other)| is_about(other)).map(|(group, _)| *group).collect()
+    }
+
+    /// Whether no older version of the object than this can come from others.
+    pub(super) fn let_pass(&self, among: &Among, change: &Change) -> bool {
+        let mut others = self.0.iter().filter(|(group, _)| among.includes(**group));
+        others.all(|(_, other)| other.lets_pass(change))
     }
 }
 
 impl Other {
-    /// Whether nobody has to wait for it who made these.
-    fn is_past(&self, made: &Oldest) -> bool {
-        self.about.iter().all(|object| self.made.get(object) > made.get(object))
+    fn is_about(&self, change: &Change) -> bool {
+        self.about.contains(&change.object.to_string()) || self.about.contains(&change.object.list())
     }
+
+    fn lets_pass(&self, change: &Change) -> bool {
+        let (uri, list) = (change.object.to_string(), change.object.list());
+        let made = self.made.get(&uri).max(self.made.get(&list));
+        !self.is_about(change) || made.is_some_and(|made| *made > change.modified)
+    }
+}
+
+/// Where intents of others about the objects of these changes are.
+pub(super) fn uris(changes: &[Change]) -> impl Iterator<Item = String> {
+    changes.iter().flat_map(|change| [change.object.to_string(), change.object.list()])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Object;
+
+    fn row(group: i64, uri: &str, made: Option<u64>) -> OthersIntent {
+        OthersIntent { group, owner: 1, uri: uri.to_owned(), made: made.map(Timestamp) }
+    }
+
+    fn change(uri: &str, modified: u64) -> Change {
+        Change::bare(Object::of_uri(uri).unwrap(), None, Timestamp(modified))
+    }
 
     #[test]
     fn nobody_waits_for_a_newer_version_and_everybody_for_an_older_or_an_unknown_one() {
-        let object = |id: &str| Object::Bucket(id.to_owned());
-        let made = |version| Oldest::from([(object("a"), Timestamp(version))]);
-        let other = |version: Option<u64>| Other {
-            about: BTreeSet::from([object("a")]),
-            made: version.map(made).unwrap_or_default(),
-        };
-        assert!(!other(None).is_past(&made(5)));
-        assert!(!other(Some(4)).is_past(&made(5)));
-        assert!(other(Some(6)).is_past(&made(5)));
-        assert!(Other::default().is_past(&made(5)), "of another object");
+        let among = Among::of(IntentGroup(9));
+        let change = change("/buckets/a", 5);
+        for (rows, lets_pass) in [
+            (vec![], true),
+            (vec![row(1, "/buckets/a", None)], false),
+            (vec![row(1, "/buckets", None)], false),
+            (vec![row(1, "/buckets/a", None), row(1, "/buckets/a", Some(4))], false),
+            (vec![row(1, "/buckets/a", None), row(1, "/buckets/a", Some(6))], true),
+            (vec![row(1, "/buckets", None), row(1, "/buckets/a", Some(6))], true),
+            (
+                vec![row(1, "/buckets/a", None), row(2, "/buckets/a", None), row(2, "/buckets/a", Some(6))],
+                false,
+            ),
+            (vec![row(1, "/buckets/b", None)], true),
+        ] {
+            let mut others = Others::default();
+            for row in rows {
+                others.add(row);
+            }
+            assert_eq!(others.let_pass(&among, &change), lets_pass, "{others:?}");
+            let nobody = Among { others: Some(BTreeSet::new()), ..among.clone() };
+            assert!(others.let_pass(&nobody, &change), "who came later makes newer versions");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Who settles which intents: each process has a number, and on PostgreSQL holds a lock on it for as long as it lives.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,4 +131,13 @@ impl Owner {
         }
         answer
     }
+}
+
+/// PostgreSQL: the processes that hold their locks.
+pub(super) async fn living(connection: &mut AnyConnection) -> sqlx::Result<BTreeSet<i64>> {
+    let select = Statement::new(
+        "SELECT CAST(classid AS BIGINT) << 32 | CAST(objid AS BIGINT) FROM pg_locks WHERE locktype = 'advisory' \
+         AND objsubid = 1 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    );
+    select.fetch(connection).await?.iter().map(|row| row.try_get(0)).collect()
 }

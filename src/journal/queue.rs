@@ -1,5 +1,6 @@
 //! What waits for the writer, and who waits for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -9,8 +10,9 @@ use tokio::time::timeout;
 use super::chain::{Place, Revision, Seen};
 use super::checkpoints::CheckpointName;
 use super::engine::DEADLINE;
+use super::others::{Among, Behind};
 use super::transfer::{Imported, Line};
-use super::{EntriesPage, Entry, Intent, IntentGroup, JournalError, Object, Outcome};
+use super::{Change, EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -23,9 +25,12 @@ pub(super) enum Work {
     /// These intents, under this number.
     Intend(IntentGroup, Vec<Intent>),
     /// The writes of a group made these versions, which are not recorded yet.
-    Made(IntentGroup, Vec<(Object, Timestamp)>),
-    /// What became of a write; where it is kept, it is not given up before it is written.
-    Settle { outcome: Outcome, is_kept: bool },
+    Tell(IntentGroup, Vec<Change>),
+    /// Nobody waits for these groups of other processes any more.
+    PassBy(Vec<i64>),
+    /// What became of a write; where it is kept, it is not given up before it is written. What comes after the versions of
+    /// others is given back.
+    Settle { outcome: Outcome, is_kept: bool, among: Option<Among> },
     /// A bucket's history is looked at for the first time.
     Begin(String),
     /// The entries of a bucket that a query selects are deleted.
@@ -71,6 +76,10 @@ pub(super) enum Surplus {
 pub(super) enum Done {
     Nothing,
     Entries(Vec<Entry>),
+    /// The rest has to wait.
+    Behind(Behind),
+    /// Who was told.
+    Others(BTreeSet<i64>),
     Timestamp(Timestamp),
     Page(EntriesPage),
     /// Whether there may be more.
@@ -81,6 +90,19 @@ pub(super) enum Done {
     Filled(Option<Place>),
     /// How often it was written.
     Checkpoint(i64),
+}
+
+// === impl Work ===
+
+impl Work {
+    /// The changes whose place among those of other processes matters.
+    pub(super) fn placed(&self) -> &[Change] {
+        match self {
+            Self::Tell(_, changes) => changes,
+            Self::Settle { outcome, among: Some(_), .. } => &outcome.changes,
+            _ => &[],
+        }
+    }
 }
 
 /// Work, and who waits for it.

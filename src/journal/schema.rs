@@ -13,12 +13,14 @@ use crate::settings::JournalUrl;
 
 /// The steps from nothing to the present schema; a journal's version is how many of them it has seen. Steps are never
 /// changed once they were released. `{key}` is a key that the engine counts up, `{bytes}` makes a text compare byte by byte,
-/// `{rowless}` keeps a table in the order of its key.
-const STEPS: [&str; 4] = [
+/// `{rowless}` keeps a table in the order of its key, `{shared}` stands before what only an engine needs that several processes
+/// use.
+const STEPS: [&str; 5] = [
     include_str!("schema/1.sql"),
     include_str!("schema/2.sql"),
     include_str!("schema/3.sql"),
     include_str!("schema/4.sql"),
+    include_str!("schema/5.sql"),
 ];
 /// The first schema that has chains.
 const CHAINS: usize = 2;
@@ -84,7 +86,7 @@ pub(super) async fn takes_long(engine: &Engine, url: &JournalUrl) -> Result<bool
 /// A step in the words of an engine.
 fn written_for(kind: Kind, step: &str) -> AssertSqlSafe<String> {
     let step = step.replace("{key}", kind.counted_key()).replace("{bytes}", kind.bytewise());
-    AssertSqlSafe(step.replace("{rowless}", kind.rowless()))
+    AssertSqlSafe(step.replace("{rowless}", kind.rowless()).replace("{shared}", kind.shared()))
 }
 
 /// Says when chains began.

@@ -188,8 +188,12 @@ pub(super) async fn pragma(connection: &mut AnyConnection, name: &str) -> sqlx::
 /// Waits for its turn among those who write; until the end of the transaction.
 pub(super) async fn lock(kind: Kind, connection: &mut AnyConnection) -> sqlx::Result<()> {
     if kind == Kind::Postgres {
-        let lock = Statement::new("SELECT pg_advisory_xact_lock(").bind(WRITERS).push(")");
-        lock.execute(connection).await?;
+        push_turn(Statement::new("SELECT ")).execute(connection).await?;
     }
     Ok(())
+}
+
+/// PostgreSQL: the same as a column of a statement.
+pub(super) fn push_turn(statement: Statement) -> Statement {
+    statement.push("pg_advisory_xact_lock(").bind(WRITERS).push(")")
 }

@@ -10,6 +10,7 @@ mod histories;
 use crate::journal::chain::Chains;
 use crate::journal::engine::Kind;
 use crate::journal::intents::{self, IntentRow};
+use crate::journal::others::Others;
 use crate::journal::readers::ReaderSets;
 use crate::journal::rows::{
     CHUNK, EntryRow, INSERT_ENTRIES, ROWS, Recorded, State, below, entries_of, mark_gap, object_row, states,
@@ -44,6 +45,8 @@ pub(super) struct Transaction<'c> {
     pub(super) intents: Vec<IntentRow>,
     /// Groups of intents that are settled.
     pub(super) settled: Vec<i64>,
+    /// Other processes that write the same objects.
+    pub(super) others: Others,
     /// Lives of buckets that are over where the bucket is created.
     pub(super) ended: Vec<Life>,
     /// How many entries were removed because of their number or age.
@@ -78,6 +81,7 @@ impl<'c> Transaction<'c> {
             rows: Vec::new(),
             intents: Vec::new(),
             settled: Vec::new(),
+            others: Others::default(),
             ended: Vec::new(),
             trimmed: 0,
             news: Vec::new(),

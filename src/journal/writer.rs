@@ -144,7 +144,7 @@ impl Writer {
     /// Writes what is late. Gives an error where the engine is away; what it refuses stays late.
     async fn catch_up(&mut self) -> Option<JournalError> {
         self.late.pause()?;
-        let work = |outcome| Work::Settle { outcome, is_kept: true };
+        let work = |outcome| Work::Settle { outcome, is_kept: true, among: None };
         let mut late: VecDeque<Work> = self.late.take().into_iter().map(work).collect();
         let mut failure = None;
         while !late.is_empty() && failure.is_none() {
@@ -238,7 +238,7 @@ impl Writer {
 
     /// Keeps an outcome that was not written.
     fn keep(&mut self, work: Work) {
-        if let Work::Settle { outcome, is_kept: true } = work
+        if let Work::Settle { outcome, is_kept: true, .. } = work
             && self.late.push(outcome).is_err()
         {
             tracing::error!(

@@ -28,6 +28,8 @@ use crate::upstream::kinto::{KintoError, Source};
 const LINGERING: Duration = Duration::from_secs(30);
 /// How long other writes have for recording their own, before what is being looked up is taken for somebody else's.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// For how long nobody waits again for what was waited for in vain: a process that hangs keeps the others waiting but once.
+const PASSED_BY: Duration = Duration::from_secs(600);
 /// How many groups that a former process left are looked up at once: new writes wait for them.
 const TOGETHER: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -58,7 +60,11 @@ pub(super) enum ExamineError {
 /// Writes that nobody waits for any more, and that the upstream may still be working on: whatever of theirs turns up is
 /// theirs.
 #[derive(Debug, Default)]
-pub(super) struct Lingering(Mutex<Vec<(Instant, IntentGroup, Intent)>>);
+pub(super) struct Lingering {
+    intents: Mutex<Vec<(Instant, IntentGroup, Intent)>>,
+    /// Those of other processes that were waited for in vain.
+    overdue: Mutex<Vec<(Instant, i64)>>,
+}
 
 impl Lingering {
     fn add(&self, group: IntentGroup, intents: impl Iterator<Item = Intent>) {
@@ -66,34 +72,46 @@ impl Lingering {
         self.kept().extend(intents.map(|intent| (until, group, intent)));
     }
 
+    /// These were waited for in vain.
+    fn pass_by(&self, groups: &BTreeSet<i64>) {
+        let until = Instant::now() + PASSED_BY;
+        self.overdue.lock().extend(groups.iter().map(|group| (until, *group)));
+    }
+
     /// Nobody waits for these.
     fn leave_out(&self, groups: &mut BTreeSet<i64>) {
         for (_, group, _) in self.kept().iter() {
             groups.remove(&group.0);
         }
+        let mut overdue = self.overdue.lock();
+        overdue.retain(|(until, _)| *until > Instant::now());
+        for (_, group) in overdue.iter() {
+            groups.remove(group);
+        }
     }
 
     /// Who made a change of which nothing else is known.
     pub(super) fn author_of(&self, change: &Change) -> Option<String> {
-        let uri = change.object.to_string();
-        let list = change.object.list();
-        let is_deletion = change.action == Some(Action::Delete);
-        let is_of = |intent: &Intent| {
-            let is_about = intent.uri == list || intent.uri == uri;
-            let is_attached = intent.uri.starts_with(&format!("{uri}/attachment"));
-            is_attached
-                || is_about
-                    && change.data.as_ref().is_some_and(|data| may_have_made(intent, is_deletion, data))
-        };
         let kept = self.kept();
-        kept.iter().find(|(.., intent)| is_of(intent)).and_then(|(.., intent)| intent.user_id.clone())
+        let mut intents = kept.iter().map(|(.., intent)| intent);
+        intents.find(|intent| may_be_of(intent, change)).and_then(|intent| intent.user_id.clone())
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<(Instant, IntentGroup, Intent)>> {
-        let mut kept = self.0.lock();
+        let mut kept = self.intents.lock();
         kept.retain(|(until, ..)| *until > Instant::now());
         kept
     }
+}
+
+/// Whether a change of which nothing else is known can be what a write led to.
+pub(super) fn may_be_of(intent: &Intent, change: &Change) -> bool {
+    let uri = change.object.to_string();
+    let is_about = intent.uri == change.object.list() || intent.uri == uri;
+    let is_attached = intent.uri.starts_with(&format!("{uri}/attachment"));
+    let is_deletion = change.action == Some(Action::Delete);
+    let may_have_made = |data: &RawValue| may_have_made(intent, is_deletion, data);
+    is_attached || is_about && change.data.as_deref().is_some_and(may_have_made)
 }
 
 /// The changes that these writes made, as far as they are not recorded.
@@ -148,7 +166,11 @@ pub(super) async fn others_settled(
         if let Some(waited_for) = &waited_for {
             open.retain(|group| waited_for.contains(group));
         }
-        if open.is_empty() || Instant::now() > until {
+        if open.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            room.lingering.pass_by(&open);
             return Ok(());
         }
         waited_for = Some(open);

@@ -118,6 +118,11 @@ impl<'t> Order<'t> {
         Self { turns, others, until }
     }
 
+    /// Whether there is anybody to wait for.
+    pub(super) fn waits(&self) -> bool {
+        !self.others.is_empty()
+    }
+
     /// Takes from `changes` those that may be recorded now, at least one of them, once there is one. The rest is left in it.
     pub(super) async fn next(&self, changes: &mut Vec<Change>) -> Vec<Change> {
         for turn in self.turns {

@@ -17,7 +17,9 @@ use crate::access::Credentials;
 use crate::aside;
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::journal::{Action, Change, Intent, IntentGroup, Journal, Life, Object, Others, Outcome};
+use crate::journal::{
+    Action, Among, Change, Intent, IntentGroup, Journal, JournalError, Life, Object, Outcome,
+};
 use crate::kinto::Timestamp;
 
 /// How long the upstream is left alone after it could not say what became of a write.
@@ -110,7 +112,7 @@ impl Recording {
             },
             Err(error) => {
                 tracing::warn!(%error, "could not look up what became of a batch");
-                tokio::spawn(self.resolve(Vec::new()));
+                tokio::spawn(self.resolve());
             }
         }
         Ok(())
@@ -119,18 +121,18 @@ impl Recording {
     /// Nobody knows what became of the writes.
     pub(super) fn dropped(self) {
         if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.resolve(Vec::new()));
+            runtime.spawn(self.resolve());
         }
     }
 
     /// The upstream refused all of it.
     pub(super) async fn refused(self) -> Result<(), Error> {
-        self.close(Vec::new()).await
+        self.close(None, Vec::new()).await
     }
 
     async fn record(mut self, answers: &Arc<[Answer]>) -> Result<(), Error> {
         let Ok(meanings) = self.meanings(answers).await else {
-            tokio::spawn(self.resolve(Vec::new()));
+            tokio::spawn(self.resolve());
             return Ok(());
         };
         let mut changes = Vec::new();
@@ -171,20 +173,20 @@ impl Recording {
         }
         self.room.recorded(&changes);
         let changes = changes::in_kintos_order(changes);
-        // They hear of these versions before anybody waits here: two that wait for each other go on.
-        let others = self.others(&changes).await;
-        let changes = self.in_turn(changes).await?;
-        if let Some(others) = others
-            && let Err(error) = others.first().await
-        {
-            tracing::debug!(%error, "could not wait for other processes");
-        }
+        let (among, changes) = self.in_turn(changes).await?;
         if is_unknown || is_unseen {
-            tokio::spawn(self.resolve(changes));
+            tokio::spawn(async move {
+                if !changes.is_empty()
+                    && let Err(error) = self.settle(among, self.outcome(None, changes)).await
+                {
+                    tracing::error!(%error, "a write is not in the journal yet");
+                }
+                self.resolve().await;
+            });
             // By the time that it can be looked at, somebody may have written over it: nobody is told that it is kept.
             return if is_unseen { Err(Error::Unavailable { retry_after: None }) } else { Ok(()) };
         }
-        self.close(changes).await
+        self.close(among, changes).await
     }
 
     /// What each answer says was written.
@@ -203,34 +205,39 @@ impl Recording {
         self.intents.get(index)?.as_ref()?.user_id.clone()
     }
 
-    /// Who writes the same objects through another sidecar.
-    async fn others(&self, changes: &[Change]) -> Option<Others> {
-        let others = self.journal.others(self.group?, changes).await;
-        others.unwrap_or_else(|error| {
-            tracing::debug!(%error, "could not look for other processes");
-            None
-        })
-    }
-
-    /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others.
-    async fn in_turn(&self, mut changes: Vec<Change>) -> Result<Vec<Change>, Error> {
+    /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others, and
+    /// their place among those of other processes, which hear of these versions before anybody waits: two that wait for each
+    /// other go on.
+    async fn in_turn(&self, mut changes: Vec<Change>) -> Result<(Option<Among>, Vec<Change>), Error> {
         let order = Order::of(&self.turns, &changes);
+        let mut among = self.group.map(Among::of);
+        if order.waits()
+            && let Some(among) = &mut among
+            && let Err(error) = self.journal.tell(among, &changes).await
+        {
+            tracing::debug!(%error, "could not tell other processes");
+        }
         loop {
             let first = order.next(&mut changes).await;
             if changes.is_empty() {
-                return Ok(first);
+                return Ok((among, first));
             }
-            self.journal.settle_at_last(changes::outcome(None, first)).await?;
+            self.settle(among.clone(), changes::outcome(None, first)).await?;
         }
     }
 
-    async fn close(self, changes: Vec<Change>) -> Result<(), Error> {
+    async fn close(self, among: Option<Among>, changes: Vec<Change>) -> Result<(), Error> {
         if self.group.is_none() && changes.is_empty() {
             return Ok(());
         }
-        let outcome = self.outcome(self.group, changes);
-        self.journal.settle_at_last(outcome).await?;
-        Ok(())
+        Ok(self.settle(among, self.outcome(self.group, changes)).await?)
+    }
+
+    async fn settle(&self, among: Option<Among>, outcome: Outcome) -> Result<(), JournalError> {
+        match among {
+            Some(among) => self.journal.settle_among(among, outcome).await,
+            None => self.journal.settle_at_last(outcome).await.map(drop),
+        }
     }
 
     fn outcome(&self, closes: Option<IntentGroup>, changes: Vec<Change>) -> Outcome {
@@ -255,14 +262,8 @@ impl Recording {
         implicit.chain(asked).collect()
     }
 
-    /// Asks the upstream what became of the writes until it says it; `changes` are known already.
-    async fn resolve(mut self, changes: Vec<Change>) {
-        if !changes.is_empty() {
-            let known = self.outcome(None, changes);
-            if let Err(error) = self.journal.settle_at_last(known).await {
-                tracing::error!(%error, "a write is not in the journal yet");
-            }
-        }
+    /// Asks the upstream what became of the writes until it says it.
+    async fn resolve(mut self) {
         self.turns.clear();
         let Some(group) = self.group else { return };
         let _mark = self.room.examining(group);

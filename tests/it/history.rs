@@ -11,6 +11,7 @@ mod implicit;
 mod kept;
 mod kill;
 mod odd;
+mod others;
 mod plugin;
 mod reading;
 mod recorded;

@@ -39,6 +39,7 @@ async fn writing(place: &Place) -> Writing {
 async fn without_chains(place: &Place) {
     let mut writing = writing(place).await;
     for text in [
+        "DROP INDEX IF EXISTS sidecar_intents_uri",
         "DROP TABLE sidecar_checkpoints",
         "DROP TABLE sidecar_versions",
         "ALTER TABLE sidecar_intents DROP COLUMN note",

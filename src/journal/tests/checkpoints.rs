@@ -80,9 +80,11 @@ async fn a_journal_without_checkpoints_is_given_a_place_for_them() {
     for place in places().await {
         settle(&place.open().await, vec![change("/buckets/a", None, 1, &json!({}))]).await;
         let mut writing = writing(&place).await;
-        for text in
-            ["DROP TABLE sidecar_checkpoints", "UPDATE sidecar_meta SET value = '3' WHERE name = 'schema'"]
-        {
+        for text in [
+            "DROP INDEX IF EXISTS sidecar_intents_uri",
+            "DROP TABLE sidecar_checkpoints",
+            "UPDATE sidecar_meta SET value = '3' WHERE name = 'schema'",
+        ] {
             writing.connection().execute(text).await.unwrap();
         }
         drop(writing);

@@ -90,7 +90,7 @@ async fn a_newer_journal_is_refused() {
         drop((writing, engine));
         let Err(JournalError::Unusable(text)) = place.try_open().await else { panic!("it was opened") };
         assert!(
-            text.contains("was written by a newer kinto-sidecar (its schema is 7, this one knows 4)"),
+            text.contains("was written by a newer kinto-sidecar (its schema is 7, this one knows 5)"),
             "{text}"
         );
     }

@@ -140,7 +140,7 @@ async fn two_processes_record_each_version_once_and_tell_each_other() {
         made += writer.await.unwrap();
     }
     assert_eq!(made, 10);
-    let mut told = std::collections::BTreeSet::new();
+    let mut told = BTreeSet::new();
     while told.len() < 10 {
         let news = timeout(Duration::from_secs(5), news.recv()).await.unwrap().unwrap();
         for (object, modified) in news.objects {

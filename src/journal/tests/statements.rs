@@ -75,3 +75,31 @@ async fn the_largest_queries_are_statements_that_engines_take() {
         assert_eq!(entries(&journal, "a", &filters).await, some);
     }
 }
+
+#[tokio::test]
+async fn the_open_intents_of_others_are_found_by_an_index_and_the_turn_is_taken_where_there_are_none() {
+    let places = places().await.into_iter();
+    for place in places.filter(|place| matches!(place.url, JournalUrl::Postgres(_))) {
+        let journal = place.open().await;
+        let mut writing = journal.engine.writing().await.unwrap();
+        let connection = writing.connection();
+        let uris = BTreeSet::from(["/buckets/a".to_owned(), "/buckets".to_owned()]);
+        let turns = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+        connection.execute("BEGIN").await.unwrap();
+        assert!(intents::of_others(connection, 1, &uris, true).await.unwrap().is_empty());
+        assert_eq!(connection.fetch_one(turns).await.unwrap().get::<i64, _>(0), 1);
+        connection
+            .execute(
+                "INSERT INTO sidecar_intents (intent_group, position, owner, bucket, method, uri, known) \
+                 SELECT n, 0, 2, 'a', 'PUT', '/buckets/a/groups/' || n, 0 FROM generate_series(1, 10000) AS n; \
+                 COMMIT; ANALYZE sidecar_intents",
+            )
+            .await
+            .unwrap();
+        let plan = intents::select_of_others(1, &uris, true).explained("EXPLAIN ");
+        let plan = plan.fetch(connection).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|step| step.get(0)).collect();
+        assert!(plan.iter().any(|step| step.contains("sidecar_intents_uri")), "{plan:#?}");
+        assert!(!plan.iter().any(|step| step.contains("Seq Scan")), "{plan:#?}");
+    }
+}

@@ -1,10 +1,13 @@
 //! One transaction: it is begun, does all that is asked of it, and is committed; or nobody knows whether it was.
 
+use std::collections::BTreeSet;
+
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
 use super::Writer;
-use crate::journal::engine::{DEADLINE, Writing, unavailable};
+use crate::journal::engine::{DEADLINE, Kind, Writing, is_ended, unavailable};
+use crate::journal::others::{self, Others};
 use crate::journal::queue::{Done, Work};
 use crate::journal::transaction::Transaction;
 use crate::journal::{JournalError, News, Object, intents, notify, space, statement};
@@ -51,7 +54,7 @@ impl Writer {
                 }
                 return Ok(done);
             }
-            Ok(Err(error @ sqlx::Error::Database(_))) => Failure::Refused(error),
+            Ok(Err(error @ sqlx::Error::Database(_))) if !is_ended(&error) => Failure::Refused(error),
             Ok(Err(error)) => Failure::Away(unavailable(&error)),
             Err(_) => Failure::Away(JournalError::Unavailable("it does not answer in time".into())),
         };
@@ -95,10 +98,20 @@ impl Writer {
             writing.expect_much(kind).await?;
         }
         let mut begun = writing.connection().begin_with(kind.begin()).await?;
-        statement::lock(kind, &mut begun).await?;
+        let mut placed = BTreeSet::new();
+        for work in works {
+            placed.extend(others::uris(work.placed()));
+        }
+        let others = if kind == Kind::Postgres && !placed.is_empty() {
+            Others::look(&mut begun, self.owner, &placed, true).await?
+        } else {
+            statement::lock(kind, &mut begun).await?;
+            Others::default()
+        };
         intents::remove(&mut begun, &self.stray).await?;
         let (rules, sets) = (&self.rules, &mut self.reader_sets);
         let mut transaction = Transaction::new(&mut begun, kind, rules, self.explicit_permissions, sets);
+        transaction.others = others;
         let mut changes = Vec::new();
         for work in works {
             if let Work::Settle { outcome, .. } = work {
@@ -146,9 +159,13 @@ impl Transaction<'_> {
                 self.intents.extend(intents::rows(*group, owner, intents));
                 Ok(Done::Nothing)
             }
-            Work::Made(group, versions) => {
-                self.intents.extend(intents::made(*group, owner, versions));
+            Work::Tell(group, changes) => self.tell(*group, changes, owner).await.map(Done::Others),
+            Work::PassBy(groups) => {
+                intents::pass_by(self.connection, "intent_group", groups).await?;
                 Ok(Done::Nothing)
+            }
+            Work::Settle { outcome, among: Some(among), .. } => {
+                self.settle_among(among, outcome, owner).await
             }
             Work::Settle { outcome, .. } => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
@@ -162,8 +179,12 @@ impl Transaction<'_> {
             }
             Work::Fill(from) => self.fill(from).await.map(Done::Filled),
             Work::Import(lines) => self.import(lines).await.map(Done::Imported),
-            Work::Adopt(groups) => {
-                intents::adopt(self.connection, groups, owner).await?;
+            Work::Adopt(dead) => {
+                if self.kind == Kind::Postgres {
+                    // Whoever has an answer does not wait until theirs are looked up.
+                    intents::pass_by(self.connection, "owner", dead).await?;
+                }
+                intents::adopt(self.connection, dead, owner).await?;
                 Ok(Done::Nothing)
             }
             Work::Nothing | Work::Probe | Work::Leave { .. } => Ok(Done::Nothing),

@@ -1,5 +1,7 @@
 //! What readers are given of a content, and what they are not given twice.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::upstream::kinto::NewRow;
 
@@ -143,5 +145,106 @@ fn rows_are_found_by_their_ids_however_often() {
         let mut found: Vec<&str> = found.iter().map(|row| &*row.id).collect();
         found.sort_unstable();
         assert_eq!(found, ["a", "c"]);
+    }
+}
+
+/// Numbers that look random and are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A Kinto on PostgreSQL: who writes is given timestamps first, and commits later, though not later than an overlap.
+#[derive(Default)]
+struct Storage {
+    clock: u64,
+    written: u64,
+    open: Vec<Vec<NewRow>>,
+    visible: Vec<NewRow>,
+}
+
+impl Storage {
+    fn begin(&mut self, dice: &mut Dice) {
+        let rows = (0..=dice.roll(3)).map(|_| {
+            self.clock += 1;
+            self.written += 1;
+            row(&format!("r{}", self.written), self.clock)
+        });
+        self.open.push(rows.collect());
+        self.pass(0);
+    }
+
+    fn commit(&mut self, index: usize) {
+        self.visible.extend(self.open.remove(index));
+    }
+
+    /// Time passes. Nobody writes for longer than an overlap.
+    fn pass(&mut self, milliseconds: u64) {
+        self.clock += milliseconds;
+        let longest = u64::try_from(OVERLAP.as_millis()).unwrap();
+        while let Some(late) =
+            self.open.iter().position(|rows| rows[0].last_modified.0 + longest <= self.clock)
+        {
+            self.commit(late);
+        }
+    }
+
+    fn read(&self, mirror: &mut Option<Content>) {
+        let Some(timestamp) = self.visible.iter().map(|row| row.last_modified).max() else { return };
+        *mirror = Some(match mirror.take() {
+            None => content(timestamp.0, self.visible.clone()),
+            Some(known) => {
+                let from = known.timestamp.back(OVERLAP);
+                let newer = self.visible.iter().filter(|row| row.last_modified > from).cloned();
+                updated(&known, timestamp.0, newer.collect())
+            }
+        });
+    }
+}
+
+#[test]
+fn a_reader_who_goes_from_mirror_to_mirror_is_told_of_every_row() {
+    for seed in 0..400 {
+        let mut dice = Dice(seed);
+        let mut storage = Storage { clock: 1000, ..Storage::default() };
+        let mut mirrors: [Option<Content>; 3] = Default::default();
+        let (mut since, mut told) = (0, BTreeSet::new());
+        let mut visit = |mirror: &Content| {
+            told.extend(ids(mirror, since));
+            since = mirror.timestamp.0;
+            (since, told.len())
+        };
+        let mut known = 0;
+        for _ in 0..80 {
+            let mirror = usize::try_from(dice.roll(3)).unwrap();
+            match dice.roll(8) {
+                0 | 1 => storage.begin(&mut dice),
+                2 if !storage.open.is_empty() => {
+                    let index = dice.roll(storage.open.len().try_into().unwrap());
+                    storage.commit(index.try_into().unwrap());
+                }
+                3 => storage.pass(dice.roll(4)),
+                4 | 5 => storage.read(&mut mirrors[mirror]),
+                6 if dice.roll(5) == 0 => mirrors[mirror] = None,
+                _ => {
+                    if mirrors[mirror].as_ref().is_none_or(|content| content.timestamp.0 < known) {
+                        storage.read(&mut mirrors[mirror]);
+                    }
+                    if let Some(content) = &mirrors[mirror] {
+                        (known, _) = visit(content);
+                    }
+                }
+            }
+        }
+        storage.pass(100);
+        let last = &mut mirrors[usize::try_from(dice.roll(3)).unwrap()];
+        storage.read(last);
+        let written = usize::try_from(storage.written).unwrap();
+        let count = last.as_ref().map_or(0, |content| visit(content).1);
+        assert_eq!(count, written, "seed {seed}");
     }
 }

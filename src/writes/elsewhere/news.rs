@@ -83,16 +83,27 @@ impl Watcher {
         let mut changes: Vec<Change> = versions
             .into_iter()
             .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
-            .map(|(object, version)| changed(version, object, None))
-            .map(|change| {
-                let user_id = self.room.lingering.author_of(&change);
-                Change { user_id, is_found: true, ..change }
-            })
+            .map(|(object, version)| Change { is_found: true, ..changed(version, object, None) })
             .collect();
+        self.name_authors(&mut changes).await?;
         changes.sort_by_key(|change| change.modified);
         let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
         outcome.watermarks.extend(watermark.map(|watermark| (uri.to_owned(), watermark)));
         self.journal.settle(outcome).await?;
+        Ok(())
+    }
+
+    /// Names the authors of what writes made that nobody has recorded in time: those that nobody waits for any more, and those
+    /// of another process that hangs.
+    async fn name_authors(&self, changes: &mut [Change]) -> Result<(), JournalError> {
+        let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
+        let open = if objects.is_empty() { Vec::new() } else { self.journal.intents_about(&objects).await? };
+        for change in changes {
+            change.user_id = self.room.lingering.author_of(change).or_else(|| {
+                let intent = open.iter().find(|intent| lookup::may_be_of(intent, change));
+                intent.and_then(|intent| intent.user_id.clone())
+            });
+        }
         Ok(())
     }
 
