@@ -18,7 +18,6 @@ mod epoch;
 mod memory;
 mod object;
 mod question;
-mod refusal;
 mod requester;
 mod revive;
 
@@ -27,14 +26,13 @@ use memory::{Answer, Memory};
 use object::SharedRecords;
 
 pub use credentials::Credentials;
-pub use refusal::Refusal;
 pub use requester::Requester;
 pub use revive::PublicSince;
 
 use crate::kinto::Timestamp;
 use crate::settings::InForce;
-use crate::upstream::Upstream;
 use crate::upstream::kinto::Source;
+use crate::upstream::{Refusal, Upstream};
 
 /// SECURITY: how much is remembered of each kind of answer, in bytes.
 const REMEMBERED: u64 = 16 << 20;

@@ -119,11 +119,8 @@ async fn greeted(
     }
     if !manners.knows(&request.method) {
         // Kinto: whoever has no bucket of their own is refused before the method is looked at.
-        if let Endpoint::History(bucket) | Endpoint::Diff(bucket) | Endpoint::Bin(bucket) = endpoint
-            && let ControlFlow::Break(refusal) =
-                Box::pin(own_bucket::of_history(core, bucket, &core.requester(&request.headers))).await?
-        {
-            return Ok(ControlFlow::Break(refusal));
+        if let Endpoint::History(bucket) | Endpoint::Diff(bucket) | Endpoint::Bin(bucket) = endpoint {
+            Box::pin(own_bucket::of_history(core, bucket, &core.requester(&request.headers))).await?;
         }
         return Err(Error::MethodNotAllowed { allow: manners.methods });
     }
@@ -196,8 +193,10 @@ pub(crate) fn fail(core: &Core, error: Error, origin: Option<&HeaderValue>) -> R
 /// The answer to a request that is wrong. Some caches keep a 404 without being told to. They must not give one that was
 /// sent to somebody with credentials to anybody else.
 fn refusal(error: Error, request: &HeaderMap) -> Response {
+    // The upstream's own words go as it sent them.
+    let is_replayed = matches!(error, Error::Refused(_));
     let mut response = error.into_response();
-    if !Credentials::of(request).is_anonymous() {
+    if !is_replayed && !Credentials::of(request).is_anonymous() {
         cache_control::keep_private(response.headers_mut());
     }
     response

@@ -1,17 +1,19 @@
 //! What the sidecar itself has to say when something is wrong, in the shape that Kinto gives its errors.
 //!
-//! Statuses, `errno`, titles and messages follow `kinto.core.errors` and `kinto.core.views.errors`. What the upstream
-//! answers, errors included, passes as it is and never becomes an [`Error`].
+//! Statuses, `errno`, titles and messages follow `kinto.core.errors` and `kinto.core.views.errors`. What passes
+//! of the upstream's answers, errors included, passes as it is and is no [`Error`]; what it answered to a question about who
+//! may do something is [`Error::Refused`], and is given in its words.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::query::{Fault, Invalid};
-use crate::upstream::UpstreamError;
 use crate::upstream::kinto::KintoError;
+use crate::upstream::{Refusal, UpstreamError};
 use crate::wire::body::{Body, BodyError, BodyReadError, BoxError, Response};
 use crate::wire::buffers::NoRoom;
 use crate::wire::headers;
@@ -52,6 +54,9 @@ pub enum Error {
         /// Why, in CouchDB's words where it has some.
         reason: String,
     },
+    /// The upstream does not let the requester, and its answer is theirs.
+    #[error("the upstream refuses it: {}", .0.status())]
+    Refused(Arc<Refusal>),
     /// Nobody is logged in, and somebody has to be.
     #[error("authentication is required")]
     Unauthorized,
@@ -141,6 +146,7 @@ impl Error {
                 StatusCode::BAD_REQUEST
             }
             Self::Feed { status, .. } => *status,
+            Self::Refused(refusal) => refusal.status(),
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::ImpossibleId { .. } => StatusCode::NOT_FOUND,
@@ -161,7 +167,7 @@ impl Error {
         match self {
             Self::InvalidJson(_) => 106,
             Self::Unauthorized => 104,
-            Self::Forbidden | Self::Feed { status: StatusCode::FORBIDDEN, .. } => 121,
+            Self::Refused(_) | Self::Forbidden | Self::Feed { status: StatusCode::FORBIDDEN, .. } => 121,
             Self::NotFound | Self::ImpossibleId { .. } | Self::Feed { status: StatusCode::NOT_FOUND, .. } => {
                 111
             }
@@ -177,8 +183,10 @@ impl Error {
     /// The answer. `Retry-After` is there only where the error itself knows it: whoever finishes the answer adds the
     /// setting's value and the CORS headers ([`crate::wire::cors::finish`]).
     pub fn into_response(self) -> Response {
-        if let Self::Upstream(UpstreamError::Ended(ended)) = &self {
-            return ended.replay();
+        match &self {
+            Self::Upstream(UpstreamError::Ended(ended)) => return ended.replay(),
+            Self::Refused(refusal) => return refusal.replay(),
+            _ => {}
         }
         let status = self.status();
         let mut response = Response::new(Body::full(self.body(status)));
@@ -252,7 +260,7 @@ impl Error {
             }
             Self::Invalid(invalid) => return Cow::Owned(invalid.message()),
             Self::Unauthorized => "Please authenticate yourself to use this endpoint.",
-            Self::Forbidden => "This user cannot access this resource.",
+            Self::Refused(_) | Self::Forbidden => "This user cannot access this resource.",
             Self::NotFound => "The resource you are looking for could not be found.",
             Self::ImpossibleId { .. } => "",
             Self::MethodNotAllowed { .. } => "Method not allowed on this endpoint.",

@@ -39,6 +39,7 @@ mod itself;
 pub mod kinto;
 mod outage;
 mod pool;
+mod refusal;
 mod socket;
 mod suspense;
 mod transfer;
@@ -51,6 +52,7 @@ pub use ended::Ended;
 pub use error::UpstreamError;
 pub use itself::leads_to_itself;
 pub use outage::Outage;
+pub use refusal::Refusal;
 pub use suspense::Suspense;
 pub use words::Advice;
 

@@ -14,12 +14,12 @@ use http::header::{CONTENT_TYPE, HeaderValue, IF_MATCH};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::memory::{Answer, Name};
-use super::{Granted, Refusal, Requester, Verdict, question};
+use super::{Granted, Requester, Verdict, question};
 use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::CollectionKey;
-use crate::upstream::UpstreamError;
 use crate::upstream::kinto::{KintoError, Source};
+use crate::upstream::{Refusal, UpstreamError};
 
 /// Greater than any timestamp that Kinto can store.
 const IMPOSSIBLE: HeaderValue = HeaderValue::from_static("\"99999999999999999999\"");

@@ -14,12 +14,12 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use uuid::Uuid;
 
-use super::{Granted, Refusal, Requester, Verdict};
+use super::{Granted, Requester, Verdict};
 use crate::aside;
 use crate::journal::Object;
 use crate::kinto::is_absence;
 use crate::upstream::kinto::{KintoError, answers_of_batch, last_modified};
-use crate::upstream::{BatchSender, UpstreamError};
+use crate::upstream::{BatchSender, Refusal, UpstreamError};
 
 /// Asks for an object, and for something in it that nobody has.
 pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Result<Verdict, UpstreamError> {

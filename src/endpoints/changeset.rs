@@ -44,7 +44,7 @@ pub async fn answer(
     let granted = match verdict {
         Verdict::Granted(granted) => granted,
         Verdict::Refused(refusal) if refusal.is_absence() => return Err(Error::NotFound),
-        Verdict::Refused(refusal) => return Ok(refusal.replay()),
+        Verdict::Refused(refusal) => return Err(Error::Refused(refusal)),
     };
     // As in the plugin, whoever may not read the collection is not told what is wrong with the parameters.
     let params = params?;

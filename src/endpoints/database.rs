@@ -2,8 +2,6 @@
 //!
 //! `PouchDB` takes `update_seq` from here for its `since: "now"`; on Kinto's redirect it would silently begin at 0.
 
-use std::ops::ControlFlow;
-
 use http::Method;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
@@ -25,10 +23,9 @@ use crate::wire::cache_control::{self, Served};
 pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<Response, Error> {
     let app = &core.app;
     let requester = core.requester(&request.headers);
-    let (key, is_stale) = match admitted(core, Subject::Collection(key), &requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue((Subject::Collection(key), is_stale)) => (key, is_stale),
-        ControlFlow::Continue(_) => return Err(Error::NotFound),
+    let (Subject::Collection(key), is_stale) = admitted(core, Subject::Collection(key), &requester).await?
+    else {
+        return Err(Error::NotFound);
     };
     let sources = &app.feeds.sources;
     let (counted, freshness) = match sources.content(&key).await {

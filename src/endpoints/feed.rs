@@ -6,7 +6,6 @@ mod normal;
 mod shared;
 
 use std::net::IpAddr;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,10 +58,7 @@ pub async fn answer(
     let app = &core.app;
     let settings = &app.settings;
     let requester = core.requester(&request.headers);
-    let (subject, is_stale) = match admitted(core, subject, &requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(admitted) => admitted,
-    };
+    let (subject, is_stale) = admitted(core, subject, &requester).await?;
     // Whoever may not read is not told what is wrong with the parameters.
     let mut hold = core.hold(&request.headers, peer);
     let body = limited::limited(body, &settings.limits)?;

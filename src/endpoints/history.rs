@@ -25,7 +25,7 @@ use crate::query::{Fault, Given, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
-use opened::{Opened, told};
+use opened::Opened;
 
 /// The fields that entries may have.
 const FIELDS: [&str; 15] = [
@@ -54,10 +54,7 @@ const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
 
 /// Answers a request for the history of a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let opened = match Opened::of(core, bucket, request).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(opened) => opened,
-    };
+    let opened = Opened::of(core, bucket, request).await?;
     list::check_accept(&request.headers)?;
     let listing = Listing { core, opened: &opened, request, peer };
     if request.method == Method::DELETE { listing.delete().await } else { listing.read().await }
@@ -100,18 +97,10 @@ struct Listing<'l> {
 impl Listing<'_> {
     async fn read(&self) -> Result<Response, Error> {
         let core = self.core;
-        let visible = match self.opened.visible(core).await? {
-            ControlFlow::Break(refusal) => return Ok(refusal),
-            ControlFlow::Continue(visible) => visible,
-        };
-        let mut query = match self.selection().await {
-            Ok(ControlFlow::Continue(query)) => query,
-            // Whoever may see nothing is not told what is wrong with the request.
-            Ok(ControlFlow::Break(response)) => {
-                let refusal = visible.refusal().await?;
-                return Ok(refusal.map_or(response, |refusal| refusal.replay()));
-            }
-            Err(error) => return told(&visible, error).await,
+        let visible = self.opened.visible(core).await?;
+        let mut query = match visible.disclose(self.selection().await).await? {
+            ControlFlow::Continue(query) => query,
+            ControlFlow::Break(response) => return visible.check().await.map(|()| response),
         };
         let mut hold = core.hold(&self.request.headers, self.peer);
         // Its rows, and its text.
@@ -119,24 +108,15 @@ impl Listing<'_> {
         query.most_bytes = Some(PAGE);
         // Kinto: only a `HEAD` counts. Counting takes longer than reading a page.
         let mut response = if self.request.method == Method::HEAD {
-            let count = match visible.count(&query).await? {
-                ControlFlow::Break(refusal) => return Ok(refusal.replay()),
-                ControlFlow::Continue(count) => count,
-            };
-            let EntriesCount { total, sees_any, timestamp } = count;
+            let EntriesCount { total, sees_any, timestamp } = visible.count(&query).await?;
             let mut response =
                 self.respond(EntriesPage { rows: Vec::new(), next: None, sees_any, timestamp }, &query);
             list::insert_total(response.headers_mut(), total);
             response
         } else {
-            match visible.page(&query).await? {
-                ControlFlow::Break(refusal) => return Ok(refusal.replay()),
-                ControlFlow::Continue(page) => {
-                    let bytes: usize = page.rows.iter().map(|row| row.get().len()).sum();
-                    hold.set(bytes)?;
-                    self.respond(page, &query)
-                }
-            }
+            let page = visible.page(&query).await?;
+            hold.set(page.rows.iter().map(|row| row.get().len()).sum())?;
+            self.respond(page, &query)
         };
         cache_control::forbid(response.headers_mut());
         Ok(response.map(|body| body.held(hold)))
@@ -145,7 +125,7 @@ impl Listing<'_> {
     async fn delete(&self) -> Result<Response, Error> {
         let Self { core, opened: Opened { journal, requester, bucket }, .. } = *self;
         if let Verdict::Refused(refusal) = requester.may_write_bucket(bucket).await? {
-            return Ok(refusal.replay());
+            return Err(Error::Refused(refusal));
         }
         core.app.writes.look_at_bucket(journal, bucket, requester, None).await?;
         let (preconditions, given, changed) = self.parameters()?;

@@ -4,18 +4,17 @@
 //! asked for under the bucket's real id. Only where that is not there, the upstream is asked under the name `default`, and
 //! makes it.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::access::{Refusal, Requester, Verdict};
+use crate::access::{Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::journal::Object;
 use crate::kinto::{CollectionKey, DEFAULT_BUCKET, RequestPath};
-use crate::wire::body::Response;
+use crate::upstream::Refusal;
 use crate::writes::Write;
 use crate::writes::answer::Answer;
 
@@ -53,26 +52,22 @@ pub async fn readable_bucket(
     Ok((real, verdict))
 }
 
-/// The bucket whose history the requester means, which is made if it is their own. The refusal is the upstream's, to
+/// The bucket whose history the requester means, which is made if it is their own. It fails with the upstream's refusal of
 /// somebody who has none.
-pub async fn of_history(
-    core: &Core,
-    bucket: &str,
-    requester: &Requester,
-) -> Result<ControlFlow<Response, String>, Error> {
+pub async fn of_history(core: &Core, bucket: &str, requester: &Requester) -> Result<String, Error> {
     if bucket != DEFAULT_BUCKET {
-        return Ok(ControlFlow::Continue(bucket.to_owned()));
+        return Ok(bucket.to_owned());
     }
     let own = requester.identity().await?.default_bucket;
     let answer = make(core, &format!("/buckets/{DEFAULT_BUCKET}"), requester).await?;
-    Ok(match own {
-        Some(own) => ControlFlow::Continue(own.to_string()),
+    match own {
+        Some(own) => Ok(own.to_string()),
         None if answer.status() == StatusCode::UNAUTHORIZED => {
-            ControlFlow::Break(Refusal::new(answer).replay())
+            Err(Error::Refused(Refusal::new(answer).into()))
         }
         // The upstream knows of no such alias.
-        None => ControlFlow::Continue(bucket.to_owned()),
-    })
+        None => Ok(bucket.to_owned()),
+    }
 }
 
 /// Has the upstream make what stands at a path below `/buckets/default`, and records what it made.

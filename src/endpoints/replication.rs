@@ -6,7 +6,6 @@
 
 mod documents;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -46,10 +45,8 @@ pub async fn answer(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let requester = core.requester(&request.headers);
-    let key = match admitted(core, Subject::Collection(key), &requester).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue((Subject::Collection(key), _)) => key,
-        ControlFlow::Continue(_) => return Err(Error::NotFound),
+    let (Subject::Collection(key), _) = admitted(core, Subject::Collection(key), &requester).await? else {
+        return Err(Error::NotFound);
     };
     let Some(revisions) = core.app.feeds.sources.revisions(&key).await? else {
         return Err(forbidden(

@@ -9,7 +9,6 @@
 //! permission (401, 403).
 
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -62,15 +61,12 @@ pub async fn answer(
     moment: &str,
     request: &Parts,
 ) -> Result<Response, Error> {
-    let Opened { journal, ref requester, bucket } = match Opened::of(core, &key.bucket, request).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(opened) => opened,
-    };
+    let Opened { journal, ref requester, bucket } = Opened::of(core, &key.bucket, request).await?;
     let moment = self::moment(moment)?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());
     if let Verdict::Refused(refusal) = requester.may_read_object(&collection).await? {
         let impossible = impossible(core, requester, &collection, refusal.status()).await?;
-        return impossible.map_or_else(|| Ok(refusal.replay()), Err);
+        return Err(impossible.unwrap_or(Error::Refused(refusal)));
     }
 
     core.app.writes.look_at_bucket(journal, &bucket, requester, None).await?;

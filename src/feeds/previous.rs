@@ -1,7 +1,6 @@
 //! The versions before deletions, as the history shows them to a reader.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -80,9 +79,9 @@ impl Previous {
         let Some(journal) = self.history.journal(self.requester.upstream()).await? else {
             return Ok(versions);
         };
-        let visible = match self.history.visible(journal, &self.key.bucket, &self.requester).await? {
-            ControlFlow::Continue(visible) => visible,
-            ControlFlow::Break(_) => return Ok(versions),
+        let visible = match self.history.visible(journal, &self.key.bucket, &self.requester).await {
+            Err(Error::Refused(_)) => return Ok(versions),
+            visible => visible?,
         };
         for deleted in deleted.chunks(AT_ONCE) {
             self.look_up(&visible, deleted, &mut versions).await?;

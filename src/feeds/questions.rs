@@ -1,10 +1,9 @@
 //! Who may read what there is a feed of.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::subject::{Subject, View};
-use crate::access::{Refusal, Requester, Verdict};
+use crate::access::{Requester, Verdict};
 use crate::error::Error;
 use crate::history::History;
 use crate::kinto::object::Object;
@@ -30,33 +29,26 @@ impl Questions {
                 Ok(Verdict::open())
             }
             Subject::History(bucket, view) => {
-                match self.seen(bucket, requester).await? {
-                    ControlFlow::Break(refusal) => Ok(Verdict::Refused(refusal)),
+                match self.seen(bucket, requester).await {
+                    Err(Error::Refused(refusal)) => Ok(Verdict::Refused(refusal)),
+                    Err(error) => Err(error),
                     // Who sees less than before comes back for it.
-                    ControlFlow::Continue(View::Of(_)) if *view == View::Everything => Err(Error::Forbidden),
-                    ControlFlow::Continue(_) => Ok(Verdict::open()),
+                    Ok(View::Of(_)) if *view == View::Everything => Err(Error::Forbidden),
+                    Ok(_) => Ok(Verdict::open()),
                 }
             }
         }
     }
 
-    /// How much of a bucket's history somebody sees; a refusal where that is nothing.
-    pub async fn seen(
-        &self,
-        bucket: &str,
-        requester: &Requester,
-    ) -> Result<ControlFlow<Arc<Refusal>, View>, Error> {
+    /// How much of a bucket's history somebody sees. It fails with the upstream's refusal where that is nothing.
+    pub async fn seen(&self, bucket: &str, requester: &Requester) -> Result<View, Error> {
         let history = &self.history;
         let Some(journal) = history.journal(requester.upstream()).await? else { return Err(Error::NotFound) };
-        let visible = match history.visible(journal, bucket, requester).await? {
-            ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
-            ControlFlow::Continue(visible) => visible,
-        };
+        let visible = history.visible(journal, bucket, requester).await?;
         if visible.is_everything() {
-            return Ok(ControlFlow::Continue(View::Everything));
+            return Ok(View::Everything);
         }
-        let refusal = visible.refusal().await?;
-        let own = || ControlFlow::Continue(View::Of(requester.credentials.clone()));
-        Ok(refusal.map_or_else(own, ControlFlow::Break))
+        visible.check().await?;
+        Ok(View::Of(requester.credentials.clone()))
     }
 }

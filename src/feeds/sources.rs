@@ -3,7 +3,6 @@
 //! Each is a file with a [`crate::feeds::table::Table`] (or, where it is not in memory, a [`Snapshot`]), an arm of
 //! [`Sources::snapshot`] and one of [`follow`](super::follow::follow).
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,10 +148,7 @@ impl Sources {
             View::Everything => Visible::everything(journal, bucket),
             View::Of(credentials) => {
                 let requester = self.access.requester(credentials.clone());
-                match self.history.visible(journal, bucket, &requester).await? {
-                    ControlFlow::Continue(visible) => visible,
-                    ControlFlow::Break(_) => return Err(Error::Forbidden),
-                }
+                self.history.visible(journal, bucket, &requester).await?
             }
         };
         HistoryEntries::now(visible).await

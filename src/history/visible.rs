@@ -6,14 +6,13 @@
 //! Who sees no entry at all gets the refusal that the upstream gave them for the bucket.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::History;
-use crate::access::{Refusal, Requester, Verdict};
+use crate::access::{Requester, Verdict};
 use crate::error::Error;
 use crate::journal::{
     Around, EntriesCount, EntriesPage, Journal, JournalError, Object, SeenEntry, Sees, Touched, Touches,
@@ -21,6 +20,7 @@ use crate::journal::{
 };
 use crate::kinto::Timestamp;
 use crate::query::Query;
+use crate::upstream::Refusal;
 
 /// What of a bucket's history somebody sees.
 #[derive(Debug)]
@@ -39,29 +39,30 @@ struct Limits {
 }
 
 impl History {
-    /// Finds out what somebody sees of a bucket's history in `journal`; a refusal where that is nothing for certain.
+    /// Finds out what somebody sees of a bucket's history in `journal`. It fails with the upstream's refusal where that is
+    /// nothing for certain.
     pub async fn visible(
         &self,
         journal: &Journal,
         bucket: &str,
         requester: &Requester,
-    ) -> Result<ControlFlow<Arc<Refusal>, Visible>, Error> {
+    ) -> Result<Visible, Error> {
         let everything = Visible::everything(journal, bucket);
         let settings = self.settings.all();
         let readers = &settings.kinto.history_read_principals;
         if !readers.is_empty() && requester.has_principal(readers).await? {
-            return Ok(ControlFlow::Continue(everything));
+            return Ok(everything);
         }
         let object = Object::Bucket(bucket.to_owned());
         let refusal = match requester.may_read_object(&object).await? {
             Verdict::Granted(granted) => {
                 self.writes.look_at_bucket(journal, bucket, requester, granted.metadata).await?;
-                return Ok(ControlFlow::Continue(everything));
+                return Ok(everything);
             }
             Verdict::Refused(refusal) => refusal,
         };
         if !settings.kinto.explicit_permissions {
-            return Ok(ControlFlow::Break(refusal));
+            return Err(Error::Refused(refusal));
         }
         let identity = requester.identity().await?;
         let mut principals = identity.principals;
@@ -72,7 +73,7 @@ impl History {
             }
         }
         let limits = Some(Limits { requester: requester.clone(), principals, refusal });
-        Ok(ControlFlow::Continue(Visible { limits, ..everything }))
+        Ok(Visible { limits, ..everything })
     }
 }
 
@@ -97,29 +98,29 @@ impl Visible {
         self.journal.timestamp(&self.bucket).await
     }
 
-    /// The entries that a query selects; a refusal where the requester sees none, whatever is asked for.
-    pub async fn page(&self, query: &Query) -> Result<ControlFlow<Arc<Refusal>, EntriesPage>, Error> {
+    /// The entries that a query selects. It fails with the refusal where the requester sees none, whatever is asked for.
+    pub async fn page(&self, query: &Query) -> Result<EntriesPage, Error> {
         let page = self.ask(async |sees| self.journal.page(&self.bucket, query, sees).await).await?;
-        Ok(self.unless_nothing(page.sees_any, page))
+        self.unless_nothing(page.sees_any, page)
     }
 
-    /// How many entries a query selects; a refusal as for [`Self::page`].
-    pub async fn count(&self, query: &Query) -> Result<ControlFlow<Arc<Refusal>, EntriesCount>, Error> {
+    /// How many entries a query selects. It fails as [`Self::page`] does.
+    pub async fn count(&self, query: &Query) -> Result<EntriesCount, Error> {
         let count = self.ask(async |sees| self.journal.count(&self.bucket, query, sees).await).await?;
-        Ok(self.unless_nothing(count.sees_any, count))
+        self.unless_nothing(count.sees_any, count)
     }
 
-    /// The objects that the entries are about which a query selects; a refusal as for [`Self::page`].
+    /// The objects that the entries are about which a query selects. It fails as [`Self::page`] does.
     pub async fn touched(
         &self,
         query: &Query,
         versions: Option<Versions>,
         most: usize,
-    ) -> Result<ControlFlow<Arc<Refusal>, Touches>, Error> {
+    ) -> Result<Touches, Error> {
         let journal = &self.journal;
         let touches =
             self.ask(async |sees| journal.touched(&self.bucket, query, versions, sees, most).await).await?;
-        Ok(self.unless_nothing(touches.sees_any, touches))
+        self.unless_nothing(touches.sees_any, touches)
     }
 
     /// What is known of objects beside what was selected of them.
@@ -136,13 +137,20 @@ impl Visible {
         self.ask(async |sees| self.journal.entries_at(&self.bucket, whole, heads, sees).await).await
     }
 
-    /// The refusal of somebody who sees nothing.
-    pub async fn refusal(&self) -> Result<Option<Arc<Refusal>>, Error> {
-        if self.limits.is_none() {
-            return Ok(None);
+    /// Fails with the refusal where the requester sees nothing.
+    pub async fn check(&self) -> Result<(), Error> {
+        if self.limits.is_some() {
+            self.page(&Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true)).await?;
         }
-        let any = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
-        Ok(self.page(&any).await?.break_value())
+        Ok(())
+    }
+
+    /// What was read of a request. Whoever sees nothing is not told what is wrong with it.
+    pub async fn disclose<T>(&self, read: Result<T, Error>) -> Result<T, Error> {
+        if read.is_err() {
+            self.check().await?;
+        }
+        read
     }
 
     /// Asks the journal for what of it they see.
@@ -168,10 +176,10 @@ impl Visible {
     }
 
     /// What they are given; the refusal where they see nothing at all.
-    fn unless_nothing<T>(&self, sees_any: bool, given: T) -> ControlFlow<Arc<Refusal>, T> {
+    fn unless_nothing<T>(&self, sees_any: bool, given: T) -> Result<T, Error> {
         match &self.limits {
-            Some(limits) if !sees_any => ControlFlow::Break(Arc::clone(&limits.refusal)),
-            _ => ControlFlow::Continue(given),
+            Some(limits) if !sees_any => Err(Error::Refused(Arc::clone(&limits.refusal))),
+            _ => Ok(given),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Whether a requester may read a feed, and of what it is.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::access::{Requester, Verdict};
@@ -9,7 +8,6 @@ use crate::endpoints::own_bucket;
 use crate::error::Error;
 use crate::feeds::Subject;
 use crate::feeds::questions::Questions;
-use crate::wire::body::Response;
 
 /// Checks who asks. Gives what is asked for by its real id, and whether the permission is an old answer of an upstream that
 /// fails now.
@@ -17,7 +15,7 @@ pub async fn admitted(
     core: &Core,
     subject: Subject,
     requester: &Requester,
-) -> Result<ControlFlow<Response, (Subject, bool)>, Error> {
+) -> Result<(Subject, bool), Error> {
     let (subject, verdict) = match subject {
         Subject::Collection(key) => {
             let (key, verdict) = own_bucket::readable(core, key, requester).await?;
@@ -29,22 +27,15 @@ pub async fn admitted(
         }
         Subject::Monitor => (Subject::Monitor, questions(core).ask(&subject, requester).await?),
         Subject::History(bucket, _) => {
-            let bucket = match own_bucket::of_history(core, &bucket, requester).await? {
-                ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal)),
-                ControlFlow::Continue(bucket) => bucket,
-            };
-            return Ok(match questions(core).seen(&bucket, requester).await? {
-                ControlFlow::Break(refusal) => ControlFlow::Break(refusal.replay()),
-                ControlFlow::Continue(view) => {
-                    ControlFlow::Continue((Subject::History(bucket.into(), view), false))
-                }
-            });
+            let bucket = own_bucket::of_history(core, &bucket, requester).await?;
+            let view = questions(core).seen(&bucket, requester).await?;
+            return Ok((Subject::History(bucket.into(), view), false));
         }
     };
     match verdict {
-        Verdict::Granted(granted) => Ok(ControlFlow::Continue((subject, granted.stale))),
+        Verdict::Granted(granted) => Ok((subject, granted.stale)),
         Verdict::Refused(refusal) if refusal.is_absence() => Err(Error::NotFound),
-        Verdict::Refused(refusal) => Ok(ControlFlow::Break(refusal.replay())),
+        Verdict::Refused(refusal) => Err(Error::Refused(refusal)),
     }
 }
 

@@ -1,14 +1,12 @@
 //! `GET /buckets/{bucket}/history/deleted`: what is gone and can be brought back, newest deletion first, as a list that the
 //! history's filters select from.
 
-use std::ops::ControlFlow;
-
 use http::request::Parts;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::opened::{Opened, told};
+use super::opened::Opened;
 use super::selection::Selection;
 use crate::app::Core;
 use crate::endpoints::list;
@@ -38,21 +36,12 @@ struct Deleted<'d> {
 
 /// Answers a request for what was deleted.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let opened = match Opened::of(core, bucket, request).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(opened) => opened,
-    };
+    let opened = Opened::of(core, bucket, request).await?;
     list::check_accept(&request.headers)?;
-    let visible = match opened.visible(core).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(visible) => visible,
-    };
+    let visible = opened.visible(core).await?;
     let query = Parameters::parse(request.uri.query())
         .and_then(|parameters| Selection::filters(core, &parameters, Vec::new()));
-    let mut query = match query {
-        Ok(query) => query,
-        Err(error) => return told(&visible, error.into()).await,
-    };
+    let mut query = visible.disclose(query.map_err(Error::from)).await?;
     let is_deletion =
         Filter { field: "action".to_owned(), operator: Operator::Eq, value: Value::from("delete") };
     query.filters.push(is_deletion);
@@ -60,10 +49,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     query.most_bytes = Some(PAGE);
     let mut hold = core.hold(&request.headers, peer);
     hold.grow(4 * PAGE)?;
-    let page = match visible.page(&query).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal.replay()),
-        ControlFlow::Continue(page) => page,
-    };
+    let page = visible.page(&query).await?;
     let touched: Vec<Touched> = page.rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
     let mut text = String::from("{\"data\":[");
     for chunk in touched.chunks(100) {

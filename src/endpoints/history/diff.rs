@@ -3,14 +3,12 @@
 //!
 //! Its checks come in the order of the history's own.
 
-use std::ops::ControlFlow;
-
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::Method;
 use http::request::Parts;
 
-use super::opened::{Opened, told};
+use super::opened::Opened;
 use super::selection::Selection;
 use crate::app::Core;
 use crate::aside;
@@ -38,32 +36,20 @@ const ENOUGH: usize = 1 << 20;
 
 /// Answers a request for what was done in a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
-    let opened = match Opened::of(core, bucket, request).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(opened) => opened,
-    };
+    let opened = Opened::of(core, bucket, request).await?;
     list::check_accept(&request.headers)?;
-    let visible = match opened.visible(core).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(visible) => visible,
-    };
+    let visible = opened.visible(core).await?;
     let read = || -> Result<_, Error> {
         let mut faults: Vec<Fault> = Vec::new();
         let preconditions = Preconditions::read(&request.headers, &mut faults);
         let parameters = Parameters::parse(request.uri.query())?;
         Ok((preconditions, Selection::read(core, &parameters, faults)?))
     };
-    let (preconditions, selection) = match read() {
-        Ok(read) => read,
-        Err(error) => return told(&visible, error).await,
-    };
+    let (preconditions, selection) = visible.disclose(read()).await?;
     // What is recorded later is in no answer that has this timestamp.
     let timestamp = visible.timestamp().await?;
     let mut hold = core.hold(&request.headers, peer);
-    let touches = match touched(&visible, &selection.query, selection.versions, &mut hold).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(touches) => touches,
-    };
+    let touches = touched(&visible, &selection.query, selection.versions, &mut hold).await?;
     match preconditions.verdict(timestamp) {
         PreconditionOutcome::Proceed => {}
         PreconditionOutcome::NotModified => return Ok(list::not_modified(timestamp)),
@@ -96,17 +82,14 @@ pub(in crate::endpoints) async fn touched(
     query: &Query,
     versions: Versions,
     hold: &mut Hold,
-) -> Result<ControlFlow<Response, Touches>, Error> {
+) -> Result<Touches, Error> {
     hold.grow(MOST)?;
-    let touches = match visible.touched(query, Some(versions), MOST).await? {
-        ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal.replay())),
-        ControlFlow::Continue(touches) => touches,
-    };
+    let touches = visible.touched(query, Some(versions), MOST).await?;
     if !touches.is_all {
         return Err(too_many(touches.objects.len()));
     }
     hold.set(touches.objects.iter().map(Touched::weight).sum())?;
-    Ok(ControlFlow::Continue(touches))
+    Ok(touches)
 }
 
 /// So many objects, and more, are selected.

@@ -1,7 +1,5 @@
 //! What all that is asked of a history begins and ends with.
 
-use std::ops::ControlFlow;
-
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 
@@ -12,7 +10,6 @@ use crate::error::Error;
 use crate::history::Visible;
 use crate::journal::Journal;
 use crate::kinto::segment;
-use crate::wire::body::Response;
 use crate::wire::peer::Peer;
 
 /// The history of a bucket, which the sidecar keeps, and who asks for it.
@@ -24,25 +21,21 @@ pub(in crate::endpoints) struct Opened<'h> {
 }
 
 impl<'h> Opened<'h> {
-    /// Finds it; the refusal is for somebody who has no bucket of their own.
+    /// Finds it. Somebody who has no bucket of their own is refused.
     pub(in crate::endpoints) async fn of(
         core: &'h Core,
         bucket: &str,
         request: &Parts,
-    ) -> Result<ControlFlow<Response, Self>, Error> {
+    ) -> Result<Self, Error> {
         let journal = core.app.history.journal(&core.upstream).await?.ok_or(Error::NotFound)?;
         let requester = core.requester(&request.headers);
         let bucket = own_bucket::of_history(core, bucket, &requester).await?;
-        Ok(bucket.map_continue(|bucket| Self { journal, requester, bucket }))
+        Ok(Self { journal, requester, bucket })
     }
 
-    /// What its requester may see of it; the refusal is for somebody who may see nothing.
-    pub(in crate::endpoints) async fn visible(
-        &self,
-        core: &Core,
-    ) -> Result<ControlFlow<Response, Visible>, Error> {
-        let visible = core.app.history.visible(self.journal, &self.bucket, &self.requester).await?;
-        Ok(visible.map_break(|refusal| refusal.replay()))
+    /// What its requester may see of it. Somebody who may see nothing is refused.
+    pub(in crate::endpoints) async fn visible(&self, core: &Core) -> Result<Visible, Error> {
+        core.app.history.visible(self.journal, &self.bucket, &self.requester).await
     }
 
     /// The address of the next page of what is asked for below the bucket, under its own id.
@@ -60,9 +53,4 @@ impl<'h> Opened<'h> {
         let path = format!("/{}/buckets/{}/{below}", settings.upstream.version, segment(&self.bucket));
         list::next_page(&base_url, &path, request.uri.query(), limit, token)
     }
-}
-
-/// What is told of a request that is wrong: whoever may see nothing is not told what is wrong with it.
-pub(in crate::endpoints) async fn told(visible: &Visible, error: Error) -> Result<Response, Error> {
-    visible.refusal().await?.map(|refusal| refusal.replay()).ok_or(error)
 }

@@ -5,7 +5,6 @@
 //! answer tells of one object, and the last one how it ended. The same request again does what was left.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
@@ -19,7 +18,7 @@ pub(in crate::endpoints) mod step;
 pub(in crate::endpoints) mod told;
 
 use super::diff;
-use super::opened::{Opened, told};
+use super::opened::Opened;
 use crate::access::Requester;
 use crate::app::Core;
 use crate::current;
@@ -49,25 +48,13 @@ pub async fn answer(
     body: Body,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    let opened = match Opened::of(core, bucket, request).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(opened) => opened,
-    };
-    let visible = match opened.visible(core).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(visible) => visible,
-    };
+    let opened = Opened::of(core, bucket, request).await?;
+    let visible = opened.visible(core).await?;
     let mut hold = core.hold(&request.headers, peer);
     let mut members = Members::read(core, request, body, &mut hold).await?;
     let options = members.options();
-    let chosen = match members.chosen(core, request.uri.query()) {
-        Ok(chosen) => chosen,
-        Err(error) => return told(&visible, error).await,
-    };
-    let touched = match touched(&visible, &chosen, &mut hold).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(touched) => touched,
-    };
+    let chosen = visible.disclose(members.chosen(core, request.uri.query())).await?;
+    let touched = touched(&visible, &chosen, &mut hold).await?;
     let call = Call { core, request, peer, requester: opened.requester };
     call.begin(options, hold, Work { visible, touched, unknown: Vec::new() }).await
 }
@@ -121,19 +108,11 @@ impl Call<'_> {
 }
 
 /// The objects that are to be undone, with what they take held.
-async fn touched(
-    visible: &Visible,
-    chosen: &Chosen,
-    hold: &mut Hold,
-) -> Result<ControlFlow<Response, Vec<Touched>>, Error> {
+async fn touched(visible: &Visible, chosen: &Chosen, hold: &mut Hold) -> Result<Vec<Touched>, Error> {
     let entries = match chosen {
         Chosen::Entries(entries) => entries,
         Chosen::Selection(selection) => {
-            let touches = diff::touched(visible, &selection.query, selection.versions, hold).await?;
-            return Ok(match touches {
-                ControlFlow::Break(refusal) => ControlFlow::Break(refusal),
-                ControlFlow::Continue(touches) => ControlFlow::Continue(touches.objects),
-            });
+            return Ok(diff::touched(visible, &selection.query, selection.versions, hold).await?.objects);
         }
     };
     hold.grow(diff::MOST)?;
@@ -141,10 +120,7 @@ async fn touched(
     for query in options::queries(entries) {
         // The deletion of a collection is one entry, and takes any number of records along.
         let most = diff::MOST.saturating_sub(bytes);
-        let Touches { objects, is_all, .. } = match visible.touched(&query, None, most).await? {
-            ControlFlow::Break(refusal) => return Ok(ControlFlow::Break(refusal.replay())),
-            ControlFlow::Continue(touches) => touches,
-        };
+        let Touches { objects, is_all, .. } = visible.touched(&query, None, most).await?;
         for touched in objects {
             bytes += touched.weight();
             found += touched.entries.len();
@@ -166,7 +142,7 @@ async fn touched(
         let missing = entries.len() - found;
         return Err(Invalid::unnamed(format!("{missing} of the entries are not in this history")).into());
     }
-    Ok(ControlFlow::Continue(all.into_values().collect()))
+    Ok(all.into_values().collect())
 }
 
 /// The requester's own request, as the one of a batch: what it says of its body and of its answer is not the batch's.

@@ -4,7 +4,6 @@
 //! A collection that is gone is made again, as it last was, before its records are.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::slice;
 use std::sync::Arc;
 
@@ -37,15 +36,9 @@ pub async fn answer(
     body: Body,
     peer: &Peer,
 ) -> Result<Response, Error> {
-    let opened = match Opened::of(core, &key.bucket, request).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(opened) => opened,
-    };
+    let opened = Opened::of(core, &key.bucket, request).await?;
     let moment = super::moment(moment)?;
-    let visible = match opened.visible(core).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(visible) => visible,
-    };
+    let visible = opened.visible(core).await?;
     let Opened { bucket, requester, .. } = opened;
     let mut hold = core.hold(&request.headers, peer);
     let mut members = Members::read(core, request, body, &mut hold).await?;
@@ -59,10 +52,7 @@ pub async fn answer(
     };
     let versions = Versions { after: moment, until: Timestamp::LAST };
     let query = Query::of_filters(vec![within]);
-    let mut touched = match diff::touched(&visible, &query, versions, &mut hold).await? {
-        ControlFlow::Break(refusal) => return Ok(refusal),
-        ControlFlow::Continue(touches) => touches.objects,
-    };
+    let mut touched = diff::touched(&visible, &query, versions, &mut hold).await?.objects;
     if !is_gone(&visible, &collection, &touched).await? {
         touched.retain(|touched| touched.object != collection);
     }

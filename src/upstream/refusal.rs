@@ -41,7 +41,7 @@ impl Refusal {
     }
 
     /// How many bytes it holds.
-    pub(super) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         let headers = self.challenges.iter().chain(&self.content_type);
         self.body.len() + headers.map(HeaderValue::len).sum::<usize>()
     }
