@@ -54,14 +54,23 @@ pub async fn answer(
     body: Body,
     peer: &Peer,
 ) -> Result<Response, Error> {
+    check_lives(core).await?;
+    advised(core, answer_part(core, endpoint, request, body, peer).await?)
+}
+
+/// Fails where the upstream has reached its end of life, and has not come back.
+async fn check_lives(core: &Core) -> Result<(), Error> {
     if core.upstream.ended().is_some() {
-        // It may have come back.
         let asked = core.upstream.ask_as(Method::GET, "/", HeaderMap::new(), Bytes::new()).await;
         if let Err(error @ UpstreamError::Ended(_)) = asked {
             return Err(Error::Upstream(error));
         }
     }
-    let mut response = answer_part(core, endpoint, request, body, peer).await?;
+    Ok(())
+}
+
+/// An answer with what the upstream says to everybody by now.
+fn advised(core: &Core, mut response: Response) -> Result<Response, Error> {
     if let Some(ended) = core.upstream.ended() {
         return Err(Error::Upstream(UpstreamError::Ended(ended)));
     }

@@ -17,8 +17,6 @@ use crate::wire::peer::Peer;
 
 mod outward;
 
-pub(crate) use outward::is_host;
-
 /// Passes the request on and streams the answer back.
 pub fn stream<'a>(
     core: &'a Core,

@@ -23,9 +23,11 @@ use crate::kinto::{RequestPath, Resource, Sent, Timestamp};
 use crate::metrics::{self, CacheOutcome};
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
+use crate::wire::arrival::Arrival;
 use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::headers;
+use crate::wire::host;
 use crate::wire::limited;
 use crate::wire::peer::Peer;
 use crate::wire::request_id::{self, X_REQUEST_ID};
@@ -35,12 +37,13 @@ use crate::writes::{LARGEST_SENT, Write};
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
 pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
     let begun = Instant::now();
+    let settled = host::settle(&mut request);
     let request_id = request_id::take_or_make(request.headers());
     let line = AccessLine::begin(&request, begun, peer, &core.app.settings);
     let span = core.app.traces.as_ref().and_then(|traces| traces.begin(&mut request));
     let is_told = line.is_some() || span.is_some();
     let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), is_told));
-    let given = recent::again(core, &request, peer);
+    let given = if settled.is_ok() { recent::again(core, &request, peer) } else { None };
     let (endpoint, cache, mut response, current) = if let Some((endpoint, cache, response)) = given {
         (endpoint, cache, response, is_told.then(|| about(request.uri())))
     } else {
@@ -51,10 +54,14 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
         let current = about(request.uri());
         let asked = recent::is_remembered(&route).then(|| Asked::of(core, &request, peer.scheme())).flatten();
         let answered = async {
-            let answered = AssertUnwindSafe(answer(core, route, request, peer)).catch_unwind().await;
-            answered
-                .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
-                .unwrap_or_else(|error| fail(core, error, origin.as_ref()))
+            let answered = match settled {
+                Ok(()) => AssertUnwindSafe(answer(core, route, request, peer))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into()))),
+                Err(trouble) => Err(Error::BadRequest(trouble)),
+            };
+            answered.unwrap_or_else(|error| fail(core, error, origin.as_ref()))
         };
         let mut response = current::about(Arc::clone(&current), answered).await;
         if let Some(asked) = asked {
@@ -130,9 +137,18 @@ fn is_read(method: &Method) -> bool {
 /// Passes a read on.
 async fn read(core: &Core, request: Request<Body>, peer: &Peer) -> Result<Response, Error> {
     if RequestPath::may_be_in_default_bucket(request.uri().path()) {
-        // A path that is not read exactly makes nothing in a default bucket: it is passed on.
-        if let Some(path) = path_of(core, &request).ok().filter(RequestPath::is_in_default_bucket) {
-            return Box::pin(read_default(core, request, path, peer)).await;
+        match path_of(core, &request) {
+            Ok(path) if path.is_in_default_bucket() => {
+                return Box::pin(read_default(core, request, path, peer)).await;
+            }
+            Err(error)
+                if request.method() != Method::OPTIONS
+                    && RequestPath::may_be_read_in_default_bucket(request.uri().path()) =>
+            {
+                return Err(error);
+            }
+            // Another path that is not read exactly makes nothing.
+            _ => {}
         }
     }
     forward::stream(core, request, peer).await
@@ -149,7 +165,7 @@ fn unreadable(trouble: &str) -> Error {
     Error::InvalidParameter {
         location: "path",
         name: String::new(),
-        message: format!("The path of a write is not read: {trouble}"),
+        message: format!("The path of what may be a write is not read: {trouble}"),
     }
 }
 
@@ -162,7 +178,9 @@ async fn read_default(
 ) -> Result<Response, Error> {
     let writes = &core.app.writes;
     let requester = core.requester(request.headers());
-    let default = requester.default_bucket(&path).await.filter(|_| *request.method() != Method::OPTIONS);
+    // Whoever only reads goes on: what they make is found as what passes elsewhere.
+    let default = requester.default_bucket(&path).await.unwrap_or_default();
+    let default = default.filter(|_| *request.method() != Method::OPTIONS);
     let read = Write::new(request.method(), path, request.headers(), requester.credentials, default);
     let passing = writes.begin([read]).await?;
     let response = forward::stream(core, request, peer).await?;
@@ -187,7 +205,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
         }
         let writes = &core.app.writes;
         let requester = core.requester(request.headers());
-        let default = requester.default_bucket(&path).await;
+        let default = requester.default_bucket(&path).await?;
         let mut write = Write::new(request.method(), path, request.headers(), requester.credentials, default);
         if write.is_nothing() {
             return forward::stream(&core, request, &peer).await;
@@ -200,7 +218,11 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
                 write = write.with_body(&body);
                 Body::full(body)
             }
-            Err(body) => body,
+            Err(body) => {
+                let (arrival, body) = Arrival::of(body);
+                write.arrival = Some(arrival);
+                body
+            }
         };
         let passing = writes.begin([write]).await?;
         let request = Request::from_parts(parts, body);
@@ -236,7 +258,13 @@ async fn described(
     add: fn(&Bytes, &Settings) -> Bytes,
 ) -> Result<Response, Error> {
     if request.method() != Method::GET {
-        return forward::stream(core, request, peer).await;
+        let is_head = request.method() == Method::HEAD;
+        let mut response = forward::stream(core, request, peer).await?;
+        if is_head {
+            // That of a `GET` is longer.
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        return Ok(response);
     }
     request.headers_mut().remove(ACCEPT_ENCODING);
     let mut hold = core.hold(request.headers(), peer);

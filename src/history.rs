@@ -51,6 +51,9 @@ impl History {
         };
         let answer = tokio::time::timeout(patience, journal.can_write()).await;
         Some(match answer {
+            Ok(Ok(())) if !self.writes.is_recovered() => {
+                Err(Complaint::of_journal("what a former process was writing has to be looked up first"))
+            }
             Ok(answer) => answer.map_err(|error| Complaint::of_journal(&error.to_string())),
             Err(_elapsed) => Err(Complaint::of_journal("the journal does not answer")),
         })

@@ -242,6 +242,13 @@ impl Journal {
         self.engine.ask(PATIENCE, versions).await
     }
 
+    /// The newest version of an object that was its end.
+    pub async fn ended(&self, object: &Object) -> Result<Option<Timestamp>, JournalError> {
+        let ended =
+            async |connection: &mut AnyConnection| state::ended(connection, object, Timestamp::LAST).await;
+        self.engine.ask(DEADLINE, ended).await
+    }
+
     /// What the newest entry about an object shows.
     pub async fn newest_data(&self, object: &Object) -> Result<Option<Box<RawValue>>, JournalError> {
         self.engine.ask(DEADLINE, async |connection| state::newest_data(connection, object).await).await

@@ -1,5 +1,6 @@
 //! What HTTP needs and nobody else knows: bodies, headers, codings, and who is at the other end.
 
+pub mod arrival;
 pub mod body;
 pub mod buffers;
 pub mod cache_control;
@@ -7,6 +8,7 @@ pub mod compression;
 pub mod cors;
 pub mod dictionaries;
 pub mod headers;
+pub mod host;
 pub mod lent;
 pub(crate) mod limited;
 pub mod peer;

@@ -16,7 +16,7 @@
 //! died, is looked up in the upstream by [`lookup`]. What passes elsewhere is found by [`elsewhere`]. What other sidecars on
 //! the same journal record is told to the timeline by [`other_sidecars`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ mod other_sidecars;
 mod passing;
 mod pending;
 mod recording;
+mod recovery;
 mod sent;
 mod versions;
 mod write;
@@ -53,6 +54,7 @@ use crate::mirror::Mirrors;
 use crate::settings::{InForce, JournalFailure};
 use crate::timeline::Timeline;
 use crate::upstream::kinto::Source;
+use crate::wire::arrival::Arrival;
 use effects::Effects;
 use recording::Recording;
 
@@ -71,6 +73,8 @@ pub struct Writes {
     recovered: state::Sender<bool>,
     /// Groups that are being looked up, and by how many.
     examined: Mutex<HashMap<i64, usize>>,
+    /// Groups of which the bodies are still coming.
+    coming: Mutex<HashMap<i64, Arrival>>,
     lingering: lookup::Lingering,
     turns: order::Turns,
     /// For each list of records the newest timestamp that a passing write brought.
@@ -88,6 +92,7 @@ impl Writes {
             settings,
             recovered: state::Sender::new(false),
             examined: Mutex::default(),
+            coming: Mutex::default(),
             lingering: lookup::Lingering::default(),
             turns: order::Turns::default(),
             recorded: Mutex::default(),
@@ -151,7 +156,15 @@ impl Writes {
             }));
         }
         self.recovery().await?;
+        if let Err(error) = self.make_before(journal, writes).await {
+            tracing::debug!(%error, "the default bucket makes what a write is about while it is written");
+        }
         Recording::begin(self, journal, writes, forgives).await
+    }
+
+    /// Whether what a former process left open was looked up. Nothing can be written before.
+    pub fn is_recovered(&self) -> bool {
+        *self.recovered.borrow()
     }
 
     /// Leaves the journal to the process that takes over, once what has begun is recorded.
@@ -185,7 +198,7 @@ impl Writes {
     }
 
     /// What a former process left open.
-    async fn left(&self, journal: &Journal) -> Vec<lookup::OpenGroup> {
+    async fn left(&self, journal: &Journal) -> Vec<recovery::OpenGroup> {
         loop {
             match journal.abandoned().await {
                 Ok(left) => return left,
@@ -202,6 +215,13 @@ impl Writes {
             let newest = recorded.entry(change.object.list()).or_default();
             *newest = change.modified.max(*newest);
         }
+    }
+
+    /// The groups of which the bodies are still coming: nobody waits for them.
+    fn leave_out_coming(&self, groups: &mut BTreeSet<i64>) {
+        let mut coming = self.coming.lock();
+        coming.retain(|_, arrival| !arrival.is_complete() && arrival.is_shared());
+        groups.retain(|group| !coming.contains_key(group));
     }
 
     /// Whether a passing write brought a list of records to this timestamp.

@@ -1,6 +1,7 @@
 //! Somebody who asks for something: what the upstream says of them, and what it says to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::memory::Name;
 use super::{Access, Credentials, EVERYBODY, Identity, Permissions};
@@ -37,8 +38,25 @@ impl Requester {
         &self.access.0.permissions
     }
 
-    /// Who they are.
+    /// Who they are, as the upstream said it no longer than twice `sidecar.permission_ttl` ago.
     pub async fn identity(&self) -> Result<Identity, Error> {
+        self.identity_within(self.permissions().ttl()).await
+    }
+
+    /// Who they are as an author, as the upstream said it no longer than `sidecar.permission_ttl` ago.
+    pub async fn author(&self) -> Result<Option<String>, Error> {
+        if self.is_anonymous() {
+            return Ok(None);
+        }
+        Ok(self.identity_within(self.permissions().ttl() / 2).await?.user_id)
+    }
+
+    /// Who they are from now on.
+    pub async fn author_by_now(&self) -> Result<Option<String>, Error> {
+        Ok(self.identity_within(Duration::ZERO).await?.user_id)
+    }
+
+    async fn identity_within(&self, ttl: Duration) -> Result<Identity, Error> {
         let name = Name::new("identity", &[], &self.credentials);
         let epoch = self.access.epoch_for(EVERYBODY, &self.credentials);
         let question = || {
@@ -46,7 +64,7 @@ impl Requester {
             async move { ask_for_identity(&requester).await }
         };
         let permissions = self.permissions();
-        Ok(permissions.identities.get(name, &epoch, permissions.ttl(), || None, question).await?)
+        Ok(permissions.identities.get(name, &epoch, ttl, || None, question).await?)
     }
 
     /// Their user id, where the upstream was asked for it already. Who somebody is does not change with what they may do.
@@ -55,12 +73,13 @@ impl Requester {
         self.permissions().identities.look(name, |identity| identity.user_id.clone()).flatten()
     }
 
-    /// Their own bucket, where a path leads into it.
-    pub async fn default_bucket(&self, path: &RequestPath) -> Option<Arc<str>> {
+    /// Their own bucket, where a path leads into it. Where the upstream does not say which it is, nobody knows what a write
+    /// there is about.
+    pub async fn default_bucket(&self, path: &RequestPath) -> Result<Option<Arc<str>>, Error> {
         if !path.is_in_default_bucket() {
-            return None;
+            return Ok(None);
         }
-        self.identity().await.ok()?.default_bucket
+        Ok(self.identity().await?.default_bucket)
     }
 
     /// The bucket that they mean: `default` is a name for one of their own. Where the upstream knows of no such alias, or they

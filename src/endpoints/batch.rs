@@ -6,43 +6,36 @@
 //!
 //! Follows `kinto.core.views.batch`, and `build_request` and `build_response` of `kinto.core.utils`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
-use http::header::{self, HeaderMap, HeaderName};
+use http::StatusCode;
+use http::header::{self, HeaderMap};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
-use percent_encoding::percent_decode_str;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 mod headers;
 mod json;
+mod own;
 mod request;
 
-use super::list;
+use super::{feed, list};
 use crate::app::Core;
 use crate::aside;
 use crate::current;
-use crate::endpoints::fail;
 use crate::error::Error;
 use crate::forward;
 use crate::journal::Note;
 use crate::kinto::Timestamp;
-use crate::route::{Endpoint, Route};
-use crate::wire::body::{self, Body, Response};
+use crate::route::Endpoint;
+use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::cors::{self, Exposed};
 use crate::wire::peer::Peer;
 use crate::writes::Write;
 use crate::writes::answer::Answer;
 use request::{Batch, SubRequest};
-
-/// The most that a sub-answer of the sidecar's may take that says why there is none, in bytes.
-const LARGEST_TEXT: usize = 1 << 20;
 
 #[derive(Deserialize)]
 struct Answers<'a> {
@@ -70,17 +63,6 @@ impl AnsweredHeaders {
         Timestamp::from_etag_text(self.etag.as_deref()?)
     }
 }
-
-/// What stands before the body in an answer of the sidecar's own.
-#[derive(Serialize)]
-struct Head<'a> {
-    path: &'a str,
-    status: u16,
-    headers: BTreeMap<String, String>,
-}
-
-/// An answer of the sidecar's own in the list of answers: before the body, the body, and after it.
-type OwnAnswer = [Body; 3];
 
 /// Answers a batch whose body was read.
 /// What is in memory of it is held for as long as the answer is.
@@ -112,10 +94,18 @@ pub async fn answer(
     let batch = Arc::new(batch);
     let requests = &batch.requests;
     current::with(|current| current.note_parts(requests.iter().map(SubRequest::part)));
+    // Kinto takes what says nothing, and says itself that something else is no JSON: it would not hear of what is the sidecar's.
+    let is_other = parts.headers.contains_key(header::CONTENT_TYPE) && !feed::body::is_json(&parts.headers);
+    if is_other && requests.iter().all(|request| request.own.is_some()) {
+        let (answer, body) = forward::exchange(core, parts, body, peer, &mut hold).await?;
+        return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
+    }
     if requests.iter().all(|request| request.own.is_none()) {
         let Exchanged { answer, body, .. } = exchange(core, &parts, body, &batch, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
     }
+    feed::body::check_sender(&parts.headers)?;
+    super::check_lives(core).await?;
     let origin = parts.headers.get(header::ORIGIN);
     cors::check_origin(&parts.headers, &settings.kinto.cors_origins)?;
     // The upstream would refuse the whole; where it does not say how many it takes, the settings do.
@@ -131,6 +121,7 @@ pub async fn answer(
         });
     }
 
+    let ours = own::requests(core, &batch, &parts).await?;
     let mut answered = Vec::new().into_iter();
     if requests.iter().any(|request| request.own.is_none()) {
         let rest = {
@@ -145,13 +136,7 @@ pub async fn answer(
         }
         answered = each.into_iter();
     }
-    let ours = requests.iter().filter_map(|request| {
-        let endpoint = request.own.clone()?;
-        Some(own(core, &parts, request, endpoint, peer))
-    });
-    let has_writes = requests.iter().any(|request| request.own.is_some() && request.method == Method::DELETE);
-    let ours = if has_writes { Box::pin(in_turn(ours)).await? } else { try_join_all(ours).await? };
-    let mut ours = ours.into_iter();
+    let mut ours = own::answers(core, ours, peer).await.into_iter();
     let mut whole = vec![Body::full("{\"responses\":[")];
     for (index, request) in requests.iter().enumerate() {
         if index > 0 {
@@ -168,7 +153,7 @@ pub async fn answer(
     let body = Body::sequence(whole).held(hold);
     let mut response = list::json(body);
     cors::finish(response.headers_mut(), origin, Exposed::Plain, &settings.kinto.cors_origins);
-    Ok(response)
+    super::advised(core, response)
 }
 
 /// What Kinto reads as another text than it is here would pass unseen.
@@ -188,17 +173,6 @@ fn check_charset(headers: &HeaderMap) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::InvalidJson("the Content-Type of a batch is not JSON in UTF-8".to_owned()))
-}
-
-/// One after the other: a history that was deleted from is read without what was deleted.
-async fn in_turn(
-    ours: impl Iterator<Item = impl Future<Output = Result<OwnAnswer, Error>>>,
-) -> Result<Vec<OwnAnswer>, Error> {
-    let mut answers = Vec::new();
-    for own in ours {
-        answers.push(own.await?);
-    }
-    Ok(answers)
 }
 
 /// What the upstream answered a batch with.
@@ -244,7 +218,7 @@ async fn exchange(
     let mut defaults = Vec::new();
     for request in batch.theirs() {
         let requester = core.access.requester(request.credentials.clone());
-        defaults.push(requester.default_bucket(&request.path).await);
+        defaults.push(requester.default_bucket(&request.path).await?);
     }
     let read = {
         let (batch, headers) = (Arc::clone(batch), parts.headers.clone());
@@ -284,85 +258,4 @@ fn read_answers(body: &Bytes) -> (Vec<Bytes>, Option<Arc<[Answer]>>) {
     };
     let answers = responses.iter().map(read).collect();
     (responses.iter().map(|raw| body.slice_ref(raw.get().as_bytes())).collect(), answers)
-}
-
-/// Answers one of the sidecar's own sub-requests, as an element of the list of answers.
-async fn own(
-    core: &Arc<Core>,
-    outer: &Parts,
-    request: &SubRequest,
-    endpoint: Endpoint,
-    peer: &Peer,
-) -> Result<OwnAnswer, Error> {
-    let settings = &core.app.settings;
-    let mut parts = outer.clone();
-    parts.method = request.method.clone();
-    parts.headers = request.headers_within(&outer.headers);
-    parts.uri = request.escaped().parse().map_err(|_| Error::NotFound)?;
-    let answer = one(core, endpoint, &parts, peer).await;
-    let answer = match followed(&answer).map(|uri| (Route::of(uri.path(), settings), uri)) {
-        Some((Route::Own(endpoint), uri)) => {
-            parts.uri = uri;
-            one(core, endpoint, &parts, peer).await
-        }
-        _ => answer,
-    };
-    let (answer, body) = answer.into_parts();
-    let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy();
-    let head = Head { path: &path, status: answer.status.as_u16(), headers: named(&answer.headers) };
-    let mut head = serde_json::to_string(&head).map_err(|error| Error::Internal(error.into()))?;
-    head.truncate(head.len() - 1);
-    head.push_str(",\"body\":");
-    let is_json = answer.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    let body = if request.method == Method::HEAD {
-        Body::full("\"\"")
-    } else if is_json && answer.status == StatusCode::OK {
-        // It is the sidecar's own, however long it is.
-        body
-    } else {
-        let text = body::read_limited(body, LARGEST_TEXT).await?;
-        Body::full(aside::run(text.len(), move || embedded(&text)).await?)
-    };
-    Ok([Body::full(head), body, Body::full("}")])
-}
-
-/// A short answer as JSON: what is none is a text.
-fn embedded(body: &Bytes) -> Bytes {
-    let text = std::str::from_utf8(body).unwrap_or_default();
-    match serde_json::from_str::<&RawValue>(text) {
-        Ok(_) => body.clone(),
-        Err(_) => Value::from(text).to_string().into(),
-    }
-}
-
-async fn one(core: &Arc<Core>, endpoint: Endpoint, parts: &Parts, peer: &Peer) -> Response {
-    let answered = super::answer_part(core, endpoint, parts, Body::empty(), peer).await;
-    answered.unwrap_or_else(|error| fail(core, error, parts.headers.get(header::ORIGIN)))
-}
-
-/// Where an answer leads: Kinto follows redirects of sub-requests, once, whatever host they name.
-fn followed(answer: &Response) -> Option<Uri> {
-    if !answer.status().is_redirection() {
-        return None;
-    }
-    let location: Uri = answer.headers().get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
-    Some(location.into_parts().path_and_query?.into())
-}
-
-/// Headers under the names that Kinto writes them with.
-fn named(headers: &HeaderMap) -> BTreeMap<String, String> {
-    let name = |name: &HeaderName| {
-        if name == header::ETAG {
-            return "ETag".to_owned();
-        }
-        let words = name.as_str().split('-').map(|word| {
-            let mut letters = word.chars();
-            letters
-                .next()
-                .map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + letters.as_str())
-        });
-        words.collect::<Vec<_>>().join("-")
-    };
-    let pairs = headers.iter().filter_map(|(key, value)| Some((name(key), value.to_str().ok()?.to_owned())));
-    pairs.collect()
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::access::Requester;
+use crate::access::{Requester, Verdict};
 use crate::app::Core;
 use crate::endpoints::feed::admission::admitted;
 use crate::error::Error;
@@ -31,7 +31,7 @@ use crate::feeds::seen_before::ReaderId;
 use crate::feeds::snapshot::Position;
 use crate::feeds::sources::Beginning;
 use crate::feeds::{Subject, filter};
-use crate::kinto::segment;
+use crate::kinto::object::Object;
 use crate::kinto::seq::Seq;
 use crate::mirror::Freshness;
 use crate::upstream::UpstreamError;
@@ -154,10 +154,16 @@ async fn named(
     requester: &Requester,
     name: &str,
 ) -> Result<Option<Value>, Error> {
-    let asked = async |path: &str| {
-        let mut answer = core.access.source().get(path).await?;
+    let asked = async |object: Object| {
+        let path = object.to_string();
+        // What the service account may see is for those who may see it, too.
+        let mut source = requester.source();
+        if let Verdict::Granted(_) = requester.may_read_object(&object).await? {
+            source = core.access.source();
+        }
+        let mut answer = source.get(&path).await?;
         if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            answer = requester.source().get(path).await?;
+            answer = requester.source().get(&path).await?;
         }
         if answer.status().is_server_error() {
             return Err(UpstreamError::of_status(answer.status(), "the metadata with its filters").into());
@@ -171,7 +177,7 @@ async fn named(
         Subject::Collection(key) => {
             let found = match core.app.mirrors.mirror(key).state() {
                 Some(state) => filter::defined(&state.content.metadata.json, name)?,
-                None => asked(&key.uri()).await?,
+                None => asked(Object::Collection(key.bucket.to_string(), key.collection.to_string())).await?,
             };
             if found.is_some() {
                 return Ok(found);
@@ -181,7 +187,7 @@ async fn named(
         Subject::Bucket(bucket) | Subject::History(bucket, _) => bucket,
         Subject::Monitor => return Ok(None),
     };
-    asked(&format!("/buckets/{}", segment(bucket))).await
+    asked(Object::Bucket(bucket.to_string())).await
 }
 
 /// Tells a browser that nothing more comes. It would ask for ever for a feed that has ended.

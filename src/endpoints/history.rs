@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use http::Method;
 use http::request::Parts;
+use serde_json::Value;
 
 pub mod bin;
 pub mod diff;
@@ -21,7 +22,7 @@ use crate::app::Core;
 use crate::error::Error;
 use crate::journal::{EntriesCount, EntriesPage};
 use crate::kinto::Timestamp;
-use crate::query::{Fault, Given, Parameters, Query, Rules};
+use crate::query::{Fault, Filter, Given, Operator, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
@@ -51,6 +52,10 @@ const PAGE: usize = 8 << 20;
 
 /// Ids of objects are texts, also where they look like numbers.
 const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
+
+/// A deletion in a batch is of entries up to this timestamp.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until(pub(super) Timestamp);
 
 /// Answers a request for the history of a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
@@ -112,7 +117,8 @@ impl Listing<'_> {
             let mut response =
                 self.respond(EntriesPage { rows: Vec::new(), next: None, sees_any, timestamp }, &query);
             list::insert_total(response.headers_mut(), total);
-            response
+            // How long it would be is not known.
+            response.map(|_| Body::empty())
         } else {
             let page = visible.page(&query).await?;
             hold.set(page.rows.iter().map(|row| row.get().len()).sum())?;
@@ -135,7 +141,11 @@ impl Listing<'_> {
                 return Ok(list::precondition_failed(timestamp));
             }
         }
-        let query = Query::of(&given.without_fields(), &rules(core))?.only_changes(changed);
+        let mut query = Query::of(&given.without_fields(), &rules(core))?.only_changes(changed);
+        if let Some(Until(until)) = self.request.extensions.get() {
+            let (field, value) = ("last_modified".to_owned(), Value::from(until.0));
+            query.filters.push(Filter { field, operator: Operator::Max, value });
+        }
         let deleted = journal.delete(bucket, &query).await?;
         Ok(self.respond(deleted, &query))
     }

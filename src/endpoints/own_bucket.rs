@@ -6,17 +6,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::StatusCode;
 
 use crate::access::{Requester, Verdict};
 use crate::app::Core;
 use crate::error::Error;
 use crate::journal::Object;
-use crate::kinto::{CollectionKey, DEFAULT_BUCKET, RequestPath};
+use crate::kinto::{CollectionKey, DEFAULT_BUCKET};
 use crate::upstream::Refusal;
-use crate::writes::Write;
-use crate::writes::answer::Answer;
 
 /// The collection that the requester means, and whether they may read it and all of its records.
 pub async fn readable(
@@ -30,7 +27,7 @@ pub async fn readable(
     if real == key || matches!(verdict, Verdict::Granted(_)) {
         return Ok((real, verdict));
     }
-    make(core, &key.uri(), requester).await?;
+    core.app.writes.make(&key.uri(), requester).await?;
     let verdict = requester.may_read(&real).await?;
     Ok((real, verdict))
 }
@@ -47,7 +44,7 @@ pub async fn readable_bucket(
     if real == *bucket || matches!(verdict, Verdict::Granted(_)) {
         return Ok((real, verdict));
     }
-    make(core, &Object::Bucket(bucket.to_string()).to_string(), requester).await?;
+    core.app.writes.make(&Object::Bucket(bucket.to_string()).to_string(), requester).await?;
     let verdict = requester.may_read_object(&object).await?;
     Ok((real, verdict))
 }
@@ -59,7 +56,7 @@ pub async fn of_history(core: &Core, bucket: &str, requester: &Requester) -> Res
         return Ok(bucket.to_owned());
     }
     let own = requester.identity().await?.default_bucket;
-    let answer = make(core, &format!("/buckets/{DEFAULT_BUCKET}"), requester).await?;
+    let answer = core.app.writes.make(&format!("/buckets/{DEFAULT_BUCKET}"), requester).await?;
     match own {
         Some(own) => Ok(own.to_string()),
         None if answer.status() == StatusCode::UNAUTHORIZED => {
@@ -68,20 +65,4 @@ pub async fn of_history(core: &Core, bucket: &str, requester: &Requester) -> Res
         // The upstream knows of no such alias.
         None => Ok(bucket.to_owned()),
     }
-}
-
-/// Has the upstream make what stands at a path below `/buckets/default`, and records what it made.
-pub async fn make(core: &Core, uri: &str, requester: &Requester) -> Result<http::Response<Bytes>, Error> {
-    let app = &core.app;
-    let own = requester.identity().await?.default_bucket;
-    let path = RequestPath::of_uri(uri);
-    let credentials = requester.credentials.clone();
-    let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own.clone());
-    let passing = app.writes.begin([read]).await?;
-    let answer = requester.source().get(uri).await?;
-    if let Some(own) = own.filter(|_| answer.status().is_success()) {
-        app.access.invalidate_bucket(&own);
-    }
-    passing.answered([Answer::with_status(answer.status())]).await?;
-    Ok(answer)
 }

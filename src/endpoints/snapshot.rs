@@ -64,16 +64,15 @@ pub async fn answer(
     let Opened { journal, ref requester, bucket } = Opened::of(core, &key.bucket, request).await?;
     let moment = self::moment(moment)?;
     let collection = Object::Collection(bucket.clone(), key.collection.to_string());
-    if let Verdict::Refused(refusal) = requester.may_read_object(&collection).await? {
-        let impossible = impossible(core, requester, &collection, refusal.status()).await?;
-        return Err(impossible.unwrap_or(Error::Refused(refusal)));
-    }
-
+    check_readable(core, requester, &collection).await?;
     core.app.writes.look_at_bucket(journal, &bucket, requester, None).await?;
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
     let snapshot = PastCollection { core, journal, key, collection, moment };
-    let (records, is_complete) =
-        snapshot.take(present::records(core, &snapshot.key, requester).await?).await?;
+    let (records, is_complete) = if is_of_others(journal, requester, &snapshot.collection, moment).await? {
+        (Vec::new(), true)
+    } else {
+        snapshot.take(present::records(core, &snapshot.key, requester).await?).await?
+    };
     let mut chunks = vec![Bytes::from_static(b"{\"data\":[")];
     for (index, record) in records.into_iter().enumerate() {
         if index > 0 {
@@ -148,6 +147,27 @@ impl PastCollection<'_> {
         }
         Ok(ids.iter().all(|id| firsts.get(*id) == Some(&true)))
     }
+}
+
+/// Whether a collection has ended since a moment, and the requester may read the one in its place only: it may be another's.
+async fn is_of_others(
+    journal: &Journal,
+    requester: &Requester,
+    collection: &Object,
+    moment: Timestamp,
+) -> Result<bool, Error> {
+    if journal.ended(collection).await?.is_none_or(|ended| ended <= moment) {
+        return Ok(false);
+    }
+    let bucket = Object::Bucket(collection.bucket().to_owned());
+    Ok(matches!(requester.may_read_object(&bucket).await?, Verdict::Refused(_)))
+}
+
+/// Refuses those who may not read the collection, or might not if it were there.
+async fn check_readable(core: &Core, requester: &Requester, collection: &Object) -> Result<(), Error> {
+    let Verdict::Refused(refusal) = requester.may_read_object(collection).await? else { return Ok(()) };
+    let impossible = impossible(core, requester, collection, refusal.status()).await?;
+    Err(impossible.unwrap_or(Error::Refused(refusal)))
 }
 
 /// What Kinto tells everybody here of an id that no bucket or no collection can have. Somebody who was refused is not told

@@ -1,6 +1,6 @@
 //! Turns a client's request into the one that the upstream gets.
 //!
-//! The target is passed on to the byte. `Host` stays as the client sent it, so that Kinto's `Next-Page` and redirects
+//! The target is passed on to the byte. `Host` stays what the client asked for ([`crate::wire::host`]), so that Kinto's `Next-Page` and redirects
 //! name the address that the client used. Who asked stands in `Forwarded` and `X-Forwarded-*`: what a client says there
 //! itself counts only if it comes from `sidecar.trusted_proxies`.
 
@@ -18,8 +18,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// Rewrites the head of a request for the upstream, whose paths begin with `path_prefix`.
 pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer) -> Result<(), Error> {
-    let host = host_of(parts)?;
-    let is_of_target = parts.uri.authority().is_some();
     let via = match parts.version {
         Version::HTTP_2 => HeaderValue::from_static("2 kinto-sidecar"),
         Version::HTTP_10 => HeaderValue::from_static("1.0 kinto-sidecar"),
@@ -41,43 +39,10 @@ pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer
         // These have a body only if they say so.
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+    let host = headers.get(HOST).cloned();
     tell_who_asked(headers, host.as_ref(), peer);
-    if let Some(host) = host
-        && is_of_target
-    {
-        headers.insert(HOST, host);
-    }
     headers.append(VIA, via);
     Ok(())
-}
-
-/// The one host that the request is for.
-fn host_of(parts: &request::Parts) -> Result<Option<HeaderValue>, Error> {
-    if let Some(authority) = parts.uri.authority() {
-        // RFC 9112 §3.2.2, RFC 9113 §8.3.1: the target's authority counts, whatever `Host` says.
-        let authority = authority.as_str();
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        return HeaderValue::from_str(host).map(Some).map_err(|_| Error::BadRequest("the host is malformed"));
-    }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next();
-    // SECURITY: with two hosts, the next recipient could take the other one.
-    if hosts.next().is_some() {
-        return Err(Error::BadRequest("there is more than one Host"));
-    }
-    match host {
-        None if parts.version == Version::HTTP_11 => Err(Error::BadRequest("Host is missing")),
-        Some(host) if !is_host(host.as_bytes()) => Err(Error::BadRequest("Host is malformed")),
-        host => Ok(host.cloned()),
-    }
-}
-
-/// Whether this is `uri-host [ ":" port ]` of RFC 9110 §7.2, by the bytes that may stand in it.
-pub(crate) fn is_host(host: &[u8]) -> bool {
-    let is_of_host = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-    };
-    host.iter().all(is_of_host)
 }
 
 fn target(parts: &mut request::Parts, path_prefix: &str) -> Result<Uri, Error> {

@@ -45,7 +45,7 @@ impl Journal {
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
         let answer = self.of_history(bucket, async |connection, history, timestamp| {
-            let question = Question::new(self.engine.kind, history, query, sees);
+            let question = Question::begin(connection, self.engine.kind, history, query, sees).await?;
             read(connection, question, timestamp).await
         });
         if let Some(answer) = answer.await? {
@@ -63,7 +63,7 @@ impl Journal {
         sees: &Sees<'_>,
     ) -> Result<EntriesCount, JournalError> {
         let answer = self.of_history(bucket, async |connection, history, timestamp| {
-            let question = Question::new(self.engine.kind, history, query, sees);
+            let question = Question::begin(connection, self.engine.kind, history, query, sees).await?;
             count(connection, question, timestamp).await
         });
         if let Some(answer) = answer.await? {

@@ -1,7 +1,7 @@
 //! Rows of a history that a query selects and somebody sees: as much as possible by the engine, the rest in batches
 //! that go through the list language. Batches follow one another by timestamp, and so what comes meanwhile does no harm.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub(super) struct Question<'q, 's> {
     pub(super) sees: &'q Sees<'s>,
     /// What the upstream said of objects whose readers are not known.
     verdicts: HashMap<String, bool>,
+    /// The collections that ended since the history began. Others may have made them anew.
+    ended: HashSet<String>,
 }
 
 // === impl Sees ===
@@ -74,7 +76,27 @@ impl fmt::Debug for Sees<'_> {
 impl<'q, 's> Question<'q, 's> {
     /// A new one.
     pub(super) fn new(kind: Kind, history: i64, query: &'q Query, sees: &'q Sees<'s>) -> Self {
-        Self { kind, history, query, sees, verdicts: HashMap::new() }
+        Self { kind, history, query, sees, verdicts: HashMap::new(), ended: HashSet::new() }
+    }
+
+    /// A new one of somebody who may not see everything.
+    pub(super) async fn begin(
+        connection: &mut AnyConnection,
+        kind: Kind,
+        history: i64,
+        query: &'q Query,
+        sees: &'q Sees<'s>,
+    ) -> sqlx::Result<Self> {
+        let mut question = Self::new(kind, history, query, sees);
+        if matches!(sees, Sees::Some { .. }) {
+            let ended = "SELECT DISTINCT uri FROM sidecar_entries WHERE resource_name = 'collection' \
+                         AND action = 'delete' AND EXISTS (SELECT 1 FROM sidecar_entries AS unread \
+                         WHERE unread.knows_readers = 0 AND unread.history = sidecar_entries.history) AND history = ";
+            for row in Statement::new(ended).bind(history).fetch(connection).await? {
+                question.ended.insert(row.try_get(0)?);
+            }
+        }
+        Ok(question)
     }
 
     /// Shows a selection the rows that belong on its page.
@@ -213,11 +235,21 @@ impl<'q, 's> Question<'q, 's> {
             return *known;
         }
         let sees = match Object::of_uri(&uri) {
-            Some(object) => verdict(object).await,
+            Some(object) => verdict(self.lasting(object)).await,
             None => false,
         };
         self.verdicts.insert(uri, sees);
         sees
+    }
+
+    /// The object, or its bucket where it may be another's that was made in its place.
+    fn lasting(&self, object: Object) -> Object {
+        let collection = match &object {
+            Object::Record(bucket, collection, _) => Object::Collection(bucket.clone(), collection.clone()),
+            other => other.clone(),
+        };
+        let is_ended = self.ended.contains(&collection.to_string());
+        if is_ended { Object::Bucket(object.bucket().to_owned()) } else { object }
     }
 
     /// How many entries are selected and seen.
@@ -228,6 +260,7 @@ impl<'q, 's> Question<'q, 's> {
             let mut selection = Selection::of(&unpaged);
             let mut question = Question::new(self.kind, self.history, &unpaged, self.sees);
             question.verdicts = std::mem::take(&mut self.verdicts);
+            question.ended.clone_from(&self.ended);
             question.show(connection, Rows::Entries, &mut selection).await?;
             self.verdicts = question.verdicts;
             return Ok(selection.page().total);

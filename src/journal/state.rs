@@ -91,6 +91,20 @@ pub(super) async fn life(connection: &mut AnyConnection, bucket: &str) -> sqlx::
     Ok(found.map(|(history, _)| Life { bucket: bucket.to_owned(), history }))
 }
 
+/// The newest end of an object at or before a moment.
+pub(super) async fn ended(
+    connection: &mut AnyConnection,
+    object: &Object,
+    moment: Timestamp,
+) -> sqlx::Result<Option<Timestamp>> {
+    let Some((history, _)) = history(connection, object.bucket()).await? else { return Ok(None) };
+    let select = Statement::new("SELECT object_modified FROM sidecar_entries WHERE history = ").bind(history);
+    let select = select.push(" AND uri = ").bind(object.to_string()).push(" AND action = 'delete'");
+    let select = select.push(" AND object_modified <= ").bind(moment);
+    let row = select.push(" ORDER BY last_modified DESC LIMIT 1").first(connection).await?;
+    row.map(|row| timestamp(&row, 0)).transpose()
+}
+
 /// For each record, the newest version at or before a moment, and whether one may be missing.
 pub(super) async fn versions_at(
     connection: &mut AnyConnection,
@@ -101,6 +115,8 @@ pub(super) async fn versions_at(
     let Some((history, _)) = history(connection, collection.bucket()).await? else {
         return Ok((Vec::new(), false));
     };
+    // What was in a collection went with it, each by an entry that is the collection's.
+    let ended = ended(connection, collection, moment).await?.unwrap_or_default();
     let mut versions = Vec::new();
     for records in records.chunks(CHUNK) {
         let uris = records.iter().map(|record| [format!("{collection}/records/{}", segment(record))]);
@@ -110,6 +126,8 @@ pub(super) async fn versions_at(
             .bind(history)
             .push(" AND uri = given.uri AND object_modified <= ")
             .bind(moment)
+            .push(" AND object_modified > ")
+            .bind(ended)
             .push(" ORDER BY last_modified DESC LIMIT 1) FROM given");
         for row in statement.fetch(connection).await? {
             let json: Option<String> = row.try_get(0)?;

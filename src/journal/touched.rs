@@ -100,7 +100,7 @@ impl Journal {
         most: usize,
     ) -> Result<Touches, JournalError> {
         let touches = self.of_history(bucket, async |connection, history, _| {
-            let mut question = Question::new(self.engine.kind, history, query, sees);
+            let mut question = Question::begin(connection, self.engine.kind, history, query, sees).await?;
             let mut found = Found { most, ..Found::default() };
             question.touch(connection, versions, &mut found).await?;
             for (collection, deletion) in std::mem::take(&mut found.deletions) {

@@ -86,6 +86,12 @@ impl RequestPath {
         target.contains('%') || target.contains(DEFAULT_BUCKET)
     }
 
+    /// Whether some server may take a path that is not read for one that leads there.
+    pub fn may_be_read_in_default_bucket(target: &str) -> bool {
+        let path = target.split('?').next().unwrap_or_default();
+        percent_decode_str(path).decode_utf8_lossy().contains(DEFAULT_BUCKET)
+    }
+
     /// Whether the path leads into the bucket that each requester has for themself.
     pub fn is_in_default_bucket(&self) -> bool {
         self.is_in_default_bucket

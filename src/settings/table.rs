@@ -311,7 +311,7 @@ settings! {
         ["Kinto's own"]
         ("http_host", "", "the host that answers name")
             => http_host: Option<String> = values::TEXT;
-        ("http_scheme", "", "the scheme that answers name")
+        ("http_scheme", "", "the scheme that answers name; behind a proxy that ends TLS it is `https`")
             => http_scheme: Option<String> = values::TEXT;
         ("project_name", "kinto", "the name in the root view, and the `Logger` of log lines").live()
             => project_name: String = values::TEXT;

@@ -143,6 +143,16 @@ impl Answer {
         self.permissions.as_deref().map(serde_json::from_slice).transpose()
     }
 
+    /// Whether somebody else made what it shows: Kinto lets whoever makes an object write it.
+    pub(super) fn is_made_by_another(&self, user_id: &str) -> bool {
+        let permissions =
+            if self.status == StatusCode::CREATED { self.permissions().ok().flatten() } else { None };
+        permissions.is_some_and(|mut permissions| {
+            let writers = permissions.remove("write").unwrap_or_default();
+            !writers.is_empty() && writers.iter().all(|writer| writer != user_id)
+        })
+    }
+
     fn rows(&self) -> &[Row] {
         match &self.data {
             None => &[],

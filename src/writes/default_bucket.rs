@@ -3,17 +3,65 @@
 //! Follows `kinto.plugins.default_bucket`: a request below `/buckets/default` creates the requester's bucket, and one
 //! below a collection that collection, with the requester as their author.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response};
+
 use super::Writes;
-use super::answer::Version;
+use super::answer::{Answer, Version};
 use super::changes::changed;
 use super::write::{Target, Write};
+use crate::access::Requester;
 use crate::error::Error;
 use crate::journal::{Action, Change, Journal, JournalError, Object};
-use crate::kinto::Resource;
+use crate::kinto::{RequestPath, Resource};
 use crate::upstream::kinto::KintoError;
 
 /// The method of intents that say that the default bucket may make something by itself.
 pub(super) const METHOD: &str = "GET";
+
+impl Writes {
+    /// Has the upstream make what stands at a URI below `/buckets/default`, and records what it made.
+    pub async fn make(self: &Arc<Self>, uri: &str, requester: &Requester) -> Result<Response<Bytes>, Error> {
+        let own = requester.identity().await?.default_bucket;
+        let (path, credentials) = (RequestPath::of_uri(uri), requester.credentials.clone());
+        let read = Write::new(&Method::GET, path, &HeaderMap::new(), credentials, own.clone());
+        let passing = self.begin([read]).await?;
+        let answer = requester.source().get(uri).await?;
+        if let Some(own) = own.filter(|_| answer.status().is_success()) {
+            self.effects.access.invalidate_bucket(&own);
+        }
+        passing.answered([Answer::with_status(answer.status())]).await?;
+        Ok(answer)
+    }
+
+    /// Has the upstream make what writes are to change or to delete, where the default bucket would make it for them: what was
+    /// made would be gone, or another version, when it could be looked at.
+    pub(super) async fn make_before(
+        self: &Arc<Self>,
+        journal: &Journal,
+        writes: &[Write],
+    ) -> Result<(), Error> {
+        for (index, write) in writes.iter().enumerate() {
+            let Some(object) = write.object_of_default_bucket() else { continue };
+            let is_of_batch = |other: &Write| other.uri().starts_with(&object.to_string());
+            if matches!(write.method, Method::PATCH | Method::DELETE)
+                && !writes.iter().take(index).any(is_of_batch)
+                && is_unknown(journal, object).await?
+            {
+                let requester = self.requester(&write.credentials);
+                Box::pin(self.make(&write.default_uri(), &requester)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn is_unknown(journal: &Journal, object: &Object) -> Result<bool, JournalError> {
+    let known = journal.known(std::slice::from_ref(object)).await?;
+    Ok(known.get(object).is_none_or(|known| known.deleted))
+}
 
 /// The creations that a request in the default bucket brought about, as far as they are not known yet.
 pub(super) async fn created(room: &Writes, journal: &Journal, write: &Write) -> Result<Vec<Change>, Error> {
@@ -32,6 +80,8 @@ pub(super) async fn created(room: &Writes, journal: &Journal, write: &Write) -> 
                 changes.push(Change { action: Some(Action::Create), is_found: true, ..change });
             }
             Err(KintoError::Absent | KintoError::Refused(_)) => {}
+            // Kinto makes the bucket before it looks at an id that no collection can have.
+            Err(KintoError::Status(status)) if status.is_client_error() => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -70,6 +120,10 @@ pub(super) fn objects(uri: &str) -> Vec<Object> {
             None => return Vec::new(),
         },
     };
-    let collection = collection.map(|collection| Object::Collection(bucket.clone(), collection));
+    let collection = collection.map(|collection| {
+        // Kinto's route into the default bucket ends before a line feed at the end.
+        let id = collection.strip_suffix('\n').unwrap_or(&collection).to_owned();
+        Object::Collection(bucket.clone(), id)
+    });
     std::iter::once(Object::Bucket(bucket)).chain(collection).collect()
 }

@@ -8,7 +8,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use http::Method;
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::value::RawValue;
@@ -19,7 +18,6 @@ use super::changes::{changed, vanished};
 use super::sent;
 use super::write::{Target, object_in};
 use super::{Writes, default_bucket, versions};
-use crate::backoff::Backoff;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::upstream::kinto::{KintoError, Source};
@@ -30,8 +28,6 @@ const LINGERING: Duration = Duration::from_secs(30);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// For how long nobody waits again for what was waited for in vain: a process that hangs keeps the others waiting but once.
 const PASSED_BY: Duration = Duration::from_secs(600);
-/// How many groups that a former process left are looked up at once: new writes wait for them.
-const TOGETHER: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// An intent, and whom to ask about it.
@@ -42,9 +38,6 @@ pub(super) struct Question {
     /// Asks as its requester where they are at hand, else as the service account.
     pub(super) source: Source,
 }
-
-/// A group of intents that nobody settles.
-pub(super) type OpenGroup = (IntentGroup, Vec<Intent>);
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +153,7 @@ pub(super) async fn others_settled(
         let mut open: BTreeSet<i64> =
             journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
         room.lingering.leave_out(&mut open);
+        room.leave_out_coming(&mut open);
         if is_looking_up {
             open.retain(|group| !room.examined().contains_key(group));
         }
@@ -316,35 +310,6 @@ impl Writes {
         self.examined.lock()
     }
 
-    /// Looks up what became of writes that a process which is no more left open, once all of them, and again later those
-    /// that the upstream may still be working on.
-    pub(super) async fn recover(self: &Arc<Self>, journal: &Journal, mut left: Vec<OpenGroup>) {
-        let _marks: Vec<_> = left.iter().map(|(group, _)| self.examining(*group)).collect();
-        let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
-        let mut backoff = Backoff::new(BETWEEN_LOOKS, LONGEST_WAIT);
-        while !left.is_empty() {
-            let several = left.split_off(left.len().saturating_sub(TOGETHER));
-            let looked = several.iter().map(|(group, intents)| {
-                self.look_up(journal, *group, intents.iter().map(question).collect())
-            });
-            let looked = join_all(looked).await;
-            let mut is_failed = false;
-            for (one, looked) in several.into_iter().zip(looked) {
-                match looked {
-                    Ok(changes) => tracing::info!(changes, "a write of a former process was looked up"),
-                    Err(error) => {
-                        tracing::warn!(%error, "could not look up what became of a write of a former process");
-                        left.push(one);
-                        is_failed = true;
-                    }
-                }
-            }
-            if is_failed {
-                backoff.wait().await;
-            }
-        }
-    }
-
     /// Records what became of a group of intents, and closes it: now, if something was found, else when the upstream has
     /// surely done with it. Gives the number of changes found.
     pub(super) async fn look_up(
@@ -382,16 +347,5 @@ impl Writes {
             }
         });
         Ok(found)
-    }
-
-    /// Settles what other processes on the same journal leave open when they die.
-    pub(super) async fn recover_others(self: Arc<Self>, journal: Journal) {
-        loop {
-            tokio::time::sleep(LONGEST_WAIT).await;
-            match journal.abandoned().await {
-                Ok(left) => self.recover(&journal, left).await,
-                Err(error) => tracing::debug!(%error, "could not ask for the writes of other processes"),
-            }
-        }
     }
 }

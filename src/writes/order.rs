@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::write::{Target, Write};
 use crate::journal::{Change, Object};
 use crate::kinto::Timestamp;
+use crate::wire::arrival::Arrival;
 
 /// How long somebody waits for others: an upstream that hangs delays no other writes of the object for longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,6 +43,8 @@ pub(super) struct Turn {
 struct Request {
     /// The one object that it is about; any of the list where that is not known.
     object: Option<Object>,
+    /// Whether all of it has come: what has not was not sent, and nobody waits for it.
+    arrival: Option<Arrival>,
     stage: watch::Sender<Stage>,
 }
 
@@ -76,7 +79,8 @@ impl Turns {
             Target::List(list) => (list.to_string(), None),
             Target::Accounts | Target::Everything => return None,
         };
-        let sent = Arc::new(Request { object, stage: watch::Sender::new(Stage::Away) });
+        let arrival = write.arrival.clone();
+        let sent = Arc::new(Request { object, arrival, stage: watch::Sender::new(Stage::Away) });
         self.0.lock().entry(list.clone()).or_default().push(Arc::downgrade(&sent));
         Some(Turn { lists: Arc::clone(&self.0), list, sent })
     }
@@ -129,7 +133,7 @@ impl<'t> Order<'t> {
             let made = turn.made(changes);
             turn.sent.stage.send_replace(if made.is_empty() { Stage::Over } else { Stage::Made(made) });
         }
-        for other in &self.others {
+        for other in self.others.iter().filter(|other| other.has_come()) {
             self.wait(other, |stage| !matches!(stage, Stage::Away)).await;
         }
         loop {
@@ -158,6 +162,10 @@ impl<'t> Order<'t> {
 }
 
 impl Request {
+    fn has_come(&self) -> bool {
+        self.arrival.as_ref().is_none_or(Arrival::is_complete)
+    }
+
     fn has_older_than(&self, change: &Change) -> bool {
         self.stage.borrow().has_older_than(change)
     }

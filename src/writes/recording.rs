@@ -58,7 +58,7 @@ impl Recording {
             let mut intent = None;
             let creates = default_bucket::may_create(journal, write).await?;
             if write.has_history() || creates {
-                let user_id = user_id(room, &write.credentials).await?;
+                let user_id = room.requester(&write.credentials).author().await?;
                 if write.has_history() {
                     let known = newest(room, journal, write).await;
                     intent = Some(write.intent(user_id.clone(), known));
@@ -90,6 +90,11 @@ impl Recording {
             }
             Err(error) => return Err(error.into()),
         };
+        if let Some(group) = group {
+            let coming =
+                writes.iter().filter(|write| write.is_coming()).filter_map(|write| write.arrival.clone());
+            room.coming.lock().extend(coming.map(|arrival| (group.0, arrival)));
+        }
         let turns = writes.iter().filter_map(|write| room.turns.send(write)).collect();
         let (room, journal, writes) = (Arc::clone(room), journal.clone(), Arc::clone(writes));
         Ok(Some(Self { room, journal, group, writes, intents, implicit, turns, lives, forgives }))
@@ -131,6 +136,7 @@ impl Recording {
     }
 
     async fn record(mut self, answers: &Arc<[Answer]>) -> Result<(), Error> {
+        self.correct_authors(answers).await;
         let Ok(meanings) = self.meanings(answers).await else {
             tokio::spawn(self.resolve());
             return Ok(());
@@ -203,6 +209,23 @@ impl Recording {
 
     fn author(&self, index: usize) -> Option<String> {
         self.intents.get(index)?.as_ref()?.user_id.clone()
+    }
+
+    /// Asks again who wrote what somebody else must have written than who was thought to.
+    async fn correct_authors(&mut self, answers: &[Answer]) {
+        for ((write, intent), answer) in self.writes.iter().zip(&mut self.intents).zip(answers) {
+            let Some(intent) = intent else { continue };
+            let is_somebody_else = match &intent.user_id {
+                None => answer.status.is_success() && !write.credentials.is_anonymous(),
+                Some(user_id) => answer.is_made_by_another(user_id),
+            };
+            if is_somebody_else {
+                match self.room.requester(&write.credentials).author_by_now().await {
+                    Ok(user_id) => intent.user_id = user_id,
+                    Err(error) => tracing::debug!(%error, "could not ask again who wrote something"),
+                }
+            }
+        }
     }
 
     /// Waits until it is these changes' turn. Those that come before somebody else's are recorded; gives the others, and
@@ -310,13 +333,6 @@ impl Recording {
         let buckets = self.journal.alive("/buckets").await?;
         Ok(buckets.into_iter().map(|(object, modified)| changes::vanished(object, modified, false)).collect())
     }
-}
-
-async fn user_id(room: &Writes, credentials: &Credentials) -> Result<Option<String>, Error> {
-    if credentials.is_anonymous() {
-        return Ok(None);
-    }
-    Ok(room.requester(credentials).identity().await?.user_id)
 }
 
 /// The newest timestamp that is known of the list that a write is about.

@@ -13,6 +13,7 @@ use super::sent;
 use crate::access::Credentials;
 use crate::journal::{Intent, Note, Object};
 use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp, is_segment};
+use crate::wire::arrival::Arrival;
 
 /// A larger `data` of a request is not written down with its intent, in bytes.
 pub const LARGEST_SENT: usize = 64 << 10;
@@ -37,6 +38,8 @@ pub struct Write {
     pub length: u64,
     /// What is said of it beside what it writes.
     pub note: Option<Arc<Note>>,
+    /// Whether its body has come, where it is passed on while it does.
+    pub arrival: Option<Arrival>,
 }
 
 /// What a request may write.
@@ -90,6 +93,7 @@ impl Write {
                 .and_then(|length| length.to_str().ok()?.parse().ok())
                 .unwrap_or_default(),
             note: None,
+            arrival: None,
         }
     }
 
@@ -129,9 +133,29 @@ impl Write {
         self.default.as_ref()
     }
 
+    /// The URI as it was asked for.
+    pub(super) fn default_uri(&self) -> String {
+        self.path.uri(None)
+    }
+
+    /// The bucket or collection that it is about, where that is what the default bucket makes by itself.
+    pub(super) fn object_of_default_bucket(&self) -> Option<&Object> {
+        match &self.target {
+            Some(Target::Object(object @ (Object::Bucket(_) | Object::Collection(..)))) => {
+                self.default.as_ref().map(|_| object)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether nobody has to know of it.
     pub fn is_nothing(&self) -> bool {
         self.target.is_none() && self.default.is_none()
+    }
+
+    /// Whether its body has not come yet.
+    pub(super) fn is_coming(&self) -> bool {
+        self.arrival.as_ref().is_some_and(|arrival| !arrival.is_complete())
     }
 
     /// Whether it may write something that has a history.

@@ -292,3 +292,54 @@ async fn a_batch_that_fails_as_a_whole_fails_for_the_sidecars_part_too() {
     let batch = json!({"requests": [{"path": MONITOR}, conditional]});
     sidecar.client().post("/batch").json(batch).await.expect(500);
 }
+
+#[tokio::test]
+async fn a_deletion_of_entries_leaves_those_of_its_own_batch() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let client = sidecar.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("trimmed"));
+    client.put(&bucket).await.expect(201);
+    client.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let deletion = json!({"method": "DELETE", "path": format!("{bucket}/history")});
+    for (id, is_first) in [("before", true), ("after", false)] {
+        let uri = format!("{bucket}/collections/c/records/{id}");
+        let write = json!({"method": "PUT", "path": uri, "body": {"data": {}}});
+        let requests = if is_first { [&deletion, &write] } else { [&write, &deletion] };
+        answers(&client, json!({"requests": requests})).await;
+        let entries = client.get(&format!("{bucket}/history")).await.expect(200).json();
+        let uris: Vec<&Value> =
+            entries["data"].as_array().unwrap().iter().map(|entry| &entry["uri"]).collect();
+        assert_eq!(uris, [&json!(uri)]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_sub_request_is_told_in_its_place() {
+    let kinto = Kinto::shared();
+    let collection = collection(&kinto.client()).await;
+    let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT]);
+    let batch = json!({"requests": [
+        {"method": "PUT", "path": format!("{collection}/records/beside"), "body": {"data": {}}},
+        {"path": format!("{collection}/changeset?_expected=0&x={}", "y".repeat(66_000))},
+    ]});
+    let answers = answers(&sidecar.client().user("alice"), batch).await;
+    assert_eq!([&answers[0]["status"], &answers[1]["status"]], [201, 400]);
+    assert_eq!(answers[1]["body"]["errno"], 999);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_no_json_does_nothing() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let client = sidecar.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("text"));
+    client.put(&bucket).await.expect(201);
+    let deletion =
+        json!({"requests": [{"method": "DELETE", "path": format!("{bucket}/history")}]}).to_string();
+    let batch = || client.post("/batch").body(deletion.clone());
+    assert_eq!(batch().header("content-type", "text/plain").await.expect(415).json()["errno"], 107);
+    batch().header("origin", "https://page.test").await.expect(415);
+    assert_eq!(client.all(&format!("{bucket}/history")).await.len(), 1);
+    // As Kinto, of whoever is no browser.
+    batch().await.expect(200);
+    assert_eq!(client.all(&format!("{bucket}/history")).await.len(), 0);
+}

@@ -173,16 +173,7 @@ fn the_chapter_has_the_table_of_faults() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told() {
-    let kinto = Kinto::start(
-        KintoOptions::memory()
-            .setting("kinto.includes", "kinto.plugins.accounts")
-            .setting("multiauth.policies", "account")
-            .setting(
-                "multiauth.policy.account.use",
-                "kinto.plugins.accounts.authentication.AccountsAuthenticationPolicy",
-            )
-            .setting("kinto.account_create_principals", "system.Everyone"),
-    );
+    let kinto = Kinto::start(KintoOptions::memory().accounts());
     let account = json!({"data": {"password": "secret"}});
     kinto.client().put("/accounts/owner").json(account).await.expect(201);
     let bucket = format!("/buckets/{}", unique("accounts"));

@@ -2,10 +2,16 @@
 
 use std::io::Read;
 
-use http::Method;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Empty;
+use hyper::client::conn::http2::handshake;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::net::TcpStream;
 
-use crate::support::{Kinto, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
+use crate::support::stub::Answer;
+use crate::support::{Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
 
 const MONITOR: &str = "/buckets/monitor/collections/changes";
 
@@ -144,4 +150,43 @@ async fn a_burst_of_changes_is_broadcast_once() {
     let list = sidecar.client().get(&format!("{MONITOR}/records?bucket={bucket}")).await.expect(200);
     assert_eq!(list.data()[0]["last_modified"], second);
     assert_eq!(broadcast().await, format!("\"{first}\""), "the second change is held back");
+}
+
+#[tokio::test]
+async fn the_next_page_is_at_the_host_that_was_asked() {
+    let kinto = Kinto::start(KintoOptions::memory());
+    let client = kinto.client().user("alice");
+    for bucket in ["/buckets/a", "/buckets/b"] {
+        client.put(bucket).await.expect(201);
+        client.put(&format!("{bucket}/collections/c")).await.expect(201);
+    }
+    let resources = [SERVICE_ACCOUNT, ("changes.resources", "/buckets/a /buckets/b")];
+    let sidecar = Sidecar::start(kinto.url(), &resources);
+    let list = "/v1/buckets/monitor/collections/changes/records?_limit=1";
+    let ask = |target: String, hosts: &str| {
+        sidecar.connect().send(format!("GET {target} HTTP/1.1\r\n{hosts}\r\n")).read().unwrap()
+    };
+    let next = |answer: &Answer| {
+        answer.header("next-page").first().map(|next| next.split("/v1").next().unwrap().to_owned())
+    };
+    for (target, hosts, named) in [
+        (list.to_owned(), "Host: asked.test:80\r\n", "http://asked.test:80"),
+        (format!("http://target.test{list}"), "Host: other.test\r\n", "http://target.test"),
+        (list.to_owned(), "Host: asked.test:80\r\n", "http://asked.test:80"),
+    ] {
+        let answer = ask(target, hosts);
+        assert_eq!((answer.status(), next(&answer)), (200, Some(named.to_owned())));
+    }
+    for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a/evil?x\r\n"] {
+        assert_eq!(ask(list.to_owned(), hosts).status(), 400, "{hosts:?}");
+    }
+    let stream = TcpStream::connect(sidecar.address()).await.unwrap();
+    let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for host in ["http://two.test", "http://three.test"] {
+        let request = Request::get(format!("{host}{list}")).body(Empty::<Bytes>::new()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let next = answer.headers().get("next-page").unwrap().to_str().unwrap();
+        assert!(next.starts_with(&format!("{host}/v1/")), "{next}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::HeaderName;
 
-use crate::forward::is_host;
+use crate::wire::host::is_host;
 
 /// A header's name as WSGI knows it: the case does not count, nor whether it has `-` or `_`.
 pub(super) fn env_name(name: &str) -> String {

@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, ORIGIN};
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
 use crate::aside;
@@ -14,6 +14,8 @@ use crate::error::Error;
 use crate::feeds::params::{MOST_VALUES, refused};
 use crate::wire::body::{self, Body};
 use crate::wire::buffers::Hold;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// SECURITY: the most that a body may hold, in bytes, also once it is decompressed.
 const MOST: usize = 8 << 20;
@@ -35,16 +37,34 @@ pub async fn read(
     let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let body = body::read_held(body, max_body.min(MOST), hold).await?;
     let coding = text(CONTENT_ENCODING).map(str::to_ascii_lowercase).unwrap_or_default();
-    let is_json = text(CONTENT_TYPE).is_some_and(|media_type| {
-        let media_type = media_type.split(';').next().unwrap_or_default().trim();
-        media_type.eq_ignore_ascii_case("application/json")
-    });
+    let is_json = is_json(&request.headers);
     let is_plain = matches!(&*coding, "" | "identity");
     // What is compressed may become much.
     let most = if is_plain { body.len() } else { MOST };
     let object = aside::run(most, move || parse(decoded(&body, &coding)?, is_json)).await??;
     hold.set(object.as_ref().map_or(0, bounded::weight))?;
     Ok(object)
+}
+
+/// Whether a request says that its body is JSON.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+/// SECURITY: a form of any page may send a `POST` with what the browser knows of its user. Only JSON makes the browser ask
+/// first whether the page may. Whoever is no browser sends neither header, and may leave out what the body is.
+pub fn check_sender(headers: &HeaderMap) -> Result<(), Error> {
+    let is_of_browser = headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
+    if is_of_browser && !is_json(headers) { Err(not_json()) } else { Ok(()) }
+}
+
+/// The refusal of a body that is not said to be JSON.
+fn not_json() -> Error {
+    Error::Feed {
+        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        reason: "Content-Type must be application/json".to_owned(),
+    }
 }
 
 /// The text of a body, which is never made as a whole.
@@ -81,10 +101,7 @@ fn parse(text: impl Read, is_json: bool) -> Result<Option<Value>, Error> {
         text.consume(blank);
     }
     if !is_json {
-        return Err(Error::Feed {
-            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            reason: "Content-Type must be application/json".to_owned(),
-        });
+        return Err(not_json());
     }
     match bounded::read_from(text, MOST_VALUES) {
         Ok(object @ Value::Object(_)) => Ok(Some(object)),

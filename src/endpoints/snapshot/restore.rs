@@ -38,13 +38,15 @@ pub async fn answer(
 ) -> Result<Response, Error> {
     let opened = Opened::of(core, &key.bucket, request).await?;
     let moment = super::moment(moment)?;
+    let collection = Object::Collection(opened.bucket.clone(), key.collection.to_string());
+    // Whoever may read some of it only would be told of the rest what changed.
+    super::check_readable(core, &opened.requester, &collection).await?;
     let visible = opened.visible(core).await?;
     let Opened { bucket, requester, .. } = opened;
     let mut hold = core.hold(&request.headers, peer);
     let mut members = Members::read(core, request, body, &mut hold).await?;
     let options = members.options();
     members.end()?;
-    let collection = Object::Collection(bucket.clone(), key.collection.to_string());
     let within = Filter {
         field: "collection_id".to_owned(),
         operator: Operator::Eq,

@@ -4,8 +4,8 @@
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, VARY,
 };
 use http::request::Parts;
 use http::{Response as Answer, StatusCode};
@@ -93,11 +93,20 @@ async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> 
 
 /// Fetches an attachment, and passes it on as it comes.
 async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, V2Refusal> {
-    const ASKED: [http::HeaderName; 6] =
-        [ACCEPT, ACCEPT_ENCODING, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
-    const TOLD: [http::HeaderName; 7] =
-        [ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED];
-    let asked = picked(&request.headers, &ASKED);
+    // What caches keep for all depends on nothing that one of them says of the form that they like.
+    const ASKED: [http::HeaderName; 4] = [IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
+    const TOLD: [http::HeaderName; 8] = [
+        ACCEPT_RANGES,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        ETAG,
+        LAST_MODIFIED,
+        VARY,
+    ];
+    let mut asked = picked(&request.headers, &ASKED);
+    asked.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let answer = core.app.attachments.ask(request.method.clone(), url, asked).await?;
     let status = answer.status();
     match status {

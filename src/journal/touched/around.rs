@@ -63,7 +63,7 @@ impl Journal {
     ) -> Result<Vec<SeenEntry>, JournalError> {
         let entries = self.of_history(bucket, async |connection, history, _| {
             let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
-            let mut question = Question::new(self.engine.kind, history, &all, sees);
+            let mut question = Question::begin(connection, self.engine.kind, history, &all, sees).await?;
             let mut entries = question.at(connection, whole.iter(), "json").await?;
             entries.extend(question.at(connection, heads.difference(whole), "''").await?);
             Ok(entries)

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{World, ids};
+use crate::support::unique;
 
 async fn world() -> World {
     let world = World::new(&[]).await;
@@ -131,4 +132,21 @@ async fn live_readers_are_only_told_of_what_they_want() {
     assert_eq!(first.line().await.unwrap(), "{\"results\":[");
     let row: Value = serde_json::from_str(first.line().await.unwrap().trim()).unwrap();
     assert_eq!(row["id"], "e");
+}
+
+#[tokio::test]
+async fn filters_of_a_bucket_are_for_those_who_may_see_it() {
+    let world = World::new(&[]).await;
+    let private = format!("/buckets/{}", unique("filters"));
+    let filters =
+        json!({"data": {"filters": {"k/secret": {"n": 1}}}, "permissions": {"read": ["basicauth:x"]}});
+    world.alice.put(&private).json(filters).await.expect(201);
+    let readable = json!({"permissions": {"read": ["system.Everyone"]}});
+    world.alice.put(&format!("{private}/collections/c")).json(readable).await.expect(201);
+    let feed = format!("{private}/collections/c/_changes?filter=k/secret");
+    world.alice.get(&feed).await.expect(200);
+    let anybody = world.sidecar.client();
+    anybody.get(&private).await.expect(401);
+    anybody.get(&feed).await.expect(404);
+    anybody.get(&feed.replace("secret", "missing")).await.expect(404);
 }

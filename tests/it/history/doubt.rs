@@ -1,11 +1,14 @@
 //! Writes of which no answer says what became of them.
 
 use std::future::IntoFuture;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::entries;
-use crate::support::{Client, Fate, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+use crate::support::{
+    Client, Fate, Kinto, KintoOptions, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique,
+};
 
 struct World {
     recorder: Recorder,
@@ -139,4 +142,61 @@ async fn a_patch_that_cannot_be_looked_at_is_not_said_to_be_kept() {
     assert_eq!(about.await[1]["target"]["data"]["m"], 2);
     patch().await.expect(200);
     assert_eq!(world.about_records().await.len(), 3);
+}
+
+#[tokio::test]
+async fn an_entry_names_who_wrote_also_where_their_account_was_made_a_moment_ago() {
+    let kinto = Kinto::start(KintoOptions::memory().accounts());
+    let make = async |name: &str| {
+        let account = json!({"data": {"password": "secret"}});
+        kinto.client().put(&format!("/accounts/{name}")).json(account).await.expect(201);
+    };
+    make("service").await;
+    make("owner").await;
+    let sidecar =
+        Sidecar::start(kinto.url(), &[("sidecar.auth", "service:secret"), ("sidecar.permission_ttl", "1h")]);
+    let (owner, eve) = (sidecar.client().user("owner"), sidecar.client().user("eve"));
+    let bucket = format!("/buckets/{}", unique("authors"));
+    let writable = json!({"permissions": {"write": ["system.Everyone"]}});
+    owner.put(&bucket).json(writable).await.expect(201);
+    let collection = format!("{bucket}/collections/c");
+    owner.put(&collection).await.expect(201);
+    eve.put(&format!("{collection}/records/nobodys")).await.expect(201);
+    make("eve").await;
+    eve.patch(&format!("{collection}/records/nobodys")).data(json!({"n": 1})).await.expect(200);
+    let author = async |id: &str| {
+        let entries = owner.get(&format!("{bucket}/history?record_id={id}")).await.expect(200).json();
+        entries["data"].as_array().unwrap().iter().map(|entry| entry["user_id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(author("nobodys").await, [json!("account:eve"), json!(null)]);
+    // Whoever has the name now is somebody else for Kinto, not yet for what is remembered.
+    kinto.client().user("eve").delete("/accounts/eve").await.expect(200);
+    eve.put(&format!("{collection}/records/again")).await.expect(201);
+    assert_eq!(author("again").await, [json!(null)]);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_write_whose_body_does_not_come() {
+    let world = World::new().await;
+    let list = format!("/v1{}/collections/c/records", world.bucket);
+    let head = "Host: h\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    let strangers = [format!("POST {list}"), format!("DELETE {list}"), format!("PUT {list}/r")].map(|line| {
+        let mut socket = world.sidecar.connect();
+        // Once its body is wanted, it is under way: whoever comes now comes later.
+        let told = socket.send(format!("{line} HTTP/1.1\r\n{head}")).read_head().unwrap();
+        assert!(told.contains("100 Continue"), "{told}");
+        socket.send("1\r\n{\r\n");
+        socket
+    });
+    let begun = Instant::now();
+    for number in 0..4 {
+        let status = world.alice.put(&world.record("r")).data(json!({"n": number})).await.status;
+        assert!(matches!(status, 200 | 201), "{status}");
+    }
+    // Each would wait for 5 s.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(world.about_records().await.len(), 4);
+    for socket in strangers {
+        socket.close();
+    }
 }

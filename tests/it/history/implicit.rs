@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::entries;
 use super::recorded::Both;
-use crate::support::{Kinto, Request, Response, SERVICE_ACCOUNT, Sidecar, unique};
+use crate::support::{Fate, Kinto, Recorded, Recorder, Request, Response, SERVICE_ACCOUNT, Sidecar, unique};
 
 /// Of two who make buckets at once, Kinto on PostgreSQL asks one to come again.
 async fn until_no_conflict(request: impl Fn() -> Request) -> Response {
@@ -48,6 +48,9 @@ async fn whatever_makes_the_default_bucket_is_recorded_as_by_the_plugin() {
         (Method::PUT, "/collections/c/records/r"),
         (Method::POST, "/collections/c/records"),
         (Method::PUT, "/collections/c"),
+        (Method::PATCH, "/collections/c"),
+        (Method::GET, "/collections/c%0a"),
+        (Method::PUT, "/collections/c%0a"),
     ] {
         let path = format!("/buckets/default{path}");
         let user = unique("reader");
@@ -174,4 +177,44 @@ async fn an_odd_method_in_a_batch_makes_nothing_unseen_and_shows_nothing() {
             client.user("alice").post("/batch").json(batch.clone()).await.expect(400);
         }
     }
+}
+
+#[tokio::test]
+async fn what_an_id_that_is_refused_makes_has_an_author() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let client = sidecar.client().user(&unique("refused"));
+    until_no_conflict(|| client.get("/buckets/default/collections/a%20b")).await.expect(400);
+    let made = entries(&client, "/buckets/default").await;
+    let authors: Vec<_> = made.iter().map(|entry| (&entry["action"], entry["user_id"].is_string())).collect();
+    assert_eq!(authors, [(&json!("create"), true)]);
+}
+
+#[tokio::test]
+async fn nothing_is_written_where_nobody_says_whose_the_default_bucket_is() {
+    let recorder = Recorder::before(Kinto::shared().url());
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]);
+    let client = sidecar.client().user(&unique("unknown"));
+    let is_asked =
+        |request: &Recorded| request.path() == "/v1/" && request.headers.contains_key("authorization");
+    recorder.intercept(move |request| if is_asked(request) { Fate::Answer(503) } else { Fate::Pass });
+    let put = || client.put("/buckets/default/collections/c/records/r").data(json!({}));
+    put().await.expect(503);
+    recorder.release();
+    until_no_conflict(put).await.expect(201);
+    assert_eq!(entries(&client, "/buckets/default").await.len(), 3);
+}
+
+#[tokio::test]
+async fn what_is_deleted_in_a_default_bucket_was_made_before() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let client = sidecar.client().user(&unique("deleting"));
+    until_no_conflict(|| client.delete("/buckets/default/collections/c")).await.expect(200);
+    let made = entries(&client, "/buckets/default").await;
+    let told: Vec<_> = made.iter().map(|entry| (&entry["resource_name"], &entry["action"])).collect();
+    let [bucket, collection] = [&json!("bucket"), &json!("collection")];
+    assert_eq!(
+        told,
+        [(bucket, &json!("create")), (collection, &json!("create")), (collection, &json!("delete"))]
+    );
+    assert!(made.iter().all(|entry| entry["user_id"].is_string()), "{made:#?}");
 }

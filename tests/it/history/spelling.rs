@@ -103,6 +103,10 @@ async fn what_servers_read_in_several_ways_is_refused_if_it_writes_and_passes_if
         });
         assert_eq!(writes, 0, "{target}");
     }
+    // What the default bucket makes for a read is written, too.
+    for target in ["//v1/buckets/default/collections/c", "/v1/./buckets/%64efault", "/v1//buckets/default"] {
+        assert_eq!(send(&sidecar, "GET", target.as_bytes(), "").status(), 400, "{target}");
+    }
     let read = send(&sidecar, "GET", format!("//v1{bucket}").as_bytes(), "");
     assert_eq!((read.status(), read.json()["data"]["id"].as_str()), (200, bucket.rsplit('/').next()));
 }

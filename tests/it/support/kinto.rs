@@ -82,6 +82,15 @@ impl KintoOptions {
         })
     }
 
+    /// Whose users are accounts, which anybody may make.
+    pub fn accounts(self) -> Self {
+        let policy = "kinto.plugins.accounts.authentication.AccountsAuthenticationPolicy";
+        self.setting("kinto.includes", "kinto.plugins.accounts")
+            .setting("multiauth.policies", "account")
+            .setting("multiauth.policy.account.use", policy)
+            .setting("kinto.account_create_principals", "system.Everyone")
+    }
+
     /// With a plugin.
     pub fn plugin(mut self, plugin: Plugin) -> Self {
         self.plugins.push(plugin);

@@ -93,3 +93,69 @@ async fn snapshots_are_taken_at_dates_too() {
     assert!(snapshot("2001-01-01T00:00:00%2B01:00").await.expect(200).data().as_array().unwrap().is_empty());
     snapshot("2001-01-01").await.expect(400);
 }
+
+#[tokio::test]
+async fn who_may_read_one_record_of_a_bucket_is_told_nothing_of_another_collection() {
+    let world = World::new("restore-private").await;
+    let (alice, anybody) = (&world.alice, world.sidecar.client());
+    let shared = format!("{}/collections/shared", world.bucket);
+    alice.put(&shared).await.expect(201);
+    let readable = json!({"permissions": {"read": ["system.Everyone"]}});
+    alice.put(&format!("{shared}/records/r")).json(readable).await.expect(201);
+    alice.put(&world.record("secret")).data(json!({"n": 1})).await.expect(201);
+    for collection in ["c", "shared", "missing"] {
+        let restore = format!("{}/snapshot/collections/{collection}@1000/restore", world.bucket);
+        for client in [&anybody, &anybody.user("bob")] {
+            let list = client.get(&format!("{}/collections/{collection}", world.bucket)).await;
+            let answer = client.post(&restore).json(json!({"dry_run": true})).await;
+            assert_eq!((answer.status, answer.text()), (list.status, list.text()), "{collection}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_makes_a_collection_anew_is_shown_nothing_of_the_one_before() {
+    let world = World::new("snapshot-anew").await;
+    let (alice, bob) = (&world.alice, world.sidecar.client().user("bob"));
+    let others = json!({"permissions": {"collection:create": ["system.Authenticated"]}});
+    alice.patch(&world.bucket).json(others).await.expect(200);
+    let secret = alice.put(&world.record("r")).data(json!({"of": "alice"})).await.expect(201).timestamp();
+    let collection = format!("{}/collections/c", world.bucket);
+    alice.delete(&collection).await.expect(200);
+    let anew = bob.put(&collection).await.expect(201).timestamp();
+    let snapshot = |moment: u64| format!("{}/snapshot/collections/c@{moment}", world.bucket);
+    for moment in [secret, anew] {
+        assert_eq!(bob.get(&snapshot(moment)).await.expect(200).json()["data"], json!([]), "{moment}");
+    }
+    let own = bob.put(&world.record("r")).data(json!({"of": "bob"})).await.expect(201).timestamp();
+    bob.put(&world.record("r")).data(json!({"of": "bob", "n": 2})).await.expect(200);
+    let then = bob.get(&snapshot(own)).await.expect(200).json();
+    assert_eq!((&then["data"][0]["of"], then["data"].as_array().unwrap().len()), (&json!("bob"), 1));
+    assert_eq!(bob.get(&snapshot(anew)).await.expect(200).json()["data"], json!([]));
+    let of_alice = alice.get(&snapshot(secret)).await.expect(200).json();
+    assert_eq!(of_alice["data"][0]["of"], "alice");
+}
+
+#[tokio::test]
+async fn a_form_of_another_page_undoes_nothing() {
+    let world = World::new("forged").await;
+    let alice = &world.alice;
+    alice.put(&world.record("r")).data(json!({"n": 1})).await.expect(201);
+    let restore = format!("{}/snapshot/collections/c@1000/restore", world.bucket);
+    let revert = format!("{}/revert?from=0", world.history());
+    for path in [&restore, &revert] {
+        for (name, value) in [("origin", "https://page.test"), ("sec-fetch-site", "cross-site")] {
+            for (media_type, body) in
+                [("text/plain", "{}"), ("application/x-www-form-urlencoded", ""), ("text/plain", "")]
+            {
+                let forged = alice.post(path).header(name, value).header("content-type", media_type);
+                forged.body(body).await.expect(415);
+            }
+            alice.post(path).header(name, value).await.expect(415);
+        }
+    }
+    alice.get(&world.record("r")).await.expect(200);
+    let (lines, _) =
+        world.lines(alice.post(&restore).header("origin", "https://page.test").json(json!({}))).await;
+    assert_eq!(statuses(&lines), ["r: done"]);
+}

@@ -59,6 +59,7 @@ impl Members {
         body: Body,
         hold: &mut Hold,
     ) -> Result<Self, Error> {
+        feed::body::check_sender(&request.headers)?;
         let limits = &core.app.settings.limits;
         let body = limited::limited(body, limits)?;
         Ok(Self::of(feed::body::read(request, body, limits.body_limit(), hold).await?))
