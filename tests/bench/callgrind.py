@@ -1,9 +1,11 @@
 """Programs under valgrind's callgrind, and what one request costs them: instructions in user space, and allocations.
 
 A count must not depend on time. So one connection asks for the same with the same bytes, and sends its next request only
-when the program has come to rest. Of many short counts the least is taken, as what a program does beside its requests (its
-clock ticks, a second passes) only ever adds. What is left of that is the same for few requests and for more: it drops out
-as the least for few is taken from the least for more.
+when the program has come to rest. What is made once a second (a `Date`, an answer that is remembered for the second) was
+made by a request before the count, and a count that does not end in the second in which it began is thrown away: on a
+busy machine most of the longer ones are, and those that are left cost the same as on a quiet one. Of many counts the least
+is taken, as what a program does beside its requests (its clock ticks) only ever adds. What is left of that is the same for
+few requests and for more: it drops out as the least for few is taken from the least for more.
 """
 
 import contextlib
@@ -22,7 +24,11 @@ import time
 import servers
 
 WARM_UP = 300
-COUNTS = 20
+# So many requests are counted at once, and of each so many counts are taken that ended within their second.
+FEW, MORE = 1, 4
+COUNTS = 12
+# A machine on which so many counts did not end within their second is too busy.
+MOST_THROWN_AWAY = 300
 # Each time the same, whatever port is free.
 HEAD = "GET {path} HTTP/1.1\r\nHost: kinto.example\r\nAccept-Encoding: identity\r\n\r\n"
 # valgrind counts a `rep movsb` as one instruction for each byte: copies are made with vectors instead.
@@ -64,13 +70,23 @@ def unpack(package, folder):
         os.rename(f"{partial}/all", folder)
 
 
+def threads(pid):
+    """The state of each thread, and how often it has begun and ceased to run."""
+    found = {}
+    for path in glob.glob(f"/proc/{pid}/task/*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path, encoding="utf-8") as status:
+            found[path] = re.findall(r"^(?:State|\w+_ctxt_switches):\s+(\w+)", status.read(), re.MULTILINE)
+    return found
+
+
 def has_come_to_rest(pid):
-    """Whether all threads of a process wait for something."""
-    for path in glob.glob(f"/proc/{pid}/task/*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(path, encoding="utf-8") as stat:
-            if stat.read().rpartition(")")[2].split()[0] != "S":
-                return False
-    return True
+    """Whether all threads of a process wait for something.
+
+    One that was seen to wait may run when the next is looked at, woken by it. So all have to wait at one moment: none ran
+    between two looks.
+    """
+    before = threads(pid)
+    return all(thread[0] == "S" for thread in before.values()) and threads(pid) == before
 
 
 def await_rest(pid):
@@ -125,25 +141,44 @@ class Counted:
             # It wakes the program by ptrace, which not every container lets it.
             raise CannotCount(f"vgdb does not reach the program: {error}") from error
 
-    def cost(self, path, requests):
+    def cost(self, path):
         """Instructions and allocations of one request on one connection that is warm."""
         client = Client(self.port, self.pid)
         for _ in range(WARM_UP):
             client.ask(path)
-        few, many = (self.least(client, path, number) for number in (requests, 3 * requests))
-        return tuple((more - less) / (2 * requests) for less, more in zip(few, many))
+        few, more = (self.least(client, path, number) for number in (FEW, MORE))
+        return tuple((most - least) / (MORE - FEW) for least, most in zip(few, more))
 
     def least(self, client, path, requests):
-        counts = [self.count(client, path, requests) for _ in range(COUNTS)]
+        counts, thrown_away, longest = [], 0, 0.0
+        while len(counts) < COUNTS:
+            if time.time() % 1 + longest > 1:
+                time.sleep(1 - time.time() % 1)
+            began = time.time()
+            count = self.count(client, path, requests)
+            if count:
+                counts.append(count)
+                longest = max(longest, time.time() - began)
+                continue
+            # One that took long may have been an exception.
+            longest /= 2
+            thrown_away += 1
+            if thrown_away == MOST_THROWN_AWAY:
+                raise CannotCount(f"the machine is so busy that {requests} requests take longer than a second")
         self.dump = min(counts)[-1]
         return [min(numbers) for numbers in list(zip(*counts))[:2]]
 
     def count(self, client, path, requests):
+        """Instructions, allocations and the dump that has them; `None` where the second passed meanwhile."""
+        second = int(time.time())
+        client.ask(path)
         await_rest(self.pid)
         self.control("zero")
         for _ in range(requests):
             client.ask(path)
         await_rest(self.pid)
+        if int(time.time()) != second:
+            return None
         self.control("dump")
         self.dumps += 1
         dump = f"{self.folder}/callgrind.out.{self.pid}.{self.dumps}"
