@@ -26,6 +26,7 @@ mod engine;
 mod entry;
 mod ever_known;
 mod file;
+mod fits;
 mod intents;
 mod late;
 mod leave;
@@ -72,7 +73,8 @@ pub use upgrade::Upgrade;
 pub use verify::Verified;
 pub use view::JournalView;
 
-use engine::{DEADLINE, Engine, unavailable};
+use engine::{DEADLINE, Engine, failed};
+use fits::LeftOut;
 use owner::Owner;
 use queue::{Done, Waiting, Work};
 
@@ -86,6 +88,7 @@ pub struct Journal {
     owner: Arc<Owner>,
     queue: mpsc::Sender<Waiting>,
     news: broadcast::Sender<News>,
+    left_out: Arc<LeftOut>,
 }
 
 /// Why the journal could not do what was asked.
@@ -94,6 +97,9 @@ pub enum JournalError {
     /// The engine cannot be reached or written now; it may be later.
     #[error("the journal is not available: {0}")]
     Unavailable(Arc<str>),
+    /// The engine does not take something of what was asked, now or later: a text is too long for it, or has a NUL.
+    #[error("the journal cannot keep it: {0}")]
+    Refused(Arc<str>),
     /// The file or database cannot be used, and waiting does not help: its schema is newer, it is no journal, it may not
     /// be written. The text says what to do.
     #[error("{0}")]
@@ -144,23 +150,20 @@ impl Journal {
     }
 
     async fn settled(&self, work: Work) -> Result<Vec<Entry>, JournalError> {
-        match self.write(work).await? {
-            Done::Entries(entries) => Ok(entries),
-            _ => Ok(Vec::new()),
-        }
+        Ok(self.write(work).await?.into_entries().unwrap_or_default())
     }
 
     /// The intents that nobody alive will settle: left by this or another process that died.
     pub async fn abandoned(&self) -> Result<Vec<(IntentGroup, Vec<Intent>)>, JournalError> {
         let open = self.engine.ask(DEADLINE, async |connection| intents::owners(connection).await).await?;
-        let dead = self.owner.dead_among(open).await.map_err(|error| unavailable(&error))?;
+        let dead = self.owner.dead_among(open).await.map_err(|error| failed(&error))?;
         if dead.is_empty() {
             return Ok(Vec::new());
         }
         let groups = async |connection: &mut AnyConnection| intents::of_owners(connection, &dead).await;
         let groups = self.engine.ask(DEADLINE, groups).await?;
         self.write(Work::Adopt(dead.clone())).await?;
-        self.owner.release(&dead).await.map_err(|error| unavailable(&error))?;
+        self.owner.release(&dead).await.map_err(|error| failed(&error))?;
         Ok(groups)
     }
 
@@ -276,7 +279,7 @@ impl Journal {
     }
 
     async fn write(&self, work: Work) -> Result<Done, JournalError> {
-        queue::write(&self.queue, work).await
+        queue::write(&self.queue, self.engine.kind.fitting(work, &self.left_out)).await
     }
 
     /// Reads something of a bucket's history, whose number and timestamp are given; `None` where there is no history.

@@ -155,6 +155,9 @@ impl Writes {
                 None
             }));
         }
+        if !forgives {
+            writes.iter().try_for_each(|write| write.check_kept(journal))?;
+        }
         self.recovery().await?;
         if let Err(error) = self.make_before(journal, writes).await {
             tracing::debug!(%error, "the default bucket makes what a write is about while it is written");

@@ -114,6 +114,18 @@ pub struct Outcome {
     pub ended: Vec<Life>,
 }
 
+impl Outcome {
+    /// The same in parts that can be recorded one after the other; the last one closes the intents.
+    pub(super) fn parts(&self) -> Vec<Self> {
+        let nothing = Self { ended: self.ended.clone(), ..Self::default() };
+        let known = self.known.iter().map(|known| Self { known: vec![known.clone()], ..nothing.clone() });
+        let changes = self.changes.iter().map(|one| Self { changes: vec![one.clone()], ..nothing.clone() });
+        let marks =
+            self.watermarks.iter().map(|mark| Self { watermarks: vec![mark.clone()], ..nothing.clone() });
+        known.chain(changes).chain(marks).chain([Self { closes: self.closes, ..nothing.clone() }]).collect()
+    }
+}
+
 /// A bucket for as long as it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {

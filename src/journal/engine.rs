@@ -45,6 +45,11 @@ const SQLITE_UNUSABLE: [&str; 12] =
 /// PostgreSQL: no such database, role or password; not allowed.
 const POSTGRES_UNUSABLE: [&str; 4] = ["3D000", "28000", "28P01", "42501"];
 
+/// What is wrong with a row, and not with the engine, begins so. PostgreSQL: data, constraints, limits.
+const POSTGRES_OF_A_ROW: [&str; 3] = ["22", "23", "54"];
+/// SQLite, the last byte of its codes: too large, a constraint, of another type.
+const SQLITE_OF_A_ROW: [u16; 3] = [18, 19, 20];
+
 /// Which engine it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -267,12 +272,12 @@ impl Engine {
         patience: Duration,
         question: impl AsyncFnOnce(&mut AnyConnection) -> sqlx::Result<T>,
     ) -> Result<T, JournalError> {
-        let connection = self.pool.acquire().await.map_err(|error| unavailable(&error))?;
+        let connection = self.pool.acquire().await.map_err(|error| failed(&error))?;
         let mut reading = Reading { connection, kind: self.kind, is_idle: false };
         let answer = bounded(patience, question(&mut reading.connection)).await;
         let is_lost = matches!(answer, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
         reading.is_idle = !is_lost;
-        answer.map_err(|error| unavailable(&error))
+        answer.map_err(|error| failed(&error))
     }
 
     /// A connection that writes.
@@ -305,7 +310,7 @@ pub(super) fn opening(url: &JournalUrl, error: &sqlx::Error) -> JournalError {
             unusable(url, error)
         }
         _ if matches!(error, sqlx::Error::Configuration(_)) => unusable(url, error),
-        _ => unavailable(error),
+        _ => failed(error),
     }
 }
 
@@ -319,8 +324,20 @@ pub(super) fn is_ended(error: &sqlx::Error) -> bool {
 }
 
 /// What an error means once the journal was open.
-pub(super) fn unavailable(error: &sqlx::Error) -> JournalError {
-    JournalError::Unavailable(message(error).into())
+pub(super) fn failed(error: &sqlx::Error) -> JournalError {
+    let text = message(error).into();
+    if is_of_a_row(error) { JournalError::Refused(text) } else { JournalError::Unavailable(text) }
+}
+
+/// Whether the engine does not take what it was given, however often it is given it.
+pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    let Some(code) = error.code() else { return false };
+    match code.parse::<u16>() {
+        // PostgreSQL's have five characters.
+        Ok(code_of_sqlite) if code.len() < 5 => SQLITE_OF_A_ROW.contains(&(code_of_sqlite & 0xff)),
+        _ => POSTGRES_OF_A_ROW.iter().any(|class| code.starts_with(class)),
+    }
 }
 
 fn message(error: &sqlx::Error) -> String {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc};
 
-use super::engine::{self, DEADLINE, Engine, unavailable};
+use super::engine::{self, DEADLINE, Engine, failed};
+use super::fits::LeftOut;
 use super::late::Late;
 use super::leave::Leaving;
 use super::owner::Owner;
@@ -67,7 +68,7 @@ impl Opening {
             _ => None,
         };
         let owner = Arc::new(Owner::new(Arc::clone(&engine)));
-        owner.hold().await.map_err(|error| unavailable(&error))?;
+        owner.hold().await.map_err(|error| failed(&error))?;
         let (news, _) = broadcast::channel(NEWS_KEPT);
         let (queue, waiting) = mpsc::channel(queue::WAITING);
         let channel = match &engine.address {
@@ -80,6 +81,7 @@ impl Opening {
                 Some(channel)
             }
         };
+        let left_out = Arc::new(LeftOut::default());
         let writer = Writer {
             engine: Arc::clone(&engine),
             rules: settings.clone(),
@@ -91,6 +93,7 @@ impl Opening {
             reader_sets: ReaderSets::default(),
             stray: Vec::new(),
             late: Late::default(),
+            left_out: Arc::clone(&left_out),
             place,
             open: HashMap::new(),
             leaving: Leaving::default(),
@@ -98,7 +101,7 @@ impl Opening {
         tokio::spawn(writer.run(waiting));
         tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));
         tokio::spawn(Owner::keep_holding(Arc::downgrade(&owner)));
-        Ok(Journal { engine, owner, queue, news })
+        Ok(Journal { engine, owner, queue, news, left_out })
     }
 }
 

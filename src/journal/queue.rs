@@ -105,6 +105,16 @@ impl Work {
     }
 }
 
+impl Done {
+    /// The entries made.
+    pub(super) fn into_entries(self) -> Option<Vec<Entry>> {
+        match self {
+            Self::Entries(entries) => Some(entries),
+            _ => None,
+        }
+    }
+}
+
 /// Work, and who waits for it.
 pub(super) struct Waiting {
     pub(super) work: Work,

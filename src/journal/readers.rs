@@ -11,7 +11,7 @@ use super::statement::Statement;
 
 /// Sets remembered; many more than are in use at once.
 const REMEMBERED: usize = 10_000;
-/// Longer principals are nobody's, and longer than what an index of PostgreSQL takes.
+/// Longer principals are nobody's, and longer than what an index of PostgreSQL takes. It takes no NUL, either.
 const LONGEST: usize = 1000;
 
 /// The numbers of sets that are known to be written, and of those that are if the present transaction is.
@@ -24,7 +24,11 @@ pub(super) struct ReaderSets {
 /// Who may read an object: those who may read it or write it.
 pub(super) fn of_permissions(permissions: &Permissions) -> impl Iterator<Item = &String> {
     let names = ["read", "write"].into_iter();
-    names.filter_map(|name| permissions.get(name)).flatten().filter(|principal| principal.len() <= LONGEST)
+    names.filter_map(|name| permissions.get(name)).flatten().filter(|principal| is_somebodys(principal))
+}
+
+fn is_somebodys(principal: &str) -> bool {
+    principal.len() <= LONGEST && !principal.contains('\0')
 }
 
 impl ReaderSets {

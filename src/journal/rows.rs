@@ -96,7 +96,8 @@ pub(super) fn object_row(uri: &str, state: &State) -> [Bound; 6] {
     ]
 }
 
-fn list(uri: &str) -> &str {
+/// The URI of the list that an object is in.
+pub(super) fn list(uri: &str) -> &str {
     uri.rsplit_once('/').map_or("", |(list, _)| list)
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sqlx::{AnyConnection, Executor};
 
-use super::engine::{DEADLINE, Engine, Kind, unavailable};
+use super::engine::{DEADLINE, Engine, Kind, failed};
 use super::file::beside;
 use super::statement::{Statement, pragma};
 use super::view::JournalView;
@@ -69,7 +69,7 @@ impl Journal {
             }
             Ok(())
         };
-        compact.await.map_err(|error: sqlx::Error| unavailable(&error))?;
+        compact.await.map_err(|error: sqlx::Error| failed(&error))?;
         Ok(Compacted { before, after: length() })
     }
 }
@@ -114,6 +114,6 @@ impl JournalView {
             let mut writing = self.engine.writing().await?;
             Statement::new("VACUUM INTO ").bind(file).execute(writing.connection()).await
         };
-        copy.await.map(drop).map_err(|error| unavailable(&error))
+        copy.await.map(drop).map_err(|error| failed(&error))
     }
 }

@@ -2,7 +2,7 @@
 
 use sqlx::{AnyConnection, Executor, Row};
 
-use super::engine::{Kind, unavailable};
+use super::engine::{Kind, failed};
 use super::statement::{Statement, pragma, timestamp};
 use super::transaction::is_hidden;
 use super::transfer::check_entry;
@@ -42,7 +42,7 @@ impl JournalView {
                 // What is damaged cannot be read, which was said.
                 verified.problems.push(format!("not all of it can be read: {error}"));
             }
-            Err(error) => return Err(unavailable(&error)),
+            Err(error) => return Err(failed(&error)),
         }
         Ok(verified)
     }

@@ -13,11 +13,12 @@ use tracing::warn;
 
 mod commit;
 
-use super::engine::{Engine, Writing, unavailable};
+use super::engine::{Engine, Writing, failed};
+use super::fits::LeftOut;
 use super::late::Late;
 use super::leave::Leaving;
 use super::place::Place;
-use super::queue::{Done, Waiting, Work, behind, gone, weight};
+use super::queue::{Done, Waiting, Work, behind, weight};
 use super::readers::ReaderSets;
 use super::{JournalError, News, Outcome};
 use crate::metrics;
@@ -43,6 +44,8 @@ pub(super) struct Writer {
     pub(super) stray: Vec<i64>,
     /// Outcomes that are still to be written.
     pub(super) late: Late,
+    /// What can never be written.
+    pub(super) left_out: Arc<LeftOut>,
     /// SQLite: its files.
     pub(super) place: Option<Place>,
     /// What the entries of open groups may take, in bytes.
@@ -106,17 +109,20 @@ impl Writer {
         if waiting.is_empty() {
             return None;
         }
+        if waiting.len() == 1 {
+            return self.write_one_by_one(waiting).await;
+        }
         let works: Vec<&Work> = waiting.iter().map(|waiting| &waiting.work).collect();
         match self.commit(&works).await {
             Ok(done) => {
                 waiting.drain(..).zip(done).for_each(|(waiting, done)| self.succeed(waiting, done));
                 None
             }
-            Err(Failure::Refused(error)) if waiting.len() > 1 => {
+            Err(Failure::Refused(error)) => {
                 warn!(%error, "the journal refused a transaction; its parts are tried one by one");
                 self.write_one_by_one(waiting).await
             }
-            Err(failure) => Some(failure.into_error()),
+            Err(Failure::Away(error)) => Some(error),
         }
     }
 
@@ -127,10 +133,9 @@ impl Writer {
                 self.fail(next, &behind());
                 continue;
             }
-            match self.commit(&[&next.work]).await.map(|done| done.into_iter().next()) {
-                Ok(Some(done)) => self.succeed(next, done),
-                Ok(None) => self.fail(next, &gone()),
-                Err(Failure::Refused(error)) => self.fail(next, &unavailable(&error)),
+            match self.commit_alone(&next.work).await {
+                Ok(done) => self.succeed(next, done),
+                Err(Failure::Refused(error)) => self.fail(next, &failed(&error)),
                 Err(Failure::Away(error)) => {
                     self.fail(next, &error);
                     waiting.reverse();
@@ -157,7 +162,7 @@ impl Writer {
                     for work in late.drain(..number).collect::<Vec<_>>() {
                         let is_written = failure.is_none()
                             && !self.late.precedes(&work)
-                            && match self.commit(&[&work]).await {
+                            && match self.commit_alone(&work).await {
                                 Ok(_) => true,
                                 Err(Failure::Refused(_)) => false,
                                 Err(Failure::Away(error)) => {

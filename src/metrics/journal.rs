@@ -8,6 +8,7 @@ use super::text::Exposition;
 
 static COMMITS: Histogram = Histogram::new();
 static FAILURES: AtomicU64 = AtomicU64::new(0);
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 static TRIMMED: AtomicU64 = AtomicU64::new(0);
 
 /// What a journal holds, as far as it can be read now.
@@ -31,6 +32,11 @@ pub(crate) fn count_failure() {
     FAILURES.fetch_add(1, Relaxed);
 }
 
+/// Counts a change that the journal cannot keep.
+pub(crate) fn count_left_out() {
+    LEFT_OUT.fetch_add(1, Relaxed);
+}
+
 /// Counts entries that were removed because of their number or age.
 pub(crate) fn count_trimmed(entries: u64) {
     TRIMMED.fetch_add(entries, Relaxed);
@@ -43,6 +49,7 @@ pub(super) fn render(out: &mut Exposition) {
     COMMITS.render(out, name, help);
     for (name, help, counter) in [
         ("failures", "Transactions that could not be written to the journal.", &FAILURES),
+        ("left_out_changes", "Changes that the journal cannot keep, and that have no entry.", &LEFT_OUT),
         ("trimmed_entries", "Entries removed from the journal because of their number or age.", &TRIMMED),
     ] {
         let name = format!("kinto_sidecar_journal_{name}_total");

@@ -284,6 +284,10 @@ impl Watcher {
                 tracing::debug!(uri, %error, "could not look for what passes elsewhere");
                 Ok(false)
             }
+            Err(WatchError::Journal(error @ JournalError::Refused(_))) => {
+                tracing::debug!(uri, %error, "could not look for what passes elsewhere");
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

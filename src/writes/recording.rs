@@ -11,7 +11,7 @@ use super::answer::Answer;
 use super::changes::{self, Meaning};
 use super::lookup::{self, ExamineError, Question};
 use super::order::{Order, Turn};
-use super::write::{Target, Write};
+use super::write::{Target, Write, not_kept};
 use super::{Writes, default_bucket, lives, sent, versions};
 use crate::access::Credentials;
 use crate::aside;
@@ -59,6 +59,12 @@ impl Recording {
             let creates = default_bucket::may_create(journal, write).await?;
             if write.has_history() || creates {
                 let user_id = room.requester(&write.credentials).author().await?;
+                if !forgives && user_id.as_deref().is_some_and(|user_id| !journal.keeps_author(user_id)) {
+                    return Err(not_kept(
+                        "header",
+                        "Invalid user id: the history cannot keep one that is so long",
+                    ));
+                }
                 if write.has_history() {
                     let known = newest(room, journal, write).await;
                     intent = Some(write.intent(user_id.clone(), known));

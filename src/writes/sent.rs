@@ -13,6 +13,8 @@ use crate::query::members;
 
 /// A member whose text is longer is kept as a digest.
 const LONGEST_MEMBER: usize = 128;
+/// An id that is no longer is kept as it is: it says what object a request is about.
+const LONGEST_ID: usize = 4 << 10;
 /// More than this is not kept at all.
 const LARGEST: usize = 8 << 10;
 /// The member that stands for a digest. What was sent with such a name is kept as a digest, too.
@@ -25,9 +27,10 @@ pub(super) fn kept(data: &RawValue) -> Option<Box<RawValue>> {
     let Ok(mut members) = serde_json::from_str::<Map<String, Value>>(data.get()) else {
         return (data.get().len() <= LONGEST_MEMBER).then(|| data.to_owned());
     };
-    for value in members.values_mut() {
+    for (name, value) in &mut members {
         let text = value.to_string();
-        if text.len() > LONGEST_MEMBER || value.get(DIGEST).is_some() {
+        let longest = if name == "id" && value.is_string() { LONGEST_ID } else { LONGEST_MEMBER };
+        if text.len() > longest || value.get(DIGEST).is_some() {
             let is_object = value.is_object();
             *value = Value::Object(Map::from_iter([
                 (DIGEST.to_owned(), digest(&text).into()),
@@ -41,6 +44,11 @@ pub(super) fn kept(data: &RawValue) -> Option<Box<RawValue>> {
 /// The id that was sent, where one was.
 pub(super) fn id(kept: &RawValue) -> Option<String> {
     Some(members(kept.get().as_bytes()).get("id")?.as_str()?.to_owned())
+}
+
+/// Whether an id was sent of which only a digest is kept.
+pub(super) fn has_long_id(kept: &RawValue) -> bool {
+    members(kept.get().as_bytes()).get("id").is_some_and(|id| id.get(DIGEST).is_some() && !is_object(id))
 }
 
 /// Whether an object has everything that was sent by a method, of which this was kept, but for some members.

@@ -11,12 +11,16 @@ use serde_json::value::RawValue;
 
 use super::sent;
 use crate::access::Credentials;
-use crate::journal::{Intent, Note, Object};
+use crate::error::Error;
+use crate::journal::{Intent, Journal, Note, Object};
 use crate::kinto::{CollectionKey, RequestPath, Resource, Timestamp, is_segment};
+use crate::query::{Fault, Invalid};
 use crate::wire::arrival::Arrival;
 
 /// A larger `data` of a request is not written down with its intent, in bytes.
 pub const LARGEST_SENT: usize = 64 << 10;
+/// As long are the ids that Kinto gives.
+const GIVEN_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// One request, or one sub-request of a batch.
 #[derive(Debug, Clone)]
@@ -158,6 +162,28 @@ impl Write {
         self.arrival.as_ref().is_some_and(|arrival| !arrival.is_complete())
     }
 
+    /// Refuses what the journal could not record.
+    pub(super) fn check_kept(&self, journal: &Journal) -> Result<(), Error> {
+        let (location, is_kept) = match &self.target {
+            Some(Target::Object(object) | Target::Part(object)) => {
+                ("path", journal.keeps(&object.to_string()))
+            }
+            Some(Target::List(list)) => {
+                let sent = self.sent.as_deref().filter(|_| self.method == Method::POST);
+                match sent.and_then(sent::id).and_then(|id| object_in(list, &id)) {
+                    Some(object) => ("body", journal.keeps(&object.to_string())),
+                    None if sent.is_some_and(sent::has_long_id) => ("body", false),
+                    None => ("path", journal.keeps(&format!("{list}/{GIVEN_ID}"))),
+                }
+            }
+            Some(Target::Accounts | Target::Everything) | None => return Ok(()),
+        };
+        if is_kept {
+            return Ok(());
+        }
+        Err(not_kept(location, "Invalid object id: the history cannot keep a URI that is so long"))
+    }
+
     /// Whether it may write something that has a history.
     pub(super) fn has_history(&self) -> bool {
         self.target.as_ref().is_some_and(|target| *target != Target::Accounts)
@@ -211,6 +237,11 @@ impl Write {
             length: self.length,
         }
     }
+}
+
+/// What the journal could not record is not sent. Kinto has no name for what is wrong with an id, either.
+pub(super) fn not_kept(location: &'static str, description: &str) -> Error {
+    Error::Invalid(Invalid::faults(vec![Fault { location, name: None, description: description.to_owned() }]))
 }
 
 // === impl Target ===

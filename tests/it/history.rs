@@ -18,6 +18,7 @@ mod recorded;
 mod shared;
 mod spelling;
 mod transfer;
+mod unkept;
 mod upgrade;
 pub mod writers;
 

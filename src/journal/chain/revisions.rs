@@ -49,7 +49,12 @@ impl Journal {
 
     /// The names of versions as they are; `None` for those that are to be entered.
     async fn named(&self, seen: &[Seen]) -> Result<Vec<Option<Named>>, JournalError> {
-        self.engine.ask(PATIENCE, async |connection| named(connection, seen).await).await
+        let named = self.engine.ask(PATIENCE, async |connection| named(connection, seen).await).await?;
+        // What cannot be kept is in no chain, and each version of it is a first one.
+        let first = |Seen { uri, modified, deleted }: &Seen| {
+            (!self.keeps(uri)).then(|| Named::Known(Revision::next(None, uri, *modified, *deleted)))
+        };
+        Ok(named.into_iter().zip(seen).map(|(named, seen)| named.or_else(|| first(seen))).collect())
     }
 }
 

@@ -38,6 +38,9 @@ impl Journal {
         name: CheckpointName,
         json: Option<String>,
     ) -> Result<i64, JournalError> {
+        if !self.engine.kind.keeps_together(&[&name.user_id, &name.collection, &name.id]) {
+            return Err(JournalError::Refused("its name is too long".into()));
+        }
         match self.write(Work::Checkpoint(name, json)).await? {
             Done::Checkpoint(revision) => Ok(revision),
             _ => Err(queue::gone()),

@@ -10,7 +10,7 @@ use sqlx::{AnyConnection, Executor, Row};
 
 use super::{ChainLink, Content, Line};
 use crate::journal::chain::{began, whole};
-use crate::journal::engine::{Engine, Writing, bounded, unavailable};
+use crate::journal::engine::{Engine, Writing, bounded, failed};
 use crate::journal::rows::below;
 use crate::journal::statement::{Statement, timestamp, truth};
 use crate::journal::transaction::{hidden_names, is_hidden};
@@ -75,7 +75,7 @@ impl Export {
         }
         self.is_ended = true;
         let answer = bounded(PATIENCE, self.batch()).await;
-        let contents = answer.map_err(|error| unavailable(&error))?;
+        let contents = answer.map_err(|error| failed(&error))?;
         self.lines += contents.len() as u64;
         let mut lines: Vec<String> = contents.iter().map(Line::text).collect();
         self.is_ended = self.begun.as_ref().is_none_or(|(_, parts)| parts.is_empty());

@@ -10,6 +10,7 @@ use sqlx::Row;
 use super::{Action, ChainLink, Content, Head, Imported, Line, Members};
 use crate::journal::engine::Kind;
 use crate::journal::entry::Told;
+use crate::journal::fits::TOLD;
 use crate::journal::queue::{self, Done, Work};
 use crate::journal::rows::{CHUNK, EntryRow, ROWS, Recorded, State, entries_of, mark_gap};
 use crate::journal::statement::{Bound, Statement, timestamp};
@@ -45,8 +46,9 @@ impl Transaction<'_> {
     /// Adds what lines say.
     pub(in crate::journal) async fn import(&mut self, lines: &[Line]) -> sqlx::Result<Imported> {
         self.store().await?;
+        let lines: Vec<&Line> = lines.iter().filter(|line| line.is_kept(self.kind)).collect();
         let mut arrivals: BTreeMap<String, Vec<Arrival<'_>>> = BTreeMap::new();
-        for Line { content, head, .. } in lines {
+        for Line { content, head, .. } in &lines {
             match content {
                 Content::Entry { entry, readers, knows_readers, hidden } => {
                     let Some(head) = head else { continue };
@@ -78,8 +80,8 @@ impl Transaction<'_> {
             imported.added += added;
             imported.known += total - added;
         }
-        self.import_tombstones(lines).await?;
-        self.import_states(lines).await?;
+        self.import_tombstones(&lines).await?;
+        self.import_states(&lines).await?;
         Ok(imported)
     }
 
@@ -174,7 +176,7 @@ impl Transaction<'_> {
         }
     }
 
-    async fn import_tombstones(&mut self, lines: &[Line]) -> sqlx::Result<()> {
+    async fn import_tombstones(&mut self, lines: &[&Line]) -> sqlx::Result<()> {
         let mut arrivals: BTreeMap<&str, Vec<(&str, Timestamp)>> = BTreeMap::new();
         for Line { content, .. } in lines {
             if let Content::Tombstone { bucket, tombstone, last_modified } = content {
@@ -224,7 +226,7 @@ impl Transaction<'_> {
         }
     }
 
-    async fn import_states(&mut self, lines: &[Line]) -> sqlx::Result<()> {
+    async fn import_states(&mut self, lines: &[&Line]) -> sqlx::Result<()> {
         let objects: BTreeSet<String> = lines
             .iter()
             .filter_map(|line| match &line.content {
@@ -261,6 +263,30 @@ impl Transaction<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Line {
+    /// Whether an engine can keep what it says.
+    fn is_kept(&self, kind: Kind) -> bool {
+        let (about, is_kept) = match (&self.content, &self.head) {
+            (Content::Entry { .. }, Some(Head { uri, .. })) | (Content::Object { object: uri, .. }, _) => {
+                (uri, kind.keeps(uri))
+            }
+            (Content::Watermark { list: text, .. }, _)
+            | (
+                Content::Tombstone { bucket: text, .. }
+                | Content::Gap { collection: text, .. }
+                | Content::History { bucket: text, .. },
+                _,
+            ) => (text, kind.keeps_together(&[text])),
+            (Content::Entry { .. } | Content::End { .. }, _) => return true,
+        };
+        if !is_kept {
+            let about: String = about.chars().take(TOLD).collect();
+            tracing::error!(about, "a line is left out: its URI is longer than the journal can keep");
+        }
+        is_kept
     }
 }
 

@@ -6,11 +6,11 @@ use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 
 use super::Writer;
-use crate::journal::engine::{DEADLINE, Kind, Writing, is_ended, unavailable};
+use crate::journal::engine::{DEADLINE, Kind, Writing, failed, is_ended, is_of_a_row};
 use crate::journal::others::{self, Others};
-use crate::journal::queue::{Done, Work};
+use crate::journal::queue::{Done, Work, gone};
 use crate::journal::transaction::Transaction;
-use crate::journal::{JournalError, News, Object, intents, notify, space, statement};
+use crate::journal::{JournalError, News, Object, Outcome, intents, notify, space, statement};
 use crate::kinto::Timestamp;
 use crate::metrics;
 
@@ -36,6 +36,37 @@ impl Writer {
         done
     }
 
+    /// Does one thing. Of an outcome that the engine does not take, it takes the rest.
+    pub(super) async fn commit_alone(&mut self, work: &Work) -> Result<Done, Failure> {
+        let failure = match self.commit(&[work]).await {
+            Ok(done) => return done.into_iter().next().ok_or_else(|| Failure::Away(gone())),
+            Err(failure) => failure,
+        };
+        match work {
+            Work::Settle { outcome, .. } if failure.of_a_row().is_some() => self.commit_parts(outcome).await,
+            _ => Err(failure),
+        }
+    }
+
+    /// Records an outcome bit by bit. What the engine does not take is left out.
+    async fn commit_parts(&mut self, outcome: &Outcome) -> Result<Done, Failure> {
+        let mut entries = Vec::new();
+        for outcome in outcome.parts() {
+            let work = Work::Settle { outcome, is_kept: false, among: None };
+            let failure = match self.commit(&[&work]).await {
+                Ok(done) => {
+                    entries.extend(done.into_iter().filter_map(Done::into_entries).flatten());
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            let Some(reason) = failure.of_a_row() else { return Err(failure) };
+            let Work::Settle { outcome, .. } = &work else { continue };
+            outcome.changes.iter().for_each(|change| self.left_out.tell(change, &reason));
+        }
+        Ok(Done::Entries(entries))
+    }
+
     async fn attempt(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
         self.check().await?;
         let begun = Instant::now();
@@ -55,7 +86,7 @@ impl Writer {
                 return Ok(done);
             }
             Ok(Err(error @ sqlx::Error::Database(_))) if !is_ended(&error) => Failure::Refused(error),
-            Ok(Err(error)) => Failure::Away(unavailable(&error)),
+            Ok(Err(error)) => Failure::Away(failed(&error)),
             Err(_) => Failure::Away(JournalError::Unavailable("it does not answer in time".into())),
         };
         let groups = works.iter().filter_map(|work| match work {
@@ -142,10 +173,11 @@ impl Writer {
 // === impl Failure ===
 
 impl Failure {
-    pub(super) fn into_error(self) -> JournalError {
+    /// Why the engine will never take it, where that is so.
+    fn of_a_row(&self) -> Option<String> {
         match self {
-            Self::Refused(error) => unavailable(&error),
-            Self::Away(error) => error,
+            Self::Refused(error) if is_of_a_row(error) => Some(failed(error).to_string()),
+            _ => None,
         }
     }
 }

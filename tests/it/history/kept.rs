@@ -104,7 +104,9 @@ async fn numbers_about_the_journal_are_there_from_0_with_their_meaning() {
                 .unwrap_or_else(|| panic!("{name}: {text}"));
             value.parse::<u64>().unwrap()
         };
-        for name in ["entries", "open_intents", "failures_total", "trimmed_entries_total"] {
+        for name in
+            ["entries", "open_intents", "failures_total", "left_out_changes_total", "trimmed_entries_total"]
+        {
             assert_eq!(number(name).await, 0, "{name}");
         }
         let bucket = format!("/buckets/{}", unique("counted"));
