@@ -24,6 +24,8 @@ pub struct Mark<'t> {
     pub is_late: bool,
     /// The first serial that had it.
     pub serial: u64,
+    /// Who knows of nothing up to here is not told of it.
+    pub born: Timestamp,
     /// Its id.
     pub id: &'t str,
 }
@@ -144,7 +146,8 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
     // Where another sidecar found more, its seqs go further than those of what is found here.
     let behind = page.next.seq.found_after();
     // Of the reader's own timestamp, what was found late is due; the row that had it first was shown.
-    let is_due = |mark: &Mark<'_>| mark.seq > from.seq || (mark.is_late && mark.serial > from.serial);
+    let is_new = |mark: &Mark<'_>| mark.seq > from.seq || (mark.is_late && mark.serial > from.serial);
+    let is_due = |mark: &Mark<'_>| mark.born <= from.seq.at && is_new(mark);
     let seq_of = |mark: &Mark<'_>| if mark.seq > from.seq { mark.seq } else { behind };
     let mut group = page.next.seq;
     while place < end
@@ -165,7 +168,9 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
         if is_last {
             page.next.seq = seq;
         }
-        let row = row(table, place - 1, &mark, page.next.seq);
+        // No row has the seq of those who have seen nothing.
+        let shown = if page.next.seq == Seq::ZERO { seq.before() } else { page.next.seq };
+        let row = row(table, place - 1, &mark, shown);
         room.take(&row);
         page.rows.push(row);
     }
@@ -186,6 +191,9 @@ pub fn before(table: &impl Table, below: Option<Seq>, room: Room) -> FeedPage {
             break;
         }
         place -= 1;
+        if mark.born > Timestamp::ZERO {
+            continue;
+        }
         let row = row(table, place, &mark, mark.seq);
         page.next.seq = row.seq;
         room.take(&row);
@@ -222,7 +230,9 @@ fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> 
             } else {
                 table.may_hide(*place, doubt.since.at)
             };
-            is_hidden && shown.is_none_or(|shown| (mark.last_modified, mark.id) > shown)
+            is_hidden
+                && mark.born <= doubt.since.at
+                && shown.is_none_or(|shown| (mark.last_modified, mark.id) > shown)
         })
         .collect();
     doubtful.sort_by_key(|(_, mark)| (mark.last_modified, mark.id));

@@ -17,6 +17,8 @@ pub struct EverKnown {
     pub records: Vec<LastVersion>,
     /// The newest version that found no room.
     pub left_out: Option<Timestamp>,
+    /// When the bucket was last deleted, zero where it never was: what is older was another owner's, perhaps.
+    pub former: Timestamp,
 }
 
 /// The last version of a record that was ever known.
@@ -28,6 +30,9 @@ pub struct LastVersion {
     pub modified: Timestamp,
     /// Whether it was deleted.
     pub deleted: bool,
+    /// Where it went with a former life of the collection: when it was made, as far as that is known; nobody can have read it
+    /// before. Else zero.
+    pub born: Timestamp,
 }
 
 /// What is asked for.
@@ -47,6 +52,12 @@ impl Journal {
         let known = async |connection: &mut AnyConnection| ever_known(connection, key, wanted).await;
         self.engine.ask(PATIENCE, known).await
     }
+
+    /// When a bucket was last deleted; zero where it never was. Whoever made it anew knows nothing of what was before.
+    pub async fn bucket_ended(&self, bucket: &str) -> Result<Timestamp, JournalError> {
+        let ended = async |connection: &mut AnyConnection| bucket_ended(connection, bucket).await;
+        self.engine.ask(PATIENCE, ended).await
+    }
 }
 
 async fn ever_known(
@@ -54,8 +65,10 @@ async fn ever_known(
     key: &CollectionKey,
     wanted: Wanted,
 ) -> sqlx::Result<EverKnown> {
-    let mut known = EverKnown::default();
-    let ended = ended(connection, key).await?;
+    let former = bucket_ended(connection, &key.bucket).await?;
+    let mut known = EverKnown { former, ..EverKnown::default() };
+    // What went with its bucket is told to nobody who reads the next one.
+    let ended = ended(connection, &key.uri()).await?.filter(|ended| *ended > former);
     if ended.is_none() && !wanted.present {
         return Ok(known);
     }
@@ -63,11 +76,12 @@ async fn ever_known(
     let room = i64::try_from(wanted.room).unwrap_or(i64::MAX);
     let bytes = format!("LENGTH(uri) + {}", wanted.each);
     let taken = format!("SUM({bytes}) OVER (ORDER BY modified DESC, uri)");
-    let columns = format!("uri, modified, deleted, {taken} AS taken, {bytes} AS bytes");
-    let mut select = Statement::new("SELECT uri, modified, deleted, taken FROM (SELECT ").push(&columns);
+    let columns = format!("uri, modified, deleted, born, {taken} AS taken, {bytes} AS bytes");
+    let mut select =
+        Statement::new("SELECT uri, modified, deleted, taken, born FROM (SELECT ").push(&columns);
     select = select.push(" FROM (");
     if wanted.present {
-        select = select.push("SELECT uri, modified, deleted FROM sidecar_objects WHERE uri >= ");
+        select = select.push("SELECT uri, modified, deleted, 0 AS born FROM sidecar_objects WHERE uri >= ");
         select = select.bind(from.as_str()).push(" AND uri < ").bind(to.as_str());
     }
     if wanted.present && ended.is_some() {
@@ -78,10 +92,16 @@ async fn ever_known(
         select = select
             .push("SELECT v.uri, CASE v.deleted WHEN 1 THEN v.modified ELSE ")
             .bind(ended)
-            .push(" END AS modified, 1 AS deleted FROM sidecar_versions v WHERE v.uri >= ")
+            .push(
+                " END AS modified, 1 AS deleted, COALESCE((SELECT f.modified FROM sidecar_versions f \
+                 WHERE f.uri = v.uri AND f.generation = 1 AND f.follows = 1), 1) AS born \
+                 FROM sidecar_versions v WHERE v.uri >= ",
+            )
             .bind(from.as_str())
             .push(" AND v.uri < ")
             .bind(to.as_str())
+            .push(" AND v.modified > ")
+            .bind(former)
             .push(" AND (v.deleted = 1 OR v.modified <= ")
             .bind(ended)
             .push(
@@ -99,16 +119,22 @@ async fn ever_known(
             known.left_out = Some(modified);
         } else if let Some(object) = Object::of_uri(row.try_get::<&str, _>(0)?) {
             let deleted = truth(&row, 2)?;
-            known.records.push(LastVersion { id: object.id().into(), modified, deleted });
+            let born = timestamp(&row, 4)?;
+            known.records.push(LastVersion { id: object.id().into(), modified, deleted, born });
         }
     }
     Ok(known)
 }
 
-/// When the last life of a collection ended that is over: it was deleted, or its bucket was.
-async fn ended(connection: &mut AnyConnection, key: &CollectionKey) -> sqlx::Result<Option<Timestamp>> {
-    let bucket = Object::Bucket(key.bucket.to_string()).to_string();
-    let select = Statement::new("SELECT modified FROM sidecar_versions WHERE deleted = 1 AND uri IN (");
-    let select = select.list([key.uri(), bucket]).push(") ORDER BY modified DESC LIMIT 1");
+/// When a bucket was last deleted; zero where it never was.
+async fn bucket_ended(connection: &mut AnyConnection, bucket: &str) -> sqlx::Result<Timestamp> {
+    let uri = Object::Bucket(bucket.to_owned()).to_string();
+    Ok(ended(connection, &uri).await?.unwrap_or_default())
+}
+
+/// When the last life of an object ended that is over.
+async fn ended(connection: &mut AnyConnection, uri: &str) -> sqlx::Result<Option<Timestamp>> {
+    let select = Statement::new("SELECT modified FROM sidecar_versions WHERE deleted = 1 AND uri = ");
+    let select = select.bind(uri).push(" ORDER BY generation DESC LIMIT 1");
     select.first(connection).await?.map(|row| timestamp(&row, 0)).transpose()
 }

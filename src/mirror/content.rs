@@ -25,7 +25,7 @@ mod by_id;
 mod kept;
 mod new_row;
 
-pub use build::Update;
+pub use build::{Former, Update};
 
 use crate::upstream::kinto::Metadata;
 use by_id::ById;
@@ -55,6 +55,9 @@ pub struct Row {
     pub serial: u64,
     /// Whether this row was once seen to be the collection's newest.
     pub witnessed: bool,
+    /// Where this is a tombstone for what went with a former life of the collection: who knows of nothing up to here never
+    /// read it, and is not told of it. Else zero.
+    pub born: Timestamp,
     hash: u64,
     place: Range<usize>,
 }
@@ -75,6 +78,8 @@ pub struct Content {
     live_bytes: OnceLock<(Bytes, Vec<usize>)>,
     /// Indices of the rows that are marked late.
     late: Vec<usize>,
+    /// The newest [`Row::born`].
+    newest_born: Timestamp,
     digest: u64,
     /// The newest place of a row that there ever was. Kinto may tell a collection's timestamp before it shows the row.
     pub high: Seq,
@@ -196,6 +201,13 @@ impl Content {
         }
         indices.sort_unstable();
         indices.dedup();
+        let mut newer = newer;
+        if since < self.newest_born {
+            let is_told = |index: &usize| self.rows.get(*index).is_some_and(|row| row.born <= since);
+            let first = (0..newer).take_while(is_told).count();
+            indices = (first..newer).chain(indices).filter(is_told).collect();
+            newer = first;
+        }
         let limit = limit.unwrap_or(usize::MAX);
         indices.truncate(limit.saturating_sub(newer));
         RowSelection { newer: newer.min(limit), others: indices }

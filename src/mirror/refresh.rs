@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::compare::{self, Comparison};
-use super::content::{Content, Update};
+use super::content::{Content, Former, Update};
 use super::deletions::Deletions;
 use crate::kinto::Timestamp;
 use crate::settings::{Compat, InForce, MirrorMode};
@@ -172,7 +172,9 @@ impl Reader {
     ) -> Result<Content, KintoError> {
         metrics::counter!("kinto_sidecar_mirror_full_reads_total", "reason" => reason.name()).increment(1);
         let key = clock.key();
+        let may_be_another = before.is_some() && matches!(reason, FullRead::Void | FullRead::Mended);
         for _ in 0..ATTEMPTS {
+            let former = if may_be_another { self.former(clock, reason).await } else { None };
             let metadata = self
                 .source
                 .metadata(key, None)
@@ -180,7 +182,8 @@ impl Reader {
                 .ok_or_else(|| KintoError::Unreadable("304 for a question without a condition".into()))?;
             let list = self.list(clock, Timestamp::ZERO, before).await?;
             let (from, settled) = (list.from, list.settled);
-            let content = Content::new(metadata, list.timestamp, before, self.update(clock, list.rows));
+            let update = Update { former, ..self.update(clock, list.rows) };
+            let content = Content::new(metadata, list.timestamp, before, update);
             if settled && self.source.metadata(key, Some(&content.metadata)).await?.is_none() {
                 return Ok(content);
             }
@@ -191,6 +194,16 @@ impl Reader {
             }
         }
         Err(KintoError::Unsettled)
+    }
+
+    /// What is known of the life that a collection had before.
+    async fn former(&self, clock: &Clock, reason: FullRead) -> Option<Former> {
+        // Who begins with nothing has nothing of it.
+        let others = if reason == FullRead::Void { Timestamp(1) } else { Timestamp::ZERO };
+        let known = self.deletions.of(clock.key(), false, self.settings.now().cache_size / 2).await;
+        let known = known.unwrap_or_default();
+        let born = known.records.into_iter().map(|record| (record.id, record.born)).collect();
+        Some(Former { ended: known.former, born, others })
     }
 
     /// Reads deltas on top of `base` until nothing moves; `None` where `base` turned out to be void.

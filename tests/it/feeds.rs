@@ -9,6 +9,7 @@ mod ends;
 mod entries;
 mod filters;
 pub mod follower;
+mod former;
 mod late_batch;
 mod live;
 mod offline;

@@ -223,11 +223,16 @@ impl<'c> Copies<'c> {
         Err(Error::Unavailable { retry_after: Some(1) })
     }
 
-    /// The chains of records, by their ids.
+    /// The chains of records, by their ids. Of those of a former bucket, perhaps another owner's, nothing is told.
     async fn chains(&self, uris: &HashMap<String, &str>) -> Result<HashMap<String, Vec<Link>>, Error> {
         let names: Vec<String> = uris.keys().cloned().collect();
-        let chains = self.revisions.journal().chains(&names).await?.into_iter();
-        Ok(chains.filter_map(|(uri, chain)| Some(((*uris.get(&uri)?).to_owned(), chain))).collect())
+        let journal = self.revisions.journal();
+        let former = journal.bucket_ended(&self.key.bucket).await?;
+        let chains = journal.chains(&names).await?.into_iter();
+        let present = |chain: Vec<Link>| -> Vec<Link> {
+            chain.into_iter().take_while(|link| link.modified > former).collect()
+        };
+        Ok(chains.filter_map(|(uri, chain)| Some(((*uris.get(&uri)?).to_owned(), present(chain)))).collect())
     }
 
     /// Records as they are now.

@@ -121,6 +121,7 @@ impl Table for Collections {
                 last_modified: entry.last_modified,
                 is_late: entry.late.is_some(),
                 serial: entry.generation,
+                born: Timestamp::ZERO,
                 id: self.name(&entry.key, &entry.id),
             },
             Found::Gone(gone) => Mark {
@@ -128,6 +129,7 @@ impl Table for Collections {
                 last_modified: gone.seen.at,
                 is_late: true,
                 serial: gone.generation,
+                born: Timestamp::ZERO,
                 id: self.name(&gone.key, &gone.id),
             },
         })

@@ -63,6 +63,7 @@ impl Table for Records {
             last_modified: row.last_modified,
             is_late: row.is_behind(),
             serial: row.serial,
+            born: row.born,
             id: &row.id,
         })
     }

@@ -315,5 +315,16 @@ async fn what_was_ever_known_is_told_newest_first_as_far_as_it_finds_room() {
         assert_eq!(last(journal.ever_known(&key, wanted).await.unwrap()), of_before);
         let all = last(journal.ever_known(&key, Wanted { present: true, ..wanted }).await.unwrap());
         assert_eq!(all, [&[("r2".to_owned(), 50, false)], &*of_before].concat());
+        assert_eq!(journal.bucket_ended("a").await.unwrap(), Timestamp::ZERO);
+        settle(&journal, vec![change(BUCKET, Some(Action::Delete), 60, &json!({}))]).await;
+        let made = |uri: &str, modified| change(uri, Some(Action::Create), modified, &json!({}));
+        settle(&journal, vec![made(BUCKET, 65), made(COLLECTION, 66), made(&uri(9), 70)]).await;
+        let known = journal.ever_known(&key, wanted).await.unwrap();
+        assert_eq!((known.records.len(), known.former), (0, Timestamp(60)), "it went with the bucket");
+        settle(&journal, vec![change(COLLECTION, Some(Action::Delete), 80, &json!({}))]).await;
+        settle(&journal, vec![made(COLLECTION, 85)]).await;
+        let known = journal.ever_known(&key, wanted).await.unwrap();
+        assert_eq!(known.records[0].born, Timestamp(70));
+        assert_eq!(last(known), [("r9".to_owned(), 80, true)]);
     }
 }

@@ -32,6 +32,19 @@ pub struct Update {
     pub keeps_deleted: bool,
     /// What the journal knows of the collection: what of it is not among the rows is gone.
     pub remembered: Vec<LastVersion>,
+    /// Where the collection may be another one than before.
+    pub former: Option<Former>,
+}
+
+/// What is known of a collection's former life.
+#[derive(Debug, Default)]
+pub struct Former {
+    /// When its bucket was last deleted, zero where it never was.
+    pub ended: Timestamp,
+    /// Since when records were there that are no more.
+    pub born: HashMap<Arc<str>, Timestamp>,
+    /// The same for all others.
+    pub others: Timestamp,
 }
 
 impl Content {
@@ -90,10 +103,14 @@ impl Content {
                     rows.push((row.clone(), json));
                 }
                 Some(new) => rows.push(Row::found(new, find)),
+                // It went with its bucket, and another one is there.
+                None if update.former.as_ref().is_some_and(|former| row.last_modified <= former.ended) => {}
                 None if row.invented => rows.push((row.clone(), json)),
                 None if update.complete || update.gone.contains(&row.id) => {
                     if !row.deleted {
-                        rows.push(Row::vanished(&row.id, find));
+                        let born =
+                            update.former.as_ref().map_or(Timestamp::ZERO, |former| former.of(&row.id));
+                        rows.push(Row::vanished(&row.id, born, find));
                     } else if update.keeps_deleted {
                         rows.push((row.clone(), json));
                     }
@@ -106,7 +123,11 @@ impl Content {
             let there: HashSet<Arc<str>> = rows.iter().map(|(row, _)| row.id.clone()).collect();
             let gone = update.remembered.iter().filter(|known| !there.contains(&known.id));
             rows.extend(gone.map(|known| {
-                if known.deleted { Row::remembered(known, find) } else { Row::vanished(&known.id, find) }
+                if known.deleted {
+                    Row::remembered(known, find)
+                } else {
+                    Row::vanished(&known.id, known.born, find)
+                }
             }));
         }
         rows.sort_by(|(one, _), (other, _)| {
@@ -137,6 +158,7 @@ impl Content {
             live: live(&placed),
             live_bytes: OnceLock::new(),
             late: late(&placed),
+            newest_born: newest_born(&placed),
             rows: placed,
             bytes: bytes.freeze(),
             high: find.high.max(high),
@@ -149,6 +171,12 @@ impl Content {
     }
 }
 
+impl Former {
+    fn of(&self, id: &str) -> Timestamp {
+        self.born.get(id).copied().unwrap_or(self.others)
+    }
+}
+
 /// See [`Content::digest`].
 pub(super) fn digest(metadata: &Metadata, timestamp: Timestamp, rows: &[Row]) -> u64 {
     let rows = rows.iter().map(|row| row.hash.wrapping_add(u64::from(row.deleted)));
@@ -158,6 +186,11 @@ pub(super) fn digest(metadata: &Metadata, timestamp: Timestamp, rows: &[Row]) ->
 /// How many rows are no tombstones.
 pub(super) fn live(rows: &[Row]) -> usize {
     rows.iter().filter(|row| !row.deleted).count()
+}
+
+/// The newest [`Row::born`].
+pub(super) fn newest_born(rows: &[Row]) -> Timestamp {
+    rows.iter().map(|row| row.born).max().unwrap_or_default()
 }
 
 /// Indices of the rows that are marked late.

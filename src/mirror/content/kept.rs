@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::build::{digest, late, live};
+use super::build::{digest, late, live, newest_born};
 use super::by_id::ById;
 use super::{Content, Row, hash};
 use crate::kinto::Timestamp;
@@ -39,6 +39,8 @@ struct KeptRow {
     seq: String,
     serial: u64,
     witnessed: bool,
+    #[serde(default)]
+    born: u64,
     bytes: usize,
 }
 
@@ -85,6 +87,7 @@ impl Content {
                 seq: Seq::parse(&row.seq)?,
                 serial: row.serial,
                 witnessed: row.witnessed,
+                born: Timestamp(row.born),
                 hash: hash(json),
                 place,
             };
@@ -99,6 +102,7 @@ impl Content {
             live: live(&rows),
             live_bytes: OnceLock::new(),
             late: late(&rows),
+            newest_born: newest_born(&rows),
             bytes: Some(bytes).filter(|bytes| bytes.len() == start)?,
             high: Seq::parse(&kept.high)?,
             by_seq: OnceLock::new(),
@@ -124,6 +128,7 @@ impl KeptRow {
             seq: row.seq.to_string(),
             serial: row.serial,
             witnessed: row.witnessed,
+            born: row.born.0,
             bytes: row.place.len(),
         }
     }

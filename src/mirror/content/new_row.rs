@@ -67,22 +67,23 @@ impl Row {
             },
             serial: find.serial,
             witnessed: false,
+            born: Timestamp::ZERO,
             hash: hash(&new.json),
             place: 0..0,
         };
         (row, new.json)
     }
 
-    /// A row that went without a tombstone: everybody hears of it.
-    pub(super) fn vanished(id: &Arc<str>, find: Find) -> (Self, Bytes) {
+    /// A row that went without a tombstone: everybody hears of it who can have read it since it was `born`.
+    pub(super) fn vanished(id: &Arc<str>, born: Timestamp, find: Find) -> (Self, Bytes) {
         let (row, json) = Self::tombstone(id, find.at, find);
-        (Self { late: Some(find.at), found: find.newest, seq: find.late_seq(), ..row }, json)
+        (Self { late: Some(find.at), found: find.newest, seq: find.late_seq(), born, ..row }, json)
     }
 
     /// A row whose tombstone the upstream has no more: who was there since heard of it by that.
     pub(super) fn remembered(known: &LastVersion, find: Find) -> (Self, Bytes) {
         let (row, json) = Self::tombstone(&known.id, known.modified, find);
-        (Self { witnessed: true, ..row }, json)
+        (Self { witnessed: true, born: known.born, ..row }, json)
     }
 
     fn tombstone(id: &Arc<str>, at: Timestamp, find: Find) -> (Self, Bytes) {
@@ -99,6 +100,7 @@ impl Row {
             seq: Seq::of(at.max(Timestamp(1))),
             serial: find.serial,
             witnessed: false,
+            born: Timestamp::ZERO,
             hash: hash(&json),
             place: 0..0,
         };

@@ -248,3 +248,24 @@ fn a_reader_who_goes_from_mirror_to_mirror_is_told_of_every_row() {
         assert_eq!(count, written, "seed {seed}");
     }
 }
+
+#[test]
+fn who_cannot_have_read_a_former_life_is_not_told_of_it() {
+    let before = content(100, vec![row("old", 50), row("older", 60), tombstone("gone", 70)]);
+    let after = |ended: u64| {
+        let born = [("old".into(), Timestamp(20))].into();
+        let former = Some(Former { ended: Timestamp(ended), born, others: Timestamp(1) });
+        let update = Update { rows: vec![row("new", 200)], former, ..Update::default() };
+        Content::new(metadata(), Timestamp(200), Some(&before), update)
+    };
+    let collection_made_anew = after(0);
+    assert_eq!(ids(&collection_made_anew, 0), ["new"]);
+    assert_eq!(ids(&collection_made_anew, 19), ["new", "older"]);
+    assert_eq!(ids(&collection_made_anew, 20), ["new", "old", "older"]);
+    let one = collection_made_anew.since(Timestamp::ZERO, Some(1), OVERLAP);
+    assert_eq!(collection_made_anew.chunks(&one).concat(), *br#"{"id":"new","last_modified":200}"#);
+    let (line, bytes) = collection_made_anew.to_keep().unwrap();
+    assert_eq!(ids(&Content::revive(&line, bytes).unwrap(), 0), ["new"], "also after a restart");
+    let bucket_made_anew = after(100);
+    assert_eq!(ids(&bucket_made_anew, 99), ["new"]);
+}
