@@ -188,3 +188,11 @@ fn whoever_follows_a_collection_hears_of_what_commits_late() {
     assert!(missed.is_empty(), "seed {}: {}", missed[0].0, missed[0].1);
     println!("{} seeds of readers in {:?}", seeds.end - seeds.start, begun.elapsed());
 }
+
+#[test]
+fn who_comes_to_another_sidecar_would_miss_some_of_it_without_an_overlap() {
+    let (settings, begun) =
+        ([WITHOUT_COMPARING.as_slice(), &["sidecar.overlap=0s"]].concat(), Instant::now());
+    let found = (0..1_000).find(|seed| !missed(*seed..seed + 1, &settings).is_empty());
+    println!("found out of seed {} in {:?}", found.expect("one of a thousand"), begun.elapsed());
+}

@@ -1,5 +1,5 @@
-//! Transactions past the sidecar that commit late, below timestamps that were read already, and a reader who follows a
-//! collection by its changesets.
+//! Transactions past the sidecars that commit late, below timestamps that were read already, and a reader who follows a
+//! collection by its changesets, now at one sidecar and now at another, some of which come later.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ const LONGEST: u64 = 8_000;
 /// For how long the reader reads on when all is committed, in seconds.
 const AFTER: usize = 16;
 
+/// How many sidecars there come to be, at most.
+const SIDECARS: usize = 3;
+
 /// What a reader knows.
 #[derive(Debug, Default)]
 struct Reader {
@@ -30,7 +33,7 @@ pub async fn follow(seed: u64, settings: &[&str]) -> (Vec<String>, Result<(), St
     let mut chance = Chance::new(seed);
     let folder = tempfile::tempdir().unwrap();
     let kinto = Arc::new(Mutex::new(Kinto::new()));
-    let alive = Alive::begin(folder.path(), &kinto, 0, settings).await;
+    let mut alive = vec![Alive::begin(folder.path(), &kinto, 0, settings).await];
     let (mut trace, mut reader) = (Vec::new(), Reader::default());
     // Transactions under way, and when they began.
     let mut open: Vec<(u64, usize)> = Vec::new();
@@ -60,10 +63,18 @@ pub async fn follow(seed: u64, settings: &[&str]) -> (Vec<String>, Result<(), St
             2 => {
                 let body = format!(r#"{{"data":{{"step":{step}}}}}"#);
                 let path = format!("/v1{RECORDS}/p{}", chance.roll(3));
-                let answer = alive.ask(request(Method::PUT, &path, "writer", body)).await;
-                trace.push(format!("{elapsed} passes {path} {}", answer.status()));
+                let which = chance.roll(alive.len());
+                let answer = alive[which].ask(request(Method::PUT, &path, "writer", body)).await;
+                trace.push(format!("{elapsed} passes {path} at {which} {}", answer.status()));
             }
-            3 => reader.read(&alive, &mut trace).await,
+            3 => {
+                if alive.len() < SIDECARS && chance.is(20) {
+                    alive.push(Alive::begin(folder.path(), &kinto, alive.len(), settings).await);
+                }
+                let which = chance.roll(alive.len());
+                trace.push(format!("{elapsed} at {which}"));
+                reader.read(&alive[which], &mut trace).await;
+            }
             _ => {
                 let milliseconds = [100, 500, 1_000, 2_000][chance.roll(4)];
                 elapsed += milliseconds;
@@ -77,7 +88,8 @@ pub async fn follow(seed: u64, settings: &[&str]) -> (Vec<String>, Result<(), St
     }
     for _ in 0..AFTER {
         pass(&alive, 1_000).await;
-        reader.read(&alive, &mut trace).await;
+        let which = chance.roll(alive.len());
+        reader.read(&alive[which], &mut trace).await;
     }
     let there = kinto.lock().alive();
     let known: BTreeMap<String, Value> =
@@ -92,10 +104,12 @@ pub async fn follow(seed: u64, settings: &[&str]) -> (Vec<String>, Result<(), St
 }
 
 /// Time passes.
-async fn pass(alive: &Alive, milliseconds: u64) {
+async fn pass(alive: &[Alive], milliseconds: u64) {
     for _ in 0..milliseconds / 100 {
         tokio::time::advance(Duration::from_millis(100)).await;
-        alive.settle().await;
+        for alive in alive {
+            alive.settle().await;
+        }
     }
 }
 

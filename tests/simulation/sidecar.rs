@@ -36,7 +36,9 @@ use tokio::time::Instant;
 use crate::kinto::{Kinto, user};
 
 /// How often nothing has to have happened before nothing more is expected to happen by itself.
-const QUIET: usize = 6;
+const QUIET: usize = 2;
+/// How many turns of all tasks an exchange takes between two of its steps that are noted.
+const YIELDS: usize = 24;
 /// How far time moves where nothing else can happen.
 pub const TICK: Duration = Duration::from_millis(20);
 
@@ -148,10 +150,13 @@ impl Alive {
         let mut quiet = 0;
         while quiet < QUIET {
             let before = *self.hub.activity.lock();
-            for _ in 0..24 {
+            for _ in 0..YIELDS {
                 tokio::task::yield_now().await;
             }
-            if let Some(journal) = &self.journal {
+            // What SQLite does in its own threads is waited for once nothing else is to be.
+            if *self.hub.activity.lock() == before
+                && let Some(journal) = &self.journal
+            {
                 journal.flush().await;
             }
             quiet = if *self.hub.activity.lock() == before { quiet + 1 } else { 0 };
