@@ -9,6 +9,7 @@ use super::answer::{Answer, Version};
 use super::write::{Target, Write, object_in};
 use crate::journal::{Action, Change, IntentGroup, Object, Outcome, Permissions};
 use crate::kinto::Timestamp;
+use crate::kinto::head::Head;
 
 /// What an answer says of the write that it answers.
 #[derive(Debug)]
@@ -90,11 +91,14 @@ pub(super) fn patched(
     object: &Object,
     modified: Timestamp,
     before: Option<&RawValue>,
-    write: &Write,
+    sent: Option<&RawValue>,
     answer: &Answer,
 ) -> Option<Version> {
     let read = |json: &RawValue| serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(json.get()).ok();
-    let layers = [before, write.sent.as_deref(), answer.data()];
+    // No tombstone is patched: somebody made the object again, and nothing is left of what it was.
+    let is_alive =
+        |before: &&RawValue| !Head::of(before.get().as_bytes()).is_some_and(|head| head.is_tombstone);
+    let layers = [before.filter(is_alive), sent, answer.data()];
     let mut data: BTreeMap<String, Box<RawValue>> =
         layers.into_iter().flatten().filter_map(read).flatten().collect();
     data.insert("id".to_owned(), to_raw_value(object.id()).ok()?);
@@ -181,7 +185,24 @@ pub(super) fn lists_in(object: &Object) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    #[test]
+    fn a_patch_that_was_written_over_is_the_last_version_with_what_was_sent() {
+        let object = Object::of_uri("/buckets/b/collections/c/records/r").unwrap();
+        let answer = Answer::read(StatusCode::OK, &Bytes::from_static(b"{}"), Some(Timestamp(7)));
+        let sent = to_raw_value(&serde_json::json!({"n": 1})).unwrap();
+        for (before, patched) in [
+            (r#"{"id":"r","last_modified":3,"m":2}"#, r#"{"id":"r","last_modified":7,"m":2,"n":1}"#),
+            (r#"{"id":"r","last_modified":3,"deleted":true}"#, r#"{"id":"r","last_modified":7,"n":1}"#),
+        ] {
+            let before = RawValue::from_string(before.to_owned()).unwrap();
+            let version = super::patched(&object, Timestamp(7), Some(&before), Some(&sent), &answer).unwrap();
+            assert_eq!(version.data.get(), patched);
+        }
+    }
 
     fn change(uri: &str, action: Action, permissions: Option<Permissions>) -> Change {
         Change { permissions, ..Change::bare(Object::of_uri(uri).unwrap(), Some(action), Timestamp(1)) }

@@ -325,7 +325,7 @@ impl Recording {
         if let Some(modified) = modified.filter(|modified| !is_own(modified)) {
             // Somebody was faster; theirs is recorded with their own write.
             let before = self.journal.newest_data(&object).await?;
-            version = changes::patched(&object, modified, before.as_deref(), write, answer);
+            version = changes::patched(&object, modified, before.as_deref(), write.sent.as_deref(), answer);
         }
         let Some(version) = version else { return Ok(None) };
         let action = write.is_partial.then_some(Action::Update);
