@@ -174,31 +174,38 @@ impl Reader {
 impl Look {
     /// Whether it is what Kinto had.
     fn check(&self, acknowledged: Option<&BTreeMap<&str, u64>>, versions: &Versions) {
+        let committed = |id: &str, modified: u64| {
+            let versions = versions.get(&(id.to_owned(), modified))?;
+            versions.iter().map(|version| version.committed).max()
+        };
         let newest = versions.iter().filter(|((_, modified), _)| *modified == self.timestamp);
-        let committed = newest.flat_map(|(_, versions)| versions).map(|version| version.committed).min();
-        // The oldest that each record may have here.
-        let mut least: BTreeMap<&str, u64> = acknowledged.cloned().unwrap_or_default();
-        for ((id, modified), versions) in versions.range(..) {
-            let was_there = |version: &Version| committed.is_some_and(|at| version.committed + LEEWAY < at);
-            if *modified <= self.timestamp && versions.iter().any(was_there) {
+        let reached = newest.flat_map(|(_, versions)| versions).map(|version| version.committed).min();
+        // When what each record has to have here was committed, and which version that was.
+        let mut least: BTreeMap<&str, (i64, u64)> = BTreeMap::new();
+        for (id, modified) in acknowledged.into_iter().flatten() {
+            least.insert(id, (committed(id, *modified).expect("what was acknowledged"), *modified));
+        }
+        for (id, modified) in versions.keys().filter(|(_, modified)| *modified <= self.timestamp) {
+            let was_there = |at: i64| reached.is_some_and(|reached| at + LEEWAY < reached);
+            if let Some(at) = committed(id, *modified).filter(|at| was_there(*at)) {
                 let least = least.entry(id).or_default();
-                *least = (*least).max(*modified);
+                *least = (*least).max((at, *modified));
             }
         }
         for (id, modified) in &self.rows {
             assert!(*modified <= self.timestamp, "{id} of {modified} in one of {}", self.timestamp);
         }
-        for (id, least) in least {
+        for (id, (at, modified)) in least {
             let shown = self.rows.get(id).copied();
-            let is_deletion = |version: &Version| version.deleted;
-            let mut since = versions.range((id.to_owned(), least)..=(id.to_owned(), self.timestamp));
-            let may_be_gone = since.any(|(_, versions)| versions.iter().any(is_deletion));
+            let about = versions.range((id.to_owned(), 0)..=(id.to_owned(), u64::MAX));
+            let is_deletion = |version: &Version| version.deleted && version.committed >= at;
+            let may_be_gone = about.clone().any(|(_, versions)| versions.iter().any(is_deletion));
             assert!(
-                shown.map_or(may_be_gone, |shown| shown >= least),
-                "the changeset of {} shows {shown:?} of {id}, whose version {least} was there before{}: {:?}",
+                shown.map_or(may_be_gone, |shown| committed(id, shown) >= Some(at)),
+                "the changeset of {} shows {shown:?} of {id}, whose version {modified} was there before{}: {:?}",
                 self.timestamp,
                 if acknowledged.is_some() { "" } else { " (stale)" },
-                versions.range((id.to_owned(), 0)..=(id.to_owned(), u64::MAX)).collect::<Vec<_>>(),
+                about.collect::<Vec<_>>(),
             );
         }
     }

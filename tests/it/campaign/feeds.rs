@@ -101,10 +101,7 @@ impl Feeds {
 
     /// Waits until all have been told of everything; gives how many rows there were.
     pub async fn end(self, world: &World, entries: &[Value], versions: &Versions) -> usize {
-        let mut truths = Truths::default();
-        for (id, modified) in versions.keys() {
-            truths.records.insert(id.clone(), *modified);
-        }
+        let mut truths = Truths { records: truth::last(versions), ..Truths::default() };
         for entry in entries {
             let modified = entry["last_modified"].as_u64().unwrap();
             truths.entries.insert(entry["id"].as_str().unwrap().to_owned(), modified);

@@ -66,6 +66,18 @@ impl Truth {
     }
 }
 
+/// The version of each record that was committed last. Kinto takes the number of a version before it waits for others of the
+/// same record, so that a lower one may come over a higher one.
+pub fn last(versions: &Versions) -> BTreeMap<String, u64> {
+    let mut last: BTreeMap<&str, (i64, u64)> = BTreeMap::new();
+    for ((id, modified), versions) in versions {
+        let committed = versions.iter().map(|version| version.committed).max().unwrap();
+        let known = last.entry(id).or_default();
+        *known = (*known).max((committed, *modified));
+    }
+    last.into_iter().map(|(id, (_, modified))| (id.to_owned(), modified)).collect()
+}
+
 /// Fails unless Kinto once had this record, or its tombstone, just so.
 #[track_caller]
 pub fn check(row: &Value, versions: &Versions) {
