@@ -17,7 +17,7 @@ use super::{Action, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
-mod around;
+pub(super) mod around;
 
 pub use around::{Around, SeenEntry};
 

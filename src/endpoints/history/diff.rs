@@ -30,7 +30,7 @@ const PAGE: usize = 8 << 20;
 pub(super) const MOST: usize = 32 << 20;
 /// Objects that are looked at together: first, and at most.
 const FIRST: usize = 32;
-const TOGETHER: usize = 200;
+const TOGETHER: usize = 1_000;
 /// How many bytes are about enough to be looked at together.
 const ENOUGH: usize = 1 << 20;
 

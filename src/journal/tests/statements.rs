@@ -60,6 +60,40 @@ async fn common_queries_are_answered_by_indexes() {
 }
 
 #[tokio::test]
+async fn what_is_around_objects_and_their_entries_are_found_by_indexes_however_many_they_are() {
+    for place in places().await {
+        let journal = filled(&place).await;
+        let kind = journal.engine.kind;
+        let touched = |number: u64| Touched {
+            object: Object::of_uri(&format!("/buckets/a/groups/g{number}")).unwrap(),
+            entries: vec![Timestamp(number)],
+            lost: None,
+        };
+        let touched: Vec<Touched> = (1..5000).map(touched).collect();
+        assert_eq!(journal.around("a", &touched).await.unwrap().len(), touched.len());
+        let timestamps: Vec<Timestamp> = touched.iter().map(Touched::first).collect();
+        let (query, sees) = (query(""), Sees::Everything);
+        let question = Question::new(kind, 1, &query, &sees);
+        if kind == engine::Kind::Postgres {
+            let whole = timestamps.into_iter().collect();
+            journal.entries_at("a", &whole, &BTreeSet::new(), &sees).await.unwrap();
+            continue;
+        }
+        let mut writing = journal.engine.writing().await.unwrap();
+        for (statement, searched) in [
+            (touched::around::select_around(kind, 1, &touched), 4),
+            (question.select_at(&timestamps, "json"), 1),
+        ] {
+            let plan = statement.explained("EXPLAIN QUERY PLAN ").fetch(writing.connection()).await.unwrap();
+            let steps: Vec<String> = plan.iter().map(|step| step.get(3)).collect();
+            let searches = steps.iter().filter(|step| step.starts_with("SEARCH sidecar_entries USING"));
+            assert_eq!(searches.count(), searched, "{steps:?}");
+            assert!(!steps.iter().any(|step| step.starts_with("SCAN sidecar_entries")), "{steps:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_largest_queries_are_statements_that_engines_take() {
     for place in places().await {
         let journal = filled(&place).await;

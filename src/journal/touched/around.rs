@@ -7,14 +7,13 @@ use serde_json::value::RawValue;
 use sqlx::{AnyConnection, Row};
 
 use super::{Touched, deletion_before};
+use crate::journal::engine::Kind;
 use crate::journal::select::Question;
-use crate::journal::statement::{Bound, Statement, timestamp, truth};
+use crate::journal::statement::{Statement, timestamp, truth};
 use crate::journal::{Action, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
-/// Objects of one statement, each of two values.
-const CHUNK: usize = 200;
 /// What a history knows of an object beside the entries that were selected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
@@ -48,8 +47,9 @@ pub struct SeenEntry {
 impl Journal {
     /// What is known of objects beside what was selected of them, in their order.
     pub async fn around(&self, bucket: &str, touched: &[Touched]) -> Result<Vec<Around>, JournalError> {
-        let around = self
-            .of_history(bucket, async |connection, history, _| around(connection, history, touched).await);
+        let around = self.of_history(bucket, async |connection, history, _| {
+            around(connection, self.engine.kind, history, touched).await
+        });
         Ok(around.await?.unwrap_or_else(|| vec![Around::default(); touched.len()]))
     }
 
@@ -81,99 +81,120 @@ impl Question<'_, '_> {
     ) -> sqlx::Result<Vec<SeenEntry>> {
         let mut seen = Vec::new();
         let timestamps: Vec<Timestamp> = timestamps.copied().collect();
-        for timestamps in timestamps.chunks(CHUNK) {
-            let select = Statement::new(&format!("SELECT last_modified, id, user_id, uri, {json}, "));
-            let select = self.sight(select).push(" FROM sidecar_entries WHERE history = ").bind(self.history);
-            let select = self.seen(select).push(" AND last_modified IN (");
-            let mut stream = select.list(timestamps.iter().copied()).push(")").stream(connection);
-            while let Some(row) = stream.try_next().await? {
-                if truth(&row, 5)? || self.verdict(row.try_get(3)?).await {
-                    seen.push(SeenEntry {
-                        last_modified: timestamp(&row, 0)?,
-                        id: row.try_get(1)?,
-                        user_id: row.try_get(2)?,
-                        json: RawValue::from_string(row.try_get(4)?).ok(),
-                    });
-                }
+        if timestamps.is_empty() {
+            return Ok(seen);
+        }
+        let mut stream = self.select_at(&timestamps, json).stream(connection);
+        while let Some(row) = stream.try_next().await? {
+            if truth(&row, 5)? || self.verdict(row.try_get(3)?).await {
+                seen.push(SeenEntry {
+                    last_modified: timestamp(&row, 0)?,
+                    id: row.try_get(1)?,
+                    user_id: row.try_get(2)?,
+                    json: RawValue::from_string(row.try_get(4)?).ok(),
+                });
             }
         }
         Ok(seen)
     }
+
+    /// The entries with these timestamps, however many: they are bound as one value.
+    pub(in crate::journal) fn select_at(&self, timestamps: &[Timestamp], json: &str) -> Statement {
+        let select = Statement::new(&format!("SELECT last_modified, id, user_id, uri, {json}, "));
+        let select = self.sight(select).push(" FROM sidecar_entries WHERE history = ").bind(self.history);
+        let select = self.seen(select).push(" AND last_modified ");
+        let list: Vec<u64> = timestamps.iter().map(|timestamp| timestamp.0).collect();
+        let list = serde_json::to_string(&list).unwrap_or_default();
+        match self.kind {
+            Kind::Sqlite => select.push("IN (SELECT value FROM json_each(").bind(list).push("))"),
+            Kind::Postgres => select
+                .push("= ANY (ARRAY(SELECT CAST(json_array_elements_text(CAST(")
+                .bind(list)
+                .push(" AS json)) AS BIGINT)))"),
+        }
+    }
+}
+
+/// What is around these objects, however many: they are bound as one value.
+pub(in crate::journal) fn select_around(kind: Kind, history: i64, touched: &[Touched]) -> Statement {
+    let given: Vec<(String, u64)> =
+        touched.iter().map(|touched| (touched.object.to_string(), touched.first().0)).collect();
+    let given = serde_json::to_string(&given).unwrap_or_default();
+    let select = Statement::new("WITH given (uri, first) AS (SELECT ");
+    let select = match kind {
+        Kind::Sqlite => select
+            .push("json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(")
+            .bind(given)
+            .push(")"),
+        Kind::Postgres => select
+            .push("value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_array_elements(CAST(")
+            .bind(given)
+            .push(" AS json))"),
+    };
+    let of = |select: &str| format!("(SELECT {select} FROM sidecar_entries WHERE history = ");
+    let own = " AND uri = given.uri";
+    let newest = " ORDER BY last_modified DESC LIMIT 1)";
+    select
+        .push(") SELECT uri, ")
+        .push(&of("last_modified"))
+        .bind(history)
+        .push(&format!("{own} AND last_modified < given.first{newest}, "))
+        .push(&of("action"))
+        .bind(history)
+        .push(&format!("{own} AND last_modified = given.first), "))
+        .push(&of("CAST(last_modified AS TEXT) || ' ' || CAST(object_modified AS TEXT)"))
+        .bind(history)
+        .push(&format!("{own}{newest}, "))
+        .push(&of("count(*)"))
+        .bind(history)
+        .push(&format!("{own} AND last_modified >= given.first) FROM given"))
 }
 
 async fn around(
     connection: &mut AnyConnection,
+    kind: Kind,
     history: i64,
     touched: &[Touched],
 ) -> sqlx::Result<Vec<Around>> {
     let mut known = Vec::with_capacity(touched.len());
     let mut deletions: HashMap<Object, Timestamp> = HashMap::new();
-    for touched in touched.chunks(CHUNK) {
-        let uris: Vec<String> = touched.iter().map(|touched| touched.object.to_string()).collect();
-        let of = |select: &str| format!("(SELECT {select} FROM sidecar_entries WHERE history = ");
-        let own = " AND uri = given.uri";
-        let newest = " ORDER BY last_modified DESC LIMIT 1)";
-        let select = Statement::new("WITH given (uri, first) AS (VALUES ")
-            .rows(
-                uris.iter()
-                    .zip(touched)
-                    .map(|(uri, touched)| -> [Bound; 2] { [uri.as_str().into(), touched.first().into()] }),
-            )
-            .push(") SELECT uri, ")
-            .push(&of("last_modified"))
-            .bind(history)
-            .push(&format!("{own} AND last_modified < given.first{newest}, "))
-            .push(&of("action"))
-            .bind(history)
-            .push(&format!("{own} AND last_modified = given.first), "))
-            .push(&of("last_modified"))
-            .bind(history)
-            .push(&format!("{own}{newest}, "))
-            .push(&of("object_modified"))
-            .bind(history)
-            .push(&format!("{own}{newest}, "))
-            .push(&of("count(*)"))
-            .bind(history)
-            .push(&format!("{own} AND last_modified >= given.first) FROM given"));
-        let mut found: HashMap<String, Around> = HashMap::new();
-        let mut since: HashMap<String, usize> = HashMap::new();
-        for row in select.fetch(connection).await? {
-            let at = |column: usize| -> sqlx::Result<Option<Timestamp>> {
-                let value: Option<i64> = row.try_get(column)?;
-                Ok(value.map(|value| Timestamp(u64::try_from(value).unwrap_or_default())))
+    let mut found: HashMap<String, (Around, usize)> = HashMap::new();
+    for row in select_around(kind, history, touched).fetch(connection).await? {
+        let before: Option<i64> = row.try_get(1)?;
+        let action: Option<String> = row.try_get(2)?;
+        let newest: Option<String> = row.try_get(3)?;
+        let newest = newest.as_deref().and_then(|newest| newest.split_once(' '));
+        let read = |text: &str| text.parse().ok().map(Timestamp);
+        let around = Around {
+            before: before.map(|before| Timestamp(u64::try_from(before).unwrap_or_default())),
+            is_creation: action.as_deref() == Some(Action::Create.as_str()),
+            newest: newest.and_then(|(newest, version)| read(newest).zip(read(version))),
+            has_others: false,
+            gone_with: None,
+        };
+        let since = usize::try_from(row.try_get::<i64, _>(4)?).unwrap_or_default();
+        found.insert(row.try_get(0)?, (around, since));
+    }
+    for touched in touched {
+        let found = found.remove(&touched.object.to_string());
+        let (mut around, since) = found.unwrap_or_else(|| (Around::default(), touched.entries.len()));
+        around.has_others = since != touched.entries.len();
+        if let Some(collection) = touched.object.parents().nth(1) {
+            let deletion = match deletions.get(&collection) {
+                Some(known) => *known,
+                None => deletion_before(connection, history, &collection, Timestamp::LAST).await?,
             };
-            let uri: String = row.try_get(0)?;
-            let action: Option<String> = row.try_get(2)?;
-            let around = Around {
-                before: at(1)?,
-                is_creation: action.as_deref() == Some(Action::Create.as_str()),
-                newest: at(3)?.zip(at(4)?),
-                has_others: false,
-                gone_with: None,
-            };
-            since.insert(uri.clone(), usize::try_from(row.try_get::<i64, _>(5)?).unwrap_or_default());
-            found.insert(uri, around);
-        }
-        for (uri, touched) in uris.iter().zip(touched) {
-            let mut around = found.remove(uri).unwrap_or_default();
-            around.has_others = since.get(uri).is_some_and(|since| *since != touched.entries.len());
-            if let Some(collection) = touched.object.parents().nth(1) {
-                let deletion = match deletions.get(&collection) {
-                    Some(known) => *known,
-                    None => deletion_before(connection, history, &collection, Timestamp::LAST).await?,
-                };
-                deletions.insert(collection.clone(), deletion);
-                if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
-                    around.gone_with = Some(deletion);
-                }
-                // What was there before belongs to another life of the collection.
-                if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
-                    let before = deletion_before(connection, history, &collection, touched.first()).await?;
-                    around.before = around.before.filter(|entry| *entry > before);
-                }
+            deletions.insert(collection.clone(), deletion);
+            if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
+                around.gone_with = Some(deletion);
             }
-            known.push(around);
+            // What was there before belongs to another life of the collection.
+            if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
+                let before = deletion_before(connection, history, &collection, touched.first()).await?;
+                around.before = around.before.filter(|entry| *entry > before);
+            }
         }
+        known.push(around);
     }
     Ok(known)
 }

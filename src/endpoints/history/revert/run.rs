@@ -30,6 +30,8 @@ use crate::upstream::kinto::answers_of_batch;
 use crate::wire::buffers::Hold;
 use crate::wire::peer::Peer;
 
+/// Objects that are looked at together: what is seen of them is not to be old once it is written.
+const TOGETHER: usize = 200;
 /// A batch is sent once its requests take so many bytes.
 const ENOUGH: usize = 1 << 20;
 /// How often a batch is tried of which it is not known what became of it.
@@ -107,7 +109,7 @@ impl Run {
             if self.told.stopped.is_none() {
                 match differences(visible, chunk).await {
                     Ok(found) => {
-                        together = diff::next_together(&found);
+                        together = diff::next_together(&found).min(TOGETHER);
                         for difference in &found {
                             if self.one(difference, is_first).await {
                                 let own = chunk.iter().find(|touched| touched.object == difference.object);
