@@ -63,7 +63,7 @@ pub async fn answer(
     let mut hold = core.hold(&request.headers, peer);
     let body = limited::limited(body, &settings.limits)?;
     let object = body::read(request, body, settings.limits.body_limit(), &mut hold).await?;
-    let params = Params::read(request.uri.query(), &request.headers, object, settings.feeds.max_timeout)?;
+    let mut params = Params::read(request.uri.query(), &request.headers, object, settings.feeds.max_timeout)?;
     if let Some(name) =
         params.ignored.as_deref().filter(|_| app.feeds.log_once.is_new(&subject, Matter::Ignored))
     {
@@ -86,7 +86,7 @@ pub async fn answer(
         definition = found.as_ref().map(Value::to_string);
         Ok(found)
     };
-    let filter = filter::FeedFilter::read(&params, defined).await?;
+    let filter = filter::FeedFilter::read(&mut params, defined).await?;
     let query = request.uri.query().map_or(0, str::len);
     // SECURITY: it is held for as long as its reader reads, and so are the credentials.
     hold.set(requester.credentials.weight() + filter.as_ref().map_or(0, |filter| filter.weight(query)))?;
@@ -97,6 +97,7 @@ pub async fn answer(
         }
         _ => None,
     };
+    let client = client(peer, &request.headers, settings);
     let options = ReaderOptions {
         layout: Layout { framing: params.mode.framing(), docs: params.docs },
         // Newest first: what comes later belongs in front, and cannot follow.
@@ -105,12 +106,12 @@ pub async fn answer(
         is_descending: params.descending,
         limit: params.limit,
         filter,
+        client,
         until: params.until.map(|until| beginning.until(until)),
         previous,
         cursor: None,
         heartbeat_seq: params.heartbeat_seq,
     };
-    let client = client(peer, &request.headers, settings);
     // SECURITY: what depends on who asks is not for others.
     let is_for_all = requester.is_anonymous() && request.method == Method::GET && !params.descending;
     let shared = params.shared.filter(|_| is_for_all && params.since != Bound::Now);

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::document;
 use super::params::{MOST_VALUES, Params, refused};
+use crate::aside;
 use crate::bounded;
 use crate::error::Error;
 use crate::feeds::snapshot::FeedRow;
@@ -21,8 +22,10 @@ use crate::query::{Given, Parameters, Query, Rules, members};
 
 pub mod collation;
 pub mod mango;
+pub mod steps;
 
 use mango::Selector;
+use steps::{Steps, UsedUp};
 
 /// Parameters of Kinto's lists that are no filters, and what feeds have in their place.
 const OF_LISTS: [(&str, &str); 5] = [
@@ -49,7 +52,7 @@ pub enum FeedFilter {
 impl FeedFilter {
     /// What a request asks for; `named` finds the filter of a name in the metadata of collection and bucket.
     pub async fn read(
-        params: &Params,
+        params: &mut Params,
         named: impl AsyncFnOnce(&str) -> Result<Option<Value>, Error>,
     ) -> Result<Option<Arc<Self>>, Error> {
         let filter = match params.filter.as_deref() {
@@ -58,24 +61,27 @@ impl FeedFilter {
                 None => return Ok(None),
             },
             Some("_doc_ids") => ids(params.doc_ids.as_ref().unwrap_or(&Value::Null))?,
-            Some("_selector") => {
-                Self::Selector(Selector::read(params.selector.as_ref().unwrap_or(&Value::Null))?)
-            }
+            Some("_selector") => Self::selector(params.selector.take().unwrap_or_default()).await?,
             Some("_kinto") => Self::kinto(&params.kinto)?,
             Some("_design") => Self::Nothing,
             Some(name) => {
                 let found = if name.starts_with('_') { None } else { named(name).await? };
-                Self::defined(name, found)?
+                Self::defined(name, found).await?
             }
         };
         Ok(Some(Arc::new(filter)))
     }
 
+    /// A selector: its lists are put in order, and its expressions compiled, which takes long for what takes little room.
+    async fn selector(selector: Value) -> Result<Self, Error> {
+        Ok(Self::Selector(aside::run(usize::MAX, move || Selector::read(&selector)).await??))
+    }
+
     /// A filter that the metadata defines.
-    fn defined(name: &str, definition: Option<Value>) -> Result<Self, Error> {
+    async fn defined(name: &str, definition: Option<Value>) -> Result<Self, Error> {
         match definition {
             Some(Value::String(query)) => Self::kinto(&Parameters::parse(Some(&query))?),
-            Some(selector @ Value::Object(_)) => Ok(Self::Selector(Selector::read(&selector)?)),
+            Some(selector @ Value::Object(_)) => Self::selector(selector).await,
             Some(_) => {
                 Err(refused(format!("The filter `{name}` is neither a selector nor a query of Kinto's.")))
             }
@@ -107,15 +113,6 @@ impl FeedFilter {
         Ok(Self::Kinto(Query::of(&Given::read(parameters, Vec::new())?, &rules)?))
     }
 
-    /// How many conditions there are to look at; none where a look at the id is enough.
-    pub(super) fn conditions(&self) -> usize {
-        match self {
-            Self::Ids(_) | Self::Nothing => 0,
-            Self::Selector(selector) => selector.conditions(),
-            Self::Kinto(query) => query.filters.len() + 1,
-        }
-    }
-
     /// How many bytes it holds, about, where its query has so many.
     pub(crate) fn weight(&self, query: usize) -> usize {
         match self {
@@ -127,12 +124,18 @@ impl FeedFilter {
     }
 
     /// Whether a change is wanted.
-    pub fn matches(&self, row: &FeedRow) -> bool {
+    pub fn matches(&self, row: &FeedRow, steps: &mut Steps<'_>) -> Result<bool, UsedUp> {
         match self {
-            Self::Ids(ids) => ids.contains(&*row.id),
-            Self::Nothing => false,
-            Self::Selector(selector) => selector.matches(&document::value(row, record(row))),
-            Self::Kinto(query) => query.matches(&record(row)),
+            Self::Ids(ids) => Ok(ids.contains(&*row.id)),
+            Self::Nothing => Ok(false),
+            Self::Selector(selector) => selector.matches(&document::value(row, record(row, steps)?), steps),
+            Self::Kinto(query) => {
+                let record = record(row, steps)?;
+                steps::all(query.filters.iter(), |filter| {
+                    steps.take(row.json.len())?;
+                    Ok(filter.matches(&record))
+                })
+            }
         }
     }
 }
@@ -178,8 +181,9 @@ impl<'de> Visitor<'de> for Member<'_> {
     }
 }
 
-fn record(row: &FeedRow) -> Map<String, Value> {
-    members(&row.json)
+fn record(row: &FeedRow, steps: &mut Steps<'_>) -> Result<Map<String, Value>, UsedUp> {
+    steps.take(row.json.len())?;
+    Ok(members(&row.json))
 }
 
 fn ids(list: &Value) -> Result<FeedFilter, Error> {

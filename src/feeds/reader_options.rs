@@ -1,5 +1,6 @@
 //! What a feed is to be like, and what its reader holds.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::feeds::channel::Spot;
@@ -28,6 +29,8 @@ pub struct ReaderOptions {
     pub limit: Option<usize>,
     /// Which rows.
     pub filter: Option<Arc<FeedFilter>>,
+    /// Who reads it.
+    pub client: Option<IpAddr>,
     /// The last seq that is wanted.
     pub until: Option<Seq>,
     /// Where versions before deletions are found, if they are wanted.

@@ -25,7 +25,7 @@ pub struct Filter {
     pub field: String,
     /// How the field's value is compared with `value`.
     pub operator: Operator,
-    /// What it is compared with; an array for `In`, `Exclude`, `Contains`, `ContainsAny` and `InLike`, of the former two in
+    /// What it is compared with; an array for `In`, `Exclude`, `Contains`, `ContainsAny` and `InLike`, of all but the last in
     /// order.
     pub value: Value,
 }
@@ -158,7 +158,9 @@ impl Filter {
 
     /// Long lists are looked into as sets.
     fn with_order(mut self) -> Self {
-        if let (Operator::In | Operator::Exclude, Value::Array(items)) = (self.operator, &mut self.value) {
+        if let Operator::In | Operator::Exclude | Operator::Contains | Operator::ContainsAny = self.operator
+            && let Value::Array(items) = &mut self.value
+        {
             items.sort_by(|left, right| compare(Some(left), Some(right)));
             items.dedup_by(|left, right| same(left, right));
         }
@@ -185,19 +187,37 @@ impl Filter {
             Operator::Has => left.is_some() == is_true(&self.value),
             Operator::Like => left.is_some_and(|left| like(left, std::slice::from_ref(&self.value))),
             Operator::InLike => left.is_some_and(|left| like(left, self.items())),
-            Operator::Contains => left.and_then(parts).is_some_and(|parts| {
-                self.items().iter().all(|item| parts.iter().any(|part| same(part, item)))
-            }),
-            Operator::ContainsAny => left.and_then(parts).is_some_and(|parts| {
-                self.items().iter().any(|item| parts.iter().any(|part| same(part, item)))
-            }),
+            Operator::Contains => left.and_then(parts).is_some_and(|parts| self.are_among(&parts)),
+            Operator::ContainsAny => {
+                left.and_then(parts).is_some_and(|parts| parts.iter().any(|part| self.has(part)))
+            }
             Operator::Since => true,
         }
     }
 
     /// Whether a value is among the items, which are in order.
     fn has(&self, value: &Value) -> bool {
-        self.items().binary_search_by(|item| compare(Some(item), Some(value))).is_ok()
+        self.place_of(value).is_some()
+    }
+
+    /// Whether each of the items, which are in order, is among these parts. They are gone over once.
+    fn are_among(&self, parts: &[Value]) -> bool {
+        let mut missing = self.items().len();
+        let mut met = vec![false; missing];
+        for part in parts {
+            if missing == 0 {
+                break;
+            }
+            let met = self.place_of(part).and_then(|place| met.get_mut(place));
+            if met.is_some_and(|met| !std::mem::replace(met, true)) {
+                missing -= 1;
+            }
+        }
+        missing == 0
+    }
+
+    fn place_of(&self, value: &Value) -> Option<usize> {
+        self.items().binary_search_by(|item| compare(Some(item), Some(value))).ok()
     }
 
     fn items(&self) -> &[Value] {

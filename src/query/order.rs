@@ -33,17 +33,15 @@ fn compare_values(left: &Value, right: &Value) -> Ordering {
             first.unwrap_or_else(|| left.len().cmp(&right.len()))
         }
         (Value::Object(left), Value::Object(right)) => {
-            let sorted = |members: &serde_json::Map<String, Value>| {
-                let mut members: Vec<_> = members.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-                members.sort_by(|a, b| a.0.cmp(&b.0));
-                members
-            };
-            let pairs = sorted(left).into_iter().zip(sorted(right));
-            let compared = pairs
-                .map(|(left, right)| left.0.cmp(&right.0).then_with(|| compare_values(&left.1, &right.1)));
-            left.len()
-                .cmp(&right.len())
-                .then_with(|| compared.into_iter().find(|order| order.is_ne()).unwrap_or(Ordering::Equal))
+            // They are kept in the order of their names.
+            let mut pairs = left.iter().zip(right);
+            left.len().cmp(&right.len()).then_with(|| {
+                let order = pairs.find_map(|((name, value), (other_name, other))| {
+                    Some(name.cmp(other_name).then_with(|| compare_values(value, other)))
+                        .filter(|order| order.is_ne())
+                });
+                order.unwrap_or(Ordering::Equal)
+            })
         }
         _ => rank(left).cmp(&rank(right)),
     }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::bounded;
 use crate::error::Error;
+use crate::feeds::filter::steps::{Steps, UsedUp, all, any};
 use crate::feeds::params::refused;
 use operator::{Comparison, EXPRESSION, Operator, bad_argument};
 
@@ -31,14 +32,10 @@ const LONGEST_PATH: (usize, usize) = (64, 1024);
 /// SECURITY: the most regular expressions.
 const MOST_EXPRESSIONS: usize = 16;
 
-/// How many plain conditions a regular expression counts for: it looks at the whole of a text.
-const OF_EXPRESSION: usize = 50;
-
 /// A condition on a document.
 #[derive(Debug)]
 pub struct Selector {
     node: Node,
-    conditions: usize,
     weight: usize,
 }
 
@@ -58,27 +55,21 @@ impl Selector {
                 let left = Left::default();
                 let node = Reading { is_negated: false, depth: 0, left: &left }.object(members, &[])?;
                 let expressions = MOST_EXPRESSIONS - left.expressions.get();
-                let conditions = MOST_CONDITIONS - left.conditions.get() + expressions * OF_EXPRESSION;
                 let weight = bounded::weight(selector) + left.paths.get() + expressions * EXPRESSION;
-                Ok(Self { node, conditions, weight })
+                Ok(Self { node, weight })
             }
             _ => Err(refused("`selector` must be a JSON object.")),
         }
     }
 
     /// Whether a document fulfils it.
-    pub fn matches(&self, document: &Value) -> bool {
-        self.node.matches(document)
+    pub fn matches(&self, document: &Value, steps: &mut Steps<'_>) -> Result<bool, UsedUp> {
+        self.node.matches(document, steps)
     }
 
     /// How many bytes it holds, about.
     pub fn weight(&self) -> usize {
         self.weight
-    }
-
-    /// How many conditions there are to look at.
-    pub fn conditions(&self) -> usize {
-        self.conditions
     }
 }
 
@@ -209,18 +200,19 @@ impl Reading<'_> {
 }
 
 impl Node {
-    fn matches(&self, value: &Value) -> bool {
+    fn matches(&self, value: &Value, steps: &mut Steps<'_>) -> Result<bool, UsedUp> {
+        steps.take(1)?;
         match self {
-            Self::And(nodes) => nodes.iter().all(|node| node.matches(value)),
-            Self::Or(nodes) => nodes.iter().any(|node| node.matches(value)),
-            Self::Field(path, operator) => match (find(value, path), operator) {
+            Self::And(nodes) => all(nodes.iter(), |node| node.matches(value, steps)),
+            Self::Or(nodes) => any(nodes.iter(), |node| node.matches(value, steps)),
+            Self::Field(path, operator) => match (find(value, path, steps)?, operator) {
                 (Some(value), operator) => {
                     // CouchDB compares ids by their bytes.
                     let is_id = path.first().is_some_and(|name| name == "_id") && path.len() == 1;
-                    operator.matches(value, is_id)
+                    operator.matches(value, is_id, steps)
                 }
-                (None, Operator::Exists(false)) => true,
-                (None, _) => false,
+                (None, Operator::Exists(false)) => Ok(true),
+                (None, _) => Ok(false),
             },
         }
     }
@@ -245,12 +237,17 @@ fn field_path(path: &str) -> Result<Vec<String>, Error> {
 }
 
 /// The value at a path; arrays are entered by number.
-fn find<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
-    path.iter().try_fold(value, |value, name| match value {
-        Value::Object(members) => members.get(name),
-        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
-        _ => None,
-    })
+fn find<'v>(value: &'v Value, path: &[String], steps: &mut Steps<'_>) -> Result<Option<&'v Value>, UsedUp> {
+    let mut found = Some(value);
+    for name in path {
+        steps.take_text(name)?;
+        found = match found {
+            Some(Value::Object(members)) => members.get(name),
+            Some(Value::Array(items)) => name.parse::<usize>().ok().and_then(|index| items.get(index)),
+            _ => return Ok(None),
+        };
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

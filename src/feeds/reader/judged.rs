@@ -18,12 +18,13 @@ impl FeedReader {
     /// Writes a page, or has it held against the filter and looked for in the history first.
     pub(super) fn judge(&mut self, page: FeedPage, text: &mut Vec<u8>) {
         let (filter, previous) = (self.options.filter.clone(), self.options.previous.clone());
+        let client = self.options.client;
         if filter.is_none() && previous.is_none() {
             return self.take(Judged { page, wanted: None, versions: PreviousVersions::new() }, text);
         }
         self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
             let wanted = match filter {
-                Some(filter) => Some(judge::wanted(&filter, &page.rows).await?),
+                Some(filter) => Some(judge::wanted(&filter, &page.rows, client).await?),
                 None => None,
             };
             let mut versions = PreviousVersions::new();

@@ -63,6 +63,7 @@ async fn who_waits_for_a_page_is_shown_that_the_feed_is_alive() {
             is_descending,
             limit: None,
             filter: None,
+            client: None,
             until: None,
             previous: None,
             cursor: None,

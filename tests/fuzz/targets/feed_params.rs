@@ -5,12 +5,13 @@
 
 #![no_main]
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue};
 use kinto_sidecar::feeds::filter::FeedFilter;
 use kinto_sidecar::feeds::filter::mango::Selector;
+use kinto_sidecar::feeds::filter::steps::Steps;
 use kinto_sidecar::feeds::snapshot::FeedRow;
 use kinto_sidecar::feeds::params::Params;
 use kinto_sidecar::feeds::params::Patience;
@@ -18,8 +19,11 @@ use kinto_sidecar::kinto::Timestamp;
 use kinto_sidecar::kinto::seq::Seq;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 const MOST: Duration = Duration::from_secs(300);
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 
 fuzz_target!(|input: &[u8]| {
     let Some(mut lines) = support::lines(input) else { return };
@@ -31,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
         headers.insert("last-event-id", event);
     }
     let body: Option<Value> = serde_json::from_str(body).ok().filter(Value::is_object);
-    let Ok(params) = Params::read(Some(query), &headers, body, MOST) else { return };
+    let Ok(mut params) = Params::read(Some(query), &headers, body, MOST) else { return };
     let (Patience::Timeout(patience) | Patience::Heartbeat(patience)) = params.patience;
     assert!(patience <= MOST);
 
@@ -44,17 +48,21 @@ fuzz_target!(|input: &[u8]| {
         json: record.to_owned().into(),
     };
     let named = async |_: &str| Ok(serde_json::from_str(defined).ok());
-    let read = FeedFilter::read(&params, named).now_or_never().expect("nothing is waited for");
-    if let Ok(Some(filter)) = read {
-        filter.matches(&row);
+    let selector = params.selector.clone();
+    if let Ok(Some(filter)) = RUNTIME.block_on(FeedFilter::read(&mut params, named)) {
+        let (all, few) = (filter.matches(&row, &mut Steps::unlimited()), filter.matches(&row, &mut Steps::at_most(100)));
+        assert!(all.is_ok() && (few.is_err() || few == all), "{all:?} {few:?}");
     }
-    if let (Some(selector), Ok(record)) = (&params.selector, serde_json::from_str(record)) {
+    if let (Some(selector), Ok(record)) = (&selector, serde_json::from_str(record)) {
         wrapped(selector, &record);
     }
 });
 
 fn wrapped(selector: &Value, record: &Value) {
-    let matches = |selector: Value| Selector::read(&selector).ok().map(|selector| selector.matches(record));
+    let matches = |selector: Value| {
+        let read = Selector::read(&selector).ok()?;
+        read.matches(record, &mut Steps::unlimited()).ok()
+    };
     let Some(plain) = matches(selector.clone()) else { return };
     // Nested once more, it may be too deep.
     for same in [json!({"$or": [selector]}), json!({"$and": [selector]}), json!({"$not": {"$not": selector}})]

@@ -5,7 +5,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Dice, ask, at_once, bounded, neighbours, public};
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
@@ -74,17 +74,91 @@ async fn many_filters_of_a_long_list_hold_nobody_up() {
     });
 }
 
+/// A selector that asks much of each element of what is long.
+fn of_elements(dice: &mut Dice) -> Value {
+    let many = usize::try_from(dice.roll(390) + 1).unwrap();
+    let numbers: Vec<u64> = (1..dice.roll(4_900) + 2).rev().collect();
+    let field = dice.pick(&["list", "object"]);
+    let value = dice.pick(&[json!(-1), json!("n"), json!([1]), json!(1)]);
+    let condition = dice.pick(&["$ne", "$eq", "$gt"]);
+    let combined = json!({dice.pick(&["$and", "$or", "$nor"]): vec![json!({condition: value}); many]});
+    let asked = match dice.roll(6) {
+        0 | 1 => json!({"$all": [&numbers[..], &[0]].concat()}),
+        2 => {
+            json!({dice.pick(&["$in", "$nin"]): numbers.iter().map(|number| number + 9_000).collect::<Vec<_>>()})
+        }
+        3 => json!({"$elemMatch": combined}),
+        4 => json!({"$allMatch": combined}),
+        _ => json!({"$keyMapMatch": combined}),
+    };
+    match dice.roll(3) {
+        0 => json!({field: {"$not": asked}}),
+        1 => json!({"$or": vec![json!({field: {"$all": [0, -1]}}); many.min(300)]}),
+        _ => json!({field: asked}),
+    }
+}
+
+/// What is slow for each row is slow for whoever reads it in any way.
+#[tokio::test]
+async fn what_is_asked_of_each_element_holds_nobody_up() {
+    let numbers: Vec<i32> = (0..3_000).collect();
+    let names: Value = (0..2_000).map(|name| (format!("n{name}"), json!(name))).collect();
+    let missed: Vec<i32> = (1..3_000).chain([-1]).collect();
+    let always = json!({"$and": vec![json!({"$ne": "x"}); 399]});
+    let never = json!({"$or": vec![json!({"$eq": "x"}); 399]});
+    let selectors = [
+        json!({"list": {"$all": missed}}),
+        json!({"list": {"$allMatch": always}}),
+        json!({"list": {"$elemMatch": never}}),
+        json!({"object": {"$keyMapMatch": never}}),
+    ];
+    let (sidecar, collection) = public(&[]).await;
+    let alice = sidecar.client().user("alice");
+    let filters: Value = selectors
+        .iter()
+        .enumerate()
+        .map(|(number, selector)| (format!("f/{number}"), selector.clone()))
+        .collect();
+    alice.patch(&collection).data(json!({"filters": filters})).await.expect(200);
+    let data = json!({"list": numbers, "object": names});
+    for number in 0..6 {
+        alice.put(&format!("{collection}/records/r{number}")).data(data.clone()).await.expect(201);
+    }
+    let address = sidecar.address();
+    let feed = format!("/v1{collection}/_changes?limit=1");
+    for (number, selector) in selectors.iter().enumerate() {
+        let body = json!({"selector": selector}).to_string();
+        let post = format!("POST {feed}&filter=_selector HTTP/1.1\r\nContent-Type: application/json\r\n");
+        let get = format!("GET {feed}&filter=f/{number} HTTP/1.1\r\n");
+        // It waits for a change, and has to look at all that there is first.
+        let poll = format!("GET {feed}&filter=f/{number}&feed=longpoll&timeout=1 HTTP/1.1\r\n");
+        bounded(&sidecar, &format!("selector {number}"), || {
+            at_once(6, |index| {
+                let status = match index % 3 {
+                    0 => ask(address, &post, body.as_bytes()),
+                    1 => ask(address, &get, b""),
+                    _ => ask(address, &poll, b""),
+                };
+                assert_eq!(status, Some(200));
+            });
+        });
+    }
+}
+
 #[tokio::test]
 async fn what_looks_like_such_a_selector_takes_no_more() {
     let (sidecar, collection) = public(&[]).await;
     let alice = sidecar.client().user("alice");
     for number in 0..4 {
         let record = format!("{collection}/records/r{number}");
-        alice
-            .put(&record)
-            .data(serde_json::json!({"text": "ax".repeat(20_000), "x": number}))
-            .await
-            .expect(201);
+        let names: Value = (0..2_000).map(|name| (format!("n{name}"), json!(name))).collect();
+        let data = json!({
+            "text": "ax".repeat(20_000),
+            "x": number,
+            "list": (0..3_000).collect::<Vec<_>>(),
+            "object": names,
+        });
+        alice.put(&record).data(data).await.expect(201);
     }
     neighbours("selectors", 6, |seed| {
         let mut dice = Dice(seed);
@@ -102,7 +176,7 @@ async fn what_looks_like_such_a_selector_takes_no_more() {
         let operator = dice.pick(&["$and", "$or", "$nor", "$in", "$all", "$mod", "text"]);
         let list = vec![item; number].join(",");
         let path = "p".repeat(usize::try_from(dice.roll(2_000) + 1).unwrap());
-        let body = match dice.roll(7) {
+        let body = match dice.roll(10) {
             0 => format!("{{\"selector\":{{\"{operator}\":[{list}]}}}}"),
             1 => format!("{{\"selector\":{{\"{path}\":{{\"{operator}\":[{list}]}}}}}}"),
             2 => format!("{{\"doc_ids\":[{list}]}}"),
@@ -115,10 +189,11 @@ async fn what_looks_like_such_a_selector_takes_no_more() {
                 let expression = "{\"text\":{\"$regex\":\"(?:a.?x?){20}z\"}}";
                 format!("{{\"selector\":{{\"$or\":[{}]}}}}", vec![expression; number.min(400)].join(","))
             }
-            _ => format!("{}1{}", "[".repeat(number), "]".repeat(number)),
+            6 => format!("{}1{}", "[".repeat(number), "]".repeat(number)),
+            _ => json!({"selector": of_elements(&mut dice)}).to_string(),
         };
         let body = gzip(&body);
-        let filter = dice.pick(&["_selector", "_doc_ids", "_kinto"]);
+        let filter = dice.pick(&["_selector", "_selector", "_doc_ids", "_kinto"]);
         let target = dice.pick(&["/v1/_changes".to_owned(), format!("/v1{collection}/_changes")]);
         let request = format!(
             "POST {target}?filter={filter} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"

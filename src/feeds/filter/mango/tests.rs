@@ -9,7 +9,10 @@ use crate::feeds::filter::mango::*;
 fn check(selector: Value, cases: &[(Value, bool)]) {
     let read = Selector::read(&selector).unwrap();
     for (document, expected) in cases {
-        assert_eq!(read.matches(document), *expected, "{selector} of {document}");
+        let all = read.matches(document, &mut Steps::unlimited());
+        assert_eq!(all, Ok(*expected), "{selector} of {document}");
+        let in_pieces = read.matches(document, &mut Steps::with(1, || 1));
+        assert_eq!(in_pieces, all, "{selector} of {document}");
     }
 }
 
@@ -80,6 +83,14 @@ fn lists_are_looked_into() {
     );
     check(json!({"a": {"$nin": [1]}}), &[(json!({"a": [1, 2]}), false), (json!({"a": [2]}), true)]);
     check(json!({"a": {"$all": [1, 2]}}), &[(json!({"a": [2, 3, 1]}), true), (json!({"a": [1]}), false)]);
+    check(
+        json!({"a": {"$all": [1, 1, "x"]}}),
+        &[(json!({"a": ["x", 1, 1]}), true), (json!({"a": [1, 1, 1]}), false)],
+    );
+    check(
+        json!({"a": {"$all": [{"b": 1}, [1]]}}),
+        &[(json!({"a": [[1], {"b": 1}]}), true), (json!({"a": [1]}), false)],
+    );
     check(json!({"a": {"$all": [[1, 2]]}}), &[(json!({"a": [1, 2]}), true), (json!({"a": [[1, 2]]}), true)]);
     check(json!({"a": {"$size": 2}}), &[(json!({"a": [1, 2]}), true), (json!({"a": "ab"}), false)]);
     check(
@@ -170,8 +181,9 @@ fn what_would_take_much_of_anything_is_refused() {
 fn long_lists_are_sets() {
     let many: Vec<_> = (0..4_000).map(|number| json!(format!("id{}", number * 2))).collect();
     let read = Selector::read(&json!({"a": {"$in": many}})).unwrap();
-    let count = (0..8_000).filter(|number| read.matches(&json!({"a": format!("id{number}")}))).count();
-    assert_eq!(count, 4_000);
+    let is_met =
+        |number: &u32| read.matches(&json!({"a": format!("id{number}")}), &mut Steps::at_most(200)).unwrap();
+    assert_eq!((0..8_000).filter(is_met).count(), 4_000);
     check(
         json!({"a": {"$in": [3, "b", null, 1.0, [2], {"c": 1}, "B", true]}}),
         &[
@@ -185,4 +197,58 @@ fn long_lists_are_sets() {
             (json!({"a": "c"}), false),
         ],
     );
+}
+
+/// How many steps it takes, and what comes of it.
+fn taken(selector: &Value, document: &Value) -> (usize, bool) {
+    let read = Selector::read(selector).unwrap();
+    let mut steps = Steps::at_most(usize::MAX);
+    let matches = read.matches(document, &mut steps).unwrap();
+    (usize::MAX - steps.left(), matches)
+}
+
+#[test]
+fn of_all_each_element_is_looked_at_once() {
+    for number in [1_000, 2_000, 4_000] {
+        let (mut wanted, items): (Vec<_>, Vec<_>) = ((0..number).rev().collect(), (0..number).collect());
+        let document = json!({"a": items});
+        let (met, matches) = taken(&json!({"a": {"$all": wanted}}), &document);
+        assert!(matches && met < 4 * number, "{met} steps");
+        wanted[0] = number;
+        let (missed, matches) = taken(&json!({"a": {"$all": wanted}}), &document);
+        assert!(!matches && missed < 4 * number, "{missed} steps");
+    }
+}
+
+#[test]
+fn all_that_is_looked_at_is_counted() {
+    const NUMBER: usize = 300;
+    const MANY: usize = NUMBER * NUMBER;
+    let never = json!({"$or": vec![json!({"$eq": "x"}); NUMBER]});
+    let always = json!({"$and": vec![json!({"$ne": "x"}); NUMBER]});
+    let document = json!({
+        "list": vec!["y"; NUMBER],
+        "object": (0..NUMBER).map(|number| (format!("n{number}"), json!(0))).collect::<Value>(),
+        "text": "ab".repeat(MANY),
+    });
+    for selector in [
+        json!({"list": {"$elemMatch": never}}),
+        json!({"list": {"$allMatch": always}}),
+        json!({"list": {"$not": {"$allMatch": always}}}),
+        json!({"object": {"$keyMapMatch": never}}),
+        json!({"$or": vec![json!({"list": {"$in": ["x", "z"]}}); NUMBER]}),
+        json!({"$and": vec![json!({"list": {"$nin": ["x", "z"]}}); NUMBER]}),
+        json!({"$or": vec![json!({"list": {"$all": ["y", "z"]}}); NUMBER]}),
+        json!({"$or": vec![json!({"list": vec!["y"; NUMBER + 1]}); NUMBER]}),
+        json!({"text": {"$regex": "^(a?b?)*$"}}),
+        json!({"text": {"$lt": "AB".repeat(MANY)}}),
+    ] {
+        let (steps, _) = taken(&selector, &document);
+        let shown: String = selector.to_string().chars().take(40).collect();
+        assert!(steps >= MANY, "{steps} steps of {shown}");
+        let read = Selector::read(&selector).unwrap();
+        assert_eq!(read.matches(&document, &mut Steps::at_most(MANY / 2)), Err(UsedUp));
+    }
+    let long = json!({"$or": vec![json!({"x".repeat(600): 1}); NUMBER]});
+    assert!(taken(&long, &document).0 >= NUMBER * 600 / 16);
 }
