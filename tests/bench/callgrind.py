@@ -3,9 +3,10 @@
 A count must not depend on time. So one connection asks for the same with the same bytes, and sends its next request only
 when the program has come to rest. What is made once a second (a `Date`, an answer that is remembered for the second) was
 made by a request before the count, and a count that does not end in the second in which it began is thrown away: on a
-busy machine most of the longer ones are, and those that are left cost the same as on a quiet one. Of many counts the least
-is taken, as what a program does beside its requests (its clock ticks) only ever adds. What is left of that is the same for
-few requests and for more: it drops out as the least for few is taken from the least for more.
+busy machine most of the longer ones are, and those that are left cost the same as on a quiet one. The thread that answers
+is counted alone: what others do now and then has nothing to do with requests. Of many counts the least is taken, as what a
+thread does beside its requests (its clock ticks) only ever adds. What is left of that is the same for few requests and for
+more: it drops out as the least for few is taken from the least for more.
 """
 
 import contextlib
@@ -130,7 +131,8 @@ class Counted:
     """A process under callgrind."""
 
     def __init__(self, process, port, folder):
-        self.pid, self.port, self.folder, self.dumps, self.dump = process.pid, port, folder, 0, None
+        self.pid, self.port, self.folder, self.dumps = process.pid, port, folder, 0
+        self.thread = self.dump = None
 
     def control(self, command):
         vgdb = ["vgdb", f"--pid={self.pid}", "--wait=10", command]
@@ -144,8 +146,12 @@ class Counted:
     def cost(self, path):
         """Instructions and allocations of one request on one connection that is warm."""
         client = Client(self.port, self.pid)
+        self.control("zero")
         for _ in range(WARM_UP):
             client.ask(path)
+        await_rest(self.pid)
+        threads = self.dumped()
+        self.thread = max(threads, key=threads.get)
         few, more = (self.least(client, path, number) for number in (FEW, MORE))
         return tuple((most - least) / (MORE - FEW) for least, most in zip(few, more))
 
@@ -179,13 +185,14 @@ class Counted:
         await_rest(self.pid)
         if int(time.time()) != second:
             return None
+        return self.dumped()[self.thread]
+
+    def dumped(self):
+        """Of each thread: instructions, allocations and the dump that has them."""
         self.control("dump")
         self.dumps += 1
-        dump = f"{self.folder}/callgrind.out.{self.pid}.{self.dumps}"
-        instructions, allocations = read(dump)
-        if instructions == 0:
-            raise RuntimeError("callgrind counted nothing")
-        return instructions, allocations, dump
+        start = f"{self.folder}/callgrind.out.{self.pid}.{self.dumps}-"
+        return {dump.removeprefix(start): (*read(dump), dump) for dump in glob.glob(f"{start}*")}
 
     def functions(self, most):
         """What the last count was spent on: inclusive, then exclusive."""
@@ -221,7 +228,8 @@ def read(name):
 def counted(command, port=None):
     """A program under callgrind. Its port is read from what it prints where none is given."""
     with tempfile.TemporaryDirectory() as folder:
-        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/callgrind.out.%p"]
+        valgrind = ["valgrind", "--tool=callgrind", "--separate-threads=yes"]
+        valgrind += [f"--callgrind-out-file={folder}/callgrind.out.%p"]
         options = {} if port else {"stderr": subprocess.PIPE, "text": True}
         options["env"] = {**os.environ, "GLIBC_TUNABLES": PLAIN_COPIES}
         with servers.running([*valgrind, "--quiet", *command], **options) as process:
