@@ -22,7 +22,7 @@ pub enum Comparison {
     /// The listing and the content agree.
     None,
     /// These rows differ.
-    Some(Update),
+    Some(Box<Update>),
     /// So much differs that everything had better be read.
     Many,
 }
@@ -86,7 +86,7 @@ pub async fn compare(
     }
     let found = update.rows.len() + update.gone.len();
     metrics::counter!("kinto_sidecar_mirror_mended_rows_total").increment(found as u64);
-    Ok(if found == 0 { Comparison::None } else { Comparison::Some(update) })
+    Ok(if found == 0 { Comparison::None } else { Comparison::Some(Box::new(update)) })
 }
 
 async fn listing(

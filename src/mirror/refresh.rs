@@ -132,7 +132,7 @@ impl Reader {
                 if depth == Depth::Compare || self.settings.now().mirror == MirrorMode::Verified {
                     match compare::compare(&self.source, key, before, self.keeps_deleted()).await? {
                         Comparison::None => {}
-                        Comparison::Some(found) => update = found,
+                        Comparison::Some(found) => update = *found,
                         Comparison::Many => {
                             return self.whole(clock, Some(before), FullRead::Mended).await;
                         }

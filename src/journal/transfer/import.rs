@@ -273,9 +273,9 @@ impl Line {
             (Content::Entry { .. }, Some(Head { uri, .. })) | (Content::Object { object: uri, .. }, _) => {
                 (uri, kind.keeps(uri))
             }
-            (Content::Watermark { list: text, .. }, _)
-            | (
-                Content::Tombstone { bucket: text, .. }
+            (
+                Content::Watermark { list: text, .. }
+                | Content::Tombstone { bucket: text, .. }
                 | Content::Gap { collection: text, .. }
                 | Content::History { bucket: text, .. },
                 _,

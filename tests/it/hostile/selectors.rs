@@ -83,7 +83,7 @@ fn of_elements(dice: &mut Dice) -> Value {
     let condition = dice.pick(&["$ne", "$eq", "$gt"]);
     let combined = json!({dice.pick(&["$and", "$or", "$nor"]): vec![json!({condition: value}); many]});
     let asked = match dice.roll(6) {
-        0 | 1 => json!({"$all": [&numbers[..], &[0]].concat()}),
+        0 | 1 => json!({"$all": ([&numbers[..], &[0]].concat())}),
         2 => {
             json!({dice.pick(&["$in", "$nin"]): numbers.iter().map(|number| number + 9_000).collect::<Vec<_>>()})
         }

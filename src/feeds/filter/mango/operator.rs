@@ -122,12 +122,11 @@ impl Operator {
                 let text = value.as_str().filter(|text| text.len() <= LONGEST_EXPRESSION).ok_or_else(bad)?;
                 let mut expression = RegexBuilder::new(text);
                 expression.dfa_size_limit(EXPRESSION);
-                match expression.size_limit(SMALL_EXPRESSION).build() {
-                    Ok(small) => Self::Regex(small, STEPS_OF_SMALL),
-                    Err(_) => {
-                        let large = expression.size_limit(EXPRESSION).build().map_err(|_| bad())?;
-                        Self::Regex(large, STEPS_OF_LARGE)
-                    }
+                if let Ok(small) = expression.size_limit(SMALL_EXPRESSION).build() {
+                    Self::Regex(small, STEPS_OF_SMALL)
+                } else {
+                    let large = expression.size_limit(EXPRESSION).build().map_err(|_| bad())?;
+                    Self::Regex(large, STEPS_OF_LARGE)
                 }
             }
             "$elemMatch" => Self::ElemMatch(of_elements()?),
