@@ -168,9 +168,7 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
         if is_last {
             page.next.seq = seq;
         }
-        // No row has the seq of those who have seen nothing.
-        let shown = if page.next.seq == Seq::ZERO { seq.before() } else { page.next.seq };
-        let row = row(table, place - 1, &mark, shown);
+        let row = row(table, place - 1, &mark, page.next.seq);
         room.take(&row);
         page.rows.push(row);
     }

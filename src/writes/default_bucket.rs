@@ -45,11 +45,19 @@ impl Writes {
     ) -> Result<(), Error> {
         for (index, write) in writes.iter().enumerate() {
             let Some(object) = write.object_of_default_bucket() else { continue };
-            let is_of_batch = |other: &Write| other.uri().starts_with(&object.to_string());
-            if matches!(write.method, Method::PATCH | Method::DELETE)
-                && !writes.iter().take(index).any(is_of_batch)
-                && is_unknown(journal, object).await?
-            {
+            let (own, others): (Vec<&Write>, Vec<&Write>) = writes
+                .iter()
+                .take(index)
+                .partition(|before| before.object_of_default_bucket() == Some(object));
+            let is_made = match write.method {
+                Method::PATCH | Method::DELETE => own.iter().all(|before| before.method != Method::PUT),
+                // What comes before it in a batch makes it.
+                Method::PUT => {
+                    own.is_empty() && others.iter().any(|before| objects(&before.uri()).contains(object))
+                }
+                _ => false,
+            };
+            if is_made && is_unknown(journal, object).await? {
                 let requester = self.requester(&write.credentials);
                 Box::pin(self.make(&write.default_uri(), &requester)).await?;
             }

@@ -218,3 +218,21 @@ async fn what_is_deleted_in_a_default_bucket_was_made_before() {
     );
     assert!(made.iter().all(|entry| entry["user_id"].is_string()), "{made:#?}");
 }
+
+#[tokio::test]
+async fn what_a_batch_makes_by_itself_and_then_writes_is_recorded_as_by_the_plugin() {
+    let both = Both::start().await;
+    let bucket = json!({"method": "PUT", "path": "/buckets/default", "body": {"data": {"n": 1}}});
+    let refused = json!({"method": "POST", "path": "/buckets/default/collections/c/records/r"});
+    let collection =
+        json!({"method": "PUT", "path": "/buckets/default/collections/c", "body": {"data": {"n": 2}}});
+    for requests in
+        [json!([refused, bucket]), json!([refused, collection]), json!([bucket, refused, collection])]
+    {
+        let user = unique("batched");
+        for client in &both.clients {
+            until_no_conflict(|| client.user(&user).post("/batch").json(json!({"requests": requests}))).await;
+        }
+        compare(&both, &user).await;
+    }
+}
