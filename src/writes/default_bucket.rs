@@ -49,14 +49,20 @@ impl Writes {
                 .iter()
                 .take(index)
                 .partition(|before| before.object_of_default_bucket() == Some(object));
-            let is_made = match write.method {
-                Method::PATCH | Method::DELETE => own.iter().all(|before| before.method != Method::PUT),
-                // What comes before it in a batch makes it.
-                Method::PUT => {
-                    own.is_empty() && others.iter().any(|before| objects(&before.uri()).contains(object))
-                }
-                _ => false,
+            // The bucket that somebody makes themself is not made for them.
+            let bucket = Object::Bucket(object.bucket().to_owned());
+            let makes_bucket = |before: &&Write| {
+                before.method == Method::PUT && before.object_of_default_bucket() == Some(&bucket)
             };
+            let is_made = !others.iter().any(makes_bucket)
+                && match write.method {
+                    Method::PATCH | Method::DELETE => own.iter().all(|before| before.method != Method::PUT),
+                    // What comes before it in a batch makes it.
+                    Method::PUT => {
+                        own.is_empty() && others.iter().any(|before| objects(&before.uri()).contains(object))
+                    }
+                    _ => false,
+                };
             if is_made && is_unknown(journal, object).await? {
                 let requester = self.requester(&write.credentials);
                 Box::pin(self.make(&write.default_uri(), &requester)).await?;
