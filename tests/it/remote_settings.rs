@@ -17,17 +17,17 @@ use crate::support::{Client, Kinto, Request, SERVICE_ACCOUNT, Sidecar};
 
 /// A sidecar in remote-settings' way that monitors these buckets of the shared Kinto, and what else is set.
 fn sidecar_of(buckets: &[&str], more: &[(&str, &str)]) -> Sidecar {
-    sidecar_before(Kinto::shared(), buckets, more)
+    sidecar_before(Kinto::shared().url(), buckets, more)
 }
 
-/// The same in front of another Kinto.
-fn sidecar_before(kinto: &Kinto, buckets: &[&str], more: &[(&str, &str)]) -> Sidecar {
+/// The same in front of another upstream.
+fn sidecar_before(upstream: impl AsRef<str>, buckets: &[&str], more: &[(&str, &str)]) -> Sidecar {
     let uris: Vec<String> = buckets.iter().map(|bucket| format!("/buckets/{bucket}")).collect();
     let resources = uris.join(" ");
     let mut settings =
         vec![SERVICE_ACCOUNT, ("sidecar.compat", "remote-settings"), ("changes.resources", &resources)];
     settings.extend(more);
-    Sidecar::start(kinto.url(), &settings)
+    Sidecar::start(upstream, &settings)
 }
 
 /// A request for a path below `/v2`.

@@ -63,7 +63,7 @@ async fn are_known_after_a_purge(options: KintoOptions) {
         ("sidecar.overlap", "1s"),
     ];
     assert!(said(&kinto, &journal).contains("as long as Kinto keeps them"));
-    let mut sidecar = sidecar_before(&kinto, &[BUCKET], &settings);
+    let mut sidecar = sidecar_before(kinto.url(), &[BUCKET], &settings);
     eventually("the deletions to be known", async || {
         said(&kinto, &journal).contains("known in 1 of 1 collections").then_some(())
     })
@@ -170,7 +170,7 @@ async fn deletions_that_find_no_room_are_counted_as_unknown() {
         ("sidecar.cache_size", "64KiB"),
         ("sidecar.poll_budget", "100%"),
     ];
-    let mut sidecar = sidecar_before(&kinto, &[&bucket], &settings);
+    let mut sidecar = sidecar_before(kinto.url(), &[&bucket], &settings);
     let owner = sidecar.client().user("owner");
     let write = async |method: &str| {
         for first in (0..RECORDS).step_by(25) {

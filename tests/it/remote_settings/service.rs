@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{changeset_of, public_bucket, sidecar_of, v2};
+use super::{changeset_of, public_bucket, sidecar_before, sidecar_of, v2};
 use crate::support::{Chaos, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 #[tokio::test]
@@ -107,10 +107,7 @@ async fn heartbeats_tell_what_is_there_and_readers_are_answered_while_kinto_is_d
     let bucket = unique("heartbeat");
     public_bucket(&Kinto::shared().client().user("owner"), &bucket, &["c"]).await;
     let chaos = Chaos::before(Kinto::shared().url());
-    let resources = format!("/buckets/{bucket}");
-    let settings =
-        [SERVICE_ACCOUNT, ("sidecar.compat", "remote-settings"), ("changes.resources", &*resources)];
-    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let sidecar = sidecar_before(chaos.url(), &[&bucket], &[]);
     let client = sidecar.client();
     assert_eq!(v2(&client, "/__lbheartbeat__").await.expect(200).json(), json!({"status": "ok"}));
     let well = v2(&client, "/__heartbeat__").await.expect(200);

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::{changeset_of, public_bucket, sidecar_of, v2};
+use super::{changeset_of, public_bucket, sidecar_before, sidecar_of, v2};
 use crate::reload::Reloaded;
-use crate::support::{Chaos, Client, Kinto, Response, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+use crate::support::{Chaos, Client, Kinto, Response, eventually, unique};
 
 const LIST: &str = "/buckets/monitor/collections/changes/changeset?_expected=0";
 
@@ -89,10 +89,7 @@ async fn what_is_given_again_says_that_it_is_stale_once_kinto_is_known_to_be_dow
     let bucket = unique("standing-stale");
     public_bucket(&Kinto::shared().client().user("owner"), &bucket, &["c"]).await;
     let chaos = Chaos::before(Kinto::shared().url());
-    let resources = format!("/buckets/{bucket}");
-    let settings =
-        [SERVICE_ACCOUNT, ("sidecar.compat", "remote-settings"), ("changes.resources", &*resources)];
-    let sidecar = Sidecar::start(chaos.url(), &settings);
+    let sidecar = sidecar_before(chaos.url(), &[&bucket], &[]);
     let client = sidecar.client();
     let changeset = format!("{}?_expected=0", changeset_of(&bucket, "c"));
     for path in [LIST, &changeset, "/"] {
@@ -104,7 +101,7 @@ async fn what_is_given_again_says_that_it_is_stale_once_kinto_is_known_to_be_dow
         for path in [LIST, &changeset] {
             v2(&client, path).await.expect(200);
         }
-        (client.get(&resources).await.status == 503).then_some(())
+        (client.get(&format!("/buckets/{bucket}")).await.status == 503).then_some(())
     })
     .await;
     for path in [LIST, &changeset, "/"] {
