@@ -23,6 +23,7 @@ mod dockerflow;
 pub mod feed;
 pub mod history;
 pub mod list;
+mod media_type;
 pub mod monitor;
 pub mod monitor_changes;
 pub mod monitor_changeset;

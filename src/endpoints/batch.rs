@@ -20,7 +20,7 @@ mod json;
 mod own;
 mod request;
 
-use super::{feed, list};
+use super::{list, media_type};
 use crate::app::Core;
 use crate::aside;
 use crate::current;
@@ -95,7 +95,7 @@ pub async fn answer(
     let requests = &batch.requests;
     current::with(|current| current.note_parts(requests.iter().map(SubRequest::part)));
     // Kinto takes what says nothing, and says itself that something else is no JSON: it would not hear of what is the sidecar's.
-    let is_other = parts.headers.contains_key(header::CONTENT_TYPE) && !feed::body::is_json(&parts.headers);
+    let is_other = parts.headers.contains_key(header::CONTENT_TYPE) && !media_type::is_json(&parts.headers);
     if is_other && requests.iter().all(|request| request.own.is_some()) {
         let (answer, body) = forward::exchange(core, parts, body, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
@@ -104,7 +104,7 @@ pub async fn answer(
         let Exchanged { answer, body, .. } = exchange(core, &parts, body, &batch, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
     }
-    feed::body::check_sender(&parts.headers)?;
+    media_type::check_sender(&parts.headers)?;
     super::check_lives(core).await?;
     let origin = parts.headers.get(header::ORIGIN);
     cors::check_origin(&parts.headers, &settings.kinto.cors_origins)?;

@@ -158,12 +158,10 @@ async fn named(
     let asked = async |object: Object| {
         let path = object.to_string();
         // What the service account may see is for those who may see it, too.
-        let mut source = requester.source();
-        if let Verdict::Granted(_) = requester.may_read_object(&object).await? {
-            source = core.access.source();
-        }
+        let is_theirs = matches!(requester.may_read_object(&object).await?, Verdict::Granted(_));
+        let source = if is_theirs { core.access.source() } else { requester.source() };
         let mut answer = source.get(&path).await?;
-        if matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        if is_theirs && matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             answer = requester.source().get(&path).await?;
         }
         if answer.status().is_server_error() {

@@ -88,10 +88,12 @@ impl<'q, 's> Question<'q, 's> {
         sees: &'q Sees<'s>,
     ) -> sqlx::Result<Self> {
         let mut question = Self::new(kind, history, query, sees);
-        if matches!(sees, Sees::Some { .. }) {
+        let unread = "SELECT id FROM sidecar_entries WHERE knows_readers = 0 AND history = ";
+        let unread = Statement::new(unread).bind(history).push(" LIMIT 1");
+        // Who sees what is asked of the upstream for these only.
+        if matches!(sees, Sees::Some { .. }) && unread.first(connection).await?.is_some() {
             let ended = "SELECT DISTINCT uri FROM sidecar_entries WHERE resource_name = 'collection' \
-                         AND action = 'delete' AND EXISTS (SELECT 1 FROM sidecar_entries AS unread \
-                         WHERE unread.knows_readers = 0 AND unread.history = sidecar_entries.history) AND history = ";
+                         AND action = 'delete' AND history = ";
             for row in Statement::new(ended).bind(history).fetch(connection).await? {
                 question.ended.insert(row.try_get(0)?);
             }

@@ -3,6 +3,7 @@
 //! Follows `kinto.plugins.default_bucket`: a request below `/buckets/default` creates the requester's bucket, and one
 //! below a collection that collection, with the requester as their author.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,38 +44,41 @@ impl Writes {
         journal: &Journal,
         writes: &[Write],
     ) -> Result<(), Error> {
-        for (index, write) in writes.iter().enumerate() {
-            let Some(object) = write.object_of_default_bucket() else { continue };
-            let (own, others): (Vec<&Write>, Vec<&Write>) = writes
-                .iter()
-                .take(index)
-                .partition(|before| before.object_of_default_bucket() == Some(object));
-            // The bucket that somebody makes themself is not made for them.
-            let bucket = Object::Bucket(object.bucket().to_owned());
-            let makes_bucket = |before: &&Write| {
-                before.method == Method::PUT && before.object_of_default_bucket() == Some(&bucket)
-            };
-            let is_made = !others.iter().any(makes_bucket)
-                && match write.method {
-                    Method::PATCH | Method::DELETE => own.iter().all(|before| before.method != Method::PUT),
+        // For a longer batch Kinto makes nothing: it refuses it.
+        if writes.len() > self.settings.now().kinto.batch_max_requests {
+            return Ok(());
+        }
+        let (mut put, mut named, mut implied) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for write in writes.iter().filter(|write| write.default().is_some()) {
+            let own = write.object_of_default_bucket();
+            if let Some(object) = own {
+                let bucket = Object::Bucket(object.bucket().to_owned());
+                // The bucket that somebody makes themself is not made for them.
+                let makes_bucket = *object != bucket && put.contains(&bucket);
+                let is_made = match write.method {
+                    Method::PATCH | Method::DELETE => !put.contains(object),
                     // What comes before it in a batch makes it.
-                    Method::PUT => {
-                        own.is_empty() && others.iter().any(|before| objects(&before.uri()).contains(object))
-                    }
+                    Method::PUT => !named.contains(object) && implied.contains(object),
                     _ => false,
                 };
-            if is_made && is_unknown(journal, object).await? {
-                let requester = self.requester(&write.credentials);
-                Box::pin(self.make(&write.default_uri(), &requester)).await?;
+                if is_made && !makes_bucket && !absent(journal, vec![object.clone()]).await?.is_empty() {
+                    let requester = self.requester(&write.credentials);
+                    Box::pin(self.make(&write.default_uri(), &requester)).await?;
+                }
+                put.extend(own.filter(|_| write.method == Method::PUT).cloned());
+                named.insert(object.clone());
             }
+            implied.extend(objects(&write.uri()).into_iter().filter(|object| own != Some(object)));
         }
         Ok(())
     }
 }
 
-async fn is_unknown(journal: &Journal, object: &Object) -> Result<bool, JournalError> {
-    let known = journal.known(std::slice::from_ref(object)).await?;
-    Ok(known.get(object).is_none_or(|known| known.deleted))
+/// Those of some objects that are not known to be there.
+async fn absent(journal: &Journal, mut objects: Vec<Object>) -> Result<Vec<Object>, JournalError> {
+    let known = journal.known(&objects).await?;
+    objects.retain(|object| known.get(object).is_none_or(|known| known.deleted));
+    Ok(objects)
 }
 
 /// The creations that a request in the default bucket brought about, as far as they are not known yet.
@@ -112,14 +116,10 @@ async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, Journa
     if write.default().is_none() {
         return Ok(Vec::new());
     }
-    let objects = objects(&write.uri());
-    let known = journal.known(&objects).await?;
-    let unknown = objects
-        .into_iter()
-        .filter(|object| known.get(object).is_none_or(|known| known.deleted))
-        // What the request itself writes stands in its own answer.
-        .filter(|object| write.target != Some(Target::Object(object.clone())));
-    Ok(unknown.collect())
+    let mut absent = absent(journal, objects(&write.uri())).await?;
+    // What the request itself writes stands in its own answer.
+    absent.retain(|object| write.target != Some(Target::Object(object.clone())));
+    Ok(absent)
 }
 
 /// What the default bucket makes for a request to a URI in it, whatever there is at that URI.

@@ -1,5 +1,6 @@
 //! A write on its way through the journal.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,17 +220,26 @@ impl Recording {
 
     /// Asks again who wrote what somebody else must have written than who was thought to.
     async fn correct_authors(&mut self, answers: &[Answer]) {
+        let mut asked: HashMap<&Credentials, Option<String>> = HashMap::new();
         for ((write, intent), answer) in self.writes.iter().zip(&mut self.intents).zip(answers) {
             let Some(intent) = intent else { continue };
             let is_somebody_else = match &intent.user_id {
                 None => answer.status.is_success() && !write.credentials.is_anonymous(),
                 Some(user_id) => answer.is_made_by_another(user_id),
             };
-            if is_somebody_else {
-                match self.room.requester(&write.credentials).author_by_now().await {
-                    Ok(user_id) => intent.user_id = user_id,
-                    Err(error) => tracing::debug!(%error, "could not ask again who wrote something"),
+            if !is_somebody_else {
+                continue;
+            }
+            if let Some(user_id) = asked.get(&write.credentials) {
+                intent.user_id.clone_from(user_id);
+                continue;
+            }
+            match self.room.requester(&write.credentials).author_by_now().await {
+                Ok(user_id) => {
+                    intent.user_id.clone_from(&user_id);
+                    asked.insert(&write.credentials, user_id);
                 }
+                Err(error) => tracing::debug!(%error, "could not ask again who wrote something"),
             }
         }
     }

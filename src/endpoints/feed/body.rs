@@ -3,19 +3,18 @@
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use flate2::read::{MultiGzDecoder, ZlibDecoder};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, ORIGIN};
+use http::header::CONTENT_ENCODING;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::aside;
 use crate::bounded::{self, Refused};
+use crate::endpoints::media_type::{is_json, not_json};
 use crate::error::Error;
 use crate::feeds::params::{MOST_VALUES, refused};
 use crate::wire::body::{self, Body};
 use crate::wire::buffers::Hold;
-
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// SECURITY: the most that a body may hold, in bytes, also once it is decompressed.
 const MOST: usize = 8 << 20;
@@ -44,27 +43,6 @@ pub async fn read(
     let object = aside::run(most, move || parse(decoded(&body, &coding)?, is_json)).await??;
     hold.set(object.as_ref().map_or(0, bounded::weight))?;
     Ok(object)
-}
-
-/// Whether a request says that its body is JSON.
-pub fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-}
-
-/// SECURITY: a form of any page may send a `POST` with what the browser knows of its user. Only JSON makes the browser ask
-/// first whether the page may. Whoever is no browser sends neither header, and may leave out what the body is.
-pub fn check_sender(headers: &HeaderMap) -> Result<(), Error> {
-    let is_of_browser = headers.contains_key(ORIGIN) || headers.contains_key(SEC_FETCH_SITE);
-    if is_of_browser && !is_json(headers) { Err(not_json()) } else { Ok(()) }
-}
-
-/// The refusal of a body that is not said to be JSON.
-fn not_json() -> Error {
-    Error::Feed {
-        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        reason: "Content-Type must be application/json".to_owned(),
-    }
 }
 
 /// The text of a body, which is never made as a whole.

@@ -4,8 +4,8 @@ use http::request::Parts;
 use serde_json::{Map, Value};
 
 use crate::app::Core;
-use crate::endpoints::feed;
 use crate::endpoints::history::selection::Selection;
+use crate::endpoints::{feed, media_type};
 use crate::error::Error;
 use crate::query::{Fault, Filter, Operator, Parameters, Query};
 use crate::wire::body::Body;
@@ -59,7 +59,7 @@ impl Members {
         body: Body,
         hold: &mut Hold,
     ) -> Result<Self, Error> {
-        feed::body::check_sender(&request.headers)?;
+        media_type::check_sender(&request.headers)?;
         let limits = &core.app.settings.limits;
         let body = limited::limited(body, limits)?;
         Ok(Self::of(feed::body::read(request, body, limits.body_limit(), hold).await?))
