@@ -74,12 +74,20 @@ fn write_members(text: &mut Vec<u8>, record: &[u8], stays: impl Fn(&str) -> bool
 
 /// Whether a record has to be looked into: only a text that begins with `_`, or with something escaped, can be such a name.
 fn may_have_ours(record: &[u8]) -> bool {
-    record.windows(2).any(|pair| matches!(pair, [b'"', b'_' | b'\\']))
+    memchr::memchr_iter(b'"', record).any(|place| matches!(record.get(place + 1), Some(b'_' | b'\\')))
 }
 
 /// A line end can only stand between tokens, and would end the row.
 pub(super) fn extend_in_line(text: &mut Vec<u8>, json: &[u8]) {
-    text.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+    let start = text.len();
+    text.extend_from_slice(json);
+    let mut rest = text.get_mut(start..).unwrap_or_default();
+    while let Some(place) = memchr::memchr2(b'\n', b'\r', rest)
+        && let Some((end, after)) = rest.get_mut(place..).and_then(<[u8]>::split_first_mut)
+    {
+        *end = b' ';
+        rest = after;
+    }
 }
 
 #[cfg(test)]

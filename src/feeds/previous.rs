@@ -27,8 +27,10 @@ pub struct Previous {
 /// Versions before deletions by the ids of what was deleted, as JSON.
 pub type PreviousVersions = HashMap<Arc<str>, Box<RawValue>>;
 
-/// How many rows are looked up at once: versions are as large as whoever wrote them liked.
-pub const AT_ONCE: usize = 16;
+/// SECURITY: how many rows a reader is told of at once: versions are as large as whoever wrote them liked.
+pub const AT_ONCE: usize = 8;
+/// SECURITY: how many bytes of the history are read at once for them. Those of one row alone may be more.
+const ENOUGH: usize = 2 << 20;
 
 /// What is read of an entry.
 #[derive(Deserialize)]
@@ -107,29 +109,48 @@ impl Previous {
         let of_newest: Vec<Touched> =
             deleted.iter().zip(&newest).map(|(row, entry)| touched(row, *entry)).collect();
         let before = visible.around(&of_newest).await?;
-        let whole: BTreeSet<Timestamp> =
-            newest.iter().copied().chain(before.iter().filter_map(|around| around.before)).collect();
-        let seen = visible.entries_at(&whole, &BTreeSet::new()).await?;
-        let seen: HashMap<Timestamp, &SeenEntry> =
-            seen.iter().map(|entry| (entry.last_modified, entry)).collect();
-        let read = |entry: Timestamp| -> Option<Read<'_>> {
-            serde_json::from_str(seen.get(&entry)?.json.as_ref()?.get()).ok()
+        let both = newest.into_iter().zip(before.into_iter().map(|around| around.before));
+        let known: Vec<(&FeedRow, (Timestamp, Option<Timestamp>))> =
+            deleted.iter().copied().zip(both).collect();
+        let entries = |(_, (newest, before)): &(_, (Timestamp, Option<Timestamp>))| {
+            [*newest].into_iter().chain(*before).collect::<BTreeSet<Timestamp>>()
         };
-        for ((row, newest), before) in deleted.iter().zip(newest).zip(before) {
-            let newest = read(newest);
-            let before = before.before.and_then(read);
-            let is_this = newest.as_ref().is_some_and(|entry| {
-                entry.is_deletion() && modified(entry.target.data) == Some(row.last_modified)
-            });
-            let known = newest.iter().flat_map(Read::versions).chain(before.iter().flat_map(Read::versions));
-            // A deletion can be dated back; and where another one is the newest, this is not about the same.
-            let is_before = |data: &&RawValue| {
-                is_this || modified(data).is_some_and(|version| version < row.last_modified)
-            };
-            if let Some(version) = known.into_iter().find(is_before) {
-                versions.insert(Arc::clone(&row.id), version.to_owned());
-            }
+        let mut rest = &*known;
+        while !rest.is_empty() {
+            let needed: Vec<_> = rest.iter().map(entries).collect();
+            let (number, _) = visible.fitting(&needed, ENOUGH).await?;
+            let (some, others) = rest.split_at(number.min(rest.len()));
+            let seen = visible.entries_at(&some.iter().flat_map(entries).collect(), &BTreeSet::new()).await?;
+            take(some, &seen, versions);
+            rest = others;
         }
         Ok(())
+    }
+}
+
+/// Takes the versions before deletions out of the entries about them: the newest of each row, and the one before.
+fn take(
+    deleted: &[(&FeedRow, (Timestamp, Option<Timestamp>))],
+    seen: &[SeenEntry],
+    versions: &mut PreviousVersions,
+) {
+    let seen: HashMap<Timestamp, &SeenEntry> =
+        seen.iter().map(|entry| (entry.last_modified, entry)).collect();
+    let read = |entry: Timestamp| -> Option<Read<'_>> {
+        serde_json::from_str(seen.get(&entry)?.json.as_ref()?.get()).ok()
+    };
+    for (row, (newest, before)) in deleted {
+        let newest = read(*newest);
+        let before = before.and_then(read);
+        let is_this = newest.as_ref().is_some_and(|entry| {
+            entry.is_deletion() && modified(entry.target.data) == Some(row.last_modified)
+        });
+        let known = newest.iter().flat_map(Read::versions).chain(before.iter().flat_map(Read::versions));
+        // A deletion can be dated back; and where another one is the newest, this is not about the same.
+        let is_before =
+            |data: &&RawValue| is_this || modified(data).is_some_and(|version| version < row.last_modified);
+        if let Some(version) = known.into_iter().find(is_before) {
+            versions.insert(Arc::clone(&row.id), version.to_owned());
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::journal::{
     Action, Around, Object, Permissions, SeenEntry, Touched, are_same_permissions, is_same_but_modified,
 };
 use crate::kinto::Timestamp;
+use crate::wire::buffers::Hold;
 
 /// The most entries that are named of an object, the newest.
 pub const MOST_NAMED: usize = 1_000;
@@ -88,7 +89,7 @@ struct Row<'d> {
     before: Option<&'d RawValue>,
     after: Option<&'d RawValue>,
     /// What changed, without `last_modified`.
-    patch: Option<json_patch::Patch>,
+    patch: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     permissions: Option<BothPermissions<'d>>,
     last_modified: u64,
@@ -107,20 +108,67 @@ struct BothPermissions<'d> {
     after: &'d Permissions,
 }
 
-/// What was done to these objects, in their order; nothing of those that are as they were before.
-pub async fn differences(visible: &Visible, touched: &[Touched]) -> Result<Vec<Difference>, Error> {
-    let around = visible.around(touched).await?;
-    let (mut whole, mut heads) = (BTreeSet::new(), BTreeSet::new());
-    for (touched, around) in touched.iter().zip(&around) {
-        heads.extend(touched.entries.iter().rev().take(MOST_NAMED));
-        whole.extend(touched.entries.first().into_iter().chain(touched.entries.last()));
-        whole.extend(around.before.into_iter().chain(around.newest.map(|(newest, _)| newest)));
+/// SECURITY: of how many bytes of entries, together, differences are made at once. One object alone may have more.
+const ENOUGH: usize = 2 << 20;
+/// Copies of what is read that there are at the same time: the entry, what is taken out of it, and what is told.
+const COPIES: usize = 4;
+/// SECURITY: the most bytes that are compared member by member. What is parsed takes sixteen times as much, and so may a patch.
+const MOST_COMPARED: usize = 512 << 10;
+/// A patch that is longer than this, and than what it is made of, helps nobody.
+const LONG_PATCH: usize = 64 << 10;
+
+/// Looks at objects, in their order, at as many together as do not take too much.
+#[derive(Debug)]
+pub struct Looking<'l> {
+    visible: &'l Visible,
+    rest: &'l [Touched],
+    most: usize,
+    together: usize,
+    hold: Hold,
+}
+
+impl<'l> Looking<'l> {
+    /// Looks at these, and never at more than `most` together. What that takes is held.
+    pub fn at(visible: &'l Visible, touched: &'l [Touched], most: usize, hold: Hold) -> Self {
+        Self { visible, rest: touched, most, together: most, hold }
     }
-    let entries = visible.entries_at(&whole, &heads).await?;
-    let entries: HashMap<Timestamp, &SeenEntry> =
-        entries.iter().map(|entry| (entry.last_modified, entry)).collect();
-    let told = touched.iter().zip(&around);
-    Ok(told.filter_map(|(touched, around)| Difference::of(touched, around, &entries)).collect())
+
+    /// What was not looked at.
+    pub fn rest(&self) -> &'l [Touched] {
+        self.rest
+    }
+
+    /// The next objects, and what was done to them: nothing of those that are as they were before. `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<(&'l [Touched], Vec<Difference>)>, Error> {
+        let (first, _) = self.rest.split_at(self.together.clamp(1, self.most.max(1)).min(self.rest.len()));
+        if first.is_empty() {
+            self.hold.set(0)?;
+            return Ok(None);
+        }
+        let around = self.visible.around(first).await?;
+        let told = || first.iter().zip(&around);
+        let needed: Vec<_> = told().map(|(touched, around)| needed(touched, around)).collect();
+        let (number, bytes) = self.visible.fitting(&needed, ENOUGH).await?;
+        self.hold.set(COPIES.saturating_mul(bytes))?;
+        let whole = needed.into_iter().take(number).flatten().collect();
+        let heads =
+            first.iter().take(number).flat_map(|touched| touched.entries.iter().rev().take(MOST_NAMED));
+        let entries = self.visible.entries_at(&whole, &heads.copied().collect()).await?;
+        let entries: HashMap<Timestamp, &SeenEntry> =
+            entries.iter().map(|entry| (entry.last_modified, entry)).collect();
+        let found =
+            told().take(number).filter_map(|(touched, around)| Difference::of(touched, around, &entries));
+        let found = found.collect();
+        let (looked, rest) = self.rest.split_at(number.min(self.rest.len()));
+        (self.rest, self.together) = (rest, 2 * number);
+        Ok(Some((looked, found)))
+    }
+}
+
+/// The entries that have to be read whole to tell what was done to an object.
+fn needed(touched: &Touched, around: &Around) -> BTreeSet<Timestamp> {
+    let ends = touched.entries.first().into_iter().chain(touched.entries.last()).copied();
+    ends.chain(around.before).chain(around.newest.map(|(newest, _)| newest)).collect()
 }
 
 // === impl Side ===
@@ -263,15 +311,20 @@ impl Difference {
         serde_json::to_string(&row).unwrap_or_default()
     }
 
-    /// How much it holds, in bytes, twice: a patch may be as long as both sides.
+    /// How many bytes are read to tell it.
     pub fn weight(&self) -> usize {
         let length = |side: &Side| side.data().map_or(0, |data| data.get().len());
-        2 * (length(&self.before) + length(&self.after)) + length(&self.now) + 40 * self.entries.len() + 512
+        length(&self.before) + length(&self.after) + length(&self.now) + 40 * self.entries.len() + 512
     }
 }
 
-/// What makes the one of the other (RFC 6902); none where they nest too deep to be looked into.
-pub fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<json_patch::Patch> {
+/// What makes the one of the other (RFC 6902), as JSON; none where that would take too much, or where they nest too deep to be
+/// looked into.
+pub fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<Box<RawValue>> {
+    let length: usize = [before, after].into_iter().flatten().map(|data| data.get().len()).sum();
+    if length > MOST_COMPARED {
+        return None;
+    }
     let read = |data: Option<&RawValue>| -> Option<Value> {
         let Some(data) = data else { return Some(Value::Null) };
         let mut value: Value = serde_json::from_str(data.get()).ok()?;
@@ -280,5 +333,6 @@ pub fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<json
         }
         Some(value)
     };
-    Some(json_patch::diff(&read(before)?, &read(after)?))
+    let patch = serde_json::value::to_raw_value(&json_patch::diff(&read(before)?, &read(after)?)).ok()?;
+    Some(patch).filter(|patch| patch.get().len() <= length.max(LONG_PATCH))
 }

@@ -137,6 +137,25 @@ impl Visible {
         self.ask(async |sees| self.journal.entries_at(&self.bucket, whole, heads, sees).await).await
     }
 
+    /// How many of these sets of entries, from the first on, have no more than so many bytes together; one at least. Beside it,
+    /// how many bytes that are.
+    pub async fn fitting(
+        &self,
+        sets: &[BTreeSet<Timestamp>],
+        most: usize,
+    ) -> Result<(usize, usize), JournalError> {
+        let lengths = self.journal.lengths(&self.bucket, &sets.iter().flatten().copied().collect()).await?;
+        let (mut number, mut bytes) = (0, 0_usize);
+        for set in sets {
+            let more: usize = set.iter().filter_map(|entry| lengths.get(entry)).sum();
+            if number > 0 && bytes.saturating_add(more) > most {
+                break;
+            }
+            (number, bytes) = (number + 1, bytes.saturating_add(more));
+        }
+        Ok((number, bytes))
+    }
+
     /// Fails with the refusal where the requester sees nothing.
     pub async fn check(&self) -> Result<(), Error> {
         if self.limits.is_some() {

@@ -19,6 +19,7 @@ use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, commit, unique};
 
 mod bodies;
 mod connections;
+mod copies;
 mod credentials;
 mod refused;
 mod selectors;

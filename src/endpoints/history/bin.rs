@@ -11,7 +11,7 @@ use super::selection::Selection;
 use crate::app::Core;
 use crate::endpoints::list;
 use crate::error::Error;
-use crate::history::difference::{Difference, Side, differences};
+use crate::history::difference::{Difference, Looking, Side};
 use crate::journal::Touched;
 use crate::query::{Filter, Operator, Parameters, Sort};
 use crate::wire::body::{Body, Response};
@@ -20,6 +20,8 @@ use crate::wire::peer::Peer;
 
 /// SECURITY: the most bytes of a page, before what the objects were is read.
 const PAGE: usize = 4 << 20;
+/// The most objects that are looked at together.
+const TOGETHER: usize = 1_000;
 
 /// Something that was deleted.
 #[derive(Serialize)]
@@ -52,15 +54,14 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     let page = visible.page(&query).await?;
     let touched: Vec<Touched> = page.rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
     let mut text = String::from("{\"data\":[");
-    for chunk in touched.chunks(100) {
-        for difference in differences(&visible, chunk).await? {
-            if let Some(row) = row(&difference) {
-                if !text.ends_with('[') {
-                    text.push(',');
-                }
-                text.push_str(&row);
+    let mut looking = Looking::at(&visible, &touched, TOGETHER, core.hold(&request.headers, peer));
+    while let Some((_, found)) = looking.next().await? {
+        for row in found.iter().filter_map(row) {
+            if !text.ends_with('[') {
+                text.push(',');
             }
-            hold.set(hold.bytes().max(text.len() + PAGE))?;
+            hold.set(hold.bytes().max(text.len() + row.len() + PAGE))?;
+            text.push_str(&row);
         }
     }
     text.push_str("]}");

@@ -15,7 +15,7 @@ use crate::aside;
 use crate::endpoints::list::{self, PreconditionOutcome, Preconditions};
 use crate::error::Error;
 use crate::history::Visible;
-use crate::history::difference::{Difference, differences};
+use crate::history::difference::{Difference, Looking};
 use crate::journal::{Touched, Touches, Versions};
 use crate::kinto::Timestamp;
 use crate::query::{Fault, Invalid, Parameters, Query};
@@ -28,11 +28,8 @@ use crate::wire::peer::Peer;
 const PAGE: usize = 8 << 20;
 /// SECURITY: the most bytes that the names of all selected objects and entries take.
 pub(super) const MOST: usize = 32 << 20;
-/// Objects that are looked at together: first, and at most.
-const FIRST: usize = 32;
+/// The most objects that are looked at together.
 const TOGETHER: usize = 1_000;
-/// How many bytes are about enough to be looked at together.
-const ENOUGH: usize = 1 << 20;
 
 /// Answers a request for what was done in a bucket.
 pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> Result<Response, Error> {
@@ -56,13 +53,14 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
         PreconditionOutcome::Failed => return Ok(list::precondition_failed(timestamp)),
     }
     let page = Page { visible: &visible, selection: &selection };
+    let reading = core.hold(&request.headers, peer);
     let mut response = if request.method == Method::HEAD {
         let mut response = list::json(Body::empty());
-        list::insert_total(response.headers_mut(), page.count(&touches).await?);
+        list::insert_total(response.headers_mut(), page.count(&touches, reading).await?);
         response
     } else {
         hold.grow(2 * PAGE)?;
-        let (text, next) = page.read(touches).await?;
+        let (text, next) = page.read(touches, reading).await?;
         hold.set(text.len())?;
         let mut response = list::json(Body::full(text));
         if let Some(token) = next {
@@ -113,21 +111,17 @@ impl Page<'_> {
     }
 
     /// How many objects are not as they were before.
-    async fn count(&self, touches: &Touches) -> Result<usize, Error> {
-        let (mut count, mut rest, mut together) = (0, &*touches.objects, FIRST);
-        while let Some((chunk, after)) = rest.split_at_checked(together.min(rest.len()))
-            && !chunk.is_empty()
-        {
-            let found = differences(self.visible, chunk).await?;
-            together = next_together(&found);
+    async fn count(&self, touches: &Touches, reading: Hold) -> Result<usize, Error> {
+        let mut looking = Looking::at(self.visible, &touches.objects, TOGETHER, reading);
+        let mut count = 0;
+        while let Some((_, found)) = looking.next().await? {
             count += found.len();
-            rest = after;
         }
         Ok(count)
     }
 
     /// The text of the page, and the token of the next one.
-    async fn read(&self, touches: Touches) -> Result<(String, Option<String>), Error> {
+    async fn read(&self, touches: Touches, reading: Hold) -> Result<(String, Option<String>), Error> {
         let mut objects = touches.objects;
         if let Some(token) = &self.selection.token {
             let (last, uri) = read_token(token).ok_or_else(|| Invalid::query("_token", "Invalid token"))?;
@@ -137,13 +131,10 @@ impl Page<'_> {
             objects.retain(is_later);
         }
         let mut text = String::from("{\"data\":[");
-        let (mut number, mut together, mut rest) = (0, FIRST, &*objects);
+        let mut number = 0;
         let mut last: Option<(Timestamp, String)> = None;
-        while let Some((chunk, after)) = rest.split_at_checked(together.min(rest.len()))
-            && !chunk.is_empty()
-        {
-            let found = differences(self.visible, chunk).await?;
-            together = next_together(&found);
+        let mut looking = Looking::at(self.visible, &objects, TOGETHER.min(self.limit()), reading);
+        while let Some((_, found)) = looking.next().await? {
             let bytes = found.iter().map(Difference::weight).sum();
             let rows: Vec<(Timestamp, String, String)> = aside::run(bytes, move || {
                 let row = |difference: Difference| {
@@ -165,17 +156,10 @@ impl Page<'_> {
                 number += 1;
                 last = Some((at, uri));
             }
-            rest = after;
         }
         text.push_str("]}");
         Ok((text, None))
     }
-}
-
-/// How many objects are looked at together next.
-pub(super) fn next_together(found: &[Difference]) -> usize {
-    let bytes: usize = found.iter().map(Difference::weight).sum();
-    (ENOUGH / (bytes / found.len().max(1)).max(1)).clamp(1, TOGETHER)
 }
 
 fn write_token(last: Timestamp, uri: &str) -> String {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::access::Requester;
 use crate::app::Core;
+use crate::aside;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::feeds::document;
@@ -26,6 +27,8 @@ use crate::wire::buffers::Hold;
 
 /// How many documents are made at once.
 const AT_ONCE: usize = 50;
+/// What a document takes beside the record and the names of its versions, in bytes.
+const PIECES: usize = 256;
 /// How often documents are read again because somebody wrote them meanwhile.
 const TRIES: usize = 5;
 
@@ -50,6 +53,12 @@ pub(super) struct Copies<'c> {
 struct Found {
     rows: HashMap<String, FeedRow>,
     chains: HashMap<String, Vec<Link>>,
+}
+
+impl Found {
+    fn chain(&self, id: &str) -> &[Link] {
+        self.chains.get(id).map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 impl Asked {
@@ -81,25 +90,19 @@ impl<'c> Copies<'c> {
         let mut chunks = vec![Bytes::from_static(b"{\"results\":[")];
         for (number, asked) in asked.chunks(AT_ONCE).enumerate() {
             let found = self.find(asked).await?;
-            let mut text = Vec::new();
             for (place, asked) in asked.iter().enumerate() {
-                if number + place > 0 {
-                    text.push(b',');
-                }
-                text.extend_from_slice(format!(r#"{{"id":{},"docs":["#, json!(asked.id)).as_bytes());
-                if let Some(copy) = self.copy(&found, &asked.id, asked.rev.as_deref()) {
-                    text.extend_from_slice(br#"{"ok":"#);
-                    text.extend_from_slice(&copy);
-                    text.push(b'}');
+                let comma = if number + place > 0 { "," } else { "" };
+                let begin = format!(r#"{comma}{{"id":{},"docs":["#, json!(asked.id));
+                if let Some(copy) = self.copy(&found, &asked.id, asked.rev.as_deref(), hold).await? {
+                    chunks.push((begin + r#"{"ok":"#).into());
+                    chunks.extend([copy, Bytes::from_static(b"}]}")]);
                 } else {
                     let (id, rev) = (&asked.id, asked.rev.as_deref().unwrap_or("undefined"));
                     let error = json!({"id": id, "rev": rev, "error": "not_found", "reason": "missing"});
-                    text.extend_from_slice(json!({ "error": error }).to_string().as_bytes());
+                    chunks.push(format!("{begin}{}]}}", json!({ "error": error })).into());
                 }
-                text.extend_from_slice(b"]}");
+                hold.grow(chunks.last().map_or(0, Bytes::len) + PIECES)?;
             }
-            hold.grow(text.len())?;
-            chunks.push(text.into());
         }
         chunks.push(Bytes::from_static(b"]}\n"));
         Ok(chunks)
@@ -127,18 +130,22 @@ impl<'c> Copies<'c> {
         let is_mixed = accept.contains("multipart/mixed") && !accept.contains("application/json");
         let boundary = Uuid::new_v4().simple().to_string();
         let mut text = if is_mixed { Vec::new() } else { b"[".to_vec() };
-        // With `latest`, several names lead to one version.
-        let mut given = BTreeSet::new();
+        let mut is_given = false;
         for rev in wanted {
-            let copy = self.copy(&found, id, rev.as_deref());
+            let is_there = self.find_row(&found, id, rev.as_deref()).is_some();
+            // Whatever it is called, there is one version at most, the newest.
+            if is_there && is_given {
+                continue;
+            }
+            is_given |= is_there;
+            let copy = self.copy(&found, id, rev.as_deref(), hold).await?;
             let (part, mark) = match copy {
-                Some(copy) if !given.insert(copy.clone()) => continue,
                 Some(copy) if is_mixed => (copy, ""),
-                Some(copy) => ([br#"{"ok":"#, &*copy, b"}"].concat(), ""),
-                None => (
-                    json!({"missing": rev.as_deref().unwrap_or("all")}).to_string().into(),
-                    "; error=\"true\"",
-                ),
+                Some(copy) => ([br#"{"ok":"#, &*copy, b"}"].concat().into(), ""),
+                None => {
+                    let missing = json!({"missing": rev.as_deref().unwrap_or("all")});
+                    (missing.to_string().into(), "; error=\"true\"")
+                }
             };
             if is_mixed {
                 let head = format!("--{boundary}\r\nContent-Type: application/json{mark}\r\n\r\n");
@@ -167,9 +174,9 @@ impl<'c> Copies<'c> {
         Ok(response)
     }
 
-    /// A version as a document; `None` where it is not known, or is no longer there.
-    fn copy(&self, found: &Found, id: &str, rev: Option<&str>) -> Option<Vec<u8>> {
-        let chain = found.chains.get(id).map(Vec::as_slice).unwrap_or_default();
+    /// The row of a version; `None` where it is not known, or is no longer there.
+    fn find_row(&self, found: &Found, id: &str, rev: Option<&str>) -> Option<FeedRow> {
+        let chain = found.chain(id);
         let end = chain.first()?;
         let is_known = |rev: Revision| {
             let is_older = chain.last().is_some_and(|first| rev.generation < first.revision.generation);
@@ -179,25 +186,33 @@ impl<'c> Copies<'c> {
             None => None,
             Some(rev) => Some(Revision::parse(rev).filter(|rev| is_known(*rev))?),
         };
-        let gone;
-        let row = match found.rows.get(id) {
-            // A tombstone can be made of the chain alone, also where the upstream has none any more.
-            _ if end.deleted => {
-                gone = tombstone(id, end);
-                &gone
-            }
-            row => row?,
-        };
-        if !self.is_true("latest") && wanted.is_some_and(|wanted| Some(wanted) != row.revision) {
-            return None;
-        }
-        let before = chain.iter().skip_while(|link| Some(link.revision) != row.revision);
+        // A tombstone can be made of the chain alone, also where the upstream has none any more.
+        let row = if end.deleted { tombstone(id, end) } else { found.rows.get(id)?.clone() };
+        let is_it = self.is_true("latest") || wanted.is_none_or(|wanted| Some(wanted) == row.revision);
+        is_it.then_some(row)
+    }
+
+    /// A version as a document; `None` as for its row. What it takes is held.
+    async fn copy(
+        &self,
+        found: &Found,
+        id: &str,
+        rev: Option<&str>,
+        hold: &mut Hold,
+    ) -> Result<Option<Bytes>, Error> {
+        let Some(row) = self.find_row(found, id, rev) else { return Ok(None) };
+        let before = found.chain(id).iter().skip_while(|link| Some(link.revision) != row.revision);
         let ids: Vec<String> = before.map(|link| link.revision.hex()).collect();
         let start = row.revision.map_or(0, |revision| revision.generation);
         let revisions = self.is_true("revs").then(|| json!({"start": start, "ids": ids}).to_string());
-        let mut copy = Vec::with_capacity(row.json.len() + 128);
-        document::write_copied(&mut copy, row, revisions.as_deref());
-        Some(copy)
+        let length = row.json.len() + revisions.as_ref().map_or(0, String::len) + PIECES;
+        hold.grow(length)?;
+        let write = move || {
+            let mut copy = Vec::with_capacity(length);
+            document::write_copied(&mut copy, &row, revisions.as_deref());
+            copy.into()
+        };
+        Ok(Some(aside::run(length, write).await?))
     }
 
     /// Reads what is asked for, as it is now.

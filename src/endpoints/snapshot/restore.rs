@@ -20,11 +20,12 @@ use crate::endpoints::history::revert::options::Members;
 use crate::endpoints::history::revert::run::Work;
 use crate::error::Error;
 use crate::history::Visible;
-use crate::history::difference::{Side, differences};
+use crate::history::difference::{Looking, Side};
 use crate::journal::{Object, Touched, Versions};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::query::{Filter, Operator, Query};
 use crate::wire::body::{Body, Response};
+use crate::wire::buffers::Hold;
 use crate::wire::peer::Peer;
 
 /// Answers a request to restore a collection; `moment` is what stands behind the `@`.
@@ -55,7 +56,8 @@ pub async fn answer(
     let versions = Versions { after: moment, until: Timestamp::LAST };
     let query = Query::of_filters(vec![within]);
     let mut touched = diff::touched(&visible, &query, versions, &mut hold).await?.objects;
-    if !is_gone(&visible, &collection, &touched).await? {
+    let looking = core.hold(&request.headers, peer);
+    if !is_gone(&visible, &collection, &touched, looking).await? {
         touched.retain(|touched| touched.object != collection);
     }
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
@@ -65,10 +67,16 @@ pub async fn answer(
 }
 
 /// Whether the collection is there no more.
-async fn is_gone(visible: &Visible, collection: &Object, touched: &[Touched]) -> Result<bool, Error> {
+async fn is_gone(
+    visible: &Visible,
+    collection: &Object,
+    touched: &[Touched],
+    hold: Hold,
+) -> Result<bool, Error> {
     let Some(own) = touched.iter().find(|touched| touched.object == *collection) else { return Ok(false) };
-    let found = differences(visible, slice::from_ref(own)).await?;
-    Ok(found.first().is_some_and(|difference| matches!(difference.now, Side::Absent)))
+    let looked = Looking::at(visible, slice::from_ref(own), 1, hold).next().await?;
+    let found = looked.and_then(|(_, found)| found.into_iter().next());
+    Ok(found.is_some_and(|difference| matches!(difference.now, Side::Absent)))
 }
 
 /// The records that changed since the moment of which the history does not know it yet.

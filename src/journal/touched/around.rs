@@ -70,6 +70,25 @@ impl Journal {
         });
         Ok(entries.await?.unwrap_or_default())
     }
+
+    /// How many bytes the entries with these timestamps have.
+    pub async fn lengths(
+        &self,
+        bucket: &str,
+        entries: &BTreeSet<Timestamp>,
+    ) -> Result<HashMap<Timestamp, usize>, JournalError> {
+        let lengths = self.of_history(bucket, async |connection, history, _| {
+            let select = "SELECT last_modified, CAST(octet_length(json) AS BIGINT) FROM sidecar_entries WHERE history = ";
+            let select = among(self.engine.kind, Statement::new(select).bind(history), entries.iter());
+            let mut lengths = HashMap::new();
+            for row in select.fetch(connection).await? {
+                let length: i64 = row.try_get(1)?;
+                lengths.insert(timestamp(&row, 0)?, usize::try_from(length).unwrap_or(usize::MAX));
+            }
+            Ok(lengths)
+        });
+        Ok(lengths.await?.unwrap_or_default())
+    }
 }
 
 impl Question<'_, '_> {
@@ -102,16 +121,21 @@ impl Question<'_, '_> {
     pub(in crate::journal) fn select_at(&self, timestamps: &[Timestamp], json: &str) -> Statement {
         let select = Statement::new(&format!("SELECT last_modified, id, user_id, uri, {json}, "));
         let select = self.sight(select).push(" FROM sidecar_entries WHERE history = ").bind(self.history);
-        let select = self.seen(select).push(" AND last_modified ");
-        let list: Vec<u64> = timestamps.iter().map(|timestamp| timestamp.0).collect();
-        let list = serde_json::to_string(&list).unwrap_or_default();
-        match self.kind {
-            Kind::Sqlite => select.push("IN (SELECT value FROM json_each(").bind(list).push("))"),
-            Kind::Postgres => select
-                .push("= ANY (ARRAY(SELECT CAST(json_array_elements_text(CAST(")
-                .bind(list)
-                .push(" AS json)) AS BIGINT)))"),
-        }
+        among(self.kind, self.seen(select), timestamps.iter())
+    }
+}
+
+/// Of what a statement selects, what has these timestamps.
+fn among<'t>(kind: Kind, select: Statement, timestamps: impl Iterator<Item = &'t Timestamp>) -> Statement {
+    let select = select.push(" AND last_modified ");
+    let list: Vec<u64> = timestamps.map(|timestamp| timestamp.0).collect();
+    let list = serde_json::to_string(&list).unwrap_or_default();
+    match kind {
+        Kind::Sqlite => select.push("IN (SELECT value FROM json_each(").bind(list).push("))"),
+        Kind::Postgres => select
+            .push("= ANY (ARRAY(SELECT CAST(json_array_elements_text(CAST(")
+            .bind(list)
+            .push(" AS json)) AS BIGINT)))"),
     }
 }
 

@@ -18,11 +18,10 @@ use crate::access::Requester;
 use crate::app::Core;
 use crate::backoff::Backoff;
 use crate::endpoints::batch;
-use crate::endpoints::history::diff;
 use crate::endpoints::list::{TOTAL_OBJECTS, TOTAL_RECORDS};
 use crate::error::Error;
 use crate::history::Visible;
-use crate::history::difference::{Difference, differences};
+use crate::history::difference::{Difference, Looking};
 use crate::journal::{Note, Object, ResourceName, Touched};
 use crate::phase::Phase;
 use crate::upstream::UpstreamError;
@@ -100,30 +99,25 @@ impl Run {
 
     /// Goes through objects. Those that are to be deleted are given back where others come first.
     async fn pass(&mut self, visible: &Visible, touched: Vec<Touched>, is_first: bool) -> Vec<Touched> {
-        let (mut rest, mut together, mut deletions) = (&*touched, 32, Vec::new());
-        while let Some((chunk, after)) = rest.split_at_checked(together.min(rest.len()))
-            && !chunk.is_empty()
-            && !self.told.is_closed
-        {
-            rest = after;
-            if self.told.stopped.is_none() {
-                match differences(visible, chunk).await {
-                    Ok(found) => {
-                        together = diff::next_together(&found).min(TOGETHER);
-                        for difference in &found {
-                            if self.one(difference, is_first).await {
-                                let own = chunk.iter().find(|touched| touched.object == difference.object);
-                                deletions.extend(own.cloned());
-                            }
+        let mut deletions = Vec::new();
+        let hold = self.core.hold(&self.parts.headers, &self.peer);
+        let mut looking = Looking::at(visible, &touched, TOGETHER, hold);
+        while !self.told.is_closed && self.told.stopped.is_none() {
+            match looking.next().await {
+                Ok(None) => break,
+                Ok(Some((looked, found))) => {
+                    for difference in &found {
+                        if self.one(difference, is_first).await {
+                            let own = looked.iter().find(|touched| touched.object == difference.object);
+                            deletions.extend(own.cloned());
                         }
-                        continue;
                     }
-                    Err(error) => self.stop(&error),
                 }
+                Err(error) => self.stop(&error),
             }
-            for touched in chunk {
-                self.not_tried(&touched.object).await;
-            }
+        }
+        for touched in looking.rest() {
+            self.not_tried(&touched.object).await;
         }
         deletions
     }

@@ -56,7 +56,7 @@ pub(in crate::endpoints) struct Line<'l> {
 pub(in crate::endpoints) struct Preview<'l> {
     before: Option<&'l RawValue>,
     after: Option<&'l RawValue>,
-    patch: Option<json_patch::Patch>,
+    patch: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize)]
