@@ -1,8 +1,8 @@
-//! A real browser without a window: Debian's headless Chromium, told what to do through its debugging pipe.
+//! A real browser without a window: Debian's Chromium, told what to do through its debugging pipe.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use tempfile::TempDir;
 use super::{PATIENCE, debian, skip, undertaker};
 
 const PACKAGE: &str = "chromium-headless-shell";
+/// Where it is installed, a package of it that is unpacked lacks what both share.
+const INSTALLED: &str = "/usr/lib/chromium/chromium";
 
 /// A browser with one page; ended when dropped.
 pub struct Browser {
@@ -31,6 +33,9 @@ pub struct Browser {
 
 /// Where the program is, and where its libraries are. Says what is left out where it cannot be had.
 fn program() -> Option<(PathBuf, String)> {
+    if Path::new(INSTALLED).exists() {
+        return Some((INSTALLED.into(), String::new()));
+    }
     let folder = debian::unpacked(PACKAGE);
     let folder = folder
         .map_err(|trouble| skip(&format!("there is no Chromium, so no page was opened in it: {trouble}")));
@@ -49,7 +54,13 @@ impl Browser {
             Command::new("sh")
                 .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1"])
                 .arg(program)
-                .args(["--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--hide-scrollbars"])
+                .args([
+                    "--headless",
+                    "--no-sandbox",
+                    "--disable-gpu",
+                    "--remote-debugging-pipe",
+                    "--hide-scrollbars",
+                ])
                 .arg(format!("--user-data-dir={}", profile.path().display()))
                 .env("LD_LIBRARY_PATH", libraries),
         );
