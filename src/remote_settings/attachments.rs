@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::header::HeaderMap;
 use http::{Method, Response};
+use percent_encoding::percent_decode_str;
 
 use super::servers::Servers;
 use crate::settings::Settings;
@@ -30,7 +31,7 @@ impl Attachments {
     }
 
     /// Where they are, with a slash at the end; `None` where nobody has any.
-    pub async fn base_url(&self, upstream: &Upstream) -> Option<String> {
+    async fn base_url(&self, upstream: &Upstream) -> Option<String> {
         let url = match &self.settings.remote_settings.attachments_upstream {
             Some(url) => url.to_string(),
             None => upstream.described().await.ok()?.said_of("attachments", "base_url")?.to_owned(),
@@ -38,6 +39,19 @@ impl Attachments {
         let url = format!("{}/", url.trim_end_matches('/'));
         // A Kinto that names this sidecar has nobody else.
         (url != self.own).then_some(url)
+    }
+
+    /// The address of the attachment at this path, as it stands in a URL, below `base_url`; `None` where nobody has any.
+    ///
+    /// SECURITY: what leads out of the folder, or is a question to the server, is no attachment, whoever names it.
+    pub async fn url(&self, path: &str, upstream: &Upstream) -> Option<String> {
+        let decoded = percent_decode_str(path).decode_utf8_lossy();
+        let is_out =
+            decoded.contains(['\\', '\0']) || decoded.split('/').any(|part| matches!(part, "." | ".."));
+        if is_out || path.is_empty() || path.contains(['?', '#']) {
+            return None;
+        }
+        Some(format!("{}{path}", self.base_url(upstream).await?))
     }
 
     /// Asks for the attachment at this address.

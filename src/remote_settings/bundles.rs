@@ -1,15 +1,21 @@
 //! Bundles: many changesets, or all attachments of a collection, in one file.
 //!
 //! A bundle is made when somebody asks for it and what it shows has changed since it was last made; once for all who ask,
-//! on the background runtime, one at a time. Somebody who asks again and again while everything changes has one that is no
-//! older than a second. Bundles and what they are made of are bounded in bytes.
+//! on the background runtime, one at a time, and those for which others have to send something keep only each other waiting.
+//! Somebody who asks again and again while everything changes has one that is no older than a second; and while it cannot be
+//! made, that is tried every few seconds. Bundles and what they are made of are bounded in bytes.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{Cursor, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -32,6 +38,9 @@ use files::File;
 
 /// How old a bundle may be while what it shows keeps changing.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// How long it is not tried again where it failed.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// The bytes in front of what Firefox compresses.
 const MAGIC: &[u8] = b"mozLz40\0";
@@ -62,18 +71,31 @@ pub struct Bundle {
     pub tag: String,
     /// The newest timestamp in it.
     pub modified: Timestamp,
+    stock: Stock,
+}
+
+/// What came of making one.
+type Outcome = Result<Arc<Bundle>, BundleError>;
+
+/// One that is being made, for all who want it.
+type Making = Shared<BoxFuture<'static, Outcome>>;
+
+#[derive(Debug)]
+struct Kept {
+    outcome: Outcome,
     /// What it was made of.
     source: String,
     made: Instant,
-    stock: Stock,
 }
 
 /// All bundles that are kept.
 #[derive(Debug)]
 pub struct Bundles {
-    kept: Cache<BundleName, Arc<Bundle>>,
-    /// Held while one is made.
+    kept: Cache<BundleName, Arc<Kept>>,
+    making: Mutex<HashMap<BundleName, Making>>,
+    /// Held while one is made of what is in memory, and of what others send.
     turn: tokio::sync::Mutex<()>,
+    turn_of_attachments: tokio::sync::Mutex<()>,
     most: usize,
     compat: Compat,
     background: Handle,
@@ -81,7 +103,7 @@ pub struct Bundles {
 }
 
 /// Why there is no bundle.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum BundleError {
     /// The collection wants none, or has no attachments, or too many bytes of them.
     #[error("there is no such bundle")]
@@ -94,7 +116,7 @@ pub enum BundleError {
     Upstream(#[from] UpstreamError),
     /// It could not be written.
     #[error("the bundle could not be written: {0}")]
-    Unwritten(BoxError),
+    Unwritten(Arc<BoxError>),
 }
 
 // === impl BundleName ===
@@ -145,20 +167,32 @@ impl BundleName {
 // === impl Bundle ===
 
 impl Bundle {
-    fn new(body: Vec<u8>, modified: Timestamp, source: String) -> Self {
+    fn new(body: Vec<u8>, modified: Timestamp) -> Self {
         let digest = Sha256::digest(&body);
         let tag = digest.iter().take(8).fold(0_u64, |tag, byte| tag << 8 | u64::from(*byte));
         let stock = Stock::new(body.len());
-        Self { body: body.into(), tag: format!("{tag:016x}"), modified, source, made: Instant::now(), stock }
-    }
-
-    fn is_current(&self, source: &str) -> bool {
-        self.source == source || self.made.elapsed() < FRESH
+        Self { body: body.into(), tag: format!("{tag:016x}"), modified, stock }
     }
 
     /// What its reader is lent.
     pub fn lent(&self) -> Option<Arc<Lent>> {
         self.stock.lent(self.body.len())
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn is_current(&self, source: &str) -> bool {
+        let age = self.made.elapsed();
+        match &self.outcome {
+            Ok(_) | Err(BundleError::TooLarge) => self.source == source || age < FRESH,
+            Err(_) => age < PAUSE,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        OVERHEAD + self.source.len() + self.outcome.as_ref().map_or(0, |bundle| bundle.body.len())
     }
 }
 
@@ -168,12 +202,12 @@ impl Bundles {
     /// None yet.
     pub fn new(settings: &Settings, background: Handle, attachments: Arc<Attachments>) -> Self {
         let most = settings.remote_settings.bundle_size;
-        let weigh = |_: &BundleName, bundle: &Arc<Bundle>| {
-            u32::try_from(bundle.body.len() + OVERHEAD).unwrap_or(u32::MAX)
-        };
+        let weigh = |_: &BundleName, kept: &Arc<Kept>| u32::try_from(kept.weight()).unwrap_or(u32::MAX);
         Self {
             kept: Cache::builder().max_capacity(most as u64).weigher(weigh).build(),
+            making: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            turn_of_attachments: tokio::sync::Mutex::default(),
             most,
             compat: settings.compat,
             background,
@@ -189,30 +223,51 @@ impl Bundles {
         upstream: &Upstream,
     ) -> Result<Arc<Bundle>, BundleError> {
         let source = name_of(&published);
-        if let Some(bundle) = self.kept.get(&name).filter(|bundle| bundle.is_current(&source)) {
-            return Ok(bundle);
+        if let Some(kept) = self.kept.get(&name).filter(|kept| kept.is_current(&source)) {
+            return kept.outcome.clone();
         }
-        let (this, upstream) = (Arc::clone(self), upstream.clone());
-        // It is made to its end whoever waits.
-        let making = self.background.spawn(async move {
-            let _turn = this.turn.lock().await;
-            if let Some(bundle) = this.kept.get(&name).filter(|bundle| bundle.is_current(&source)) {
-                return Ok(bundle);
+        let making = match self.making.lock().entry(name) {
+            Entry::Occupied(making) => making.get().clone(),
+            Entry::Vacant(vacant) => {
+                let making = Arc::clone(self).make(vacant.key().clone(), published, source, upstream.clone());
+                vacant.insert(making.boxed().shared()).clone()
             }
+        };
+        making.await
+    }
+
+    /// Makes one to its end, whoever waits for it.
+    fn make(
+        self: Arc<Self>,
+        name: BundleName,
+        published: Vec<Published>,
+        source: String,
+        upstream: Upstream,
+    ) -> impl Future<Output = Outcome> {
+        let background = self.background.clone();
+        let making = background.spawn(async move {
+            let end = End { bundles: &self, name: &name };
+            let turn = match name {
+                BundleName::Changesets | BundleName::Startup => &self.turn,
+                BundleName::Attachments(_) => &self.turn_of_attachments,
+            };
+            let turn = turn.lock().await;
             let shown = published.into_iter().filter(|one| name.shows(one));
             let shown = shown.filter_map(|(key, state)| Some((key, state?))).collect();
-            let bundle = Arc::new(this.made(&name, shown, source, &upstream).await?);
-            this.kept.insert(name, Arc::clone(&bundle));
-            Ok(bundle)
+            let outcome = self.made(&name, shown, &upstream).await.map(Arc::new);
+            drop(turn);
+            let kept = Kept { outcome: outcome.clone(), source, made: Instant::now() };
+            self.kept.insert(name.clone(), Arc::new(kept));
+            drop(end);
+            outcome
         });
-        making.await.unwrap_or_else(|error| Err(BundleError::Unwritten(error.into())))
+        async { making.await.unwrap_or_else(|error| Err(BundleError::unwritten(error))) }
     }
 
     async fn made(
         &self,
         name: &BundleName,
         shown: Vec<(CollectionKey, Arc<State>)>,
-        source: String,
         upstream: &Upstream,
     ) -> Result<Bundle, BundleError> {
         let modified = shown.iter().map(|(_, state)| state.content.timestamp).max().unwrap_or_default();
@@ -220,19 +275,35 @@ impl Bundles {
             BundleName::Changesets | BundleName::Startup => {
                 let (most, compat) = (self.most, self.compat);
                 let writing = self.background.spawn_blocking(move || mozlz4(&shown, compat, most));
-                writing.await.map_err(|error| BundleError::Unwritten(error.into()))??
+                writing.await.map_err(BundleError::unwritten)??
             }
             BundleName::Attachments(_) => {
                 let (_, state) = shown.first().ok_or(BundleError::None)?;
-                let base_url = self.attachments.base_url(upstream).await.ok_or(BundleError::None)?;
                 let files = files::of(state, MOST_ATTACHED.min(self.most as u64))?;
-                let files = files::fetched(files, &self.attachments, &base_url).await?;
+                let files = files::fetched(files, &self.attachments, upstream).await?;
                 let writing = self.background.spawn_blocking(move || zipped(&files));
-                let written = writing.await.map_err(|error| BundleError::Unwritten(error.into()))?;
-                written.map_err(|error| BundleError::Unwritten(error.into()))?
+                writing.await.map_err(BundleError::unwritten)?.map_err(BundleError::unwritten)?
             }
         };
-        Ok(Bundle::new(body, modified, source))
+        Ok(Bundle::new(body, modified))
+    }
+}
+
+/// One is made no more when it is dropped.
+struct End<'b> {
+    bundles: &'b Bundles,
+    name: &'b BundleName,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.bundles.making.lock().remove(self.name);
+    }
+}
+
+impl BundleError {
+    fn unwritten(error: impl Into<BoxError>) -> Self {
+        Self::Unwritten(Arc::new(error.into()))
     }
 }
 
@@ -245,7 +316,7 @@ impl From<BundleError> for Error {
                 Self::NotFound
             }
             BundleError::Upstream(error) => Self::Upstream(error),
-            BundleError::Unwritten(error) => Self::Internal(error),
+            BundleError::Unwritten(_) => Self::Internal(error.to_string().into()),
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn answer(core: &Core, path: &str, request: &Parts) -> Result<R
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     match decoded.strip_prefix("bundles/") {
         Some(name) => bundle(core, name, request).await,
-        None => attachment(core, path, &decoded, request).await,
+        None => attachment(core, path, request).await,
     }
 }
 
@@ -77,14 +77,10 @@ async fn collection(core: &Core, key: &CollectionKey) -> Result<Published, V2Ref
     Ok((key.clone(), published::state(&app.mirrors, &app.signatures, key).await?))
 }
 
-async fn attachment(core: &Core, path: &str, decoded: &str, request: &Parts) -> Result<Response, V2Refusal> {
-    // SECURITY: such a path leads out of the folder that it is put behind.
-    let is_in_folder =
-        !decoded.contains(['\\', '\0']) && !decoded.split('/').any(|part| matches!(part, "." | ".."));
-    let base_url = core.app.attachments.base_url(&core.upstream).await;
-    let base_url = base_url.filter(|_| is_in_folder && !decoded.is_empty()).ok_or(V2Refusal::NotFound)?;
+async fn attachment(core: &Core, path: &str, request: &Parts) -> Result<Response, V2Refusal> {
+    let url = core.app.attachments.url(path, &core.upstream).await.ok_or(V2Refusal::NotFound)?;
     let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let url = format!("{base_url}{path}{query}");
+    let url = url + &query;
     match core.app.settings.remote_settings.attachments {
         AttachmentsMode::Redirect => Ok(redirected(&url, &core.app.settings)),
         AttachmentsMode::Forward => forwarded(core, &url, request).await,

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::BundleError;
 use crate::mirror::State;
 use crate::remote_settings::attachments::Attachments;
-use crate::upstream::{UpstreamError, read_whole};
+use crate::upstream::{Upstream, UpstreamError, read_whole};
 
 /// How many are fetched at once.
 const AT_ONCE: usize = 4;
@@ -58,11 +58,12 @@ pub(super) fn of(state: &State, most: u64) -> Result<Vec<File>, BundleError> {
 pub(super) async fn fetched(
     files: Vec<File>,
     attachments: &Arc<Attachments>,
-    base_url: &str,
+    upstream: &Upstream,
 ) -> Result<Vec<(File, Bytes)>, BundleError> {
     let fetching = files.into_iter().map(|file| {
-        let (attachments, url) = (Arc::clone(attachments), format!("{base_url}{}", file.location));
+        let (attachments, upstream) = (Arc::clone(attachments), upstream.clone());
         async move {
+            let url = attachments.url(&file.location, &upstream).await.ok_or(BundleError::None)?;
             let body = fetch(&file, &attachments, &url).await?;
             Ok::<_, BundleError>((file, body))
         }

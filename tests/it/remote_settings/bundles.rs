@@ -178,3 +178,61 @@ async fn other_attachments_are_where_they_are_or_are_fetched() {
     let alone = sidecar_of(&["none"], &[]);
     v2(&alone.client(), "/attachments/a/b.bin").await.expect(404);
 }
+
+/// A collection that wishes a bundle of one attachment, in a bucket of its own.
+async fn with_one_attachment(location: &str) -> (String, String) {
+    let bucket = unique("attached");
+    let owner = Kinto::shared().client().user("owner");
+    public_bucket(&owner, &bucket, &["files"]).await;
+    let uri = format!("/buckets/{bucket}/collections/files");
+    owner.patch(&uri).data(json!({"attachment": {"bundle": true}})).await.expect(200);
+    let attachment = json!({"attachment": {"location": location, "size": 13}});
+    owner.put(&format!("{uri}/records/r")).data(attachment).await.expect(201);
+    let zip = format!("/attachments/bundles/{bucket}--files.zip");
+    (bucket, zip)
+}
+
+#[tokio::test]
+async fn a_record_leads_nobody_out_of_the_folder_of_attachments() {
+    for location in ["../files/a/b.bin", "a/%2e%2e/a/b.bin", "a\\..\\a/b.bin", "a/b.bin?x", "a/b.bin#x", ""] {
+        let (bucket, zip) = with_one_attachment(location).await;
+        let stub = attachments(b"an attachment");
+        let place = format!("{}/files", stub.url().trim_end_matches("/v1"));
+        let sidecar = sidecar_of(&[&bucket], &[("sidecar.attachments_upstream", &place)]);
+        v2(&sidecar.client(), &zip).await.expect(404);
+        assert!(!stub.has_next(), "{location} was asked for");
+    }
+}
+
+#[tokio::test]
+async fn attachments_that_do_not_come_are_asked_for_once_and_keep_no_other_bundle_waiting() {
+    let (bucket, zip) = with_one_attachment("a/b.bin").await;
+    let stub = Stub::start(|mut upstream| {
+        upstream.read();
+        upstream.read();
+    });
+    let place = format!("{}/files", stub.url().trim_end_matches("/v1"));
+    let sidecar = sidecar_of(&[&bucket], &[("sidecar.attachments_upstream", &place)]);
+    let client = sidecar.client();
+    v2(&client, "/attachments/bundles/startup.json.mozlz4").await.expect(200);
+    let impatient = (0..40).map(|_| {
+        let request = format!("GET /v2{zip} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let mut stream = std::net::TcpStream::connect(sidecar.address()).unwrap();
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        stream
+    });
+    let impatient: Vec<_> = impatient.collect();
+    let first = stub.next();
+    assert!(first.line().contains("/files/a/b.bin"), "{}", first.line());
+    let owner = Kinto::shared().client().user("owner");
+    let record = format!("/buckets/{bucket}/collections/files/records/later");
+    let version = owner.put(&record).await.expect(201).timestamp();
+    eventually("a bundle with what is new", async || {
+        let all = v2(&client, "/attachments/bundles/changesets.json.mozlz4").await.expect(200);
+        (all.header("last-modified").is_some() && read("x.json.mozlz4", &all.body)[0]["timestamp"] == version)
+            .then_some(())
+    })
+    .await;
+    drop(impatient);
+    assert!(!stub.has_next(), "the attachment was asked for again");
+}
