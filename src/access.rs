@@ -26,6 +26,7 @@ use memory::{Answer, Memory};
 use object::SharedRecords;
 
 pub use credentials::Credentials;
+pub use epoch::Footing;
 pub use requester::Requester;
 pub use revive::PublicSince;
 
@@ -212,6 +213,12 @@ impl Access {
     /// Told whenever permissions may have changed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.permissions.changed.subscribe()
+    }
+
+    /// What somebody's permission to read something in a bucket stands on, from now on; or, where it is in none, to read for
+    /// who they are.
+    pub fn footing(&self, bucket: Option<&str>, credentials: &Credentials) -> Footing {
+        Footing::new(self.epoch_for(bucket.unwrap_or(EVERYBODY), credentials))
     }
 
     fn epoch(&self, bucket: &str) -> &Epoch {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 /// Counts what may have changed who may read what in some buckets.
 #[derive(Debug, Default)]
 pub(super) struct Epoch {
@@ -19,11 +21,45 @@ struct Counts {
     doubts: AtomicU64,
 }
 
-/// An epoch at one moment.
+/// What the upstream said of somebody counts as of this moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment {
+pub struct Moment {
     changes: u64,
     doubts: u64,
+}
+
+/// Since when somebody who reads on and on is known to have the permission for it.
+#[derive(Debug)]
+pub struct Footing {
+    epoch: Arc<Epoch>,
+    at: Mutex<Moment>,
+}
+
+impl Footing {
+    pub(super) fn new(epoch: Arc<Epoch>) -> Self {
+        let at = epoch.now();
+        Self { epoch, at: Mutex::new(at) }
+    }
+
+    /// To be taken before the upstream is asked.
+    pub fn now(&self) -> Moment {
+        self.epoch.now()
+    }
+
+    /// They were found to have it, by a question that was put after this moment.
+    pub fn renew(&self, at: Moment) {
+        *self.at.lock() = at;
+    }
+
+    /// Whether the permission was changed since, as far as is known: they get nothing until the upstream was asked.
+    pub fn is_lost(&self) -> bool {
+        !self.at.lock().may_be(self.epoch.now())
+    }
+
+    /// Whether the permission was changed since, or may have been.
+    pub fn has_moved(&self) -> bool {
+        *self.at.lock() != self.epoch.now()
+    }
 }
 
 impl Epoch {

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::access::{Requester, Verdict};
+use crate::access::{Footing, Requester, Verdict};
 use crate::app::Core;
 use crate::endpoints::feed::admission::admitted;
 use crate::error::Error;
@@ -58,6 +58,7 @@ pub async fn answer(
     let app = &core.app;
     let settings = &app.settings;
     let requester = core.requester(&request.headers);
+    let footing = app.access.footing(subject.bucket(), &requester.credentials);
     let (subject, is_stale) = admitted(core, subject, &requester).await?;
     // Whoever may not read is not told what is wrong with the parameters.
     let mut hold = core.hold(&request.headers, peer);
@@ -124,7 +125,8 @@ pub async fn answer(
     };
     let memory = Memory { began: beginning.snapshot.began(), presence: Arc::new(presence) };
     let mode = params.mode;
-    let asked = FeedRequest { core, subject, request, requester, params, definition, beginning, memory };
+    let asked =
+        FeedRequest { core, subject, request, requester, footing, params, definition, beginning, memory };
     let response = match (mode, shared) {
         (Mode::Normal, _) => asked.normal(options, &mut hold).await?,
         (_, Some(shared)) => asked.shared(options, shared, client, peer, &mut hold).await?,
@@ -210,6 +212,7 @@ struct FeedRequest<'a> {
     subject: Subject,
     request: &'a Parts,
     requester: Requester,
+    footing: Footing,
     params: Params,
     /// Of the filter that the request names.
     definition: Option<String>,
@@ -289,7 +292,8 @@ impl FeedRequest<'_> {
         let feeds = &self.core.app.feeds;
         let channel = feeds.channel(&self.subject);
         channel.reach(self.beginning.snapshot.serial(), PATIENCE).await?;
-        let grant = feeds.permission_watch.give(self.subject, self.requester.credentials, &channel);
+        let credentials = self.requester.credentials;
+        let grant = feeds.permission_watch.give(self.subject, credentials, self.footing, &channel);
         let admission = Some(Admission { seat, grant });
         let supply = Supply::Live(channel.join());
         Ok(FeedReader::new(supply, admission, options, position, self.memory))

@@ -1,15 +1,16 @@
 //! Permissions of those who read live: asked for again every so often, and at once where a passing write may have changed
-//! them. Readers with the same credentials share one question.
+//! them. Readers with the same credentials share one question, and get nothing until it is answered.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::access::{Access, Credentials, Verdict};
+use crate::access::{Access, Credentials, Footing, Verdict};
 use crate::error::Error;
 use crate::feeds::Subject;
 use crate::feeds::channel::Channel;
@@ -18,6 +19,9 @@ use crate::timeline::budget::rest;
 
 /// Permissions are not asked for more often than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many are asked at once where permissions have changed.
+const AT_ONCE: usize = 8;
 
 /// A round of questions, however many there are, is not drawn out beyond this by resting.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
@@ -28,6 +32,7 @@ pub struct Grant {
     subject: Subject,
     credentials: Credentials,
     channel: Weak<Channel>,
+    footing: Footing,
     is_lost: AtomicBool,
 }
 
@@ -40,11 +45,39 @@ impl Grant {
     pub fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::Acquire)
     }
+
+    /// Whether it was changed and nobody knows yet how. Its readers are told when that is known.
+    pub fn is_in_doubt(&self) -> bool {
+        self.footing.is_lost()
+    }
+
+    /// Asks the upstream. Whether its readers have something to learn from what was said.
+    async fn ask(&self, access: &Access, questions: &Questions) -> bool {
+        let (at, was_in_doubt) = (self.footing.now(), self.is_in_doubt());
+        let requester = access.requester(self.credentials.clone());
+        match questions.ask(&self.subject, &requester).await {
+            Ok(Verdict::Refused(_)) | Err(Error::Unauthorized | Error::Forbidden) => {
+                self.is_lost.store(true, Ordering::Release);
+                true
+            }
+            Ok(_) => {
+                self.footing.renew(at);
+                was_in_doubt
+            }
+            Err(_) => false,
+        }
+    }
 }
 
 impl PermissionWatch {
-    /// The permission of somebody who was just found to have it.
-    pub fn give(&self, subject: Subject, credentials: Credentials, channel: &Arc<Channel>) -> Arc<Grant> {
+    /// The permission of somebody who was just found to have it; what it stands on is from before they were.
+    pub fn give(
+        &self,
+        subject: Subject,
+        credentials: Credentials,
+        footing: Footing,
+        channel: &Arc<Channel>,
+    ) -> Arc<Grant> {
         let mut grants = self.0.lock();
         let name = (subject, credentials);
         let known = grants.get(&name).and_then(Weak::upgrade);
@@ -53,40 +86,47 @@ impl PermissionWatch {
         }
         let (subject, credentials) = name.clone();
         let channel = Arc::downgrade(channel);
-        let grant = Arc::new(Grant { subject, credentials, channel, is_lost: AtomicBool::new(false) });
+        let grant =
+            Arc::new(Grant { subject, credentials, channel, footing, is_lost: AtomicBool::new(false) });
         grants.insert(name, Arc::downgrade(&grant));
         grant
     }
 
     /// Asks again and again until the process ends.
     pub async fn keep(self: Arc<Self>, access: Access, questions: Questions) {
-        let mut changed = access.subscribe();
+        join(self.ask_every_so_often(&access, &questions), self.ask_when_changed(&access, &questions)).await;
+    }
+
+    async fn ask_every_so_often(&self, access: &Access, questions: &Questions) {
         loop {
-            let settings = questions.settings.all();
-            let interval = settings.permission_ttl.max(SHORTEST_INTERVAL);
-            // Before the round: what changes while it goes on makes another.
-            let sooner = tokio::time::timeout(interval, changed.changed()).await;
+            sleep(questions.settings.all().permission_ttl.max(SHORTEST_INTERVAL)).await;
             let grants = self.held();
             let longest_rest = LONGEST_ROUND / u32::try_from(grants.len().max(1)).unwrap_or(u32::MAX);
-            let mut to_wake: Vec<Arc<Channel>> = Vec::new();
             for grant in grants {
                 let began = Instant::now();
-                let requester = access.requester(grant.credentials.clone());
-                let verdict = questions.ask(&grant.subject, &requester).await;
-                let is_withdrawn =
-                    matches!(verdict, Ok(Verdict::Refused(_)) | Err(Error::Unauthorized | Error::Forbidden));
-                if is_withdrawn {
-                    grant.is_lost.store(true, Ordering::Release);
-                    to_wake.extend(grant.channel.upgrade());
+                if grant.ask(access, questions).await {
+                    wake([&*grant]);
                 }
-                // Nobody rests while a change of permissions is looked for.
-                if sooner.is_err() {
-                    tokio::time::sleep(rest(began.elapsed(), settings.poll_budget).min(longest_rest)).await;
-                }
+                let budget = questions.settings.all().poll_budget;
+                sleep(rest(began.elapsed(), budget).min(longest_rest)).await;
             }
-            to_wake.dedup_by(|one, other| Arc::ptr_eq(one, other));
-            for channel in to_wake {
-                channel.wake();
+        }
+    }
+
+    /// Nobody rests while a change of permissions is looked for. What the upstream did not say is asked for again.
+    async fn ask_when_changed(&self, access: &Access, questions: &Questions) {
+        let mut changed = access.subscribe();
+        loop {
+            let mut moved = self.held();
+            moved.retain(|grant| grant.footing.has_moved());
+            for some in moved.chunks(AT_ONCE) {
+                let asked = join_all(some.iter().map(|grant| grant.ask(access, questions))).await;
+                wake(some.iter().zip(asked).filter(|(_, is_settled)| *is_settled).map(|(grant, _)| &**grant));
+            }
+            let is_unsaid = |grant: &Arc<Grant>| grant.footing.has_moved() && !grant.is_lost();
+            let longest = if moved.iter().any(is_unsaid) { SHORTEST_INTERVAL } else { Duration::MAX };
+            if let Ok(Err(_)) = timeout(longest, changed.changed()).await {
+                return;
             }
         }
     }
@@ -96,6 +136,14 @@ impl PermissionWatch {
         grants.retain(|_, grant| grant.strong_count() > 0);
         grants.values().filter_map(Weak::upgrade).filter(|grant| !grant.is_lost()).collect()
     }
+}
+
+/// Has the readers look again whose permissions these are.
+fn wake<'g>(grants: impl IntoIterator<Item = &'g Grant>) {
+    let channels = grants.into_iter().filter_map(|grant| grant.channel.upgrade());
+    let channels: HashMap<*const Channel, Arc<Channel>> =
+        channels.map(|channel| (Arc::as_ptr(&channel), channel)).collect();
+    channels.values().for_each(|channel| channel.wake());
 }
 
 fn is_of(grant: &Grant, channel: &Arc<Channel>) -> bool {

@@ -120,6 +120,14 @@ impl FeedReader {
         let mut text = Vec::new();
         let mut idle_pages = 0;
         loop {
+            if self.is_held_back(context) {
+                if text.is_empty() {
+                    self.look_at_clock(context, &mut text);
+                }
+                if matches!(self.stage, Stage::Past | Stage::Waiting) {
+                    break;
+                }
+            }
             match &mut self.stage {
                 Stage::Opening => {
                     let begin = self.known().filter(|seq| *seq > Seq::ZERO);
@@ -288,6 +296,19 @@ impl FeedReader {
             Supply::Live(spot) => spot.channel.has_ended(),
         };
         has_ended || self.admission.as_ref().is_some_and(|admission| admission.grant.is_lost())
+    }
+
+    /// Whether nothing new is told for now: permissions were changed, and nobody knows yet whether the reader still has them.
+    fn is_held_back(&self, context: &Context<'_>) -> bool {
+        let (Supply::Live(spot), Some(Admission { grant, .. })) = (&self.supply, &self.admission) else {
+            return false;
+        };
+        if !matches!(self.stage, Stage::Past | Stage::Waiting) || !grant.is_in_doubt() {
+            return false;
+        }
+        spot.register(context.waker());
+        // What was said before the reader could be woken.
+        grant.is_in_doubt() && !self.is_over()
     }
 
     fn note_sent(&mut self) {

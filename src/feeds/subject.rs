@@ -28,6 +28,17 @@ pub enum View {
     Of(Credentials),
 }
 
+impl Subject {
+    /// The bucket that it is in, where it is in one.
+    pub fn bucket(&self) -> Option<&str> {
+        match self {
+            Self::Collection(key) => Some(&key.bucket),
+            Self::Bucket(bucket) | Self::History(bucket, _) => Some(bucket),
+            Self::Monitor => None,
+        }
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

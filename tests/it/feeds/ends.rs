@@ -3,6 +3,9 @@
 use std::io::Read;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::World;
@@ -27,6 +30,30 @@ async fn who_loses_the_permission_is_told_no_more() {
     let seq = world.write("secret", json!({})).await;
     assert_eq!(alice.row().await.unwrap()["seq"], seq);
     assert_eq!(Follower::open(&world.sidecar, &path, &[]).await.status, 401);
+}
+
+#[tokio::test]
+async fn nothing_that_is_written_after_a_permission_was_taken_reaches_who_had_it_however_many_read() {
+    let world = World::new(&[("sidecar.permission_ttl", "1h")]).await;
+    let path = world.feed("feed=continuous&since=now&heartbeat=60000");
+    let open = async |number: u32| {
+        let credentials = format!("Basic {}", BASE64_STANDARD.encode(format!("stranger{number}:x")));
+        Follower::open(&world.sidecar, &path, &[("authorization", &credentials)]).await
+    };
+    let mut strangers = join_all((0..60).map(open)).await;
+    let mut alice = Follower::open(&world.sidecar, &path, &[ALICE]).await;
+    for feed in strangers.iter_mut().chain([&mut alice]) {
+        assert_eq!(feed.line().await.unwrap(), "");
+    }
+    let withdrawn = json!({"permissions": {"read": []}});
+    world.alice.put(&world.bucket).json(withdrawn).await.expect(200);
+    let seq = world.write("secret", json!({})).await;
+    assert_eq!(alice.row().await.unwrap()["seq"], seq);
+    for mut stranger in strangers {
+        let last = stranger.row().await.unwrap();
+        assert_eq!(last["pending"], 0, "{last}");
+        assert!(stranger.row().await.is_none());
+    }
 }
 
 #[tokio::test]
