@@ -16,3 +16,4 @@ pub mod request_id;
 pub(crate) mod stall;
 pub mod tagged;
 pub mod variants;
+pub mod vary;

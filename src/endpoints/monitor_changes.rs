@@ -9,7 +9,6 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderValue, VARY};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -25,6 +24,7 @@ use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Caching};
 use crate::wire::dictionaries::Dictionaries;
 use crate::wire::tagged::Coded;
+use crate::wire::vary;
 
 mod fast_query;
 mod row;
@@ -197,7 +197,7 @@ impl Monitor<'_> {
             let url = list::next_page(&(self.context.base_url)(), path, request.uri.query(), limit, &token);
             headers.extend(url.map(|url| (list::NEXT_PAGE, url)));
             if !list::names_host(self.context.settings) {
-                headers.append(VARY, HeaderValue::from_static("Host"));
+                vary::by(headers, "Host");
             }
         }
         if query.uses_to {

@@ -6,10 +6,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AGE, CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue, PRAGMA, VARY};
+use http::header::{AGE, CACHE_CONTROL, EXPIRES, HeaderMap, HeaderName, HeaderValue, PRAGMA};
 
 use crate::kinto::segment;
 use crate::settings::{Compat, Settings};
+use crate::wire::vary;
 
 /// RFC 9213: for shared caches only.
 pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
@@ -139,6 +140,15 @@ pub fn forbid(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, NEVER);
 }
 
+/// Whether some cache may keep an answer and give it to others.
+pub fn is_for_caches(headers: &HeaderMap) -> bool {
+    let allows = |name: &HeaderName| {
+        let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        value.contains("max-age=") && !value.contains("no-store")
+    };
+    allows(&CACHE_CONTROL) || allows(&CDN_CACHE_CONTROL)
+}
+
 /// Lets a CDN give out an answer for some time after its `seconds` are over: while it asks for a new one, and while it
 /// cannot get one.
 fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
@@ -168,9 +178,8 @@ pub fn tag_of(id: &str) -> String {
 /// Keeps an answer that was made for one requester out of every shared cache.
 pub fn keep_private(headers: &mut HeaderMap) {
     headers.insert(CDN_CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    for credentials in ["Authorization", "Cookie"] {
-        headers.append(VARY, HeaderValue::from_static(credentials));
-    }
+    vary::by(headers, "Authorization");
+    vary::by(headers, "Cookie");
 }
 
 fn expires(seconds: u64, now: SystemTime) -> Option<HeaderValue> {

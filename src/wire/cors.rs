@@ -4,12 +4,12 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
     ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, HeaderMap, HeaderValue,
-    ORIGIN, VARY,
+    ORIGIN,
 };
 
 use crate::query::{Fault, Invalid, wildcard};
 use crate::wire::body::{Body, Response};
-use crate::wire::headers;
+use crate::wire::{cache_control, headers, vary};
 
 /// Which headers of an answer scripts may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,13 +135,14 @@ pub fn preflight(
 fn allow_origin(response: &mut HeaderMap, origin: Option<&HeaderValue>, origins: &[String]) {
     let origin = origin.filter(|origin| !origin.is_empty());
     if origins.iter().any(|allowed| allowed == "*") {
-        if origin.is_some() {
+        // SECURITY: else what is kept of an answer to somebody who is on no page would keep pages from reading it.
+        if origin.is_some() || cache_control::is_for_caches(response) {
             response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         }
         return;
     }
     // The answer names the origin that asked: a shared cache has to tell them apart.
-    response.append(VARY, HeaderValue::from_static("Origin"));
+    vary::by(response, "Origin");
     if let Some(origin) = origin.filter(|origin| is_allowed(origin, origins)) {
         response.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     }
@@ -154,6 +155,8 @@ fn is_allowed(origin: &HeaderValue, origins: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::header::VARY;
+
     use super::*;
 
     fn request(headers: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue, VARY};
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use moka::sync::Cache;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::body::Response;
 use super::compression::{self, Encoding};
+use super::vary;
 
 const AVAILABLE_DICTIONARY: HeaderName = HeaderName::from_static("available-dictionary");
 const USE_AS_DICTIONARY: HeaderName = HeaderName::from_static("use-as-dictionary");
@@ -103,7 +104,7 @@ impl Dictionaries {
         if !terms.is_offered {
             return;
         }
-        response.headers_mut().append(VARY, HeaderValue::from_static("Available-Dictionary"));
+        vary::by(response.headers_mut(), "Available-Dictionary");
         let path = request.uri.path();
         let is_given = response.status() == StatusCode::OK && request.method == Method::GET;
         let Some((digest, body)) = whole.filter(|_| is_given && is_plain(path)) else { return };

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, VARY};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::body::{Body, Response};
@@ -13,6 +13,7 @@ use super::compression::Encoding;
 use super::headers;
 use super::lent::Lent;
 use super::variants::Variant;
+use super::vary;
 
 /// A JSON body in some encoding, or the news that the client has it.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl Coded {
         if let Some(Ok(etag)) = etag.map(HeaderValue::try_from) {
             headers.insert(ETAG, etag);
         }
-        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        vary::by(headers, "Accept-Encoding");
         headers::insert_kinto_defaults(headers);
         response
     }
@@ -112,6 +113,8 @@ fn any(headers: &HeaderMap, name: &HeaderName, tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::header::VARY;
+
     use super::*;
 
     fn status(name: HeaderName, value: &'static str) -> StatusCode {

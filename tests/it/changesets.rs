@@ -46,7 +46,7 @@ async fn what_the_service_account_may_not_read_its_owner_may_and_nobody_else() {
         let answer = changeset(&sidecar.client().user("owner"), "private", "").await.expect(200);
         assert_eq!(answer.json()["changes"], records);
         assert_eq!(answer.header("cdn-cache-control"), Some("no-store"));
-        assert_eq!(answer.header("vary"), Some("Authorization"));
+        assert_eq!(answer.header("vary"), Some("Authorization, Cookie"));
         changeset(&sidecar.client().user("stranger"), "private", "").await.expect(403);
         changeset(&sidecar.client(), "private", "").await.expect(401);
     }

@@ -115,8 +115,12 @@ fn may_be_kept(answer: &Response) -> bool {
     // RFC 9110, and what CDNs keep of their own accord.
     let is_kind =
         matches!(answer.status, 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501);
-    let says_so = answer.header("cache-control").is_some_and(|value| value.contains("max-age="));
-    !is_forbidden && (is_kind || says_so)
+    !is_forbidden && (is_kind || says_so(answer))
+}
+
+/// Whether caches are told to keep an answer.
+fn says_so(answer: &Response) -> bool {
+    answer.header("cache-control").is_some_and(|value| value.contains("max-age="))
 }
 
 struct World {
@@ -228,6 +232,16 @@ impl World {
 }
 
 fn fault(path: &str, name: &'static str, value: &str, plain: &Response, other: &Response) -> String {
+    // Some caches heed one line of several.
+    if other.headers.get_all("vary").iter().count() > 1 {
+        return format!("{path} with {name}: {value} has several lines of Vary:\n{other}\n\n");
+    }
+    // What is kept of an answer to somebody on no page is given to pages.
+    let allowed = |answer: &Response| answer.header("access-control-allow-origin").map(str::to_owned);
+    if name == "origin" && says_so(plain) && allowed(plain) != allowed(other) && !has(plain, "vary", "origin")
+    {
+        return format!("{path} keeps the page {value} out:\n{plain}\n\n");
+    }
     // Preconditions that do not hold are answered without a content, and are kept by nobody.
     if matches!(other.status, 304 | 412) || meaning(plain) == meaning(other) {
         let is_coded = other.header("content-encoding").is_some() && !has(other, "vary", "accept-encoding");
