@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::ORIGIN;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body::Body as _;
 
 pub mod admin;
@@ -98,7 +98,14 @@ async fn answer_part(
     };
     let mut response = match answered {
         // Scripts may read what the client did wrong like any other answer.
-        Err(error) if error.status().is_client_error() => refusal(error, &request.headers),
+        Err(error) if error.status().is_client_error() => {
+            let mut refusal = refusal(error, &request.headers);
+            // Caches that keep what says nothing would give it to those who may.
+            if matches!(refusal.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                cache_control::keep_private(refusal.headers_mut());
+            }
+            refusal
+        }
         answered => core.lent(answered?, &request.headers, peer)?,
     };
     // The answer to a deletion is no list.

@@ -31,7 +31,7 @@ use crate::kinto::{CollectionKey, Timestamp, is_absence, selector};
 use crate::query::{Query, Rules};
 use crate::upstream::kinto::NewRow;
 use crate::wire::body::{Body, Response};
-use crate::wire::cache_control::Served;
+use crate::wire::cache_control::{self, Served};
 
 /// `Snapshot-Incomplete: true`: versions that were current at the moment may be missing or be replaced by older ones.
 pub const INCOMPLETE: HeaderName = HeaderName::from_static("snapshot-incomplete");
@@ -82,6 +82,9 @@ pub async fn answer(
     }
     chunks.push(Bytes::from_static(b"]}"));
     let mut response = list::json(Body::chunks(chunks));
+    if !requester.is_anonymous() {
+        cache_control::keep_private(response.headers_mut());
+    }
     if core.app.poller.is_behind() {
         Served::Behind(core.app.poller.behind_for()).insert(response.headers_mut());
     }

@@ -143,7 +143,9 @@ fn wake<'g>(grants: impl IntoIterator<Item = &'g Grant>) {
     let channels = grants.into_iter().filter_map(|grant| grant.channel.upgrade());
     let channels: HashMap<*const Channel, Arc<Channel>> =
         channels.map(|channel| (Arc::as_ptr(&channel), channel)).collect();
-    channels.values().for_each(|channel| channel.wake());
+    for channel in channels.values() {
+        channel.wake();
+    }
 }
 
 fn is_of(grant: &Grant, channel: &Arc<Channel>) -> bool {
