@@ -29,6 +29,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// For how long nobody waits again for what was waited for in vain: a process that hangs keeps the others waiting but once.
 const PASSED_BY: Duration = Duration::from_secs(600);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+/// How often an object is looked at that the upstream tells of in an odd way, and the pause in between.
+const LOOKS: u32 = 4;
+const BETWEEN_ODD_ANSWERS: Duration = Duration::from_millis(700);
 
 /// An intent, and whom to ask about it.
 #[derive(Debug)]
@@ -173,6 +176,26 @@ pub(super) async fn others_settled(
 }
 
 async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
+    for look in 1.. {
+        match look_at(journal, question).await {
+            // Nobody can be asked who may see it.
+            Err(ExamineError::Read(KintoError::Absent | KintoError::Refused(_))) => break,
+            // What is odd once may have been garbled on its way.
+            Err(ExamineError::Read(KintoError::Unreadable(_))) if look < LOOKS => {
+                tokio::time::sleep(BETWEEN_ODD_ANSWERS).await;
+            }
+            // Asking again would not make it better, and nothing can be written meanwhile.
+            Err(ExamineError::Read(error @ KintoError::Unreadable(_))) => {
+                tracing::warn!(uri = question.intent.uri, %error, "what became of a write cannot be read");
+                break;
+            }
+            looked => return looked,
+        }
+    }
+    Ok(Vec::new())
+}
+
+async fn look_at(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
     let Question { intent, source } = question;
     let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
     let change = |(object, version): (Object, Version)| {
@@ -191,17 +214,7 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
             }
         }
     };
-    match looked {
-        Ok(versions) => Ok(versions.into_iter().map(change).collect()),
-        // Nobody can be asked who may see it.
-        Err(ExamineError::Read(KintoError::Absent | KintoError::Refused(_))) => Ok(Vec::new()),
-        // Asking again would not make it better, and nothing can be written meanwhile.
-        Err(ExamineError::Read(error @ KintoError::Unreadable(_))) => {
-            tracing::warn!(uri = intent.uri, %error, "what became of a write cannot be read");
-            Ok(Vec::new())
-        }
-        Err(error) => Err(error),
-    }
+    looked.map(|versions| versions.into_iter().map(change).collect())
 }
 
 /// What the default bucket made by itself.
