@@ -4,24 +4,14 @@ use std::collections::BTreeMap;
 
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
-use super::JournalError;
 use super::engine::{DEADLINE, Engine, Kind, bounded, opening};
 use super::rows::now_microseconds;
 use super::statement::{Statement, lock, pragma};
+use super::steps::STEPS;
 use super::upgrade::{self, Upgrade};
+use super::{JournalError, much};
 use crate::settings::JournalUrl;
 
-/// The steps from nothing to the present schema; a journal's version is how many of them it has seen. Steps are never
-/// changed once they were released. `{key}` is a key that the engine counts up, `{bytes}` makes a text compare byte by byte,
-/// `{rowless}` keeps a table in the order of its key, `{shared}` stands before what only an engine needs that several processes
-/// use.
-const STEPS: [&str; 5] = [
-    include_str!("schema/1.sql"),
-    include_str!("schema/2.sql"),
-    include_str!("schema/3.sql"),
-    include_str!("schema/4.sql"),
-    include_str!("schema/5.sql"),
-];
 /// The first schema that has chains.
 const CHAINS: usize = 2;
 /// Says in an SQLite file whose it is: `KSJ1`.
@@ -68,6 +58,7 @@ pub(super) async fn prepare(
         // It stays in the file, for all connections.
         writing.connection().execute("PRAGMA journal_mode = WAL").await.map_err(failed)?;
     }
+    much::make(kind, writing.connection()).await.map_err(failed)?;
     upgrade.run(kind, writing.connection()).await.map_err(failed)
 }
 
@@ -79,7 +70,11 @@ pub(super) async fn takes_long(engine: &Engine, url: &JournalUrl) -> Result<bool
     Ok(match found.known(url)? {
         0 => false,
         old if old < CHAINS => true,
-        _ => bounded(DEADLINE, upgrade::mark(writing.connection())).await.map_err(failed)?.is_some(),
+        _ => {
+            let connection = writing.connection();
+            bounded(DEADLINE, upgrade::mark(connection)).await.map_err(failed)?.is_some()
+                || bounded(DEADLINE, much::is_to_do(connection)).await.map_err(failed)?
+        }
     })
 }
 

@@ -288,9 +288,15 @@ impl<'c> Transaction<'c> {
 
     async fn store_entries(&mut self) -> sqlx::Result<()> {
         let entries = std::mem::take(&mut self.rows);
-        for entries in entries.chunks(ROWS) {
-            let insert = Statement::new(INSERT_ENTRIES).rows(entries.iter().map(EntryRow::values));
-            insert.execute(self.connection).await?;
+        let insert =
+            |entries: &[EntryRow]| Statement::new(INSERT_ENTRIES).rows(entries.iter().map(EntryRow::values));
+        let mut inserts = entries.chunks(ROWS).map(insert);
+        let mut next = inserts.next();
+        while let Some(insert) = next {
+            // The next one is put together while the engine works.
+            let (done, following) = tokio::join!(insert.execute(self.connection), async { inserts.next() });
+            done?;
+            next = following;
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ use crate::journal::{Imported, Journal, JournalError, Line, LinePart};
 
 /// Lines of the first transaction.
 const LINES: usize = 200;
+/// After so many times as many entries an engine goes another way about them.
+const GROWTH: usize = 4;
 /// Fewer would not be quicker for anybody.
 const FEWEST_LINES: usize = 50;
 /// The most lines of a transaction.
@@ -37,6 +39,7 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
         Some(name) => Box::new(File::open(name).map_err(|error| failed(file, &error))?),
         None => Box::new(io::stdin()),
     };
+    journal.leave_indexes_out().await?;
     let mut parsed = parse(input, file);
     let mut progress = Progress::new("imported");
     let mut adding = Adding::new(journal);
@@ -51,10 +54,20 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
             adding.add(lines).await?;
             progress.add(count);
         }
-        whole.end().map_err(Failure::Problem)?;
-        Ok(journal.fill_chains().await?)
+        whole.end().map_err(Failure::Problem)
     };
     let done: Result<(), Failure> = done.await;
+    let made = async {
+        journal.make_indexes().await?;
+        Ok::<_, JournalError>(journal.fill_chains().await?)
+    };
+    let done = match done {
+        Ok(()) => made.await.map_err(Failure::from),
+        // What is there is to be of use all the same.
+        Err(failure) => {
+            journal.make_indexes().await.map_or_else(|error| Err(error.into()), |()| Err(failure))
+        }
+    };
     progress.end();
     match done {
         Ok(()) => Ok(told(adding.imported)),
@@ -127,6 +140,8 @@ fn read(
 pub(super) struct Adding<'j> {
     journal: &'j Journal,
     pace: Pace,
+    /// How many entries there may be until the engine looks again how much there is.
+    looked: usize,
     /// What came of all lines so far.
     pub(super) imported: Imported,
 }
@@ -134,7 +149,7 @@ pub(super) struct Adding<'j> {
 impl<'j> Adding<'j> {
     pub(super) fn new(journal: &'j Journal) -> Self {
         let patience = if journal.is_shared() { PATIENCE_OF_OTHERS } else { PATIENCE };
-        Self { journal, pace: Pace { at_once: LINES, patience }, imported: Imported::default() }
+        Self { journal, pace: Pace { at_once: LINES, patience }, looked: 0, imported: Imported::default() }
     }
 
     /// Adds lines; what is before an error is there.
@@ -148,6 +163,10 @@ impl<'j> Adding<'j> {
                     self.imported.added += part.added;
                     self.imported.known += part.known;
                     self.pace.took(begun.elapsed());
+                    if self.imported.added > self.looked {
+                        self.journal.look_at_sizes().await?;
+                        self.looked = self.imported.added.saturating_mul(GROWTH);
+                    }
                     lines = rest;
                 }
                 Err(error) => {

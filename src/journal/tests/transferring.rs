@@ -1,6 +1,7 @@
 //! Journals that move, and what an upstream's plugin had recorded.
 
 use super::*;
+use crate::journal::statement::Statement;
 
 pub(super) async fn exported(journal: &Journal, bucket: Option<&str>) -> Vec<String> {
     let mut export = journal.export(bucket.map(str::to_owned));
@@ -147,5 +148,28 @@ async fn entries_of_the_plugin_are_taken_over() {
         r#"{"entry":{},"readers":[],"knows_readers":true}"#,
     ] {
         assert!(Line::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn indexes_that_an_import_left_out_are_made_by_whoever_opens_the_journal_next() {
+    let count = async |journal: &Journal| {
+        let mut writing = journal.engine.writing().await.unwrap();
+        let select =
+            "SELECT count(*) FROM sqlite_master WHERE type = 'index' AND tbl_name = 'sidecar_entries'";
+        Statement::new(select).number(writing.connection()).await.unwrap()
+    };
+    for place in places().await.iter().filter(|place| matches!(place.url, JournalUrl::Sqlite(_))) {
+        let journal = place.open().await;
+        let all = count(&journal).await;
+        journal.leave_indexes_out().await.unwrap();
+        assert!(count(&journal).await < all);
+        settle(&journal, vec![change("/buckets/a", Some(Action::Create), 5, &json!({}))]).await;
+        drop(journal);
+        let journal = place.open().await;
+        assert_eq!(count(&journal).await, all);
+        assert_eq!(entries(&journal, "a", "").await.len(), 1);
+        journal.leave_indexes_out().await.unwrap();
+        assert_eq!(count(&journal).await, all, "of a journal in which something is");
     }
 }
