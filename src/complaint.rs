@@ -64,6 +64,16 @@ impl Complaint {
         })
     }
 
+    /// The upstream fails to say the timestamps of collections of which these are the first.
+    pub fn set_aside(uris: &[String]) -> Self {
+        Self {
+            what: format!("Kinto fails, or says nothing, where it is asked for the records of {}", uris.join(", ")),
+            mend: "see what Kinto's log and its database say of it; what is written there past the sidecar is found late \
+                   meanwhile"
+                .to_owned(),
+        }
+    }
+
     /// The settings name a bucket that is not there.
     pub fn no_bucket(bucket: &str) -> Self {
         Self::missing(&bucket_uri(bucket))
@@ -132,9 +142,9 @@ impl Complaint {
     }
 
     /// The upstream is where the sidecar itself listens.
-    pub fn loops(listen: &dyn fmt::Display, upstream: &dyn fmt::Display) -> Self {
+    pub fn loops(setting: &str, listen: &dyn fmt::Display, upstream: &dyn fmt::Display) -> Self {
         Self {
-            what: format!("sidecar.upstream = {upstream} is where sidecar.listen = {listen} listens"),
+            what: format!("sidecar.upstream = {upstream} is where {setting} = {listen} listens"),
             mend: "name Kinto's own address in sidecar.upstream".to_owned(),
         }
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use kinto_sidecar::cli::{Cli, Task};
 use kinto_sidecar::commands::{self, complain};
 use kinto_sidecar::serve;
-use kinto_sidecar::settings::{Environment, LogFormat, Settings};
+use kinto_sidecar::settings::{self, LogFormat, Settings};
 use kinto_sidecar::telemetry::{self, BAD_SETTINGS, ended};
 
 #[global_allocator]
@@ -19,9 +19,12 @@ fn main() -> ExitCode {
     if let Task::Manual(manual) = cli.task {
         return ended(commands::manual::run(manual), LogFormat::Text);
     }
-    let environment = environment();
-    let (settings, warnings) = match Settings::load(&cli.arguments, &environment) {
-        Ok(loaded) => loaded,
+    let read = settings::environment(std::env::vars_os()).and_then(|environment| {
+        let (settings, warnings) = Settings::load(&cli.arguments, &environment)?;
+        Ok((environment, settings, warnings))
+    });
+    let (environment, settings, warnings) = match read {
+        Ok(read) => read,
         Err(error) => {
             complain(&error);
             return ExitCode::from(BAD_SETTINGS);
@@ -42,11 +45,4 @@ fn main() -> ExitCode {
         Task::Manual(manual) => commands::manual::run(manual),
     };
     ended(done, format)
-}
-
-/// The environment, but for what is no text.
-fn environment() -> Environment {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
 }

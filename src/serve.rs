@@ -25,6 +25,7 @@ use crate::endpoints::admin::Admin;
 use crate::history::keeper::JournalAtStart;
 use crate::journal::{Journal, JournalError, Opening, Upgrade};
 use crate::phase::Phase;
+use crate::remote_settings::signatures::own_key;
 use crate::server::{AdminServer, Expected, Pulse, Running, Server, Sockets};
 use crate::settings::{Arguments, Environment, InForce, Settings};
 use crate::telemetry;
@@ -72,6 +73,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     if let Some(complaint) = leads_to_itself(&settings) {
         return Err(Error::new(ErrorKind::InvalidInput, complaint.to_string()));
     }
+    own_key(&settings)?;
     let format = settings.log_format;
     let (phases, phase) = watch::channel(Phase::Serving);
     raise_descriptors(&settings);

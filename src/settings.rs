@@ -13,6 +13,7 @@ mod journal_url;
 mod key;
 mod listen_addr;
 mod load;
+mod meanings;
 mod modes;
 mod names;
 mod pairs;
@@ -31,6 +32,7 @@ pub use in_force::{InForce, Reread};
 pub use journal_url::JournalUrl;
 pub use key::{Fallback, Flag, Key, Setting, at_start_only};
 pub use listen_addr::ListenAddr;
+pub use load::environment;
 pub use modes::{
     AttachmentsMode, Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode,
 };
@@ -44,6 +46,15 @@ pub use table::{
 pub use upstream_url::UpstreamUrl;
 
 impl Settings {
+    /// A setting as it is in force, and where it was written, for whoever has to mend it.
+    pub fn written(&self, name: &str) -> String {
+        let setting = self.in_force.iter().find(|setting| setting.name == name);
+        setting.map_or_else(
+            || name.to_owned(),
+            |setting| format!("{name} = {} ({})", setting.shown(), setting.origin),
+        )
+    }
+
     /// Whether what this peer says in `Forwarded` and `X-Forwarded-*` is believed.
     pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

@@ -21,13 +21,13 @@ use crate::timeline::entries::Entries;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Served};
 
-/// Answers a `GET` or `HEAD`; the answer may be kept for so many seconds.
-pub async fn answer(core: &Core, expiry: Option<u64>) -> Result<Response, Error> {
+/// Answers a `GET` or `HEAD`; the answer may be kept for so long.
+pub async fn answer(core: &Core, lifetime: Option<Duration>) -> Result<Response, Error> {
     let app = &core.app;
     let (entries, is_stale) = app.poller.entries(None).await?;
     let (mut response, until) = respond(&app.broadcasts, &entries, &app.settings, Instant::now());
-    if let Some(seconds) = expiry {
-        cache_control::allow(response.headers_mut(), seconds, SystemTime::now());
+    if let Some(lifetime) = lifetime {
+        cache_control::allow_for(response.headers_mut(), lifetime, SystemTime::now());
     }
     if is_stale {
         Served::Behind(app.poller.behind_for()).insert(response.headers_mut());

@@ -66,7 +66,7 @@ pub(super) struct Readable<'a> {
     pub(super) requester: &'a Requester,
     pub(super) granted: Granted,
     /// For how long an answer may be kept: one that is as new as its requester knows the collection to be, or another.
-    pub(super) expiry: &'a (dyn Fn(bool) -> Option<u64> + Sync),
+    pub(super) expiry: &'a (dyn Fn(bool) -> Option<i64> + Sync),
 }
 
 impl Readable<'_> {

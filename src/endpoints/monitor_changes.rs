@@ -218,7 +218,7 @@ impl Monitor<'_> {
     }
 
     /// The expiry that settings of Kinto's give to the monitor endpoints.
-    pub(super) fn expiry(&self, expected: Option<&str>) -> Option<u64> {
+    pub(super) fn expiry(&self, expected: Option<&str>) -> Option<i64> {
         let settings = self.context.settings;
         cache_control::expiry(settings, &settings.changes.bucket, &settings.changes.collection, expected)
     }
@@ -230,7 +230,7 @@ impl Monitor<'_> {
     }
 
     /// For how long an answer may be kept, and whether by others than who asked for it.
-    pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expiry: Option<u64>, is_public: bool) {
+    pub(super) fn insert_expiry(&self, headers: &mut HeaderMap, expiry: Option<i64>, is_public: bool) {
         let Context { settings, now, .. } = self.context;
         let changes = &settings.changes;
         Caching {

@@ -105,7 +105,8 @@ fn redirect(request: &Parts, query: &str, settings: &Settings, now: Timestamp) -
 }
 
 fn keep_for_a_while(headers: &mut HeaderMap, settings: &Settings, now: Timestamp) {
-    if let Ok(seconds) = u64::try_from(settings.changes.since_max_age_redirect_ttl_seconds) {
+    let seconds = settings.changes.since_max_age_redirect_ttl_seconds;
+    if seconds >= 0 {
         cache_control::allow(headers, seconds, SystemTime::UNIX_EPOCH + Duration::from_millis(now.0));
     }
 }

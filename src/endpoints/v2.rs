@@ -68,7 +68,7 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, V2Refusal
         V2::MonitorChangeset => changesets::monitor(core, request).await,
         V2::Changeset(key) => changesets::collection(core, key, request).await,
         V2::Broadcasts => {
-            let lifetime = settings.remote_settings.short_max_age.as_secs();
+            let lifetime = settings.remote_settings.short_max_age;
             Ok(Box::pin(broadcasts::answer(core, Some(lifetime))).await?)
         }
         V2::Attachment(path) => Box::pin(attachments::answer(core, &path, request)).await,
@@ -86,6 +86,6 @@ fn redirected(location: &str, settings: &Settings) -> Response {
     let headers = response.headers_mut();
     headers.extend(HeaderValue::try_from(location).ok().map(|location| (LOCATION, location)));
     headers::insert_kinto_defaults(headers);
-    cache_control::allow(headers, settings.remote_settings.max_age.as_secs(), SystemTime::now());
+    cache_control::allow_for(headers, settings.remote_settings.max_age, SystemTime::now());
     response
 }

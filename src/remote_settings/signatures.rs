@@ -29,7 +29,7 @@ use crate::timeline::entries::Entries;
 use crate::upstream::kinto::KintoError;
 use held::Held;
 use verifier::{CHAIN_KEPT, OTHER_CHAIN, REACHED_AGAIN};
-pub use verifier::{SignatureError, Verifier};
+pub use verifier::{SignatureError, Verifier, own_key};
 
 /// Looks at signatures, where the settings say so.
 #[derive(Debug)]

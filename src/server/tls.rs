@@ -18,6 +18,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::settings::TlsFiles;
 
+const CERTIFICATE: &str = "sidecar.tls_certificate";
+const KEY: &str = "sidecar.tls_key";
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// When the certificate in use ends, in seconds since 1970.
@@ -84,8 +86,8 @@ impl Certificates {
 }
 
 fn read(files: &TlsFiles) -> Content {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| wrong(path, &error));
-    Ok([read(&files.certificate)?, read(&files.key)?])
+    let read = |setting, path: &Path| std::fs::read(path).map_err(|error| wrong(setting, path, &error));
+    Ok([read(CERTIFICATE, &files.certificate)?, read(KEY, &files.key)?])
 }
 
 /// What makes connections of the files, where they can be used.
@@ -93,8 +95,11 @@ fn usable(files: &TlsFiles, content: &Content) -> Result<ServerConfig, String> {
     let [certificates, key] = content.as_ref().map_err(Clone::clone)?;
     let certificates = CertificateDer::pem_slice_iter(certificates)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| wrong(&files.certificate, &error))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong(&files.key, &error))?;
+        .map_err(|error| wrong(CERTIFICATE, &files.certificate, &error))?;
+    if certificates.is_empty() {
+        return Err(wrong(CERTIFICATE, &files.certificate, &"no certificate is in it"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| wrong(KEY, &files.key, &error))?;
     let expiration = certificates.first().and_then(|leaf| TlsFiles::end_of(leaf).ok());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -102,7 +107,7 @@ fn usable(files: &TlsFiles, content: &Content) -> Result<ServerConfig, String> {
         .map_err(|error| error.to_string())?
         .with_no_client_auth()
         .with_single_cert(certificates, key)
-        .map_err(|error| wrong(&files.certificate, &error))?;
+        .map_err(|error| wrong(CERTIFICATE, &files.certificate, &error))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if let Some(expiration) = expiration {
         metrics::gauge!(EXPIRATION).set(expiration.as_secs_f64());
@@ -110,6 +115,6 @@ fn usable(files: &TlsFiles, content: &Content) -> Result<ServerConfig, String> {
     Ok(config)
 }
 
-fn wrong(path: &Path, error: &dyn Display) -> String {
-    format!("{}: {error}", path.display())
+fn wrong(setting: &str, path: &Path, error: &dyn Display) -> String {
+    format!("{setting} = {}: {error}", path.display())
 }

@@ -42,8 +42,14 @@ pub enum AuthError {
         /// What the system said.
         source: io::Error,
     },
+    /// The file holds none of the two forms.
+    #[error("{path} does not hold {}", ServiceAuth::EXPECTED)]
+    Other {
+        /// The file.
+        path: PathBuf,
+    },
     /// The text is none of the two forms.
-    #[error("the credentials are neither {}", ServiceAuth::EXPECTED)]
+    #[error("the credentials are not {}", ServiceAuth::EXPECTED)]
     Malformed,
 }
 
@@ -150,14 +156,15 @@ impl Content {
         let unreadable = |source| AuthError::Unreadable { path: path.to_owned(), source };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Ok(Self { modified: metadata.modified().ok(), size: metadata.len(), header: header(text.trim())? })
+        let header = header(text.trim()).map_err(|_| AuthError::Other { path: path.to_owned() })?;
+        Ok(Self { modified: metadata.modified().ok(), size: metadata.len(), header })
     }
 }
 
 fn header(text: &str) -> Result<HeaderValue, AuthError> {
     let value = match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => format!("Bearer {}", token.trim()),
-        _ if text.contains(':') => format!("Basic {}", STANDARD.encode(text)),
+        _ if text.contains(':') && text != ":" => format!("Basic {}", STANDARD.encode(text)),
         _ => return Err(AuthError::Malformed),
     };
     let mut header = HeaderValue::try_from(value).map_err(|_| AuthError::Malformed)?;

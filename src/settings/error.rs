@@ -34,6 +34,39 @@ pub enum SettingsError {
     /// A `--set` without a key and a value.
     #[error("--set {0:?}: expected KEY=VALUE")]
     Assignment(String),
+    /// A flag with nothing for its value.
+    #[error("--{flag} has no value: say what {key} is, or leave the flag out")]
+    Blank {
+        /// The key.
+        key: &'static str,
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A variable of the environment that is no text.
+    #[error("the environment's {0} is not UTF-8")]
+    NotText(String),
+    /// A setting of the sidecar where nothing reads it.
+    #[error("settings file {}: {key} is in [{section}], and settings are read from [app:main] alone", path.display())]
+    Elsewhere {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The section.
+        section: String,
+    },
+    /// Two settings that cannot both be meant.
+    #[error("{first} ({origin}) {verb} {second}")]
+    Clash {
+        /// One, and what it is.
+        first: String,
+        /// Where it was written.
+        origin: Origin,
+        /// What one does to the other.
+        verb: &'static str,
+        /// The other, and what it is.
+        second: String,
+    },
     /// Two spellings of one key with different values.
     #[error("{}: settings '{names}' are in conflict", path.display(), names = names.join("', '"))]
     Conflict {
@@ -107,6 +140,8 @@ pub enum Warning {
         /// A known key that looks like it.
         suggestion: Option<&'static str>,
     },
+    /// A key with several values on one command line.
+    Twice(String),
     /// A secret on the command line.
     Exposed {
         /// Its key.
@@ -119,6 +154,7 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Twice(key) => write!(f, "--set {key} is there with several values: the last one counts"),
             Self::Former { name, present } => write!(f, "setting {name} is now called {present}"),
             Self::Unknown { name, suggestion } => {
                 write!(f, "environment variable {name} is no setting{}", did_you_mean(*suggestion))

@@ -23,6 +23,8 @@ pub(super) struct IniFile {
     pub(super) path: PathBuf,
     settings: Section,
     defaults: Section,
+    /// What stands in other sections.
+    others: Sections,
 }
 
 /// A value as written, and the line where it begins.
@@ -63,12 +65,21 @@ impl IniFile {
             })
             .collect();
         settings.extend(taken);
-        Ok(Self { path: path.to_owned(), settings, defaults })
+        Ok(Self { path: path.to_owned(), settings, defaults, others: sections })
     }
 
     /// The names of all settings, as written.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.settings.keys().map(String::as_str)
+    }
+
+    /// The names that stand in other sections, as written, behind that of their section.
+    pub(super) fn astray(&self) -> impl Iterator<Item = (&str, &str)> {
+        let defaults = std::iter::once((DEFAULTS, &self.defaults));
+        let others = self.others.iter().map(|(section, names)| (section.as_str(), names));
+        defaults
+            .chain(others)
+            .flat_map(|(section, names)| names.keys().map(move |name| (section, name.as_str())))
     }
 
     /// The value of a setting as written.

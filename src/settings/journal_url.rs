@@ -23,6 +23,8 @@ impl JournalUrl {
         match text.strip_prefix("sqlite:")? {
             "" => None,
             ":memory:" => Some(Self::SqliteInMemory),
+            // Other programs have other spellings of a journal in memory, and parameters: here each would be a file's name.
+            path if path.contains(":memory") || path.contains('?') => None,
             // The same place, whatever the working directory becomes.
             path => Some(Self::Sqlite(std::path::absolute(path).unwrap_or_else(|_| path.into()))),
         }
@@ -56,7 +58,9 @@ mod tests {
         assert_eq!(JournalUrl::parse("sqlite:a/b.db"), Some(JournalUrl::Sqlite(here.join("a/b.db"))));
         assert_eq!(JournalUrl::parse("sqlite::memory:"), Some(JournalUrl::SqliteInMemory));
         assert!(matches!(JournalUrl::parse("postgresql://h/db"), Some(JournalUrl::Postgres(_))));
-        assert_eq!(JournalUrl::parse("sqlite:"), None);
+        for bad in ["sqlite:", "sqlite::memory", "sqlite:///:memory:", "sqlite:a.db?mode=ro"] {
+            assert_eq!(JournalUrl::parse(bad), None, "{bad}");
+        }
         assert_eq!(JournalUrl::parse("mysql://h/db"), None);
     }
 

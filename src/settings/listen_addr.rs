@@ -29,6 +29,22 @@ impl ListenAddr {
     }
 }
 
+impl ListenAddr {
+    /// Whether no two sockets can be opened at both.
+    pub(super) fn takes_from(&self, other: &Self) -> bool {
+        let (Self::Tcp(one), Self::Tcp(two)) = (self, other) else { return self == other };
+        let (Some((host, port)), Some((other, other_port))) = (one.rsplit_once(':'), two.rsplit_once(':'))
+        else {
+            return false;
+        };
+        let is_every = |host: &str| matches!(host, "0.0.0.0" | "[::]");
+        let port: Option<u16> = port.parse().ok();
+        port == other_port.parse().ok()
+            && port != Some(0)
+            && (host == other || is_every(host) || is_every(other))
+    }
+}
+
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

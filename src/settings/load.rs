@@ -1,6 +1,7 @@
 //! Puts the settings together, and says what is odd about how they are written.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use super::error::{Origin, SettingsError, Warning};
 use super::in_force::Reread;
@@ -12,6 +13,27 @@ use super::table::{KEYS, Settings};
 
 /// The sidecar's own namespaces: a key in one of them that is not in the table is a mistake.
 const NAMESPACES: [&str; 4] = ["sidecar.", "changes.", "history.", "feeds."];
+
+/// What nobody but the sidecar has keys of, however they are written.
+const OWN: &str = "sidecar";
+
+/// The environment as the process was given it. What is no text is passed over, unless it is a setting.
+pub fn environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Environment, SettingsError> {
+    let mut environment = Environment::new();
+    for (name, value) in variables {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => _ = environment.insert(name, value),
+            Err(_) if KEYS.iter().any(|key| environment_names(key.name).contains(&name)) => {
+                return Err(SettingsError::NotText(name));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(environment)
+}
 
 impl Settings {
     /// Resolves the settings of this command line, in this environment.
@@ -66,6 +88,7 @@ impl Places<'_> {
     fn warnings(&self) -> Result<Vec<Warning>, SettingsError> {
         let mut warnings = self.misspelt()?;
         warnings.extend(self.formerly());
+        warnings.extend(self.assigned_twice.iter().cloned().map(Warning::Twice));
         warnings.extend(self.exposed()?);
         Ok(warnings)
     }
@@ -73,23 +96,32 @@ impl Places<'_> {
     /// Keys of the sidecar's own that nothing reads: an error where somebody wrote them for it, a warning where it may
     /// be chance.
     fn misspelt(&self) -> Result<Vec<Warning>, SettingsError> {
+        let is_known = |key: &str| KEYS.iter().any(|known| known.name == key) || RecordCache::owns(key);
         let is_misspelt = |key: &str| {
-            NAMESPACES.iter().any(|namespace| key.starts_with(namespace))
-                && !KEYS.iter().any(|known| known.name == key)
-                && !RecordCache::owns(key)
+            let lower = key.to_lowercase();
+            let is_own =
+                lower.starts_with(OWN) || NAMESPACES.iter().any(|namespace| lower.starts_with(namespace));
+            is_own && !is_known(key)
         };
         let unknown = |key: &str, origin| SettingsError::Unknown {
             key: key.to_owned(),
             origin,
             suggestion: nearest(without_prefix(key)),
         };
-        if let Some(key) = self.assigned.keys().find(|key| is_misspelt(key)) {
+        if let Some(key) = self.assigned.keys().find(|key| !is_known(key)) {
             return Err(unknown(key, Origin::Assignment));
         }
         if let Some(file) = &self.file
             && let Some(key) = file.names().find(|key| is_misspelt(without_prefix(key)))
         {
             return Err(unknown(key, Origin::File(file.path.clone(), file.line(key))));
+        }
+        if let Some(file) = &self.file
+            && let Some((section, key)) =
+                file.astray().find(|(_, key)| without_prefix(key).starts_with("sidecar."))
+        {
+            let (path, key, section) = (file.path.clone(), key.to_owned(), section.to_owned());
+            return Err(SettingsError::Elsewhere { path, key, section });
         }
         let known: Vec<String> = KEYS.iter().flat_map(|key| environment_names(key.name)).collect();
         let is_ours = |name: &str| {
@@ -133,8 +165,14 @@ impl Places<'_> {
     }
 }
 
-/// The known key that looks most like what was written, if any looks much like it.
+/// The known key that looks most like what was written, if any looks much like it. The namespace may be missing.
 fn nearest(written: &str) -> Option<&'static str> {
-    let distances = KEYS.iter().map(|key| (strsim::damerau_levenshtein(written, key.name), key.name));
-    distances.min().filter(|(distance, _)| *distance <= 3).map(|(_, name)| name)
+    let written = written.to_lowercase();
+    let distance = |name: &str| strsim::damerau_levenshtein(&written, name);
+    let distances = KEYS.iter().map(|key| {
+        let without = NAMESPACES.iter().find_map(|namespace| key.name.strip_prefix(namespace));
+        let (whole, short) = (distance(key.name), without.map_or(usize::MAX, distance));
+        (whole.min(short), short < whole, key.name)
+    });
+    distances.min().filter(|(distance, ..)| *distance <= 3).map(|(.., name)| name)
 }

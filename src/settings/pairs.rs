@@ -1,6 +1,7 @@
 //! What two settings say together.
 
 use std::error::Error;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use x509_cert::der::Decode;
 use super::auth::ServiceAuth;
 use super::error::{Origin, SettingsError};
 use super::journal_url::JournalUrl;
+use super::listen_addr::ListenAddr;
 use super::modes::{self, HistoryMode};
 use super::places::Places;
 use super::values;
@@ -60,7 +62,16 @@ impl Places<'_> {
 
     /// Where what outlives the process is kept: beside a SQLite journal where nobody says.
     pub(super) fn state_dir(&self) -> Result<Option<PathBuf>, SettingsError> {
-        if let Some((folder, _)) = self.text("sidecar.state_dir")? {
+        let key = "sidecar.state_dir";
+        if let Some((folder, origin)) = self.text(key)? {
+            if Path::new(&folder).metadata().is_ok_and(|there| !there.is_dir()) {
+                return Err(SettingsError::Malformed {
+                    key,
+                    value: folder,
+                    origin,
+                    expected: "a folder, or none",
+                });
+            }
             return Ok(Some(PathBuf::from(folder)).filter(|folder| folder.as_os_str() != "none"));
         }
         let history: HistoryMode = self.value("sidecar.history", &modes::HISTORY)?;
@@ -69,6 +80,35 @@ impl Places<'_> {
             JournalUrl::Sqlite(path) if history.wants_journal() => path.parent().map(Path::to_owned),
             _ => None,
         })
+    }
+
+    /// Where sockets are opened: no two at one place.
+    pub(super) fn admin_listen(&self) -> Result<Option<ListenAddr>, SettingsError> {
+        let [clients, operators] = ["sidecar.listen", "sidecar.admin_listen"];
+        let listen: ListenAddr = self.value(clients, &values::LISTEN)?;
+        let admin: Option<ListenAddr> = self.value(operators, &values::LISTEN)?;
+        if let Some(admin) = admin.as_ref().filter(|admin| admin.takes_from(&listen)) {
+            let origin = self.text(operators)?.map_or(Origin::Default, |(_, origin)| origin);
+            return Err(SettingsError::Clash {
+                first: format!("{operators} = {admin}"),
+                origin,
+                verb: "is where clients are listened for, too:",
+                second: format!("{clients} = {listen}"),
+            });
+        }
+        Ok(admin)
+    }
+
+    /// Where a new process asks for the sockets. What is there and is no socket is somebody's.
+    pub(super) fn handover(&self) -> Result<Option<PathBuf>, SettingsError> {
+        let key = "sidecar.handover";
+        let Some((path, origin)) = self.text(key)? else { return Ok(None) };
+        let there = Path::new(&path).symlink_metadata();
+        if there.is_ok_and(|there| !there.file_type().is_socket()) {
+            let expected = "the path of a socket, at which no other file is";
+            return Err(SettingsError::Malformed { key, value: path, origin, expected });
+        }
+        Ok(Some(path.into()))
     }
 
     /// The service account, from the stronger place; in one place it can be written in one way only.

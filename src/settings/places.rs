@@ -2,7 +2,7 @@
 //! over the default. Nothing is opened or contacted here but the files that the settings name.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::ini::IniFile;
 use super::key::{Key, Setting};
 use super::names::{Environment, environment_names, without_prefix};
 use super::record_cache::{FAMILY, RecordCache};
-use super::values::{COUNT, Field, Kind, native};
+use super::values::{Field, Kind, native};
 
 /// What the command line says of settings, as it was typed.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Places<'a> {
     keys: &'static [Key],
     arguments: &'a Arguments,
     pub(super) assigned: BTreeMap<String, String>,
+    /// What has several values there, of which the last one counts.
+    pub(super) assigned_twice: BTreeSet<String>,
     pub(super) environment: &'a Environment,
     pub(super) file: Option<IniFile>,
     /// What is in force whatever is written, by its name.
@@ -41,16 +43,19 @@ impl<'a> Places<'a> {
         arguments: &'a Arguments,
         environment: &'a Environment,
     ) -> Result<Self, SettingsError> {
-        let mut assigned = BTreeMap::new();
+        let (mut assigned, mut assigned_twice) = (BTreeMap::new(), BTreeSet::new());
         for assignment in &arguments.assignments {
             let (key, value) = assignment
                 .split_once('=')
                 .filter(|(key, _)| !key.trim().is_empty())
                 .ok_or_else(|| SettingsError::Assignment(beginning(assignment)))?;
-            assigned.insert(without_prefix(key.trim()).to_owned(), value.to_owned());
+            let key = without_prefix(key.trim()).to_owned();
+            if assigned.insert(key.clone(), value.to_owned()).is_some_and(|other| other != value) {
+                assigned_twice.insert(key);
+            }
         }
         let file = arguments.settings_file.as_deref().map(IniFile::read).transpose()?;
-        Ok(Self { keys, arguments, assigned, environment, file, kept: BTreeMap::new() })
+        Ok(Self { keys, arguments, assigned, assigned_twice, environment, file, kept: BTreeMap::new() })
     }
 
     /// Has these settings be in force whatever is written.
@@ -64,6 +69,10 @@ impl<'a> Places<'a> {
     /// What is written for a key, in the strongest place.
     pub(super) fn written(&self, key: &Key) -> Result<Option<(String, Origin)>, SettingsError> {
         if let (Some(flag), Some(value)) = (key.flag, self.arguments.flags.get(key.name)) {
+            if value.trim().is_empty() {
+                // What it was to say was lost on the way here: a variable that is not set, for one.
+                return Err(SettingsError::Blank { key: key.name, flag: flag.long });
+            }
             return Ok(Some((value.clone(), Origin::Flag(flag.long))));
         }
         if let Some(value) = self.assigned.get(key.name) {
@@ -146,7 +155,7 @@ impl<'a> Places<'a> {
     pub(super) fn record_cache(&self) -> Result<RecordCache, SettingsError> {
         let mut cache = RecordCache::default();
         for Setting { name, text, origin, .. } in self.record_cache_settings()? {
-            let Some(seconds) = (COUNT.parse)(&text) else {
+            let Some(seconds) = text.parse().ok() else {
                 return Err(SettingsError::Malformed {
                     key: FAMILY.name,
                     value: format!("{text:?} (as {name})"),

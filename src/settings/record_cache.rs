@@ -13,26 +13,27 @@ const DEFAULT: &str = "record_cache_expires_seconds";
 const MAXIMUM: &str = "record_cache_maximum_expires_seconds";
 const MINIMUM: &str = "record_cache_minimum_expires_seconds";
 
-/// How long an answer may be cached, in seconds; `None` where no setting says so.
+/// How long an answer may be cached, in seconds; `None` where no setting says so. Below zero it is over before it comes, as in
+/// Kinto.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheExpiry {
     /// `record_cache_expires_seconds`: without `_expected`.
-    pub default: Option<u64>,
+    pub default: Option<i64>,
     /// `record_cache_maximum_expires_seconds`: with an `_expected`.
-    pub maximum: Option<u64>,
+    pub maximum: Option<i64>,
     /// `record_cache_minimum_expires_seconds`: with a cache-busting `_expected`.
-    pub minimum: Option<u64>,
+    pub minimum: Option<i64>,
 }
 
 /// What each place says about record caching, strongest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RecordCache {
     /// By key, from `--set`.
-    assigned: HashMap<String, u64>,
+    assigned: HashMap<String, i64>,
     /// By environment name.
-    environment: HashMap<String, u64>,
+    environment: HashMap<String, i64>,
     /// By key, from the file.
-    file: HashMap<String, u64>,
+    file: HashMap<String, i64>,
 }
 
 /// What all of the family have in common.
@@ -59,7 +60,7 @@ impl RecordCache {
     }
 
     /// Adds what one place says.
-    pub(super) fn insert(&mut self, name: &str, origin: &Origin, seconds: u64) {
+    pub(super) fn insert(&mut self, name: &str, origin: &Origin, seconds: i64) {
         let place = match origin {
             Origin::Environment(_) => &mut self.environment,
             Origin::File(..) => &mut self.file,
@@ -83,7 +84,7 @@ impl RecordCache {
         }
     }
 
-    fn get(&self, key: &str) -> Option<u64> {
+    fn get(&self, key: &str) -> Option<i64> {
         let of_environment = || {
             // Asked for with each answer: names are made only where there is anything to find.
             let names = (!self.environment.is_empty()).then(|| environment_names(key))?;

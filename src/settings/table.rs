@@ -19,6 +19,7 @@ use super::error::SettingsError;
 use super::journal_url::JournalUrl;
 use super::key::{Key, Setting};
 use super::listen_addr::ListenAddr;
+use super::meanings;
 use super::modes::{
     self, AttachmentsMode, Backfill, ChangesMode, Compat, HistoryMode, JournalFailure, LogFormat, MirrorMode,
 };
@@ -106,18 +107,16 @@ settings! {
         ["Listening"]
         ("sidecar.listen", "127.0.0.1:8889", "`HOST:PORT`, `[::]:PORT`, or `unix:PATH`; port 0 takes a free one").flag("listen", "ADDR")
             => listen: ListenAddr = values::LISTEN;
-        ("sidecar.admin_listen", "", "a second listener for `/metrics`, `/health/live`, `/health/ready`, and at `/` a page for people").flag("admin-listen", "ADDR")
-            => admin_listen: Option<ListenAddr> = values::LISTEN;
+        ("sidecar.admin_listen", "", "a second listener for `/metrics`, `/health/live`, `/health/ready`, and at `/` a page for people").flag("admin-listen", "ADDR");
         ("sidecar.admin_token", "", "what has to be shown on that listener by whoever drops caches, and by whoever looks at its page from another machine").secret(|_| true);
         ("sidecar.admin_token_file", "", "the same, from a file (container secrets), read each time");
-        ("sidecar.handover", "", "a socket at which a new process asks the one that runs for its listening sockets and its journal").found("`$RUNTIME_DIRECTORY/handover.sock` where that is set, else none", runtime_directory)
-            => handover: Option<PathBuf> = values::PATH;
+        ("sidecar.handover", "", "a socket at which a new process asks the one that runs for its listening sockets and its journal").found("`$RUNTIME_DIRECTORY/handover.sock` where that is set, else none", runtime_directory);
         ("sidecar.tls_certificate", "", "PEM file of the certificate chain: the listener speaks TLS");
         ("sidecar.tls_key", "", "PEM file of its private key");
         ("sidecar.trusted_proxies", "", "addresses and networks whose `Forwarded` and `X-Forwarded-*` are believed: `10.0.0.0/8 ::1`").live()
-            => trusted_proxies: Vec<IpNet> = values::NETWORK;
+            => trusted_proxies: Vec<IpNet> = meanings::NETWORK;
         ("sidecar.threads", "", "how many threads serve requests").found("one per core", |_| String::new())
-            => threads: Option<usize> = values::POSITIVE;
+            => threads: Option<usize> = values::THREADS;
         ["Changes"]
         ("sidecar.changes", "auto", "`auto`: monitor/changes and changesets are the sidecar's; `upstream`: the plugin there answers and the sidecar caches; `off`: those paths are forwarded like any other and no capability is added").flag("changes", "MODE")
             => changes_mode: ChangesMode = modes::CHANGES;
@@ -137,7 +136,7 @@ settings! {
         ("sidecar.overlap", "10s", "how far back each delta reads again: longer than the upstream's longest write transaction").flag("overlap", "DURATION").live()
             => overlap: Duration = values::DURATION;
         ("sidecar.verify_every", "10m", "how often a mirror in use, and each list whose history is kept, is compared with the upstream").flag("verify-every", "DURATION").live()
-            => verify_every: Duration = values::DURATION;
+            => verify_every: Duration = values::PATIENCE;
         ("sidecar.stale_if_error", "1d", "how long a cached response may still be served while the upstream fails").flag("stale-if-error", "DURATION").live()
             => stale_if_error: Duration = values::DURATION;
         ("sidecar.cache_size", "256MiB", "the bound, in bytes, of all cached responses together").flag("cache-size", "BYTES").live()
@@ -146,7 +145,7 @@ settings! {
             => max_dictionaries: u64 = values::BYTES;
         ("sidecar.state_dir", "", "the folder in which the list of timestamps and the mirrors of what everybody may read outlive a restart; `none` for nowhere").found("`$STATE_DIRECTORY` where systemd set that, else the folder of a SQLite journal, else none", |environment| first_folder(environment, "STATE_DIRECTORY").to_owned());
         ("sidecar.purge_url", "", "what is told of each change, such as the Varnish in front").live()
-            => purge_url: Option<Uri> = values::HTTP_URL;
+            => purge_url: Option<Uri> = meanings::HTTP_URL;
         ("sidecar.purge_method", "PURGE", "how it is told: `PURGE`, `BAN` or `POST`").live()
             => purge_method: Method = values::PURGE_METHOD;
         ["The history"]
@@ -160,12 +159,16 @@ settings! {
         ("sidecar.access_log", "on", "one line for each request, where `sidecar.log` lets `kinto_sidecar::access` through").live()
             => access_log: bool = values::BOOLEAN;
         ("sidecar.otlp_traces", "", "where spans of requests go: OTLP over HTTP in JSON, such as `http://127.0.0.1:4318/v1/traces`")
-            => otlp_traces: Option<Uri> = values::HTTP_URL;
+            => otlp_traces: Option<Uri> = meanings::HTTP_URL;
         ("sidecar.log_format", "", "`text`, or `json` as Kinto's own `kinto.core.JsonLogFormatter` writes it").flag("log-format", "FORMAT").found("`text` on a terminal, else `json`", usual_log_format).live()
             => log_format: LogFormat = modes::LOG_FORMAT;
     } + {
         /// `sidecar.auth` or `sidecar.auth_file`: what the sidecar itself reads upstream with.
         pub auth: Option<ServiceAuth> = Places::auth;
+        /// `sidecar.admin_listen`: a second listener.
+        pub admin_listen: Option<ListenAddr> = Places::admin_listen;
+        /// `sidecar.handover`: where a new process asks for the sockets.
+        pub handover: Option<PathBuf> = Places::handover;
         /// `sidecar.admin_token` or `sidecar.admin_token_file`.
         pub admin_token: Option<AdminToken> = Places::admin_token;
         /// `sidecar.state_dir`: what outlives the process is there.
@@ -192,27 +195,27 @@ settings! {
     Limits {
         ["Limits"]
         ("sidecar.max_header", "64KiB", "bytes of a request's head (past it 431), and of an answer's from the upstream (502); a field counts as 8 or more").live()
-            => header_bytes: usize = values::SIZE;
+            => header_bytes: usize = values::ROOM;
         ("sidecar.max_body", "100MiB", "bytes of a request's body; past it 413; `0` for no bound").live()
             => body_bytes: u64 = values::BYTES;
         ("sidecar.max_batch_body", "16MiB", "bytes of the body of a batch, which is held in memory; past it 413").live()
-            => batch_bytes: usize = values::SIZE;
+            => batch_bytes: usize = values::ROOM;
         ("sidecar.max_buffered", "128MiB", "bytes of bodies and answers that are held in memory for clients, half of them for any one client; past it 503. What is passed on or comes from a mirror is not held").live()
-            => buffered_bytes: usize = values::SIZE;
+            => buffered_bytes: usize = values::ROOM;
         ("sidecar.max_connections", "10000", "client connections of the process; past it the one that has been idle for longest is closed. Live feeds get half of them").live()
             => connections: usize = values::POSITIVE;
         ("sidecar.max_connections_per_client", "1000", "client connections of one address (of IPv6, of one /64), but for those of `sidecar.trusted_proxies`; past it, the same").live()
             => connections_per_client: usize = values::POSITIVE;
         ("sidecar.header_timeout", "10s", "for a request's head to arrive").live()
-            => header_timeout: Duration = values::DURATION;
+            => header_timeout: Duration = values::PATIENCE;
         ("sidecar.body_timeout", "60s", "between two reads of a request's body, and for the answer to a client that has closed its sending side").live()
-            => body_timeout: Duration = values::DURATION;
+            => body_timeout: Duration = values::PATIENCE;
         ("sidecar.idle_timeout", "75s", "for a kept-alive connection without a request").live()
-            => idle_timeout: Duration = values::DURATION;
+            => idle_timeout: Duration = values::PATIENCE;
         ("sidecar.upstream_connect_timeout", "5s", "for a connection to the upstream; and how long one that takes connections and says nothing is waited for by those who can be answered from what is known").live()
-            => upstream_connect_timeout: Duration = values::DURATION;
+            => upstream_connect_timeout: Duration = values::PATIENCE;
         ("sidecar.upstream_timeout", "60s", "for the head of the upstream's answer").live()
-            => upstream_timeout: Duration = values::DURATION;
+            => upstream_timeout: Duration = values::PATIENCE;
         ("sidecar.drain_delay", "0s", "how long the sidecar goes on after it is told to stop while `/health/ready` says 503, for those in front to look elsewhere").live()
             => drain_delay: Duration = values::DURATION;
         ("sidecar.shutdown_grace", "30s", "for what is under way when the sidecar is told to stop").live()
@@ -223,28 +226,28 @@ settings! {
     ChangesSettings {
         ["Changes, as the plugin names them"]
         ("changes.resources", "", "URIs of the monitored buckets and collections; a bucket means every collection in it").formerly("event_listeners.changes.collections").live()
-            => resources: Vec<String> = values::MONITORED;
+            => resources: Vec<String> = meanings::MONITORED;
         ("changes.excluded_collections", "", "URIs of collections that are left out").live()
-            => excluded_collections: Vec<String> = values::MONITORED;
+            => excluded_collections: Vec<String> = meanings::MONITORED;
         ("changes.http_host", "", "the host of redirects, where it is not `http_host`").formerly("event_listeners.changes.http_host").live()
-            => http_host: Option<String> = values::TEXT;
+            => http_host: Option<String> = meanings::HOST;
         ("changes.since_max_age_days", "21", "an older `_since` is redirected to the whole list; `-1` for never").live()
             => since_max_age_days: i64 = values::INTEGER;
         ("changes.since_max_age_redirect_ttl_seconds", "86400", "for how long that redirect may be cached; `-1` for no such header").live()
             => since_max_age_redirect_ttl_seconds: i64 = values::INTEGER;
         ("changes.principals", "system.Everyone", "who may read the list of timestamps").formerly("event_listeners.changes.principals").takes_blank().live()
-            => principals: Vec<String> = values::TEXT;
+            => principals: Vec<String> = meanings::PRINCIPAL;
         ("changes.bucket", "monitor", "the bucket under which the list is found").formerly("event_listeners.changes.bucket")
-            => bucket: String = values::NAME;
+            => bucket: String = meanings::ID;
         ("changes.collection", "changes", "the collection under which it is found").formerly("event_listeners.changes.collection")
-            => collection: String = values::NAME;
+            => collection: String = meanings::ID;
     }
 
     /// What is for Remote Settings' readers, with `sidecar.compat = remote-settings`.
     RemoteSettings {
         ["Remote Settings"]
         ("sidecar.public_url", "", "the address under which clients know the sidecar, such as `https://settings.example.org`, where that is not `http_scheme` and `http_host`")
-            => public_url: Option<Uri> = values::HTTP_URL;
+            => public_url: Option<Uri> = meanings::BASE_URL;
         ("sidecar.v2_max_age", "1h", "for how long caches may keep an answer of `/v2`").live()
             => max_age: Duration = values::DURATION;
         ("sidecar.v2_short_max_age", "60s", "the same for those that soon may be others: `__broadcasts__`, previews, what is not there, and the list where `_expected` is `0` or begins with `9999`").live()
@@ -254,9 +257,9 @@ settings! {
         ("sidecar.v2_bundle_max_age", "60s", "the same for bundles, which are live").live()
             => bundle_max_age: Duration = values::DURATION;
         ("sidecar.attachments_base_url", "", "where clients find attachments and bundles; they may remember it for good").found("`/v2/attachments/` below `sidecar.public_url`", |_| String::new())
-            => attachments_base_url: Option<Uri> = values::HTTP_URL;
+            => attachments_base_url: Option<Uri> = meanings::BASE_URL;
         ("sidecar.attachments_upstream", "", "where attachments are").found("where the upstream's kinto-attachment says", |_| String::new())
-            => attachments_upstream: Option<Uri> = values::HTTP_URL;
+            => attachments_upstream: Option<Uri> = meanings::BASE_URL;
         ("sidecar.attachments", "redirect", "`redirect`: clients are sent to where attachments are; `forward`: they are fetched from there")
             => attachments: AttachmentsMode = modes::ATTACHMENTS;
         ("sidecar.bundle_size", "64MiB", "bytes of a bundle before it is compressed, past which there is none; and of all bundles that are kept")
@@ -266,26 +269,26 @@ settings! {
         ("sidecar.signature_key", "", "PEM file of the public key of signatures that have no `x5u`")
             => signature_key: Option<PathBuf> = values::PATH;
         ("sidecar.signature_name", "", "the name that the first certificate at an `x5u` must have, such as `remote-settings.content-signature.mozilla.org`; blank for any")
-            => signature_name: Option<String> = values::TEXT;
+            => signature_name: Option<String> = values::WORD;
     }
 
     /// Everything under `history.`.
     HistorySettings {
         ["The history, as the plugin names it"]
         ("history.resources", "", "URIs of buckets and collections that are watched for changes that pass elsewhere; all that can be listed where empty").live()
-            => resources: Vec<String> = values::RESOURCE;
+            => resources: Vec<String> = meanings::MONITORED;
         ("history.backfill", "none", "data that was there first: `none`, or `current` for one `create` entry per object")
             => backfill: Backfill = modes::BACKFILL;
         ("history.exclude_resources", "", "URIs that are not recorded")
-            => exclude_resources: Vec<String> = values::RESOURCE;
+            => exclude_resources: Vec<String> = meanings::RESOURCE;
         ("history.exclude_user_ids", "", "authors whose changes are not recorded")
-            => exclude_user_ids: Vec<String> = values::TEXT;
+            => exclude_user_ids: Vec<String> = meanings::USER_ID;
         ("history.auto_trim_max_count", "-1", "how many entries a bucket keeps about each kind of object; `-1` for all")
             => auto_trim_max_count: Option<u64> = values::BOUND;
         ("history.auto_trim_threshold", "100", "how many entries past that count bring a trim about")
             => auto_trim_threshold: u64 = values::COUNT;
         ("history.auto_trim_user_ids", "", "authors whose entries are trimmed")
-            => auto_trim_user_ids: Vec<String> = values::TEXT;
+            => auto_trim_user_ids: Vec<String> = meanings::USER_ID;
         ("history.on_journal_failure", "refuse", "writes while the journal cannot be written: `refuse` (503) or `forward`").live()
             => on_journal_failure: JournalFailure = modes::JOURNAL_FAILURE;
         ("history.keep_days", "-1", "how many days an entry is kept; `-1` for ever")
@@ -298,7 +301,7 @@ settings! {
     FeedSettings {
         ["Feeds"]
         ("feeds.max_timeout", "5m", "the longest `timeout` that a reader gets").live()
-            => max_timeout: Duration = values::DURATION;
+            => max_timeout: Duration = values::PATIENCE;
         ("feeds.max_readers", "20000", "readers of live feeds per sidecar, and as many connections of them as half of `sidecar.max_connections`; past it 503, or `retry: 30000` for an eventsource").live()
             => max_readers: usize = values::POSITIVE;
         ("feeds.max_readers_per_client", "1000", "readers of live feeds per client; past it likewise").live()
@@ -310,9 +313,9 @@ settings! {
     KintoSettings {
         ["Kinto's own"]
         ("http_host", "", "the host that answers name")
-            => http_host: Option<String> = values::TEXT;
+            => http_host: Option<String> = meanings::HOST;
         ("http_scheme", "", "the scheme that answers name; behind a proxy that ends TLS it is `https`")
-            => http_scheme: Option<String> = values::TEXT;
+            => http_scheme: Option<String> = meanings::SCHEME;
         ("project_name", "kinto", "the name in the root view, and the `Logger` of log lines").live()
             => project_name: String = values::TEXT;
         ("paginate_by", "", "the largest page, in objects").found("none", |_| "0".to_owned()).live()
@@ -324,11 +327,11 @@ settings! {
         ("retry_after_seconds", "3", "`Retry-After` of a 503").live()
             => retry_after_seconds: u64 = values::COUNT;
         ("cors_origins", "*", "origins that browsers may call from").takes_blank().live()
-            => cors_origins: Vec<String> = values::TEXT;
+            => cors_origins: Vec<String> = meanings::ORIGIN;
         ("explicit_permissions", "true", "whether permissions of objects count, or those of settings alone")
             => explicit_permissions: bool = values::BOOLEAN;
         ("history_read_principals", "", "who may read every history").live()
-            => history_read_principals: Vec<String> = values::TEXT;
+            => history_read_principals: Vec<String> = meanings::PRINCIPAL;
         ("push_broadcast_min_debounce_interval_seconds", "300", "at least this long between two changes of a broadcast").live()
             => push_broadcast_min_debounce_interval_seconds: u64 = values::COUNT;
     } + {

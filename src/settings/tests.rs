@@ -177,7 +177,7 @@ fn malformed_values_say_key_value_and_what_was_expected() {
     assert_eq!(
         load(&["--overlap", "soon"], &[]).unwrap_err(),
         "sidecar.overlap = \"soon\" (from --overlap): expected a duration such as 500ms, 10s, 5m, 1h, 1d, or a \
-         number of seconds"
+         number of seconds, of at most 36500d"
     );
     assert!(load(&["--set", "nonsense"], &[]).unwrap_err().contains("expected KEY=VALUE"));
     assert!(load(&["--settings", "/nowhere/kinto.ini"], &[]).unwrap_err().contains("/nowhere/kinto.ini"));

@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 use http::Uri;
+use http::uri::Authority;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::kinto::is_segment;
 
 /// What `Host` says to an upstream that has none.
 const SOCKET_HOST: &str = "localhost";
@@ -45,28 +48,20 @@ impl UpstreamUrl {
         };
         let authority = uri.authority()?;
         // SECURITY: credentials in a URL would end up in `Host` and in logs; they belong in `sidecar.auth`.
-        if authority.as_str().contains('@') || uri.query().is_some() {
+        if !is_complete(authority) || uri.query().is_some() || text.contains('#') {
             return None;
         }
         // A zone means something on one machine only: neither `Host` nor a certificate can name it.
         if authority.as_str().contains('%') {
             return None;
         }
-        let (_, port_text) = authority.as_str().split_at_checked(authority.host().len())?;
-        let port = match (authority.port_u16(), port_text) {
-            (Some(port), _) => port,
-            (None, "") => {
-                if https {
-                    443
-                } else {
-                    80
-                }
-            }
-            (None, _) => return None,
-        };
+        let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
         let path = uri.path();
         let (path_prefix, version) = path.strip_suffix('/').unwrap_or(path).rsplit_once('/')?;
         let number = version.strip_prefix('v')?;
+        if path_prefix.split('/').skip(1).any(|segment| !is_segment(segment)) {
+            return None;
+        }
         if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
@@ -88,6 +83,16 @@ impl UpstreamUrl {
         let url = Self::parse(&format!("http://{SOCKET_HOST}/{rest}"))?;
         path.is_absolute().then_some(Self { socket: Some(path), ..url })
     }
+}
+
+/// Whether something can be reached at it.
+pub(super) fn is_complete(authority: &Authority) -> bool {
+    let port = authority.as_str().get(authority.host().len()..).unwrap_or_default();
+    // SECURITY: credentials in it would end up in logs.
+    let is_plain = !authority.as_str().contains('@');
+    is_plain
+        && !authority.host().is_empty()
+        && (port.is_empty() || authority.port_u16().is_some_and(|port| port > 0))
 }
 
 impl fmt::Display for UpstreamUrl {
@@ -142,6 +147,12 @@ mod tests {
             "",
             "http://u:p@h/v1",
             "http://h:99999/v1",
+            "http://h:0/v1",
+            "http://h:/v1",
+            "http://:8888/v1",
+            "http://h/v1#x",
+            "http://h//v1",
+            "http://h/../v1",
             "http://h/v1?x=1",
             "http://[fe80::1%25lo]:8888/v1",
             "http://[fe80::1%lo]:8888/v1",

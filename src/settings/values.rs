@@ -1,16 +1,15 @@
-//! How the text of a setting is read: numbers, durations, sizes, lists, choices.
+//! How the text of a setting is read: numbers, durations, sizes, lists, choices. What has a meaning on the web or in Kinto is
+//! in [`meanings`](super::meanings).
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use http::{Method, Uri};
-use ipnet::IpNet;
+use http::Method;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::journal_url::JournalUrl;
 use super::listen_addr::ListenAddr;
 use super::upstream_url::UpstreamUrl;
-use crate::kinto::Resource;
 
 /// A kind of value: what is expected, and how it is read.
 pub(super) struct Kind<T> {
@@ -49,31 +48,50 @@ impl<T> Field<T> for Vec<T> {
 }
 
 pub(super) const TEXT: Kind<String> = Kind::new("text", |text| Some(text.to_owned()));
-pub(super) const NAME: Kind<String> =
-    Kind::new("an id as Kinto has them", |text| crate::kinto::is_segment(text).then(|| text.to_owned()));
+pub(super) const WORD: Kind<String> = Kind::new("a name without blanks", |text| {
+    (!text.contains(|c: char| c.is_whitespace() || c.is_control())).then(|| text.to_owned())
+});
 pub(super) const PATH: Kind<PathBuf> = Kind::new("a path", |text| Some(text.into()));
 pub(super) const BOOLEAN: Kind<bool> = Kind::new("true or false (or yes, no, on, off, 1, 0)", boolean);
-pub(super) const COUNT: Kind<u64> = Kind::new("a whole number, 0 or more", whole_number);
-pub(super) const POSITIVE: Kind<usize> =
-    Kind::new("a whole number, 1 or more", |text| whole_number(text).filter(|number| *number > 0));
+pub(super) const COUNT: Kind<u64> = Kind::new("a whole number from 0 to 1000000000", count);
+pub(super) const POSITIVE: Kind<usize> = Kind::new("a whole number from 1 to 1000000000", |text| {
+    usize::try_from(count(text)?).ok().filter(|number| *number > 0)
+});
 pub(super) const POSITIVE_COUNT: Kind<u64> =
-    Kind::new("a whole number, 1 or more", |text| whole_number(text).filter(|number| *number > 0));
-pub(super) const INTEGER: Kind<i64> = Kind::new("a whole number", |text| text.parse().ok());
+    Kind::new(POSITIVE.expected, |text| count(text).filter(|number| *number > 0));
+pub(super) const THREADS: Kind<usize> = Kind::new("a whole number from 1 to 1024", |text| {
+    (POSITIVE.parse)(text).filter(|number| *number <= 1024)
+});
+pub(super) const INTEGER: Kind<i64> = Kind::new("a whole number of at most 1000000000", |text| {
+    text.parse().ok().filter(|number| *number <= i64::try_from(MOST).unwrap_or(i64::MAX))
+});
 /// Below zero for no bound.
 pub(super) const BOUND: Kind<Option<u64>> =
     Kind::new(INTEGER.expected, |text| (INTEGER.parse)(text).map(|number| u64::try_from(number).ok()));
 /// Zero for no pages.
 pub(super) const PAGE: Kind<Option<u64>> =
-    Kind::new(COUNT.expected, |text| whole_number(text).map(|size| Some(size).filter(|size| *size > 0)));
-pub(super) const DURATION: Kind<Duration> =
-    Kind::new("a duration such as 500ms, 10s, 5m, 1h, 1d, or a number of seconds", duration);
-pub(super) const BYTES: Kind<u64> = Kind::new("a size such as 256MiB, 1GB, 64k, or a number of bytes", bytes);
+    Kind::new(COUNT.expected, |text| count(text).map(|size| Some(size).filter(|size| *size > 0)));
+pub(super) const DURATION: Kind<Duration> = Kind::new(
+    "a duration such as 500ms, 10s, 5m, 1h, 1d, or a number of seconds, of at most 36500d",
+    duration,
+);
+/// For what would never come about in no time.
+pub(super) const PATIENCE: Kind<Duration> = Kind::new(
+    "a duration above zero such as 500ms, 10s, 5m, 1h, 1d, or a number of seconds, of at most 36500d",
+    |text| duration(text).filter(|duration| !duration.is_zero()),
+);
+pub(super) const BYTES: Kind<u64> =
+    Kind::new("a size such as 256MiB, 1GB, 64k, or a number of bytes, below a million GiB", bytes);
 pub(super) const SIZE: Kind<usize> = Kind::new(BYTES.expected, |text| usize::try_from(bytes(text)?).ok());
+/// For what has to hold something.
+pub(super) const ROOM: Kind<usize> =
+    Kind::new("a size such as 256MiB, 1GB, 64k, or a number of bytes, from 1KiB to a million GiB", |text| {
+        (SIZE.parse)(text).filter(|size| *size >= 1 << 10)
+    });
 pub(super) const PERCENT: Kind<f64> = Kind::new("a percentage above 0% and up to 100%, such as 5%", percent);
 pub(super) const UPSTREAM: Kind<UpstreamUrl> = Kind::new(UpstreamUrl::EXPECTED, UpstreamUrl::parse);
 pub(super) const LISTEN: Kind<ListenAddr> = Kind::new(ListenAddr::EXPECTED, ListenAddr::parse);
 pub(super) const JOURNAL: Kind<JournalUrl> = Kind::new(JournalUrl::EXPECTED, JournalUrl::parse);
-pub(super) const HTTP_URL: Kind<Uri> = Kind::new("an http:// or https:// URL", http_url);
 pub(super) const FILTER: Kind<String> =
     Kind::new("a filter such as info or warn,kinto_sidecar=debug", |text| {
         // A word alone is the name of a program's part for the parser, and would let nothing else through.
@@ -83,22 +101,17 @@ pub(super) const FILTER: Kind<String> =
         let is_known = text.contains('[') || parts.all(|part| part.is_empty() || is_clear(part));
         (is_known && EnvFilter::builder().parse(text).is_ok()).then(|| text.to_owned())
     });
-pub(super) const NETWORK: Kind<IpNet> = Kind::new("addresses or networks such as 10.0.0.0/8 ::1", |text| {
-    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().map(IpNet::from).ok())
-});
-pub(super) const MONITORED: Kind<String> =
-    Kind::new("URIs such as /buckets/main or /buckets/main/collections/articles", |text| {
-        matches!(Resource::of(text), Resource::Bucket(_) | Resource::Collection(..)).then(|| text.to_owned())
-    });
-pub(super) const RESOURCE: Kind<String> =
-    Kind::new("URIs such as /buckets/main/collections/articles", |text| {
-        (Resource::of(text) != Resource::Other).then(|| text.to_owned())
-    });
-
 pub(super) const PURGE_METHOD: Kind<Method> = Kind::new("PURGE, BAN or POST", |text| match text {
     "PURGE" | "BAN" | "POST" => text.parse().ok(),
     _ => None,
 });
+
+/// More than this nobody means.
+const MOST: u64 = 1_000_000_000;
+/// The same of a duration: what is added to it is still a moment of every clock.
+const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+/// The same of a size.
+const LARGEST: u64 = 1_000_000 << 30;
 
 /// A value as Kinto takes it: where the text is JSON it is what that JSON says. `null` is nothing, and a list
 /// is written as one item per line.
@@ -124,6 +137,10 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+fn count(text: &str) -> Option<u64> {
+    whole_number(text).filter(|number| *number <= MOST)
+}
+
 fn whole_number<T: FromStr>(text: &str) -> Option<T> {
     // `FromStr` would take a leading `+`.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
@@ -146,7 +163,7 @@ fn duration(text: &str) -> Option<Duration> {
         "d" => 86_400.0,
         _ => return None,
     };
-    Duration::try_from_secs_f64(number * unit_seconds).ok()
+    Duration::try_from_secs_f64(number * unit_seconds).ok().filter(|duration| *duration <= LONGEST)
 }
 
 fn bytes(text: &str) -> Option<u64> {
@@ -161,25 +178,18 @@ fn bytes(text: &str) -> Option<u64> {
         "gb" => 1_000_000_000,
         _ => return None,
     };
-    match whole_number::<u64>(text.trim_end_matches(|c: char| !c.is_ascii_digit())) {
+    let size = match whole_number::<u64>(text.trim_end_matches(|c: char| !c.is_ascii_digit())) {
         Some(whole) => whole.checked_mul(factor),
         None => Duration::try_from_secs_f64(number * f64::from(u32::try_from(factor).ok()?))
             .ok()
             .map(|product| product.as_secs()),
-    }
+    };
+    size.filter(|size| *size <= LARGEST)
 }
 
 fn percent(text: &str) -> Option<f64> {
     let (number, unit) = number_and_unit(text)?;
     (unit == "%" && number > 0.0 && number <= 100.0).then_some(number / 100.0)
-}
-
-fn http_url(text: &str) -> Option<Uri> {
-    let uri: Uri = text.parse().ok()?;
-    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-    // SECURITY: credentials in it would end up in logs.
-    let is_plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
-    (is_http && is_plain).then_some(uri)
 }
 
 #[cfg(test)]
@@ -199,7 +209,8 @@ mod tests {
         ] {
             assert_eq!(duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
         }
-        for text in ["", "s", "-1s", "1x", "1s2", "1.2.3s", "1e400", "99999999999999999999d", "1ſ"] {
+        for text in ["", "s", "-1s", "1x", "1s2", "1.2.3s", "1e400", "99999999999999999999d", "36501d", "1ſ"]
+        {
             assert_eq!(duration(text), None, "{text}");
         }
     }
@@ -216,7 +227,7 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Some(size), "{text}");
         }
-        for text in ["", "MiB", "-1", "1X", "99999999999G", "1..5k"] {
+        for text in ["", "MiB", "-1", "1X", "99999999999G", "2000000GiB", "1..5k"] {
             assert_eq!(bytes(text), None, "{text}");
         }
     }

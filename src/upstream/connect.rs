@@ -51,8 +51,11 @@ impl Connector {
         let settings = in_force.now();
         let upstream = &settings.upstream;
         let tls = if upstream.https {
+            let trusted = settings.upstream_ca.as_deref().map(authorities).transpose().map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", settings.written("sidecar.upstream_ca")))
+            })?;
             let name = ServerName::try_from(upstream.host.clone()).map_err(io::Error::other)?;
-            Some((TlsConnector::from(Arc::new(client_config(settings.upstream_ca.as_deref())?)), name))
+            Some((TlsConnector::from(Arc::new(client_config(trusted.unwrap_or_default())?)), name))
         } else {
             None
         };
@@ -139,22 +142,24 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// The file with its setting.
-fn named(authorities: &Path) -> String {
-    format!("sidecar.upstream_ca = {}", authorities.display())
+/// The authorities in a PEM file: one at least.
+fn authorities(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let pem = std::fs::read(path)?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(io::Error::other)?;
+    if certificates.is_empty() {
+        return Err(io::Error::other("no certificate is in it"));
+    }
+    for certificate in &certificates {
+        RootCertStore::empty().add(certificate.clone()).map_err(io::Error::other)?;
+    }
+    Ok(certificates)
 }
 
-fn client_config(authorities: Option<&Path>) -> io::Result<ClientConfig> {
+fn client_config(trusted: Vec<CertificateDer<'static>>) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(path) = authorities {
-        let pem = std::fs::read(path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", named(path))))?;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let invalid = |error: &dyn fmt::Display| io::Error::other(format!("{}: {error}", named(path)));
-            roots.add(certificate.map_err(|error| invalid(&error))?).map_err(|error| invalid(&error))?;
-        }
-    }
+    roots.add_parsable_certificates(trusted);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -36,7 +36,7 @@ pub struct Caching<'c> {
     /// The collection that it shows; empty where it shows the whole bucket.
     pub collection: &'c str,
     /// For how many seconds it may be kept; `None` where nobody says.
-    pub expiry: Option<u64>,
+    pub expiry: Option<i64>,
     /// Whether anybody may have it.
     pub is_public: bool,
     /// This machine's clock.
@@ -103,7 +103,7 @@ impl Served {
 
 /// For how many seconds an answer about this collection's records may be kept, where a setting of Kinto's says so.
 /// `expected` is the request's `_expected`, where it has one.
-pub fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<u64> {
+pub fn expiry(settings: &Settings, bucket: &str, collection: &str, expected: Option<&str>) -> Option<i64> {
     let expiry = settings.kinto.record_cache(bucket, collection);
     match expected {
         None => expiry.default,
@@ -120,8 +120,18 @@ pub fn busts_caches(expected: &str) -> bool {
     expected == "0" || expected.starts_with("9999")
 }
 
-/// Lets an answer be kept for so many seconds; none at all for zero.
-pub fn allow(headers: &mut HeaderMap, seconds: u64, now: SystemTime) {
+/// [`allow`], for so long.
+pub fn allow_for(headers: &mut HeaderMap, lifetime: Duration, now: SystemTime) {
+    allow(headers, seconds(lifetime), now);
+}
+
+/// So long, in seconds.
+pub fn seconds(lifetime: Duration) -> i64 {
+    i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Lets an answer be kept for so many seconds; none at all for zero. Below that it is old when it comes, as in Kinto.
+pub fn allow(headers: &mut HeaderMap, seconds: i64, now: SystemTime) {
     if seconds == 0 {
         // Kinto: this is what WebOb makes of an expiry of zero.
         let never = "max-age=0, must-revalidate, no-cache, no-store, post-check=0, pre-check=0";
@@ -151,7 +161,7 @@ pub fn is_for_caches(headers: &HeaderMap) -> bool {
 
 /// Lets a CDN give out an answer for some time after its `seconds` are over: while it asks for a new one, and while it
 /// cannot get one.
-fn allow_stale(headers: &mut HeaderMap, seconds: u64, if_error: Duration) {
+fn allow_stale(headers: &mut HeaderMap, seconds: i64, if_error: Duration) {
     let value =
         format!("max-age={seconds}, stale-while-revalidate={seconds}, stale-if-error={}", if_error.as_secs());
     if let (true, Ok(value)) = (seconds > 0, HeaderValue::try_from(value)) {
@@ -182,10 +192,13 @@ pub fn keep_private(headers: &mut HeaderMap) {
     vary::by(headers, "Cookie");
 }
 
-fn expires(seconds: u64, now: SystemTime) -> Option<HeaderValue> {
+fn expires(seconds: i64, now: SystemTime) -> Option<HeaderValue> {
     // The format ends with the year 9999.
     const CENTURY: u64 = 100 * 365 * 24 * 3600;
-    let expires = now.checked_add(Duration::from_secs(seconds.min(CENTURY)))?;
+    let distance = Duration::from_secs(seconds.unsigned_abs().min(CENTURY));
+    let expires = if seconds < 0 { now.checked_sub(distance) } else { now.checked_add(distance) }?;
+    // The format begins with the year 1970.
+    let expires = expires.max(SystemTime::UNIX_EPOCH);
     HeaderValue::try_from(httpdate::fmt_http_date(expires)).ok()
 }
 
@@ -201,8 +214,11 @@ mod tests {
         assert_eq!(headers[EXPIRES], "Thu, 01 Jan 1970 00:01:00 GMT");
         allow(&mut headers, 0, SystemTime::UNIX_EPOCH);
         assert_eq!(headers[PRAGMA], "no-cache");
-        allow(&mut headers, u64::MAX, SystemTime::UNIX_EPOCH);
-        assert_eq!(headers[CACHE_CONTROL], "max-age=18446744073709551615");
+        allow(&mut headers, i64::MAX, SystemTime::UNIX_EPOCH);
+        assert_eq!(headers[CACHE_CONTROL], "max-age=9223372036854775807");
+        allow(&mut headers, -1, SystemTime::UNIX_EPOCH + Duration::from_secs(2));
+        assert_eq!(headers[CACHE_CONTROL], "max-age=-1");
+        assert_eq!(headers[EXPIRES], "Thu, 01 Jan 1970 00:00:01 GMT");
     }
 
     #[test]

@@ -62,7 +62,7 @@ async fn bundle(core: &Core, name: &str, request: &Parts) -> Result<Response, V2
     }
     list::insert_modified(headers, modified);
     let lifetime = app.settings.remote_settings.bundle_max_age;
-    cache_control::allow(headers, lifetime.as_secs(), SystemTime::now());
+    cache_control::allow_for(headers, lifetime, SystemTime::now());
     Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
     Ok(response)
 }
@@ -118,7 +118,7 @@ async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, 
     headers.extend(picked(&head.headers, &TOLD));
     headers::insert_kinto_defaults(headers);
     let lifetime = core.app.settings.remote_settings.static_max_age;
-    cache_control::allow(headers, lifetime.as_secs(), SystemTime::now());
+    cache_control::allow_for(headers, lifetime, SystemTime::now());
     Served::Upstream.insert(headers);
     Ok(response)
 }

@@ -39,7 +39,7 @@ pub(super) async fn monitor(core: &Core, request: &Parts) -> Result<Response, V2
     let is_short = !is_met || cache_control::busts_caches(&params.expected);
     let lifetime = if is_short { lifetimes.short_max_age } else { lifetimes.max_age };
     let headers = response.headers_mut();
-    monitor.insert_expiry(headers, Some(lifetime.as_secs()), true);
+    monitor.insert_expiry(headers, Some(cache_control::seconds(lifetime)), true);
     Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
     if is_known && !is_behind && !entries.rows.is_empty() {
         let listed = |core: &Core| Some(core.app.signatures.listed(public_at_once(core)?));
@@ -79,7 +79,7 @@ pub(super) async fn collection(
     let is_preview = format!("{}/{}", key.bucket, key.collection).contains("-preview");
     let expiry = |is_met: bool| {
         let lifetime = if is_met && !is_preview { lifetimes.max_age } else { lifetimes.short_max_age };
-        Some(lifetime.as_secs())
+        Some(cache_control::seconds(lifetime))
     };
     let readable =
         Readable { core, key: &key, params: &params, requester: &anybody, granted, expiry: &expiry };

@@ -39,7 +39,7 @@ pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2R
     let coded = known.unwrap_or_else(|| Coded::plain(Body::full(body.to_string()), None));
     let mut response = coded.answer(Some(&id));
     let headers = response.headers_mut();
-    cache_control::allow(headers, app.settings.remote_settings.max_age.as_secs(), SystemTime::now());
+    cache_control::allow_for(headers, app.settings.remote_settings.max_age, SystemTime::now());
     Served::from_memory(is_behind.then(|| app.poller.behind_for())).insert(headers);
     if !is_behind
         && states.len() <= MOST_STATES

@@ -118,7 +118,7 @@ impl V2Refusal {
         } else {
             let is_not_found = status == StatusCode::NOT_FOUND;
             let lifetime = if is_not_found { lifetimes.short_max_age } else { lifetimes.max_age };
-            cache_control::allow(headers, lifetime.as_secs(), SystemTime::now());
+            cache_control::allow_for(headers, lifetime, SystemTime::now());
         }
         Ok(response.map(|_| Body::full(body)))
     }

@@ -4,9 +4,9 @@
 //! of the timestamp, with P-384 and SHA-384. One good signature is enough. Its key is that of the first certificate at its
 //! `x5u`, or a key of the settings where it has none.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use std::{fs, io};
 
 use base64::Engine;
 use base64::prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
@@ -115,19 +115,22 @@ struct Signed {
     records: Vec<Bytes>,
 }
 
+/// The key of `sidecar.signature_key`, where that names one.
+pub fn own_key(settings: &Settings) -> io::Result<Option<Vec<u8>>> {
+    let Some(path) = &settings.remote_settings.signature_key else { return Ok(None) };
+    let read = fs::read(path).map_err(|error| error.to_string()).and_then(|pem| chain::key_of(&pem));
+    read.map(Some).map_err(|error| {
+        let setting = settings.written("sidecar.signature_key");
+        io::Error::new(io::ErrorKind::InvalidInput, format!("{setting} cannot be used: {error}"))
+    })
+}
+
 impl Verifier {
     /// With the key and the name that the settings have.
     pub fn new(settings: &Settings) -> Self {
-        let readers = &settings.remote_settings;
-        let key = readers.signature_key.as_ref().and_then(|path| {
-            let read = fs::read(path).map_err(|error| error.to_string()).and_then(|pem| chain::key_of(&pem));
-            let trouble = |error: &String| {
-                tracing::error!(%error, "sidecar.signature_key = {} cannot be used", path.display());
-            };
-            read.inspect_err(trouble).ok()
-        });
+        let key = own_key(settings).inspect_err(|error| tracing::error!("{error}")).ok().flatten();
         Self {
-            name: readers.signature_name.clone(),
+            name: settings.remote_settings.signature_name.clone(),
             key,
             servers: Servers::new(settings, PATIENCE),
             chains: Cache::builder().max_capacity(CHAINS).expire_after(Lifetime).build(),
