@@ -73,6 +73,7 @@ impl Condition {
             why.extend(of_account(&app.settings, &root));
         }
         let is_there = is_there.is_ok();
+        why.extend(app.poller.set_aside().filter(|_| is_there));
         let fails = journal.as_ref().is_some_and(Result::is_err);
         if let Some(Err(complaint)) = &journal {
             why.push(complaint.clone());

@@ -1,6 +1,7 @@
 //! Looks after the mirrors that are in use: reads each once more when its collection has come to rest, since a write
 //! transaction can commit behind what was read, and compares it with a listing then and now and again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,21 +10,38 @@ use tokio::time::Instant;
 use super::bring::Need;
 use super::refresh::Depth;
 use super::{Mirror, Mirrors};
+use crate::backoff::Backoff;
+use crate::kinto::CollectionKey;
 use crate::settings::InForce;
 use crate::timeline::budget::Budget;
+use crate::upstream::UpstreamError;
 
 /// Mirrors that nobody asked for during this time are left as they are until somebody does.
 const IN_USE: Duration = Duration::from_secs(3600);
 
+/// How long one of which nothing is heard keeps the others waiting.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one that could not be read is left alone.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
+/// When that is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
 /// Keeps `mirrors` true until the process ends.
 pub async fn keep(mirrors: Arc<Mirrors>, settings: InForce, budget: Arc<Budget>) {
+    // What could not be read, and until when it is left alone.
+    let mut later: HashMap<CollectionKey, (Instant, Backoff)> = HashMap::new();
     loop {
         let now = settings.all();
         let (overlap, verify_every) = (now.overlap, now.verify_every);
         let tick = (overlap.min(verify_every) / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
         tokio::time::sleep(tick).await;
+        later.retain(|_, (until, _)| until.elapsed() < FORGOTTEN);
         for mirror in mirrors.all().iter().filter(|mirror| is_due(mirror, overlap, verify_every)) {
-            let _turn = Arc::clone(&budget).turn_aside().await;
+            let key = mirror.clock.key();
+            if later.get(key).is_some_and(|(until, _)| Instant::now() < *until) {
+                continue;
+            }
+            let mut turn = Arc::clone(&budget).turn_aside().await;
             let began = Instant::now();
             let need = Need {
                 news: mirror.clock.news(),
@@ -32,8 +50,22 @@ pub async fn keep(mirrors: Arc<Mirrors>, settings: InForce, budget: Arc<Budget>)
                 arrived: began,
                 depth: Depth::Compare,
             };
-            if let Err(error) = mirrors.bring(Arc::clone(mirror), need).await {
-                tracing::debug!(collection = %mirror.clock.key(), %error, "could not compare {}", mirror.clock.key());
+            // It is read to its end whoever waits for that.
+            let read = tokio::select! {
+                read = mirrors.bring(Arc::clone(mirror), need) => read.map(drop),
+                () = Box::pin(mirror.suspense.outlasts(PATIENCE)) => {
+                    turn.was_in_vain();
+                    Err(UpstreamError::HeadTimeout.into())
+                }
+            };
+            match read {
+                Ok(()) => _ = later.remove(key),
+                Err(error) => {
+                    tracing::debug!(collection = %key, %error, "could not compare {key}");
+                    let (until, pauses) = later.entry(key.clone()).or_insert((began, PAUSES));
+                    *until = Instant::now() + pauses.pause();
+                    pauses.lengthen();
+                }
             }
         }
     }

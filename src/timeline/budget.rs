@@ -8,9 +8,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::settings::InForce;
+
+/// For how long a turn keeps others from theirs.
+const LONGEST_TURN: Duration = Duration::from_secs(2);
 
 /// The longest rest after one question, however long it took.
 const LONGEST_REST: Duration = Duration::from_secs(60);
@@ -26,14 +30,14 @@ pub struct Budget {
     aside: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The right to ask; what it took is paid when it is dropped.
+/// The right to ask; what it took is paid when it is dropped. Whoever asks for long is passed by the others.
 #[derive(Debug)]
 pub struct Turn {
     budget: Arc<Budget>,
     began: Instant,
     busy: Option<Duration>,
-    /// In the line, and among those aside; given back by being dropped.
-    _places: (OwnedMutexGuard<()>, Option<OwnedMutexGuard<()>>),
+    /// Gives the places back, in the line and among those aside, when the turn ends or has taken long.
+    places: JoinHandle<()>,
 }
 
 /// The rest after a question that took `busy`, so that it kept the upstream busy for no more than `budget` of the time.
@@ -72,7 +76,11 @@ impl Budget {
         loop {
             let debt = self.debt();
             if debt.is_zero() {
-                return Turn { began: Instant::now(), busy: None, _places: (turn, aside), budget: self };
+                let places = tokio::spawn(async move {
+                    tokio::time::sleep(LONGEST_TURN).await;
+                    drop((turn, aside));
+                });
+                return Turn { began: Instant::now(), busy: None, places, budget: self };
             }
             tokio::time::sleep(debt).await;
         }
@@ -100,11 +108,17 @@ impl Turn {
     pub fn was(&mut self, busy: Duration) {
         self.busy = Some(busy);
     }
+
+    /// Nothing was heard of what was asked: whether the upstream was busy with it nobody knows.
+    pub fn was_in_vain(&mut self) {
+        self.busy = Some(self.began.elapsed().min(LONGEST_TURN));
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
         self.budget.pay(self.busy.unwrap_or_else(|| self.began.elapsed()));
+        self.places.abort();
     }
 }
 
@@ -137,6 +151,16 @@ mod tests {
         drop(held);
         let _turn = first.await;
         assert_eq!(order.lock().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_takes_long_is_passed_by_the_others() {
+        let budget = Budget::new(InForce::with(|settings| settings.poll_budget = 1.0));
+        let began = Instant::now();
+        let _hangs = Arc::clone(&budget).turn_aside().await;
+        let _next = Arc::clone(&budget).turn().await;
+        let _aside = Arc::clone(&budget).turn_aside().await;
+        assert!(began.elapsed() < 3 * LONGEST_TURN, "{:?}", began.elapsed());
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+mod apart;
 mod ask;
 mod behalf;
 mod error;
@@ -26,6 +27,7 @@ use super::Timeline;
 use super::budget::Budget;
 use super::collection_list::CollectionList;
 use super::entries::Entries;
+use crate::complaint::Complaint;
 use crate::current;
 use crate::kinto::Timestamp;
 use crate::settings::InForce;
@@ -39,6 +41,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long what readers claim to know is not looked for again in a bucket.
 const BETWEEN_CLAIMS: Duration = Duration::from_secs(1);
+
+/// What a question of which nothing was heard costs: whether the upstream does anything for it nobody knows.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// So many collections are named where the upstream fails on more.
+const NAMED: usize = 3;
 
 /// How long a bucket is left alone that the service account may not read, or not all of it.
 const UNREADABLE: Duration = Duration::from_secs(10);
@@ -293,6 +301,20 @@ impl Poller {
     /// What of that which is monitored cannot be read, and what is not there, as far as it was asked for.
     pub fn lacking(&self) -> Lacking {
         self.unreadable.lacking()
+    }
+
+    /// What the upstream fails to say of collections, as far as that is known of more than one question.
+    pub fn set_aside(&self) -> Option<Complaint> {
+        let clocks = self.timeline.kept_clocks();
+        let mut uris: Vec<String> =
+            clocks.iter().filter(|clock| clock.is_set_aside()).map(|clock| clock.key().uri()).collect();
+        uris.sort();
+        let others = uris.len().saturating_sub(NAMED);
+        uris.truncate(NAMED);
+        if others > 0 {
+            uris.push(format!("{others} others"));
+        }
+        (!uris.is_empty()).then(|| Complaint::set_aside(&uris))
     }
 
     /// Waits until all that is monitored was asked for once, or that failed, or takes long.

@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 mod dated_back;
 mod deletions;
@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::CollectionKey;
 use crate::mirror::Mirrors;
+use crate::upstream::UpstreamError;
 use crate::upstream::kinto::KintoError;
 
 use list_state::ListState;
@@ -36,6 +37,8 @@ pub use watching::Watching;
 
 /// The shortest pause between two rounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// How long a list that says nothing keeps the others waiting.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after the upstream failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at what moved.
@@ -233,11 +236,18 @@ impl Watcher {
     /// Brings a list up to date when there is time for it within the budget; `false` where it cannot be read. What
     /// moves is not kept waiting by that.
     async fn in_turn(&mut self, uri: &str) -> Result<bool, WatchError> {
-        let turn = Arc::clone(&self.settings.budget).turn_aside();
-        let turn = self.look_at_moved_until(turn).await;
         let round = self.round;
-        self.lists.entry(uri.to_owned()).or_default().round = round;
+        let watched = self.lists.entry(uri.to_owned()).or_default();
+        watched.round = round;
+        if watched.is_left_alone() {
+            return Ok(false);
+        }
+        let turn = Arc::clone(&self.settings.budget).turn_aside();
+        let mut turn = self.look_at_moved_until(turn).await;
         let is_there = self.refresh_or_forget(uri).await?;
+        if !is_there {
+            turn.was_in_vain();
+        }
         // What compares asks for a turn of its own.
         drop(turn);
         if is_there {
@@ -249,14 +259,20 @@ impl Watcher {
     /// Compares a list with the journal when that has not been done for long and there is time for it within the budget.
     async fn compare_when_due(&mut self, uri: &str) -> Result<(), WatchError> {
         let every = self.settings.now().verify_every;
-        if !self.lists.get(uri).is_some_and(|watched| watched.is_due(every)) {
+        if !self.lists.get(uri).is_some_and(|watched| watched.is_due(every) && !watched.is_left_alone()) {
             return Ok(());
         }
         let turn = Arc::clone(&self.settings.budget).turn_aside();
-        let _turn = self.look_at_moved_until(turn).await;
+        let mut turn = self.look_at_moved_until(turn).await;
         match self.compare(uri).await {
             // It went meanwhile, or may not be read any longer: the next look at it says so.
             Ok(()) | Err(WatchError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
+            Err(WatchError::Read(error)) if !error.is_unsent() => {
+                tracing::debug!(uri, %error, "could not compare a list with the journal");
+                turn.was_in_vain();
+                self.lists.entry(uri.to_owned()).or_default().failed();
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         if let Some(watched) = self.lists.get_mut(uri) {
@@ -267,8 +283,12 @@ impl Watcher {
 
     /// Brings a list up to date; `false` where it is not there, may not be read, or where the upstream fails on it.
     async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, WatchError> {
+        if self.lists.get(uri).is_some_and(ListState::is_left_alone) {
+            return Ok(false);
+        }
         match self.refresh(uri).await {
             Ok(()) => {
+                self.lists.entry(uri.to_owned()).or_default().answered();
                 self.keep_deletions(uri).await?;
                 Ok(true)
             }
@@ -282,6 +302,7 @@ impl Watcher {
             }
             Err(WatchError::Read(error)) => {
                 tracing::debug!(uri, %error, "could not look for what passes elsewhere");
+                self.lists.entry(uri.to_owned()).or_default().failed();
                 Ok(false)
             }
             Err(WatchError::Journal(error @ JournalError::Refused(_))) => {
@@ -301,7 +322,8 @@ impl Watcher {
         let (timestamp, newest) = match watermark {
             None => self.first_sight(uri).await?,
             Some(watermark) => {
-                let present = self.room.source.list_timestamp(uri).await?;
+                let present = timeout(PATIENCE, self.room.source.list_timestamp(uri)).await;
+                let present = present.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into()))?;
                 let is_same = known == Some(present) && watermark >= present;
                 if !is_same || is_due { self.delta(uri, watermark).await? } else { (present, present) }
             }

@@ -15,6 +15,9 @@ const WANTED: Duration = Duration::from_secs(300);
 /// The longest pause between questions on which the upstream fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
+/// So many failures in a row are more than one.
+const AGAIN: u32 = 2;
+
 /// What is remembered.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
@@ -34,15 +37,21 @@ impl Clock {
         self.notes().schedule.tried = Some(now);
     }
 
-    /// The upstream answered, with a timestamp or without.
-    pub fn answered(&self) {
-        self.notes().schedule.failures = 0;
+    /// The upstream answered, with a timestamp or without. Whether it had failed again and again.
+    pub fn answered(&self) -> bool {
+        std::mem::take(&mut self.notes().schedule.failures) >= AGAIN
     }
 
-    /// The upstream failed to answer: it is asked again later each time.
-    pub fn failed(&self) {
+    /// The upstream failed to answer: it is asked again later each time. Whether that is worth a word now.
+    pub fn failed(&self) -> bool {
         let mut notes = self.notes();
         notes.schedule.failures = notes.schedule.failures.saturating_add(1);
+        notes.schedule.failures == AGAIN
+    }
+
+    /// Whether the upstream has failed to answer again and again.
+    pub fn is_set_aside(&self) -> bool {
+        self.notes().schedule.failures >= AGAIN
     }
 
     /// Whether the upstream failed to answer when it was last asked.

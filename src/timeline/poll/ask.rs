@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 mod choose;
 mod plugins;
+mod timestamps;
 
+use super::SILENCE;
 use super::error::PollError;
 use super::unreadable::Unreadable;
 use crate::kinto::{CollectionKey, Timestamp, segment};
@@ -22,9 +24,12 @@ use crate::settings::InForce;
 use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
 use crate::timeline::resources::Resources;
-use crate::upstream::kinto::heads::Heads;
 use crate::upstream::kinto::{KintoError, Source};
-use crate::upstream::{Description, Upstream};
+use crate::upstream::{Description, Suspense, Upstream, UpstreamError};
+pub(super) use timestamps::Timestamps;
+
+/// How long nothing may be heard of a list. The collections among it that are asked for take half of it at most.
+const LONGEST_SILENCE: Duration = Duration::from_secs(25);
 
 /// Asks, and tells the timeline.
 #[derive(Debug)]
@@ -35,8 +40,10 @@ pub(super) struct Asker {
     settings: InForce,
     /// What was monitored when it was last looked.
     resources: Arc<Resources>,
-    heads: Heads,
+    pub(super) timestamps: Arc<Timestamps>,
     pub(super) unreadable: Arc<Unreadable>,
+    /// How long nothing was heard of a list.
+    silence: Arc<Suspense>,
     /// What the upstream says of itself, once it did.
     description: Option<Arc<Description>>,
     /// For each bucket of which the list matters: its timestamp, and when it was asked for.
@@ -56,6 +63,8 @@ pub(super) struct Asker {
 struct BucketList {
     timestamp: Option<Timestamp>,
     asked: Option<Instant>,
+    /// How often in a row nothing was heard of it.
+    silences: u32,
 }
 
 /// A history that answers for the collections of its bucket.
@@ -67,6 +76,8 @@ pub(super) struct Followed {
     asked: Instant,
     /// Since when it is followed.
     begun: Instant,
+    /// How often in a row nothing was heard of it.
+    silences: u32,
 }
 
 /// What can be asked.
@@ -88,11 +99,13 @@ impl Asker {
         settings: InForce,
         unreadable: Arc<Unreadable>,
     ) -> Self {
+        let silence = Arc::default();
         Self {
-            heads: Heads::new(Source::new(upstream.clone()), settings.clone()),
+            timestamps: Timestamps::new(&timeline, &upstream, settings.clone(), &unreadable),
             resources: timeline.resources(),
             timeline,
-            source: Source::new(upstream.clone()),
+            source: Source::new(upstream.clone()).telling(&silence),
+            silence,
             upstream,
             settings,
             unreadable,
@@ -108,7 +121,7 @@ impl Asker {
 
     /// How many collections one question can name.
     pub(super) fn at_once(&self) -> usize {
-        self.heads.at_once(self.description.as_deref())
+        self.timestamps.at_once(self.description.as_deref())
     }
 
     /// Where other collections are monitored than before, what is known of lists and histories says too little.
@@ -134,74 +147,30 @@ impl Asker {
             Question::Describe => self.describe().await?,
             Question::Monitor => self.ask_monitor().await?,
             Question::Histories => self.begin_histories().await,
-            Question::History(bucket) => self.ask_history(&bucket).await?,
+            Question::History(bucket) => match self.ask_history(&bucket).await {
+                Err(error) if error.is_silence() => return Ok(Some(SILENCE)),
+                asked => asked?,
+            },
             Question::Bucket(bucket) => match self.ask_bucket(&bucket).await {
                 Err(error) if error.is_unsent() => return Err(error),
+                Err(error) if error.is_silence() => return Ok(Some(SILENCE)),
                 Err(error) => tracing::debug!(bucket, %error, "could not list the collections of a bucket"),
                 Ok(()) => {}
             },
-            Question::Collections(clocks) => return self.ask(&clocks).await.map(Some),
+            Question::Collections(clocks) => return self.timestamps.ask(&clocks).await.map(Some),
         }
         Ok(None)
     }
 
-    /// Asks for the timestamps of some collections; for how long that kept the upstream busy.
-    pub(super) async fn ask(&mut self, clocks: &[Arc<Clock>]) -> Result<Duration, PollError> {
-        let asked = Instant::now();
-        let news: Vec<u64> = clocks.iter().map(|clock| clock.news()).collect();
-        let keys: Vec<CollectionKey> = clocks.iter().map(|clock| clock.key().clone()).collect();
-        for clock in clocks {
-            clock.asking(asked);
-        }
-        let answers = self.heads.ask(&keys).await.map_err(KintoError::from)?;
-        let is_failure = |head: &Result<_, KintoError>| matches!(head, Err(error) if error.is_passing());
-        if let Some(Err(error)) = answers.heads.first()
-            && answers.heads.iter().all(is_failure)
-            && (keys.len() > 1 || self.timeline.kept_clocks().len() <= 1)
-        {
-            // It answers, and with nothing but errors. One of many collections may be at fault itself.
-            self.upstream.outage().failed(error);
-        }
-        for ((clock, news), head) in clocks.iter().zip(news).zip(answers.heads) {
-            match head {
-                Ok((timestamp, total)) => {
-                    clock.answered();
-                    self.unreadable.is_readable(clock.key());
-                    self.timeline.learned(clock, timestamp, total, news, asked);
-                }
-                Err(KintoError::Absent) => {
-                    clock.answered();
-                    if self.timeline.resources().names(clock.key()) {
-                        self.unreadable.no_collection(clock.key());
-                    } else {
-                        self.unreadable.is_readable(clock.key());
-                    }
-                    if clock.news() == news {
-                        self.timeline.removed(clock.key());
-                    }
-                }
-                Err(KintoError::Refused(status)) => {
-                    clock.answered();
-                    self.refused(clock.key(), status);
-                    metrics::counter!("kinto_sidecar_timestamps_refused_total").increment(1);
-                }
-                Err(error) => {
-                    clock.failed();
-                    tracing::debug!(collection = %clock.key(), %error, "could not ask for a timestamp");
-                }
-            }
-        }
-        Ok(answers.busy)
-    }
-
-    /// A collection's records were refused.
-    fn refused(&mut self, key: &CollectionKey, status: StatusCode) {
-        let watched = self.timeline.watched(&key.bucket);
-        if watched.is_some() || self.timeline.resources().include(key) {
-            self.unreadable.collection(key, status);
-        }
-        if let Some(list) = watched {
-            list.set_incomplete();
+    /// Does what asks for a list, as long as anything is heard of it.
+    async fn while_heard<T>(
+        silence: &Arc<Suspense>,
+        work: impl Future<Output = Result<T, PollError>>,
+    ) -> Result<T, PollError> {
+        let _asking = silence.begin();
+        tokio::select! {
+            done = work => done,
+            () = silence.outlasts(LONGEST_SILENCE) => Err(KintoError::from(UpstreamError::HeadTimeout).into()),
         }
     }
 
@@ -244,8 +213,17 @@ impl Asker {
         self.buckets.remove(bucket);
     }
 
-    /// Learns which collections a bucket has.
+    /// Learns which collections a bucket has. One whose list hangs is asked for again later each time.
     pub(super) async fn ask_bucket(&mut self, bucket: &str) -> Result<(), PollError> {
+        let silence = Arc::clone(&self.silence);
+        let done = Self::while_heard(&silence, self.read_list(bucket)).await;
+        let list = self.buckets.entry(bucket.to_owned()).or_default();
+        let is_silent = done.as_ref().is_err_and(PollError::is_silence);
+        list.silences = if is_silent { list.silences.saturating_add(1) } else { 0 };
+        done
+    }
+
+    async fn read_list(&mut self, bucket: &str) -> Result<(), PollError> {
         let list = self.buckets.entry(bucket.to_owned()).or_default();
         list.asked = Some(Instant::now());
         let before: BTreeMap<CollectionKey, u64> =
@@ -319,7 +297,7 @@ impl Asker {
             .filter(|clock| self.is_asked_for(clock))
             .collect();
         for clocks in unknown.chunks(self.at_once()) {
-            self.ask(clocks).await?;
+            self.timestamps.ask(clocks).await?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::upstream::kinto::KintoError;
+use crate::upstream::kinto::heads::is_silence;
 
 /// Why timestamps could not be learned.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,6 +19,11 @@ pub enum PollError {
 }
 
 impl PollError {
+    /// Whether nothing was heard for so long that nobody waits any more.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Kinto(error) if is_silence(error))
+    }
+
     /// Whether no connection came about.
     pub(super) fn is_unsent(&self) -> bool {
         matches!(self, Self::Kinto(error) if error.is_unsent())

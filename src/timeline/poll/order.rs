@@ -39,13 +39,8 @@ pub(super) fn choose(
         }
     }
     waiting.sort_by_key(|(asked, _)| *asked);
-    // On one of these the upstream may choke again: it is not put among others.
-    if let Some((_, clock)) = waiting.first().filter(|(_, clock)| clock.is_in_trouble()) {
-        due.clocks.push(Arc::clone(clock));
-        return due;
-    }
-    let fit = waiting.into_iter().map(|(_, clock)| clock).filter(|clock| !clock.is_in_trouble());
-    let (lively, quiet): (Vec<_>, Vec<_>) = fit.partition(|clock| clock.is_lively());
+    let waiting = waiting.into_iter().map(|(_, clock)| clock);
+    let (lively, quiet): (Vec<_>, Vec<_>) = waiting.partition(|clock| clock.is_lively());
     let reserved = if most < 4 {
         let age =
             |clocks: &[Arc<Clock>]| clocks.first().and_then(|clock| clock.last_asked()).map(|at| now - at);
@@ -59,6 +54,21 @@ pub(super) fn choose(
     due.clocks.extend(quiet.by_ref().take(most.saturating_sub(due.clocks.len())));
     due.clocks.extend(lively.take(most.saturating_sub(due.clocks.len())));
     due
+}
+
+/// Of collections on which the upstream failed, the one that is due for longest; else when the first one is. Each is asked
+/// for alone, and after each failure later than before.
+pub(super) fn next_apart(
+    clocks: impl Iterator<Item = Arc<Clock>>,
+    ttl: Duration,
+    now: Instant,
+) -> (Option<Arc<Clock>>, Option<Instant>) {
+    let due_at =
+        |clock: Arc<Clock>| (clock.last_asked().map_or(now, |asked| asked + clock.interval(ttl)), clock);
+    match clocks.map(due_at).min_by_key(|(at, _)| *at) {
+        Some((at, clock)) if at <= now => (Some(clock), None),
+        later => (None, later.map(|(at, _)| at)),
+    }
 }
 
 #[cfg(test)]
@@ -124,23 +134,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_upstream_fails_on_is_asked_alone_and_ever_more_seldom() {
+    fn what_the_upstream_fails_on_is_asked_apart_and_ever_more_seldom() {
         let clocks = clocks(10);
         let mut tries = Vec::new();
         let began = Instant::now();
         let mut now = began;
+        for clock in &clocks[..2] {
+            clock.asking(now);
+            clock.failed();
+        }
         for _ in 0..2000 {
-            let due = choose(clocks.iter().cloned(), TTL, 25, now).clocks;
-            for clock in &due {
+            if let (Some(clock), _) = next_apart(clocks[..2].iter().cloned(), TTL, now) {
                 clock.asking(now);
-                if &*clock.key().collection == "c0" {
-                    clock.failed();
-                    assert!(tries.is_empty() || due.len() == 1);
-                    tries.push((now - began).as_secs());
-                }
+                clock.failed();
+                tries.push((now - began).as_secs());
             }
             now += Duration::from_millis(50);
         }
-        assert_eq!(tries, [0, 2, 6, 14, 30, 62]);
+        assert_eq!(tries, [2, 2, 6, 6, 14, 14, 30, 30, 62, 62]);
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::apart::Apart;
 use super::ask::Asker;
 use super::sweep::{Purpose, Sweep};
-use super::{Failed, PollError, Poller};
+use super::{Failed, PollError, Poller, SILENCE};
 use crate::timeline::budget::Turn;
 use crate::upstream::Upstream;
 use crate::upstream::kinto::KintoError;
@@ -39,8 +40,12 @@ impl Poller {
         let mut sweeps: VecDeque<Sweep> = VecDeque::new();
         let mut place: Option<Place> = None;
         let mut hold: Option<Instant> = None;
+        let mut apart = Apart::default();
         loop {
             let mut next = self.begin_sweeps(&mut sweeps);
+            if !self.settings.now().exclusive {
+                next = next.into_iter().chain(apart.begin(&self, &asker)).min();
+            }
             hold = hold.filter(|hold| *hold > Instant::now());
             if place.is_none() && hold.is_none() && !self.settings.now().exclusive {
                 let (question, later) = asker.next(self.ttl(), !sweeps.is_empty());
@@ -67,6 +72,7 @@ impl Poller {
                         sweeps.extend(self.step(sweep, &mut asker).await);
                     }
                 }
+                () = apart.ended(&self.budget) => {}
                 () = self.wake.notified() => {}
                 () = until(next) => {}
             }
@@ -182,6 +188,9 @@ impl Poller {
             }
             Err(error) => {
                 tracing::debug!(%error, "could not ask the upstream for timestamps");
+                if error.is_silence() {
+                    turn.was(SILENCE);
+                }
                 self.note(&error);
                 Some(Instant::now() + AFTER_FAILURE)
             }
@@ -189,7 +198,7 @@ impl Poller {
     }
 
     /// What a question failed on may be all that the upstream answers with now.
-    fn note(&self, error: &PollError) {
+    pub(super) fn note(&self, error: &PollError) {
         let is_failure = match error {
             PollError::Kinto(KintoError::Upstream(_)) => true,
             PollError::Kinto(KintoError::Status(status)) => status.is_server_error(),

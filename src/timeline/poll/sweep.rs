@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::SILENCE;
 use super::ask::Asker;
 use super::error::PollError;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -82,6 +83,8 @@ impl Sweep {
         let began = Instant::now();
         let asked = self.take(step, asker).await;
         let busy = asked.as_ref().ok().copied().flatten().unwrap_or_else(|| began.elapsed());
+        let is_silent = asked.as_ref().is_err_and(PollError::is_silence);
+        let busy = if is_silent { busy.min(SILENCE) } else { busy };
         match asked {
             Err(error) if error.is_unsent() => return (Some(Err(error)), busy),
             Err(error @ PollError::Unreadable(_)) => {
@@ -149,7 +152,7 @@ impl Sweep {
                 if clocks.is_empty() {
                     return Ok(Some(Duration::ZERO));
                 }
-                let busy = asker.ask(&clocks).await?;
+                let busy = asker.timestamps.ask(&clocks).await?;
                 for clock in clocks.iter().filter(|clock| !clock.is_in_trouble()) {
                     match asker.unreadable.why(clock.key()) {
                         Some(why) => _ = self.unreadable.get_or_insert(why),
@@ -214,6 +217,10 @@ impl Sweep {
                 || clock.last_asked().is_none_or(|asked| asked + clock.interval(Duration::ZERO) < began)
         };
         clocks.retain(is_due);
+        if clocks.iter().any(|clock| !clock.is_in_trouble()) {
+            // Nobody waits for it who can be answered by the others.
+            clocks.retain(|clock| !clock.is_in_trouble());
+        }
         let mut clocks: Vec<(bool, CollectionKey, Arc<Clock>)> =
             clocks.into_iter().map(|clock| (!clock.is_lively(), clock.key().clone(), clock)).collect();
         clocks.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));

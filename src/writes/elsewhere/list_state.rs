@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backoff::Backoff;
 use crate::kinto::Timestamp;
+
+/// How long a list is left alone on which the upstream failed.
+const PAUSES: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// What is remembered of a list.
 #[derive(Debug, Default)]
@@ -21,9 +25,29 @@ pub(super) struct ListState {
     pub(super) compared: Option<Instant>,
     /// The last round that came by.
     pub(super) round: u64,
+    /// Until when it is left alone, since the upstream failed on it, and for how long after the next failure.
+    failed: Option<(Instant, Backoff)>,
 }
 
 impl ListState {
+    /// Whether it is left alone for now.
+    pub(super) fn is_left_alone(&self) -> bool {
+        self.failed.is_some_and(|(until, _)| Instant::now() < until)
+    }
+
+    /// The upstream failed on it: others come first.
+    pub(super) fn failed(&mut self) {
+        let (_, mut pauses) = self.failed.unwrap_or((Instant::now(), PAUSES));
+        let until = Instant::now() + pauses.pause();
+        pauses.lengthen();
+        self.failed = Some((until, pauses));
+    }
+
+    /// The upstream answered.
+    pub(super) fn answered(&mut self) {
+        self.failed = None;
+    }
+
     /// Whether it is to be compared with what the journal knows.
     pub(super) fn is_due(&self, every: Duration) -> bool {
         self.compared.is_some_and(|compared| compared.elapsed() >= every)

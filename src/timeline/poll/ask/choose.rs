@@ -1,6 +1,7 @@
 //! What to ask next: what was not asked for longest, lists and collections in turn.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,8 +13,18 @@ use crate::timeline::poll::order::{self, Due};
 /// How much less often than its collections a list of collections is asked for: it changes less often.
 const LISTS: u32 = 5;
 
+/// The longest pause between questions of which nothing is heard, and what doubles until then.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const LEAST: Duration = Duration::from_secs(10);
+
 /// How often it is looked for buckets whose histories can be followed.
 const HISTORIES: Duration = Duration::from_secs(300);
+
+/// How long what is asked for each `interval` is left alone after so many questions in a row of which nothing was heard.
+fn later_each_time(interval: Duration, silences: u32) -> Duration {
+    let patient = interval.max(LEAST).saturating_mul(1 << silences.min(16)).min(LONGEST_PAUSE);
+    if silences == 0 { interval } else { patient.max(interval) }
+}
 
 impl Asker {
     /// Whether a collection has to be asked for by itself.
@@ -40,6 +51,7 @@ impl Asker {
             let is_watched = watched.contains(&key.bucket) || self.timeline.resources().include(key);
             (is_watched && !(is_swept && clock.last_asked().is_none()) || !is_watched && clock.is_wanted())
                 && self.is_asked_for(clock)
+                && !clock.is_in_trouble()
         });
         if self.description.is_none() {
             let is_needed = !clocks.is_empty() || !buckets.is_empty();
@@ -62,15 +74,20 @@ impl Asker {
         }
         self.buckets.retain(|bucket, _| buckets.contains(bucket));
         // The longest unasked first, so that none of many is forgotten.
-        let histories = self.histories.iter().map(|(id, followed)| (Some(followed.asked), id.clone(), true));
-        let lists =
-            buckets.into_iter().map(|id| (self.buckets.get(&id).and_then(|list| list.asked), id, false));
-        let due = histories.chain(lists).filter(|(asked, _, is_history)| {
-            is_due(*asked, if *is_history { ttl } else { ttl * LISTS }) && (asked.is_some() || !is_swept)
+        let histories = self.histories.iter().map(|(id, followed)| {
+            (Some(followed.asked), id.clone(), true, later_each_time(ttl, followed.silences))
         });
+        let lists = buckets.into_iter().map(|id| {
+            let list = self.buckets.get(&id);
+            let silences = list.map_or(0, |list| list.silences);
+            (list.and_then(|list| list.asked), id, false, later_each_time(ttl * LISTS, silences))
+        });
+        let due = histories
+            .chain(lists)
+            .filter(|(asked, _, _, interval)| is_due(*asked, *interval) && (asked.is_some() || !is_swept));
         let list =
             due.min().map(
-                |(_, bucket, is_history)| {
+                |(_, bucket, is_history, _)| {
                     if is_history { Question::History(bucket) } else { Question::Bucket(bucket) }
                 },
             );
@@ -79,6 +96,21 @@ impl Asker {
         let clocks = Some(clocks).filter(|clocks| !clocks.is_empty()).map(Question::Collections);
         let question = if self.was_list { clocks.or(list) } else { list.or(clocks) };
         (question, next.into_iter().chain(later).min())
+    }
+
+    /// What to ask next of the collections that are asked for apart, since the upstream failed on them; else when to ask.
+    pub(in crate::timeline::poll) fn next_apart(
+        &self,
+        ttl: Duration,
+    ) -> (Option<Arc<Clock>>, Option<Instant>) {
+        let watched = self.timeline.watched_buckets();
+        let mut clocks = self.timeline.kept_clocks();
+        clocks.retain(|clock| {
+            let key = clock.key();
+            let is_watched = watched.contains(&key.bucket) || self.timeline.resources().include(key);
+            clock.is_in_trouble() && (is_watched || clock.is_wanted()) && self.is_asked_for(clock)
+        });
+        order::next_apart(clocks.into_iter(), ttl, Instant::now())
     }
 
     /// The buckets of which it matters which collections they have.

@@ -2,16 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{Asker, Followed};
 use crate::kinto::{CollectionKey, Timestamp, segment};
 use crate::timeline::clock::Clock;
 use crate::timeline::poll::PollError;
 use crate::upstream::kinto::KintoPage;
+
+/// How long the newest entry of a history is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The path of the changes plugin's list.
 const MONITOR: &str = "/buckets/monitor/collections/changes/records";
@@ -32,6 +36,11 @@ struct HistoryEntry {
 impl Asker {
     /// Takes what the upstream's own monitor/changes says, where it has one.
     pub(in crate::timeline::poll) async fn ask_monitor(&mut self) -> Result<(), PollError> {
+        let silence = Arc::clone(&self.silence);
+        Self::while_heard(&silence, self.read_monitor()).await
+    }
+
+    async fn read_monitor(&mut self) -> Result<(), PollError> {
         if !self.has_changes() {
             self.listed.clear();
             return Ok(());
@@ -80,16 +89,25 @@ impl Asker {
         {
             let path = format!("/buckets/{}/history?_limit=1&_fields=last_modified", segment(&bucket));
             let begun = Instant::now();
-            if let Ok(KintoPage { timestamp: newest, .. }) =
-                self.source.pages_of::<IgnoredAny>(path).first().await
-            {
-                self.histories.insert(bucket, Followed { newest, asked: begun, begun });
+            let mut pages = self.source.pages_of::<IgnoredAny>(path);
+            if let Ok(Ok(KintoPage { timestamp: newest, .. })) = timeout(PATIENCE, pages.first()).await {
+                self.histories.insert(bucket, Followed { newest, asked: begun, begun, silences: 0 });
             }
         }
     }
 
     /// Asks for the collections that a bucket's history says have changed.
     pub(in crate::timeline::poll) async fn ask_history(&mut self, bucket: &str) -> Result<(), PollError> {
+        let silence = Arc::clone(&self.silence);
+        let done = Self::while_heard(&silence, self.read_history(bucket)).await;
+        if let Some(followed) = self.histories.get_mut(bucket) {
+            let is_silent = done.as_ref().is_err_and(PollError::is_silence);
+            followed.silences = if is_silent { followed.silences.saturating_add(1) } else { 0 };
+        }
+        done
+    }
+
+    async fn read_history(&mut self, bucket: &str) -> Result<(), PollError> {
         let Some(followed) = self.histories.get_mut(bucket) else { return Ok(()) };
         followed.asked = Instant::now();
         let mut seen = followed.newest;
@@ -117,7 +135,7 @@ impl Asker {
         }
         let clocks: Vec<Arc<Clock>> = changed.iter().map(|key| self.timeline.clock(key)).collect();
         for clocks in clocks.chunks(self.at_once()) {
-            self.ask(clocks).await?;
+            self.timestamps.ask(clocks).await?;
         }
         if let Some(followed) = self.histories.get_mut(bucket) {
             followed.newest = seen;

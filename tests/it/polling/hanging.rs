@@ -1,0 +1,68 @@
+//! A collection on which the upstream hangs, and those beside it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{bucket, is_batch, kinto, listed, until_listed};
+use crate::support::{Fate, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
+
+/// Whether a request asks for something of a collection, be it within a batch.
+fn is_about(request: &Recorded, collection: &str) -> bool {
+    request.path().starts_with(&format!("/v1{collection}/"))
+        || request.sub_requests().iter().any(|path| path.contains(&format!("{collection}/")))
+}
+
+/// How long it takes until what is written elsewhere to a collection is listed.
+async fn lag(sidecar: &Sidecar, bucket: &str, collection: &str, n: u32) -> Duration {
+    let path = format!("{bucket}/collections/{collection}/records/r");
+    let timestamp = kinto().put(&path).data(json!({"n": n})).await.expect(200).timestamp();
+    let written = Instant::now();
+    until_listed(&sidecar.client(), collection, timestamp).await;
+    written.elapsed()
+}
+
+#[tokio::test]
+async fn a_collection_that_hangs_holds_up_no_other() {
+    let (bucket, made) = bucket(&kinto(), &["a", "b", "c", "d", "e", "hangs"]).await;
+    let hangs = format!("{bucket}/collections/hangs");
+    let recorder = Recorder::before(Kinto::shared().url());
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", &*bucket),
+        ("sidecar.timestamps_ttl", "200ms"),
+        ("sidecar.poll_budget", "50%"),
+        ("sidecar.history", "journal"),
+        ("sidecar.journal", "sqlite::memory:"),
+    ];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let client = sidecar.client();
+    assert_eq!(listed(&client).await, made);
+    for collection in ["a", "hangs"] {
+        // Mirrors are compared, too.
+        let changeset = format!("{bucket}/collections/{collection}/changeset?_expected=0");
+        client.user("alice").get(&changeset).await.expect(200);
+    }
+    let held = hangs.clone();
+    recorder.intercept(move |request| if is_about(request, &held) { Fate::Hold } else { Fate::Pass });
+    recorder.clear();
+    recorder.wait_for(1, |request| is_about(request, &hangs)).await;
+    let mut lags = Vec::new();
+    for n in 2..12 {
+        for collection in ["a", "e"] {
+            lags.push(lag(&sidecar, &bucket, collection, n).await);
+        }
+    }
+    lags.sort();
+    // The batch that hangs is given up once; from then on nothing of the others waits.
+    assert!(lags[lags.len() - 1] < Duration::from_secs(9), "{lags:?}");
+    assert!(lags[lags.len() * 3 / 4] < Duration::from_secs(2), "{lags:?}");
+    let batches = recorder.count(|request| is_batch(request) && is_about(request, &hangs));
+    assert!(batches <= 2, "it is asked for alone: {batches} batches");
+
+    let named = format!("is asked for the records of {hangs}");
+    eventually("the log to name it", async || sidecar.log().contains(&named).then_some(())).await;
+    recorder.release();
+    let lag = lag(&sidecar, &bucket, "hangs", 2).await;
+    assert!(lag < Duration::from_secs(15), "{lag:?}");
+}
