@@ -25,22 +25,8 @@ use text::Exposition;
 
 /// The endpoints that are told apart, by [`crate::route::Route::name`].
 const ENDPOINTS: [&str; 16] = [
-    "forward",
-    "changeset",
-    "monitor-changes",
-    "monitor-changeset",
-    "root",
-    "api",
-    "broadcasts",
-    "batch",
-    "feed",
-    "database",
-    "history",
-    "snapshot",
-    "v2",
-    "v2-changeset",
-    "v2-monitor-changeset",
-    "other",
+    "forward", "changeset", "monitor-changes", "monitor-changeset", "root", "api", "broadcasts", "batch",
+    "feed", "database", "history", "snapshot", "v2", "v2-changeset", "v2-monitor-changeset", "other",
 ];
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 const CACHES: [&str; 4] = ["none", "hit", "stale", "miss"];

@@ -30,21 +30,8 @@ use opened::Opened;
 
 /// The fields that entries may have.
 const FIELDS: [&str; 15] = [
-    "user_id",
-    "uri",
-    "action",
-    "date",
-    "resource_name",
-    "bucket_id",
-    "collection_id",
-    "group_id",
-    "record_id",
-    "target",
-    "reason",
-    "reverts",
-    "id",
-    "last_modified",
-    "deleted",
+    "user_id", "uri", "action", "date", "resource_name", "bucket_id", "collection_id", "group_id",
+    "record_id", "target", "reason", "reverts", "id", "last_modified", "deleted",
 ];
 
 /// SECURITY: the most bytes of a page; `Next-Page` leads on.

@@ -43,31 +43,10 @@ pub enum Patience {
 
 /// CouchDB's parameters, and those of a feed's own.
 const RESERVED: [&str; 25] = [
-    "feed",
-    "since",
-    "until",
-    "cursor",
-    "last-event-id",
-    "lasteventid",
-    "last_event_id",
-    "evs_last_event_id",
-    "limit",
-    "descending",
-    "include_docs",
-    "include_previous",
-    "style",
-    "heartbeat",
-    "heartbeat_seq",
-    "timeout",
-    "filter",
-    "doc_ids",
-    "selector",
-    "view",
-    "conflicts",
-    "attachments",
-    "att_encoding_info",
-    "seq_interval",
-    "partition",
+    "feed", "since", "until", "cursor", "last-event-id", "lasteventid", "last_event_id", "evs_last_event_id",
+    "limit", "descending", "include_docs", "include_previous", "style", "heartbeat", "heartbeat_seq",
+    "timeout", "filter", "doc_ids", "selector", "view", "conflicts", "attachments", "att_encoding_info",
+    "seq_interval", "partition",
 ];
 
 /// The names under which programs that stand in for a browser's `EventSource` send its `Last-Event-ID`.

@@ -26,19 +26,8 @@ mod verifying;
 
 /// The fields of entries.
 const FIELDS: [&str; 13] = [
-    "id",
-    "last_modified",
-    "deleted",
-    "date",
-    "action",
-    "resource_name",
-    "uri",
-    "user_id",
-    "bucket_id",
-    "group_id",
-    "collection_id",
-    "record_id",
-    "target",
+    "id", "last_modified", "deleted", "date", "action", "resource_name", "uri", "user_id", "bucket_id",
+    "group_id", "collection_id", "record_id", "target",
 ];
 
 /// Somewhere to keep a journal.

@@ -172,26 +172,11 @@ mod tests {
     #[test]
     fn what_servers_read_otherwise_is_not_read() {
         for target in [
-            "//v1/buckets/b",
-            "/v1//buckets/b",
-            "/v1/buckets/b%2F%2F",
-            "/v1/./buckets/b",
-            "/v1/x/%2e%2E/buckets/b",
-            "/v1/buckets/b/..",
-            "/v1\\buckets\\b",
-            "/v1/buckets/%",
-            "/v1/buckets/%zz",
-            "/v1/buckets/%4",
-            "/v1/buckets/é",
-            "/v1/buckets/%ff",
-            "/v1/buckets/%00",
-            "/v1/buckets%0a",
-            "/v1/batch%0a",
-            "/v1/__flush__%0A",
-            "/v1/buckets/default%0a",
-            "v1/buckets/b",
-            "*",
-            "",
+            "//v1/buckets/b", "/v1//buckets/b", "/v1/buckets/b%2F%2F", "/v1/./buckets/b",
+            "/v1/x/%2e%2E/buckets/b", "/v1/buckets/b/..", "/v1\\buckets\\b", "/v1/buckets/%",
+            "/v1/buckets/%zz", "/v1/buckets/%4", "/v1/buckets/é", "/v1/buckets/%ff", "/v1/buckets/%00",
+            "/v1/buckets%0a", "/v1/batch%0a", "/v1/__flush__%0A", "/v1/buckets/default%0a", "v1/buckets/b",
+            "*", "",
         ] {
             assert!(read(target).is_err(), "{target}");
         }

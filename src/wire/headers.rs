@@ -116,28 +116,9 @@ fn strip_connection(headers: &mut HeaderMap) {
 /// Whether a header means something to the upstream, so that `Connection` has no say over it.
 fn is_end_to_end(name: &HeaderName) -> bool {
     const END_TO_END: [&str; 22] = [
-        "authorization",
-        "cache-control",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "date",
-        "etag",
-        "expect",
-        "forwarded",
-        "host",
-        "last-modified",
-        "location",
-        "origin",
-        "prefer",
-        "range",
-        "set-cookie",
-        "vary",
-        "via",
-        "www-authenticate",
-        "x-http-method-override",
-        "x-request-id",
+        "authorization", "cache-control", "content-encoding", "content-length", "content-type", "cookie",
+        "date", "etag", "expect", "forwarded", "host", "last-modified", "location", "origin", "prefer",
+        "range", "set-cookie", "vary", "via", "www-authenticate", "x-http-method-override", "x-request-id",
     ];
     const FAMILIES: [&str; 5] = ["x-forwarded-", "if-", "access-control-", "content-", "accept"];
     let name = name.as_str();

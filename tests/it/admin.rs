@@ -20,12 +20,7 @@ impl Operated {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"))
             .args(["--listen", listen, "--admin-listen", "127.0.0.1:0", "--upstream", upstream])
             .args([
-                "--set",
-                "sidecar.changes=off",
-                "--set",
-                "sidecar.history=off",
-                "--set",
-                "sidecar.threads=2",
+                "--set", "sidecar.changes=off", "--set", "sidecar.history=off", "--set", "sidecar.threads=2",
             ])
             .env_clear()
             .stderr(Stdio::piped())

@@ -65,12 +65,12 @@ impl Kind {
         let place = folder.display();
         let text = match self {
             Self::Nginx => {
-                command.arg("-p").arg(folder).arg("-c").arg(&path).args([
-                    "-e",
-                    "stderr",
-                    "-g",
-                    "daemon off;",
-                ]);
+                command
+                    .arg("-p")
+                    .arg(folder)
+                    .arg("-c")
+                    .arg(&path)
+                    .args(["-e", "stderr", "-g", "daemon off;"]);
                 let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                     .map(|name| format!("{name}_temp_path {place}/{name};\n"))
                     .concat();

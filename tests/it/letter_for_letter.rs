@@ -254,17 +254,8 @@ struct Said {
 impl From<Answer> for Said {
     fn from(answer: Answer) -> Self {
         const LEFT_OUT: [&str; 11] = [
-            "date",
-            "server",
-            "via",
-            "etag",
-            "last-modified",
-            "connection",
-            "keep-alive",
-            "cache-status",
-            "transfer-encoding",
-            "content-length",
-            "x-request-id",
+            "date", "server", "via", "etag", "last-modified", "connection", "keep-alive", "cache-status",
+            "transfer-encoding", "content-length", "x-request-id",
         ];
         let mut fields: Vec<(String, String)> = answer
             .head

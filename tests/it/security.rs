@@ -72,10 +72,7 @@ fn a_malformed_chunk_never_reaches_the_upstream_as_a_whole_body() {
     });
     let proxy = Proxy::before(&stub);
     for chunks in [
-        "zz\r\nabc\r\n0\r\n\r\n",
-        "3\r\nabcd\r\n0\r\n\r\n",
-        "-3\r\nabc\r\n0\r\n\r\n",
-        "3 x\nabc\r\n0\r\n\r\n",
+        "zz\r\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "-3\r\nabc\r\n0\r\n\r\n", "3 x\nabc\r\n0\r\n\r\n",
     ] {
         let request = format!("PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
         assert!(statuses(&proxy, request).iter().all(|status| *status != 200), "{chunks:?}");
@@ -86,12 +83,7 @@ fn a_malformed_chunk_never_reaches_the_upstream_as_a_whole_body() {
 fn more_than_one_host_is_refused() {
     let (stub, proxy) = Proxy::greeted();
     for hosts in [
-        "Host: a\r\nHost: b",
-        "Host: a\r\nHost: a",
-        "X: y",
-        "Host: a, b",
-        "Host: a/b",
-        "Host: u@a",
+        "Host: a\r\nHost: b", "Host: a\r\nHost: a", "X: y", "Host: a, b", "Host: a/b", "Host: u@a",
         "Host: a b",
     ] {
         let answer = proxy.ask(format!("GET / HTTP/1.1\r\n{hosts}\r\n\r\n"));
@@ -109,14 +101,8 @@ fn connection_cannot_name_away_what_a_request_means() {
     );
     let seen = stub.next();
     for name in [
-        "authorization",
-        "if-none-match",
-        "cookie",
-        "content-length",
-        "content-type",
-        "host",
-        "x-forwarded-for",
-        "forwarded",
+        "authorization", "if-none-match", "cookie", "content-length", "content-type", "host",
+        "x-forwarded-for", "forwarded",
     ] {
         assert_eq!(seen.header(name).len(), 1, "{name} in {}", seen.head);
     }

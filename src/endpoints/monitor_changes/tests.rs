@@ -176,12 +176,7 @@ fn plain_queries_are_told_from_others() {
     assert_eq!(plain("_since=12"), Some(since(12)));
     assert_eq!(plain("_expected=abc"), Some(Plain { since: None, expected: Some("abc") }));
     for query in [
-        "_since=x",
-        "_since=1&_since=2",
-        "_since=1.5",
-        "_sort=bucket",
-        "_limit=1",
-        "a=b",
+        "_since=x", "_since=1&_since=2", "_since=1.5", "_sort=bucket", "_limit=1", "a=b",
         "_since=1895245794711",
     ] {
         assert_eq!(plain(query), None, "{query}");

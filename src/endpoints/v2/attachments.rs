@@ -92,13 +92,7 @@ async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, 
     // What caches keep for all depends on nothing that one of them says of the form that they like.
     const ASKED: [http::HeaderName; 4] = [IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
     const TOLD: [http::HeaderName; 8] = [
-        ACCEPT_RANGES,
-        CONTENT_ENCODING,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-        ETAG,
-        LAST_MODIFIED,
+        ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED,
         VARY,
     ];
     let mut asked = picked(&request.headers, &ASKED);

@@ -8,19 +8,8 @@ use crate::support::{Client, Fate, Kinto, KintoOptions, Recorder, SERVICE_ACCOUN
 
 /// Nobody, and those who have each their own permission, or none.
 const USERS: [&str; 13] = [
-    "",
-    "alice",
-    "stranger",
-    "creator",
-    "sharer",
-    "reader",
-    "writer",
-    "member",
-    "bucket-reader",
-    "bucket-writer",
-    "records-by-settings",
-    "collections-by-settings",
-    "buckets-by-settings",
+    "", "alice", "stranger", "creator", "sharer", "reader", "writer", "member", "bucket-reader",
+    "bucket-writer", "records-by-settings", "collections-by-settings", "buckets-by-settings",
 ];
 
 const BUCKET: &str = "/buckets/b";

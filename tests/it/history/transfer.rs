@@ -167,13 +167,9 @@ async fn whoever_stops_reading_is_told_by_the_exit_code_alone() {
     let (_sidecar, _, _) = used(&journal).await;
     let upstream = Kinto::shared().url();
     let mut check = Command::new(env!("CARGO_BIN_EXE_kinto-sidecar"));
-    check.env_remove("KINTO_SIDECAR_TEST_ENV").args([
-        "check",
-        "--upstream",
-        &upstream,
-        "--journal",
-        &journal,
-    ]);
+    check
+        .env_remove("KINTO_SIDECAR_TEST_ENV")
+        .args(["check", "--upstream", &upstream, "--journal", &journal]);
     for mut command in [history(&journal, &["export"]), check] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);

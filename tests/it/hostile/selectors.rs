@@ -163,16 +163,8 @@ async fn what_looks_like_such_a_selector_takes_no_more() {
     neighbours("selectors", 6, |seed| {
         let mut dice = Dice(seed);
         let number = usize::try_from(10_u64.pow(3 + u32::try_from(dice.roll(3)).unwrap())).unwrap();
-        let item = dice.pick(&[
-            "1",
-            "{}",
-            "[]",
-            "[[[1]]]",
-            "\"ab\"",
-            "{\"x\":1}",
-            "{\"x\":{\"$gt\":1}}",
-            "null,1.5",
-        ]);
+        let item = dice
+            .pick(&["1", "{}", "[]", "[[[1]]]", "\"ab\"", "{\"x\":1}", "{\"x\":{\"$gt\":1}}", "null,1.5"]);
         let operator = dice.pick(&["$and", "$or", "$nor", "$in", "$all", "$mod", "text"]);
         let list = vec![item; number].join(",");
         let path = "p".repeat(usize::try_from(dice.roll(2_000) + 1).unwrap());

@@ -85,12 +85,8 @@ async fn an_ordinary_changeset_may_begin_long_ago() {
 async fn changesets_are_for_those_who_may_read_the_collection() {
     let world = World::shared().await;
     let collections = [
-        "a/collections/one",
-        "b/collections/one",
-        "b/collections/hidden",
-        "a/collections/none",
-        "b/collections/none",
-        "none/collections/none",
+        "a/collections/one", "b/collections/one", "b/collections/hidden", "a/collections/none",
+        "b/collections/none", "none/collections/none",
     ];
     for collection in collections {
         let path = format!("/buckets/{collection}/changeset?_expected=0");
@@ -127,13 +123,8 @@ async fn a_changeset_holds_no_condition_but_its_own_tag() {
 async fn ids_that_nothing_can_have_have_no_changesets() {
     let world = World::shared().await;
     let places = [
-        "a/collections/x!y",
-        "a/collections/x%20y",
-        "a/collections/%C3%A9",
-        "a!b/collections/one",
-        "a%3Ab/collections/x!y",
-        "b/collections/x!y",
-        "none/collections/x!y",
+        "a/collections/x!y", "a/collections/x%20y", "a/collections/%C3%A9", "a!b/collections/one",
+        "a%3Ab/collections/x!y", "b/collections/x!y", "none/collections/x!y",
     ];
     let asks = places.iter().flat_map(|place| {
         let ask = Ask::get(&format!("/buckets/{place}/changeset?_expected=0"));

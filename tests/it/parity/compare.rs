@@ -8,18 +8,8 @@ use crate::support::Response;
 
 /// Headers that clients or caches act on.
 const HEADERS: [&str; 13] = [
-    "content-type",
-    "etag",
-    "last-modified",
-    "cache-control",
-    "pragma",
-    "next-page",
-    "location",
-    "alert",
-    "allow",
-    "retry-after",
-    "www-authenticate",
-    "access-control-allow-origin",
+    "content-type", "etag", "last-modified", "cache-control", "pragma", "next-page", "location", "alert",
+    "allow", "retry-after", "www-authenticate", "access-control-allow-origin",
     "access-control-allow-methods",
 ];
 

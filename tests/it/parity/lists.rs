@@ -198,12 +198,7 @@ async fn expiries_are_given_alike() {
     ])
     .await;
     let lists = [
-        "",
-        "?_expected=1",
-        "?_expected=0",
-        "?_since={2}",
-        "?_expected=",
-        "?_limit=1&_expected=3",
+        "", "?_expected=1", "?_expected=0", "?_since={2}", "?_expected=", "?_limit=1&_expected=3",
         "?_limit=x",
     ];
     assert_same(world, lists.map(|query| Ask::get(&world.fill(&format!("{MONITOR}/records{query}"))))).await;
