@@ -1,23 +1,21 @@
 //! Serving, from the first signal handler to the last answer.
 
 use std::io::{Error, ErrorKind};
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 mod given;
 mod handover;
+mod life;
 mod notify;
 mod reload;
+mod signals;
 
 use crate::app::App;
 use crate::condition;
@@ -26,36 +24,22 @@ use crate::history::keeper::JournalAtStart;
 use crate::journal::{Journal, JournalError, Opening, Upgrade};
 use crate::phase::Phase;
 use crate::remote_settings::signatures::own_key;
-use crate::server::{AdminServer, Expected, Pulse, Running, Server, Sockets};
+use crate::server::{AdminServer, Pulse, Running, Server, Sockets};
 use crate::settings::{Arguments, Environment, InForce, Settings};
 use crate::telemetry;
 use crate::upstream::{Upstream, leads_to_itself};
-use crate::writes::Writes;
 
 use given::Given;
 use handover::{Offer, Predecessor};
+use life::{Life, ServingAdmin};
 use notify::ServiceManager;
 use reload::Reload;
+use signals::{Signals, hear_upgrades, told_to_stop};
 
-/// Sent to a process that writes past the limit on the size of files.
-const SIGXFSZ: i32 = 25;
 /// How many files are open beside clients' connections: those to the upstream above all.
 const OTHER_FILES: u64 = 1_000;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How long clients may use their connections for one more request, when another process has taken over.
-const LAST_REQUEST: Duration = Duration::from_secs(2);
-/// How long connections may then take to bring what they have begun to.
-const LAST_WRITES: Duration = Duration::from_secs(5);
-/// How long operators are answered that ask when the process is at its end.
-const LAST_ANSWER: Duration = Duration::from_millis(500);
-
-/// What is heard of from outside.
-struct Signals {
-    stops: [Signal; 2],
-    hangups: Signal,
-    upgrades: Signal,
-}
 
 /// Serves until the process is told to stop and what was under way is done, or it is told a second time. Settings are read
 /// again from this command line and environment.
@@ -165,114 +149,6 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     Ok(())
 }
 
-/// What has to be ended.
-struct Life {
-    phases: watch::Sender<Phase>,
-    in_force: InForce,
-    offer: Option<Offer>,
-    admin: Option<ServingAdmin>,
-    expected: Expected,
-    writes: Arc<Writes>,
-    manager: Arc<ServiceManager>,
-}
-
-/// The listener for operators, which answers for longer than that of clients.
-struct ServingAdmin {
-    phases: watch::Sender<Phase>,
-    task: JoinHandle<()>,
-}
-
-// === impl Life ===
-
-impl Life {
-    /// Waits for the end. Whether it is that another process has taken over.
-    async fn last(&mut self, stops: &mut [Signal; 2]) -> bool {
-        let taken = async {
-            match &mut self.offer {
-                Some(offer) => offer.taken().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = taken => true,
-            () = told_to_stop(stops) => false,
-        }
-    }
-
-    /// Finishes what is under way.
-    async fn end(&mut self, is_taken: bool, served: JoinHandle<()>) {
-        if is_taken {
-            self.leave(served).await;
-        } else {
-            self.stop(served).await;
-        }
-        if let Some(ServingAdmin { phases, task }) = &mut self.admin {
-            phases.send_replace(Phase::Stopping);
-            let _ = timeout(LAST_ANSWER, task).await;
-        }
-    }
-
-    /// Serves a while longer without being ready, and stops.
-    async fn stop(&self, served: JoinHandle<()>) {
-        self.manager.stopping();
-        let drain_delay = self.in_force.now().limits.drain_delay;
-        if !drain_delay.is_zero() {
-            tracing::info!("told to stop: not ready any more, and stopping in {drain_delay:?}");
-            self.phases.send_replace(Phase::Draining);
-            tokio::time::sleep(drain_delay).await;
-        }
-        tracing::info!("stopping");
-        if let Some(offer) = &self.offer {
-            offer.withdraw();
-        }
-        self.phases.send_replace(Phase::Stopping);
-        let _ = served.await;
-    }
-
-    /// Leaves everything to the process that accepts connections now.
-    ///
-    /// It may not have the journal before this one lets go of it, and waits for that however long it takes. So nothing here
-    /// waits for ever.
-    async fn leave(&mut self, served: JoinHandle<()>) {
-        tracing::info!("another process has taken over");
-        if let Some(offer) = &self.offer {
-            offer.withdraw();
-        }
-        if let Some(admin) = &self.admin {
-            admin.phases.send_replace(Phase::Leaving);
-        }
-        self.phases.send_replace(Phase::Leaving);
-        // Who has a connection may not know yet, and their next request is on its way.
-        let _ = timeout(LAST_REQUEST, self.expected.nobody()).await;
-        self.phases.send_replace(Phase::Stopping);
-        // Writes that have arrived need the journal.
-        if timeout(LAST_WRITES, self.expected.nobody()).await.is_err() {
-            tracing::warn!("not all that was asked has arrived yet: writes that come late are refused");
-        }
-        self.writes.leave().await;
-        if let Some(offer) = &mut self.offer {
-            offer.leave();
-        }
-        let _ = served.await;
-    }
-}
-
-// === impl Signals ===
-
-impl Signals {
-    fn hear() -> std::io::Result<Self> {
-        // What the limit on files refuses is an error like any other, and not the end.
-        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
-        // What other servers take for a word about their logs must not end this one.
-        drop(signal(SignalKind::user_defined1())?);
-        Ok(Self {
-            stops: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
-            hangups: signal(SignalKind::hangup())?,
-            upgrades: signal(SignalKind::user_defined2())?,
-        })
-    }
-}
-
 /// Lets the process open as many files as the system allows it, and compares that with what the settings want.
 fn raise_descriptors(settings: &Settings) {
     let limit = getrlimit(Resource::Nofile);
@@ -358,37 +234,6 @@ fn serve_admin(
         }
     });
     Ok(ServingAdmin { phases, task })
-}
-
-/// Waits for `SIGTERM` or `SIGINT`.
-async fn told_to_stop([terminate, interrupt]: &mut [Signal; 2]) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Starts the program anew on `SIGUSR2`, so that a newer one takes over.
-async fn hear_upgrades(mut upgrades: Signal, program: Option<PathBuf>) {
-    while upgrades.recv().await.is_some() {
-        let Some(program) = program.clone() else {
-            tracing::warn!("SIGUSR2 starts no other process, as sidecar.handover names no socket for it");
-            continue;
-        };
-        // The watchdog is for the process that serves.
-        let started =
-            Command::new(&program).args(std::env::args_os().skip(1)).env_remove("WATCHDOG_PID").spawn();
-        match started {
-            Ok(mut process) => {
-                tracing::info!("started process {} to take over from this one", process.id());
-                tokio::task::spawn_blocking(move || match process.wait() {
-                    Ok(status) => tracing::warn!("the process that should take over has ended: {status}"),
-                    Err(error) => tracing::warn!(%error, "lost sight of the process that takes over"),
-                });
-            }
-            Err(error) => tracing::error!(%error, "cannot start {}", program.display()),
-        }
-    }
 }
 
 /// Tells the service manager that all threads serve, for as long as they do.
