@@ -33,16 +33,6 @@ pub enum Error {
     /// The body is not JSON.
     #[error("the body is not JSON: {0}")]
     InvalidJson(String),
-    /// A parameter has a value that Kinto refuses.
-    #[error("{name} in {location}: {message}")]
-    InvalidParameter {
-        /// Where it stands: `querystring`, `header`, `path` or `body`.
-        location: &'static str,
-        /// Its name, as Kinto gives it.
-        name: String,
-        /// What is wrong with it.
-        message: String,
-    },
     /// Parameters have values that Kinto refuses.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -142,9 +132,7 @@ impl Error {
     /// The status to answer with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::InvalidJson(_) | Self::InvalidParameter { .. } | Self::Invalid(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::BadRequest(_) | Self::InvalidJson(_) | Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Feed { status, .. } => *status,
             Self::Refused(refusal) => refusal.status(),
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -171,7 +159,7 @@ impl Error {
             Self::NotFound | Self::ImpossibleId { .. } | Self::Feed { status: StatusCode::NOT_FOUND, .. } => {
                 111
             }
-            Self::InvalidParameter { .. } | Self::Invalid(_) | Self::NotAcceptable | Self::Feed { .. } => 107,
+            Self::Invalid(_) | Self::NotAcceptable | Self::Feed { .. } => 107,
             Self::MethodNotAllowed { .. } => 115,
             Self::PreconditionFailed => 114,
             Self::TooLarge => 113,
@@ -211,9 +199,6 @@ impl Error {
 
     fn body(&self, status: StatusCode) -> Vec<u8> {
         let details = match self {
-            Self::InvalidParameter { location, name, message } => {
-                Details::Faults(vec![Detail { location, name: Some(name), description: message }])
-            }
             Self::Invalid(invalid) => Details::Faults(invalid.details().iter().map(Detail::from).collect()),
             Self::NotAcceptable => Details::Faults(vec![Detail {
                 location: "header",
@@ -227,7 +212,6 @@ impl Error {
             Some(details).filter(|details| !matches!(details, Details::Faults(faults) if faults.is_empty()));
         let error = match self {
             Self::InvalidJson(_)
-            | Self::InvalidParameter { .. }
             | Self::NotAcceptable
             | Self::Feed { status: StatusCode::BAD_REQUEST, .. } => "Invalid parameters",
             Self::Invalid(invalid) => invalid.title(),
@@ -250,14 +234,6 @@ impl Error {
             Self::BadRequest(message) => message,
             Self::InvalidJson(message) => message,
             Self::Feed { reason, .. } => reason,
-            // Kinto: the name is put in front only where the description does not have it already.
-            Self::InvalidParameter { location, name, message } => {
-                if message.contains(name.as_str()) {
-                    message
-                } else {
-                    return Cow::Owned(format!("{name} in {location}: {message}"));
-                }
-            }
             Self::Invalid(invalid) => return Cow::Owned(invalid.message()),
             Self::Unauthorized => "Please authenticate yourself to use this endpoint.",
             Self::Refused(_) | Self::Forbidden => "This user cannot access this resource.",
@@ -365,11 +341,7 @@ mod tests {
             r#"{"code":401,"errno":104,"error":"Unauthorized","message":"Please authenticate yourself to use this endpoint."}"#
         );
         assert_eq!(
-            text(&Error::InvalidParameter {
-                location: "querystring",
-                name: "_since".to_owned(),
-                message: "\"abc\" is not a number".to_owned()
-            }),
+            text(&Invalid::query("_since", "\"abc\" is not a number").into()),
             r#"{"code":400,"errno":107,"error":"Invalid parameters","message":"_since in querystring: \"abc\" is not a number","details":[{"location":"querystring","name":"_since","description":"\"abc\" is not a number"}]}"#
         );
         assert_eq!(

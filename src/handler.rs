@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::forward;
 use crate::kinto::{RequestPath, Resource, Sent, Timestamp};
 use crate::metrics::{self, CacheOutcome};
+use crate::query::Invalid;
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
 use crate::wire::arrival::Arrival;
@@ -162,11 +163,7 @@ fn path_of(core: &Core, request: &Request<Body>) -> Result<RequestPath, Error> {
 
 /// SECURITY: a write that is read in another way than Kinto does would go unnoticed.
 fn unreadable(trouble: &str) -> Error {
-    Error::InvalidParameter {
-        location: "path",
-        name: String::new(),
-        message: format!("The path of what may be a write is not read: {trouble}"),
-    }
+    Invalid::one("path", "", format!("The path of what may be a write is not read: {trouble}")).into()
 }
 
 /// Passes a read in the default bucket on, which may make a collection.

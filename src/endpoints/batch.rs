@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::forward;
 use crate::journal::Note;
 use crate::kinto::Timestamp;
+use crate::query::Invalid;
 use crate::route::Endpoint;
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
@@ -114,11 +115,8 @@ pub async fn answer(
         Err(_) => settings.kinto.batch_max_requests,
     };
     if limit > 0 && requests.len() > limit {
-        return Err(Error::InvalidParameter {
-            location: "body",
-            name: "requests".to_owned(),
-            message: format!("Number of requests is limited to {limit}"),
-        });
+        let description = format!("Number of requests is limited to {limit}");
+        return Err(Invalid::one("body", "requests", description).into());
     }
 
     let ours = own::requests(core, &batch, &parts).await?;

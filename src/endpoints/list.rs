@@ -64,7 +64,7 @@ impl Preconditions {
     pub fn read(headers: &HeaderMap, faults: &mut Vec<Fault>) -> Self {
         let mut tag = |header: HeaderName, name| {
             read_tag(headers.get(header)).unwrap_or_else(|NotATag| {
-                faults.push(Fault::header(name, "The value should be integer between double quotes."));
+                faults.push(Fault::new("header", name, "The value should be integer between double quotes."));
                 None
             })
         };
@@ -173,11 +173,6 @@ pub fn check_accept(headers: &HeaderMap) -> Result<(), Error> {
     } else {
         Err(Error::NotAcceptable)
     }
-}
-
-/// Whether the settings name the host under which this service is known.
-pub fn names_host(settings: &Settings) -> bool {
-    settings.kinto.http_host.as_deref().is_some_and(|host| !host.is_empty())
 }
 
 /// Scheme and host under which this service is known: those of the settings, else those that the request came by.

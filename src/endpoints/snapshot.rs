@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::journal::{Journal, Object, Sees};
 use crate::kinto::python;
 use crate::kinto::{CollectionKey, Timestamp, is_absence, selector};
-use crate::query::{Query, Rules};
+use crate::query::{Invalid, Query, Rules};
 use crate::upstream::kinto::NewRow;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control::{self, Served};
@@ -217,8 +217,7 @@ fn moment(text: &str) -> Result<Timestamp, Error> {
         return Ok(moment);
     }
     let moment = python::Integer::parse(text).filter(|moment| moment.value >= 0).ok_or_else(|| {
-        let message = format!("Invalid timestamp {}", python::repr(&text.into()));
-        Error::InvalidParameter { location: "path", name: "timestamp".to_owned(), message }
+        Invalid::one("path", "timestamp", format!("Invalid timestamp {}", python::repr(&text.into())))
     })?;
     Ok(Timestamp(u64::try_from(moment.value).unwrap_or(u64::MAX)))
 }

@@ -19,7 +19,7 @@ pub enum Invalid {
 /// One parameter that is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
-    /// Where it was: `querystring`, `header` or `body`.
+    /// Where it was: `querystring`, `header`, `path` or `body`.
     pub location: &'static str,
     /// Its name, where Kinto gives one.
     pub name: Option<String>,
@@ -34,6 +34,11 @@ impl Invalid {
     pub fn faults(mut faults: Vec<Fault>) -> Self {
         faults.sort_by(|a, b| a.sort_key().cmp(b.sort_key()));
         Self::Parameters(faults)
+    }
+
+    /// A single fault of one parameter.
+    pub fn one(location: &'static str, name: &str, description: impl Into<String>) -> Self {
+        Self::Parameters(vec![Fault::new(location, name, description)])
     }
 
     /// A single fault in the query.
@@ -79,14 +84,14 @@ impl Invalid {
 // === impl Fault ===
 
 impl Fault {
-    /// A fault of one parameter of the query.
-    pub fn query(name: &str, description: impl Into<String>) -> Self {
-        Self { location: "querystring", name: Some(name.to_owned()), description: description.into() }
+    /// A fault of one parameter.
+    pub fn new(location: &'static str, name: &str, description: impl Into<String>) -> Self {
+        Self { location, name: Some(name.to_owned()), description: description.into() }
     }
 
-    /// A fault of one header.
-    pub fn header(name: &str, description: impl Into<String>) -> Self {
-        Self { location: "header", name: Some(name.to_owned()), description: description.into() }
+    /// A fault of one parameter of the query.
+    pub fn query(name: &str, description: impl Into<String>) -> Self {
+        Self::new("querystring", name, description)
     }
 
     fn sort_key(&self) -> &str {
@@ -95,6 +100,7 @@ impl Fault {
 
     fn message(&self) -> String {
         match &self.name {
+            // Kinto: the name is put in front only where the description does not have it already.
             Some(name) if self.description.contains(name) => self.description.clone(),
             Some(name) => format!("{name} in {}: {}", self.location, self.description),
             None => format!("{}: {}", self.location, self.description),

@@ -80,7 +80,7 @@ pub fn check_origin(request: &HeaderMap, origins: &[String]) -> Result<(), Inval
     match request.get(ORIGIN).filter(|origin| !origin.is_empty()) {
         Some(origin) if !is_allowed(origin, origins) => {
             let description = format!("{} not allowed", String::from_utf8_lossy(origin.as_bytes()));
-            Err(Invalid::faults(vec![Fault::header("Origin", description)]))
+            Err(Invalid::faults(vec![Fault::new("header", "Origin", description)]))
         }
         _ => Ok(()),
     }
@@ -97,15 +97,17 @@ pub fn preflight(
     let mut faults = Vec::new();
     let origin = request.get(ORIGIN).filter(|origin| !origin.is_empty());
     if origin.is_none() {
-        faults.push(Fault::header("Origin", "this header is mandatory"));
+        faults.push(Fault::new("header", "Origin", "this header is mandatory"));
     }
     let method = request.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|method| !method.is_empty());
     match method {
-        None => faults.push(Fault::header("Access-Control-Request-Method", "this header is mandatory")),
+        None => {
+            faults.push(Fault::new("header", "Access-Control-Request-Method", "this header is mandatory"));
+        }
         Some(method)
             if !faults.is_empty() || methods.split(", ").any(|name| name.as_bytes() == method.as_bytes()) => {
         }
-        Some(_) => faults.push(Fault::header("Access-Control-Request-Method", "Method not allowed")),
+        Some(_) => faults.push(Fault::new("header", "Access-Control-Request-Method", "Method not allowed")),
     }
     if !faults.is_empty() {
         return Err(Invalid::faults(faults));

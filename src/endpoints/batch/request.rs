@@ -23,6 +23,7 @@ use crate::current::Part;
 use crate::error::Error;
 use crate::journal::Note;
 use crate::kinto::{RequestPath, Sent};
+use crate::query::Invalid;
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
 use crate::writes::Write;
@@ -138,7 +139,7 @@ pub(super) fn read(body: &Bytes, headers: &HeaderMap, settings: &Settings) -> Re
 }
 
 fn invalid(message: String) -> Error {
-    Error::InvalidParameter { location: "body", name: String::new(), message }
+    Invalid::one("body", "", message).into()
 }
 
 // === impl Batch ===
@@ -303,9 +304,10 @@ impl SubRequest {
     /// What it may write; `default` is the requester's own bucket.
     pub(super) fn write(&self, outer: &HeaderMap, default: Option<Arc<str>>) -> Write {
         let (headers, credentials) = (self.headers_within(outer), self.credentials.clone());
-        Write::new(&self.method, self.path.clone(), &headers, credentials, default)
-            .with_data(self.data.as_deref())
-            .with_note(self.note.clone())
+        let write = Write::new(&self.method, self.path.clone(), &headers, credentials, default);
+        let mut write = write.with_data(self.data.as_deref());
+        write.note.clone_from(&self.note);
+        write
     }
 
     /// The batch's own headers, overridden by those of the sub-request.

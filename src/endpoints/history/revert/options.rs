@@ -7,7 +7,7 @@ use crate::app::Core;
 use crate::endpoints::history::selection::Selection;
 use crate::endpoints::{feed, media_type};
 use crate::error::Error;
-use crate::query::{Fault, Filter, Operator, Parameters, Query};
+use crate::query::{Fault, Filter, Invalid, Operator, Parameters, Query};
 use crate::wire::body::Body;
 use crate::wire::buffers::Hold;
 use crate::wire::limited;
@@ -75,11 +75,7 @@ impl Members {
     }
 
     fn fault(&mut self, name: &str, description: &str) {
-        self.faults.push(Fault {
-            location: "body",
-            name: Some(name.to_owned()),
-            description: description.to_owned(),
-        });
+        self.faults.push(Fault::new("body", name, description));
     }
 
     fn truth(&mut self, name: &str) -> Option<bool> {
@@ -135,7 +131,7 @@ impl Members {
         for name in std::mem::take(&mut self.members).keys() {
             self.fault(name, "It is not known here");
         }
-        if self.faults.is_empty() { Ok(()) } else { Err(crate::query::Invalid::faults(self.faults).into()) }
+        if self.faults.is_empty() { Ok(()) } else { Err(Invalid::faults(self.faults).into()) }
     }
 
     /// Takes what is undone: entries, or a selection, whose parameters may stand in the query, too.
@@ -155,11 +151,7 @@ impl Members {
         for (name, value) in std::mem::take(&mut self.members) {
             match parameter(&value) {
                 Some(text) => pairs.push((name, text)),
-                None => faults.push(Fault {
-                    location: "body",
-                    name: Some(name),
-                    description: "It is no parameter of a selection".to_owned(),
-                }),
+                None => faults.push(Fault::new("body", &name, "It is no parameter of a selection")),
             }
         }
         let text = form_urlencoded::Serializer::new(query.unwrap_or_default().to_owned())
