@@ -21,7 +21,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -117,7 +117,7 @@ impl Feeds {
 
     /// The channel of a source, followed from now on.
     pub fn channel(self: &Arc<Self>, subject: &Subject) -> Arc<Channel> {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(subject) {
             return Arc::clone(channel);
         }
@@ -130,12 +130,15 @@ impl Feeds {
 
     /// How many read a source live, more or less.
     pub fn readers(&self, subject: &Subject) -> usize {
-        self.channels().get(subject).map_or(0, |channel| Arc::strong_count(channel).saturating_sub(UNREAD))
+        self.channels
+            .lock()
+            .get(subject)
+            .map_or(0, |channel| Arc::strong_count(channel).saturating_sub(UNREAD))
     }
 
     /// Ends a channel: its source is no more.
     fn close(&self, subject: &Subject, channel: &Arc<Channel>) {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         if channels.get(subject).is_some_and(|known| Arc::ptr_eq(known, channel)) {
             channels.remove(subject);
         }
@@ -145,7 +148,7 @@ impl Feeds {
 
     /// Drops a channel, unless somebody came meanwhile.
     fn close_if_unused(&self, subject: &Subject, channel: &Arc<Channel>) -> bool {
-        let mut channels = self.channels();
+        let mut channels = self.channels.lock();
         let is_unused = Self::is_unused(channel);
         if is_unused {
             channels.remove(subject);
@@ -156,9 +159,5 @@ impl Feeds {
     /// Whether only the map of channels and the task that follows the source know a channel.
     fn is_unused(channel: &Arc<Channel>) -> bool {
         Arc::strong_count(channel) <= UNREAD
-    }
-
-    fn channels(&self) -> MutexGuard<'_, HashMap<Subject, Arc<Channel>>> {
-        self.channels.lock()
     }
 }

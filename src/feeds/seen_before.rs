@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue};
 use moka::sync::Cache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::access::Credentials;
@@ -117,7 +117,7 @@ impl SeenBefore {
     /// Somebody begins to read a source.
     pub async fn enter(&self, lineage: u64, reader: ReaderId) -> Presence {
         let seen = self.seen.get_with((lineage, reader), Arc::default);
-        if !seen.past().is_shared {
+        if !seen.past.lock().is_shared {
             let mut reading = seen.reading.subscribe();
             let alone = reading.wait_for(|reading| *reading == 0);
             // Whoever is still there is somebody else, as the count says below.
@@ -129,7 +129,7 @@ impl SeenBefore {
             *reading += 1;
         });
         if !is_alone {
-            seen.past().share();
+            seen.past.lock().share();
         }
         Presence { seen, lineage, given: self.given.clone() }
     }
@@ -141,7 +141,7 @@ impl Presence {
         if seq == Seq::ZERO {
             return Position::new(seq, snapshot.serial());
         }
-        let mut past = self.seen.past();
+        let mut past = self.seen.past.lock();
         if seq < past.least {
             past.share();
         }
@@ -162,7 +162,7 @@ impl Presence {
             };
             self.given.entry((self.lineage, to.seq)).and_upsert_with(least);
         }
-        let mut past = self.seen.past();
+        let mut past = self.seen.past.lock();
         past.least = if is_whole { to.seq } else { from.seq };
         // Who was not shown everything that was in doubt is not known to have seen anything.
         if to.doubt.is_some() || past.is_shared {
@@ -189,12 +189,6 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         self.seen.reading.send_modify(|reading| *reading = reading.saturating_sub(1));
-    }
-}
-
-impl Seen {
-    fn past(&self) -> MutexGuard<'_, Past> {
-        self.past.lock()
     }
 }
 

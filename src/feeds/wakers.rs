@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::phase::Phase;
@@ -42,17 +42,13 @@ impl Wakers {
 
     fn wake(&self) {
         // Woken outside of the lock; a reader registers again when it has looked.
-        let wakers: Vec<Waker> = self.slots().wakers.iter_mut().filter_map(Option::take).collect();
+        let wakers: Vec<Waker> = self.0.lock().wakers.iter_mut().filter_map(Option::take).collect();
         wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.0.lock()
     }
 
     /// A place for one more reader.
     pub(super) fn take(&self) -> usize {
-        let mut slots = self.slots();
+        let mut slots = self.0.lock();
         slots.free.pop().unwrap_or_else(|| {
             slots.wakers.push(None);
             slots.wakers.len() - 1
@@ -61,7 +57,7 @@ impl Wakers {
 
     /// Has the task of the reader at a place woken when there is something to look at.
     pub(super) fn register(&self, slot: usize, waker: &Waker) {
-        match self.slots().wakers.get_mut(slot) {
+        match self.0.lock().wakers.get_mut(slot) {
             Some(Some(known)) if known.will_wake(waker) => {}
             Some(slot) => *slot = Some(waker.clone()),
             None => {}
@@ -70,7 +66,7 @@ impl Wakers {
 
     /// The reader at a place is gone.
     pub(super) fn free(&self, slot: usize) {
-        let mut slots = self.slots();
+        let mut slots = self.0.lock();
         if let Some(slot) = slots.wakers.get_mut(slot) {
             *slot = None;
         }

@@ -49,7 +49,7 @@ impl Mirrors {
         }
         let began = Instant::now();
         let news = mirror.clock.news();
-        let ghost = mirror.past().ghost.clone();
+        let ghost = mirror.past.lock().ghost.clone();
         let before = match (mirror.state(), ghost) {
             (Some(state), _) => Some(state),
             (None, Some(ghost)) => {
@@ -72,7 +72,7 @@ impl Mirrors {
         drop(asking);
         metrics::counter!("kinto_sidecar_mirror_refreshes_total", "outcome" => if result.is_ok() { "ok" } else { "failed" })
             .increment(1);
-        mirror.past().asked = Some((Instant::now(), began.elapsed()));
+        mirror.past.lock().asked = Some((Instant::now(), began.elapsed()));
         match result {
             Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, depth)),
             Err(error) => {
@@ -80,14 +80,14 @@ impl Mirrors {
                     let state = mirror.state.swap(None);
                     // What is made again under its name is another one.
                     mirror.good.store(None);
-                    let mut past = mirror.past();
+                    let mut past = mirror.past.lock();
                     past.ghost = state.or_else(|| past.ghost.take());
                     drop(past);
                     if mirror.clock.timestamp() > Timestamp::ZERO {
                         self.timeline.removed(mirror.clock.key());
                     }
                 }
-                mirror.past().failure = Some((began, error.clone()));
+                mirror.past.lock().failure = Some((began, error.clone()));
                 Err(error)
             }
         }
@@ -113,7 +113,7 @@ impl Mirrors {
             replaced.stock.retire();
         }
         mirror.moved.send_replace(state.content.serial);
-        let mut past = mirror.past();
+        let mut past = mirror.past.lock();
         past.failure = None;
         past.ghost = None;
         if depth == Depth::Compare || past.compared.is_none() {

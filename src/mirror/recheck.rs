@@ -76,7 +76,7 @@ fn is_due(mirror: &Mirror, overlap: Duration, verify_every: Duration) -> bool {
     if mirror.clock.unused().is_none_or(|unused| unused > IN_USE) {
         return false;
     }
-    let Some(compared) = mirror.past().compared else { return true };
+    let Some(compared) = mirror.past.lock().compared else { return true };
     // No transaction that was open when the collection last moved is open now.
     let at_rest =
         mirror.clock.moved().max(Some(state.changed)).map_or(state.changed, |moved| moved) + overlap;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Upstream;
@@ -46,13 +46,13 @@ impl Upstream {
 impl Batches {
     /// Why several things are asked for one by one, where they are.
     pub fn refusal(&self) -> Option<String> {
-        let past = self.past();
+        let past = self.0.lock();
         past.refused.as_ref().filter(|(since, _)| since.elapsed() < AGAIN).map(|(_, why)| why.clone())
     }
 
     /// A batch with the sidecar's own questions was answered.
     pub fn worked(&self) {
-        *self.past() = Past::default();
+        *self.0.lock() = Past::default();
     }
 
     /// A batch as a whole was answered with this status; whether that says that there are no batches here.
@@ -67,7 +67,7 @@ impl Batches {
     /// A batch failed as a whole, and each of its questions was answered by itself.
     pub fn failed_alone(&self, why: &str) {
         let strikes = {
-            let mut past = self.past();
+            let mut past = self.0.lock();
             past.strikes += 1;
             past.strikes
         };
@@ -77,17 +77,13 @@ impl Batches {
     }
 
     fn refuse(&self, why: &str) {
-        let before = self.past().refused.replace((Instant::now(), why.to_owned()));
+        let before = self.0.lock().refused.replace((Instant::now(), why.to_owned()));
         if before.is_none() {
             tracing::warn!(
                 why,
                 "the upstream takes no batches: what could be asked together is asked singly"
             );
         }
-    }
-
-    fn past(&self) -> MutexGuard<'_, Past> {
-        self.0.lock()
     }
 }
 
