@@ -22,6 +22,7 @@ mod chain;
 mod change;
 mod checkpoints;
 mod condition;
+mod ends;
 mod engine;
 mod entry;
 mod ever_known;
@@ -112,15 +113,6 @@ pub enum JournalError {
     /// This process has let go of the file, for the next one to use it.
     #[error("the journal is left to the process that took over")]
     Left,
-}
-
-// === impl JournalError ===
-
-impl JournalError {
-    /// Whether another process keeps the journal now.
-    pub fn is_left(&self) -> bool {
-        matches!(self, Self::Left)
-    }
 }
 
 // === impl Journal ===
@@ -245,13 +237,6 @@ impl Journal {
             state::versions_at(connection, collection, records, moment).await
         };
         self.engine.ask(PATIENCE, versions).await
-    }
-
-    /// The newest version of an object that was its end.
-    pub async fn ended(&self, object: &Object) -> Result<Option<Timestamp>, JournalError> {
-        let ended =
-            async |connection: &mut AnyConnection| state::ended(connection, object, Timestamp::LAST).await;
-        self.engine.ask(DEADLINE, ended).await
     }
 
     /// What the newest entry about an object shows.

@@ -196,7 +196,7 @@ impl Monitor<'_> {
             let path = request.uri.path();
             let url = list::next_page(&(self.context.base_url)(), path, request.uri.query(), limit, &token);
             headers.extend(url.map(|url| (list::NEXT_PAGE, url)));
-if self.context.settings.kinto.http_host.as_deref().is_none_or(str::is_empty) {
+            if self.context.settings.kinto.http_host.as_deref().is_none_or(str::is_empty) {
                 vary::by(headers, "Host");
             }
         }

@@ -8,7 +8,7 @@ use super::chain::Step;
 use super::entry::{Draft, Told, iso_date};
 use super::news::{Meaning, meaning};
 use super::readers::of_permissions;
-use super::rows::{EntryRow, State, now_microseconds};
+use super::rows::{EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
 use super::{Action, Change, Entry, Object, Outcome, Permissions};
 use crate::journal::transaction::Transaction;
@@ -141,9 +141,9 @@ impl Transaction<'_> {
             before.filter(|before| !before.deleted && !begins_anew).and_then(|before| before.permissions);
         let permissions = change.permissions.clone().or(known).filter(|_| !deleted);
         if deleted && is_new {
-            self.forget_below(&change.object).await?;
+            self.forget(&change.object, false).await?;
         }
-        self.set_state(&uri, State { modified: change.modified, deleted, permissions, is_entry });
+        self.set_state(&uri, ObjectState { modified: change.modified, deleted, permissions, is_entry });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::rows::below;
 use super::statement::{Statement, timestamp, truth};
-use super::{Journal, JournalError, Object, PATIENCE};
+use super::{Journal, JournalError, Object, PATIENCE, ends};
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// Records that were ever known, as they were last.
@@ -52,12 +52,6 @@ impl Journal {
         let known = async |connection: &mut AnyConnection| ever_known(connection, key, wanted).await;
         self.engine.ask(PATIENCE, known).await
     }
-
-    /// When a bucket was last deleted; zero where it never was. Whoever made it anew knows nothing of what was before.
-    pub async fn bucket_ended(&self, bucket: &str) -> Result<Timestamp, JournalError> {
-        let ended = async |connection: &mut AnyConnection| bucket_ended(connection, bucket).await;
-        self.engine.ask(PATIENCE, ended).await
-    }
 }
 
 async fn ever_known(
@@ -65,10 +59,10 @@ async fn ever_known(
     key: &CollectionKey,
     wanted: Wanted,
 ) -> sqlx::Result<EverKnown> {
-    let former = bucket_ended(connection, &key.bucket).await?;
+    let former = ends::of_bucket(connection, &key.bucket).await?;
     let mut known = EverKnown { former, ..EverKnown::default() };
     // What went with its bucket is told to nobody who reads the next one.
-    let ended = ended(connection, &key.uri()).await?.filter(|ended| *ended > former);
+    let ended = ends::in_chain(connection, &key.uri()).await?.filter(|ended| *ended > former);
     if ended.is_none() && !wanted.present {
         return Ok(known);
     }
@@ -124,17 +118,4 @@ async fn ever_known(
         }
     }
     Ok(known)
-}
-
-/// When a bucket was last deleted; zero where it never was.
-async fn bucket_ended(connection: &mut AnyConnection, bucket: &str) -> sqlx::Result<Timestamp> {
-    let uri = Object::Bucket(bucket.to_owned()).to_string();
-    Ok(ended(connection, &uri).await?.unwrap_or_default())
-}
-
-/// When the last life of an object ended that is over.
-async fn ended(connection: &mut AnyConnection, uri: &str) -> sqlx::Result<Option<Timestamp>> {
-    let select = Statement::new("SELECT modified FROM sidecar_versions WHERE deleted = 1 AND uri = ");
-    let select = select.bind(uri).push(" ORDER BY generation DESC LIMIT 1");
-    select.first(connection).await?.map(|row| timestamp(&row, 0)).transpose()
 }

@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::entry::Told;
-use super::rows::{Recorded, State};
+use super::rows::{ObjectState, Recorded};
 use super::{Action, Change};
 
 /// What a change is to what is recorded of its object.
@@ -26,7 +26,7 @@ pub(super) enum Meaning {
 }
 
 /// What a change is to an object of this state; `recorded` are the entries about the version.
-pub(super) fn meaning(change: &Change, state: Option<&State>, recorded: &[Recorded]) -> Meaning {
+pub(super) fn meaning(change: &Change, state: Option<&ObjectState>, recorded: &[Recorded]) -> Meaning {
     let is_dead = state.is_none_or(|state| state.deleted);
     let is_state = state.is_some_and(|state| {
         state.modified == change.modified && state.deleted == (change.action == Some(Action::Delete))
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn two_writes_may_have_the_same_version() {
-        let state = State { modified: Timestamp(5), ..State::default() };
+        let state = ObjectState { modified: Timestamp(5), ..ObjectState::default() };
         let json = r#"{"action": "update", "target": {"data": {"a": 1, "b": 2}}}"#;
         let recorded = [Recorded { user_id: Some("me".to_owned()), json: json.to_owned() }];
         let told = |user: &str, data: &str, is_found| Change {
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_version_is_judged_by_its_timestamp_and_by_who_told_of_it() {
-        let state = |deleted| State { modified: Timestamp(5), deleted, ..State::default() };
+        let state = |deleted| ObjectState { modified: Timestamp(5), deleted, ..ObjectState::default() };
         let (alive, dead) = (state(false), state(true));
         let told = |modified, action| change(modified, Some(action), false);
         let found = |modified| change(modified, None, true);

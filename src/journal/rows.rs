@@ -33,7 +33,7 @@ pub(super) struct EntryRow {
 
 /// The state of an object as last recorded.
 #[derive(Debug, Clone, Default)]
-pub(super) struct State {
+pub(super) struct ObjectState {
     pub(super) modified: Timestamp,
     pub(super) deleted: bool,
     pub(super) permissions: Option<Permissions>,
@@ -74,15 +74,15 @@ impl EntryRow {
     }
 }
 
-// === impl State ===
+// === impl ObjectState ===
 
-impl State {
+impl ObjectState {
     pub(super) fn known(&self) -> Known {
         Known { modified: self.modified, deleted: self.deleted, permissions: self.permissions.clone() }
     }
 }
 
-pub(super) fn object_row(uri: &str, state: &State) -> [Bound; 6] {
+pub(super) fn object_row(uri: &str, state: &ObjectState) -> [Bound; 6] {
     let list = list(uri);
     let permissions =
         state.permissions.as_ref().and_then(|permissions| serde_json::to_string(permissions).ok());
@@ -111,7 +111,7 @@ pub(super) fn below(uri: &str) -> (String, String) {
 pub(super) async fn states(
     connection: &mut AnyConnection,
     uris: &[String],
-) -> sqlx::Result<Vec<(String, State)>> {
+) -> sqlx::Result<Vec<(String, ObjectState)>> {
     let mut states = Vec::new();
     for uris in uris.chunks(CHUNK) {
         let select =
@@ -121,7 +121,7 @@ pub(super) async fn states(
             let permissions: Option<String> = row.try_get(3)?;
             let permissions = permissions.and_then(|permissions| serde_json::from_str(&permissions).ok());
             let (modified, deleted, is_entry) = (timestamp(&row, 1)?, truth(&row, 2)?, truth(&row, 4)?);
-            states.push((row.try_get(0)?, State { modified, deleted, permissions, is_entry }));
+            states.push((row.try_get(0)?, ObjectState { modified, deleted, permissions, is_entry }));
         }
     }
     Ok(states)

@@ -8,7 +8,7 @@ use sqlx::{AnyConnection, Row};
 use super::entry::Told;
 use super::rows::{CHUNK, recorded, states};
 use super::statement::{Statement, timestamp};
-use super::{Known, Life, Object};
+use super::{Known, Life, Object, ends};
 use crate::kinto::{Timestamp, segment};
 
 /// What is known of objects.
@@ -91,20 +91,6 @@ pub(super) async fn life(connection: &mut AnyConnection, bucket: &str) -> sqlx::
     Ok(found.map(|(history, _)| Life { bucket: bucket.to_owned(), history }))
 }
 
-/// The newest end of an object at or before a moment.
-pub(super) async fn ended(
-    connection: &mut AnyConnection,
-    object: &Object,
-    moment: Timestamp,
-) -> sqlx::Result<Option<Timestamp>> {
-    let Some((history, _)) = history(connection, object.bucket()).await? else { return Ok(None) };
-    let select = Statement::new("SELECT object_modified FROM sidecar_entries WHERE history = ").bind(history);
-    let select = select.push(" AND uri = ").bind(object.to_string()).push(" AND action = 'delete'");
-    let select = select.push(" AND object_modified <= ").bind(moment);
-    let row = select.push(" ORDER BY last_modified DESC LIMIT 1").first(connection).await?;
-    row.map(|row| timestamp(&row, 0)).transpose()
-}
-
 /// For each record, the newest version at or before a moment, and whether one may be missing.
 pub(super) async fn versions_at(
     connection: &mut AnyConnection,
@@ -116,7 +102,7 @@ pub(super) async fn versions_at(
         return Ok((Vec::new(), false));
     };
     // What was in a collection went with it, each by an entry that is the collection's.
-    let ended = ended(connection, collection, moment).await?.unwrap_or_default();
+    let ended = ends::version(connection, history, collection, moment).await?.unwrap_or_default();
     let mut versions = Vec::new();
     for records in records.chunks(CHUNK) {
         let uris = records.iter().map(|record| [format!("{collection}/records/{}", segment(record))]);

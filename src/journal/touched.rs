@@ -13,7 +13,7 @@ use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::select::Question;
 use super::statement::{Statement, timestamp, truth};
-use super::{Action, Journal, JournalError, Object, Sees};
+use super::{Action, Journal, JournalError, Object, Sees, ends};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -221,7 +221,7 @@ impl Question<'_, '_> {
         deletion: Timestamp,
         found: &mut Found,
     ) -> sqlx::Result<()> {
-        let before = deletion_before(connection, self.history, collection, deletion).await?;
+        let before = ends::entry_before(connection, self.history, collection, deletion).await?;
         let select = self.sight(Statement::new("SELECT uri, ")).push(" FROM sidecar_entries");
         let hint = match self.kind {
             Kind::Sqlite => " INDEXED BY sidecar_entries_collection",
@@ -251,20 +251,4 @@ impl Question<'_, '_> {
         }
         Ok(())
     }
-}
-
-/// The entry of the last deletion of an object before another entry; zero where there is none.
-async fn deletion_before(
-    connection: &mut AnyConnection,
-    history: i64,
-    object: &Object,
-    before: Timestamp,
-) -> sqlx::Result<Timestamp> {
-    let select = Statement::new("SELECT last_modified FROM sidecar_entries WHERE history = ").bind(history);
-    let select = select
-        .push(" AND uri = ")
-        .bind(object.to_string())
-        .push(" AND action = 'delete' AND last_modified < ");
-    let row = select.bind(before).push(" ORDER BY last_modified DESC LIMIT 1").first(connection).await?;
-    row.map_or(Ok(Timestamp::ZERO), |row| timestamp(&row, 0))
 }

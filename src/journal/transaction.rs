@@ -13,7 +13,8 @@ use crate::journal::intents::{self, IntentRow};
 use crate::journal::others::Others;
 use crate::journal::readers::ReaderSets;
 use crate::journal::rows::{
-    CHUNK, EntryRow, INSERT_ENTRIES, ROWS, Recorded, State, below, entries_of, mark_gap, object_row, states,
+    CHUNK, EntryRow, INSERT_ENTRIES, ObjectState, ROWS, Recorded, below, entries_of, mark_gap, object_row,
+    states,
 };
 use crate::journal::statement::Statement;
 use crate::journal::{Change, Life, Object};
@@ -33,7 +34,7 @@ pub(super) struct Transaction<'c> {
     /// By bucket.
     histories: HashMap<String, History>,
     /// By URI; `None` for those that are not known.
-    objects: HashMap<String, Option<State>>,
+    objects: HashMap<String, Option<ObjectState>>,
     changed: BTreeSet<String>,
     /// The entries about a version of a URI.
     recorded: HashMap<(String, Timestamp), Vec<Recorded>>,
@@ -163,12 +164,12 @@ impl<'c> Transaction<'c> {
     }
 
     /// An object's state; only of those that were read.
-    pub(super) fn state(&self, uri: &str) -> Option<&State> {
+    pub(super) fn state(&self, uri: &str) -> Option<&ObjectState> {
         self.objects.get(uri)?.as_ref()
     }
 
     /// Notes an object's state.
-    pub(super) fn set_state(&mut self, uri: &str, state: State) {
+    pub(super) fn set_state(&mut self, uri: &str, state: ObjectState) {
         self.objects.insert(uri.to_owned(), Some(state));
         self.changed.insert(uri.to_owned());
     }
@@ -197,11 +198,6 @@ impl<'c> Transaction<'c> {
         self.rows.push(row);
     }
 
-    /// Forgets what is below a deleted collection or bucket, and with a bucket its history.
-    pub(super) async fn forget_below(&mut self, object: &Object) -> sqlx::Result<()> {
-        self.forget(object, false).await
-    }
-
     /// A bucket is created. Where another one is known to be there under its name, that vanished without being deleted
     /// (its storage was flushed, or is that of an older backup): its history is kept, hidden from those who may read the
     /// new one.
@@ -220,7 +216,8 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    async fn forget(&mut self, object: &Object, is_hidden: bool) -> sqlx::Result<()> {
+    /// Forgets what is below a collection or bucket that is gone, and with a bucket its history, or hides that.
+    pub(super) async fn forget(&mut self, object: &Object, is_hidden: bool) -> sqlx::Result<()> {
         if !matches!(object, Object::Bucket(_) | Object::Collection(..)) {
             return Ok(());
         }

@@ -129,11 +129,6 @@ impl Source {
         Ok(answer.into_body())
     }
 
-    /// The timestamp of a list.
-    pub async fn list_timestamp(&self, uri: &str) -> Result<Timestamp, KintoError> {
-        Ok(self.census(uri).await?.timestamp)
-    }
-
     /// The records timestamp, and the number of live records.
     pub async fn head(&self, key: &CollectionKey) -> Result<(Timestamp, Option<u64>), KintoError> {
         let Census { timestamp, total, .. } = self.census(&key.records_uri()).await?;

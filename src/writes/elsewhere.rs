@@ -24,8 +24,7 @@ mod news;
 mod watching;
 
 use super::Writes;
-use super::lookup::ExamineError;
-use crate::error::Error;
+use super::lookup::LookupError;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::CollectionKey;
 use crate::mirror::Mirrors;
@@ -54,25 +53,6 @@ pub(super) struct Watcher {
     lists: HashMap<String, ListState>,
     /// Counts the rounds.
     round: u64,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum WatchError {
-    #[error(transparent)]
-    Read(#[from] KintoError),
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error(transparent)]
-    Other(#[from] Error),
-}
-
-impl From<ExamineError> for WatchError {
-    fn from(error: ExamineError) -> Self {
-        match error {
-            ExamineError::Read(error) => Self::Read(error),
-            ExamineError::Journal(error) => Self::Journal(error),
-        }
-    }
 }
 
 // === impl Watcher ===
@@ -113,7 +93,7 @@ impl Watcher {
     }
 
     /// Looks at everything once. Where the upstream fails on something, at the rest.
-    async fn look_at_everything(&mut self) -> Result<(), WatchError> {
+    async fn look_at_everything(&mut self) -> Result<(), LookupError> {
         self.round += 1;
         for bucket in self.buckets().await? {
             let bucket = Object::Bucket(bucket).to_string();
@@ -177,7 +157,7 @@ impl Watcher {
     }
 
     /// Looks at the collections whose clocks moved.
-    async fn look_at_moved(&mut self) -> Result<(), WatchError> {
+    async fn look_at_moved(&mut self) -> Result<(), LookupError> {
         for clock in self.room.effects.timeline.clocks() {
             let is_watched = self.lists.contains_key(&clock.key().records_uri());
             if is_watched && self.settings.includes(clock.key()) {
@@ -188,7 +168,7 @@ impl Watcher {
     }
 
     /// The ids of the buckets that there are, as far as they are to be watched.
-    async fn buckets(&mut self) -> Result<Vec<String>, WatchError> {
+    async fn buckets(&mut self) -> Result<Vec<String>, LookupError> {
         let mut buckets: BTreeSet<String> = BTreeSet::new();
         if let Some(resources) = &self.settings.resources {
             buckets.extend(resources.buckets().map(str::to_owned));
@@ -208,7 +188,7 @@ impl Watcher {
     }
 
     /// Looks at the records of a collection if they moved.
-    async fn records(&mut self, key: &CollectionKey) -> Result<(), WatchError> {
+    async fn records(&mut self, key: &CollectionKey) -> Result<(), LookupError> {
         let uri = key.records_uri();
         let clock = self.room.effects.timeline.clock(key);
         let (news, timestamp) = (clock.news(), clock.timestamp());
@@ -235,7 +215,7 @@ impl Watcher {
 
     /// Brings a list up to date when there is time for it within the budget; `false` where it cannot be read. What
     /// moves is not kept waiting by that.
-    async fn in_turn(&mut self, uri: &str) -> Result<bool, WatchError> {
+    async fn in_turn(&mut self, uri: &str) -> Result<bool, LookupError> {
         let round = self.round;
         let watched = self.lists.entry(uri.to_owned()).or_default();
         watched.round = round;
@@ -257,7 +237,7 @@ impl Watcher {
     }
 
     /// Compares a list with the journal when that has not been done for long and there is time for it within the budget.
-    async fn compare_when_due(&mut self, uri: &str) -> Result<(), WatchError> {
+    async fn compare_when_due(&mut self, uri: &str) -> Result<(), LookupError> {
         let every = self.settings.now().verify_every;
         if !self.lists.get(uri).is_some_and(|watched| watched.is_due(every) && !watched.is_left_alone()) {
             return Ok(());
@@ -266,8 +246,8 @@ impl Watcher {
         let mut turn = self.look_at_moved_until(turn).await;
         match self.compare(uri).await {
             // It went meanwhile, or may not be read any longer: the next look at it says so.
-            Ok(()) | Err(WatchError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
-            Err(WatchError::Read(error)) if !error.is_unsent() => {
+            Ok(()) | Err(LookupError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
+            Err(LookupError::Read(error)) if !error.is_unsent() => {
                 tracing::debug!(uri, %error, "could not compare a list with the journal");
                 turn.was_in_vain();
                 self.lists.entry(uri.to_owned()).or_default().failed();
@@ -282,7 +262,7 @@ impl Watcher {
     }
 
     /// Brings a list up to date; `false` where it is not there, may not be read, or where the upstream fails on it.
-    async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, WatchError> {
+    async fn refresh_or_forget(&mut self, uri: &str) -> Result<bool, LookupError> {
         if self.lists.get(uri).is_some_and(ListState::is_left_alone) {
             return Ok(false);
         }
@@ -292,20 +272,20 @@ impl Watcher {
                 self.keep_deletions(uri).await?;
                 Ok(true)
             }
-            Err(WatchError::Read(KintoError::Absent | KintoError::Refused(_))) => {
+            Err(LookupError::Read(KintoError::Absent | KintoError::Refused(_))) => {
                 self.lists.remove(uri);
                 self.forget_deletions(uri);
                 Ok(false)
             }
-            Err(WatchError::Read(KintoError::Upstream(error))) if error.is_absent() => {
-                Err(WatchError::Read(error.into()))
+            Err(LookupError::Read(KintoError::Upstream(error))) if error.is_absent() => {
+                Err(LookupError::Read(error.into()))
             }
-            Err(WatchError::Read(error)) => {
+            Err(LookupError::Read(error)) => {
                 tracing::debug!(uri, %error, "could not look for what passes elsewhere");
                 self.lists.entry(uri.to_owned()).or_default().failed();
                 Ok(false)
             }
-            Err(WatchError::Journal(error @ JournalError::Refused(_))) => {
+            Err(LookupError::Journal(error @ JournalError::Refused(_))) => {
                 tracing::debug!(uri, %error, "could not look for what passes elsewhere");
                 Ok(false)
             }
@@ -313,7 +293,7 @@ impl Watcher {
         }
     }
 
-    async fn refresh(&mut self, uri: &str) -> Result<(), WatchError> {
+    async fn refresh(&mut self, uri: &str) -> Result<(), LookupError> {
         let watched = self.lists.get(uri);
         let known = watched.and_then(|watched| watched.read);
         // Something may have come below its timestamp since it was read.
@@ -322,8 +302,9 @@ impl Watcher {
         let (timestamp, newest) = match watermark {
             None => self.first_sight(uri).await?,
             Some(watermark) => {
-                let present = timeout(PATIENCE, self.room.source.list_timestamp(uri)).await;
-                let present = present.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into()))?;
+                let census = timeout(PATIENCE, self.room.source.census(uri)).await;
+                let present =
+                    census.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into()))?.timestamp;
                 let is_same = known == Some(present) && watermark >= present;
                 if !is_same || is_due { self.delta(uri, watermark).await? } else { (present, present) }
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::changes;
 use super::lives::is_another;
-use super::lookup::ExamineError;
+use super::lookup::LookupError;
 use super::{Writes, versions};
 use crate::journal::{Action, Change, IntentGroup, Journal, Known, Object, Outcome};
 use crate::kinto::Timestamp;
@@ -17,7 +17,7 @@ impl Writes {
         journal: &Journal,
         closes: Option<IntentGroup>,
         changes: Vec<Change>,
-    ) -> Result<Outcome, ExamineError> {
+    ) -> Result<Outcome, LookupError> {
         let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
         let known = journal.known(&objects).await?;
         let mut changes = self.present(&known, changes).await?;
@@ -48,7 +48,7 @@ impl Writes {
         &self,
         known: &BTreeMap<Object, Known>,
         changes: Vec<Change>,
-    ) -> Result<Vec<Change>, ExamineError> {
+    ) -> Result<Vec<Change>, LookupError> {
         let mut present = Vec::with_capacity(changes.len());
         for change in changes {
             let Some(known) =

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::answer::Version;
 use super::changes::changed;
-use super::lookup::{self, ExamineError};
+use super::lookup::{self, LookupError};
 use super::{Write, Writes, versions};
 use crate::access::Requester;
 use crate::error::Error;
@@ -86,8 +86,9 @@ impl Writes {
             // What the same bucket became is found as everything else that passes elsewhere.
             Ok(outcome) if outcome.ended.is_empty() => Ok(()),
             Ok(outcome) => journal.settle(outcome).await.map(drop).map_err(Error::from),
-            Err(ExamineError::Read(error)) => Err(error.into()),
-            Err(ExamineError::Journal(error)) => Err(error.into()),
+            Err(LookupError::Read(error)) => Err(error.into()),
+            Err(LookupError::Journal(error)) => Err(error.into()),
+            Err(LookupError::Other(error)) => Err(error),
         }
     }
 }
@@ -100,7 +101,7 @@ pub(super) async fn is_another(
     source: &Source,
     bucket: &str,
     version: Timestamp,
-) -> Result<bool, ExamineError> {
+) -> Result<bool, LookupError> {
     let mut is_any_known = false;
     let mut is_any_there = false;
     let mut collections = Vec::new();
@@ -145,7 +146,7 @@ fn has_any(known: &[(Object, Timestamp)], there: &HashMap<Object, Timestamp>, bu
 }
 
 /// What is in a list; `None` where that may not be read.
-async fn versions(source: &Source, list: &str) -> Result<Option<HashMap<Object, Timestamp>>, ExamineError> {
+async fn versions(source: &Source, list: &str) -> Result<Option<HashMap<Object, Timestamp>>, LookupError> {
     let (list, query) = list.split_once('?').unwrap_or((list, ""));
     match versions::alive(source, list, query).await {
         Ok(listed) => Ok(Some(

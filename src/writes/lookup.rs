@@ -4,7 +4,7 @@
 //! Before that is believed, every other write in the same bucket has the time to record its own.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::changes::{changed, vanished};
 use super::sent;
 use super::write::{Target, object_in};
 use super::{Writes, default_bucket, versions};
+use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::upstream::kinto::{KintoError, Source};
@@ -44,13 +45,16 @@ pub(super) struct Question {
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ExamineError {
+pub(super) enum LookupError {
     /// The upstream did not say.
     #[error(transparent)]
     Read(#[from] KintoError),
     /// The journal did not.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// It could not be asked.
+    #[error(transparent)]
+    Other(#[from] Error),
 }
 
 /// Writes that nobody waits for any more, and that the upstream may still be working on: whatever of theirs turns up is
@@ -115,7 +119,7 @@ pub(super) async fn examine(
     room: &Writes,
     journal: &Journal,
     questions: &[Question],
-) -> Result<Vec<Change>, ExamineError> {
+) -> Result<Vec<Change>, LookupError> {
     let mut changes: Vec<Change> = Vec::new();
     for question in questions {
         for change in found(journal, question).await? {
@@ -158,7 +162,7 @@ pub(super) async fn others_settled(
         room.lingering.leave_out(&mut open);
         room.leave_out_coming(&mut open);
         if is_looking_up {
-            open.retain(|group| !room.examined().contains_key(group));
+            open.retain(|group| !room.examined.lock().contains_key(group));
         }
         if let Some(waited_for) = &waited_for {
             open.retain(|group| waited_for.contains(group));
@@ -175,17 +179,17 @@ pub(super) async fn others_settled(
     }
 }
 
-async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
+async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, LookupError> {
     for look in 1.. {
         match look_at(journal, question).await {
             // Nobody can be asked who may see it.
-            Err(ExamineError::Read(KintoError::Absent | KintoError::Refused(_))) => break,
+            Err(LookupError::Read(KintoError::Absent | KintoError::Refused(_))) => break,
             // What is odd once may have been garbled on its way.
-            Err(ExamineError::Read(KintoError::Unreadable(_))) if look < LOOKS => {
+            Err(LookupError::Read(KintoError::Unreadable(_))) if look < LOOKS => {
                 tokio::time::sleep(BETWEEN_ODD_ANSWERS).await;
             }
             // Asking again would not make it better, and nothing can be written meanwhile.
-            Err(ExamineError::Read(error @ KintoError::Unreadable(_))) => {
+            Err(LookupError::Read(error @ KintoError::Unreadable(_))) => {
                 tracing::warn!(uri = question.intent.uri, %error, "what became of a write cannot be read");
                 break;
             }
@@ -195,7 +199,7 @@ async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, Ex
     Ok(Vec::new())
 }
 
-async fn look_at(journal: &Journal, question: &Question) -> Result<Vec<Change>, ExamineError> {
+async fn look_at(journal: &Journal, question: &Question) -> Result<Vec<Change>, LookupError> {
     let Question { intent, source } = question;
     let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
     let change = |(object, version): (Object, Version)| {
@@ -222,12 +226,12 @@ async fn made(
     journal: &Journal,
     source: &Source,
     intent: &Intent,
-) -> Result<Vec<(Object, Version)>, ExamineError> {
+) -> Result<Vec<(Object, Version)>, LookupError> {
     let mut versions = Vec::new();
     for object in default_bucket::objects(&intent.uri) {
         match one(source, intent, object).await {
             Ok(version) => versions.extend(version),
-            Err(ExamineError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
+            Err(LookupError::Read(KintoError::Absent | KintoError::Refused(_))) => {}
             Err(error) => return Err(error),
         }
     }
@@ -241,7 +245,7 @@ async fn one(
     source: &Source,
     intent: &Intent,
     object: Object,
-) -> Result<Vec<(Object, Version)>, ExamineError> {
+) -> Result<Vec<(Object, Version)>, LookupError> {
     let version = versions::look(source, &object).await?;
     let is_theirs = |version: &Version| {
         let may_be_new = version.modified > intent.known || intent.sent.is_some();
@@ -257,7 +261,7 @@ async fn several(
     intent: &Intent,
     method: &Method,
     uri: &str,
-) -> Result<Vec<(Object, Version)>, ExamineError> {
+) -> Result<Vec<(Object, Version)>, LookupError> {
     let listed = versions::newer(source, uri, intent.known, "").await?;
     let missing = versions::missing(journal, &listed.versions).await?;
     let mut versions: Vec<_> = listed
@@ -273,7 +277,7 @@ async fn several(
 }
 
 /// The buckets that the journal knows and that are no more.
-async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, ExamineError> {
+async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, LookupError> {
     let mut changes = Vec::new();
     for (object, modified) in journal.alive("/buckets").await? {
         match versions::look(source, &object).await {
@@ -301,7 +305,7 @@ pub(super) struct Examining<'r> {
 
 impl Drop for Examining<'_> {
     fn drop(&mut self) {
-        let mut examined = self.room.examined();
+        let mut examined = self.room.examined.lock();
         if let Some(times) = examined.get_mut(&self.group.0) {
             *times -= 1;
             if *times == 0 {
@@ -315,12 +319,8 @@ impl Drop for Examining<'_> {
 
 impl Writes {
     pub(super) fn examining(&self, group: IntentGroup) -> Examining<'_> {
-        *self.examined().entry(group.0).or_default() += 1;
+        *self.examined.lock().entry(group.0).or_default() += 1;
         Examining { room: self, group }
-    }
-
-    fn examined(&self) -> MutexGuard<'_, HashMap<i64, usize>> {
-        self.examined.lock()
     }
 
     /// Records what became of a group of intents, and closes it: now, if something was found, else when the upstream has
@@ -330,7 +330,7 @@ impl Writes {
         journal: &Journal,
         group: IntentGroup,
         questions: Vec<Question>,
-    ) -> Result<usize, ExamineError> {
+    ) -> Result<usize, LookupError> {
         let changes = examine(self, journal, &questions).await?;
         let found = changes.len();
         if found >= questions.len() {
@@ -350,8 +350,10 @@ impl Writes {
                 };
                 let closed = match looked.await {
                     Ok(outcome) => journal.settle(outcome).await.map(drop),
-                    Err(ExamineError::Journal(error)) => Err(error),
-                    Err(ExamineError::Read(_)) => Err(JournalError::Unavailable("not looked up".into())),
+                    Err(LookupError::Journal(error)) => Err(error),
+                    Err(LookupError::Read(_) | LookupError::Other(_)) => {
+                        Err(JournalError::Unavailable("not looked up".into()))
+                    }
                 };
                 if closed.is_ok() {
                     return;

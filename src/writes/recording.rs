@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use super::answer::Answer;
 use super::changes::{self, Meaning};
-use super::lookup::{self, ExamineError, Question};
+use super::lookup::{self, LookupError, Question};
 use super::order::{Order, Turn};
 use super::write::{Target, Write, not_kept};
 use super::{Writes, default_bucket, lives, sent, versions};
@@ -91,7 +91,7 @@ impl Recording {
         let group = match journal.intend(all).await {
             Ok(group) => Some(group),
             // What another process keeps, it would take for what passed elsewhere.
-            Err(error) if room.forwards() && !error.is_left() => {
+            Err(error) if room.forwards() && !matches!(error, JournalError::Left) => {
                 tracing::error!(%error, "a write goes on without the journal");
                 None
             }
@@ -283,7 +283,7 @@ impl Recording {
         Outcome { ended: self.lives.clone(), ..changes::outcome(closes, changes) }
     }
 
-    async fn examine(&mut self) -> Result<Outcome, ExamineError> {
+    async fn examine(&mut self) -> Result<Outcome, LookupError> {
         self.turns.clear();
         let _mark = self.group.map(|group| self.room.examining(group));
         let changes = lookup::examine(&self.room, &self.journal, &self.questions()).await?;
@@ -320,7 +320,7 @@ impl Recording {
         object: Object,
         user_id: Option<String>,
         answer: &Answer,
-    ) -> Result<Option<Change>, ExamineError> {
+    ) -> Result<Option<Change>, LookupError> {
         let source = self.room.requester(&write.credentials).source();
         let mut version = versions::look(&source, &object).await?;
         // Without its timestamp, nobody can tell whose version it is.

@@ -6,11 +6,11 @@ use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
 use sqlx::{AnyConnection, Row};
 
-use super::{Touched, deletion_before};
+use super::Touched;
 use crate::journal::engine::Kind;
 use crate::journal::select::Question;
 use crate::journal::statement::{Statement, timestamp, truth};
-use crate::journal::{Action, Journal, JournalError, Object, Sees};
+use crate::journal::{Action, Journal, JournalError, Object, Sees, ends};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -206,7 +206,7 @@ async fn around(
         if let Some(collection) = touched.object.parents().nth(1) {
             let deletion = match deletions.get(&collection) {
                 Some(known) => *known,
-                None => deletion_before(connection, history, &collection, Timestamp::LAST).await?,
+                None => ends::entry_before(connection, history, &collection, Timestamp::LAST).await?,
             };
             deletions.insert(collection.clone(), deletion);
             if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
@@ -214,7 +214,7 @@ async fn around(
             }
             // What was there before belongs to another life of the collection.
             if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
-                let before = deletion_before(connection, history, &collection, touched.first()).await?;
+                let before = ends::entry_before(connection, history, &collection, touched.first()).await?;
                 around.before = around.before.filter(|entry| *entry > before);
             }
         }

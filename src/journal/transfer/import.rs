@@ -12,7 +12,7 @@ use crate::journal::engine::Kind;
 use crate::journal::entry::Told;
 use crate::journal::fits::TOLD;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{CHUNK, EntryRow, ROWS, Recorded, State, entries_of, mark_gap};
+use crate::journal::rows::{CHUNK, EntryRow, ObjectState, ROWS, Recorded, entries_of, mark_gap};
 use crate::journal::statement::{Bound, Statement, timestamp};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, Object, Permissions};
@@ -247,7 +247,8 @@ impl Transaction<'_> {
                     let is_older = self.state(object).is_some_and(|state| state.modified >= modified);
                     if Object::of_uri(object).is_some() && !is_older {
                         let permissions: Option<Permissions> = permissions.clone();
-                        let state = State { modified, deleted: *deleted, permissions, is_entry: *is_entry };
+                        let state =
+                            ObjectState { modified, deleted: *deleted, permissions, is_entry: *is_entry };
                         self.set_state(object, state);
                     }
                 }

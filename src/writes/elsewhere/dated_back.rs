@@ -3,10 +3,11 @@
 //! Now and again the versions in a list are compared with those that the journal knows. The list may change while it is read,
 //! so a difference is only a hint: the object itself is read before anything is recorded.
 
-use super::{WatchError, Watcher};
+use super::Watcher;
 use crate::journal::Object;
 use crate::kinto::{Resource, Timestamp};
 use crate::upstream::kinto::{NewRow, in_list};
+use crate::writes::lookup::LookupError;
 use crate::writes::versions;
 use crate::writes::write::object_in;
 
@@ -15,7 +16,7 @@ const IDS_AT_ONCE: usize = 50;
 
 impl Watcher {
     /// Records what a list has and the journal has not, whatever its date.
-    pub(super) async fn compare(&self, uri: &str) -> Result<(), WatchError> {
+    pub(super) async fn compare(&self, uri: &str) -> Result<(), LookupError> {
         let source = &self.room.source;
         let mut pages = source.newer(uri, Timestamp::ZERO, "&_fields=last_modified,deleted").await?;
         while let Some(page) = pages.next().await? {
@@ -30,7 +31,7 @@ impl Watcher {
     }
 
     /// The objects of which these rows tell another version than the journal.
-    async fn suspects(&self, uri: &str, rows: &[NewRow]) -> Result<Vec<Object>, WatchError> {
+    async fn suspects(&self, uri: &str, rows: &[NewRow]) -> Result<Vec<Object>, LookupError> {
         let list = Resource::of(uri);
         let listed: Vec<(Object, &NewRow)> =
             rows.iter().filter_map(|row| Some((object_in(&list, &row.id)?, row))).collect();

@@ -1,12 +1,13 @@
 //! Tells the journal of deletions from before its time, as long as the upstream still lists them: readers of Remote Settings
 //! may come for them after the upstream has purged them.
 
-use super::{WatchError, Watcher};
+use super::Watcher;
 use crate::journal::{Action, Change, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::deletions::mark_of;
 use crate::settings::Compat;
 use crate::writes::changes::changed;
+use crate::writes::lookup::LookupError;
 use crate::writes::versions::{self, Listing};
 
 /// How many objects are told to the journal at once.
@@ -14,7 +15,7 @@ const AT_ONCE: usize = 500;
 
 impl Watcher {
     /// Sees to it that all deletions in a list of monitored records are known from now on.
-    pub(super) async fn keep_deletions(&self, list: &str) -> Result<(), WatchError> {
+    pub(super) async fn keep_deletions(&self, list: &str) -> Result<(), LookupError> {
         let Some(key) = self.read_by_clients_that_were_away(list) else { return Ok(()) };
         let deletions = self.mirrors.deletions();
         if deletions.complete_since(&key).is_some() {
@@ -42,7 +43,7 @@ impl Watcher {
         }
     }
 
-    async fn learn_deletions(&self, list: &str) -> Result<Timestamp, WatchError> {
+    async fn learn_deletions(&self, list: &str) -> Result<Timestamp, LookupError> {
         let deleted = "&deleted=true&_fields=last_modified,deleted";
         let Listing { timestamp, versions } =
             versions::newer(&self.room.source, list, Timestamp::ZERO, deleted).await?;

@@ -1,6 +1,6 @@
 //! Reads what is in a list that is watched, and records what nobody recorded.
 
-use super::{WatchError, Watcher};
+use super::Watcher;
 use crate::journal::{Action, Change, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::Freshness;
@@ -8,7 +8,7 @@ use crate::settings::Backfill;
 use crate::upstream::kinto::KintoError;
 use crate::writes::answer::Version;
 use crate::writes::changes::changed;
-use crate::writes::lookup;
+use crate::writes::lookup::{self, LookupError};
 use crate::writes::versions::{self, Listing};
 
 /// How many objects are told to the journal at once.
@@ -16,7 +16,7 @@ const AT_ONCE: usize = 500;
 
 impl Watcher {
     /// A list of which the journal knows nothing. Gives its timestamp, and that of its newest object.
-    pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), WatchError> {
+    pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), LookupError> {
         let Listing { timestamp, mut versions } = match self.settings.now().history.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
@@ -52,7 +52,7 @@ impl Watcher {
         &self,
         uri: &str,
         watermark: Timestamp,
-    ) -> Result<(Timestamp, Timestamp), WatchError> {
+    ) -> Result<(Timestamp, Timestamp), LookupError> {
         let since = watermark.back(self.settings.now().overlap);
         let Listing { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
@@ -69,7 +69,7 @@ impl Watcher {
         uri: &str,
         versions: Vec<(Object, Version)>,
         watermark: Option<Timestamp>,
-    ) -> Result<(), WatchError> {
+    ) -> Result<(), LookupError> {
         let mut missing = versions::missing(&self.journal, &versions).await?;
         if !missing.is_empty() {
             self.others_settled(uri).await?;

@@ -55,10 +55,7 @@ impl Browser {
                 .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1"])
                 .arg(program)
                 .args([
-                    "--headless",
-                    "--no-sandbox",
-                    "--disable-gpu",
-                    "--remote-debugging-pipe",
+                    "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
                     "--hide-scrollbars",
                 ])
                 .arg(format!("--user-data-dir={}", profile.path().display()))
