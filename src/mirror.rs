@@ -29,7 +29,7 @@ pub mod recheck;
 pub mod refresh;
 mod revive;
 mod state;
-pub mod verdict;
+pub mod verification;
 
 pub use state::State;
 
@@ -180,7 +180,7 @@ impl Mirrors {
 
     /// The mirror of a collection, where it is kept.
     pub fn known(&self, key: &CollectionKey) -> Option<Arc<Mirror>> {
-        self.kept.load().get(key).or_else(|| self.held().get(key).and_then(Weak::upgrade))
+        self.kept.load().get(key).or_else(|| self.held.lock().get(key).and_then(Weak::upgrade))
     }
 
     /// The mirror of a collection, empty where it was not there.
@@ -189,7 +189,7 @@ impl Mirrors {
             return mirror;
         }
         self.kept.load().get_with_by_ref(key, || {
-            let held = self.held().get(key).and_then(Weak::upgrade);
+            let held = self.held.lock().get(key).and_then(Weak::upgrade);
             held.unwrap_or_else(|| Arc::new(Mirror::new(self.timeline.clock(key))))
         })
     }
@@ -197,7 +197,7 @@ impl Mirrors {
     /// The mirror of a collection, which remains the only one as long as the caller has it.
     pub fn hold(&self, key: &CollectionKey) -> Arc<Mirror> {
         let mirror = self.mirror(key);
-        let mut held = self.held();
+        let mut held = self.held.lock();
         held.retain(|_, mirror| mirror.strong_count() > 0);
         // It may have been dropped from the cache, and been replaced, between the two looks.
         let other = held.get(key).and_then(Weak::upgrade);
@@ -205,10 +205,6 @@ impl Mirrors {
             held.insert(key.clone(), Arc::downgrade(&mirror));
             mirror
         })
-    }
-
-    fn held(&self) -> parking_lot::MutexGuard<'_, HashMap<CollectionKey, Weak<Mirror>>> {
-        self.held.lock()
     }
 
     /// Has a collection's mirror weighed again: a variant was made.
@@ -227,7 +223,7 @@ impl Mirrors {
         self.kept.load().invalidate(key);
         let state = mirror.state.swap(None);
         // Those who follow it hold the mirror itself.
-        let mut past = mirror.past();
+        let mut past = mirror.past.lock();
         past.ghost = state.or_else(|| past.ghost.take());
         past.failure = None;
         bytes
@@ -346,7 +342,7 @@ impl Mirror {
 
     /// Whether the last read found the collection too large to be kept. It is not read again to be thrown away for some time.
     fn is_oversize(&self) -> bool {
-        let past = self.past();
+        let past = self.past.lock();
         past.failure
             .as_ref()
             .is_some_and(|(when, error)| matches!(error, KintoError::Oversize) && when.elapsed() < OVERSIZE)
@@ -354,7 +350,7 @@ impl Mirror {
 
     /// The failure of a refresh that began after `arrived`.
     fn failure_since(&self, arrived: Instant) -> Option<KintoError> {
-        let past = self.past();
+        let past = self.past.lock();
         past.failure.as_ref().filter(|(began, _)| *began >= arrived).map(|(_, error)| error.clone())
     }
 
@@ -362,14 +358,10 @@ impl Mirror {
     fn pause(&self, need: &Need) -> Option<Duration> {
         let state = self.state.load();
         let only_claimed = state.as_ref().is_some_and(|state| state.news >= need.news);
-        let (ended, took) = self.past().asked?;
+        let (ended, took) = self.past.lock().asked?;
         let pause = (took * 3).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         (only_claimed && need.newest.is_some())
             .then(|| pause.saturating_sub(ended.elapsed()))
             .filter(|pause| !pause.is_zero())
-    }
-
-    fn past(&self) -> parking_lot::MutexGuard<'_, Past> {
-        self.past.lock()
     }
 }

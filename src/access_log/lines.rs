@@ -18,21 +18,21 @@ const KEPT: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static LINES: Lines =
-    Lines { state: Mutex::new(State::NONE), filled: Condvar::new(), written: Condvar::new() };
+    Lines { state: Mutex::new(Gathered::NONE), filled: Condvar::new(), written: Condvar::new() };
 static RUNS: AtomicBool = AtomicBool::new(false);
 
 struct Lines {
-    state: Mutex<State>,
+    state: Mutex<Gathered>,
     filled: Condvar,
     written: Condvar,
 }
 
-struct State {
+struct Gathered {
     waiting: Vec<u8>,
     is_writing: bool,
 }
 
-impl State {
+impl Gathered {
     const NONE: Self = Self { waiting: Vec::new(), is_writing: false };
 }
 

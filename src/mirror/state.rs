@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::content::{Content, RowSelection};
 use super::opening;
-use super::verdict::Verdicts;
+use super::verification::Verifications;
 use crate::kinto::CollectionKey;
 use crate::settings::Compat;
 use crate::wire::lent::Stock;
@@ -30,7 +30,7 @@ pub struct State {
     /// A changeset of it up to its first change, once it was asked for.
     opening: OnceLock<Bytes>,
     /// How its signature was found to be.
-    pub verdicts: Arc<Verdicts>,
+    pub verifications: Arc<Verifications>,
     /// See [`State::fingerprint`].
     fingerprint: OnceLock<[u8; 32]>,
     /// Compressed changesets of it: by rows, or of all live records up to a limit.
@@ -52,7 +52,7 @@ impl State {
             changed: began,
             is_revived: false,
             opening: OnceLock::new(),
-            verdicts: Arc::default(),
+            verifications: Arc::default(),
             fingerprint: OnceLock::new(),
             variants: Variants::default(),
             dictionary: Arc::default(),
@@ -68,7 +68,7 @@ impl State {
     /// Takes what was found out of the same content when it was read before.
     pub(super) fn inherit(&mut self, before: &Self) {
         self.changed = before.changed;
-        self.verdicts = Arc::clone(&before.verdicts);
+        self.verifications = Arc::clone(&before.verifications);
         self.fingerprint = before.fingerprint.clone();
     }
 

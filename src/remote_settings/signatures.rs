@@ -4,7 +4,7 @@
 //! moments throw away what they have, and ask for all of it. So a changeset that does not verify is not published while
 //! the last one that did is still kept, and neither is there an error where a collection changes faster than it is read.
 //!
-//! A content is looked at once for all who ask, and the verdict stays with it. Where it cannot be told (nobody answers at
+//! A content is looked at once for all who ask, and the verification stays with it. Where it cannot be told (nobody answers at
 //! the `x5u`), or a chain may be another one by now, it is looked at again after a while, in the background.
 
 use std::collections::{HashMap, HashSet};
@@ -21,7 +21,7 @@ mod verifier;
 
 use crate::complaint::Complaint;
 use crate::kinto::{CollectionKey, Timestamp};
-use crate::mirror::verdict::Verdict;
+use crate::mirror::verification::Verification;
 use crate::mirror::{Freshness, Mirror, Mirrors, State};
 use crate::settings::Settings;
 use crate::timeline::Timeline;
@@ -144,19 +144,19 @@ impl Signatures {
             // It comes to its end whoever waits.
             self.background.spawn(async move { this.look(&mirror, &state, turn).await })
         };
-        let Some(verdict) = state.verdicts.last() else {
-            let turn = Arc::clone(&state.verdicts.turn).lock_owned().await;
-            return match state.verdicts.last() {
-                Some(verdict) => verdict.is_good,
+        let Some(verification) = state.verifications.last() else {
+            let turn = Arc::clone(&state.verifications.turn).lock_owned().await;
+            return match state.verifications.last() {
+                Some(verification) => verification.is_good,
                 None => look(turn).await.unwrap_or(false),
             };
         };
-        if verdict.is_due()
-            && let Ok(turn) = Arc::clone(&state.verdicts.turn).try_lock_owned()
+        if verification.is_due()
+            && let Ok(turn) = Arc::clone(&state.verifications.turn).try_lock_owned()
         {
             look(turn);
         }
-        verdict.is_good
+        verification.is_good
     }
 
     async fn look(&self, mirror: &Mirror, state: &State, _turn: tokio::sync::OwnedMutexGuard<()>) -> bool {
@@ -168,24 +168,24 @@ impl Signatures {
         };
         metrics::counter!("kinto_sidecar_signatures_total", "outcome" => outcome).increment(1);
         let after = |pause: Duration| Some(Instant::now() + pause);
-        let was_good = state.verdicts.last().is_some_and(|verdict| verdict.is_good);
-        let verdict = match &verified {
-            Ok(end) => Verdict { is_good: true, again: end.and_then(|_| after(CHAIN_KEPT)) },
+        let was_good = state.verifications.last().is_some_and(|verification| verification.is_good);
+        let verification = match &verified {
+            Ok(end) => Verification { is_good: true, again: end.and_then(|_| after(CHAIN_KEPT)) },
             // What was good once is so until the contrary is known.
             Err(SignatureError::Unknown(_)) if was_good => {
-                Verdict { is_good: true, again: after(OTHER_CHAIN) }
+                Verification { is_good: true, again: after(OTHER_CHAIN) }
             }
-            Err(SignatureError::Unknown(_)) => Verdict { is_good: false, again: after(REACHED_AGAIN) },
-            Err(SignatureError::Chain(_)) => Verdict { is_good: false, again: after(OTHER_CHAIN) },
-            Err(SignatureError::Bad | SignatureError::None) => Verdict { is_good: false, again: None },
+            Err(SignatureError::Unknown(_)) => Verification { is_good: false, again: after(REACHED_AGAIN) },
+            Err(SignatureError::Chain(_)) => Verification { is_good: false, again: after(OTHER_CHAIN) },
+            Err(SignatureError::Bad | SignatureError::None) => Verification { is_good: false, again: None },
         };
-        state.verdicts.set(verdict);
+        state.verifications.set(verification);
         let is_present =
-            mirror.state().is_some_and(|present| Arc::ptr_eq(&present.verdicts, &state.verdicts));
+            mirror.state().is_some_and(|present| Arc::ptr_eq(&present.verifications, &state.verifications));
         if is_present {
-            self.tell(mirror.clock().key(), verified, verdict.is_good);
+            self.tell(mirror.clock().key(), verified, verification.is_good);
         }
-        verdict.is_good
+        verification.is_good
     }
 
     /// Tells what was found of the present content of a collection.

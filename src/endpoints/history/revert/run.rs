@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::options::Options;
 use super::shown::{Answered, Shown};
 use super::step::{Step, Undoing};
-use super::told::{Line, Preview, Status, Told};
+use super::told::{ObjectLine, Preview, Status, Told};
 use crate::access::Requester;
 use crate::app::Core;
 use crate::backoff::Backoff;
@@ -80,7 +80,7 @@ impl Run {
     pub(super) async fn work(mut self, work: Work) {
         let reason = "it was changed elsewhere, and the history does not have that yet";
         for object in work.unknown {
-            let line = Line::new(object.to_string(), Status::NotTried);
+            let line = ObjectLine::new(object.to_string(), Status::NotTried);
             self.told.tell(line.because(reason)).await;
         }
         self.undo(&work.visible, work.touched).await;
@@ -140,14 +140,14 @@ impl Run {
                 step = Step::Conflict(conflict);
             }
         }
-        let line = |status| Line::new(object.to_string(), status);
+        let line = |status| ObjectLine::new(object.to_string(), status);
         match step {
             Step::Unchanged => self.told.tell(line(Status::Unchanged)).await,
             Step::Conflict(reason) => self.told.tell(line(Status::Conflict).because(reason)).await,
             Step::Refused(reason) => self.told.tell(line(Status::Refused).because(reason)).await,
             Step::Write(undoing) if self.options.dry_run => {
                 let preview = Some(Preview::of(difference, &undoing));
-                let line = Line { preview, action: Some(undoing.action()), ..line(Status::Planned) };
+                let line = ObjectLine { preview, action: Some(undoing.action()), ..line(Status::Planned) };
                 self.told.tell(line).await;
             }
             Step::Write(undoing) => {
@@ -187,7 +187,7 @@ impl Run {
 
     async fn not_tried(&mut self, object: &Object) {
         let reason = self.told.stopped.clone().unwrap_or_default();
-        self.told.tell(Line::new(object.to_string(), Status::NotTried).because(reason)).await;
+        self.told.tell(ObjectLine::new(object.to_string(), Status::NotTried).because(reason)).await;
     }
 
     /// Writes what is pending.
@@ -207,7 +207,10 @@ impl Run {
                 Sent::Each(answers) => {
                     (self.judge(todo, &answers).await, "the upstream did not write it".to_owned())
                 }
-                Sent::Refused(status, _) if todo.len() > 1 && may_be_of_one(status) => {
+                // The whole may be refused for what one of them says.
+                Sent::Refused(StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE, _)
+                    if todo.len() > 1 =>
+                {
                     for undoing in todo {
                         self.pending.push(undoing);
                         Box::pin(self.flush()).await;
@@ -297,7 +300,7 @@ impl Run {
                 StatusCode::PRECONDITION_FAILED if self.options.overwrite => doubtful.push(undoing),
                 StatusCode::PRECONDITION_FAILED => self.conflict(&undoing).await,
                 StatusCode::NOT_FOUND if undoing.data.is_none() => {
-                    self.told.tell(Line::new(undoing.object.to_string(), Status::Unchanged)).await;
+                    self.told.tell(ObjectLine::new(undoing.object.to_string(), Status::Unchanged)).await;
                 }
                 _ if status.is_server_error() || status.is_redirection() => doubtful.push(undoing),
                 _ => self.refused(&undoing, status, answer.body).await,
@@ -309,26 +312,26 @@ impl Run {
     async fn done(&mut self, undoing: &Undoing, shown: Option<Shown<'_>>) {
         let version = shown.as_ref().and_then(Shown::version);
         let is_permitted = undoing.permissions.is_some() || undoing.version.is_none();
-        let line = Line {
+        let line = ObjectLine {
             action: Some(undoing.action()),
             last_modified: version.map(|version| version.0),
             permissions: shown.and_then(|shown| shown.permissions).filter(|_| is_permitted),
-            ..Line::new(undoing.object.to_string(), Status::Done)
+            ..ObjectLine::new(undoing.object.to_string(), Status::Done)
         };
         self.told.tell(line).await;
     }
 
     async fn conflict(&mut self, undoing: &Undoing) {
-        let line = Line::new(undoing.object.to_string(), Status::Conflict);
+        let line = ObjectLine::new(undoing.object.to_string(), Status::Conflict);
         self.told.tell(line.because("somebody else changed it since")).await;
     }
 
     async fn refused(&mut self, undoing: &Undoing, status: StatusCode, error: Option<&RawValue>) {
-        let line = Line {
+        let line = ObjectLine {
             action: Some(undoing.action()),
             code: Some(status.as_u16()),
             error,
-            ..Line::new(undoing.object.to_string(), Status::Refused)
+            ..ObjectLine::new(undoing.object.to_string(), Status::Refused)
         };
         self.told.tell(line).await;
     }
@@ -375,11 +378,6 @@ impl Run {
         }
         Ok(left)
     }
-}
-
-/// Whether the upstream may refuse a whole batch for what one of its requests says.
-fn may_be_of_one(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 /// What holds others comes before them.

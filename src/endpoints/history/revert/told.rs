@@ -31,7 +31,7 @@ pub(in crate::endpoints) enum Status {
 
 /// A line about an object.
 #[derive(Debug, Serialize)]
-pub(in crate::endpoints) struct Line<'l> {
+pub(in crate::endpoints) struct ObjectLine<'l> {
     pub(in crate::endpoints) uri: String,
     pub(in crate::endpoints) status: Status,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,7 @@ pub(in crate::endpoints) struct Told {
     pub(in crate::endpoints) stopped: Option<String>,
 }
 
-impl<'l> Line<'l> {
+impl<'l> ObjectLine<'l> {
     /// A line about an object, and nothing more.
     pub(in crate::endpoints) fn new(uri: String, status: Status) -> Self {
         Self {
@@ -128,7 +128,7 @@ impl Told {
     }
 
     /// Tells of an object.
-    pub(in crate::endpoints) async fn tell(&mut self, line: Line<'_>) {
+    pub(in crate::endpoints) async fn tell(&mut self, line: ObjectLine<'_>) {
         *self.counts.entry(line.status).or_default() += 1;
         self.send(&line).await;
     }
