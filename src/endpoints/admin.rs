@@ -13,6 +13,7 @@ mod page;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -122,8 +123,8 @@ fn enough(is_enough: bool) -> StatusCode {
     if is_enough { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
-    let mut response = Response::new(body.into());
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -197,41 +197,9 @@ impl From<Incoming> for Body {
     }
 }
 
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        Self::full(bytes)
-    }
-}
-
-impl From<Vec<u8>> for Body {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::full(bytes)
-    }
-}
-
-impl From<String> for Body {
-    fn from(text: String) -> Self {
-        Self::full(text)
-    }
-}
-
-impl From<&'static str> for Body {
-    fn from(text: &'static str) -> Self {
-        Self::full(text)
-    }
-}
-
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            Kind::Empty => "Body(empty)",
-            Kind::Full(_) => "Body(full)",
-            Kind::Chunks { .. } => "Body(chunks)",
-            Kind::Incoming(_) => "Body(incoming)",
-            Kind::Channel(_) => "Body(channel)",
-            Kind::Lent(_) => "Body(lent)",
-            Kind::Boxed(_) => "Body(boxed)",
-        })
+        f.write_str("Body")
     }
 }
 

@@ -31,7 +31,7 @@ const BREATHER: Duration = Duration::from_secs(1);
 pub(super) fn answer(app: &Arc<App>, key: CollectionKey) -> Response {
     let (sender, body) = Body::channel();
     tokio::spawn(tell(Arc::clone(app), key, sender));
-    respond(StatusCode::OK, "text/event-stream", body)
+    respond(StatusCode::OK, "text/event-stream", "").map(|_| body)
 }
 
 async fn tell(app: Arc<App>, key: CollectionKey, sender: Sender) {
