@@ -33,8 +33,6 @@ impl Answer for SharedRecords {
     }
 }
 
-const GRANTED: Verdict = Verdict::Granted(Granted { metadata: None, stale: false });
-
 impl Requester {
     /// Whether they may read a collection, which is the collection object and all of its records. `key` is not in the
     /// bucket that everybody calls `default`: see [`Self::resolve`].
@@ -99,7 +97,7 @@ impl Requester {
         }
         let key = CollectionKey::new(bucket, collection);
         let shared = self.shared_records(key).await?;
-        Ok(if shared.contains(record) { GRANTED } else { verdict })
+        Ok(if shared.contains(record) { Verdict::open() } else { verdict })
     }
 
     /// The same for all but records.
@@ -145,7 +143,7 @@ impl Requester {
         let uri = Object::Bucket(bucket.to_owned()).to_string();
         let answer = self.source().send(Method::PATCH, &uri, headers, body).await?;
         Ok(match answer.status() {
-            StatusCode::PRECONDITION_FAILED => GRANTED,
+            StatusCode::PRECONDITION_FAILED => Verdict::open(),
             // The upstream is read-only.
             StatusCode::METHOD_NOT_ALLOWED => Verdict::Refused(Arc::new(Refusal::new(answer))),
             _ => question::refusal(answer)?,

@@ -67,11 +67,6 @@ impl ChangesetParams {
         })
     }
 
-    /// The timestamp that `_expected` names, between quotes or not; `None` where it is no number.
-    pub fn expected_timestamp(&self) -> Option<Timestamp> {
-        timestamp(&self.expected)
-    }
-
     /// How many changes to give at most, where an operator's `paginate_by` bounds what was asked for.
     pub fn limit_within(&self, paginate_by: Option<u64>) -> Option<u64> {
         let limit = self.limit?;
@@ -147,7 +142,7 @@ mod tests {
             parse("_expected=1&_expected=2", Compat::KintoChanges).unwrap_err(),
             "['1', '2'] is not a string: {'_expected': ''}"
         );
-        let expected = |query| parse(query, Compat::KintoChanges).unwrap().expected_timestamp();
+        let expected = |query| timestamp(&parse(query, Compat::KintoChanges).unwrap().expected);
         assert_eq!(expected("_expected=%22123%22"), Some(Timestamp(123)));
         assert_eq!(expected("_expected=%22123"), None);
         assert_eq!(expected("_expected=99999999999999999999999999"), None);

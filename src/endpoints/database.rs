@@ -41,14 +41,14 @@ pub async fn answer(core: &Core, key: CollectionKey, request: &Parts) -> Result<
             (counted, freshness)
         }
         // What is not kept in memory is not counted in bytes: CouchDB's clients do without.
-        Err(KintoError::Oversize) => {
-            let records = sources.unkept(&key, Source::new(core.upstream.clone())).await?;
-            let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
-            (counted, Freshness::Refreshed)
-        }
-        Err(KintoError::Refused(_)) => {
-            tell_of_unreadable(core, &Subject::Collection(key.clone()));
-            let records = sources.unkept(&key, requester.source()).await?;
+        Err(error @ (KintoError::Oversize | KintoError::Refused(_))) => {
+            let source = if matches!(error, KintoError::Oversize) {
+                Source::new(core.upstream.clone())
+            } else {
+                tell_of_unreadable(core, &Subject::Collection(key.clone()));
+                requester.source()
+            };
+            let records = sources.unkept(&key, source).await?;
             let counted = json!({ "update_seq": records.newest_seq().json(), "doc_count": records.live() });
             (counted, Freshness::Refreshed)
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use super::changeset_params::ChangesetParams;
+use super::changeset_params::{ChangesetParams, timestamp};
 use super::list;
 use super::monitor_changes::{Context, Monitor};
 use crate::endpoints::redirects;
@@ -26,7 +26,7 @@ pub fn check(
     let Context { settings, now, .. } = *context;
     let params = ChangesetParams::parse(request.uri.query(), settings.compat)?;
     let detour = redirects::quoted_expected(&params.expected, request, settings, now)
-        .or_else(|| redirects::stale(params.expected_timestamp(), params.since, settings, now))
+        .or_else(|| redirects::stale(timestamp(&params.expected), params.since, settings, now))
         .or_else(|| redirects::old_since(params.since, request, settings, now));
     Ok(detour.map_or(ControlFlow::Continue(params), ControlFlow::Break))
 }

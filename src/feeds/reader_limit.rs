@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use parking_lot::Mutex;
 
 use crate::error::Error;
-use crate::settings::{InForce, Settings};
+use crate::settings::InForce;
 use crate::wire::peer::{Peer, client_of};
 
 /// After how many seconds somebody without a seat may try again.
@@ -53,7 +53,8 @@ impl ReaderLimit {
         let own = taken.clients.get(&client).copied().unwrap_or_default();
         // Only a connection's first feed takes it from others.
         let is_first = peer.feeds.load(Relaxed) == 0;
-        let has_connection = !is_first || taken.connections < most_connections(&settings);
+        // SECURITY: the other connections are there for everybody else.
+        let has_connection = !is_first || taken.connections < (settings.limits.connections / 2).max(1);
         if taken.total >= feeds.max_readers || own >= feeds.max_readers_per_client || !has_connection {
             metrics::counter!("kinto_sidecar_feed_readers_refused_total").increment(1);
             return Err(Error::Unavailable { retry_after: Some(RETRY_AFTER_SECONDS) });
@@ -65,11 +66,6 @@ impl ReaderLimit {
         metrics::gauge!("kinto_sidecar_feed_readers").increment(1.0);
         Ok(Seat { seats: Arc::clone(self), client, connection: Arc::clone(&peer.feeds) })
     }
-}
-
-/// SECURITY: how many connections may carry feeds: the others are there for everybody else.
-fn most_connections(settings: &Settings) -> usize {
-    (settings.limits.connections / 2).max(1)
 }
 
 impl Drop for Seat {
@@ -92,6 +88,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     fn seats(max_readers: usize, max_readers_per_client: usize, connections: usize) -> Arc<ReaderLimit> {
         Arc::new(ReaderLimit::new(InForce::with(|settings| {

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use http::header::HeaderMap;
-use http::{Method, Response};
 use percent_encoding::percent_decode_str;
 
 use super::servers::Servers;
 use crate::settings::Settings;
-use crate::upstream::{Upstream, UpstreamError};
-use crate::wire::body::Body;
+use crate::upstream::Upstream;
 
 /// How long whoever has them is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,7 +17,8 @@ pub struct Attachments {
     settings: Settings,
     /// Where clients are sent here.
     own: String,
-    servers: Servers,
+    /// Asks for an attachment.
+    pub(crate) servers: Servers,
 }
 
 impl Attachments {
@@ -52,15 +50,5 @@ impl Attachments {
             return None;
         }
         Some(format!("{}{path}", self.base_url(upstream).await?))
-    }
-
-    /// Asks for the attachment at this address.
-    pub async fn ask(
-        &self,
-        method: Method,
-        url: &str,
-        headers: HeaderMap,
-    ) -> Result<Response<Body>, UpstreamError> {
-        self.servers.ask(method, url, headers).await
     }
 }

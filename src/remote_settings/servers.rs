@@ -16,7 +16,7 @@ const SERVERS: u64 = 8;
 
 /// Asks servers by whole addresses, and keeps the connections to those that it asked last.
 #[derive(Debug)]
-pub(super) struct Servers {
+pub(crate) struct Servers {
     settings: Settings,
     patience: Duration,
     clients: Cache<String, Upstream>,
@@ -30,7 +30,7 @@ impl Servers {
     }
 
     /// Asks for what is at this address.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         url: &str,

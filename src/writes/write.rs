@@ -101,12 +101,6 @@ impl Write {
         }
     }
 
-    /// The same write with what is said of it.
-    #[must_use]
-    pub fn with_note(self, note: Option<Arc<Note>>) -> Self {
-        Self { note, ..self }
-    }
-
     /// The same write with the body that was sent.
     #[must_use]
     pub fn with_body(self, body: &[u8]) -> Self {

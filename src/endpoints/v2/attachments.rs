@@ -97,7 +97,7 @@ async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, 
     ];
     let mut asked = picked(&request.headers, &ASKED);
     asked.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let answer = core.app.attachments.ask(request.method.clone(), url, asked).await?;
+    let answer = core.app.attachments.servers.ask(request.method.clone(), url, asked).await?;
     let status = answer.status();
     match status {
         StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => return Err(V2Refusal::NotFound),

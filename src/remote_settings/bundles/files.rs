@@ -73,7 +73,7 @@ pub(super) async fn fetched(
 }
 
 async fn fetch(file: &File, attachments: &Attachments, url: &str) -> Result<Bytes, UpstreamError> {
-    let answer = attachments.ask(Method::GET, url, HeaderMap::new()).await?;
+    let answer = attachments.servers.ask(Method::GET, url, HeaderMap::new()).await?;
     if answer.status() != StatusCode::OK {
         return Err(UpstreamError::of_status(answer.status(), "an attachment"));
     }
