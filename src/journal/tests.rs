@@ -123,20 +123,3 @@ async fn settle(journal: &Journal, changes: Vec<Change>) -> Vec<Value> {
     let entries = journal.settle(Outcome { changes, ..Outcome::default() }).await.unwrap();
     entries.iter().map(|entry| serde_json::from_str(&entry.json).unwrap()).collect()
 }
-
-fn assert_send<T: Send>(future: T) -> T {
-    future
-}
-
-#[tokio::test]
-async fn whoever_asks_may_do_so_from_any_thread() {
-    for place in places().await {
-        let journal = assert_send(place.open()).await;
-        let (all, everything) = (query(""), Sees::Everything);
-        assert_send(journal.page("a", &all, &everything)).await.unwrap();
-        assert_send(journal.settle(Outcome::default())).await.unwrap();
-        assert_send(journal.missing(Vec::new())).await.unwrap();
-        assert_send(journal.abandoned()).await.unwrap();
-        tokio::spawn(async move { journal.flush().await }).await.unwrap();
-    }
-}

@@ -6,12 +6,8 @@ const BUCKET: &str = "/buckets/a";
 const COLLECTION: &str = "/buckets/a/collections/c";
 
 async fn exported(journal: &Journal) -> Vec<Value> {
-    let mut export = journal.export(None);
-    let mut lines = Vec::new();
-    while let Some(more) = export.next().await.unwrap() {
-        lines.extend(more.iter().map(|line| serde_json::from_str(line).unwrap()));
-    }
-    lines
+    let lines = transferring::exported(journal, None).await;
+    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn created(modified: u64) -> Change {
@@ -48,9 +44,8 @@ async fn the_history_of_a_bucket_that_vanished_is_hidden_and_kept() {
         // It goes along to another journal, and is hidden there.
         for other in places().await {
             let second = other.open().await;
-            let texts = lines.iter().map(Value::to_string);
-            let parsed: Vec<Line> = texts.map(|text| Line::parse(&text).unwrap()).collect();
-            assert_eq!(second.import(Arc::new(parsed)).await.unwrap(), Imported { added: 3, known: 0 });
+            let texts: Vec<String> = lines.iter().map(Value::to_string).collect();
+            assert_eq!(transferring::import(&second, &texts).await, Imported { added: 3, known: 0 });
             assert_eq!(uris(&entries(&second, "a", "").await), [BUCKET]);
             assert_eq!(exported(&second).await, lines);
         }

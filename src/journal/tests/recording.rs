@@ -236,16 +236,8 @@ async fn entries_and_intents_survive() {
     for place in places().await {
         let journal = place.open().await;
         settle(&journal, vec![change(RECORD, None, 4, &json!({}))]).await;
-        let intent = Intent {
-            bucket: "a".to_owned(),
-            user_id: None,
-            method: "PUT".to_owned(),
-            uri: RECORD.to_owned(),
-            sent: Some(to_raw_value(&json!({"x": 1})).unwrap()),
-            note: None,
-            known: Timestamp(4),
-            length: 0,
-        };
+        let sent = Some(to_raw_value(&json!({"x": 1})).unwrap());
+        let intent = Intent { uri: RECORD.to_owned(), sent, known: Timestamp(4), ..intent() };
         let first = journal.intend(vec![intent.clone(), intent.clone()]).await.unwrap();
         let second = journal.intend(vec![intent.clone()]).await.unwrap();
         assert_eq!(journal.open_groups(Some("a")).await.unwrap().len(), 2);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kinto_sidecar::app::{App, Core};
-use kinto_sidecar::history::keeper::Begun;
+use kinto_sidecar::history::keeper::JournalAtStart;
 use kinto_sidecar::phase::Phase;
 use kinto_sidecar::settings::{Arguments, Environment, InForce, Settings};
 use kinto_sidecar::upstream::Upstream;
@@ -47,7 +47,8 @@ impl Sidecar {
         let upstream = Upstream::new(&settings).expect("the address is well formed");
         let background = runtime.handle().clone();
         let (_, relieved) = watch::channel(Some(Instant::now()));
-        let app = App::start(settings, Begun::Not, background, upstream.sibling(), stopping, relieved);
+        let app =
+            App::start(settings, JournalAtStart::Not, background, upstream.sibling(), stopping, relieved);
         Self { runtime, core: Arc::new(Core::new(app, upstream)), _stop: stop }
     }
 }
