@@ -11,6 +11,7 @@ use http::HeaderValue;
 
 mod absence;
 mod date;
+mod escape;
 pub mod head;
 pub(crate) mod members;
 mod moment;
@@ -22,9 +23,10 @@ mod uri;
 
 pub use absence::is_absence;
 pub(crate) use date::iso_date;
+pub use escape::{batch_path, is_segment, segment, segments, selector};
 pub use moment::moment;
 pub use path::{DEFAULT_BUCKET, RequestPath, Sent};
-pub use uri::{Resource, batch_path, is_segment, segment, segments, selector};
+pub use uri::Resource;
 
 /// A `last_modified` or an `ETag` of Kinto: milliseconds since the Unix epoch as the *upstream* counts them.
 ///

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::kinto::{Resource, segment};
+use super::escape::segment;
 
 /// The kinds of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,24 +47,17 @@ impl ResourceName {
 // === impl Object ===
 
 impl Object {
-    /// Reads a URI without the API version; `None` where it names no object.
-    pub fn of_uri(uri: &str) -> Option<Self> {
-        Self::of(Resource::of(uri))
-    }
-
-    /// The object that a URI names, if it is one.
-    pub fn of(resource: Resource) -> Option<Self> {
-        Some(match resource {
-            Resource::Bucket(bucket) => Self::Bucket(bucket),
-            Resource::Group(bucket, group) => Self::Group(bucket, group),
-            Resource::Collection(bucket, collection) => Self::Collection(bucket, collection),
-            Resource::Record(bucket, collection, record) => Self::Record(bucket, collection, record),
-            _ => return None,
-        })
-    }
-
     /// Its bucket's id.
     pub fn bucket(&self) -> &str {
+        match self {
+            Self::Bucket(bucket)
+            | Self::Group(bucket, _)
+            | Self::Collection(bucket, _)
+            | Self::Record(bucket, ..) => bucket,
+        }
+    }
+
+    pub(super) fn bucket_mut(&mut self) -> &mut String {
         match self {
             Self::Bucket(bucket)
             | Self::Group(bucket, _)
@@ -126,35 +119,6 @@ impl fmt::Display for Object {
             Self::Record(_, collection, record) => {
                 write!(formatter, "/collections/{}/records/{}", segment(collection), segment(record))
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn objects_are_their_uris() {
-        for uri in [
-            "/buckets/a",
-            "/buckets/a/groups/g",
-            "/buckets/a/collections/c",
-            "/buckets/a/collections/c/records/r",
-            "/buckets/a.b/collections/%C3%A9/records/x@example.org",
-            "/buckets/_a/groups/100%25%0A",
-        ] {
-            assert_eq!(Object::of_uri(uri).map(|object| object.to_string()), Some(uri.to_owned()));
-        }
-        for uri in [
-            "/buckets",
-            "/buckets/a/groups",
-            "/buckets/a/groups/g/x",
-            "/buckets/a/groups/x/groups/g",
-            "/buckets/a/groups/g//",
-            "/buckets/a/collections/c/records",
-        ] {
-            assert_eq!(Object::of_uri(uri), None, "{uri}");
         }
     }
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
-use super::uri::{Resource, is_segment};
+use super::escape::is_segment;
+use super::object::Object;
+use super::uri::Resource;
 
 /// The bucket that each requester has for themself.
 pub const DEFAULT_BUCKET: &str = "default";
@@ -64,7 +66,7 @@ impl RequestPath {
             return Err("it ends with a slash, and its query has one");
         }
         let read = Self::of_decoded(&decoded, version);
-        let is_default = read.resource == Resource::Bucket(format!("{DEFAULT_BUCKET}\n"));
+        let is_default = read.resource == Resource::Object(Object::Bucket(format!("{DEFAULT_BUCKET}\n")));
         if decoded.ends_with('\n') && (!read.resource.ends_with_id() || is_default) {
             return Err("it ends with a line feed");
         }
@@ -124,10 +126,11 @@ impl RequestPath {
         let resource = Resource::of_decoded(below);
         let implied = rest.filter(|_| resource == Resource::Other).map(|rest| {
             let collection = rest.strip_prefix("/collections/").and_then(|rest| rest.split('/').next());
-            match collection.filter(|collection| is_segment(collection)) {
-                Some(collection) => Resource::Collection(DEFAULT_BUCKET.to_owned(), collection.to_owned()),
-                None => Resource::Bucket(DEFAULT_BUCKET.to_owned()),
-            }
+            let bucket = DEFAULT_BUCKET.to_owned();
+            Resource::Object(match collection.filter(|collection| is_segment(collection)) {
+                Some(collection) => Object::Collection(bucket, collection.to_owned()),
+                None => Object::Bucket(bucket),
+            })
         });
         Self { resource, is_in_default_bucket: rest.is_some(), implied }
     }

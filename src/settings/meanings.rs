@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::upstream_url::is_complete;
 use super::values::Kind;
+use crate::kinto::object::Object;
 use crate::kinto::{Resource, is_segment};
 
 /// An address of which all is used, its query too.
@@ -31,9 +32,9 @@ pub(super) const NETWORK: Kind<IpNet> = Kind::new("addresses or networks such as
 });
 pub(super) const MONITORED: Kind<String> =
     Kind::new("URIs such as /buckets/main or /buckets/main/collections/articles", |text| {
-        let is_named = match Resource::of(text) {
-            Resource::Bucket(bucket) => is_id(&bucket),
-            Resource::Collection(bucket, collection) => is_id(&bucket) && is_id(&collection),
+        let is_named = match Object::of_uri(text)? {
+            Object::Bucket(bucket) => is_id(&bucket),
+            Object::Collection(bucket, collection) => is_id(&bucket) && is_id(&collection),
             _ => false,
         };
         is_named.then(|| text.to_owned())

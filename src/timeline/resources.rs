@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use parking_lot::RwLock;
 
-use crate::kinto::{CollectionKey, Resource};
+use crate::kinto::CollectionKey;
+use crate::kinto::object::Object;
 
 /// Buckets and collections, and what of them is left out.
 #[derive(Debug, Default)]
@@ -30,9 +31,9 @@ impl Resources {
             ("changes.excluded_collections", excluded, excluded_buckets, excluded_collections),
         ] {
             for uri in uris {
-                match Resource::of(uri) {
-                    Resource::Bucket(bucket) => _ = buckets.insert(bucket),
-                    Resource::Collection(bucket, collection) => {
+                match Object::of_uri(uri) {
+                    Some(Object::Bucket(bucket)) => _ = buckets.insert(bucket),
+                    Some(Object::Collection(bucket, collection)) => {
                         collections.insert(CollectionKey::new(&bucket, &collection));
                     }
                     _ => tracing::warn!(uri, "{setting}: neither a bucket nor a collection"),

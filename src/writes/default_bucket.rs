@@ -124,19 +124,16 @@ async fn unknown(journal: &Journal, write: &Write) -> Result<Vec<Object>, Journa
 
 /// What the default bucket makes for a request to a URI in it, whatever there is at that URI.
 pub(super) fn objects(uri: &str) -> Vec<Object> {
-    let (bucket, collection) = match Resource::of(uri) {
-        Resource::Collection(bucket, collection)
-        | Resource::Records(bucket, collection)
-        | Resource::Record(bucket, collection, _)
-        | Resource::Part(bucket, collection, ..) => (bucket, Some(collection)),
-        other => match other.bucket() {
-            Some(bucket) => (bucket.to_owned(), None),
-            None => return Vec::new(),
-        },
+    let resource = Resource::of(uri);
+    let Some(bucket) = resource.bucket().map(str::to_owned) else { return Vec::new() };
+    let collection = match &resource {
+        Resource::Records(_, collection) => Some(collection.as_str()),
+        Resource::Object(object) | Resource::Part(object, _) => object.collection(),
+        _ => None,
     };
     let collection = collection.map(|collection| {
         // Kinto's route into the default bucket ends before a line feed at the end.
-        let id = collection.strip_suffix('\n').unwrap_or(&collection).to_owned();
+        let id = collection.strip_suffix('\n').unwrap_or(collection).to_owned();
         Object::Collection(bucket.clone(), id)
     });
     std::iter::once(Object::Bucket(bucket)).chain(collection).collect()

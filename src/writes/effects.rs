@@ -186,7 +186,8 @@ impl Effects {
     /// The default bucket makes a collection when it is first asked for: it is listed from then on.
     async fn default_bucket_answered(self: &Arc<Self>, write: &Write, default: &Arc<str>) {
         let resource = write.resource();
-        let (Resource::Collection(bucket, collection) | Resource::Records(bucket, collection)) = &*resource
+        let (Resource::Object(Object::Collection(bucket, collection))
+        | Resource::Records(bucket, collection)) = &*resource
         else {
             return;
         };

@@ -252,12 +252,11 @@ impl Target {
             | Resource::Collections(_)
             | Resource::Groups(_)
             | Resource::Records(..)) => Self::List(list),
-            Resource::Part(bucket, collection, record, _) => {
-                Self::Part(Object::Record(bucket, collection, record))
-            }
+            Resource::Object(object) => Self::Object(object),
+            Resource::Part(record, _) => Self::Part(record),
             Resource::Accounts => Self::Accounts,
             Resource::Flush => Self::Everything,
-            resource => Self::Object(Object::of(resource)?),
+            Resource::Batch | Resource::Other => return None,
         })
     }
 

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use super::error::PollError;
 use crate::complaint::Complaint;
-use crate::kinto::{CollectionKey, Resource, segment};
+use crate::kinto::object::Object;
+use crate::kinto::{CollectionKey, segment};
 
 /// See the module. Told by the one who asks, and read by those who want to know.
 #[derive(Debug, Default)]
@@ -121,8 +122,8 @@ fn list_of(bucket: &str) -> String {
 }
 
 fn is_present_at(path: &str, is_present: impl Fn(&CollectionKey) -> bool) -> bool {
-    match Resource::of(path) {
-        Resource::Collection(bucket, collection) => is_present(&CollectionKey::new(&bucket, &collection)),
+    match Object::of_uri(path) {
+        Some(Object::Collection(bucket, collection)) => is_present(&CollectionKey::new(&bucket, &collection)),
         _ => false,
     }
 }
