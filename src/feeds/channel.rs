@@ -63,9 +63,9 @@ pub struct Latest {
 /// Changes that came together.
 #[derive(Debug)]
 pub struct RowBatch {
-    /// Who has seen everything of this serial has seen everything before this batch,
+    /// A reader who has seen everything of this serial has seen all changes before this batch.
     after: u64,
-    /// and who was given this batch, everything of this one.
+    /// A reader who was given this batch, too, has seen everything of this serial.
     pub upto: u64,
     /// The newest seq at [`Self::upto`].
     pub newest: Seq,

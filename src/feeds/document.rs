@@ -95,17 +95,9 @@ mod tests {
     use super::*;
     use crate::kinto::Timestamp;
     use crate::kinto::seq::Seq;
-    use bytes::Bytes;
 
     fn written(json: &'static str, deleted: bool) -> String {
-        let row = FeedRow {
-            seq: Seq::of(Timestamp(20)),
-            id: "a".into(),
-            last_modified: Timestamp(10),
-            revision: None,
-            deleted,
-            json: Bytes::from_static(json.as_bytes()),
-        };
+        let row = FeedRow::new(Seq::of(Timestamp(20)), "a".into(), Timestamp(10), deleted, json.into());
         let mut text = Vec::new();
         write(&mut text, &row);
         let text = String::from_utf8(text).unwrap();

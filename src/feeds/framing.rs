@@ -158,17 +158,9 @@ impl Framing {
 mod tests {
     use super::*;
     use crate::kinto::Timestamp;
-    use bytes::Bytes;
 
     fn row(json: &'static str, deleted: bool) -> FeedRow {
-        FeedRow {
-            seq: Seq::of(Timestamp(20)),
-            id: "a".into(),
-            last_modified: Timestamp(10),
-            revision: None,
-            deleted,
-            json: Bytes::from_static(json.as_bytes()),
-        }
+        FeedRow::new(Seq::of(Timestamp(20)), "a".into(), Timestamp(10), deleted, json.into())
     }
 
     fn written(framing: Framing, docs: bool, row: &FeedRow) -> String {

@@ -97,7 +97,6 @@ impl Share {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use futures_util::FutureExt;
     use serde_json::{Value, json};
 
@@ -107,14 +106,7 @@ mod tests {
     use crate::kinto::seq::Seq;
 
     fn row(record: &Value) -> FeedRow {
-        FeedRow {
-            seq: Seq::of(Timestamp(20)),
-            id: "a".into(),
-            last_modified: Timestamp(10),
-            revision: None,
-            deleted: false,
-            json: Bytes::from(record.to_string()),
-        }
+        FeedRow::new(Seq::of(Timestamp(20)), "a".into(), Timestamp(10), false, record.to_string().into())
     }
 
     fn filter(selector: &Value) -> Arc<FeedFilter> {

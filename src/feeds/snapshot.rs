@@ -18,9 +18,9 @@ use crate::wire::lent::Lent;
 /// How far a reader has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// Everything with a seq up to this one was shown,
+    /// The reader was shown everything with a seq up to this one.
     pub seq: Seq,
-    /// of what was known at this serial.
+    /// The serial of the snapshot that it was shown from.
     pub serial: u64,
     /// Where the reader began with a seq of which is not known what its reader had been shown: how far it has been given
     /// what may have been hidden from it then.
@@ -133,6 +133,11 @@ impl Default for Position {
 // === impl FeedRow ===
 
 impl FeedRow {
+    /// A change of which it is not known what its version is called.
+    pub fn new(seq: Seq, id: Arc<str>, last_modified: Timestamp, deleted: bool, json: Bytes) -> Self {
+        Self { seq, id, last_modified, revision: None, deleted, json }
+    }
+
     /// The version that this is, as CouchDB's clients name versions.
     pub fn rev(&self) -> String {
         self.revision.map_or_else(|| format!("1-{}", self.last_modified), |revision| revision.to_string())

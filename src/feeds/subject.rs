@@ -15,7 +15,7 @@ pub enum Subject {
     Bucket(Arc<str>),
     /// The monitored collections.
     Monitor,
-    /// The entries of a bucket's history,
+    /// The entries of a bucket's history, as far as they are seen.
     History(Arc<str>, View),
 }
 

@@ -239,7 +239,7 @@ fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> 
 
 fn row(table: &impl Table, place: usize, mark: &Mark<'_>, seq: Seq) -> FeedRow {
     let (json, deleted) = table.json(place);
-    FeedRow { seq, id: mark.id.into(), last_modified: mark.last_modified, revision: None, deleted, json }
+    FeedRow::new(seq, mark.id.into(), mark.last_modified, deleted, json)
 }
 
 struct Left {

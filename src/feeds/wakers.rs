@@ -20,7 +20,7 @@ struct Slots {
 }
 
 impl Wakers {
-    /// A wakers of the calling thread, whose readers are woken when `moved` does, and when feeds end.
+    /// Those of the calling thread. They are woken when `moved` moves, and when feeds end.
     pub(super) fn start(mut moved: watch::Receiver<u64>, mut phase: watch::Receiver<Phase>) -> Arc<Self> {
         let wakers = Arc::new(Self::default());
         let watched: Weak<Self> = Arc::downgrade(&wakers);

@@ -38,11 +38,11 @@ pub struct LastVersion {
 /// What is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
-    /// Whether those are wanted that are known in the collection's present life, too.
+    /// Whether records of the collection's present life are wanted, too.
     pub present: bool,
-    /// The newest are given that find room in so many bytes,
+    /// How many bytes all may take; of more than find room, the newest are given.
     pub room: u64,
-    /// where each takes its URI and so many more.
+    /// How many bytes a record takes beside its URI.
     pub each: usize,
 }
 

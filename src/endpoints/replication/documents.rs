@@ -261,13 +261,14 @@ impl<'c> Copies<'c> {
                 return Ok(content
                     .with_ids(ids)
                     .into_iter()
-                    .map(|row| FeedRow {
-                        seq: row.seq,
-                        id: row.id.clone(),
-                        last_modified: row.last_modified,
-                        revision: None,
-                        deleted: row.deleted,
-                        json: content.json(row),
+                    .map(|row| {
+                        FeedRow::new(
+                            row.seq,
+                            row.id.clone(),
+                            row.last_modified,
+                            row.deleted,
+                            content.json(row),
+                        )
                     })
                     .collect());
             }
@@ -283,7 +284,7 @@ impl<'c> Copies<'c> {
             source.tell_alive(&list, page.timestamp, &mut page.rows, |_| false).await?;
             rows.extend(page.rows.into_iter().map(|new| {
                 let NewRow { id, last_modified, deleted, json, .. } = new;
-                FeedRow { seq: Seq::of(last_modified), id, last_modified, revision: None, deleted, json }
+                FeedRow::new(Seq::of(last_modified), id, last_modified, deleted, json)
             }));
         }
         Ok(rows)
@@ -291,13 +292,7 @@ impl<'c> Copies<'c> {
 }
 
 fn tombstone(id: &str, end: &Link) -> FeedRow {
-    let record = json!({"id": id, "last_modified": end.modified.0, "deleted": true});
-    FeedRow {
-        seq: Seq::of(end.modified),
-        id: id.into(),
-        last_modified: end.modified,
-        revision: Some(end.revision),
-        deleted: true,
-        json: record.to_string().into(),
-    }
+    let record = json!({"id": id, "last_modified": end.modified.0, "deleted": true}).to_string();
+    let row = FeedRow::new(Seq::of(end.modified), id.into(), end.modified, true, record.into());
+    FeedRow { revision: Some(end.revision), ..row }
 }

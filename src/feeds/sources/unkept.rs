@@ -232,5 +232,5 @@ impl Snapshot for Unkept {
 /// A row with its own timestamp as its seq, or with that of a reader who may not have been shown it.
 fn row(new: NewRow, since: Seq) -> FeedRow {
     let NewRow { id, last_modified, deleted, json, .. } = new;
-    FeedRow { seq: Seq::of(last_modified).max(since), id, last_modified, revision: None, deleted, json }
+    FeedRow::new(Seq::of(last_modified).max(since), id, last_modified, deleted, json)
 }

@@ -141,12 +141,6 @@ fn row(json: Box<RawValue>) -> Option<FeedRow> {
     let head: EntryHead<'_> = serde_json::from_str(json.get()).ok()?;
     let (last_modified, deleted) = (Timestamp(head.last_modified), head.deleted);
     let id = (*head.id).into();
-    Some(FeedRow {
-        seq: Seq::of(last_modified),
-        id,
-        last_modified,
-        revision: None,
-        deleted,
-        json: Bytes::from(Box::<str>::from(json).into_string()),
-    })
+    let json = Bytes::from(Box::<str>::from(json).into_string());
+    Some(FeedRow::new(Seq::of(last_modified), id, last_modified, deleted, json))
 }
