@@ -5,7 +5,6 @@
 //! [`Journal::delete`], which give what Kinto's list language selects.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,7 +84,7 @@ use queue::{Done, Waiting, Work};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where history is kept. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Journal {
     engine: Arc<Engine>,
     owner: Arc<Owner>,
@@ -116,12 +115,6 @@ pub enum JournalError {
 }
 
 // === impl Journal ===
-
-impl fmt::Debug for Journal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Journal").field(&self.engine.kind).finish()
-    }
-}
 
 impl Journal {
     /// Writes intents down; durable when it returns.

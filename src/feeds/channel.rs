@@ -31,6 +31,7 @@ use crate::phase::Phase;
 const BATCHES: usize = 8;
 
 /// What a source's live readers share.
+#[derive(Debug)]
 pub struct Channel {
     latest: ArcSwapOption<Latest>,
     /// Moves whenever there is something to look at.
@@ -200,12 +201,6 @@ impl Channel {
 
 /// How often a channel is looked at for snapshots without changes.
 const LOOK: Duration = Duration::from_millis(20);
-
-impl std::fmt::Debug for Channel {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Channel").finish_non_exhaustive()
-    }
-}
 
 // === impl Spot ===
 

@@ -1,5 +1,6 @@
 //! The two engines: where the journal is, connections to it, and what their errors mean.
 
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -82,6 +83,7 @@ struct Reading {
 }
 
 /// A connection that writes.
+#[derive(Debug)]
 pub(super) enum Writing {
     /// One of its own.
     Own(AnyConnection),
@@ -159,6 +161,13 @@ impl Kind {
             Self::Sqlite => "BEGIN IMMEDIATE",
             Self::Postgres => "BEGIN",
         }
+    }
+}
+
+impl fmt::Debug for Engine {
+    /// SECURITY: the address may have a password.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Engine").field(&self.kind).finish()
     }
 }
 

@@ -1,7 +1,6 @@
 //! A journal on its way to be open: found, then brought up to date, then in use.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc};
@@ -23,15 +22,10 @@ const NEWS_KEPT: usize = 1024;
 
 /// A journal that was found. Everything of the old process is known to be dead (SQLite: the file is locked for this process)
 /// or left to the process that it belongs to (PostgreSQL).
+#[derive(Debug)]
 pub struct Opening {
     url: JournalUrl,
     engine: Arc<Engine>,
-}
-
-impl fmt::Debug for Opening {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Opening").field(&self.engine.kind).finish()
-    }
 }
 
 // === impl Opening ===

@@ -16,6 +16,7 @@ use super::statement::Statement;
 const SEEN_TO: Duration = Duration::from_secs(2);
 
 /// This process among the owners of intents.
+#[derive(Debug)]
 pub(super) struct Owner {
     pub(super) number: i64,
     engine: Arc<Engine>,

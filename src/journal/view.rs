@@ -1,6 +1,5 @@
 //! A journal that is looked at, and neither made nor changed. A sidecar may use it meanwhile.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::engine::{DEADLINE, Engine};
@@ -9,14 +8,9 @@ use crate::kinto::Timestamp;
 use crate::settings::JournalUrl;
 
 /// See the module.
+#[derive(Debug)]
 pub struct JournalView {
     pub(super) engine: Arc<Engine>,
-}
-
-impl fmt::Debug for JournalView {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("JournalView").field(&self.engine.kind).finish()
-    }
 }
 
 impl JournalView {

@@ -1,7 +1,6 @@
 //! A journal written as lines, batch by batch.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -26,6 +25,7 @@ const BYTES: i64 = 4 << 20;
 
 /// A journal, or a bucket's part of it, being written: as it was when the first lines were read, whatever is recorded
 /// meanwhile.
+#[derive(Debug)]
 pub struct Export {
     engine: Arc<Engine>,
     only: Option<String>,
@@ -55,12 +55,6 @@ enum Part {
         from: String,
         to: String,
     },
-}
-
-impl fmt::Debug for Export {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Export").field("only", &self.only).finish_non_exhaustive()
-    }
 }
 
 impl Export {
