@@ -60,7 +60,7 @@ mod writer;
 
 pub use crate::kinto::object::{Object, ResourceName};
 pub use chain::{Link, Named, Revision, Seen};
-pub use change::{Action, Change, Entry, Intent, IntentGroup, Known, Life, News, Note, Outcome, Permissions};
+pub use change::{Action, Change, Intent, IntentGroup, Known, Life, News, Note, Outcome, Permissions};
 pub use checkpoints::{Checkpoint, CheckpointName};
 pub use entry::{are_same_permissions, is_same_but_modified};
 pub use ever_known::{EverKnown, LastVersion, Wanted};
@@ -125,19 +125,19 @@ impl Journal {
     }
 
     /// Records what became of a write; durable when it returns. Changes that are recorded already, that are excluded, or that
-    /// were found and are overtaken by what is recorded make no entry. Gives the entries made.
-    pub async fn settle(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
+    /// were found and are overtaken by what is recorded make no entry. Gives how many entries were made.
+    pub async fn settle(&self, outcome: Outcome) -> Result<usize, JournalError> {
         self.settled(Work::Settle { outcome, is_kept: false, among: None }).await
     }
 
     /// The same for what an answer to a write says: where it cannot be recorded now, it is later, before anything newer about
     /// the same objects.
-    pub async fn settle_at_last(&self, outcome: Outcome) -> Result<Vec<Entry>, JournalError> {
+    pub async fn settle_at_last(&self, outcome: Outcome) -> Result<usize, JournalError> {
         self.settled(Work::Settle { outcome, is_kept: true, among: None }).await
     }
 
-    async fn settled(&self, work: Work) -> Result<Vec<Entry>, JournalError> {
-        Ok(self.write(work).await?.into_entries().unwrap_or_default())
+    async fn settled(&self, work: Work) -> Result<usize, JournalError> {
+        Ok(self.write(work).await?.entries())
     }
 
     /// The intents that nobody alive will settle: left by this or another process that died.

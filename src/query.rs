@@ -20,7 +20,6 @@ mod sort;
 pub use fields::{Fields, nested};
 pub use filter::{Filter, Operator, wildcard};
 pub use invalid::{Fault, Invalid};
-pub use order::compare;
 pub use parameters::{Parameters, decode, pairs, pieces};
 pub use schema::Given;
 use schema::GivenFilter;

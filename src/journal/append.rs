@@ -10,19 +10,19 @@ use super::news::{Meaning, meaning};
 use super::readers::of_permissions;
 use super::rows::{EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
-use super::{Action, Change, Entry, Object, Outcome, Permissions};
+use super::{Action, Change, Object, Outcome, Permissions};
 use crate::journal::transaction::Transaction;
 
 impl Transaction<'_> {
-    /// Records what became of a write, once all that it needs was read. Gives the entries made.
-    pub(super) async fn settle(&mut self, outcome: &Outcome) -> sqlx::Result<Vec<Entry>> {
+    /// Records what became of a write, once all that it needs was read. Gives how many entries were made.
+    pub(super) async fn settle(&mut self, outcome: &Outcome) -> sqlx::Result<usize> {
         for known in &outcome.known {
             self.learn(known, Meaning::Moved, false).await?;
         }
         self.ended.clone_from(&outcome.ended);
-        let mut entries = Vec::new();
+        let mut entries = 0;
         for change in &outcome.changes {
-            entries.extend(self.record(change).await?);
+            entries += usize::from(self.record(change).await?);
         }
         for (list, timestamp) in &outcome.watermarks {
             let mark = Statement::new("INSERT INTO sidecar_watermarks (list, timestamp) VALUES (")
@@ -36,7 +36,8 @@ impl Transaction<'_> {
         Ok(entries)
     }
 
-    async fn record(&mut self, change: &Change) -> sqlx::Result<Option<Entry>> {
+    /// Records a change; whether it made an entry.
+    async fn record(&mut self, change: &Change) -> sqlx::Result<bool> {
         let object = &change.object;
         let uri = object.to_string();
         if change.action == Some(Action::Create) {
@@ -47,12 +48,12 @@ impl Transaction<'_> {
         let is_recorded = !recorded.is_empty();
         let meaning = meaning(change, before.as_ref(), recorded);
         if meaning == Meaning::Overtaken {
-            return Ok(None);
+            return Ok(false);
         }
         let is_news = meaning != Meaning::Known && !self.is_of_the_past(change);
         let Some(data) = change.data.as_deref().filter(|_| is_news) else {
             self.learn(change, meaning, is_recorded).await?;
-            return Ok(None);
+            return Ok(false);
         };
         let alive = before.filter(|state| !state.deleted);
         let action = match change.action {
@@ -70,7 +71,7 @@ impl Transaction<'_> {
         if self.is_excluded(change) {
             self.learn(change, meaning, false).await?;
             self.mark_gap(object, change.modified).await?;
-            return Ok(None);
+            return Ok(false);
         }
         let known = alive.and_then(|state| state.permissions).filter(|_| action == Action::Update);
         let permissions = change.permissions.as_ref().or(known.as_ref());
@@ -81,7 +82,7 @@ impl Transaction<'_> {
         let last_modified = self.next_timestamp(object.bucket()).await?;
         let microseconds = change.date.map_or_else(now_microseconds, |date| date.0.saturating_mul(1000));
         let (id, date) = (Uuid::new_v4().to_string(), iso_date(microseconds));
-        let draft = Draft {
+        let json = Draft {
             id: &id,
             last_modified,
             date: &date,
@@ -92,15 +93,8 @@ impl Transaction<'_> {
             data,
             permissions,
             previous: previous.as_deref(),
-        };
-        let json = draft.json();
-        let entry = Entry {
-            id: id.clone(),
-            last_modified,
-            json: json.as_str().into(),
-            object: object.clone(),
-            modified: change.modified,
-        };
+        }
+        .json();
         let row = EntryRow {
             history: self.history(object.bucket()).await?.id,
             last_modified,
@@ -116,7 +110,7 @@ impl Transaction<'_> {
         };
         self.add(object.bucket(), row);
         self.learn(change, meaning, true).await?;
-        Ok(Some(entry))
+        Ok(true)
     }
 
     /// Notes an object's state, where it is not older than what is known.

@@ -136,29 +136,12 @@ pub struct Life {
 }
 
 /// The state of an object as last recorded.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Known {
     /// The `last_modified` of its version.
     pub modified: Timestamp,
     /// Whether that is a tombstone.
     pub deleted: bool,
-    /// Its permissions, where they were ever seen.
-    pub permissions: Option<Permissions>,
-}
-
-/// An entry of a bucket's history.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// Its own id, a UUID.
-    pub id: String,
-    /// Its own timestamp, unique in its bucket.
-    pub last_modified: Timestamp,
-    /// The whole entry as it is served, as JSON.
-    pub json: Arc<str>,
-    /// The object that it is about.
-    pub object: Object,
-    /// The version that it is about.
-    pub modified: Timestamp,
 }
 
 /// Something was recorded, by this process or by another one on the same journal.

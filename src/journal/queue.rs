@@ -12,7 +12,7 @@ use super::checkpoints::CheckpointName;
 use super::engine::DEADLINE;
 use super::others::{Among, Behind};
 use super::transfer::{Imported, Line};
-use super::{Change, EntriesPage, Entry, Intent, IntentGroup, JournalError, Outcome};
+use super::{Change, EntriesPage, Intent, IntentGroup, JournalError, Outcome};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -75,7 +75,8 @@ pub(super) enum Surplus {
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
-    Entries(Vec<Entry>),
+    /// How many entries were made.
+    Entries(usize),
     /// The rest has to wait.
     Behind(Behind),
     /// Who was told.
@@ -106,11 +107,11 @@ impl Work {
 }
 
 impl Done {
-    /// The entries made.
-    pub(super) fn into_entries(self) -> Option<Vec<Entry>> {
+    /// How many entries were made.
+    pub(super) fn entries(&self) -> usize {
         match self {
-            Self::Entries(entries) => Some(entries),
-            _ => None,
+            Self::Entries(entries) => *entries,
+            _ => 0,
         }
     }
 }

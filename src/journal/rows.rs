@@ -78,7 +78,7 @@ impl EntryRow {
 
 impl ObjectState {
     pub(super) fn known(&self) -> Known {
-        Known { modified: self.modified, deleted: self.deleted, permissions: self.permissions.clone() }
+        Known { modified: self.modified, deleted: self.deleted }
     }
 }
 

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use serde_json::{Number, Value};
 
 /// Compares two values, of which either may be missing.
-pub fn compare(left: Option<&Value>, right: Option<&Value>) -> Ordering {
+pub(super) fn compare(left: Option<&Value>, right: Option<&Value>) -> Ordering {
     match (left, right) {
         (None, None) => Ordering::Equal,
         (None, Some(_)) => Ordering::Greater,

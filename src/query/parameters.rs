@@ -72,11 +72,6 @@ impl Parameters {
         kept
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     /// All names with their values, by first occurrence.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.items.iter().map(|(name, values)| (name.as_str(), values.as_slice()))

@@ -55,7 +55,8 @@ impl Buffers {
     }
 
     /// How many bytes are held.
-    pub fn held(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
         self.lock().total
     }
 

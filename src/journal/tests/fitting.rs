@@ -52,7 +52,7 @@ async fn what_is_too_long_for_an_index_is_left_out_and_the_rest_is_recorded() {
         let name = CheckpointName { user_id: "me".to_owned(), collection: "c".to_owned(), id: long };
         let kept = journal.keep_checkpoint(name, Some("{}".to_owned())).await;
         assert_eq!(matches!(kept, Err(JournalError::Refused(_))), is_postgres, "{kept:?}");
-        assert_eq!(settle(&journal, vec![record("a", 5)]).await.len(), 1, "others go on");
+        assert_eq!(settle(&journal, vec![record("a", 5)]).await, 1, "others go on");
     }
 }
 
@@ -64,15 +64,14 @@ async fn what_the_bound_lets_through_can_be_kept() {
             let mut change = record(&noise(length), 1);
             change.user_id = Some(noise(2590));
             let is_kept = journal.keeps(&change.object.to_string()) && journal.keeps_author(&noise(2590));
-            let entries = settle(&journal, vec![change]).await;
-            assert_eq!(entries.len(), usize::from(is_kept), "{length}");
+            assert_eq!(settle(&journal, vec![change]).await, usize::from(is_kept), "{length}");
         }
         let bucket = change(&format!("/buckets/{}", noise(2570)), None, 1, &json!({"last_modified": 1}));
         assert!(journal.keeps(&bucket.object.to_string()));
         let list = format!("{}/collections", bucket.object);
         let watermarks = vec![(list.clone(), Timestamp(1))];
         let outcome = Outcome { watermarks, changes: vec![bucket], ..Outcome::default() };
-        assert_eq!(journal.settle(outcome).await.unwrap().len(), 1);
+        assert_eq!(journal.settle(outcome).await.unwrap(), 1);
         assert_eq!(journal.watermark(&list).await.unwrap(), Some(Timestamp(1)));
     }
 }
@@ -92,15 +91,11 @@ async fn texts_with_a_nul_or_half_a_character_are_recorded() {
         let outcome = Outcome { closes: Some(group), changes, ..Outcome::default() };
         let made = journal.settle(outcome).await.unwrap();
         let is_postgres = journal.engine.kind == Kind::Postgres;
-        assert_eq!(made.len(), if is_postgres { 2 } else { 3 });
-        assert!(made[0].json.contains(data));
+        assert_eq!(made, if is_postgres { 2 } else { 3 });
         let page =
             journal.page("a", &query("_sort=last_modified&_limit=1"), &Sees::Everything).await.unwrap();
         assert!(page.rows[0].get().contains(data));
-        let about = Object::of_uri(&format!("{RECORDS}/odd")).unwrap();
-        let known = journal.known(std::slice::from_ref(&about)).await.unwrap();
-        let readers = known[&about].permissions.as_ref().unwrap()["read"].clone();
-        assert_eq!(readers, ["a\u{0}b", "you"], "as it is said");
+        assert!(page.rows[0].get().contains(r#""read":["a\u0000b","you"]"#), "as it is said");
     }
 }
 

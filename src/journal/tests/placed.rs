@@ -119,6 +119,6 @@ async fn on_each_engine_what_is_late_precedes_what_is_newer() {
         let newer = journal.settle_at_last(outcome(vec![version(6)])).await;
         assert_eq!(newer.is_err(), refused, "{newer:?}");
         let other = change("/buckets/a/groups/g", None, 7, &json!({"v": 7}));
-        assert_eq!(settle(&journal, vec![other]).await.len(), 1, "others go on");
+        assert_eq!(settle(&journal, vec![other]).await, 1, "others go on");
     }
 }

@@ -50,12 +50,12 @@ impl Writer {
 
     /// Records an outcome bit by bit. What the engine does not take is left out.
     async fn commit_parts(&mut self, outcome: &Outcome) -> Result<Done, Failure> {
-        let mut entries = Vec::new();
+        let mut entries = 0;
         for outcome in outcome.parts() {
             let work = Work::Settle { outcome, is_kept: false, among: None };
             let failure = match self.commit(&[&work]).await {
                 Ok(done) => {
-                    entries.extend(done.into_iter().filter_map(Done::into_entries).flatten());
+                    entries += done.iter().map(Done::entries).sum::<usize>();
                     continue;
                 }
                 Err(failure) => failure,
