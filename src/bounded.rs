@@ -37,8 +37,8 @@ pub fn read_from(text: impl Read, most: usize) -> Result<Value, Refused> {
     value(serde_json::Deserializer::from_reader(text), most)
 }
 
-/// Reads what of a text of any number of values is nested so many levels deep; what is deeper is `null`. What follows the
-/// first value is not looked at.
+/// Reads a text down to so many levels: what is nested deeper becomes `null`. It may have any number of values. What follows
+/// the first one is not looked at.
 pub(crate) fn read_levels(text: &[u8], levels: usize) -> Option<Value> {
     let left = Cell::new(Some(usize::MAX));
     Seed { left: &left, levels }.deserialize(&mut serde_json::Deserializer::from_slice(text)).ok()

@@ -175,7 +175,7 @@ async fn read_default(
 ) -> Result<Response, Error> {
     let writes = &core.app.writes;
     let requester = core.requester(request.headers());
-    // Whoever only reads goes on: what they make is found as what passes elsewhere.
+    // A read goes on where nobody says whose bucket it is: what is made for it is found like what passes elsewhere.
     let default = requester.default_bucket(&path).await.unwrap_or_default();
     let default = default.filter(|_| *request.method() != Method::OPTIONS);
     let read = Write::new(request.method(), path, request.headers(), requester.credentials, default);

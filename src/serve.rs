@@ -73,7 +73,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
         _ => (None, given),
     };
     let journal = if predecessor.is_some() {
-        // Whoever served before has it still, and goes on where this process could not use it.
+        // The process before this one still has it. That one goes on serving where this one could not use it.
         examine_journal(&settings, &background)?;
         JournalAtStart::Not
     } else {

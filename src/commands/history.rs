@@ -68,7 +68,7 @@ pub fn run(settings: &Settings, transfer: &Transfer) -> io::Result<ExitCode> {
             }
         }
     });
-    // Nobody is waited for who reads from a terminal or a pipe.
+    // A thread that still reads from a terminal or a pipe is not waited for.
     runtime.shutdown_background();
     Ok(ended(done))
 }

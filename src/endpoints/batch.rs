@@ -95,7 +95,8 @@ pub async fn answer(
     let batch = Arc::new(batch);
     let requests = &batch.requests;
     current::with(|current| current.note_parts(requests.iter().map(SubRequest::part)));
-    // Kinto takes what says nothing, and says itself that something else is no JSON: it would not hear of what is the sidecar's.
+    // Kinto refuses a batch that says that it is something else than JSON. It would not see one whose sub-requests are all the
+    // sidecar's own, so such a batch is passed on as it is.
     let is_other = parts.headers.contains_key(header::CONTENT_TYPE) && !media_type::is_json(&parts.headers);
     if is_other && requests.iter().all(|request| request.own.is_some()) {
         let (answer, body) = forward::exchange(core, parts, body, peer, &mut hold).await?;
@@ -154,7 +155,7 @@ pub async fn answer(
     super::advised(core, response)
 }
 
-/// What Kinto reads as another text than it is here would pass unseen.
+/// Refuses a charset by which Kinto might read another text than is read here: a write in it would go unnoticed.
 fn check_charset(headers: &HeaderMap) -> Result<(), Error> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let Some(content_type) = types.next() else { return Ok(()) };

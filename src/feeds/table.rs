@@ -213,7 +213,7 @@ fn first_after(table: &impl Table, seq: Seq) -> usize {
 
 /// Rows that a reader who comes with a seq may not have been shown, though they are not above it, oldest first.
 fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> {
-    // Whoever was told of what was late by then has a seq of this sidecar.
+    // A reader who was told of the rows that were late by then has a seq of this sidecar's own.
     if doubt.since.is_own() {
         return Vec::new();
     }

@@ -149,7 +149,7 @@ pub(super) fn select_of_others(owner: i64, uris: &BTreeSet<String>, takes_turn: 
         select.push(") AS turn LEFT JOIN sidecar_intents AS intents ON intents.owner <> ").bind(owner);
     let select =
         select.push(" AND intents.uri = ANY (ARRAY(SELECT json_array_elements_text(CAST(").bind(uris);
-    // What is made without an id in a list is nobody else's.
+    // An object that is sent to a list without an id is given one that nobody else can name.
     select.push(" AS JSON)))) AND (intents.method <> 'POST' OR intents.sent LIKE '%\"id\":%')")
 }
 

@@ -90,7 +90,7 @@ impl Recording {
         };
         let group = match journal.intend(all).await {
             Ok(group) => Some(group),
-            // What another process keeps, it would take for what passed elsewhere.
+            // The process that has the journal now would take the write for one that passed elsewhere.
             Err(error) if room.forwards() && !matches!(error, JournalError::Left) => {
                 tracing::error!(%error, "a write goes on without the journal");
                 None

@@ -40,7 +40,7 @@ pub async fn answer(
     let opened = Opened::of(core, &key.bucket, request).await?;
     let moment = super::moment(moment)?;
     let collection = Object::Collection(opened.bucket.clone(), key.collection.to_string());
-    // Whoever may read some of it only would be told of the rest what changed.
+    // Somebody who may read a part of it only would be told what changed in the rest.
     super::check_readable(core, &opened.requester, &collection).await?;
     let visible = opened.visible(core).await?;
     let Opened { bucket, requester, .. } = opened;

@@ -89,7 +89,7 @@ async fn attachment(core: &Core, path: &str, request: &Parts) -> Result<Response
 
 /// Fetches an attachment, and passes it on as it comes.
 async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, V2Refusal> {
-    // What caches keep for all depends on nothing that one of them says of the form that they like.
+    // Caches keep the answer for all clients, so it does not depend on which codings and types one of them accepts.
     const ASKED: [http::HeaderName; 4] = [IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE];
     const TOLD: [http::HeaderName; 8] = [
         ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED,

@@ -88,7 +88,7 @@ async fn named(connection: &mut AnyConnection, seen: &[Seen]) -> sqlx::Result<Ve
     Ok(seen.iter().map(name).collect())
 }
 
-/// Whether a version has the name of the end of its chain. Of an object that is gone, everybody knows that already.
+/// Whether a version has the name of the end of its chain. For an object that is gone, any deletion does.
 fn is_end(end: &Link, seen: &Seen) -> bool {
     end.is_of(seen.modified, seen.deleted) || end.deleted && seen.deleted
 }

@@ -77,7 +77,7 @@ impl Writer {
                 metrics::journal::count_commit(begun.elapsed());
                 self.stray.clear();
                 self.end_giving_back(works, &done).await;
-                // What was removed meanwhile has not kept it.
+                // A file that was removed meanwhile does not have it.
                 self.check().await?;
                 if !news.objects.is_empty() {
                     // Nobody may be listening.

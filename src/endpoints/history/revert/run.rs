@@ -88,7 +88,7 @@ impl Run {
         self.told.end().await;
     }
 
-    /// Undoes what was done to these objects: what has to be there for others comes first, and what holds others goes last.
+    /// Undoes what was done to these objects: a bucket or a collection is written before what is in it, and deleted after.
     pub(super) async fn undo(&mut self, visible: &Visible, mut touched: Vec<Touched>) {
         touched.sort_by_cached_key(|touched| (rank(&touched.object), touched.object.to_string()));
         let mut deletions = self.pass(visible, touched, true).await;
