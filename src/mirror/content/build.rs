@@ -148,25 +148,38 @@ impl Content {
                 row.last_modified == timestamp || update.witnessed.binary_search(&row.last_modified).is_ok();
             placed.push(row);
         }
-        let began = before.map_or(timestamp, |before| before.began);
-        let high = placed.iter().map(|row| row.seq).max().unwrap_or_default();
+        let content = Self::of(metadata, timestamp, placed, bytes.freeze());
         Self {
-            digest: digest(&metadata, timestamp, &placed),
+            serial: find.serial,
+            high: find.high.max(content.high),
+            lone: update.lone,
+            began: before.map_or(timestamp, |before| before.began),
+            remembers: before.and_then(|before| before.remembers),
+            ..content
+        }
+    }
+
+    /// The first content of a mirror, with all that its rows say by themselves.
+    pub(super) fn of(metadata: Metadata, timestamp: Timestamp, rows: Vec<Row>, bytes: Bytes) -> Self {
+        let hashes = rows.iter().map(|row| row.hash.wrapping_add(u64::from(row.deleted)));
+        let late = rows.iter().enumerate().filter(|(_, row)| row.late.is_some());
+        Self {
+            digest: hashes.fold(hash(&metadata.json).wrapping_add(timestamp.0), u64::wrapping_add),
             metadata,
             timestamp,
-            serial: find.serial,
-            live: live(&placed),
+            serial: 1,
+            live: rows.iter().filter(|row| !row.deleted).count(),
             live_bytes: OnceLock::new(),
-            late: late(&placed),
-            newest_born: newest_born(&placed),
-            rows: placed,
-            bytes: bytes.freeze(),
-            high: find.high.max(high),
+            late: late.map(|(index, _)| index).collect(),
+            newest_born: rows.iter().map(|row| row.born).max().unwrap_or_default(),
+            high: rows.iter().map(|row| row.seq).max().unwrap_or_default(),
+            rows,
+            bytes,
             by_seq: OnceLock::new(),
             by_id: ById::default(),
-            lone: update.lone,
-            began,
-            remembers: before.and_then(|before| before.remembers),
+            lone: Vec::new(),
+            began: timestamp,
+            remembers: None,
         }
     }
 }
@@ -175,25 +188,4 @@ impl Former {
     fn of(&self, id: &str) -> Timestamp {
         self.born.get(id).copied().unwrap_or(self.others)
     }
-}
-
-/// See [`Content::digest`].
-pub(super) fn digest(metadata: &Metadata, timestamp: Timestamp, rows: &[Row]) -> u64 {
-    let rows = rows.iter().map(|row| row.hash.wrapping_add(u64::from(row.deleted)));
-    rows.fold(hash(&metadata.json).wrapping_add(timestamp.0), u64::wrapping_add)
-}
-
-/// How many rows are no tombstones.
-pub(super) fn live(rows: &[Row]) -> usize {
-    rows.iter().filter(|row| !row.deleted).count()
-}
-
-/// The newest [`Row::born`].
-pub(super) fn newest_born(rows: &[Row]) -> Timestamp {
-    rows.iter().map(|row| row.born).max().unwrap_or_default()
-}
-
-/// Indices of the rows that are marked late.
-pub(super) fn late(rows: &[Row]) -> Vec<usize> {
-    rows.iter().enumerate().filter(|(_, row)| row.late.is_some()).map(|(index, _)| index).collect()
 }

@@ -1,12 +1,8 @@
 //! A content as it is kept on disk: what is known of each row, and the rows' bytes as they are.
 
-use std::sync::OnceLock;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::build::{digest, late, live, newest_born};
-use super::by_id::ById;
 use super::{Content, Row, hash};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
@@ -67,7 +63,6 @@ impl Content {
         let kept: KeptContent = serde_json::from_slice(line).ok()?;
         let metadata =
             Metadata { json: Bytes::from(kept.metadata), last_modified: Timestamp(kept.metadata_modified) };
-        let timestamp = Timestamp(kept.timestamp);
         let mut rows = Vec::with_capacity(kept.rows.len());
         let mut start = 0_usize;
         for row in kept.rows {
@@ -94,23 +89,16 @@ impl Content {
             start = row.place.end;
             rows.push(row);
         }
+        if bytes.len() != start {
+            return None;
+        }
         Some(Self {
-            digest: digest(&metadata, timestamp, &rows),
-            metadata,
-            timestamp,
             serial: kept.serial,
-            live: live(&rows),
-            live_bytes: OnceLock::new(),
-            late: late(&rows),
-            newest_born: newest_born(&rows),
-            bytes: Some(bytes).filter(|bytes| bytes.len() == start)?,
             high: Seq::parse(&kept.high)?,
-            by_seq: OnceLock::new(),
-            by_id: ById::default(),
             lone: kept.lone.into_iter().map(Timestamp).collect(),
             began: Timestamp(kept.began),
             remembers: kept.remembers.map(Timestamp),
-            rows,
+            ..Self::of(metadata, Timestamp(kept.timestamp), rows, bytes)
         })
     }
 }

@@ -46,6 +46,12 @@ fn a_journal_that_cannot_be_used_is_named_and_left_as_it_is() {
     assert_eq!(std::fs::read_to_string(&corrupt).unwrap(), text);
 }
 
+/// How large the files are that it may write.
+fn limit(sidecar: &Sidecar, bytes: Option<u64>) {
+    let process = Pid::from_raw(sidecar.process_id().try_into().unwrap());
+    prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
+}
+
 #[tokio::test]
 async fn on_a_full_disk_writes_are_refused_before_they_reach_the_upstream() {
     let (folder, kinto) = (tempfile::tempdir().unwrap(), Kinto::shared());
@@ -54,18 +60,14 @@ async fn on_a_full_disk_writes_are_refused_before_they_reach_the_upstream() {
     let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
     let alice = sidecar.client().user("alice");
     alice.put(&bucket).await.expect(201);
-    let process = Pid::from_raw(sidecar.process_id().try_into().unwrap());
-    let limit = |bytes| {
-        prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
-    };
-    limit(Some(1));
+    limit(&sidecar, Some(1));
     let refused = alice.put(&format!("{bucket}/collections/c")).await.expect(503);
     assert!(refused.headers.contains_key("retry-after"), "{refused}");
     assert_eq!(refused.json()["errno"], 201);
     kinto.client().user("alice").get(&format!("{bucket}/collections/c")).await.expect(404);
     assert_eq!(entries(&alice, &bucket).await.len(), 1, "what is there can be read");
     alice.get(&bucket).await.expect(200);
-    limit(None);
+    limit(&sidecar, None);
     eventually("writes again", async || {
         (alice.put(&format!("{bucket}/collections/c")).await.status == 201).then_some(())
     })
@@ -89,13 +91,9 @@ async fn where_the_operator_wants_it_writes_go_on_and_the_gap_is_healed() {
     );
     let alice = sidecar.client().user("alice");
     alice.put(&bucket).await.expect(201);
-    let process = Pid::from_raw(sidecar.process_id().try_into().unwrap());
-    let limit = |bytes| {
-        prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
-    };
-    limit(Some(1));
+    limit(&sidecar, Some(1));
     alice.put(&format!("{bucket}/groups/g")).data(json!({"members": []})).await.expect(201);
-    limit(None);
+    limit(&sidecar, None);
     eventually("the entry", async || (entries(&alice, &bucket).await.len() == 2).then_some(())).await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
@@ -80,7 +80,7 @@ impl Run {
     pub(super) async fn work(mut self, work: Work) {
         let reason = "it was changed elsewhere, and the history does not have that yet";
         for object in work.unknown {
-            let line = ObjectLine::new(object.to_string(), Status::NotTried);
+            let line = ObjectLine::new(&object, Status::NotTried);
             self.told.tell(line.because(reason)).await;
         }
         self.undo(&work.visible, work.touched).await;
@@ -140,7 +140,7 @@ impl Run {
                 step = Step::Conflict(conflict);
             }
         }
-        let line = |status| ObjectLine::new(object.to_string(), status);
+        let line = |status| ObjectLine::new(object, status);
         match step {
             Step::Unchanged => self.told.tell(line(Status::Unchanged)).await,
             Step::Conflict(reason) => self.told.tell(line(Status::Conflict).because(reason)).await,
@@ -168,17 +168,14 @@ impl Run {
         }
         self.flush().await;
         let path = format!("{object}/records");
-        let asked = self.core.upstream.ask_as(Method::HEAD, &path, self.headers(), Bytes::new()).await;
+        let headers = self.requester.credentials.headers();
+        let asked = self.core.upstream.ask_as(Method::HEAD, &path, headers, Bytes::new()).await;
         let total = asked.ok().and_then(|answer| {
-            let total =
-                answer.headers().get(TOTAL_OBJECTS).or_else(|| answer.headers().get(TOTAL_RECORDS))?;
+            let headers = answer.headers();
+            let total = headers.get(TOTAL_OBJECTS).or_else(|| headers.get(TOTAL_RECORDS))?;
             total.to_str().ok()?.parse::<usize>().ok()
         });
         (total != Some(0)).then_some("it holds records that are not undone, or nobody knows")
-    }
-
-    fn headers(&self) -> HeaderMap {
-        self.requester.credentials.headers()
     }
 
     fn stop(&mut self, error: &Error) {
@@ -187,7 +184,7 @@ impl Run {
 
     async fn not_tried(&mut self, object: &Object) {
         let reason = self.told.stopped.clone().unwrap_or_default();
-        self.told.tell(ObjectLine::new(object.to_string(), Status::NotTried).because(reason)).await;
+        self.told.tell(ObjectLine::new(object, Status::NotTried).because(reason)).await;
     }
 
     /// Writes what is pending.
@@ -300,7 +297,7 @@ impl Run {
                 StatusCode::PRECONDITION_FAILED if self.options.overwrite => doubtful.push(undoing),
                 StatusCode::PRECONDITION_FAILED => self.conflict(&undoing).await,
                 StatusCode::NOT_FOUND if undoing.data.is_none() => {
-                    self.told.tell(ObjectLine::new(undoing.object.to_string(), Status::Unchanged)).await;
+                    self.told.tell(ObjectLine::new(&undoing.object, Status::Unchanged)).await;
                 }
                 _ if status.is_server_error() || status.is_redirection() => doubtful.push(undoing),
                 _ => self.refused(&undoing, status, answer.body).await,
@@ -316,13 +313,13 @@ impl Run {
             action: Some(undoing.action()),
             last_modified: version.map(|version| version.0),
             permissions: shown.and_then(|shown| shown.permissions).filter(|_| is_permitted),
-            ..ObjectLine::new(undoing.object.to_string(), Status::Done)
+            ..ObjectLine::new(&undoing.object, Status::Done)
         };
         self.told.tell(line).await;
     }
 
     async fn conflict(&mut self, undoing: &Undoing) {
-        let line = ObjectLine::new(undoing.object.to_string(), Status::Conflict);
+        let line = ObjectLine::new(&undoing.object, Status::Conflict);
         self.told.tell(line.because("somebody else changed it since")).await;
     }
 
@@ -331,7 +328,7 @@ impl Run {
             action: Some(undoing.action()),
             code: Some(status.as_u16()),
             error,
-            ..ObjectLine::new(undoing.object.to_string(), Status::Refused)
+            ..ObjectLine::new(&undoing.object, Status::Refused)
         };
         self.told.tell(line).await;
     }

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::step::Undoing;
 use crate::history::difference::Difference;
+use crate::journal::Object;
 use crate::wire::body::Sender;
 
 /// What became of an object.
@@ -92,9 +93,9 @@ pub(in crate::endpoints) struct Told {
 
 impl<'l> ObjectLine<'l> {
     /// A line about an object, and nothing more.
-    pub(in crate::endpoints) fn new(uri: String, status: Status) -> Self {
+    pub(in crate::endpoints) fn new(object: &Object, status: Status) -> Self {
         Self {
-            uri,
+            uri: object.to_string(),
             status,
             action: None,
             last_modified: None,
