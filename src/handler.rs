@@ -53,7 +53,8 @@ pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Pee
         let route = Route::of(request.uri().path(), &core.app.settings);
         let endpoint = route.name();
         let current = about(request.uri());
-        let asked = recent::is_remembered(&route).then(|| Asked::of(core, &request, peer.scheme())).flatten();
+        let asked =
+            if recent::is_remembered(&route) { Asked::of(core, &mut request, peer.scheme()) } else { None };
         let answered = async {
             let answered = match settled {
                 Ok(()) => AssertUnwindSafe(answer(core, route, request, peer))

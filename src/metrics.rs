@@ -79,6 +79,7 @@ impl CacheOutcome {
 #[derive(Debug, Default)]
 struct Counts {
     requests: [[[AtomicU64; CACHES.len()]; CLASSES.len()]; ENDPOINTS.len()],
+    given_again: AtomicU64,
     latency: [[AtomicU64; BUCKETS.len() + 1]; ENDPOINTS.len()],
     latency_sum_us: [AtomicU64; ENDPOINTS.len()],
     upstream: [AtomicU64; UPSTREAM.len()],
@@ -109,6 +110,11 @@ pub fn count_request(endpoint: &str, status: StatusCode, cache: CacheOutcome, el
         add(counts.latency.get(endpoint).and_then(|buckets| buckets.get(bucket)), 1);
         add(counts.latency_sum_us.get(endpoint), elapsed_us);
     });
+}
+
+/// Counts an answer that was given a moment ago, and was given again.
+pub(crate) fn count_given_again() {
+    with_counts(|counts| add(Some(&counts.given_again), 1));
 }
 
 /// The bucket of a time, and the time in microseconds.
@@ -170,6 +176,7 @@ pub fn render() -> String {
     let threads = THREADS.lock().clone();
     let mut out = Exposition::default();
     render_requests(&mut out, &threads);
+    render_given_again(&mut out, &threads);
     render_latency(&mut out, &threads);
     render_connections(&mut out, &threads);
     render_upstream(&mut out, &threads);
@@ -209,6 +216,12 @@ fn render_requests(out: &mut Exposition, threads: &[Arc<Counts>]) {
             }
         }
     }
+}
+
+fn render_given_again(out: &mut Exposition, threads: &[Arc<Counts>]) {
+    let given = sum(threads, |counts| Some(&counts.given_again));
+    let help = "Answers that were made for another request of the same second, and given again.";
+    out.one("kinto_sidecar_answers_given_again_total", "counter", help, given);
 }
 
 fn render_latency(out: &mut Exposition, threads: &[Arc<Counts>]) {

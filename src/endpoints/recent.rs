@@ -2,8 +2,11 @@
 //!
 //! Many ask for the same thing at the same time, and what is made for each of them is the same. An answer that says what it
 //! [stands on](Standing) is remembered by the thread that gave it, for the rest of the second: what it says of time is
-//! right to the second. Only what is small and public is remembered, and only for requests that say nothing besides what
-//! the answer's name holds.
+//! right to the second. Only what is small and public is remembered.
+//!
+//! Browsers, CDNs and libraries send many headers, and an answer depends on few of them. Those few are in its name, and all
+//! others are [taken off](Asked::of) the request before it is answered: whoever reads one of them finds nothing, so no answer
+//! that is given again can depend on it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,11 +19,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
 
 use crate::app::Core;
-use crate::metrics::CacheOutcome;
-use crate::route::{Endpoint, Route};
+use crate::metrics::{self, CacheOutcome};
+use crate::route::{Endpoint, Route, V2};
 use crate::settings::Settings;
 use crate::timeline::entries::Entries;
 use crate::wire::body::{Body, Response};
+use crate::wire::headers::keys_that;
 use crate::wire::lent::Stock;
 use crate::wire::peer::{Peer, client};
 use crate::wire::request_id::X_REQUEST_ID;
@@ -66,6 +70,7 @@ struct Given {
     /// Whose it was, in metrics.
     endpoint: &'static str,
     cache: CacheOutcome,
+    status: StatusCode,
     headers: HeaderMap,
     /// A copy: what it was made of may be part of something large.
     body: Bytes,
@@ -79,6 +84,19 @@ pub struct Asked {
     target: u64,
     second: u64,
     permissions: u64,
+}
+
+/// What a header of a request has to do with its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The answer may be another one, and its name another name.
+    Name,
+    /// The answer is for this request alone.
+    Alone,
+    /// The answer is the same, and is counted as its sender's while it is read.
+    Sender,
+    /// Nothing.
+    Nothing,
 }
 
 thread_local! {
@@ -141,24 +159,34 @@ pub fn again(
             body = body.lent(core.app.loans.lend(client, lent).ok()?);
         }
         let mut response = Response::new(body);
+        *response.status_mut() = given.status;
         *response.headers_mut() = given.headers.clone();
+        metrics::count_given_again();
         Some((given.endpoint, given.cache, response))
     })
 }
 
 /// Whether answers of whoever answers may be remembered.
 pub fn is_remembered(route: &Route) -> bool {
-    use Endpoint::{Broadcasts, Changeset, MonitorChanges, MonitorChangeset, V2};
-    matches!(route, Route::Own(Broadcasts | Changeset(_) | MonitorChanges | MonitorChangeset | V2(_)))
+    use Endpoint::{Broadcasts, Changeset, MonitorChanges, MonitorChangeset};
+    let Route::Own(endpoint) = route else { return false };
+    match endpoint {
+        Broadcasts | Changeset(_) | MonitorChanges | MonitorChangeset => true,
+        Endpoint::V2(v2) => {
+            matches!(v2, V2::Hello | V2::MonitorChangeset | V2::Changeset(_) | V2::Broadcasts)
+        }
+        _ => false,
+    }
 }
 
 // === impl Asked ===
 
 impl Asked {
-    /// What a request asks for; `None` where its answer is for it alone.
-    pub fn of(core: &Core, request: &Request<Incoming>, scheme: &str) -> Option<Self> {
+    /// What a request asks for; `None` where its answer is for it alone. What is not in the name is taken off the request.
+    pub fn of(core: &Core, request: &mut Request<Incoming>, scheme: &str) -> Option<Self> {
         let mut asked = Vec::with_capacity(256);
         name(&mut asked, request, scheme)?;
+        take_off_others(request.headers_mut());
         let target = bit(hash(request.uri().path_and_query()?.as_str().as_bytes()));
         Some(Self { name: asked, target, second: second()?, permissions: core.access.version() })
     }
@@ -167,7 +195,7 @@ impl Asked {
     pub fn answered(self, core: &Core, endpoint: &'static str, response: &mut Response) {
         let Some(standing) = response.extensions_mut().remove::<Standing>() else { return };
         let Some(body) = response.body().copied(LARGEST_BODY) else { return };
-        if response.status() != StatusCode::OK || !is_ordinary(core) {
+        if !matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED) || !is_ordinary(core) {
             return;
         }
         let mut headers = response.headers().clone();
@@ -187,6 +215,7 @@ impl Asked {
             standing,
             endpoint,
             cache,
+            status: response.status(),
             headers,
             body,
             stock,
@@ -221,15 +250,16 @@ fn name(name: &mut Vec<u8>, request: &Request<Incoming>, scheme: &str) -> Option
     name.extend_from_slice(request.uri().path_and_query()?.as_str().as_bytes());
     name.extend_from_slice(scheme.as_bytes());
     for (header, value) in request.headers() {
-        let header = header.as_str();
-        if is_of_the_name(header) {
-            // Neither is in a header's value.
-            name.push(b'\n');
-            name.extend_from_slice(header.as_bytes());
-            name.push(b'\n');
-            name.extend_from_slice(value.as_bytes());
-        } else if !says_nothing(header) {
-            return None;
+        match part_of(header.as_str()) {
+            Part::Name => {
+                // Neither is in a header's value.
+                name.push(b'\n');
+                name.extend_from_slice(header.as_str().as_bytes());
+                name.push(b'\n');
+                name.extend_from_slice(value.as_bytes());
+            }
+            Part::Alone => return None,
+            Part::Sender | Part::Nothing => {}
         }
     }
     (name.len() <= LONGEST_NAME).then_some(())
@@ -270,27 +300,54 @@ fn is_ordinary(core: &Core) -> bool {
     core.upstream.is_silent() && core.upstream.outage().lasts().is_none()
 }
 
-/// Whether an answer may depend on a header.
-fn is_of_the_name(name: &str) -> bool {
-    matches!(name, "host" | "accept" | "accept-encoding")
+/// Leaves a request those headers that have a part in its answer.
+fn take_off_others(headers: &mut HeaderMap) {
+    for header in keys_that(headers, |name| part_of(name) == Part::Nothing) {
+        headers.remove(header);
+    }
 }
 
-/// Whether no answer depends on a header.
-fn says_nothing(name: &str) -> bool {
-    matches!(
-        name,
-        "user-agent"
-            | "connection"
-            | "accept-language"
-            | "dnt"
-            | "te"
-            | "upgrade-insecure-requests"
-            | "via"
-            | "x-request-id"
-            | "x-forwarded-for"
-            | "x-real-ip"
-            | "traceparent"
-            | "tracestate"
-            | "priority"
-    )
+/// What a header has to do with the answer.
+fn part_of(header: &str) -> Part {
+    match header {
+        "host" | "accept" | "accept-encoding" | "available-dictionary" | "if-none-match" | "origin" => {
+            Part::Name
+        }
+        "authorization" | "cookie" | "if-match" => Part::Alone,
+        "x-forwarded-for" => Part::Sender,
+        _ => Part::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_answers_finds_no_header_that_is_not_in_the_name_of_the_answer() {
+        let sent = [
+            ("host", Part::Name),
+            ("accept", Part::Name),
+            ("accept-encoding", Part::Name),
+            ("available-dictionary", Part::Name),
+            ("if-none-match", Part::Name),
+            ("origin", Part::Name),
+            ("x-forwarded-for", Part::Sender),
+            ("accept-language", Part::Nothing),
+            ("if-modified-since", Part::Nothing),
+            ("nobody-reads-it-yet", Part::Nothing),
+            ("sec-fetch-site", Part::Nothing),
+            ("user-agent", Part::Nothing),
+        ];
+        let mut headers = HeaderMap::new();
+        for (name, part) in sent {
+            assert_eq!(part_of(name), part, "{name}");
+            headers.append(name, HeaderValue::from_static("1"));
+            headers.append(name, HeaderValue::from_static("2"));
+        }
+        take_off_others(&mut headers);
+        for (name, part) in sent {
+            assert_eq!(headers.contains_key(name), part != Part::Nothing, "{name}");
+        }
+    }
 }

@@ -113,6 +113,7 @@ impl Body {
     /// A copy of it, where all of it is there and no longer than `most`.
     pub(crate) fn copied(&self, most: usize) -> Option<Bytes> {
         match &self.0 {
+            Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) if bytes.len() <= most => Some(Bytes::copy_from_slice(bytes)),
             Kind::Chunks { chunks, .. } if chunks.iter().map(Bytes::len).sum::<usize>() <= most => {
                 let mut copy = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
