@@ -53,7 +53,7 @@
 //! | `phase` | whether the process serves, drains or stops; whether the one before it still does |
 //! | `complaint`, `troubles` | what an operator can mend, and how; what the log was last told of |
 //! | `current` | the request that a task is about |
-//! | `kinto`, `bounded`, `backoff` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries |
+//! | `kinto`, `bounded`, `backoff`, `cache` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries; what is kept for a while |
 //! | `chapters` | nothing: they are for people |
 //!
 //! # Invariants
@@ -70,6 +70,7 @@ pub mod app;
 mod aside;
 mod backoff;
 pub mod bounded;
+mod cache;
 pub mod chapters;
 pub mod cli;
 pub mod commands;

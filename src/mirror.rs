@@ -14,7 +14,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -33,6 +32,7 @@ pub mod verification;
 
 pub use state::State;
 
+use crate::cache::Cache;
 use crate::journal::Journal;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::{InForce, Settings};
@@ -121,8 +121,8 @@ impl Mirrors {
     /// Another `sidecar.cache_size` is in force.
     pub fn resize(&self) {
         let resized = kept(&self.settings.now());
-        for (key, mirror) in self.kept.load().iter() {
-            resized.insert(CollectionKey::clone(&key), mirror);
+        for mirror in self.kept.load().values() {
+            resized.insert(mirror.clock.key().clone(), mirror);
         }
         // Who puts one into the former meanwhile has it read again.
         self.kept.store(Arc::new(resized));
@@ -188,7 +188,7 @@ impl Mirrors {
         if let Some(mirror) = self.kept.load().get(key) {
             return mirror;
         }
-        self.kept.load().get_with_by_ref(key, || {
+        self.kept.load().get_with(key, || {
             let held = self.held.lock().get(key).and_then(Weak::upgrade);
             held.unwrap_or_else(|| Arc::new(Mirror::new(self.timeline.clock(key))))
         })
@@ -231,18 +231,18 @@ impl Mirrors {
 
     /// All mirrors that are kept.
     pub fn all(&self) -> Vec<Arc<Mirror>> {
-        self.kept.load().iter().map(|(_, mirror)| mirror).collect()
+        self.kept.load().values().collect()
     }
 
     /// Whether any content could be served while the upstream fails.
     pub fn is_warm(&self) -> bool {
         let is_young = |state: Arc<State>| state.began.elapsed() < self.settings.now().stale_if_error;
-        self.kept.load().iter().any(|(_, mirror)| mirror.state().is_some_and(is_young))
+        self.kept.load().values().any(|mirror| mirror.state().is_some_and(is_young))
     }
 
     /// The bytes that all mirrors take, as last weighed.
     pub fn bytes(&self) -> u64 {
-        self.kept.load().weighted_size()
+        self.kept.load().weight()
     }
 
     /// How long an upstream that says nothing is waited for, where what is kept will do.
@@ -264,10 +264,7 @@ impl Mirrors {
 }
 
 fn kept(settings: &Settings) -> Kept {
-    Cache::builder()
-        .max_capacity(settings.cache_size)
-        .weigher(|_, mirror: &Arc<Mirror>| u32::try_from(mirror.bytes()).unwrap_or(u32::MAX))
-        .build()
+    Cache::builder(settings.cache_size).weigher(|_, mirror: &Arc<Mirror>| mirror.bytes()).build()
 }
 
 // === impl Mirror ===

@@ -1,8 +1,7 @@
 //! What the log is told once of each source, not with each request.
 
-use moka::sync::Cache;
-
 use super::{Subject, View};
+use crate::cache::Cache;
 
 /// Of how many sources is remembered what was told.
 const REMEMBERED: u64 = 10_000;
@@ -24,7 +23,7 @@ pub enum Matter {
 
 impl Default for LogOnce {
     fn default() -> Self {
-        Self(Cache::new(REMEMBERED))
+        Self(Cache::builder(REMEMBERED).build())
     }
 }
 
@@ -35,7 +34,7 @@ impl LogOnce {
             Subject::History(bucket, _) => Subject::History(bucket.clone(), View::Everything),
             subject => subject.clone(),
         };
-        self.0.entry((subject, matter)).or_insert(()).is_fresh()
+        self.0.insert_new((subject, matter), ())
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use moka::sync::Cache;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use crate::cache::Cache;
 use crate::error::Error;
 use crate::feeds::snapshot::{FeedPage, FeedRow, Position, Room, Snapshot};
 use crate::journal::{Journal, JournalError, Named, Object, Revision, Seen};
@@ -71,7 +71,7 @@ pub struct Revised {
 
 impl Default for Names {
     fn default() -> Self {
-        let known = Cache::builder().max_capacity(REMEMBERED).build();
+        let known = Cache::builder(REMEMBERED).build();
         Self { known, keys: [RandomState::new(), RandomState::new()], turns: Arc::default() }
     }
 }

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue};
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::access::Credentials;
+use crate::cache::Cache;
 use crate::feeds::snapshot::{Position, Snapshot};
 use crate::kinto::seq::Seq;
 
@@ -37,7 +37,7 @@ const STRETCHES: usize = 8;
 /// For how long a reader who comes back may still seem to be there.
 const LEAVING: Duration = Duration::from_millis(100);
 
-/// SECURITY: how many seqs are remembered, each of which takes less than 200 bytes.
+/// SECURITY: how many seqs are remembered, each of which takes less than 300 bytes.
 const SEQS: u64 = 25_000;
 
 /// Who has seen what.
@@ -102,8 +102,8 @@ impl ReaderId {
 impl Default for SeenBefore {
     fn default() -> Self {
         Self {
-            seen: Cache::builder().max_capacity(READERS).time_to_idle(REMEMBERED).build(),
-            given: Cache::builder().max_capacity(SEQS).time_to_idle(REMEMBERED).build(),
+            seen: Cache::builder(READERS).time_to_idle(REMEMBERED).build(),
+            given: Cache::builder(SEQS).time_to_idle(REMEMBERED).build(),
         }
     }
 }
@@ -116,7 +116,7 @@ impl SeenBefore {
 
     /// Somebody begins to read a source.
     pub async fn enter(&self, lineage: u64, reader: ReaderId) -> Presence {
-        let seen = self.seen.get_with((lineage, reader), Arc::default);
+        let seen = self.seen.get_with(&(lineage, reader), Arc::default);
         if !seen.past.lock().is_shared {
             let mut reading = seen.reading.subscribe();
             let alone = reading.wait_for(|reading| *reading == 0);
@@ -157,10 +157,8 @@ impl Presence {
     /// A reader who began at one position was shown everything up to another; all of it, where they read it as a whole.
     pub fn note(&self, from: &Position, to: &Position, is_whole: bool) {
         if is_whole && to.doubt.is_none() && to.seq > from.seq && to.seq.is_own() {
-            let least = |known: Option<moka::Entry<_, u64>>| {
-                known.map_or(to.serial, |known| known.into_value().min(to.serial))
-            };
-            self.given.entry((self.lineage, to.seq)).and_upsert_with(least);
+            let least = |known: Option<u64>| known.map_or(to.serial, |known| known.min(to.serial));
+            self.given.upsert((self.lineage, to.seq), least);
         }
         let mut past = self.seen.past.lock();
         past.least = if is_whole { to.seq } else { from.seq };

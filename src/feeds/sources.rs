@@ -6,11 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::sync::Cache;
-
 pub mod unkept;
 
 use crate::access::{Access, Requester};
+use crate::cache::Cache;
 use crate::error::Error;
 use crate::feeds::params::Bound;
 use crate::feeds::revised::{Names, Revised, Revisions};
@@ -85,7 +84,7 @@ impl Sources {
         access: Access,
         settings: InForce,
     ) -> Self {
-        let in_use = Cache::builder().max_capacity(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
+        let in_use = Cache::builder(BUCKETS_IN_USE).time_to_idle(IN_USE).build();
         let names = Names::default();
         Self { timeline, poller, mirrors, history, access, settings, names, in_use }
     }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use moka::sync::Cache;
 use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -27,6 +26,7 @@ mod files;
 
 use super::attachments::Attachments;
 use super::published::{Published, name_of};
+use crate::cache::Cache;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::State;
@@ -202,9 +202,9 @@ impl Bundles {
     /// None yet.
     pub fn new(settings: &Settings, background: Handle, attachments: Arc<Attachments>) -> Self {
         let most = settings.remote_settings.bundle_size;
-        let weigh = |_: &BundleName, kept: &Arc<Kept>| u32::try_from(kept.weight()).unwrap_or(u32::MAX);
+        let weigh = |_: &BundleName, kept: &Arc<Kept>| kept.weight();
         Self {
-            kept: Cache::builder().max_capacity(most as u64).weigher(weigh).build(),
+            kept: Cache::builder(most as u64).weigher(weigh).build(),
             making: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             turn_of_attachments: tokio::sync::Mutex::default(),

@@ -1,12 +1,11 @@
 //! Other servers than Kinto, which have attachments or chains of certificates.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, Response, Uri};
-use moka::sync::Cache;
 
+use crate::cache::Cache;
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::wire::body::Body;
@@ -25,7 +24,7 @@ pub(crate) struct Servers {
 impl Servers {
     /// Each is waited for so long.
     pub(super) fn new(settings: &Settings, patience: Duration) -> Self {
-        let clients = Cache::builder().max_capacity(SERVERS).build();
+        let clients = Cache::builder(SERVERS).build();
         Self { settings: settings.clone(), patience, clients }
     }
 
@@ -48,8 +47,13 @@ impl Servers {
         client.send(request).await
     }
 
-    fn client(&self, url: &Uri) -> Result<Upstream, Arc<io::Error>> {
+    fn client(&self, url: &Uri) -> io::Result<Upstream> {
         let place = format!("{:?} {:?}", url.scheme_str(), url.authority());
-        self.clients.try_get_with(place, || Upstream::elsewhere(&self.settings, url, self.patience))
+        if let Some(client) = self.clients.get(&place) {
+            return Ok(client);
+        }
+        let client = Upstream::elsewhere(&self.settings, url, self.patience)?;
+        self.clients.insert(place, client.clone());
+        Ok(client)
     }
 }

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
-use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -22,6 +21,7 @@ use tokio::sync::Semaphore;
 use super::body::Response;
 use super::compression::{self, Encoding};
 use super::vary;
+use crate::cache::Cache;
 
 const AVAILABLE_DICTIONARY: HeaderName = HeaderName::from_static("available-dictionary");
 const USE_AS_DICTIONARY: HeaderName = HeaderName::from_static("use-as-dictionary");
@@ -63,12 +63,10 @@ pub struct Terms {
 impl Dictionaries {
     /// None yet; together they take at most so many bytes. With 0 there never is one.
     pub fn new(most: u64) -> Self {
-        let weigh = |_: &[u8; 32], kept: &Kept| {
-            u32::try_from(kept.bytes.len() + kept.path.len() + OVERHEAD).unwrap_or(u32::MAX)
-        };
+        let weigh = |_: &[u8; 32], kept: &Kept| kept.bytes.len() + kept.path.len() + OVERHEAD;
         let most_bytes = usize::try_from(most).unwrap_or(usize::MAX);
         Self {
-            kept: Cache::builder().max_capacity(most).weigher(weigh).build(),
+            kept: Cache::builder(most).weigher(weigh).build(),
             most: most_bytes,
             turn: Arc::new(Semaphore::new(1)),
         }

@@ -12,14 +12,13 @@ use base64::Engine;
 use base64::prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use moka::Expiry;
-use moka::sync::Cache;
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use super::chain::{self, Chain};
+use crate::cache::Cache;
 use crate::kinto::Timestamp;
 use crate::mirror::content::Content;
 use crate::mirror::opening::signatures_of;
@@ -84,25 +83,11 @@ pub struct Verifier {
 type Known = Arc<OnceCell<Result<Arc<Chain>, SignatureError>>>;
 
 /// How long it is kept.
-struct Lifetime;
-
-impl Expiry<String, Known> for Lifetime {
-    fn expire_after_create(&self, _: &String, known: &Known, _: std::time::Instant) -> Option<Duration> {
-        Some(match known.get() {
-            Some(Ok(_)) => CHAIN_KEPT,
-            Some(Err(SignatureError::Unknown(_))) => REACHED_AGAIN,
-            Some(Err(_)) | None => OTHER_CHAIN,
-        })
-    }
-
-    fn expire_after_update(
-        &self,
-        address: &String,
-        known: &Known,
-        now: std::time::Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.expire_after_create(address, known, now)
+fn lifetime(known: &Known) -> Duration {
+    match known.get() {
+        Some(Ok(_)) => CHAIN_KEPT,
+        Some(Err(SignatureError::Unknown(_))) => REACHED_AGAIN,
+        Some(Err(_)) | None => OTHER_CHAIN,
     }
 }
 
@@ -133,7 +118,7 @@ impl Verifier {
             name: settings.remote_settings.signature_name.clone(),
             key,
             servers: Servers::new(settings, PATIENCE),
-            chains: Cache::builder().max_capacity(CHAINS).expire_after(Lifetime).build(),
+            chains: Cache::builder(CHAINS).lifetime(lifetime).build(),
         }
     }
 
@@ -173,7 +158,7 @@ impl Verifier {
         if x5u.len() > ADDRESS_BYTES {
             return Err(SignatureError::Chain(format!("{}: the address is too long", shown(x5u))));
         }
-        let known = self.chains.get_with_by_ref(x5u, Known::default);
+        let known = self.chains.get_with(x5u, Known::default);
         let is_new = known.get().is_none();
         let chain = known.get_or_init(async || self.fetch(x5u).await.map(Arc::new)).await.clone();
         if is_new {
