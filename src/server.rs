@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::join_all;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 
@@ -21,6 +20,7 @@ use crate::app::{App, Core};
 use crate::metrics::OpenConnection;
 use crate::phase::Phase;
 use crate::upstream::Upstream;
+use crate::wire::duplex::Stream;
 use crate::wire::peer::Peer;
 
 mod activity;
@@ -229,7 +229,7 @@ impl Accepting for Thread {
 
     async fn accepted_unix(&self, stream: UnixStream) {
         let peer = Peer::new(None, false, &self.core.get().app.settings);
-        self.serve(stream, peer).await;
+        self.serve(Box::new(stream), peer).await;
     }
 }
 
@@ -241,10 +241,7 @@ impl Thread {
     }
 
     /// Serves a connection in a task of its own, once there is room for it.
-    async fn serve<S>(&self, stream: S, peer: Peer)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn serve(&self, stream: Stream, peer: Peer) {
         let Some((serving, held)) = self.admit(peer).await else { return };
         tokio::spawn(async move {
             held.seated.place.serve(pin!(connection::serve_plain(stream, serving))).await;
@@ -253,7 +250,7 @@ impl Thread {
     }
 
     async fn serve_tcp(&self, stream: TcpStream, peer: Peer) {
-        let Some(certificates) = &self.shared.tls else { return self.serve(stream, peer).await };
+        let Some(certificates) = &self.shared.tls else { return self.serve(Box::new(stream), peer).await };
         let acceptor = certificates.acceptor();
         let Some((serving, held)) = self.admit(peer).await else { return };
         let patience = self.core.get().app.settings.limits.header_timeout;
@@ -261,7 +258,7 @@ impl Thread {
             let served = async {
                 if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                    connection::serve(stream, BytesMut::new(), is_http2, serving).await;
+                    connection::serve(Box::new(stream), BytesMut::new(), is_http2, serving).await;
                 }
             };
             held.seated.place.serve(pin!(served)).await;
@@ -271,7 +268,7 @@ impl Thread {
 
     /// Waits until the process has room for one more connection; meanwhile this thread accepts none. `None` where its client
     /// has too many, or the process stops first.
-    async fn admit(&self, peer: Peer) -> Option<(Serving<Proxying>, Held)> {
+    async fn admit(&self, peer: Peer) -> Option<(Serving, Held)> {
         // A trusted proxy has the connections of many.
         let client = peer.address.filter(|_| !peer.is_trusted);
         let mut phase = self.shared.app.phase.clone();
@@ -281,7 +278,7 @@ impl Thread {
             _ = phase.wait_for(|phase| *phase == Phase::Stopping) => return None,
         };
         let serving = Serving {
-            answering: Proxying { core: Arc::clone(&self.core), peer: Arc::new(peer) },
+            answering: Arc::new(Proxying { core: Arc::clone(&self.core), peer }),
             place: Arc::clone(&seated.place),
             phase: self.shared.app.phase.clone(),
             awaited: Some(self.shared.awaited.clone()),

@@ -7,6 +7,7 @@ pub mod cache_control;
 pub mod compression;
 pub mod cors;
 pub mod dictionaries;
+pub(crate) mod duplex;
 pub mod headers;
 pub mod host;
 pub mod lent;

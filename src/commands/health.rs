@@ -4,17 +4,17 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::HOST;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::complain;
 use crate::cli::Health;
 use crate::settings::{ListenAddr, Settings};
+use crate::wire::body::Body;
+use crate::wire::duplex::Stream;
 
 /// How long the answer may take: whoever asks will ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -81,8 +81,12 @@ impl Place {
 
     pub(super) async fn ask(&self, path: &str) -> Result<(StatusCode, String), Failure> {
         match &self.0 {
-            ListenAddr::Tcp(address) => ask(TcpStream::connect(address).await?, address, path).await,
-            ListenAddr::Unix(socket) => ask(UnixStream::connect(socket).await?, "localhost", path).await,
+            ListenAddr::Tcp(address) => {
+                ask(Box::new(TcpStream::connect(address).await?), address, path).await
+            }
+            ListenAddr::Unix(socket) => {
+                ask(Box::new(UnixStream::connect(socket).await?), "localhost", path).await
+            }
         }
     }
 }
@@ -96,13 +100,10 @@ impl std::fmt::Display for Place {
     }
 }
 
-async fn ask<S>(stream: S, host: &str, path: &str) -> Result<(StatusCode, String), Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn ask(stream: Stream, host: &str, path: &str) -> Result<(StatusCode, String), Failure> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, host).body(Empty::<Bytes>::new())?;
+    let request = Request::get(path).header(HOST, host).body(Body::empty())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await?.to_bytes();

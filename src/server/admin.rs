@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{BoxFuture, try_join_all};
 use http::Request;
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 
@@ -20,6 +19,7 @@ use crate::endpoints::admin::Admin;
 use crate::phase::Phase;
 use crate::settings::{ListenAddr, Settings};
 use crate::wire::body::Response;
+use crate::wire::duplex::Stream;
 
 /// How many connections it has at once. They are not those of clients: whoever looks after a full process gets in.
 const CONNECTIONS: usize = 256;
@@ -76,23 +76,20 @@ impl AdminServer {
 
 impl Accepting for Serves {
     async fn accepted_tcp(&self, stream: TcpStream, _: SocketAddr) {
-        self.serve(stream).await;
+        self.serve(Box::new(stream)).await;
     }
 
     async fn accepted_unix(&self, stream: UnixStream) {
-        self.serve(stream).await;
+        self.serve(Box::new(stream)).await;
     }
 }
 
 impl Serves {
-    async fn serve<S>(&self, stream: S)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn serve(&self, stream: Stream) {
         let Some(seated) = self.places.take(None).await else { return };
         let place = Arc::clone(&seated.place);
-        let serving =
-            Serving { answering: self.admin.clone(), place, phase: self.phase.clone(), awaited: None };
+        let answering = Arc::new(self.admin.clone());
+        let serving = Serving { answering, place, phase: self.phase.clone(), awaited: None };
         let under_way = self.under_way.clone();
         tokio::spawn(async move {
             seated.place.serve(pin!(connection::serve_plain(stream, serving))).await;
@@ -106,7 +103,7 @@ impl Answering for Admin {
         self.settings()
     }
 
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response> + Send {
-        self.answer(request)
+    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, Response> {
+        Box::pin(self.answer(request))
     }
 }

@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::future::BoxFuture;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -27,6 +28,7 @@ use crate::handler;
 use crate::phase::Phase;
 use crate::settings::{Limits, Settings};
 use crate::wire::body::{self, Hooked};
+use crate::wire::duplex::Stream;
 use crate::wire::headers;
 use crate::wire::peer::Peer;
 
@@ -41,17 +43,17 @@ const RESETS: usize = 20;
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// Who answers the requests of a connection.
-pub(super) trait Answering: Clone + Send + Sync + 'static {
+pub(super) trait Answering: Send + Sync {
     /// What connections may take, as of now.
     fn settings(&self) -> Arc<Settings>;
 
     /// Answers one request.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = body::Response> + Send;
+    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, body::Response>;
 }
 
 /// What a connection needs to be served.
-pub(super) struct Serving<A> {
-    pub(super) answering: A,
+pub(super) struct Serving {
+    pub(super) answering: Arc<dyn Answering>,
     pub(super) place: Arc<Place>,
     pub(super) phase: watch::Receiver<Phase>,
     /// Held for as long as the connection may bring a request, where somebody waits for the last one.
@@ -59,10 +61,9 @@ pub(super) struct Serving<A> {
 }
 
 /// Answers what the process is there for.
-#[derive(Clone)]
 pub(super) struct Proxying {
     pub(super) core: Arc<LatestCore>,
-    pub(super) peer: Arc<Peer>,
+    pub(super) peer: Peer,
 }
 
 impl Answering for Proxying {
@@ -70,18 +71,16 @@ impl Answering for Proxying {
         Arc::clone(&self.core.get().app.settings)
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> body::Response {
-        let core = self.core.get();
-        handler::handle(&core, request, &self.peer).await
+    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, body::Response> {
+        Box::pin(async move {
+            let core = self.core.get();
+            handler::handle(&core, request, &self.peer).await
+        })
     }
 }
 
 /// Serves a connection without TLS: its first bytes tell the protocol.
-pub(super) async fn serve_plain<S, A>(mut stream: S, serving: Serving<A>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Answering,
-{
+pub(super) async fn serve_plain(mut stream: Stream, serving: Serving) {
     let patience = serving.answering.settings().limits.header_timeout;
     let mut first = BytesMut::with_capacity(4_096);
     let told = {
@@ -104,11 +103,7 @@ where
 }
 
 /// Serves a connection whose protocol is known.
-pub(super) async fn serve<S, A>(stream: S, first: BytesMut, is_http2: bool, serving: Serving<A>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Answering,
-{
+pub(super) async fn serve(stream: Stream, first: BytesMut, is_http2: bool, serving: Serving) {
     let limits = serving.answering.settings().limits.clone();
     let activity = Arc::new(Activity::default());
     serving.place.watch(&activity);
@@ -119,10 +114,10 @@ where
         let (activity, phase) = (Arc::clone(&activity), phase.clone());
         service_fn(move |request: Request<Incoming>| {
             let in_flight = activity.begin_request(request.body());
-            let answering = answering.clone();
+            let answering = Arc::clone(&answering);
             let (activity, phase) = (Arc::clone(&activity), phase.clone());
             async move {
-                let mut answer = Box::pin(answering.answer(request)).await;
+                let mut answer = answering.answer(request).await;
                 // What is still to come of the request is not waited for, and who comes back after the process began to end
                 // shall find another.
                 if !is_http2 && (activity.awaits_body() || has_moved(&phase)) {
@@ -162,10 +157,7 @@ where
 }
 
 /// Reads until it is known whether the client speaks HTTP/2. `None` where it went away.
-async fn tell_protocol<S>(stream: &mut S, first: &mut BytesMut) -> Option<bool>
-where
-    S: AsyncRead + Unpin,
-{
+async fn tell_protocol(stream: &mut Stream, first: &mut BytesMut) -> Option<bool> {
     loop {
         let read = stream.read_buf(first).await.ok()?;
         if read == 0 {

@@ -14,10 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
 use super::framing::{Framing, Step};
+use crate::wire::duplex::Stream;
 
 /// A client's socket, watched.
-pub(super) struct Watched<S> {
-    stream: S,
+pub(super) struct Watched {
+    stream: Stream,
     /// What was read and not handed over.
     held: BytesMut,
     /// How much of it may be handed over as it is.
@@ -28,15 +29,20 @@ pub(super) struct Watched<S> {
     activity: Arc<Activity>,
 }
 
-impl<S> Watched<S> {
+impl Watched {
     /// `first` was read to tell the protocol, and is read again first.
-    pub(super) fn new(stream: S, first: BytesMut, framing: Option<Framing>, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        first: BytesMut,
+        framing: Option<Framing>,
+        activity: Arc<Activity>,
+    ) -> Self {
         let cleared = if framing.is_some() { 0 } else { first.len() };
         Self { stream, held: first, cleared, has_ended: false, framing, activity }
     }
 
     /// The socket, unless the client has sent its last byte.
-    pub(super) fn into_open(self) -> Option<S> {
+    pub(super) fn into_open(self) -> Option<Stream> {
         (!self.has_ended).then_some(self.stream)
     }
 
@@ -112,7 +118,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -145,7 +151,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl AsyncWrite for Watched {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -11,7 +11,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 
@@ -22,6 +21,7 @@ use super::socket::Socket;
 use crate::metrics;
 use crate::settings::InForce;
 use crate::wire::body::Body;
+use crate::wire::duplex::Stream;
 use crate::wire::headers;
 
 /// A connection that is ready for a request.
@@ -85,24 +85,21 @@ impl Connector {
         if let Some(path) = &self.socket {
             let stream = UnixStream::connect(path).await?;
             metrics::count_upstream_connection();
-            return self.shake_hands(Socket::new(stream), self.prior_knowledge).await;
+            return self.shake_hands(Box::new(Socket::new(stream)), self.prior_knowledge).await;
         }
         let stream = self.dialer.dial().await?;
         stream.set_nodelay(true)?;
         metrics::count_upstream_connection();
         let stream = Socket::new(stream);
         let Some((connector, name)) = &self.tls else {
-            return self.shake_hands(stream, self.prior_knowledge).await;
+            return self.shake_hands(Box::new(stream), self.prior_knowledge).await;
         };
         let stream = connector.connect(name.clone(), stream).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.shake_hands(stream, is_http2).await
+        self.shake_hands(Box::new(stream), is_http2).await
     }
 
-    async fn shake_hands<S>(&self, stream: S, is_http2: bool) -> Result<Sender, UpstreamError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn shake_hands(&self, stream: Stream, is_http2: bool) -> Result<Sender, UpstreamError> {
         let header_bytes = self.settings.now().limits.header_bytes;
         let io = TokioIo::new(stream);
         let broken = |error| UpstreamError::Broken(Arc::new(error));
