@@ -5,8 +5,8 @@
 
 use std::cmp::Ordering;
 
+use icu_collator::CollatorBorrowed;
 use icu_collator::options::CollatorOptions;
-use icu_collator::{Collator, CollatorBorrowed, CollatorPreferences};
 use serde_json::{Number, Value};
 
 use super::steps::{Steps, UsedUp};
@@ -80,18 +80,14 @@ fn compare_numbers(left: &Number, right: &Number) -> Ordering {
 }
 
 fn compare_texts(left: &str, right: &str, steps: &mut Steps<'_>) -> Result<Ordering, UsedUp> {
-    thread_local! {
-        static COLLATOR: Option<CollatorBorrowed<'static>> =
-            Collator::try_new(CollatorPreferences::default(), CollatorOptions::default()).ok();
-    }
+    // Of the root order alone: the data of all languages would be a megabyte.
+    static COLLATOR: CollatorBorrowed<'static> = CollatorBorrowed::new_root(CollatorOptions::default());
     if left == right {
         steps.take_text(left)?;
         return Ok(Ordering::Equal);
     }
     steps.take(2 + left.len().min(right.len()) / 2)?;
-    Ok(COLLATOR.with(|collator| {
-        collator.as_ref().map_or_else(|| left.cmp(right), |collator| collator.compare(left, right))
-    }))
+    Ok(COLLATOR.compare(left, right))
 }
 
 #[cfg(test)]
