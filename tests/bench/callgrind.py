@@ -1,12 +1,12 @@
 """Programs under valgrind's callgrind, and what one request costs them: instructions in user space, and allocations.
 
 A count must not depend on time. So one connection asks for the same with the same bytes, and sends its next request only
-when the program has come to rest. What is made once a second (a `Date`, an answer that is remembered for the second) was
-made by a request before the count, and a count that does not end in the second in which it began is thrown away: on a
-busy machine most of the longer ones are, and those that are left cost the same as on a quiet one. The thread that answers
-is counted alone: what others do now and then has nothing to do with requests. Of many counts the least is taken, as what a
-thread does beside its requests (its clock ticks) only ever adds. What is left of that is the same for few requests and for
-more: it drops out as the least for few is taken from the least for more.
+when the program has come to rest. A thread that has nothing to do waits in `epoll_wait`, and each time before it does,
+callgrind writes down what it has spent since the last time: what was written between two rests is what one request cost.
+The thread that answers is counted alone: what others do now and then has nothing to do with requests. What is made once a
+second (a `Date`, an answer that is remembered for the second) was made by the request before: a count that does not end in
+the second in which that one began is thrown away. Of many counts the least is taken, as what a thread does beside its
+requests (its clock ticks) only ever adds.
 """
 
 import contextlib
@@ -24,11 +24,10 @@ import time
 
 import servers
 
-WARM_UP = 300
-# So many requests are counted at once, and of each so many counts are taken that ended within their second.
-FEW, MORE = 1, 4
-COUNTS = 12
-# A machine on which so many counts did not end within their second is too busy.
+WARM_UP = 100
+# So many counts are taken of requests that ended within their second.
+COUNTS = 25
+# A machine on which so many did not is too busy.
 MOST_THROWN_AWAY = 300
 # Each time the same, whatever port is free.
 HEAD = "GET {path} HTTP/1.1\r\nHost: kinto.example\r\nAccept-Encoding: identity\r\n\r\n"
@@ -46,7 +45,7 @@ def install():
     """valgrind: the one that is there, or Debian's package, unpacked under `target/`."""
     if platform.machine() != "x86_64":
         raise CannotCount("the counts are those of x86-64")
-    if shutil.which("valgrind") and shutil.which("vgdb"):
+    if shutil.which("valgrind"):
         return
     folder = servers.TARGET / "valgrind"
     if not folder.exists():
@@ -131,96 +130,79 @@ class Counted:
     """A process under callgrind."""
 
     def __init__(self, process, port, folder):
-        self.pid, self.port, self.folder, self.dumps = process.pid, port, folder, 0
-        self.thread = self.dump = None
-
-    def control(self, command):
-        vgdb = ["vgdb", f"--pid={self.pid}", "--wait=10", command]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        try:
-            subprocess.run(vgdb, check=True, timeout=60, **quiet)
-        except (OSError, subprocess.SubprocessError) as error:
-            # It wakes the program by ptrace, which not every container lets it.
-            raise CannotCount(f"vgdb does not reach the program: {error}") from error
+        self.pid, self.port, self.folder = process.pid, port, folder
+        self.least = []
 
     def cost(self, path):
         """Instructions and allocations of one request on one connection that is warm."""
         client = Client(self.port, self.pid)
-        self.control("zero")
+        await_rest(self.pid)
+        # That was the start.
+        self.spent()
         for _ in range(WARM_UP):
             client.ask(path)
         await_rest(self.pid)
-        threads = self.dumped()
-        self.thread = max(threads, key=threads.get)
-        few, more = (self.least(client, path, number) for number in (FEW, MORE))
-        return tuple((most - least) / (MORE - FEW) for least, most in zip(few, more))
-
-    def least(self, client, path, requests):
-        counts, thrown_away, longest = [], 0, 0.0
+        spent = self.spent()
+        if not spent:
+            raise CannotCount("callgrind does not see where the program waits")
+        thread = max(spent, key=lambda thread: sum(instructions for instructions, _, _ in spent[thread]))
+        counts, began, thrown_away = [], 0.0, 0
         while len(counts) < COUNTS:
-            if time.time() % 1 + longest > 1:
-                time.sleep(1 - time.time() % 1)
-            began = time.time()
-            count = self.count(client, path, requests)
-            if count:
-                counts.append(count)
-                longest = max(longest, time.time() - began)
+            before, began = began, time.time()
+            client.ask(path)
+            await_rest(self.pid)
+            spent = self.spent().get(thread, [])
+            if int(before) == int(time.time()):
+                counts.append((*(sum(numbers) for numbers in list(zip(*spent))[:2]), spent))
                 continue
-            # One that took long may have been an exception.
-            longest /= 2
             thrown_away += 1
             if thrown_away == MOST_THROWN_AWAY:
-                raise CannotCount(f"the machine is so busy that {requests} requests take longer than a second")
-        self.dump = min(counts)[-1]
-        return [min(numbers) for numbers in list(zip(*counts))[:2]]
+                raise CannotCount("the machine is so busy that two requests take longer than a second")
+        self.least = min(counts)[-1]
+        return tuple(min(numbers) for numbers in list(zip(*counts))[:2])
 
-    def count(self, client, path, requests):
-        """Instructions, allocations and the dump that has them; `None` where the second passed meanwhile."""
-        second = int(time.time())
-        client.ask(path)
-        await_rest(self.pid)
-        self.control("zero")
-        for _ in range(requests):
-            client.ask(path)
-        await_rest(self.pid)
-        if int(time.time()) != second:
-            return None
-        return self.dumped()[self.thread]
-
-    def dumped(self):
-        """Of each thread: instructions, allocations and the dump that has them."""
-        self.control("dump")
-        self.dumps += 1
-        start = f"{self.folder}/callgrind.out.{self.pid}.{self.dumps}-"
-        return {dump.removeprefix(start): (*read(dump), dump) for dump in glob.glob(f"{start}*")}
+    def spent(self):
+        """What each thread spent since this was asked before, each time until it waited: instructions, allocations, and the
+        lines that say on what."""
+        spent = {}
+        start = f"{self.folder}/callgrind.out.{self.pid}."
+        dumps = (name.removeprefix(start).split("-") for name in glob.glob(f"{start}*-*"))
+        for number, thread in sorted(dumps, key=lambda dump: int(dump[0])):
+            dump = pathlib.Path(f"{start}{number}-{thread}")
+            lines = dump.read_text(encoding="utf-8", errors="replace").splitlines()
+            spent.setdefault(thread, []).append((*read(lines), lines))
+            dump.unlink()
+        return spent
 
     def functions(self, most):
-        """What the last count was spent on: inclusive, then exclusive."""
-        for inclusive in ("yes", "no"):
-            command = ["callgrind_annotate", f"--inclusive={inclusive}", "--auto=no", "--threshold=100", self.dump]
-            lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-            costs = [line.strip() for line in lines if re.match(r"\s*[\d,]+ \(\s*[\d.]+%\)", line)]
-            yield f"inclusive: {inclusive}\n" + "\n".join(costs[:most])
+        """What the least count was spent on, each time until the thread waited: inclusive, then exclusive."""
+        for _, _, lines in self.least:
+            dump = pathlib.Path(self.folder, "least")
+            dump.write_text("\n".join(lines), encoding="utf-8")
+            for inclusive in ("yes", "no"):
+                command = ["callgrind_annotate", f"--inclusive={inclusive}", "--auto=no", "--threshold=100", dump]
+                said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+                costs = [line.strip() for line in said if re.match(r"\s*[\d,]+ \(\s*[\d.]+%\)", line)]
+                yield f"inclusive: {inclusive}\n" + "\n".join(costs[:most])
 
 
-def read(name):
+def read(lines):
     """The instructions in a dump, and how often memory was asked for."""
     instructions, allocations, names, called = 0, 0, {}, None
-    with open(name, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if found := re.match(r"(c?fn)=\((\d+)\)(?: (.*))?", line):
-                if found[3]:
-                    names[found[2]] = found[3]
-                if found[1] == "cfn":
-                    called = names[found[2]]
-                else:
-                    caller = names[found[2]]
-            elif found := re.match(r"calls=(\d+)", line):
-                # One of them may call another.
-                if ALLOCATORS.match(called) and not caller.startswith(("mi_", "_mi_")):
-                    allocations += int(found[1])
-            elif found := re.match(r"(?:totals|summary): (\d+)", line):
-                instructions = max(instructions, int(found[1]))
+    for line in lines:
+        if found := re.match(r"(c?fn)=\((\d+)\)(?: (.*))?", line):
+            if found[3]:
+                names[found[2]] = found[3]
+            if found[1] == "cfn":
+                called = names[found[2]]
+            else:
+                caller = names[found[2]]
+        elif found := re.match(r"calls=(\d+)", line):
+            # One of them may call another.
+            if ALLOCATORS.match(called) and not caller.startswith(("mi_", "_mi_")):
+                allocations += int(found[1])
+        elif found := re.match(r"(?:totals|summary): (\d+)", line):
+            instructions = max(instructions, int(found[1]))
     return instructions, allocations
 
 
@@ -228,7 +210,7 @@ def read(name):
 def counted(command, port=None):
     """A program under callgrind. Its port is read from what it prints where none is given."""
     with tempfile.TemporaryDirectory() as folder:
-        valgrind = ["valgrind", "--tool=callgrind", "--separate-threads=yes"]
+        valgrind = ["valgrind", "--tool=callgrind", "--separate-threads=yes", "--dump-before=epoll_wait"]
         valgrind += [f"--callgrind-out-file={folder}/callgrind.out.%p"]
         options = {} if port else {"stderr": subprocess.PIPE, "text": True}
         options["env"] = {**os.environ, "GLIBC_TUNABLES": PLAIN_COPIES}
