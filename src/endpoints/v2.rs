@@ -31,6 +31,9 @@ use refusal::V2Refusal;
 /// The methods that every path knows, for browsers that ask before they send.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// The service's own path.
+const HELLO: &str = "/v2/";
+
 /// Answers a request.
 pub(super) async fn answer(core: &Core, v2: V2, request: &Parts, peer: &Peer) -> Result<Response, Error> {
     let answered = match own(core, v2, request).await {
@@ -42,9 +45,11 @@ pub(super) async fn answer(core: &Core, v2: V2, request: &Parts, peer: &Peer) ->
 
 async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, V2Refusal> {
     let settings = &core.app.settings;
-    match v2 {
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    match &v2 {
         V2::Unknown => return Err(V2Refusal::NotFound),
-        V2::Elsewhere(path) => {
+        // git-reader: `/v2` is a path that knows its methods, the others are led away whatever they are asked.
+        V2::Elsewhere(path) if reads || path != HELLO => {
             // The query goes along, but to the service itself.
             let query = request.uri.query().filter(|_| !path.ends_with('/'));
             let location = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
@@ -53,7 +58,7 @@ async fn own(core: &Core, v2: V2, request: &Parts) -> Result<Response, V2Refusal
         _ => {}
     }
     let origins = &settings.kinto.cors_origins;
-    if !matches!(request.method, Method::GET | Method::HEAD) {
+    if !reads {
         let is_preflight = request.method == Method::OPTIONS
             && [ORIGIN, ACCESS_CONTROL_REQUEST_METHOD].iter().all(|name| request.headers.contains_key(name));
         return if is_preflight {

@@ -3,6 +3,8 @@
 //! Follows `git-reader` of remote-settings, which reads a path once it is decoded as a whole. Nothing below `/v2` is
 //! Kinto's, so no path is forwarded.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 use crate::kinto::CollectionKey;
@@ -54,11 +56,12 @@ impl V2 {
         if below.is_empty() {
             return Some(Self::Hello);
         }
-        if let Some(attachment) = below.strip_prefix("attachments/") {
-            return Some(Self::Attachment(attachment.to_owned()));
-        }
-        if below == "attachments" {
-            return Some(Self::Elsewhere("/v2/attachments/".to_owned()));
+        let (first, rest) = below.split_once('/').map_or((below, None), |(first, rest)| (first, Some(rest)));
+        if decoded(first) == "attachments" {
+            return Some(match rest {
+                Some(attachment) => Self::Attachment(attachment.to_owned()),
+                None => Self::Elsewhere("/v2/attachments/".to_owned()),
+            });
         }
         let bare = below.trim_end_matches('/');
         Some(match Self::below(bare) {
@@ -70,15 +73,15 @@ impl V2 {
     }
 
     fn below(path: &str) -> Self {
-        match path {
+        let path = decoded(path);
+        match &*path {
             "__broadcasts__" => return Self::Broadcasts,
             "__lbheartbeat__" => return Self::LbHeartbeat,
             "__heartbeat__" => return Self::Heartbeat,
             "__version__" => return Self::Version,
             _ => {}
         }
-        let decoded = percent_decode_str(path).decode_utf8_lossy();
-        let mut segments = decoded.split('/');
+        let mut segments = path.split('/');
         let mut next = || segments.next().unwrap_or_default();
         let ("buckets", bucket, "collections", collection, "changeset") =
             (next(), next(), next(), next(), next())
@@ -102,6 +105,10 @@ impl V2 {
             _ => "v2",
         }
     }
+}
+
+fn decoded(path: &str) -> Cow<'_, str> {
+    percent_decode_str(path).decode_utf8_lossy()
 }
 
 #[cfg(test)]
@@ -139,6 +146,8 @@ mod tests {
                 elsewhere("/v2/buckets/a%20b/collections/c/changeset"),
             ),
             ("/v2/__broadcasts__", V2::Broadcasts),
+            ("/v2/%5F_broadcasts_%5f", V2::Broadcasts),
+            ("/v2/%61ttachments/a%2Fb", V2::Attachment("a%2Fb".to_owned())),
             ("/v2/__broadcasts__/", elsewhere("/v2/__broadcasts__")),
             ("/v2/__lbheartbeat__", V2::LbHeartbeat),
             ("/v2/__heartbeat__", V2::Heartbeat),

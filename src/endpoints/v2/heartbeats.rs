@@ -1,13 +1,31 @@
 //! Dockerflow's three of `/v2`, as its `FastAPI` router answers them.
 
+use std::collections::BTreeMap;
+
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, HeaderValue};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::app::Core;
 use crate::condition::Condition;
 use crate::endpoints::{dockerflow, list};
 use crate::wire::body::{Body, Response};
+
+/// What `__heartbeat__` says; the members stand as Dockerflow has them.
+#[derive(Serialize)]
+struct Heartbeat {
+    status: &'static str,
+    checks: Map<String, Value>,
+    details: BTreeMap<String, Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    status: &'static str,
+    level: u8,
+    messages: Value,
+}
 
 /// `__lbheartbeat__`: the process answers.
 pub(super) fn load_balancer() -> Response {
@@ -23,18 +41,18 @@ pub(super) async fn heartbeat(core: &Core) -> Response {
     let checks: Map<String, Value> =
         parts.iter().map(|(name, is_good, _)| ((*name).to_owned(), word(*is_good).into())).collect();
     // What exactly is wrong is for the operator's eyes: /health/ready says it.
-    let details: Map<String, Value> = parts
+    let details: BTreeMap<String, Detail> = parts
         .iter()
         .filter(|(_, is_good, _)| !is_good)
         .map(|(name, _, number)| {
             let id = format!("kinto-sidecar.health.{number}");
             let messages = json!({id: format!("the {name} does not answer")});
-            ((*name).to_owned(), json!({"status": "error", "level": 40, "messages": messages}))
+            ((*name).to_owned(), Detail { status: "error", level: 40, messages })
         })
         .collect();
     let is_good = details.is_empty();
     let status = if is_good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-    unkept(status, &json!({"status": word(is_good), "checks": checks, "details": details}))
+    unkept(status, &Heartbeat { status: word(is_good), checks, details })
 }
 
 /// `__version__`: what this is.
@@ -42,8 +60,10 @@ pub(super) fn version() -> Response {
     unkept(StatusCode::OK, &dockerflow::version())
 }
 
-fn unkept(status: StatusCode, body: &Value) -> Response {
-    let mut response = list::json(Body::full(body.to_string()));
+fn unkept(status: StatusCode, body: &impl Serialize) -> Response {
+    // Texts and numbers always serialize.
+    let body = serde_json::to_string(body).unwrap_or_default();
+    let mut response = list::json(Body::full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

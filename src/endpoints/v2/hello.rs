@@ -3,13 +3,15 @@
 use std::time::SystemTime;
 
 use http::request::Parts;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::V2Refusal;
 use super::changesets::public_at_once;
 use crate::app::Core;
 use crate::endpoints::recent::Standing;
 use crate::endpoints::root;
+use crate::error::Error;
 use crate::kinto::iso_date;
 use crate::remote_settings::published;
 use crate::wire::body::{Body, Response};
@@ -19,6 +21,26 @@ use crate::wire::tagged::Coded;
 
 /// An answer that stands on more contents than this is not remembered: it would take too much room.
 const MOST_STATES: usize = 1000;
+
+/// What the service is; its members stand as git-reader has them.
+#[derive(Serialize)]
+struct Hello<'h> {
+    project_version: &'static str,
+    git: Git<'h>,
+    capabilities: Value,
+}
+
+#[derive(Serialize)]
+struct Git<'h> {
+    common: Common<'h>,
+}
+
+#[derive(Serialize)]
+struct Common<'h> {
+    id: &'h str,
+    timestamp: u64,
+    datetime: Option<&'h str>,
+}
 
 /// Answers with what the service is.
 pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2Refusal> {
@@ -30,13 +52,12 @@ pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2R
     let seconds = entries.timestamp.0 / 1000;
     let date = iso_date(seconds * 1_000_000);
     let date = date.split('.').next();
-    let body = json!({
-        "project_version": env!("CARGO_PKG_VERSION"),
-        "git": {"common": {"id": id, "timestamp": seconds, "datetime": date}},
-        "capabilities": {"attachments": root::attachments(&app.settings)},
-    });
+    let common = Common { id: &id, timestamp: seconds, datetime: date };
+    let capabilities = json!({"attachments": root::attachments(&app.settings)});
+    let hello = Hello { project_version: env!("CARGO_PKG_VERSION"), git: Git { common }, capabilities };
+    let body = serde_json::to_string(&hello).map_err(|error| Error::Internal(error.into()))?;
     let known = Coded::known(&request.headers, &id, compression::Encoding::Identity)?;
-    let coded = known.unwrap_or_else(|| Coded::plain(Body::full(body.to_string()), None));
+    let coded = known.unwrap_or_else(|| Coded::plain(Body::full(body), None));
     let mut response = coded.answer(Some(&id));
     let headers = response.headers_mut();
     cache_control::allow_for(headers, app.settings.remote_settings.max_age, SystemTime::now());

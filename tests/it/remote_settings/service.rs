@@ -16,6 +16,9 @@ async fn the_service_names_its_state_and_where_attachments_are() {
     let hello = async || v2(&client, "/").header("host", "evil.example").await.expect(200);
     let first = hello().await;
     let service = first.json();
+    let places = ["{\"project_version\":", "\"git\":{\"common\":{\"id\":", "\"timestamp\":", "\"datetime\":"]
+        .map(|member| first.text().find(member).unwrap());
+    assert!(places.is_sorted(), "the members stand as git-reader's do: {}", first.text());
     let attachments = &service["capabilities"]["attachments"];
     assert_eq!(attachments["base_url"], "https://settings.example.org/v2/attachments/");
     for member in ["description", "url", "version"] {
@@ -63,6 +66,13 @@ async fn paths_and_methods_are_those_of_git_reader_and_each_knows_head() {
             client.request_target(Method::GET, &path).header("host", "evil.example").await.expect(307);
         assert_eq!(answer.header("location"), Some(&*location), "{path}");
     }
+    for method in [Method::POST, Method::DELETE, Method::OPTIONS] {
+        let answer = client.request_target(method.clone(), "/v2").await.expect(405);
+        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
+        client.request_target(method, "/v2/__broadcasts__/").await.expect(307);
+    }
+    let broadcasts = v2(&client, "/__broadcasts__").await.expect(200);
+    assert_eq!(v2(&client, "/%5F_broadcasts__").await.expect(200).body, broadcasts.body);
     for path in ["/v2/x", "/v2/buckets", "/v2/buckets/a/collections/b/records", "/v2/batch", "/v2/%2e%2e/v1/"]
     {
         for method in [Method::GET, Method::PUT] {
@@ -115,6 +125,7 @@ async fn heartbeats_tell_what_is_there_and_readers_are_answered_while_kinto_is_d
         well.json(),
         json!({"status": "ok", "checks": {"upstream": "ok", "journal": "ok"}, "details": {}})
     );
+    assert!(well.text().starts_with("{\"status\":\"ok\",\"checks\":{"), "{}", well.text());
     assert_eq!(well.header("cache-control"), Some("no-store"));
     for member in ["commit", "version", "source", "build"] {
         assert!(v2(&client, "/__version__").await.expect(200).json()[member].is_string(), "{member}");
