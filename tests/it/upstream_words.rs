@@ -54,6 +54,15 @@ async fn backoff_is_on_every_answer_and_retry_after_on_errors_only() {
         assert!(matches!(answer.status, 400 | 404), "{answer}");
         assert_eq!(answer.header("backoff"), Some("17"), "{answer}");
     }
+    let resources =
+        [SERVICE_ACCOUNT, ("changes.resources", "/buckets/b"), ("sidecar.compat", "remote-settings")];
+    let readers = Sidecar::start(kinto.url(), &resources);
+    for path in
+        ["/", "/__broadcasts__", "/buckets/monitor/collections/changes/changeset?_expected=0", "/none"]
+    {
+        let answer = readers.client().request_target(http::Method::GET, &format!("/v2{path}")).await;
+        assert_eq!(answer.header("backoff"), Some("17"), "{answer}");
+    }
     drop(kinto);
     let outage = eventually("an outage", async || {
         let answer = alice.get("/buckets/b/collections/other/changeset?_expected=0").await;

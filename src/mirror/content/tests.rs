@@ -82,6 +82,24 @@ fn rows_once_seen_to_be_the_newest_are_not_repeated() {
 }
 
 #[test]
+fn all_moments_between_two_rows_are_one_selection() {
+    let timestamps = [40, 50, 60];
+    let update = Update {
+        rows: timestamps.map(|timestamp| row(&timestamp.to_string(), timestamp)).to_vec(),
+        witnessed: timestamps.map(Timestamp).to_vec(),
+        ..Update::default()
+    };
+    let content = Content::new(metadata(), Timestamp(60), None, update);
+    let of = |since: u64| content.since(Timestamp(since), None, OVERLAP);
+    for (number, gap) in [0..40, 40..50, 50..60, 60..90].into_iter().enumerate() {
+        let first = of(gap.start);
+        assert_eq!(content.chunks(&first).is_empty(), number == 3);
+        assert!(gap.clone().all(|since| of(since) == first), "{gap:?}");
+        assert!(number == 3 || of(gap.end) != first, "{gap:?}");
+    }
+}
+
+#[test]
 fn of_writes_that_were_alone_here_only_who_knows_of_another_has_seen_the_earlier() {
     let update = Update {
         rows: vec![row("a", 95), row("b", 97), row("c", 100)],

@@ -1,6 +1,7 @@
 //! Bundles and attachments, read as their clients read them.
 
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -8,6 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::signatures::Signer;
 use super::{changeset_of, public_bucket, sidecar_of, v2};
 use crate::support::stub::Stub;
 use crate::support::{Client, Environment, Kinto, environment, eventually, tests_folder, unique};
@@ -87,7 +89,8 @@ async fn bundles_have_whole_changesets_as_they_are_now() {
     let first = v2(&client, path).await.expect(200);
     assert_eq!(first.header("content-type"), Some("application/x-mozlz4"));
     assert_eq!(first.header("cache-control"), Some("max-age=60"));
-    assert!(first.header("last-modified").is_some());
+    let newest = bundled_newest(&changesets);
+    assert_eq!(first.header("last-modified"), Some(&*http_date(newest)));
     let known = v2(&client, path).header("if-none-match", first.header("etag").unwrap()).await.expect(304);
     assert!(known.body.is_empty());
     let head = client.request_target(Method::HEAD, &format!("/v2{path}")).await.expect(200);
@@ -100,6 +103,77 @@ async fn bundles_have_whole_changesets_as_they_are_now() {
     })
     .await;
     assert_ne!(second.header("etag"), first.header("etag"));
+    assert_eq!(second.header("last-modified"), Some(&*http_date(expected["timestamp"].as_u64().unwrap())));
+}
+
+/// The newest timestamp of the changesets in a bundle.
+fn bundled_newest(changesets: &Value) -> u64 {
+    changesets
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|changeset| changeset["timestamp"].as_u64().unwrap())
+        .max()
+        .unwrap()
+}
+
+fn http_date(milliseconds: u64) -> String {
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(milliseconds))
+}
+
+#[tokio::test]
+async fn a_bundle_of_nothing_is_there_and_one_that_is_too_large_is_not() {
+    let bucket = unique("bounded");
+    let owner = Kinto::shared().client().user("owner");
+    public_bucket(&owner, &bucket, &["c"]).await;
+    let sidecar = sidecar_of(&[&bucket], &[("sidecar.bundle_size", "1KiB")]);
+    let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
+    assert_eq!(bundle(&client, "startup.json.mozlz4").await, json!([]));
+    assert_eq!(bundle(&client, "changesets.json.mozlz4").await.as_array().unwrap().len(), 1);
+    let record = format!("/buckets/{bucket}/collections/c/records/large");
+    owner.put(&record).data(json!({"text": "x".repeat(1 << 10)})).await.expect(201);
+    eventually("the bundle to be too large", async || {
+        let answer = v2(&client, "/attachments/bundles/changesets.json.mozlz4").await;
+        (answer.status == 404).then_some(())
+    })
+    .await;
+    assert!(sidecar.log().contains("larger than sidecar.bundle_size"), "{}", sidecar.log());
+    assert_eq!(bundle(&client, "startup.json.mozlz4").await, json!([]));
+}
+
+#[tokio::test]
+async fn what_does_not_verify_is_in_no_bundle_while_nothing_better_is_kept() {
+    let mut signer = Signer::start();
+    let (bucket, uri, direct) = signer.bucket("bundle-signed", "").await;
+    let other = format!("/buckets/{bucket}/collections/other");
+    direct.put(&other).await.expect(201);
+    direct.put(&format!("{other}/records/r")).await.expect(201);
+    for uri in [&uri, &other] {
+        direct.patch(uri).data(json!({"flags": ["startup"]})).await.expect(200);
+    }
+    let public = signer.public();
+    let settings = [("sidecar.verify_signatures", "true"), ("sidecar.signature_key", &*public)];
+    let sidecar = sidecar_of(&[&bucket], &settings);
+    let (client, owner) = (sidecar.client(), sidecar.client().user("owner"));
+    let bundled =
+        async |name: &str| -> Vec<Value> { bundle(&client, name).await.as_array().unwrap().clone() };
+    let mut good = None;
+    for name in ["startup.json.mozlz4", "changesets.json.mozlz4"] {
+        let changesets = bundled(name).await;
+        assert_eq!(changesets.len(), 1, "{changesets:?}");
+        assert!(signer.is_good(&changesets[0]));
+        good = Some(changesets[0].clone());
+    }
+    // What nobody has signed yet is not in it: what was good is.
+    owner.put(&format!("{uri}/records/unsigned")).await.expect(201);
+    signer.sign(&owner, &other, "").await;
+    let changesets = eventually("the other changeset", async || {
+        Some(bundled("changesets.json.mozlz4").await).filter(|changesets| changesets.len() == 2)
+    })
+    .await;
+    assert!(
+        changesets.contains(&good.unwrap()) && changesets.iter().all(|changeset| signer.is_good(changeset))
+    );
 }
 
 #[tokio::test]
@@ -120,9 +194,16 @@ async fn attachments_of_a_collection_are_zipped_where_it_wishes_so() {
         let uri = format!("/buckets/{bucket}/collections/{collection}/records/with");
         owner.put(&uri).data(attachment(size)).await.expect(201);
     }
+    let also = format!("/buckets/{bucket}/collections/files/records/also");
+    owner.put(&also).data(attachment(BODY.len() as u64)).await.expect(201);
+    let preview = format!("{bucket}-preview");
+    public_bucket(&owner, &preview, &["files"]).await;
+    let uri = format!("/buckets/{preview}/collections/files");
+    owner.patch(&uri).data(json!({"attachment": {"bundle": true}})).await.expect(200);
+    owner.put(&format!("{uri}/records/with")).data(attachment(BODY.len() as u64)).await.expect(201);
     let stub = attachments(BODY);
     let place = format!("{}/files", stub.url().trim_end_matches("/v1"));
-    let sidecar = sidecar_of(&[&bucket], &[("sidecar.attachments_upstream", &place)]);
+    let sidecar = sidecar_of(&[&bucket, &preview], &[("sidecar.attachments_upstream", &place)]);
     let client = sidecar.client();
     let name = format!("{bucket}--files.zip");
     let files = bundle(&client, &name).await;
@@ -130,11 +211,15 @@ async fn attachments_of_a_collection_are_zipped_where_it_wishes_so() {
         owner.get(&format!("/buckets/{bucket}/collections/files/records/with")).await.expect(200).data();
     let files: Vec<(String, String)> = serde_json::from_value(files).unwrap();
     let decoded = |place: usize| BASE64_STANDARD.decode(&files[place].1).unwrap();
-    assert_eq!(files.iter().map(|file| &*file.0).collect::<Vec<_>>(), ["with.meta.json", "with"]);
-    assert_eq!(serde_json::from_slice::<Value>(&decoded(0)).unwrap(), record);
-    assert_eq!(decoded(1), BODY);
+    let names: Vec<&str> = files.iter().map(|file| &*file.0).collect();
+    assert_eq!(names, ["also.meta.json", "with.meta.json", "also", "with"], "records first");
+    assert_eq!(serde_json::from_slice::<Value>(&decoded(1)).unwrap(), record);
+    assert_eq!((&*decoded(2), &*decoded(3)), (BODY, BODY));
     let answer = v2(&client, &format!("/attachments/bundles/{name}")).await.expect(200);
     assert_eq!(answer.header("content-type"), Some("application/zip"));
+    let modified = owner.get(&also).await.expect(200).timestamp();
+    assert_eq!(answer.header("last-modified"), Some(&*http_date(modified)));
+    assert_eq!(bundle(&client, &format!("{preview}--files.zip")).await.as_array().unwrap().len(), 2);
     for collection in ["none", "large", "unwished", "missing"] {
         v2(&client, &format!("/attachments/bundles/{bucket}--{collection}.zip")).await.expect(404);
     }

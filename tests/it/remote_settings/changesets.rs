@@ -79,6 +79,46 @@ async fn what_anybody_may_read_of_what_is_monitored_is_shown_to_everybody_alike(
 }
 
 #[tokio::test]
+async fn the_list_is_filtered_exactly_and_has_the_newest_timestamp_of_all() {
+    let (one, two) = (unique("filter-one"), unique("filter-two"));
+    let owner = Kinto::shared().client().user("owner");
+    public_bucket(&owner, &one, &["a", "b"]).await;
+    public_bucket(&owner, &two, &["a"]).await;
+    // With an overlap, those come again that passed elsewhere just before.
+    let sidecar = sidecar_of(&[&one, &two], &[("sidecar.overlap", "0s")]);
+    let client = sidecar.client();
+    let list = v2(&client, &format!("{LIST}?_expected=0")).await.expect(200).json();
+    let newest = list["timestamp"].as_u64().unwrap();
+    let oldest = list["changes"][2]["last_modified"].as_u64().unwrap();
+    let all = [format!("{one}/a"), format!("{one}/b"), format!("{two}/a")];
+    let none: &[String] = &[];
+    for (filter, expected) in [
+        (String::new(), &all[..]),
+        (format!("&bucket={one}"), &all[..2]),
+        (format!("&bucket={two}&bucket={one}"), &all[..2]),
+        (format!("&bucket={one}&collection=b"), &all[1..2]),
+        (format!("&bucket={}", &one[..one.len() - 1]), none),
+        ("&bucket=".to_owned(), none),
+        ("&collection=".to_owned(), none),
+        ("&collection=A".to_owned(), none),
+        (format!("&_since={}", oldest - 1), &all[..]),
+        (format!("&_since={oldest}"), &all[1..]),
+        (format!("&_since={newest}"), none),
+        (format!("&bucket={one}&_since={oldest}"), &all[1..2]),
+        ("&other=x&_limit=1".to_owned(), &all[..]),
+    ] {
+        let query = format!("_expected=0{filter}");
+        assert_eq!(listed(&client, &query).await, expected, "{query}");
+        let answer = v2(&client, &format!("{LIST}?{query}")).await.expect(200).json();
+        assert_eq!(
+            (&answer["timestamp"], &answer["metadata"]),
+            (&json!(newest), &list["metadata"]),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_changeset_of_v2_is_the_one_of_v1_from_the_same_memory() {
     let bucket = unique("same");
     let owner = Kinto::shared().client().user("owner");

@@ -36,9 +36,12 @@ async fn the_service_names_its_state_and_where_attachments_are() {
     assert_eq!(id(&hello().await.json()), id(&service), "the same state");
     let etag = first.header("etag").unwrap().to_owned();
     v2(&client, "/").header("if-none-match", &etag).await.expect(304);
-    // Another process names it alike.
-    let other = sidecar_of(&[&bucket], &[]);
-    assert_eq!(id(&v2(&other.client(), "/").await.expect(200).json()), id(&service));
+    // Another process names it alike. Without a URL of its own, it is known by its host.
+    let other = sidecar_of(&[&bucket], &[("http_host", "rs.example.org"), ("http_scheme", "http")]);
+    let of_other = v2(&other.client(), "/").header("host", "evil.example").await.expect(200).json();
+    assert_eq!(id(&of_other), id(&service));
+    let base_url = &of_other["capabilities"]["attachments"]["base_url"];
+    assert_eq!(base_url, "http://rs.example.org/v2/attachments/");
 
     let collection = format!("/buckets/{bucket}/collections/c");
     owner.patch(&collection).data(json!({"signature": {"x5u": ""}})).await.expect(200);
@@ -72,6 +75,9 @@ async fn paths_and_methods_are_those_of_git_reader_and_each_knows_head() {
         client.request_target(method, "/v2/__broadcasts__/").await.expect(307);
     }
     let broadcasts = v2(&client, "/__broadcasts__").await.expect(200);
+    assert_eq!(broadcasts.body, client.get("/__broadcasts__").await.expect(200).body);
+    let root = client.request_target(Method::GET, "/").await.expect(307);
+    assert!(root.header("location").unwrap().ends_with("/v1/"), "the root is Kinto's");
     assert_eq!(v2(&client, "/%5F_broadcasts__").await.expect(200).body, broadcasts.body);
     for path in ["/v2/x", "/v2/buckets", "/v2/buckets/a/collections/b/records", "/v2/batch", "/v2/%2e%2e/v1/"]
     {
@@ -115,7 +121,7 @@ async fn paths_and_methods_are_those_of_git_reader_and_each_knows_head() {
 #[tokio::test]
 async fn heartbeats_tell_what_is_there_and_readers_are_answered_while_kinto_is_down() {
     let bucket = unique("heartbeat");
-    public_bucket(&Kinto::shared().client().user("owner"), &bucket, &["c"]).await;
+    public_bucket(&Kinto::shared().client().user("owner"), &bucket, &["c", "unread"]).await;
     let chaos = Chaos::before(Kinto::shared().url());
     let sidecar = sidecar_before(chaos.url(), &[&bucket], &[]);
     let client = sidecar.client();
@@ -144,7 +150,11 @@ async fn heartbeats_tell_what_is_there_and_readers_are_answered_while_kinto_is_d
     assert_eq!((&ill["status"], &ill["checks"]["upstream"]), (&json!("error"), &json!("error")));
     assert!(ill["details"]["upstream"]["messages"].is_object());
     assert_eq!(v2(&client, &changeset).await.expect(200).body, whole.body);
-    assert_eq!(v2(&client, list).await.expect(200).json()["changes"].as_array().unwrap().len(), 1);
+    assert_eq!(v2(&client, list).await.expect(200).json()["changes"].as_array().unwrap().len(), 2);
+    let unread = v2(&client, &format!("{}?_expected=0", changeset_of(&bucket, "unread"))).await.expect(503);
+    assert_eq!(unread.json(), json!({"detail": "Service Unavailable"}));
+    assert_eq!(unread.header("cache-control"), Some("no-store"));
+    assert!(unread.header("retry-after").is_some());
     let unknown = v2(&client, "/__lbheartbeat__").await.expect(200);
     assert_eq!(unknown.header("cache-control"), Some("no-store"));
 }

@@ -273,6 +273,26 @@ async fn a_chain_that_cannot_be_had_is_asked_for_now_and_then_however_many_read(
     .await;
 }
 
+#[tokio::test]
+async fn one_good_signature_of_several_is_enough() {
+    let mut signer = Signer::start();
+    let (bucket, uri, direct) = signer.bucket("several", "").await;
+    let good = direct.get(&uri).await.expect(200).data()["signature"].clone();
+    let bad = json!({"signature": "AAAA", "x5u": "", "mode": "other"});
+    direct.patch(&uri).data(json!({"signature": bad, "signatures": [bad, good]})).await.expect(200);
+    let sidecar = signer.sidecar(&bucket);
+    let client = sidecar.client();
+    let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
+    let changeset = v2(&client, &path).await.expect(200).json();
+    assert_eq!(changeset["metadata"]["signatures"], json!([bad, good]), "as they are");
+    assert_eq!(changeset["metadata"]["signature"], bad, "and so is the single one");
+    assert!(!why(&sidecar).await.contains("does not verify"));
+    sidecar.client().user("owner").patch(&uri).data(json!({"signatures": [bad]})).await.expect(200);
+    let kept = v2(&client, &path).await.expect(200).json();
+    assert_eq!(kept["metadata"]["signatures"], json!([bad, good]));
+    assert!(why(&sidecar).await.contains("does not verify"));
+}
+
 /// A chain of the signer's key and an authority, in PEM.
 fn chain(signer: &Signer, name: &str, year: i32) -> String {
     let authority_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
