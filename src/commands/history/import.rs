@@ -59,7 +59,7 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
     let done: Result<(), Failure> = done.await;
     let made = async {
         journal.make_indexes().await?;
-        Ok::<_, JournalError>(journal.fill_chains().await?)
+        journal.fill_chains().await
     };
     let done = match done {
         Ok(()) => made.await.map_err(Failure::from),

@@ -97,7 +97,7 @@ async fn the_list_is_filtered_exactly_and_has_the_newest_timestamp_of_all() {
         (format!("&bucket={one}"), &all[..2]),
         (format!("&bucket={two}&bucket={one}"), &all[..2]),
         (format!("&bucket={one}&collection=b"), &all[1..2]),
-        (format!("&bucket={}", &one[..one.len() - 1]), none),
+        (format!("&bucket={}", one.get(..one.len() - 1).unwrap()), none),
         ("&bucket=".to_owned(), none),
         ("&collection=".to_owned(), none),
         ("&collection=A".to_owned(), none),
