@@ -118,6 +118,7 @@ fn every_command_in_the_docs_does_what_it_says() {
         let commands = commands
             .replace("0.0.0.0:8889", "127.0.0.1:0")
             .replace("127.0.0.1:8890", "127.0.0.1:0")
+            .replace("127.0.0.1:8895", "127.0.0.1:0")
             .replace("localhost:8888", &quickstart.kinto)
             .replace("localhost:8889", &quickstart.sidecar)
             .replace("localhost:8890", &quickstart.admin)
