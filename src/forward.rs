@@ -84,6 +84,7 @@ fn prepare_answer(answer: &mut Response) -> Result<(), Error> {
     if has_no_length {
         fields.remove(CONTENT_LENGTH);
     }
+    headers::settle_length(fields);
     fields.append(VIA, via);
     Ok(())
 }

@@ -160,7 +160,8 @@ pub fn json(body: Body) -> Response {
 
 /// Refuses a client that does not take JSON: 406.
 pub fn check_accept(headers: &HeaderMap) -> Result<(), Error> {
-    let Some(accept) = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()) else { return Ok(()) };
+    let lines = headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let mut lines = lines.map(str::trim).filter(|line| !line.is_empty()).peekable();
     let takes_json = |range: &str| {
         let (range, parameters) = range.split_once(';').unwrap_or((range, ""));
         let is_json = ["*/*", "application/*", "application/json"]
@@ -168,7 +169,7 @@ pub fn check_accept(headers: &HeaderMap) -> Result<(), Error> {
             .any(|json| range.trim().eq_ignore_ascii_case(json));
         is_json && headers::weight(parameters) > 0
     };
-    if accept.trim().is_empty() || accept.split(',').any(takes_json) {
+    if lines.peek().is_none() || lines.any(|line| line.split(',').any(takes_json)) {
         Ok(())
     } else {
         Err(Error::NotAcceptable)
@@ -228,6 +229,18 @@ fn push_encoded(url: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_taken_by_whoever_says_so_in_one_line_of_several() {
+        let takes = |lines: &[&'static str]| {
+            let lines = lines.iter().map(|line| (ACCEPT, HeaderValue::from_static(line)));
+            let mut headers = HeaderMap::new();
+            lines.for_each(|(name, line)| _ = headers.append(name, line));
+            check_accept(&headers).is_ok()
+        };
+        assert!(takes(&[]) && takes(&[""]) && takes(&["text/html", "application/json"]));
+        assert!(!takes(&["text/html"]) && !takes(&["text/html", "application/json;q=0"]));
+    }
 
     #[test]
     fn the_next_page_has_the_parameters_of_this_one() {

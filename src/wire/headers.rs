@@ -75,6 +75,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> HopByHop {
     found
 }
 
+/// Says once what a length is that was said several times: all of these are the same, or the answer would not have been read.
+pub fn settle_length(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(length), another) = (lengths.next(), lengths.next()) else { return };
+    let mut items = length.as_bytes().split(|byte| *byte == b',');
+    let (first, others) = (items.next().unwrap_or_default().trim_ascii(), items.next());
+    if (another.is_some() || others.is_some())
+        && let Ok(length) = HeaderValue::from_bytes(first)
+    {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+}
+
 fn is_of_one_connection(name: &str) -> bool {
     matches!(
         name,
@@ -155,6 +168,19 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
+    }
+
+    #[test]
+    fn a_length_is_said_once() {
+        for lengths in [&["2"][..], &["2, 2"], &["2", "2"], &["2 ,2", "2"]] {
+            let mut headers = HeaderMap::new();
+            for length in lengths {
+                headers.append(CONTENT_LENGTH, HeaderValue::from_static(length));
+            }
+            settle_length(&mut headers);
+            let settled: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+            assert_eq!(settled, ["2"], "{lengths:?}");
+        }
     }
 
     #[test]
