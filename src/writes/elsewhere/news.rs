@@ -1,5 +1,7 @@
 //! Reads what is in a list that is watched, and records what nobody recorded.
 
+use std::collections::BTreeSet;
+
 use super::Watcher;
 use crate::journal::{Action, Change, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
@@ -15,7 +17,8 @@ use crate::writes::versions::{self, Listing};
 const AT_ONCE: usize = 500;
 
 impl Watcher {
-    /// A list of which the journal knows nothing. Gives its timestamp, and that of its newest object.
+    /// A list that was never read. Gives its timestamp, and that of its newest object. What the journal knows of it, as it passed
+    /// through, and has another version by now, was written elsewhere meanwhile, perhaps in another bucket under the same name.
     pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), LookupError> {
         let Listing { timestamp, mut versions } = match self.settings.now().history.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
@@ -28,8 +31,14 @@ impl Watcher {
         versions.reverse();
         // What is being written is told of by those who write it.
         self.others_settled(uri).await?;
+        let moved = self.moved(&versions).await?;
+        if !moved.is_empty() {
+            let mut whole = versions::alive(&self.room.source, uri, "").await?.versions;
+            whole.retain(|(object, _)| moved.contains(object));
+            self.record_missing(uri, whole, None).await?;
+        }
         let mut outcome = Outcome::default();
-        for (object, version) in versions {
+        for (object, version) in versions.into_iter().filter(|(object, _)| !moved.contains(object)) {
             let date = Some(version.modified);
             let change = changed(version, object, None);
             match self.settings.now().history.backfill {
@@ -45,6 +54,16 @@ impl Watcher {
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok((timestamp, newest))
+    }
+
+    /// Of these, what the journal knows to be there in another version.
+    async fn moved(&self, versions: &[(Object, Version)]) -> Result<BTreeSet<Object>, JournalError> {
+        let objects: Vec<Object> = versions.iter().map(|(object, _)| object.clone()).collect();
+        let known = self.journal.known(&objects).await?;
+        let moved = versions.iter().filter(|(object, version)| {
+            known.get(object).is_some_and(|known| !known.deleted && known.modified != version.modified)
+        });
+        Ok(moved.map(|(object, _)| object.clone()).collect())
     }
 
     /// What is newer than the watermark, less the overlap. Gives the same.
