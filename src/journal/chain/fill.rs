@@ -20,11 +20,18 @@ impl Journal {
     /// Makes chains of entries for the objects that have none.
     pub async fn fill_chains(&self) -> Result<(), JournalError> {
         let mut place = Some(Place::default());
+        let (mut portions, mut look) = (0, 1);
         while let Some(from) = place {
             place = match self.write(Work::Fill(from)).await? {
                 Done::Filled(rest) => rest,
                 _ => None,
             };
+            portions += 1;
+            if portions == look {
+                // What was empty is asked in another way than what is large.
+                self.look_at_sizes().await?;
+                look *= 4;
+            }
         }
         Ok(())
     }
