@@ -1,12 +1,15 @@
 //! The state that is published: the contents of all collections that anybody may read, at one look.
 
+use std::collections::HashSet;
 use std::fmt::Write;
+use std::future::pending;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::kinto::CollectionKey;
 use crate::mirror::{Mirror, Mirrors, State};
@@ -18,8 +21,11 @@ use crate::upstream::kinto::KintoError;
 /// How many collections are brought up to date at once.
 const AT_ONCE: usize = 4;
 
-/// How long what is not published is left alone.
+/// How long what is not published is left alone where nothing is heard of it.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// How long it is left alone while it changes faster than it is looked at.
+const AT_LEAST_BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// How many bytes of a digest name a state, as many as those of a commit.
 const NAME_BYTES: usize = 20;
@@ -103,11 +109,36 @@ pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, t
         signatures.forget_all_but(&entries);
         states(&mirrors, &signatures, &entries).await;
         loop {
-            match timeout(BETWEEN_LOOKS, moved.changed()).await {
-                Ok(Ok(())) => break,
-                Ok(Err(_)) => return,
-                Err(_elapsed) => _ = of_keys(&mirrors, &signatures, signatures.unpublished().iter()).await,
+            tokio::select! {
+                more = moved.changed() => match more {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = news_of(&mirrors, signatures.unpublished()) => {}
+                () = sleep(BETWEEN_LOOKS) => {}
             }
+            of_keys(&mirrors, &signatures, signatures.unpublished().iter()).await;
         }
+    }
+}
+
+/// Waits until more was heard of one of these collections than its content accounts for: a signature moves no timestamp.
+async fn news_of(mirrors: &Mirrors, keys: HashSet<CollectionKey>) {
+    let waits = keys.iter().map(async |key| {
+        let mirror = mirrors.mirror(key);
+        let news = mirror.clock().news();
+        if mirror.settled().is_some() {
+            mirror.clock().news_beyond(news).await;
+        } else if mirror.state().is_some_and(|state| state.began.elapsed() < BETWEEN_LOOKS) {
+            // It came while the content was looked at.
+            sleep(AT_LEAST_BETWEEN_LOOKS).await;
+        } else {
+            // It cannot be read now.
+            pending::<()>().await;
+        }
+    });
+    let mut waits: FuturesUnordered<_> = waits.collect();
+    if waits.next().await.is_none() {
+        pending::<()>().await;
     }
 }
