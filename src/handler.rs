@@ -1,13 +1,15 @@
 //! The life of a request, from top to bottom.
 
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{Method, Request, Uri};
+use http::{HeaderValue, Method, Request, Uri};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -24,6 +26,7 @@ use crate::metrics::{self, CacheOutcome};
 use crate::query::Invalid;
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
+use crate::traces::SpanUnderWay;
 use crate::wire::arrival::Arrival;
 use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
@@ -35,52 +38,87 @@ use crate::wire::request_id::{self, X_REQUEST_ID};
 use crate::writes::answer::Answer;
 use crate::writes::{LARGEST_SENT, Write};
 
+/// A request whose answer is not there yet.
+struct Begun {
+    since: Instant,
+    request_id: HeaderValue,
+    line: Option<AccessLine>,
+    span: Option<SpanUnderWay>,
+}
+
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
-pub async fn handle(core: &Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Response {
-    let begun = Instant::now();
+///
+/// What was given a moment ago is given again before anything is made ready for what may take longer.
+pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> BoxFuture<'_, Response> {
+    let since = Instant::now();
     let settled = host::settle(&mut request);
-    let request_id = request_id::take_or_make(request.headers());
-    let line = AccessLine::begin(&request, begun, peer, &core.app.settings);
-    let span = core.app.traces.as_ref().and_then(|traces| traces.begin(&mut request));
-    let is_told = line.is_some() || span.is_some();
-    let about = |uri: &Uri| Arc::new(Current::new(uri.clone(), request_id.clone(), is_told));
-    let given = if settled.is_ok() { recent::again(core, &request, peer) } else { None };
-    let (endpoint, cache, mut response, current) = if let Some((endpoint, cache, response)) = given {
-        (endpoint, cache, response, is_told.then(|| about(request.uri())))
-    } else {
-        request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
+    let begun = Begun {
+        since,
+        request_id: request_id::take_or_make(request.headers()),
+        line: AccessLine::begin(&request, since, peer, &core.app.settings),
+        span: core.app.traces.as_ref().and_then(|traces| traces.begin(&mut request)),
+    };
+    let given = if settled.is_ok() { recent::again(&core, &request, peer) } else { None };
+    if let Some((endpoint, cache, response)) = given {
+        let current = begun.is_told().then(|| begun.current(request.uri()));
+        return Box::pin(ready(begun.end(&core, endpoint, cache, current.as_ref(), response)));
+    }
+    Box::pin(async move {
+        request.headers_mut().insert(X_REQUEST_ID, begun.request_id.clone());
         let origin = request.headers().get(ORIGIN).cloned();
         let route = Route::of(request.uri().path(), &core.app.settings);
         let endpoint = route.name();
-        let current = about(request.uri());
-        let asked =
-            if recent::is_remembered(&route) { Asked::of(core, &mut request, peer.scheme()) } else { None };
+        let current = begun.current(request.uri());
+        let is_remembered = recent::is_remembered(&route);
+        let asked = if is_remembered { Asked::of(&core, &mut request, peer.scheme()) } else { None };
         let answered = async {
             let answered = match settled {
-                Ok(()) => AssertUnwindSafe(answer(core, route, request, peer))
+                Ok(()) => AssertUnwindSafe(answer(&core, route, request, peer))
                     .catch_unwind()
                     .await
                     .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into()))),
                 Err(trouble) => Err(Error::BadRequest(trouble)),
             };
-            answered.unwrap_or_else(|error| fail(core, error, origin.as_ref()))
+            answered.unwrap_or_else(|error| fail(&core, error, origin.as_ref()))
         };
         let mut response = current::about(Arc::clone(&current), answered).await;
         if let Some(asked) = asked {
-            asked.answered(core, endpoint, &mut response);
+            asked.answered(&core, endpoint, &mut response);
         }
-        (endpoint, CacheOutcome::of(response.headers()), response, Some(current))
-    };
-    response.headers_mut().insert(X_REQUEST_ID, request_id);
+        let cache = CacheOutcome::of(response.headers());
+        begun.end(&core, endpoint, cache, Some(&current), response)
+    })
+}
 
-    metrics::count_request(endpoint, response.status(), cache, begun.elapsed());
-    if let (Some(span), Some(current)) = (span, &current) {
-        span.end(endpoint, current, response.status(), cache);
+impl Begun {
+    /// Whether somebody will be told of the request.
+    fn is_told(&self) -> bool {
+        self.line.is_some() || self.span.is_some()
     }
-    let (Some(line), Some(current)) = (line, current) else { return response };
-    let user =
-        line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());
-    line.end(current, user, response)
+
+    fn current(&self, uri: &Uri) -> Arc<Current> {
+        Arc::new(Current::new(uri.clone(), self.request_id.clone(), self.is_told()))
+    }
+
+    /// The answer is there. Tells everybody who wants to know.
+    fn end(
+        self,
+        core: &Core,
+        endpoint: &'static str,
+        cache: CacheOutcome,
+        current: Option<&Arc<Current>>,
+        mut response: Response,
+    ) -> Response {
+        response.headers_mut().insert(X_REQUEST_ID, self.request_id);
+        metrics::count_request(endpoint, response.status(), cache, self.since.elapsed());
+        if let (Some(span), Some(current)) = (self.span, current) {
+            span.end(endpoint, current, response.status(), cache);
+        }
+        let (Some(line), Some(current)) = (self.line, current) else { return response };
+        let user =
+            line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());
+        line.end(Arc::clone(current), user, response)
+    }
 }
 
 async fn answer(

@@ -72,10 +72,7 @@ impl Answering for Proxying {
     }
 
     fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, body::Response> {
-        Box::pin(async move {
-            let core = self.core.get();
-            handler::handle(&core, request, &self.peer).await
-        })
+        handler::handle(self.core.get(), request, &self.peer)
     }
 }
 

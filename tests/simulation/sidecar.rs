@@ -195,7 +195,7 @@ pub async fn ask(core: Arc<Core>, request: Request<Full<Bytes>>) -> Option<Respo
         let core = Arc::clone(&core);
         async move {
             let peer = Peer::new(None, false, &core.app.settings);
-            Ok::<_, Infallible>(handle(&core, request, &peer).await)
+            Ok::<_, Infallible>(handle(core, request, &peer).await)
         }
     });
     tokio::spawn(async move {
