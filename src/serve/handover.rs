@@ -16,11 +16,11 @@
 //! A new process that fails before it says that it is ready changes nothing. It looks before whether it could use the
 //! journal, which the old one lets go of later.
 
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +52,8 @@ const START: Duration = Duration::from_secs(60);
 const LONGEST_LEAVE: Duration = Duration::from_secs(30);
 /// SECURITY: whoever connects is given the sockets.
 const PRIVATE: u32 = 0o600;
+/// The same for the folder in which the socket is made.
+const PRIVATE_FOLDER: u32 = 0o700;
 
 /// The process that this one takes over from.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ pub(super) struct Offer {
 // === impl Predecessor ===
 
 impl Predecessor {
-    /// Asks the process that listens at a path for its sockets. `None` where there is none.
+    /// Asks the process that listens at a path for its sockets. `None` where there is none that may give any.
     pub(super) fn ask(path: &Path) -> io::Result<Option<(Self, Given)>> {
         let mut stream = match UnixStream::connect(path) {
             Ok(stream) => stream,
@@ -82,6 +84,10 @@ impl Predecessor {
             }
             Err(error) => return Err(error),
         };
+        if let Err(error) = check(&stream) {
+            tracing::warn!(%error, "takes over from nobody at {}", path.display());
+            return Ok(None);
+        }
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut version = [0];
@@ -126,6 +132,26 @@ impl Leaving {
             std::thread::sleep(LONGEST_LEAVE);
         }
     }
+}
+
+/// Whether the process at the other end is this user's, or root's.
+///
+/// SECURITY: whoever gives a socket can keep it, and read what its clients send. The folder may be one in which others make
+/// sockets, too.
+#[cfg(target_os = "linux")]
+fn check(stream: &UnixStream) -> io::Result<()> {
+    let there = rustix::net::sockopt::socket_peercred(stream)?.uid;
+    if there.is_root() || there == rustix::process::geteuid() {
+        return Ok(());
+    }
+    let text = format!("the process there is that of another user, {}", there.as_raw());
+    Err(io::Error::new(ErrorKind::PermissionDenied, text))
+}
+
+/// The socket's mode has to do where the system does not say whose process it is.
+#[cfg(not(target_os = "linux"))]
+fn check(_: &UnixStream) -> io::Result<()> {
+    Ok(())
 }
 
 fn receive(stream: &UnixStream) -> io::Result<(u8, Option<std::os::fd::OwnedFd>)> {
@@ -187,18 +213,29 @@ impl Offer {
 }
 
 /// Listens at a path in place of whoever does so far.
+///
+/// SECURITY: a socket is made with the mode that the umask leaves it, so it is made where nobody else comes by.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let mut beside = PathBuf::from(path).into_os_string();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    let listener = UnixListener::bind(&beside)?;
-    std::fs::set_permissions(&beside, Permissions::from_mode(PRIVATE))?;
-    std::fs::rename(&beside, path)?;
+    DirBuilder::new().mode(PRIVATE_FOLDER).create(&beside)?;
+    let made = listen_in(&beside, path);
+    std::fs::remove_dir_all(&beside)?;
+    made
+}
+
+fn listen_in(folder: &Path, path: &Path) -> io::Result<UnixListener> {
+    let made = folder.join("s");
+    let listener = UnixListener::bind(&made)?;
+    std::fs::set_permissions(&made, Permissions::from_mode(PRIVATE))?;
+    std::fs::rename(&made, path)?;
     Ok(listener)
 }
 
 /// Gives the sockets, and waits until they are in use.
 fn hand_over(mut stream: UnixStream, offered: &Mutex<Option<Given>>) -> io::Result<UnixStream> {
+    check(&stream)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(START))?;
     stream.write_all(&[VERSION])?;
@@ -267,5 +304,39 @@ mod tests {
         let [crate::server::Listener::Tcp(listener)] = &given.clients[..] else { panic!("{given:?}") };
         listener.set_nonblocking(false).unwrap();
         listener.accept().unwrap();
+    }
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_is_taken_from_the_process_of_another_user() {
+        use rustix::fs::{Gid, Uid, chown};
+        use rustix::process::geteuid;
+        use rustix::thread::set_thread_res_uid;
+
+        if !geteuid().is_root() {
+            eprintln!("only root can be somebody else");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let other = Uid::from_raw(65_534);
+        chown(folder.path(), Some(other), None::<Gid>).unwrap();
+        let path = folder.path().join("handover");
+        let (there, is_there) = std::sync::mpsc::channel();
+        let listens = path.clone();
+        // On Linux a thread has a user of its own.
+        std::thread::spawn(move || {
+            set_thread_res_uid(other, other, other).unwrap();
+            let listener = UnixListener::bind(listens).unwrap();
+            there.send(()).unwrap();
+            for stream in listener.incoming() {
+                let _ = stream.unwrap().write_all(&[VERSION, END]);
+            }
+        });
+        is_there.recv().unwrap();
+        assert!(Predecessor::ask(&path).unwrap().is_none());
+        // The real one takes its place.
+        let _offer = Offer::open(&path, Given::default()).unwrap();
+        assert!(Predecessor::ask(&path).unwrap().is_some());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, PRIVATE);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

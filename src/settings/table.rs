@@ -110,7 +110,7 @@ settings! {
         ("sidecar.admin_listen", "", "a second listener for `/metrics`, `/health/live`, `/health/ready`, and at `/` a page for people").flag("admin-listen", "ADDR");
         ("sidecar.admin_token", "", "what has to be shown on that listener by whoever drops caches, and by whoever looks at its page from another machine").secret(|_| true);
         ("sidecar.admin_token_file", "", "the same, from a file (container secrets), read each time");
-        ("sidecar.handover", "", "a socket at which a new process asks the one that runs for its listening sockets and its journal").found("`$RUNTIME_DIRECTORY/handover.sock` where that is set, else none", runtime_directory);
+        ("sidecar.handover", "", "a socket at which a new process asks the one that runs, of the same user or root, for its listening sockets and its journal").found("`$RUNTIME_DIRECTORY/handover.sock` where that is set, else none", runtime_directory);
         ("sidecar.tls_certificate", "", "PEM file of the certificate chain: the listener speaks TLS");
         ("sidecar.tls_key", "", "PEM file of its private key");
         ("sidecar.trusted_proxies", "", "addresses and networks whose `Forwarded` and `X-Forwarded-*` are believed: `10.0.0.0/8 ::1`").live()
