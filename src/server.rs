@@ -32,6 +32,7 @@ mod linger;
 mod listener;
 pub(crate) mod places;
 mod pulse;
+mod streams;
 mod target;
 mod tls;
 mod watched;

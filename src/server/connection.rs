@@ -1,6 +1,5 @@
 //! Serves one client's connection: HTTP/1.1, or HTTP/2 by ALPN or with prior knowledge on the same port.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,21 +12,22 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::activity::{Activity, Quiet, RequestGuard};
+use super::activity::{Activity, Quiet};
 use super::framing::Framing;
 use super::latest_core::LatestCore;
 use super::linger;
 use super::places::Place;
+use super::streams::{Sending, Streams};
 use super::watched::Watched;
 use crate::handler;
 use crate::phase::Phase;
 use crate::settings::{Limits, Settings};
-use crate::wire::body::{self, Hooked};
+use crate::wire::body;
 use crate::wire::duplex::Stream;
 use crate::wire::headers;
 use crate::wire::peer::Peer;
@@ -106,27 +106,32 @@ pub(super) async fn serve(stream: Stream, first: BytesMut, is_http2: bool, servi
     serving.place.watch(&activity);
     let framing = (!is_http2).then(|| Framing::new(limits.header_bytes));
     let io = TokioIo::new(Watched::new(stream, first, framing, Arc::clone(&activity)));
-    let Serving { answering, phase, awaited, .. } = serving;
+    let Serving { answering, phase, awaited, place } = serving;
     let answer = {
         let (activity, phase) = (Arc::clone(&activity), phase.clone());
         service_fn(move |request: Request<Incoming>| {
             let in_flight = activity.begin_request(request.body());
+            let stream = is_http2.then(|| place.stream());
             let answering = Arc::clone(&answering);
             let (activity, phase) = (Arc::clone(&activity), phase.clone());
             async move {
+                // It was not looked at, and may be sent again.
+                let refused = || h2::Error::from(h2::Reason::REFUSED_STREAM);
+                let stream = stream.map(|stream| stream.ok_or_else(refused)).transpose()?;
                 let mut answer = answering.answer(request).await;
                 // What is still to come of the request is not waited for, and who comes back after the process began to end
                 // shall find another.
                 if !is_http2 && (activity.awaits_body() || has_moved(&phase)) {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<Response<Hooked<RequestGuard>>, Infallible>(answer.map(|body| in_flight.answering(body)))
+                let sending = |body| Sending::new(in_flight.answering(body), stream);
+                Ok::<Response<Sending>, h2::Error>(answer.map(sending))
             }
         })
     };
     // What ends a connection with an error is the client's doing; it has been answered, or cannot be.
     if is_http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(Streams(limits.body_timeout))
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))

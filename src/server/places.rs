@@ -3,13 +3,16 @@
 //! A connection without a request costs its client nothing, so any number of them says nothing about need. When all places
 //! are taken, or all that one client may have, the connection that has been idle for longest goes. Only where each of them
 //! has a request under way a new one waits, or, of a client with too many of its own, is closed.
+//!
+//! A connection of HTTP/2 has many streams, each of which holds memory like a connection. One at a time goes with the place;
+//! what a connection has beyond it is counted as connections are, and no place is given up for it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
@@ -40,13 +43,30 @@ pub(super) struct Places {
     bounds: Bounds,
     taken: Mutex<Taken>,
     freed: Notify,
+    streams: Arc<AtomicUsize>,
+}
+
+/// How many there may be.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    connections: usize,
+    connections_per_client: usize,
+    streams: usize,
+    streams_per_client: usize,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     places: HashMap<u64, Arc<Place>>,
-    clients: HashMap<IpAddr, usize>,
+    clients: HashMap<IpAddr, Own>,
     last: u64,
+}
+
+/// What one client has.
+#[derive(Debug, Default)]
+struct Own {
+    connections: usize,
+    streams: Arc<AtomicUsize>,
 }
 
 /// A connection's place.
@@ -55,10 +75,28 @@ pub(super) struct Place {
     number: u64,
     client: Option<IpAddr>,
     activity: OnceLock<Arc<Activity>>,
+    /// Streams of all, and of its client where that is counted.
+    streams: [Option<Streams>; 2],
+    /// Those of its own, with the one that is not counted elsewhere.
+    own_streams: AtomicUsize,
     /// In microseconds of the process.
     made: u64,
     given_up: Notify,
     is_given_up: AtomicBool,
+}
+
+/// Streams of HTTP/2 that several connections have together.
+#[derive(Debug)]
+struct Streams {
+    taken: Arc<AtomicUsize>,
+    most: usize,
+}
+
+/// A stream that is counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Stream {
+    place: Arc<Place>,
+    is_extra: bool,
 }
 
 /// A place that is taken, free again when this is dropped.
@@ -81,7 +119,7 @@ enum Full {
 impl Places {
     /// None is taken yet.
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, taken: Mutex::default(), freed: Notify::new() })
+        Arc::new(Self { bounds, taken: Mutex::default(), freed: Notify::new(), streams: Arc::default() })
     }
 
     /// A place for one more connection of this client, or of nobody who is counted. Waits while there is none; `None` where
@@ -98,29 +136,34 @@ impl Places {
     }
 
     fn try_take(&self, client: Option<IpAddr>) -> Result<Arc<Place>, Full> {
-        let (most, most_per_client) = self.bounds.now();
+        let most = self.bounds.now();
         let mut taken = self.lock();
-        let own = client.and_then(|client| taken.clients.get(&client)).copied().unwrap_or_default();
-        if own >= most_per_client {
+        let own = client.and_then(|client| taken.clients.get(&client)).map_or(0, |own| own.connections);
+        if own >= most.connections_per_client {
             taken.give_up(|place| place.client == client).ok_or(Full::Client)?;
         }
         // More than one where the bound was lowered.
-        while taken.places.len() >= most {
+        while taken.places.len() >= most.connections {
             taken.give_up(|_| true).ok_or(Full::All)?;
         }
         taken.last += 1;
+        let own = client.map(|client| {
+            let own = taken.clients.entry(client).or_default();
+            own.connections += 1;
+            Streams { taken: Arc::clone(&own.streams), most: most.streams_per_client }
+        });
+        let all = Streams { taken: Arc::clone(&self.streams), most: most.streams };
         let place = Arc::new(Place {
             number: taken.last,
             client,
             activity: OnceLock::new(),
+            streams: [Some(all), own],
+            own_streams: AtomicUsize::new(0),
             made: now(),
             given_up: Notify::new(),
             is_given_up: AtomicBool::new(false),
         });
         taken.places.insert(place.number, Arc::clone(&place));
-        if let Some(client) = client {
-            *taken.clients.entry(client).or_default() += 1;
-        }
         Ok(place)
     }
 
@@ -130,14 +173,25 @@ impl Places {
 }
 
 impl Bounds {
-    /// Of all, and of one client.
-    fn now(&self) -> (usize, usize) {
+    fn now(&self) -> Most {
         match self {
             Self::Clients(settings) => {
-                let limits = &settings.now().limits;
-                (limits.connections, limits.connections_per_client)
+                let settings = settings.now();
+                let (limits, feeds) = (&settings.limits, &settings.feeds);
+                Most {
+                    connections: limits.connections,
+                    connections_per_client: limits.connections_per_client,
+                    // Readers of feeds may come on few connections.
+                    streams: limits.connections.max(feeds.max_readers),
+                    streams_per_client: limits.connections_per_client.max(feeds.max_readers_per_client),
+                }
             }
-            Self::Operators(most) => (*most, *most),
+            Self::Operators(most) => Most {
+                connections: *most,
+                connections_per_client: *most,
+                streams: *most,
+                streams_per_client: *most,
+            },
         }
     }
 }
@@ -160,8 +214,8 @@ impl Taken {
         if let Some(client) = place.client
             && let Entry::Occupied(mut own) = self.clients.entry(client)
         {
-            *own.get_mut() -= 1;
-            if *own.get() == 0 {
+            own.get_mut().connections -= 1;
+            if own.get().connections == 0 {
                 own.remove();
             }
         }
@@ -174,6 +228,20 @@ impl Place {
     pub(super) fn watch(&self, activity: &Arc<Activity>) {
         // It is served once.
         let _ = self.activity.set(Arc::clone(activity));
+    }
+
+    /// Begins a stream of HTTP/2; `None` where it is one too many.
+    pub(super) fn stream(self: &Arc<Self>) -> Option<Stream> {
+        let is_extra = self.own_streams.load(Relaxed) > 0;
+        if is_extra {
+            let mut taken = self.streams.iter().flatten();
+            if let Some(full) = taken.clone().position(|streams| !streams.take()) {
+                taken.by_ref().take(full).for_each(Streams::leave);
+                return None;
+            }
+        }
+        self.own_streams.fetch_add(1, Relaxed);
+        Some(Stream { place: Arc::clone(self), is_extra })
     }
 
     /// Serves its connection until that ends, or somebody else needs the place more.
@@ -197,6 +265,29 @@ impl Place {
     /// Since when it is idle, in microseconds of the process; `None` while a request is under way.
     fn idle_since(&self) -> Option<u64> {
         self.activity.get().map_or(Some(self.made), |activity| activity.answered())
+    }
+}
+
+impl Streams {
+    fn take(&self) -> bool {
+        let is_taken = self.taken.fetch_add(1, Relaxed) < self.most;
+        if !is_taken {
+            self.leave();
+        }
+        is_taken
+    }
+
+    fn leave(&self) {
+        self.taken.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.place.own_streams.fetch_sub(1, Relaxed);
+        if self.is_extra {
+            self.place.streams.iter().flatten().for_each(Streams::leave);
+        }
     }
 }
 
@@ -263,6 +354,30 @@ mod tests {
         assert!(places.take(Some(client(1))).await.is_none());
         drop(third);
         assert!(places.take(Some(client(1))).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn streams_of_a_client_are_counted_over_its_connections() {
+        let places = Places::new(Bounds::Clients(InForce::with(|settings| {
+            (settings.limits.connections, settings.limits.connections_per_client) = (4, 2);
+            (settings.feeds.max_readers, settings.feeds.max_readers_per_client) = (3, 1);
+        })));
+        let mut seated = Vec::new();
+        for last in [1, 1, 2, 3] {
+            seated.push(places.take(Some(client(last))).await.unwrap());
+        }
+        let streams = |index: usize| seated[index].place.stream();
+        // One each, and two of the client's share.
+        let one = [streams(0), streams(0), streams(1), streams(1)];
+        assert!(one.iter().all(Option::is_some) && streams(0).is_none() && streams(1).is_none());
+        let two = [streams(2), streams(2), streams(2)];
+        assert!(two.iter().all(Option::is_some));
+        // No more in all than there may be connections, but for the first of each.
+        let three = streams(3);
+        assert!(three.is_some() && streams(3).is_none());
+        drop((one, two, three));
+        assert_eq!(places.streams.load(Relaxed), 0);
+        assert!(streams(3).is_some() && places.streams.load(Relaxed) == 0);
     }
 
     #[tokio::test]

@@ -11,13 +11,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::stub::{HELLO, Proxy, Stub};
+use crate::support::eventually;
+use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub};
 
 async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -152,6 +153,60 @@ async fn streams_that_are_opened_and_reset_in_a_flood_end_the_connection() {
     assert!(sender.is_closed());
     // The others do not notice.
     assert!(connect(proxy.address).await.ready().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_stream_whose_reader_takes_nothing_is_reset_and_its_connection_goes_on() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::start(&stub.url(), &["sidecar.body_timeout=500ms"]);
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    let mut client = Builder::new(TokioExecutor::new());
+    client.initial_stream_window_size(0);
+    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..2 {
+        let answer = sender.send_request(get("/")).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let body = tokio::time::timeout(PATIENCE, answer.into_body().collect()).await;
+        assert!(body.expect("the stream is reset").is_err());
+    }
+}
+
+#[tokio::test]
+async fn streams_of_one_client_are_bounded_over_its_connections() {
+    let stub = Stub::start(|mut upstream| {
+        while let Some(seen) = upstream.read() {
+            if seen.line().contains("/quick") {
+                upstream.write(HELLO);
+            }
+        }
+    });
+    let settings = ["sidecar.max_connections_per_client=2", "feeds.max_readers_per_client=1"];
+    let proxy = Proxy::start(&stub.url(), &settings);
+    let (mut one, mut two) = (connect(proxy.address).await, connect(proxy.address).await);
+    let mut slow: Vec<_> = (0..3).map(|_| Box::pin(one.send_request(get("/slow")))).collect();
+    for request in &mut slow {
+        assert!(is_pending(request.as_mut()).await);
+    }
+    tokio::task::yield_now().await;
+    let (stub, seen) = tokio::task::spawn_blocking(move || {
+        let seen = (0..3).map(|_| stub.next()).count();
+        (stub, seen)
+    })
+    .await
+    .unwrap();
+    assert_eq!(seen, 3);
+    // One of each connection is free, and two are the client's share.
+    let refused = one.send_request(get("/quick")).await.unwrap_err();
+    let reason = std::error::Error::source(&refused).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    assert_eq!(reason.and_then(h2::Error::reason), Some(h2::Reason::REFUSED_STREAM), "{refused:?}");
+    assert_eq!(two.send_request(get("/quick")).await.unwrap().status(), StatusCode::OK);
+    drop(slow);
+    eventually("streams that ended are free", async || {
+        one.clone().send_request(get("/quick")).await.is_ok().then_some(())
+    })
+    .await;
+    drop(stub);
 }
 
 #[tokio::test]
