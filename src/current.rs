@@ -4,9 +4,12 @@
 //! it, and whoever waits for the upstream adds to one time.
 
 use std::future::Future;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::{HeaderValue, Method, Uri};
 use parking_lot::Mutex;
 
@@ -21,10 +24,20 @@ pub struct Current {
     pub uri: Uri,
     /// Its id in logs, here and upstream.
     pub request_id: HeaderValue,
+    /// Who asks, where that is known.
+    pub client: Option<IpAddr>,
     /// Whether it will be told of, which wants to know the rest.
     is_told: bool,
     upstream: Mutex<Waited>,
+    turn: Turn,
     parts: OnceLock<Vec<Part>>,
+}
+
+/// The place among those who ask the upstream, which is the request's from its first use to its last.
+#[derive(Debug, Default)]
+struct Turn {
+    users: AtomicUsize,
+    is_counted: AtomicBool,
 }
 
 /// One request of a batch.
@@ -58,10 +71,25 @@ pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    match CURRENT.try_with(Arc::clone) {
-        Ok(current) => tokio::spawn(CURRENT.scope(current, future)),
-        Err(_) => tokio::spawn(future),
+    tokio::spawn(carried(future))
+}
+
+/// Has a future that another task will run be about the same request as this one.
+pub fn carried<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    match this() {
+        Some(current) => Either::Left(CURRENT.scope(current, future)),
+        None => Either::Right(future),
     }
+}
+
+/// The request that this task is about, if it is about one.
+pub fn this() -> Option<Arc<Current>> {
+    CURRENT.try_with(Arc::clone).ok()
+}
+
+/// Does something that is about a request.
+pub fn within<T>(current: &Arc<Current>, work: impl FnOnce() -> T) -> T {
+    CURRENT.sync_scope(Arc::clone(current), work)
 }
 
 /// Looks at the request that this task is about, if it is about one.
@@ -82,13 +110,35 @@ pub fn wait() -> Wait {
 
 impl Current {
     /// A request that has just come.
-    pub fn new(uri: Uri, request_id: HeaderValue, is_told: bool) -> Self {
-        Self { uri, request_id, is_told, upstream: Mutex::default(), parts: OnceLock::new() }
+    pub fn new(uri: Uri, request_id: HeaderValue, client: Option<IpAddr>, is_told: bool) -> Self {
+        let (upstream, turn, parts) = (Mutex::default(), Turn::default(), OnceLock::new());
+        Self { uri, request_id, client, is_told, upstream, turn, parts }
     }
 
     /// The id, as far as it is text.
     pub fn id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
+    }
+
+    /// Uses its place among those who ask the upstream once more; whether it has one.
+    pub fn shares_turn(&self) -> bool {
+        let more = |users| (users > 0).then_some(users + 1);
+        self.turn.users.fetch_update(AcqRel, Acquire, more).is_ok()
+    }
+
+    /// Takes a place for it, unless it has got another one meanwhile.
+    pub fn take_turn(&self, is_counted: bool) -> bool {
+        let is_first = self.turn.users.fetch_add(1, AcqRel) == 0;
+        if is_first {
+            self.turn.is_counted.store(is_counted, Relaxed);
+        }
+        is_first
+    }
+
+    /// Uses its place once less; where that was the last use, whether the place is counted.
+    pub fn leave_turn(&self) -> Option<bool> {
+        let is_last = self.turn.users.fetch_sub(1, AcqRel) == 1;
+        is_last.then(|| self.turn.is_counted.load(Relaxed))
     }
 
     /// The bucket and the collection that the path leads to, as they stand in it.
@@ -138,7 +188,7 @@ mod tests {
     use super::*;
 
     fn current(target: &'static str) -> Arc<Current> {
-        Arc::new(Current::new(Uri::from_static(target), HeaderValue::from_static("an-id"), true))
+        Arc::new(Current::new(Uri::from_static(target), HeaderValue::from_static("an-id"), None, true))
     }
 
     #[tokio::test]

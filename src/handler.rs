@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -33,7 +33,7 @@ use crate::wire::buffers::Hold;
 use crate::wire::headers;
 use crate::wire::host;
 use crate::wire::limited;
-use crate::wire::peer::Peer;
+use crate::wire::peer::{self, Peer};
 use crate::wire::request_id::{self, X_REQUEST_ID};
 use crate::writes::answer::Answer;
 use crate::writes::{LARGEST_SENT, Write};
@@ -60,7 +60,7 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> B
     };
     let given = if settled.is_ok() { recent::again(&core, &request, peer) } else { None };
     if let Some((endpoint, cache, response)) = given {
-        let current = begun.is_told().then(|| begun.current(request.uri()));
+        let current = begun.is_told().then(|| begun.current(&core, &request, peer));
         return Box::pin(ready(begun.end(&core, endpoint, cache, current.as_ref(), response)));
     }
     Box::pin(async move {
@@ -68,7 +68,7 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> B
         let origin = request.headers().get(ORIGIN).cloned();
         let route = Route::of(request.uri().path(), &core.app.settings);
         let endpoint = route.name();
-        let current = begun.current(request.uri());
+        let current = begun.current(&core, &request, peer);
         let is_remembered = recent::is_remembered(&route);
         let asked = if is_remembered { Asked::of(&core, &mut request, peer.scheme()) } else { None };
         let answered = async {
@@ -96,8 +96,9 @@ impl Begun {
         self.line.is_some() || self.span.is_some()
     }
 
-    fn current(&self, uri: &Uri) -> Arc<Current> {
-        Arc::new(Current::new(uri.clone(), self.request_id.clone(), self.is_told()))
+    fn current(&self, core: &Core, request: &Request<Incoming>, peer: &Peer) -> Arc<Current> {
+        let client = peer::client(peer, request.headers(), &core.app.settings);
+        Arc::new(Current::new(request.uri().clone(), self.request_id.clone(), client, self.is_told()))
     }
 
     /// The answer is there. Tells everybody who wants to know.

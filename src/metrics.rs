@@ -35,8 +35,8 @@ const BUCKETS: [u64; 14] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000,
     30_000_000,
 ];
-const UPSTREAM: [&str; 7] =
-    ["answered", "connect", "timeout", "broken", "unexpected", "too_large", "request"];
+const UPSTREAM: [&str; 8] =
+    ["answered", "connect", "timeout", "broken", "unexpected", "too_large", "request", "crowded"];
 
 /// What a cache had to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -145,6 +145,7 @@ pub(crate) fn count_upstream_failure(failure: &UpstreamError) {
         | UpstreamError::Ended(_) => 4,
         UpstreamError::TooLarge => 5,
         UpstreamError::Request(_) => 6,
+        UpstreamError::Crowded => 7,
     };
     with_counts(|counts| add(counts.upstream.get(outcome), 1));
 }

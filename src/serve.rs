@@ -36,8 +36,8 @@ use notify::ServiceManager;
 use reload::Reload;
 use signals::{Signals, hear_upgrades, told_to_stop};
 
-/// How many files are open beside clients' connections: those to the upstream above all.
-const OTHER_FILES: u64 = 1_000;
+/// How many files are open beside the connections of clients and those to the upstream that they need.
+const OTHER_FILES: u64 = 488;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -157,11 +157,12 @@ fn raise_descriptors(settings: &Settings) {
         tracing::warn!(%error, "cannot open more files than at first");
     }
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let wanted = settings.limits.connections as u64 + OTHER_FILES;
+    let connections = settings.limits.connections.saturating_add(settings.limits.upstream_requests);
+    let wanted = (connections as u64).saturating_add(OTHER_FILES);
     if allowed < wanted {
         tracing::warn!(
-            "the process may open {allowed} files, and sidecar.max_connections wants {wanted}: raise the limit (ulimit -Hn, \
-             LimitNOFILE=) or lower the setting"
+            "the process may open {allowed} files, and sidecar.max_connections with sidecar.max_upstream_requests wants \
+             {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=) or lower the settings"
         );
     }
 }

@@ -1,15 +1,16 @@
 //! The one client that speaks to Kinto.
 //!
 //! Each thread has an [`Upstream`] of its own, with its own connections, so that nothing is shared on the way of a
-//! request. Three ways to use it: [`Upstream::send`] passes a client's request on, [`Upstream::ask`] asks with the service
-//! account's credentials, [`Upstream::ask_as`] with those of somebody else. A request is sent again only if that
-//! cannot be noticed: it was never written, or it is a `GET`, `HEAD` or `OPTIONS` without a body, and the
-//! connection had been used before and died before an answer began.
+//! request but the count of those that are under way ([`queue`]). Three ways to use it: [`Upstream::send`] passes a
+//! client's request on, [`Upstream::ask`] asks with the service account's credentials, [`Upstream::ask_as`] with those
+//! of somebody else. A request is sent again only if that cannot be noticed: it was never written, or it is a `GET`,
+//! `HEAD` or `OPTIONS` without a body, and the connection had been used before and died before an answer began.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri};
@@ -18,7 +19,7 @@ use hyper::client::conn::http2;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::current;
+use crate::current::{self, Current};
 use crate::kinto::Timestamp;
 use crate::metrics;
 use crate::settings::InForce;
@@ -39,6 +40,7 @@ mod itself;
 pub mod kinto;
 mod outage;
 mod pool;
+mod queue;
 mod refusal;
 mod socket;
 mod suspense;
@@ -52,6 +54,7 @@ pub use ended::Ended;
 pub use error::UpstreamError;
 pub use itself::leads_to_itself;
 pub use outage::Outage;
+pub use queue::Turn;
 pub use refusal::Refusal;
 pub use suspense::Suspense;
 pub use words::Advice;
@@ -60,6 +63,7 @@ use connect::{Connector, Sender};
 use described::Described;
 use exchange::{Chosen, copy_of};
 use pool::Pool;
+use queue::Queue;
 use words::Words;
 
 /// The upstream, as one thread sees it. Clones share their connections.
@@ -86,6 +90,8 @@ struct Inner {
     words: Arc<Words>,
     /// Whether it answers at all.
     outage: Arc<Outage>,
+    /// Who may ask, and who has to wait.
+    queue: Arc<Queue>,
 }
 
 impl Upstream {
@@ -107,6 +113,7 @@ impl Upstream {
             batches: Arc::default(),
             words: Arc::default(),
             outage: Arc::default(),
+            queue: Queue::new(in_force.clone()),
         })))
     }
 
@@ -128,6 +135,7 @@ impl Upstream {
             batches: Arc::clone(&inner.batches),
             words: Arc::clone(&inner.words),
             outage: Arc::clone(&inner.outage),
+            queue: Arc::clone(&inner.queue),
         }))
     }
 
@@ -187,14 +195,43 @@ impl Upstream {
         self.0.words.clock_ahead()
     }
 
-    /// Sends a request as it is. Its URI is the target as the upstream shall see it, and hop-by-hop headers are gone.
-    /// `Host` is the upstream's own where there is none.
+    /// A place among those who ask, for what this task is about. Until it is dropped, nothing that is asked meanwhile waits for
+    /// others.
+    pub async fn turn(&self) -> Result<Turn, UpstreamError> {
+        match self.0.queue.take() {
+            Ok(turn) => Ok(turn),
+            Err(asker) => self.wait(asker).await,
+        }
+    }
+
+    async fn wait(&self, asker: Arc<Current>) -> Result<Turn, UpstreamError> {
+        let _waiting = current::wait();
+        let turn = self.0.queue.wait(asker).await;
+        turn.inspect_err(metrics::count_upstream_failure)
+    }
+
+    /// Sends a request as it is, once there is a place for it. Its URI is the target as the upstream shall see it, and
+    /// hop-by-hop headers are gone. `Host` is the upstream's own where there is none.
     ///
     /// What most requests need happens before the future is made, and what few need is boxed: the future moves with each
     /// request, so it is kept small.
     pub fn send(
         &self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, UpstreamError>> + Send + '_ {
+        match self.0.queue.take() {
+            Ok(turn) => Either::Left(self.send_at_once(request, turn)),
+            Err(asker) => Either::Right(Box::pin(async move {
+                let turn = self.wait(asker).await?;
+                self.send_at_once(request, turn).await
+            })),
+        }
+    }
+
+    fn send_at_once(
+        &self,
         mut request: Request<Body>,
+        turn: Turn,
     ) -> impl Future<Output = Result<Response<Body>, UpstreamError>> + Send + '_ {
         request.headers_mut().entry(HOST).or_insert_with(|| self.0.host.clone());
         let can_repeat = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
@@ -202,9 +239,9 @@ impl Upstream {
         let begun = match self.idle(!can_repeat) {
             Some(idle) => {
                 let copy = can_repeat.then(|| Box::new(copy_of(&request)));
-                Ok((copy, self.exchange(idle, request)))
+                Ok((copy, self.exchange(idle, request, turn)))
             }
-            None => Err(Box::pin(self.send_anew(request))),
+            None => Err(Box::pin(self.send_anew(request, turn))),
         };
         async move {
             let _waiting = current::wait();
@@ -227,16 +264,20 @@ impl Upstream {
             }
             self.0.pool.saw_silent_close();
             let request = failure.unsent.or(copy).ok_or(failure.error)?;
-            Box::pin(self.send_anew(*request)).await
+            Box::pin(self.send_anew(*request, failure.turn)).await
         }
     }
 
     /// Sends a request on a connection of its own, on another one if that broke before anything was written.
-    async fn send_anew(&self, mut request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+    async fn send_anew(
+        &self,
+        mut request: Request<Body>,
+        mut turn: Turn,
+    ) -> Result<Response<Body>, UpstreamError> {
         let mut is_first = true;
         loop {
             let begun = Instant::now();
-            let exchange = self.exchange(self.connect().await?, request);
+            let exchange = self.exchange(self.connect().await?, request, turn);
             match exchange.await {
                 Ok(response) => {
                     metrics::count_upstream_answer(begun.elapsed());
@@ -245,7 +286,9 @@ impl Upstream {
                 Err(failure) => {
                     metrics::count_upstream_failure(&failure.error);
                     match failure.unsent {
-                        Some(unsent) if failure.is_lost && is_first => request = *unsent,
+                        Some(unsent) if failure.is_lost && is_first => {
+                            (request, turn) = (*unsent, failure.turn);
+                        }
                         _ => {
                             self.0.outage.note(&failure.error);
                             return Err(failure.error);

@@ -134,8 +134,10 @@ impl Writes {
     /// returns; where it cannot, the writes have to be refused, unless the operator wants them to go on.
     pub async fn begin(self: &Arc<Self>, writes: impl Into<Arc<[Write]>>) -> Result<Passing, Error> {
         let writes = writes.into();
+        // What has begun waits for nobody.
+        let turn = self.effects.access.upstream().turn().await?;
         let recording = self.record(&writes).await?;
-        Ok(Passing::new(Arc::clone(self), writes, recording))
+        Ok(Passing::new(Arc::clone(self), writes, recording, turn))
     }
 
     async fn record(self: &Arc<Self>, writes: &Arc<[Write]>) -> Result<Option<Recording>, Error> {

@@ -232,7 +232,7 @@ impl<T: Answer> Memory<T> {
         question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
     ) -> JoinHandle<Result<T, UpstreamError>> {
         let (memory, epoch) = (Arc::clone(self), Arc::clone(epoch));
-        tokio::spawn(async move {
+        current::spawn(async move {
             let _turn = turn;
             let (asked, at) = (Instant::now(), epoch.now());
             let asking = gate.suspense.begin();
@@ -240,6 +240,8 @@ impl<T: Answer> Memory<T> {
             drop(asking);
             match &answer {
                 Ok(value) => memory.keep(gate.name, Known { value: value.clone(), asked, at }),
+                // The others ask for themselves.
+                Err(error) if error.is_of_asker() => {}
                 Err(error) => {
                     *gate.failure.lock() = Some((Instant::now(), error.clone()));
                 }

@@ -32,7 +32,8 @@ impl Mirrors {
     ) -> Result<Arc<State>, KintoError> {
         let this = Arc::clone(self);
         let _waiting = current::wait();
-        let task = self.background.spawn(async move { this.bring_in_turn(&mirror, need).await });
+        let bringing = current::carried(async move { this.bring_in_turn(&mirror, need).await });
+        let task = self.background.spawn(bringing);
         task.await.unwrap_or_else(|error| Err(KintoError::Unreadable(error.to_string())))
     }
 
@@ -87,7 +88,10 @@ impl Mirrors {
                         self.timeline.removed(mirror.clock.key());
                     }
                 }
-                mirror.past.lock().failure = Some((began, error.clone()));
+                // Others ask for themselves where it is this client who may not.
+                if !matches!(&error, KintoError::Upstream(error) if error.is_of_asker()) {
+                    mirror.past.lock().failure = Some((began, error.clone()));
+                }
                 Err(error)
             }
         }

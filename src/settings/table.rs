@@ -206,6 +206,8 @@ settings! {
             => connections: usize = values::POSITIVE;
         ("sidecar.max_connections_per_client", "1000", "client connections of one address (of IPv6, of one /64), but for those of `sidecar.trusted_proxies`; past it, the same. Of HTTP/2, one request at a time on each connection, and as many more on all of them (or `feeds.max_readers_per_client`, and for all clients `sidecar.max_connections` or `feeds.max_readers`); past it `REFUSED_STREAM`").live()
             => connections_per_client: usize = values::POSITIVE;
+        ("sidecar.max_upstream_requests", "512", "requests of clients that have something under way with the upstream, three quarters of them for any one client; past it they wait, and after `sidecar.upstream_timeout` 503").live()
+            => upstream_requests: usize = values::POSITIVE;
         ("sidecar.header_timeout", "10s", "for a request's head to arrive").live()
             => header_timeout: Duration = values::PATIENCE;
         ("sidecar.body_timeout", "60s", "between two reads of a request's body or of an answer, and for the answer to a client that has closed its sending side").live()

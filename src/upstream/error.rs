@@ -33,6 +33,9 @@ pub enum UpstreamError {
     /// The question cannot be written as a request.
     #[error("not a path that can be asked for")]
     Unaskable,
+    /// Clients have as much under way there as they may (`sidecar.max_upstream_requests`): nothing was sent.
+    #[error("too much is asked of the upstream at once")]
+    Crowded,
     /// The upstream said that it cannot answer now.
     #[error("the upstream is not available")]
     Unavailable,
@@ -56,6 +59,11 @@ impl UpstreamError {
         }
     }
 
+    /// Whether it says something of who asked alone: others may ask for themselves.
+    pub fn is_of_asker(&self) -> bool {
+        matches!(self, Self::Crowded)
+    }
+
     /// Whether no connection came about: nothing was sent.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::ConnectTimeout)
@@ -71,7 +79,7 @@ impl UpstreamError {
     /// What a client is answered: 503 for an upstream that is not there, 504 for a slow one, 502 for a broken one.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Connect(_) | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Connect(_) | Self::Crowded | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout | Self::HeadTimeout | Self::BodyTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Broken(_) | Self::TooLarge | Self::Unaskable | Self::Unexpected(_) => {
                 StatusCode::BAD_GATEWAY

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::idle::Connection;
 use super::transfer::{Download, Progress};
-use super::{Upstream, UpstreamError};
+use super::{Turn, Upstream, UpstreamError};
 use crate::wire::body::Body;
 
 /// A connection that was chosen for a request.
@@ -32,6 +32,8 @@ pub(super) struct Failure {
     /// Whether the connection was lost, as opposed to slow or wrong.
     pub(super) is_lost: bool,
     pub(super) unsent: Option<Box<Request<Body>>>,
+    /// The place that it had.
+    pub(super) turn: Turn,
 }
 
 impl Upstream {
@@ -39,6 +41,7 @@ impl Upstream {
         &self,
         chosen: Chosen,
         request: Request<Body>,
+        turn: Turn,
     ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
         let (request, progress) = watch_upload(request);
         let (sent, mut reply) = match chosen {
@@ -58,7 +61,13 @@ impl Upstream {
                 Some((connection, _)) => &mut connection.deadline,
                 None => own.get_or_insert_with(|| Box::pin(sleep(patience))),
             };
-            let response = answer(sent, deadline.as_mut(), progress.as_deref(), patience).await?;
+            let response = match answer(sent, deadline.as_mut(), progress.as_deref(), patience).await {
+                Ok(response) => response,
+                Err(mut failure) => {
+                    failure.turn = turn;
+                    return Err(failure);
+                }
+            };
             let connection = reply.map(|(connection, is_reused)| {
                 if is_reused {
                     self.0.pool.saw_reuse();
@@ -68,8 +77,8 @@ impl Upstream {
             self.0.outage.answered(response.status());
             self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
-            let body = Download::new(incoming, connection, progress, patience).into_body();
-            let body = body.map_err(|error| Failure { error, is_lost: false, unsent: None })?;
+            let body = Download::new(incoming, connection, progress, patience, turn).into_body();
+            let body = body.map_err(Failure::for_good)?;
             Ok(Response::from_parts(parts, body))
         }
     }
@@ -107,8 +116,7 @@ async fn answer(
                 if progress.is_some_and(|progress| progress.moved(&mut seen)) {
                     deadline.as_mut().reset(Instant::now() + patience);
                 } else {
-                    let error = UpstreamError::HeadTimeout;
-                    return Err(Box::new(Failure { error, is_lost: false, unsent: None }));
+                    return Err(Box::new(Failure::for_good(UpstreamError::HeadTimeout)));
                 }
             }
         }
@@ -137,6 +145,11 @@ impl Failure {
         let error = failure.into_error();
         // What could not be parsed is an answer; everything else is a connection that went away.
         let is_lost = unsent.is_some() || !(error.is_parse() || error.is_user());
-        Self { error: UpstreamError::of_exchange(error), is_lost, unsent }
+        Self { is_lost, unsent, ..Self::for_good(UpstreamError::of_exchange(error)) }
+    }
+
+    /// One that nothing is tried against.
+    fn for_good(error: UpstreamError) -> Self {
+        Self { error, is_lost: false, unsent: None, turn: Turn::default() }
     }
 }

@@ -11,7 +11,7 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{UpstreamError, idle::Connection, pool::Pool};
+use super::{Turn, UpstreamError, idle::Connection, pool::Pool};
 use crate::wire::body::{Body, BoxError, Hook, NextFrame};
 use crate::wire::stall::Stall;
 
@@ -67,6 +67,8 @@ pub(super) struct Download {
     /// What was read to see whether the body is there already.
     first: Option<Frame<Bytes>>,
     connection: Option<(Arc<Pool>, Connection)>,
+    /// Left when all was read.
+    turn: Turn,
     /// The body of the request, where it has one.
     upload: Option<Arc<Progress>>,
     stall: Stall,
@@ -78,8 +80,9 @@ impl Download {
         connection: Option<(Arc<Pool>, Connection)>,
         upload: Option<Arc<Progress>>,
         patience: Duration,
+        turn: Turn,
     ) -> Self {
-        Self { incoming, first: None, connection, upload, stall: Stall::new(patience) }
+        Self { incoming, first: None, connection, turn, upload, stall: Stall::new(patience) }
     }
 
     /// The body for the answer. One that is there already, in one piece, is taken as it is, and its connection is free
@@ -115,6 +118,7 @@ impl Download {
         if let Some((pool, sender)) = self.connection.take() {
             pool.put(sender);
         }
+        self.turn = Turn::default();
     }
 
     fn poll_incoming(
@@ -141,7 +145,7 @@ impl HttpBody for Download {
         let frame = ready!(self.poll_incoming(context));
         match &frame {
             // SECURITY: what broke off is never used again.
-            Some(Err(_)) => self.connection = None,
+            Some(Err(_)) => (self.connection, self.turn) = (None, Turn::default()),
             None => self.release(),
             Some(Ok(_)) => {}
         }

@@ -16,11 +16,13 @@ use tokio::sync::mpsc;
 mod hooked;
 mod whole;
 
+use hooked::Asking;
 pub(crate) use hooked::{Hook, Hooked, NextFrame};
 pub use whole::{BodyReadError, read_held, read_in_turn, read_limited};
 
 use super::buffers::{Hold, LITTLE};
 use super::lent::Loan;
+use crate::current;
 
 /// A piece of fewer bytes is cheaper to copy than to write on its own.
 const SMALL_CHUNK: usize = 16 << 10;
@@ -169,6 +171,15 @@ impl Body {
     #[must_use]
     pub fn lent(self, loan: Loan) -> Self {
         Self(Kind::Lent(Box::new((self, loan))))
+    }
+
+    /// A body that asks the upstream for its rest while it is read, as part of the request that this task is about.
+    #[must_use]
+    pub fn asking(self) -> Self {
+        match current::this() {
+            Some(current) => self.hooked(Asking(current)),
+            None => self,
+        }
     }
 
     /// A body that `hook` looks at while it is read.

@@ -57,10 +57,9 @@ pub fn client(peer: &Peer, headers: &HeaderMap, settings: &Settings) -> Option<I
     if !peer.is_trusted {
         return peer.address;
     }
-    let values: Vec<&str> =
-        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-    let chain = values.iter().flat_map(|value| value.split(','));
-    let mut addresses = chain.rev().map_while(|address| address.trim().parse::<IpAddr>().ok());
+    let values = headers.get_all("x-forwarded-for").iter().rev().filter_map(|value| value.to_str().ok());
+    let chain = values.flat_map(|value| value.rsplit(','));
+    let mut addresses = chain.map_while(|address| address.trim().parse::<IpAddr>().ok());
     addresses.find(|address| !settings.is_trusted_proxy(*address)).or(peer.address)
 }
 

@@ -10,6 +10,7 @@ use super::effects::Effect;
 use super::recording::Recording;
 use super::write::Write;
 use crate::error::Error;
+use crate::upstream::Turn;
 
 /// One request, or all sub-requests of a batch. Dropping it says that what became of them is not known.
 #[derive(Debug)]
@@ -20,13 +21,19 @@ pub struct Passing {
     /// Where the history is the sidecar's to keep.
     recording: Option<Recording>,
     effects: Vec<Effect>,
+    _turn: Turn,
 }
 
 impl Passing {
     /// These writes may be sent: their intents are recorded.
-    pub(super) fn new(room: Arc<Writes>, writes: Arc<[Write]>, recording: Option<Recording>) -> Self {
+    pub(super) fn new(
+        room: Arc<Writes>,
+        writes: Arc<[Write]>,
+        recording: Option<Recording>,
+        turn: Turn,
+    ) -> Self {
         let effects = room.effects.begin(&writes);
-        Self { room, writes, recording, effects }
+        Self { room, writes, recording, effects, _turn: turn }
     }
 
     /// The upstream answered each of the writes, in their order. When this returns, the journal has what was written, and

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::Readable;
+use crate::current;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
@@ -58,12 +59,12 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
     };
     let head = opening(app.settings.compat, key, &metadata, first.timestamp);
     let (sender, body) = Body::channel();
-    app.background.spawn(async move {
+    app.background.spawn(current::carried(async move {
         if let Err(error) = rest.send(&sender, head, first, hold).await {
             tracing::warn!(collection = %rest.key, %error, "broke off the changeset of {}", rest.key);
             sender.abort(error.to_string().into()).await;
         }
-    });
+    }));
     let mut response = list::json(body);
     let headers = response.headers_mut();
     Caching {

@@ -132,7 +132,10 @@ impl FeedRequest<'_> {
             let supply = Supply::Fixed(Arc::clone(snapshot));
             FeedReader::new(supply, None, options.clone(), position.clone(), self.memory.clone())
         };
-        let as_it_is = || Coded::plain(Body::boxed(reader()), snapshot.lent());
+        let as_it_is = || {
+            let body = Body::boxed(reader());
+            Coded::plain(if self.beginning.is_kept { body } else { body.asking() }, snapshot.lent())
+        };
         // What is too large to be kept is not held as a whole here, either.
         if accepted == Encoding::Identity || !self.beginning.is_kept {
             return Ok(as_it_is());

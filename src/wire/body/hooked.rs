@@ -1,11 +1,13 @@
 //! A body that something looks at while it is read, and that keeps it until it was written, or nobody reads it any more.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::current::{self, Current};
 use crate::wire::body::{Body, BoxError};
 
 /// The next frame of a body.
@@ -23,6 +25,15 @@ pub(crate) trait Hook: Unpin {
 pub(crate) struct Hooked<H> {
     body: Body,
     hook: H,
+}
+
+/// Has whatever is asked for a body be asked for its request.
+pub(super) struct Asking(pub(super) Arc<Current>);
+
+impl Hook for Asking {
+    fn poll(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<NextFrame> {
+        current::within(&self.0, || Pin::new(body).poll_frame(context))
+    }
 }
 
 impl<H> Hooked<H> {

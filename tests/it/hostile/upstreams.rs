@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use super::{MIB, ROOM, ask, at_once, memory, peak};
+use super::{MIB, ROOM, ask, ask_as_other, at_once, memory, peak};
 use crate::support::Sidecar;
-use crate::support::stub::Stub;
+use crate::support::stub::{HELLO, Raw, Stub};
 
 #[test]
 fn pages_without_end_are_followed_as_far_as_the_question_needs() {
@@ -121,4 +122,38 @@ fn an_answer_without_end_is_read_as_far_as_the_question_needs() {
         let grown = memory(&sidecar, "VmHWM").saturating_sub(idle);
         assert!(grown <= ROOM, "{request}: {} MiB", grown / MIB);
     }
+}
+
+#[test]
+fn one_client_has_its_share_of_the_upstream_and_waits_for_more() {
+    let stub = Stub::start(|mut upstream| {
+        while let Some(seen) = upstream.read() {
+            if !seen.line().contains("/long") {
+                upstream.write(HELLO);
+                continue;
+            }
+            upstream.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            // Until its reader goes away.
+            while upstream.stream.get_mut().write_all(b"1\r\na\r\n").is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    });
+    let settings = [("sidecar.max_upstream_requests", "4"), ("sidecar.upstream_timeout", "1s")];
+    let sidecar = Sidecar::start(stub.url(), &settings);
+    let connect = || Raw::connect(sidecar.address().parse().unwrap());
+    let mut long: Vec<Raw> = (0..3).map(|_| connect()).collect();
+    for client in &mut long {
+        let head = client.send("GET /v1/long HTTP/1.1\r\nHost: h\r\n\r\n").read_head().unwrap();
+        assert!(head.contains(" 200 "), "{head}");
+    }
+    let quick = "GET /v1/quick HTTP/1.1\r\nHost: h\r\n\r\n";
+    let refused = connect().send(quick).read().unwrap();
+    assert_eq!((refused.status(), refused.header("retry-after")), (503, vec!["3"]));
+    assert_eq!(refused.json()["errno"], 201);
+    assert_eq!(ask_as_other(sidecar.address(), "GET /v1/quick HTTP/1.1\r\n"), Some(200));
+    let mut waits = connect();
+    waits.send(quick);
+    drop(long);
+    assert_eq!(waits.read().unwrap().status(), 200);
 }
