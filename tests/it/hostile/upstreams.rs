@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::{MIB, ROOM, ask, ask_as_other, at_once, memory, peak};
+use super::{MIB, ROOM, ask, ask_as_other, at_once, memory, peak, unread};
 use crate::support::Sidecar;
-use crate::support::stub::{HELLO, Raw, Stub};
+use crate::support::stub::{HELLO, Raw, Seen, Stub};
 
 #[test]
 fn pages_without_end_are_followed_as_far_as_the_question_needs() {
@@ -156,4 +156,33 @@ fn one_client_has_its_share_of_the_upstream_and_waits_for_more() {
     waits.send(quick);
     drop(long);
     assert_eq!(waits.read().unwrap().status(), 200);
+}
+
+#[test]
+fn what_the_sidecar_asks_for_a_client_counts_as_the_clients() {
+    // Who may read it is asked in a batch.
+    let is_long = |seen: &Seen| String::from_utf8_lossy(&seen.body).contains("/collections/long");
+    let stub = Stub::start(move |mut upstream| {
+        while let Some(seen) = upstream.read() {
+            if !is_long(&seen) {
+                upstream.write("HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"capabilities\":{}}");
+            }
+        }
+    });
+    let sidecar = Sidecar::start(stub.url(), &[("sidecar.max_upstream_requests", "4")]);
+    let changesets: Vec<_> = (0..12)
+        .flat_map(|number| {
+            let path = format!("/v1/buckets/b{number}/collections/long/changeset?_expected=0");
+            unread(sidecar.address(), 1, &format!("GET {path} HTTP/1.1\r\n"), "")
+        })
+        .collect();
+    let mut number = 0;
+    while number < 3 {
+        number += usize::from(is_long(&stub.next()));
+    }
+    assert_eq!(ask_as_other(sidecar.address(), "GET /v1/quick HTTP/1.1\r\n"), Some(200));
+    while let Some(seen) = stub.seen() {
+        assert!(!is_long(&seen), "{}", seen.line());
+    }
+    drop(changesets);
 }
