@@ -14,6 +14,8 @@ use serde_json::{Map, Value, json};
 
 use crate::access::Requester;
 use crate::app::Core;
+use crate::aside;
+use crate::bounded;
 use crate::endpoints::feed::admission::admitted;
 use crate::endpoints::feed::body;
 use crate::endpoints::list;
@@ -60,10 +62,9 @@ pub async fn answer(
     let object = body::read(request, body, limits.body_limit(), &mut hold).await?;
     let mut response = match asked {
         Replication::Documents => {
-            let docs = object.as_ref().and_then(|object| object.get("docs")?.as_array());
-            let docs = docs.ok_or_else(|| refused("Missing JSON list of 'docs'."))?;
-            let asked = docs.iter().map(Asked::read).collect::<Option<Vec<_>>>();
-            let asked = asked.ok_or_else(|| refused("Each of 'docs' has to have an 'id'."))?;
+            // It is let go of there, too.
+            let work = object.as_ref().map_or(0, bounded::weight);
+            let asked = aside::run(work, move || Asked::of_body(object)).await??;
             let copies = Copies::new(core, &key, &revisions, &requester, request.uri.query())?;
             list::json(Body::chunks(copies.many(asked, &mut hold).await?))
         }

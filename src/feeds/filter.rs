@@ -40,7 +40,7 @@ const OF_LISTS: [(&str, &str); 5] = [
 #[derive(Debug)]
 pub enum FeedFilter {
     /// One of these ids.
-    Ids(HashSet<String>),
+    Ids(Ids),
     /// CouchDB's Mango, of the document.
     Selector(Selector),
     /// Kinto's list language, of the record.
@@ -56,11 +56,11 @@ impl FeedFilter {
         named: impl AsyncFnOnce(&str) -> Result<Option<Value>, Error>,
     ) -> Result<Option<Arc<Self>>, Error> {
         let filter = match params.filter.as_deref() {
-            None => match &params.doc_ids {
-                Some(list) => ids(list)?,
+            None => match params.doc_ids.take() {
+                Some(list) => Self::ids(list).await?,
                 None => return Ok(None),
             },
-            Some("_doc_ids") => ids(params.doc_ids.as_ref().unwrap_or(&Value::Null))?,
+            Some("_doc_ids") => Self::ids(params.doc_ids.take().unwrap_or_default()).await?,
             Some("_selector") => Self::selector(params.selector.take().unwrap_or_default()).await?,
             Some("_kinto") => Self::kinto(&params.kinto)?,
             Some("_design") => Self::Nothing,
@@ -70,6 +70,11 @@ impl FeedFilter {
             }
         };
         Ok(Some(Arc::new(filter)))
+    }
+
+    /// A list of ids, which is as long as whoever sent it liked.
+    async fn ids(list: Value) -> Result<Self, Error> {
+        Ok(Self::Ids(aside::run(bounded::weight(&list), move || Ids::read(&list)).await??))
     }
 
     /// A selector: its lists are put in order, and its expressions compiled, which takes long for what takes little room.
@@ -116,7 +121,7 @@ impl FeedFilter {
     /// How many bytes it holds, about, where its query has so many.
     pub(crate) fn weight(&self, query: usize) -> usize {
         match self {
-            Self::Ids(ids) => ids.iter().map(|id| id.len() + 3 * size_of::<String>()).sum(),
+            Self::Ids(ids) => ids.weight,
             Self::Nothing => 0,
             Self::Selector(selector) => selector.weight(),
             Self::Kinto(_) => query.saturating_mul(4),
@@ -126,7 +131,7 @@ impl FeedFilter {
     /// Whether a change is wanted.
     pub fn matches(&self, row: &FeedRow, steps: &mut Steps<'_>) -> Result<bool, UsedUp> {
         match self {
-            Self::Ids(ids) => Ok(ids.contains(&*row.id)),
+            Self::Ids(ids) => Ok(ids.these.contains(&*row.id)),
             Self::Nothing => Ok(false),
             Self::Selector(selector) => selector.matches(&document::value(row, record(row, steps)?), steps),
             Self::Kinto(query) => {
@@ -186,11 +191,28 @@ fn record(row: &FeedRow, steps: &mut Steps<'_>) -> Result<Map<String, Value>, Us
     Ok(members(&row.json))
 }
 
-fn ids(list: &Value) -> Result<FeedFilter, Error> {
-    let not_a_list = || refused("`doc_ids` filter parameter is not a list of doc ids.");
-    let ids = list.as_array().ok_or_else(not_a_list)?.iter();
-    let ids = ids.map(|id| id.as_str().map(str::to_owned).ok_or_else(not_a_list));
-    Ok(FeedFilter::Ids(ids.collect::<Result<_, _>>()?))
+/// Ids that are wanted.
+#[derive(Debug)]
+pub struct Ids {
+    these: HashSet<String>,
+    weight: usize,
+}
+
+impl Ids {
+    fn read(list: &Value) -> Result<Self, Error> {
+        let not_a_list = || refused("`doc_ids` filter parameter is not a list of doc ids.");
+        let ids = list.as_array().ok_or_else(not_a_list)?.iter();
+        let ids = ids.map(|id| id.as_str().map(str::to_owned).ok_or_else(not_a_list));
+        let these: HashSet<String> = ids.collect::<Result<_, _>>()?;
+        let weight = these.iter().map(|id| id.len() + 3 * size_of::<String>()).sum();
+        Ok(Self { these, weight })
+    }
+}
+
+impl Drop for Ids {
+    fn drop(&mut self) {
+        aside::let_go(self.weight, std::mem::take(&mut self.these));
+    }
 }
 
 #[cfg(test)]

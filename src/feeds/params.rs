@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
+use crate::aside;
 use crate::bounded::{self, Refused};
 use crate::error::Error;
 use crate::feeds::framing::Framing;
@@ -54,6 +55,9 @@ const LAST_EVENT: [&str; 4] = ["last-event-id", "lasteventid", "last_event_id", 
 
 /// CouchDB's default for `timeout` and for `heartbeat=true`.
 const DEFAULT: Duration = Duration::from_secs(60);
+
+/// SECURITY: how often a sign of life is given at most, whatever is asked for: each wakes its reader, and there may be many.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How often an eventsource that asks for nothing is shown that it is alive: often enough for proxies that cut what is
 /// silent for a minute.
@@ -130,6 +134,21 @@ impl Params {
         mut body: Option<Value>,
         max_timeout: Duration,
     ) -> Result<Self, Error> {
+        let mut params = Self::of(query, headers, max_timeout);
+        if let Ok(params) = &mut params {
+            let mut given = |name| body.as_mut().and_then(|body| body.get_mut(name)).map(Value::take);
+            let (doc_ids, selector) = (given("doc_ids"), given("selector"));
+            params.doc_ids = params.doc_ids.take().or(doc_ids);
+            params.selector = params.selector.take().or(selector);
+        }
+        if let Some(rest) = body {
+            aside::let_go(bounded::weight(&rest), rest);
+        }
+        params
+    }
+
+    /// Reads a query and headers.
+    fn of(query: Option<&str>, headers: &HeaderMap, max_timeout: Duration) -> Result<Self, Error> {
         let parameters = Parameters::parse(query)?;
         let last = |wanted: &str| {
             let named = parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
@@ -146,21 +165,18 @@ impl Params {
         let since = since.into_iter().find(|since| !since.is_empty());
         let until = last("until").map(str::trim).filter(|until| !until.is_empty());
         let is_true = |name| last(name) == Some("true");
-        let mut json = |name: &str| match last(name) {
-            Some(text) => {
-                let read = bounded::read(text.as_bytes(), MOST_VALUES).map(Some);
-                read.map_err(|error| match error {
-                    Refused::TooMany => Error::TooLarge,
-                    Refused::Malformed | Refused::Unread(_) => refused(format!("`{name}` is not JSON.")),
-                })
-            }
-            None => Ok(body.as_mut().and_then(|body| body.get_mut(name)).map(Value::take)),
+        let json = |name: &str| {
+            let read = last(name).map(|text| bounded::read(text.as_bytes(), MOST_VALUES));
+            read.transpose().map_err(|error| match error {
+                Refused::TooMany => Error::TooLarge,
+                Refused::Malformed | Refused::Unread(_) => refused(format!("`{name}` is not JSON.")),
+            })
         };
         let heartbeat = last("heartbeat").map(read_heartbeat).transpose()?;
         let timeout = last("timeout").map(|text| read_integer("timeout", text)).transpose()?;
         let timeout = timeout.map(Duration::from_millis);
         let patience = match (heartbeat, timeout) {
-            (Some(interval), _) => Patience::Heartbeat(interval.min(max_timeout)),
+            (Some(interval), _) => Patience::Heartbeat(interval.min(max_timeout).max(SHORTEST_HEARTBEAT)),
             (None, None) if mode == Mode::EventSource => Patience::Heartbeat(EVENTS_HEARTBEAT),
             (None, timeout) => Patience::Timeout(timeout.unwrap_or(DEFAULT).min(max_timeout)),
         };
@@ -191,6 +207,13 @@ impl Params {
             kinto: if is_kinto { others } else { Parameters::default() },
             ignored,
         })
+    }
+}
+
+impl Drop for Params {
+    fn drop(&mut self) {
+        let given = (self.doc_ids.take(), self.selector.take());
+        aside::let_go([&given.0, &given.1].into_iter().flatten().map(bounded::weight).sum(), given);
     }
 }
 

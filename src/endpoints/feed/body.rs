@@ -41,7 +41,11 @@ pub async fn read(
     // What is compressed may become much.
     let most = if is_plain { body.len() } else { MOST };
     let object = aside::run(most, move || parse(decoded(&body, &coding)?, is_json)).await??;
-    hold.set(object.as_ref().map_or(0, bounded::weight))?;
+    let weight = object.as_ref().map_or(0, bounded::weight);
+    if let Err(error) = hold.set(weight) {
+        aside::let_go(weight, object);
+        return Err(error.into());
+    }
     Ok(object)
 }
 

@@ -62,8 +62,16 @@ impl Found {
 }
 
 impl Asked {
+    /// Reads the `docs` of a body.
+    pub(super) fn of_body(body: Option<Value>) -> Result<Vec<Self>, Error> {
+        let docs = body.as_ref().and_then(|object| object.get("docs")?.as_array());
+        let docs = docs.ok_or_else(|| refused("Missing JSON list of 'docs'."))?;
+        let asked = docs.iter().map(Self::read).collect::<Option<Vec<_>>>();
+        asked.ok_or_else(|| refused("Each of 'docs' has to have an 'id'."))
+    }
+
     /// Reads an item of `docs`.
-    pub(super) fn read(item: &Value) -> Option<Self> {
+    fn read(item: &Value) -> Option<Self> {
         let id = item.get("id")?.as_str()?.to_owned();
         Some(Self { id, rev: item.get("rev").and_then(Value::as_str).map(str::to_owned) })
     }

@@ -9,6 +9,7 @@ use std::cell::Cell;
 
 use serde_json::{Map, Value};
 
+use crate::aside;
 use crate::bounded;
 use crate::error::Error;
 use crate::feeds::filter::steps::{Steps, UsedUp, all, any};
@@ -45,6 +46,12 @@ enum Node {
     Or(Vec<Self>),
     /// What is asked of the value at a path; the path is empty where the value itself is meant.
     Field(Vec<String>, Operator),
+}
+
+impl Drop for Selector {
+    fn drop(&mut self) {
+        aside::let_go(self.weight, std::mem::replace(&mut self.node, Node::And(Vec::new())));
+    }
 }
 
 impl Selector {

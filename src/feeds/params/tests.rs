@@ -91,7 +91,8 @@ fn numbers_are_refused_in_couchdbs_words() {
 fn heartbeats_overrule_timeouts_and_both_are_bounded() {
     let patience = |query| read(query).unwrap().patience;
     let (ms, second) = (Duration::from_millis, Duration::from_secs);
-    assert_eq!(patience("heartbeat=500&timeout=10"), Patience::Heartbeat(ms(500)));
+    assert_eq!(patience("heartbeat=1500&timeout=10"), Patience::Heartbeat(ms(1500)));
+    assert_eq!(patience("heartbeat=1"), Patience::Heartbeat(second(1)));
     assert_eq!(patience("heartbeat=true"), Patience::Heartbeat(second(60)));
     assert_eq!(patience("timeout=999999999"), Patience::Timeout(MAX));
     assert_eq!(patience("feed=eventsource"), Patience::Heartbeat(second(30)));

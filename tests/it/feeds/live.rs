@@ -136,19 +136,20 @@ async fn silence_is_filled_with_heartbeats() {
     let world = World::new(&[]).await;
     let seq = world.write("a", json!({})).await;
     let began = Instant::now();
-    let mut lines = world.follow("feed=continuous&since=now&heartbeat=100&timeout=1").await;
-    let mut events = world.follow("feed=eventsource&since=now&heartbeat=100").await;
+    let mut lines = world.follow("feed=continuous&since=now&heartbeat=1000&timeout=1").await;
+    let mut events = world.follow("feed=eventsource&since=now&heartbeat=1000").await;
     events.event().await.unwrap();
-    for _ in 0..4 {
+    for _ in 0..2 {
         assert_eq!(lines.line().await.unwrap(), "");
         let heartbeat = events.event().await.unwrap();
         assert_eq!((heartbeat.name.as_deref(), heartbeat.id), (Some("heartbeat"), Some(seq.to_string())));
     }
-    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     // A filter that lets nothing pass does not keep the feed silent.
-    let mut filtered = world.follow("feed=continuous&since=now&heartbeat=100&filter=_kinto&title=none").await;
+    let mut filtered =
+        world.follow("feed=continuous&since=now&heartbeat=1000&filter=_kinto&title=none").await;
     world.write("b", json!({})).await;
-    for _ in 0..4 {
+    for _ in 0..2 {
         assert_eq!(filtered.line().await.unwrap(), "");
     }
 }
@@ -157,7 +158,7 @@ async fn silence_is_filled_with_heartbeats() {
 async fn heartbeats_say_up_to_where_nothing_was_wanted() {
     let world = World::new(&[]).await;
     let seq = world.write("a", json!({})).await;
-    let query = "since=now&heartbeat=50&filter=_kinto&title=none";
+    let query = "since=now&heartbeat=1000&filter=_kinto&title=none";
     let mut events = world.follow(&format!("feed=eventsource&{query}")).await;
     // Whoever is cut off before anything was wanted goes on from there, too, and not from another `now`.
     assert_eq!(events.event().await.unwrap().id, Some(seq.to_string()));
