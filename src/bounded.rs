@@ -9,6 +9,10 @@ use std::io::{ErrorKind, Read};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+mod paths;
+
+pub(crate) use paths::read_paths;
+
 /// Members of an object are kept by nodes, of so many bytes, which may be half empty.
 const NODE: usize = 12 * (size_of::<String>() + size_of::<Value>());
 const IN_A_NODE: usize = 6;
@@ -41,7 +45,9 @@ pub fn read_from(text: impl Read, most: usize) -> Result<Value, Refused> {
 /// the first one is not looked at.
 pub(crate) fn read_levels(text: &[u8], levels: usize) -> Option<Value> {
     let left = Cell::new(Some(usize::MAX));
-    Seed { left: &left, levels }.deserialize(&mut serde_json::Deserializer::from_slice(text)).ok()
+    Seed { left: &left, levels, is_cut: false }
+        .deserialize(&mut serde_json::Deserializer::from_slice(text))
+        .ok()
 }
 
 fn value<'de, R: serde_json::de::Read<'de>>(
@@ -49,7 +55,7 @@ fn value<'de, R: serde_json::de::Read<'de>>(
     most: usize,
 ) -> Result<Value, Refused> {
     let left = Cell::new(Some(most));
-    let value = Seed { left: &left, levels: usize::MAX }.deserialize(&mut deserializer);
+    let value = Seed { left: &left, levels: usize::MAX, is_cut: false }.deserialize(&mut deserializer);
     let whole = value.and_then(|value| deserializer.end().map(|()| value));
     whole.map_err(|error| match error.io_error_kind() {
         _ if left.get().is_none() => Refused::TooMany,
@@ -79,16 +85,24 @@ struct Seed<'c> {
     left: &'c Cell<Option<usize>>,
     /// How many levels may.
     levels: usize,
+    /// Whether the first of too many are read.
+    is_cut: bool,
 }
 
 impl Seed<'_> {
     fn count<E: serde::de::Error>(self) -> Result<(), E> {
-        self.left.set(self.left.get().and_then(|left| left.checked_sub(1)));
+        let least = self.is_cut.then_some(0);
+        self.left.set(self.left.get().and_then(|left| left.checked_sub(1).or(least)));
         self.left.get().map(drop).ok_or_else(|| E::custom(Refused::TooMany))
     }
 
     fn below(self) -> Self {
         Self { levels: self.levels - 1, ..self }
+    }
+
+    /// Whether what follows is left out.
+    fn is_full(self) -> bool {
+        self.is_cut && self.left.get() == Some(0)
     }
 }
 
@@ -142,18 +156,24 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut read = Vec::new();
-        while let Some(item) = items.next_element_seed(self.below())? {
+        while !self.is_full()
+            && let Some(item) = items.next_element_seed(self.below())?
+        {
             read.push(item);
         }
+        while self.is_full() && items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Value::Array(read))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut read = Map::new();
-        while let Some(name) = members.next_key::<String>()? {
+        while !self.is_full()
+            && let Some(name) = members.next_key::<String>()?
+        {
             self.count().map_err(|error: serde_json::Error| A::Error::custom(error))?;
             read.insert(name, members.next_value_seed(self.below())?);
         }
+        while self.is_full() && members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Value::Object(read))
     }
 }

@@ -28,6 +28,7 @@ mod ever_known;
 mod file;
 mod fits;
 mod intents;
+mod large;
 mod late;
 mod leave;
 mod much;

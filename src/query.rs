@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use crate::bounded;
 use crate::kinto::Timestamp;
 
 mod fields;
@@ -36,6 +37,9 @@ const MOST_FILTERS: usize = 100;
 const MOST_PATTERNS: usize = 100;
 /// SECURITY: the most keys that rows may be put in order by.
 const MOST_KEYS: usize = 16;
+
+/// Keys of so many bytes are not counted.
+const SHORT_KEY: usize = 256;
 
 /// What a list allows.
 #[derive(Debug, Clone, Copy)]
@@ -224,8 +228,11 @@ impl<'q, R: Fields> Selection<'q, R> {
         if self.end.as_ref().is_some_and(is_later) {
             return true;
         }
-        self.bytes = self.bytes.saturating_add(row.weight());
-        self.held.push((position, row));
+        let mut row = row;
+        row.forget();
+        let held = (position, row);
+        self.bytes = self.bytes.saturating_add(weight(&held));
+        self.held.push(held);
         if self.query.most_bytes.is_some_and(|most| self.bytes > most) {
             self.cut();
         }
@@ -233,7 +240,7 @@ impl<'q, R: Fields> Selection<'q, R> {
         if let Some(wanted) = wanted.filter(|wanted| self.held.len() >= wanted.saturating_mul(2)) {
             self.sort();
             self.held.truncate(wanted);
-            self.bytes = self.held.iter().map(|(_, row)| row.weight()).sum();
+            self.bytes = self.held.iter().map(weight).sum();
         }
         true
     }
@@ -248,8 +255,8 @@ impl<'q, R: Fields> Selection<'q, R> {
         self.sort();
         let most = self.query.most_bytes.unwrap_or(usize::MAX) / 2;
         let mut bytes = 0_usize;
-        let fitting = self.held.iter().take_while(|(_, row)| {
-            bytes = bytes.saturating_add(row.weight());
+        let fitting = self.held.iter().take_while(|held| {
+            bytes = bytes.saturating_add(weight(held));
             bytes <= most
         });
         let fitting = fitting.count().max(1);
@@ -257,7 +264,7 @@ impl<'q, R: Fields> Selection<'q, R> {
             self.held.truncate(fitting);
             self.end = self.held.last().map(|(position, _)| position.clone());
         }
-        self.bytes = self.held.iter().map(|(_, row)| row.weight()).sum();
+        self.bytes = self.held.iter().map(weight).sum();
     }
 
     /// The page of the rows shown.
@@ -277,6 +284,13 @@ impl<'q, R: Fields> Selection<'q, R> {
         let sorting = &self.query.sorting;
         self.held.sort_by(|left, right| sort::compare_positions(sorting, &left.0, &right.0));
     }
+}
+
+/// How many bytes a row holds beside where it stands in the order.
+fn weight<R: Fields>((position, row): &(sort::Position, R)) -> usize {
+    // Most keys are numbers and short texts.
+    let keys = position.iter().flatten().map(|key| bounded::weight(key).saturating_sub(SHORT_KEY));
+    row.weight().saturating_add(keys.sum())
 }
 
 /// Refuses what would take long to hold against each row.

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::framing::Layout;
 use super::wakers::Wakers;
+use crate::aside::LITTLE;
 use crate::error::Error;
 use crate::feeds::snapshot::{FeedRow, Position, Room, Snapshot};
 use crate::kinto::seq::Seq;
@@ -235,6 +236,12 @@ impl Latest {
 // === impl RowBatch ===
 
 impl RowBatch {
+    /// Whether it can be had in this layout at once.
+    pub fn is_written(&self, layout: Layout) -> bool {
+        let is_there = self.written.get(layout.number()).is_some_and(|cell| cell.get().is_some());
+        is_there || !layout.docs || self.rows.iter().map(|row| row.json.len()).sum::<usize>() <= LITTLE
+    }
+
     /// All rows in this layout, written by the first who asks.
     pub fn written(&self, layout: Layout) -> Bytes {
         let write = || {

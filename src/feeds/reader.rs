@@ -70,6 +70,8 @@ enum Stage {
     /// A page is held against the filter, and looked for in the history.
     Judging(Mutex<BoxFuture<'static, Result<Judged, Error>>>),
     Waiting,
+    /// A batch is written for all readers.
+    Writing(Mutex<BoxFuture<'static, Result<(), Error>>>),
     Closing,
     Done,
 }
@@ -174,6 +176,15 @@ impl FeedReader {
                     Waited::Moved => {}
                     Waited::Idle => break,
                 },
+                Stage::Writing(written) => {
+                    let written = written.get_mut();
+                    let Poll::Ready(written) = written.as_mut().poll(context) else {
+                        self.beat(context, &mut text);
+                        break;
+                    };
+                    written?;
+                    self.stage = Stage::Waiting;
+                }
                 Stage::Closing => {
                     let (seq, framing) = (self.position.seq, self.options.layout.framing);
                     // Whoever reads backwards has no place to go on from.

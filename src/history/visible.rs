@@ -123,9 +123,9 @@ impl Visible {
         self.unless_nothing(touches.sees_any, touches)
     }
 
-    /// What is known of objects beside what was selected of them.
+    /// What is seen of objects beside what was selected of them.
     pub async fn around(&self, touched: &[Touched]) -> Result<Vec<Around>, Error> {
-        Ok(self.journal.around(&self.bucket, touched).await?)
+        self.ask(async |sees| self.journal.around(&self.bucket, touched, sees).await).await
     }
 
     /// Of the entries with these timestamps, those that are seen; all of each that is in `whole`.

@@ -6,8 +6,14 @@ use std::sync::OnceLock;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::bounded;
 use crate::kinto::Timestamp;
 use crate::query::{Fields, Query, members, nested};
+
+/// How deep a large entry is looked into.
+const DEEPEST: usize = 100;
+/// SECURITY: of what a query looks at in a large entry, the first so many values.
+const MOST_VALUES: usize = 100_000;
 
 /// An entry or a tombstone as the list language sees it.
 #[derive(Debug)]
@@ -27,11 +33,24 @@ impl Candidate {
         Self { id, last_modified, json, members: OnceLock::new() }
     }
 
+    /// A large entry, read as far as a query looks into it.
+    pub(super) fn large(id: String, last_modified: Timestamp, json: String, query: &Query) -> Self {
+        let filters = query.filters.iter().map(|filter| &*filter.field);
+        let paths: Vec<&str> = filters.chain(query.sorting.iter().map(|sort| &*sort.field)).collect();
+        let members = OnceLock::from(bounded::read_paths(json.as_bytes(), &paths, DEEPEST, MOST_VALUES));
+        Self { id, last_modified, json, members }
+    }
+
     /// A tombstone.
     pub(super) fn tombstone(id: String, last_modified: Timestamp) -> Self {
         let quoted = Value::from(id.as_str());
         let json = format!("{{\"id\":{quoted},\"last_modified\":{last_modified},\"deleted\":true}}");
         Self::new(id, last_modified, json)
+    }
+
+    /// How many bytes it has.
+    pub(super) fn length(&self) -> usize {
+        self.json.len()
     }
 
     /// As it is served.
@@ -44,6 +63,10 @@ impl Candidate {
 impl Fields for Candidate {
     fn weight(&self) -> usize {
         self.json.len() + size_of::<Self>()
+    }
+
+    fn forget(&mut self) {
+        self.members.take();
     }
 
     fn field(&self, path: &str) -> Option<Cow<'_, Value>> {

@@ -6,9 +6,11 @@
 //!   at a moment of Kinto's;
 //! - of the same, by the timestamps of the entries ([`entry_before`]): what stands together in the history.
 
+use futures_util::TryStreamExt;
 use sqlx::AnyConnection;
 
-use super::statement::{Statement, timestamp};
+use super::select::Question;
+use super::statement::{Statement, timestamp, truth};
 use super::{Journal, JournalError, Object, PATIENCE};
 use crate::kinto::Timestamp;
 
@@ -54,19 +56,23 @@ pub(super) async fn version(
     row.map(|row| timestamp(&row, 0)).transpose()
 }
 
-/// The entry of an object's last deletion before another entry; zero where there is none.
+/// The entry of an object's last deletion before another entry, of those that the requester sees; zero where there is none.
 pub(super) async fn entry_before(
     connection: &mut AnyConnection,
-    history: i64,
+    question: &mut Question<'_, '_>,
     object: &Object,
     before: Timestamp,
 ) -> sqlx::Result<Timestamp> {
-    let select = Statement::new("SELECT last_modified FROM sidecar_entries WHERE history = ").bind(history);
-    let select = select.push(" AND uri = ").bind(object.to_string());
+    let uri = object.to_string();
+    let select = question.sight(Statement::new("SELECT last_modified, "));
+    let select = select.push(" FROM sidecar_entries WHERE history = ").bind(question.history);
+    let select = question.seen(select).push(" AND uri = ").bind(&*uri);
     let select = select.push(" AND action = 'delete' AND last_modified < ").bind(before);
-    select
-        .push(" ORDER BY last_modified DESC LIMIT 1")
-        .first(connection)
-        .await?
-        .map_or(Ok(Timestamp::ZERO), |row| timestamp(&row, 0))
+    let mut stream = select.push(" ORDER BY last_modified DESC").stream(connection);
+    while let Some(row) = stream.try_next().await? {
+        if truth(&row, 1)? || question.verdict(uri.clone()).await {
+            return timestamp(&row, 0);
+        }
+    }
+    Ok(Timestamp::ZERO)
 }

@@ -7,6 +7,7 @@ use super::candidate::Candidate;
 use super::condition::Rows;
 use super::select::{Question, Sees};
 use super::{Journal, JournalError};
+use crate::aside;
 use crate::kinto::Timestamp;
 use crate::query::{Page, Query, Selection};
 
@@ -99,7 +100,10 @@ async fn read(
     let with_tombstones = query.includes_deleted() && matches!(question.sees, Sees::Everything);
     let page = rows(connection, &mut question, with_tombstones).await?;
     let sees_any = !page.rows.is_empty() || question.any(connection).await?;
-    let rows = page.rows.into_iter().filter_map(|row| row.serve(query)).collect();
+    let (rows, query) = (page.rows, query.clone());
+    let bytes = rows.iter().map(Candidate::length).sum();
+    let served = aside::run(bytes, move || rows.into_iter().filter_map(|row| row.serve(&query)).collect());
+    let rows = served.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
     Ok(EntriesPage { rows, next: page.next, sees_any, timestamp })
 }
 

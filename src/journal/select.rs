@@ -16,6 +16,7 @@ use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::entry;
+use super::large::small;
 use super::statement::{Statement, timestamp, truth};
 use crate::query::{Query, Selection};
 
@@ -31,10 +32,14 @@ const FIRST: usize = 16;
 /// has no such bound.
 const BOUND: usize = 500;
 
-/// The entry before about the same object, as a column.
-const BEFORE: &str = ", (SELECT earlier.json FROM sidecar_entries AS earlier WHERE earlier.history = sidecar_entries.history \
-                      AND earlier.uri = sidecar_entries.uri AND earlier.last_modified < sidecar_entries.last_modified \
-                      ORDER BY earlier.last_modified DESC LIMIT 1)";
+/// Something of the `earlier` entry about the same object, as another column.
+pub(super) fn before(what: &str) -> String {
+    format!(
+        ", (SELECT {what} FROM sidecar_entries AS earlier WHERE earlier.history = sidecar_entries.history \
+         AND earlier.uri = sidecar_entries.uri AND earlier.last_modified < sidecar_entries.last_modified \
+         ORDER BY earlier.last_modified DESC LIMIT 1)"
+    )
+}
 
 /// Which entries of a bucket somebody sees.
 pub enum Sees<'s> {
@@ -131,7 +136,7 @@ impl<'q, 's> Question<'q, 's> {
             }
             let (column, direction) = (conditions.order(self.kind), if is_ascending { "" } else { " DESC" });
             let statement = statement.push(&format!(" ORDER BY {column}{direction} LIMIT {batch}"));
-            let (mut found, mut bytes, mut last) = (0, 0, None);
+            let (mut found, mut bytes, mut last, mut large) = (0, 0, None, None);
             let mut stream = statement.stream(connection);
             while let Some(row) = stream.try_next().await? {
                 found += 1;
@@ -147,12 +152,14 @@ impl<'q, 's> Question<'q, 's> {
                             continue;
                         }
                         let json: String = row.try_get(2)?;
+                        let before: Option<String> = if self.query.changed { row.try_get(5)? } else { None };
+                        if json.is_empty() || before.as_ref().is_some_and(String::is_empty) {
+                            large = Some((row.try_get(0)?, timestamp(&row, 1)?));
+                            break;
+                        }
                         bytes += json.len();
-                        if self.query.changed {
-                            let before: Option<String> = row.try_get(5)?;
-                            if before.is_some_and(|before| entry::is_repetition(&json, &before)) {
-                                continue;
-                            }
+                        if before.is_some_and(|before| entry::is_repetition(&json, &before)) {
+                            continue;
                         }
                         Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, json)
                     }
@@ -163,9 +170,17 @@ impl<'q, 's> Question<'q, 's> {
                 }
             }
             drop(stream);
+            let is_end = found < batch && large.is_none();
+            if let Some((id, last_modified)) = large
+                && let Some(candidate) = self.large(connection, id, last_modified).await?
+            {
+                shown += usize::from(selection.show(candidate));
+                if selection.has_ended() && order.is_some() {
+                    return Ok(());
+                }
+            }
             let Some(last) = last else { break };
             (from, is_inclusive) = (Some(last), false);
-            let is_end = found < batch;
             batch = (BATCH_BYTES / (bytes / found.max(1)).max(1)).clamp(FIRST.min(most), most);
             if is_end {
                 break;
@@ -183,8 +198,13 @@ impl<'q, 's> Question<'q, 's> {
                     .bind(self.history)
             }
             Rows::Entries => {
-                let statement = self.sight(Statement::new("SELECT id, last_modified, json, uri, "));
-                let statement = if self.query.changed { statement.push(BEFORE) } else { statement };
+                let statement =
+                    Statement::new(&format!("SELECT id, last_modified, {}, uri, ", small("json")));
+                let statement = self.sight(statement);
+                let statement = match self.query.changed {
+                    true => statement.push(&before(&small("earlier.json"))),
+                    false => statement,
+                };
                 let statement = statement.push(" FROM sidecar_entries");
                 let statement = match conditions.hint(self.kind) {
                     Some(hint) => statement.push(&hint),
@@ -209,6 +229,17 @@ impl<'q, 's> Question<'q, 's> {
         match self.sees {
             Sees::Everything => statement,
             Sees::Some { .. } => self.is_reader(statement.push(" AND (knows_readers = 0 OR ")).push(")"),
+        }
+    }
+
+    /// That the requester sees an entry; of one whose readers are not known, a condition says whether they do.
+    pub(super) fn seen_if(&self, statement: Statement, condition: &str) -> Statement {
+        match self.sees {
+            Sees::Everything => statement,
+            Sees::Some { .. } => {
+                let statement = statement.push(&format!(" AND (knows_readers = 0 AND {condition} OR "));
+                self.is_reader(statement).push(")")
+            }
         }
     }
 

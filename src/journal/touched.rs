@@ -11,6 +11,7 @@ use sqlx::{AnyConnection, Row};
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
+use super::large::small;
 use super::select::Question;
 use super::statement::{Statement, timestamp, truth};
 use super::{Action, Journal, JournalError, Object, Sees, ends};
@@ -137,6 +138,18 @@ impl Found {
         }))
     }
 
+    /// Takes an entry about an object.
+    fn take(&mut self, uri: String, last_modified: Timestamp, action: &str) {
+        let Some(touched) = self.object(uri) else { return };
+        touched.entries.push(last_modified);
+        let deleted = Some(&touched.object).filter(|_| action == Action::Delete.as_str());
+        if let Some(collection @ Object::Collection(..)) = deleted {
+            let collection = collection.clone();
+            self.deletions.push((collection, last_modified));
+        }
+        self.bytes += ENTRY;
+    }
+
     fn is_full(&self) -> bool {
         self.bytes > self.most
     }
@@ -164,7 +177,7 @@ impl Question<'_, '_> {
             return Ok(());
         }
         // What the engine cannot decide is looked for in the entry.
-        let json = if conditions.are_exact { "''" } else { "json" };
+        let json = if conditions.are_exact { "''".to_owned() } else { small("json") };
         let select = Statement::new(&format!("SELECT id, last_modified, {json}, uri, action, "));
         let select = self.sight(select).push(" FROM sidecar_entries");
         let is_window = versions.is_some_and(|versions| versions.after > Timestamp::ZERO);
@@ -183,6 +196,7 @@ impl Question<'_, '_> {
                 .bind(until),
             None => select,
         };
+        let mut large: Vec<(String, Timestamp, String, String)> = Vec::new();
         let mut stream = select.stream(connection);
         while let Some(row) = stream.try_next().await? {
             let uri: String = row.try_get(3)?;
@@ -190,24 +204,31 @@ impl Question<'_, '_> {
                 continue;
             }
             let last_modified = timestamp(&row, 1)?;
-            if !conditions.are_exact {
-                let candidate = Candidate::new(row.try_get(0)?, last_modified, row.try_get(2)?);
-                tokio::task::consume_budget().await;
-                if !self.query.matches(&candidate) {
-                    continue;
-                }
-            }
             let action: String = row.try_get(4)?;
-            let Some(touched) = found.object(uri) else { continue };
-            touched.entries.push(last_modified);
-            let deleted = Some(&touched.object).filter(|_| action == Action::Delete.as_str());
-            if let Some(collection @ Object::Collection(..)) = deleted {
-                let collection = collection.clone();
-                found.deletions.push((collection, last_modified));
+            if !conditions.are_exact {
+                let json: String = row.try_get(2)?;
+                if json.is_empty() {
+                    found.bytes += 2 * uri.len() + OBJECT;
+                    large.push((row.try_get(0)?, last_modified, uri, action));
+                } else {
+                    let candidate = Candidate::new(row.try_get(0)?, last_modified, json);
+                    tokio::task::consume_budget().await;
+                    if self.query.matches(&candidate) {
+                        found.take(uri, last_modified, &action);
+                    }
+                }
+            } else {
+                found.take(uri, last_modified, &action);
             }
-            found.bytes += ENTRY;
             if found.is_full() {
                 break;
+            }
+        }
+        drop(stream);
+        for (id, last_modified, uri, action) in large {
+            let candidate = self.large(connection, id, last_modified).await?;
+            if candidate.is_some_and(|candidate| self.query.matches(&candidate)) {
+                found.take(uri, last_modified, &action);
             }
         }
         Ok(())
@@ -221,7 +242,7 @@ impl Question<'_, '_> {
         deletion: Timestamp,
         found: &mut Found,
     ) -> sqlx::Result<()> {
-        let before = ends::entry_before(connection, self.history, collection, deletion).await?;
+        let before = ends::entry_before(connection, self, collection, deletion).await?;
         let select = self.sight(Statement::new("SELECT uri, ")).push(" FROM sidecar_entries");
         let hint = match self.kind {
             Kind::Sqlite => " INDEXED BY sidecar_entries_collection",

@@ -19,6 +19,9 @@ pub trait Fields {
         0
     }
 
+    /// Lets go of what was made to look into it.
+    fn forget(&mut self) {}
+
     /// Whether `_since` of this timestamp selects the row.
     fn is_newer_than(&self, since: Timestamp) -> bool {
         let modified = self.field(MODIFIED);

@@ -21,6 +21,7 @@ mod bodies;
 mod connections;
 mod copies;
 mod credentials;
+mod large;
 mod refused;
 mod selectors;
 mod upstreams;

@@ -1,7 +1,12 @@
 //! What a reader is given of rows: of a page that was read for them alone, or of a batch that was written for all.
 
-use super::judged::Judged;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::judged::{Judged, work};
 use super::{FeedReader, Stage, Waited};
+use crate::aside;
 use crate::feeds::channel::{Latest, RowBatch};
 use crate::feeds::snapshot::{FeedPage, Position};
 use crate::metrics;
@@ -9,7 +14,7 @@ use crate::metrics;
 impl FeedReader {
     /// Writes what is wanted of a page, as far as the limit reaches.
     pub(super) fn take(&mut self, judged: Judged, text: &mut Vec<u8>) {
-        let Judged { page, wanted, versions } = judged;
+        let page = &judged.page;
         if self.left == Some(0) && !self.has_rows {
             self.pending = page.pending + page.rows.len() as u64;
             self.stage = Stage::Closing;
@@ -18,7 +23,7 @@ impl FeedReader {
         let total = page.rows.len();
         let (mut last, mut count) = (None, 0);
         for (index, row) in page.rows.iter().enumerate() {
-            let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted.get(index) == Some(&true));
+            let is_wanted = judged.is_wanted(index);
             // Newest first, a page may begin beyond the last that is wanted.
             let is_beyond =
                 self.options.is_descending && self.options.until.is_some_and(|until| row.seq > until);
@@ -34,7 +39,7 @@ impl FeedReader {
                 return;
             }
             let begin = text.len();
-            self.options.layout.write(text, row, versions.get(&row.id).map(|version| &**version));
+            judged.write(self.options.layout, text, index, row);
             if !std::mem::replace(&mut self.has_rows, true) {
                 let separator = self.options.layout.separator();
                 text.drain(begin..begin + separator);
@@ -46,6 +51,7 @@ impl FeedReader {
             count += 1;
         }
         metrics::feeds::count_rows(count, None);
+        let page = judged.page;
         let is_last = page.pending == 0 && page.next.doubt.is_none();
         self.pending = page.pending;
         if !self.options.is_descending {
@@ -81,6 +87,13 @@ impl FeedReader {
         let count = batch.rows.len();
         if self.options.filter.is_some() || self.left.is_some_and(|left| left < count) {
             self.judge(FeedPage { rows: batch.rows.clone(), pending: 0, next }, text);
+            return Waited::Moved;
+        }
+        if !batch.is_written(self.options.layout) {
+            let (batch, layout) = (Arc::clone(batch), self.options.layout);
+            let work = work(&batch.rows, layout);
+            let written = async move { aside::run(work, move || drop(batch.written(layout))).await };
+            self.stage = Stage::Writing(Mutex::new(Box::pin(written)));
             return Waited::Moved;
         }
         let mut shared = batch.written(self.options.layout);

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::aside;
 use crate::error::Error;
 use crate::feeds::snapshot::{FeedPage, FeedRow, Position, Room, Snapshot};
 use crate::feeds::tally::{Side, Tally};
@@ -64,7 +65,9 @@ impl HistoryEntries {
         let mut query = Query::between(after, until.min(self.timestamp), room.rows.min(MOST), descending);
         query.most_bytes = Some(room.bytes.saturating_mul(2));
         let EntriesPage { rows, next, .. } = self.visible.page(&query).await?;
-        Ok((rows.into_iter().filter_map(row).collect(), next.is_some()))
+        let bytes = rows.iter().map(|row| row.get().len()).sum();
+        let rows = aside::run(bytes, move || rows.into_iter().filter_map(row).collect()).await?;
+        Ok((rows, next.is_some()))
     }
 
     async fn count(&self, query: Query) -> Result<u64, Error> {

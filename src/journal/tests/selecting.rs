@@ -136,7 +136,7 @@ fn engines_select_what_the_list_language_selects() {
 }
 
 /// Objects whose readers are not known are seen where their ids are numbers.
-fn verdict(object: Object) -> BoxFuture<'static, bool> {
+pub(super) fn verdict(object: Object) -> BoxFuture<'static, bool> {
     Box::pin(async move { object.id() == "12" })
 }
 

@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use super::selecting::filled;
+use super::selecting::{filled, verdict};
 use super::*;
 use crate::journal::select::Question;
 
@@ -70,7 +70,11 @@ async fn what_is_around_objects_and_their_entries_are_found_by_indexes_however_m
             lost: None,
         };
         let touched: Vec<Touched> = (1..5000).map(touched).collect();
-        assert_eq!(journal.around("a", &touched).await.unwrap().len(), touched.len());
+        let around = journal.around("a", &touched, &Sees::Everything).await.unwrap();
+        assert_eq!(around.len(), touched.len());
+        let (principals, verdict) = (["nobody".to_owned()], |object| verdict(object));
+        let somebody = Sees::Some { principals: &principals, verdict: &verdict };
+        assert_eq!(journal.around("a", &touched, &somebody).await.unwrap().len(), touched.len());
         let timestamps: Vec<Timestamp> = touched.iter().map(Touched::first).collect();
         let (query, sees) = (query(""), Sees::Everything);
         let question = Question::new(kind, 1, &query, &sees);
@@ -81,7 +85,7 @@ async fn what_is_around_objects_and_their_entries_are_found_by_indexes_however_m
         }
         let mut writing = journal.engine.writing().await.unwrap();
         for (statement, searched) in [
-            (touched::around::select_around(kind, 1, &touched), 4),
+            (question.select_around(&touched, &std::collections::HashSet::new()), 4),
             (question.select_at(&timestamps, "json"), 1),
         ] {
             let plan = statement.explained("EXPLAIN QUERY PLAN ").fetch(writing.connection()).await.unwrap();

@@ -1,6 +1,6 @@
 //! What the history knows of objects before, between and after the entries that were selected, and those entries.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ use crate::journal::{Action, Journal, JournalError, Object, Sees, ends};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
-/// What a history knows of an object beside the entries that were selected.
+/// What somebody sees of an object beside the entries that were selected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
     /// The entry before all that was selected, of the same life of its collection.
@@ -45,10 +45,17 @@ pub struct SeenEntry {
 // === impl Journal ===
 
 impl Journal {
-    /// What is known of objects beside what was selected of them, in their order.
-    pub async fn around(&self, bucket: &str, touched: &[Touched]) -> Result<Vec<Around>, JournalError> {
+    /// What somebody sees of objects beside what was selected of them, in their order.
+    pub async fn around(
+        &self,
+        bucket: &str,
+        touched: &[Touched],
+        sees: &Sees<'_>,
+    ) -> Result<Vec<Around>, JournalError> {
         let around = self.of_history(bucket, async |connection, history, _| {
-            around(connection, self.engine.kind, history, touched).await
+            let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
+            let mut question = Question::begin(connection, self.engine.kind, history, &all, sees).await?;
+            question.around(connection, touched).await
         });
         Ok(around.await?.unwrap_or_else(|| vec![Around::default(); touched.len()]))
     }
@@ -123,6 +130,124 @@ impl Question<'_, '_> {
         let select = self.sight(select).push(" FROM sidecar_entries WHERE history = ").bind(self.history);
         among(self.kind, self.seen(select), timestamps.iter())
     }
+
+    /// Of these objects, those about which the requester sees entries whose readers are not known.
+    async fn open(
+        &mut self,
+        connection: &mut AnyConnection,
+        touched: &[Touched],
+    ) -> sqlx::Result<HashSet<String>> {
+        let mut open = HashSet::new();
+        if matches!(self.sees, Sees::Everything) {
+            return Ok(open);
+        }
+        let given: Vec<String> = touched.iter().map(|touched| touched.object.to_string()).collect();
+        let given = serde_json::to_string(&given).unwrap_or_default();
+        let select = Statement::new("SELECT DISTINCT uri FROM sidecar_entries WHERE history = ");
+        let select = select.bind(self.history).push(" AND knows_readers = 0 AND uri IN (");
+        let select = match self.kind {
+            Kind::Sqlite => select.push("SELECT value FROM json_each(").bind(given).push("))"),
+            Kind::Postgres => {
+                select.push("SELECT json_array_elements_text(CAST(").bind(given).push(" AS json)))")
+            }
+        };
+        for row in select.fetch(connection).await? {
+            let uri: String = row.try_get(0)?;
+            if self.verdict(uri.clone()).await {
+                open.insert(uri);
+            }
+        }
+        Ok(open)
+    }
+
+    /// What is around these objects, however many: they are bound as one value.
+    pub(in crate::journal) fn select_around(&self, touched: &[Touched], open: &HashSet<String>) -> Statement {
+        let given = |touched: &Touched| {
+            let uri = touched.object.to_string();
+            let is_open = u8::from(open.contains(&uri));
+            (uri, touched.first().0, is_open)
+        };
+        let given: Vec<(String, u64, u8)> = touched.iter().map(given).collect();
+        let given = serde_json::to_string(&given).unwrap_or_default();
+        let select = Statement::new("WITH given (uri, first, is_open) AS (SELECT ");
+        let select = match self.kind {
+            Kind::Sqlite => select
+                .push(
+                    "json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') ",
+                )
+                .push("FROM json_each(")
+                .bind(given)
+                .push(")"),
+            Kind::Postgres => select
+                .push("value ->> 0, CAST(value ->> 1 AS BIGINT), CAST(value ->> 2 AS BIGINT) ")
+                .push("FROM json_array_elements(CAST(")
+                .bind(given)
+                .push(" AS json))"),
+        };
+        let newest = " ORDER BY last_modified DESC LIMIT 1";
+        let select = select.push(") SELECT uri, ");
+        let select = self.one(select, "last_modified", " AND last_modified < given.first", newest).push(", ");
+        let select = self.one(select, "action", " AND last_modified = given.first", "").push(", ");
+        let versions = "CAST(last_modified AS TEXT) || ' ' || CAST(object_modified AS TEXT)";
+        let select = self.one(select, versions, "", newest).push(", ");
+        self.one(select, "count(*)", " AND last_modified >= given.first", "").push(" FROM given")
+    }
+
+    /// As a column, something of those entries about an object that are seen.
+    fn one(&self, statement: Statement, what: &str, condition: &str, order: &str) -> Statement {
+        let statement = statement.push(&format!("(SELECT {what} FROM sidecar_entries WHERE history = "));
+        let statement = statement.bind(self.history).push(" AND uri = given.uri").push(condition);
+        self.seen_if(statement, "given.is_open = 1").push(order).push(")")
+    }
+
+    async fn around(
+        &mut self,
+        connection: &mut AnyConnection,
+        touched: &[Touched],
+    ) -> sqlx::Result<Vec<Around>> {
+        let open = self.open(connection, touched).await?;
+        let mut known = Vec::with_capacity(touched.len());
+        let mut deletions: HashMap<Object, Timestamp> = HashMap::new();
+        let mut found: HashMap<String, (Around, usize)> = HashMap::new();
+        for row in self.select_around(touched, &open).fetch(connection).await? {
+            let before: Option<i64> = row.try_get(1)?;
+            let action: Option<String> = row.try_get(2)?;
+            let newest: Option<String> = row.try_get(3)?;
+            let newest = newest.as_deref().and_then(|newest| newest.split_once(' '));
+            let read = |text: &str| text.parse().ok().map(Timestamp);
+            let around = Around {
+                before: before.map(|before| Timestamp(u64::try_from(before).unwrap_or_default())),
+                is_creation: action.as_deref() == Some(Action::Create.as_str()),
+                newest: newest.and_then(|(newest, version)| read(newest).zip(read(version))),
+                has_others: false,
+                gone_with: None,
+            };
+            let since = usize::try_from(row.try_get::<i64, _>(4)?).unwrap_or_default();
+            found.insert(row.try_get(0)?, (around, since));
+        }
+        for touched in touched {
+            let found = found.remove(&touched.object.to_string());
+            let (mut around, since) = found.unwrap_or_else(|| (Around::default(), touched.entries.len()));
+            around.has_others = since != touched.entries.len();
+            if let Some(collection) = touched.object.parents().nth(1) {
+                let deletion = match deletions.get(&collection) {
+                    Some(known) => *known,
+                    None => ends::entry_before(connection, self, &collection, Timestamp::LAST).await?,
+                };
+                deletions.insert(collection.clone(), deletion);
+                if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
+                    around.gone_with = Some(deletion);
+                }
+                // What was there before belongs to another life of the collection.
+                if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
+                    let before = ends::entry_before(connection, self, &collection, touched.first()).await?;
+                    around.before = around.before.filter(|entry| *entry > before);
+                }
+            }
+            known.push(around);
+        }
+        Ok(known)
+    }
 }
 
 /// Of what a statement selects, what has these timestamps.
@@ -137,88 +262,4 @@ fn among<'t>(kind: Kind, select: Statement, timestamps: impl Iterator<Item = &'t
             .bind(list)
             .push(" AS json)) AS BIGINT)))"),
     }
-}
-
-/// What is around these objects, however many: they are bound as one value.
-pub(in crate::journal) fn select_around(kind: Kind, history: i64, touched: &[Touched]) -> Statement {
-    let given: Vec<(String, u64)> =
-        touched.iter().map(|touched| (touched.object.to_string(), touched.first().0)).collect();
-    let given = serde_json::to_string(&given).unwrap_or_default();
-    let select = Statement::new("WITH given (uri, first) AS (SELECT ");
-    let select = match kind {
-        Kind::Sqlite => select
-            .push("json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(")
-            .bind(given)
-            .push(")"),
-        Kind::Postgres => select
-            .push("value ->> 0, CAST(value ->> 1 AS BIGINT) FROM json_array_elements(CAST(")
-            .bind(given)
-            .push(" AS json))"),
-    };
-    let of = |select: &str| format!("(SELECT {select} FROM sidecar_entries WHERE history = ");
-    let own = " AND uri = given.uri";
-    let newest = " ORDER BY last_modified DESC LIMIT 1)";
-    select
-        .push(") SELECT uri, ")
-        .push(&of("last_modified"))
-        .bind(history)
-        .push(&format!("{own} AND last_modified < given.first{newest}, "))
-        .push(&of("action"))
-        .bind(history)
-        .push(&format!("{own} AND last_modified = given.first), "))
-        .push(&of("CAST(last_modified AS TEXT) || ' ' || CAST(object_modified AS TEXT)"))
-        .bind(history)
-        .push(&format!("{own}{newest}, "))
-        .push(&of("count(*)"))
-        .bind(history)
-        .push(&format!("{own} AND last_modified >= given.first) FROM given"))
-}
-
-async fn around(
-    connection: &mut AnyConnection,
-    kind: Kind,
-    history: i64,
-    touched: &[Touched],
-) -> sqlx::Result<Vec<Around>> {
-    let mut known = Vec::with_capacity(touched.len());
-    let mut deletions: HashMap<Object, Timestamp> = HashMap::new();
-    let mut found: HashMap<String, (Around, usize)> = HashMap::new();
-    for row in select_around(kind, history, touched).fetch(connection).await? {
-        let before: Option<i64> = row.try_get(1)?;
-        let action: Option<String> = row.try_get(2)?;
-        let newest: Option<String> = row.try_get(3)?;
-        let newest = newest.as_deref().and_then(|newest| newest.split_once(' '));
-        let read = |text: &str| text.parse().ok().map(Timestamp);
-        let around = Around {
-            before: before.map(|before| Timestamp(u64::try_from(before).unwrap_or_default())),
-            is_creation: action.as_deref() == Some(Action::Create.as_str()),
-            newest: newest.and_then(|(newest, version)| read(newest).zip(read(version))),
-            has_others: false,
-            gone_with: None,
-        };
-        let since = usize::try_from(row.try_get::<i64, _>(4)?).unwrap_or_default();
-        found.insert(row.try_get(0)?, (around, since));
-    }
-    for touched in touched {
-        let found = found.remove(&touched.object.to_string());
-        let (mut around, since) = found.unwrap_or_else(|| (Around::default(), touched.entries.len()));
-        around.has_others = since != touched.entries.len();
-        if let Some(collection) = touched.object.parents().nth(1) {
-            let deletion = match deletions.get(&collection) {
-                Some(known) => *known,
-                None => ends::entry_before(connection, history, &collection, Timestamp::LAST).await?,
-            };
-            deletions.insert(collection.clone(), deletion);
-            if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
-                around.gone_with = Some(deletion);
-            }
-            // What was there before belongs to another life of the collection.
-            if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
-                let before = ends::entry_before(connection, history, &collection, touched.first()).await?;
-                around.before = around.before.filter(|entry| *entry > before);
-            }
-        }
-        known.push(around);
-    }
-    Ok(known)
 }

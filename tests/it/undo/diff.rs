@@ -3,14 +3,14 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{World, rfc3339};
+use super::{World, rfc3339, user_id};
 use crate::support::{Client, Kinto, KintoOptions, Plugin, SERVICE_ACCOUNT, Sidecar, unique};
 
 #[tokio::test]
 async fn a_diff_tells_of_each_object_what_it_was_what_it_is_and_the_patch() {
     let world = World::new("diff").await;
     let (alice, bob) = (&world.alice, world.sidecar.client().user("bob"));
-    let shared = json!({"permissions": {"write": [crate::undo::user_id(&bob).await]}});
+    let shared = json!({"permissions": {"write": [user_id(&bob).await]}});
     alice.patch(&world.bucket).json(shared).await.expect(200);
     for id in ["changed", "deleted", "same"] {
         alice.put(&world.record(id)).data(json!({"n": 1, "list": [1, 2]})).await.expect(201);
@@ -61,7 +61,7 @@ async fn a_diff_tells_of_each_object_what_it_was_what_it_is_and_the_patch() {
     assert_eq!(counted.header("total-objects"), Some("4"));
 
     // What bob did to what alice had changed before is his alone; what she did since is in its way.
-    let bobs = crate::undo::user_id(&bob).await;
+    let bobs = user_id(&bob).await;
     alice.put(&world.record("deleted")).data(json!({})).await.expect(201);
     let rows = world.diff(&format!("from={from}&to={to}&user_id={bobs}")).await;
     let told: Vec<_> = rows.iter().map(|row| (last(row), row["conflict"].is_string())).collect();
@@ -91,6 +91,33 @@ async fn who_may_not_see_a_history_sees_no_diff_of_it() {
     other.sidecar.client().user("mallory").get(&path).await.expect(403);
     let refused = other.alice.get(&path).await.expect(400).json();
     assert_eq!((&refused["errno"], &refused["details"][0]["name"]), (&json!(107), &json!("from")));
+}
+
+#[tokio::test]
+async fn a_diff_says_nothing_of_what_its_reader_may_not_see() {
+    let world = World::new("diff-former").await;
+    let bob = world.sidecar.client().user("bob");
+    let shared = json!({"data": {"n": 1}, "permissions": {"read": [user_id(&bob).await]}});
+    world.alice.put(&world.record("x")).json(shared).await.expect(201);
+    let seen = async || {
+        let diff = bob.get(&format!("{}/diff?from=0", world.history())).await.expect(200).data();
+        let preview =
+            bob.post(&format!("{}/revert", world.history())).json(json!({"from": 0, "dry_run": true}));
+        (diff, world.lines(preview).await)
+    };
+    let before = seen().await;
+    assert_eq!((before.0.as_array().unwrap().len(), before.0[0].get("conflict")), (1, None));
+    world.alice.patch(&world.record("x")).json(json!({"permissions": {"read": []}})).await.expect(200);
+    assert_eq!(seen().await, before);
+    world.alice.patch(&world.record("x")).data(json!({"n": 2})).await.expect(200);
+    assert_eq!(seen().await, before);
+    world.alice.delete(&world.record("x")).await.expect(200);
+    assert_eq!(seen().await, before);
+    world.alice.delete(&format!("{}/collections/c", world.bucket)).await.expect(200);
+    assert_eq!(seen().await, before);
+    // Whoever sees all of it is told.
+    let told = world.diff("from=0&action=create&record_id=x").await;
+    assert_eq!(told[0]["conflict"], "its collection was deleted since");
 }
 
 #[tokio::test]
