@@ -64,7 +64,7 @@ pub async fn answer(
         Replication::Documents => {
             // It is let go of there, too.
             let work = object.as_ref().map_or(0, bounded::weight);
-            let asked = aside::run(work, move || Asked::of_body(object)).await??;
+            let asked = aside::run(work, move || Asked::of_body(object.as_ref())).await??;
             let copies = Copies::new(core, &key, &revisions, &requester, request.uri.query())?;
             list::json(Body::chunks(copies.many(asked, &mut hold).await?))
         }

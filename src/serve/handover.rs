@@ -313,7 +313,7 @@ mod tests {
         use rustix::thread::set_thread_res_uid;
 
         if !geteuid().is_root() {
-            eprintln!("only root can be somebody else");
+            // Only root can be somebody else.
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -25,8 +25,9 @@ pub(super) const HOST: Kind<String> =
     });
 pub(super) const SCHEME: Kind<String> =
     Kind::new("http or https", |text| matches!(text, "http" | "https").then(|| text.to_owned()));
-pub(super) const ID: Kind<String> =
-    Kind::new("an id as Kinto has them, such as main", |text| is_id(text).then(|| text.to_owned()));
+pub(super) const ID: Kind<String> = Kind::new("an id as Kinto has them, such as main", |text| {
+    (is_id(text) && !text.contains(char::is_whitespace)).then(|| text.to_owned())
+});
 pub(super) const NETWORK: Kind<IpNet> = Kind::new("addresses or networks such as 10.0.0.0/8 ::1", |text| {
     text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().map(IpNet::from).ok())
 });
@@ -78,7 +79,7 @@ fn http_url(text: &str) -> Option<Uri> {
 
 /// Whether Kinto may have something of this id. Its own generators take letters, digits, `-` and `_`; those of others may take more.
 fn is_id(id: &str) -> bool {
-    let is_odd = |c: char| c.is_whitespace() || c.is_control() || "\"<>#?%*,;\\^`{|}".contains(c);
+    let is_odd = |c: char| c.is_control() || "\"<>#?%*,;\\^`{|}".contains(c);
     is_segment(id) && !id.contains(is_odd)
 }
 

@@ -136,7 +136,7 @@ impl World {
             SERVICE_ACCOUNT,
             ("changes.resources", uri.as_str()),
             ("record_cache_expires_seconds", "60"),
-            ("record_cache_maximum_expires_seconds", "3600"),
+            ("monitor.changes.record_cache_maximum_expires_seconds", "3600"),
             ("sidecar.trusted_proxies", "127.0.0.0/8"),
         ];
         settings.extend_from_slice(more);

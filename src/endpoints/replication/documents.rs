@@ -63,8 +63,8 @@ impl Found {
 
 impl Asked {
     /// Reads the `docs` of a body.
-    pub(super) fn of_body(body: Option<Value>) -> Result<Vec<Self>, Error> {
-        let docs = body.as_ref().and_then(|object| object.get("docs")?.as_array());
+    pub(super) fn of_body(body: Option<&Value>) -> Result<Vec<Self>, Error> {
+        let docs = body.and_then(|object| object.get("docs")?.as_array());
         let docs = docs.ok_or_else(|| refused("Missing JSON list of 'docs'."))?;
         let asked = docs.iter().map(Self::read).collect::<Option<Vec<_>>>();
         asked.ok_or_else(|| refused("Each of 'docs' has to have an 'id'."))
