@@ -7,7 +7,7 @@ use super::candidate::Candidate;
 use super::entry;
 use super::select::{Question, before};
 use super::statement::Statement;
-use crate::aside::{self, LITTLE};
+use crate::aside;
 use crate::kinto::Timestamp;
 
 /// SECURITY: how many KiB of large entries are read at once, whoever asks. One that has more is read alone.
@@ -16,11 +16,6 @@ static ROOM_LEFT: Semaphore = Semaphore::const_new(ROOM as usize);
 
 /// Copies that there are of a text while it is read.
 const COPIES: i64 = 3;
-
-/// The text of an entry as a column, empty where it is large.
-pub(super) fn small(text: &str) -> String {
-    format!("CASE WHEN octet_length({text}) <= {LITTLE} THEN {text} ELSE '' END")
-}
 
 impl Question<'_, '_> {
     /// A large entry of which the filters are to say whether it is selected; `None` where it repeats the one before and only

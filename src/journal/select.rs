@@ -16,8 +16,8 @@ use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::entry;
-use super::large::small;
 use super::statement::{Statement, timestamp, truth};
+use crate::aside::LITTLE;
 use crate::query::{Query, Selection};
 
 /// How long rows are looked at before others on the same thread have their turn.
@@ -31,6 +31,11 @@ const FIRST: usize = 16;
 /// SECURITY: so many principals are bound one by one: engines bind some ten thousand values and no more, and who somebody is
 /// has no such bound.
 const BOUND: usize = 500;
+
+/// The text of an entry as a column, empty where it is large.
+pub(super) fn small(text: &str) -> String {
+    format!("CASE WHEN octet_length({text}) <= {LITTLE} THEN {text} ELSE '' END")
+}
 
 /// Something of the `earlier` entry about the same object, as another column.
 pub(super) fn before(what: &str) -> String {
@@ -201,10 +206,9 @@ impl<'q, 's> Question<'q, 's> {
                 let statement =
                     Statement::new(&format!("SELECT id, last_modified, {}, uri, ", small("json")));
                 let statement = self.sight(statement);
-                let statement = if self.query.changed {
-                    statement.push(&before(&small("earlier.json")))
-                } else {
-                    statement
+                let statement = match self.query.changed {
+                    true => statement.push(&before(&small("earlier.json"))),
+                    false => statement,
                 };
                 let statement = statement.push(" FROM sidecar_entries");
                 let statement = match conditions.hint(self.kind) {

@@ -11,8 +11,7 @@ use sqlx::{AnyConnection, Row};
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
-use super::large::small;
-use super::select::Question;
+use super::select::{Question, small};
 use super::statement::{Statement, timestamp, truth};
 use super::{Action, Journal, JournalError, Object, Sees, ends};
 use crate::kinto::Timestamp;
@@ -205,9 +204,7 @@ impl Question<'_, '_> {
             }
             let last_modified = timestamp(&row, 1)?;
             let action: String = row.try_get(4)?;
-            if conditions.are_exact {
-                found.take(uri, last_modified, &action);
-            } else {
+            if !conditions.are_exact {
                 let json: String = row.try_get(2)?;
                 if json.is_empty() {
                     found.bytes += 2 * uri.len() + OBJECT;
@@ -219,6 +216,8 @@ impl Question<'_, '_> {
                         found.take(uri, last_modified, &action);
                     }
                 }
+            } else {
+                found.take(uri, last_modified, &action);
             }
             if found.is_full() {
                 break;
