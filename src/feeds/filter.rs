@@ -217,7 +217,31 @@ impl Drop for Ids {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use http::HeaderMap;
+
     use super::*;
+
+    #[tokio::test]
+    async fn long_lists_of_ids_are_read_aside() {
+        for (number, is_long) in [(10, false), (5_000, true)] {
+            let ids: Vec<String> = (0..number).map(|id| format!("id{id}")).collect();
+            let body = serde_json::json!({"doc_ids": ids});
+            let mut params =
+                Params::read(None, &HeaderMap::new(), Some(body), Duration::from_secs(60)).unwrap();
+            let mut read = pin!(FeedFilter::read(&mut params, async |_| Ok(None)));
+            let filter = read.as_mut().now_or_never();
+            assert_eq!(filter.is_none(), is_long, "{number}");
+            let filter = match filter {
+                Some(filter) => filter,
+                None => read.await,
+            };
+            assert!(filter.unwrap().unwrap().weight(0) >= number);
+        }
+    }
 
     #[test]
     fn of_metadata_the_named_filter_is_read_and_nothing_else() {

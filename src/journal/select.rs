@@ -206,9 +206,10 @@ impl<'q, 's> Question<'q, 's> {
                 let statement =
                     Statement::new(&format!("SELECT id, last_modified, {}, uri, ", small("json")));
                 let statement = self.sight(statement);
-                let statement = match self.query.changed {
-                    true => statement.push(&before(&small("earlier.json"))),
-                    false => statement,
+                let statement = if self.query.changed {
+                    statement.push(&before(&small("earlier.json")))
+                } else {
+                    statement
                 };
                 let statement = statement.push(" FROM sidecar_entries");
                 let statement = match conditions.hint(self.kind) {

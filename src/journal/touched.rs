@@ -204,7 +204,9 @@ impl Question<'_, '_> {
             }
             let last_modified = timestamp(&row, 1)?;
             let action: String = row.try_get(4)?;
-            if !conditions.are_exact {
+            if conditions.are_exact {
+                found.take(uri, last_modified, &action);
+            } else {
                 let json: String = row.try_get(2)?;
                 if json.is_empty() {
                     found.bytes += 2 * uri.len() + OBJECT;
@@ -216,8 +218,6 @@ impl Question<'_, '_> {
                         found.take(uri, last_modified, &action);
                     }
                 }
-            } else {
-                found.take(uri, last_modified, &action);
             }
             if found.is_full() {
                 break;

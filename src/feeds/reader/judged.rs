@@ -87,3 +87,44 @@ impl FeedReader {
         })));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::feeds::framing::Framing;
+    use crate::kinto::Timestamp;
+    use crate::kinto::seq::Seq;
+
+    #[tokio::test]
+    async fn large_documents_are_written_aside_and_as_others_are() {
+        for (length, docs, is_large) in [(10, true, false), (LITTLE, true, true), (LITTLE, false, false)] {
+            let row = FeedRow {
+                seq: Seq::of(Timestamp(20)),
+                id: "a".into(),
+                last_modified: Timestamp(10),
+                revision: None,
+                deleted: false,
+                json: Bytes::from(format!("{{\"x\":\"{}\"}}", "y".repeat(length))),
+            };
+            let layout = Layout { framing: Framing::Lines, docs };
+            let mut expected = Vec::new();
+            layout.write(&mut expected, &row, None);
+            let page = FeedPage { rows: vec![row.clone(), row], ..FeedPage::default() };
+            let judged = Judged { page, wanted: Some(vec![true, false]), ..Judged::default() };
+            let mut prepared = Box::pin(judged.prepared(layout));
+            let at_once = prepared.as_mut().now_or_never();
+            assert_eq!(at_once.is_none(), is_large, "{length}");
+            let judged = match at_once {
+                Some(judged) => judged.unwrap(),
+                None => prepared.await.unwrap(),
+            };
+            assert_eq!(judged.written.is_some(), is_large);
+            let mut text = Vec::new();
+            judged.write(layout, &mut text, 0, &judged.page.rows[0]);
+            assert_eq!(text, expected);
+        }
+    }
+}

@@ -13,13 +13,9 @@ async fn with_large_objects() -> (Sidecar, String) {
     let alice = sidecar.client().user("alice");
     for number in 0..2 {
         let path = format!("{collection}{number}");
-        alice.put(&path).data(json!({"numbers": vec![0; 2 * MIB], "a": number})).await.expect(201);
+        alice.put(&path).data(json!({"numbers": vec![0; MIB], "a": number})).await.expect(201);
     }
-    alice
-        .put(&format!("{collection}/records/x"))
-        .data(json!({"numbers": vec![0; 2 * MIB]}))
-        .await
-        .expect(201);
+    alice.put(&format!("{collection}/records/x")).data(json!({"numbers": vec![0; MIB]})).await.expect(201);
     (sidecar, collection)
 }
 
