@@ -132,9 +132,9 @@ impl Access {
             Epochs { named: Arc::new(anonymous.beside(&groups)), anonymous: Arc::new(anonymous) }
         };
         let permissions = Arc::new(Permissions {
-            verdicts: Arc::new(Memory::new(REMEMBERED)),
-            shared: Arc::new(Memory::new(REMEMBERED)),
-            identities: Arc::new(Memory::new(REMEMBERED)),
+            verdicts: Arc::new(Memory::new(REMEMBERED, Some(upstream.clone()))),
+            shared: Arc::new(Memory::new(REMEMBERED, Some(upstream.clone()))),
+            identities: Arc::new(Memory::new(REMEMBERED, Some(upstream.clone()))),
             changed: watch::Sender::new(0),
             epochs: std::iter::repeat_with(epochs).take(EPOCHS).collect(),
             groups,

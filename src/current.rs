@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -35,10 +35,10 @@ pub struct Current {
 
 /// The place among those who ask the upstream, which is the request's from its first use to its last.
 #[derive(Debug, Default)]
-struct Turn {
-    users: AtomicUsize,
-    is_counted: AtomicBool,
-}
+struct Turn(AtomicUsize);
+
+/// One use of a place. What is below says whether the place is counted.
+const USE: usize = 2;
 
 /// One request of a batch.
 #[derive(Debug, Clone)]
@@ -122,23 +122,20 @@ impl Current {
 
     /// Uses its place among those who ask the upstream once more; whether it has one.
     pub fn shares_turn(&self) -> bool {
-        let more = |users| (users > 0).then_some(users + 1);
-        self.turn.users.fetch_update(AcqRel, Acquire, more).is_ok()
+        let more = |uses| (uses >= USE).then_some(uses + USE);
+        self.turn.0.fetch_update(AcqRel, Acquire, more).is_ok()
     }
 
     /// Takes a place for it, unless it has got another one meanwhile.
     pub fn take_turn(&self, is_counted: bool) -> bool {
-        let is_first = self.turn.users.fetch_add(1, AcqRel) == 0;
-        if is_first {
-            self.turn.is_counted.store(is_counted, Relaxed);
-        }
-        is_first
+        let more = |uses| Some(if uses < USE { USE + usize::from(is_counted) } else { uses + USE });
+        self.turn.0.fetch_update(AcqRel, Acquire, more).is_ok_and(|before| before < USE)
     }
 
     /// Uses its place once less; where that was the last use, whether the place is counted.
     pub fn leave_turn(&self) -> Option<bool> {
-        let is_last = self.turn.users.fetch_sub(1, AcqRel) == 1;
-        is_last.then(|| self.turn.is_counted.load(Relaxed))
+        let before = self.turn.0.fetch_sub(USE, AcqRel);
+        (before < 2 * USE).then_some(before % USE == 1)
     }
 
     /// The bucket and the collection that the path leads to, as they stand in it.

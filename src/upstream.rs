@@ -204,6 +204,11 @@ impl Upstream {
         }
     }
 
+    /// The same where nobody has to be waited for.
+    pub fn try_turn(&self) -> Option<Turn> {
+        self.0.queue.take().ok()
+    }
+
     async fn wait(&self, asker: Arc<Current>) -> Result<Turn, UpstreamError> {
         let _waiting = current::wait();
         let turn = self.0.queue.wait(asker).await;

@@ -20,7 +20,7 @@ use super::epoch::{Epoch, Moment};
 use crate::cache::Cache;
 use crate::current;
 use crate::kinto::CollectionKey;
-use crate::upstream::{Suspense, UpstreamError};
+use crate::upstream::{Suspense, Turn, Upstream, UpstreamError};
 
 /// For how long something is remembered that nobody asks for.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -51,6 +51,7 @@ pub(super) struct Memory<T> {
     given: Cache<Name, Arc<Known<T>>>,
     refused: Cache<Name, Arc<Known<T>>>,
     gates: Gates,
+    upstream: Option<Upstream>,
 }
 
 struct Known<T> {
@@ -91,13 +92,15 @@ impl Name {
 
 impl<T: Answer> Memory<T> {
     /// Nothing is remembered yet; then at most so many bytes are.
-    pub(super) fn new(bytes: u64) -> Self {
+    /// Requesters take a place of `upstream`'s before they wait for each other.
+    pub(super) fn new(bytes: u64, upstream: Option<Upstream>) -> Self {
         let weigh = |_: &Name, known: &Arc<Known<T>>| OVERHEAD.saturating_add(known.value.weight());
         let refused = Cache::builder(bytes / REFUSED_SHARE).weigher(weigh);
         Self {
             given: Cache::builder(bytes).weigher(weigh).time_to_idle(IDLE).build(),
             refused: refused.time_to_live(REFUSED).build(),
             gates: Gates::default(),
+            upstream,
         }
     }
 
@@ -121,8 +124,12 @@ impl<T: Answer> Memory<T> {
         {
             if arrived.duration_since(known.asked) >= ttl {
                 let gate = self.gate(name);
-                if let Ok(turn) = Arc::clone(&gate.turn).try_lock_owned() {
-                    let _unwatched = self.ask(gate, turn, epoch, question());
+                // Where there is no place, it is asked by those who come later.
+                let place = self.upstream.as_ref().map(Upstream::try_turn);
+                if let (Ok(turn), Some(place)) =
+                    (Arc::clone(&gate.turn).try_lock_owned(), place.unwrap_or_else(|| Some(Turn::default())))
+                {
+                    let _unwatched = self.ask(gate, (turn, place), epoch, question());
                 }
             }
             return Ok(known.value.clone());
@@ -154,6 +161,11 @@ impl<T: Answer> Memory<T> {
     {
         let _waiting = current::wait();
         let name = gate.name;
+        // SECURITY: who holds the gate has a place, and keeps those who wait for it waiting for the upstream alone.
+        let place = match &self.upstream {
+            Some(upstream) => upstream.turn().await?,
+            None => Turn::default(),
+        };
         let turn = Arc::clone(&gate.turn).lock_owned().await;
         let is_new = |known: &Arc<Known<T>>| known.asked >= arrived || known.asked.elapsed() < ttl;
         if let Some(known) = self.current(name, epoch).filter(is_new) {
@@ -163,7 +175,7 @@ impl<T: Answer> Memory<T> {
         if let Some((_, error)) = failure.filter(|(ended, _)| *ended >= arrived) {
             return Err(error);
         }
-        let asking = self.ask(gate, turn, epoch, question());
+        let asking = self.ask(gate, (turn, place), epoch, question());
         asking.await.unwrap_or_else(|error| Err(UpstreamError::Unexpected(error.to_string().into())))
     }
 
@@ -227,7 +239,7 @@ impl<T: Answer> Memory<T> {
     fn ask(
         self: &Arc<Self>,
         gate: Arc<Gate>,
-        turn: OwnedMutexGuard<()>,
+        turn: (OwnedMutexGuard<()>, Turn),
         epoch: &Arc<Epoch>,
         question: impl Future<Output = Result<T, UpstreamError>> + Send + 'static,
     ) -> JoinHandle<Result<T, UpstreamError>> {
@@ -299,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_remembered_is_bounded_in_bytes_and_refusals_more_so() {
-        let memory = Arc::new(Memory::new(1 << 20));
+        let memory = Arc::new(Memory::new(1 << 20, None));
         for number in 0..200 {
             ask(&memory, number, Said(64 << 10, number % 2 == 0)).await;
         }
@@ -311,7 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_has_one_answer() {
-        let (memory, epoch) = (Arc::new(Memory::new(1 << 20)), Arc::<Epoch>::default());
+        let (memory, epoch) = (Arc::new(Memory::new(1 << 20, None)), Arc::<Epoch>::default());
         ask(&memory, 1, Said(1, false)).await;
         assert!(memory.given(name(1), &epoch, IDLE).is_some());
         memory.keep(name(1), Known { value: Said(1, true), asked: Instant::now(), at: epoch.now() });

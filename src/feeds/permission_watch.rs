@@ -2,11 +2,13 @@
 //! them. Readers with the same credentials share one question, and get nothing until it is answered.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::join;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -20,8 +22,9 @@ use crate::timeline::budget::rest;
 /// Permissions are not asked for more often than this.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many are asked at once where permissions have changed.
+/// How many are asked at once where permissions have changed, and how many of them are told of together.
 const AT_ONCE: usize = 8;
+const TOGETHER: usize = 64;
 
 /// A round of questions, however many there are, is not drawn out beyond this by resting.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
@@ -119,9 +122,12 @@ impl PermissionWatch {
         loop {
             let mut moved = self.held();
             moved.retain(|grant| grant.footing.has_moved());
-            for some in moved.chunks(AT_ONCE) {
-                let asked = join_all(some.iter().map(|grant| grant.ask(access, questions))).await;
-                wake(some.iter().zip(asked).filter(|(_, is_settled)| *is_settled).map(|(grant, _)| &**grant));
+            let asked = moved.iter().map(async |grant| (grant, grant.ask(access, questions).await));
+            let asked = stream::iter(asked.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+            // Readers of many grants are woken together.
+            let mut asked = pin!(asked.ready_chunks(TOGETHER));
+            while let Some(some) = asked.next().await {
+                wake(some.into_iter().filter(|(_, is_settled)| *is_settled).map(|(grant, _)| &**grant));
             }
             let is_unsaid = |grant: &Arc<Grant>| grant.footing.has_moved() && !grant.is_lost();
             let longest = if moved.iter().any(is_unsaid) { SHORTEST_INTERVAL } else { Duration::MAX };

@@ -175,7 +175,7 @@ impl<'q, 's> Question<'q, 's> {
                 }
             }
             drop(stream);
-            let is_end = found < batch && large.is_none();
+            let (is_end, is_large) = (found < batch && large.is_none(), large.is_some());
             if let Some((id, last_modified)) = large
                 && let Some(candidate) = self.large(connection, id, last_modified).await?
             {
@@ -187,6 +187,8 @@ impl<'q, 's> Question<'q, 's> {
             let Some(last) = last else { break };
             (from, is_inclusive) = (Some(last), false);
             batch = (BATCH_BYTES / (bytes / found.max(1)).max(1)).clamp(FIRST.min(most), most);
+            // What follows a large one may be large, too.
+            batch = if is_large { FIRST.min(most) } else { batch };
             if is_end {
                 break;
             }

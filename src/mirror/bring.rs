@@ -32,7 +32,11 @@ impl Mirrors {
     ) -> Result<Arc<State>, KintoError> {
         let this = Arc::clone(self);
         let _waiting = current::wait();
-        let bringing = current::carried(async move { this.bring_in_turn(&mirror, need).await });
+        // SECURITY: who holds the gate has a place, and keeps those who wait for it waiting for the upstream alone.
+        let bringing = current::carried(async move {
+            let _place = this.reader.source.turn().await?;
+            this.bring_in_turn(&mirror, need).await
+        });
         let task = self.background.spawn(bringing);
         task.await.unwrap_or_else(|error| Err(KintoError::Unreadable(error.to_string())))
     }

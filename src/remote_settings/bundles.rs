@@ -85,6 +85,7 @@ struct Kept {
     outcome: Outcome,
     /// What it was made of.
     source: String,
+    /// When that was so, or when it was found that none can be made.
     made: Instant,
 }
 
@@ -226,6 +227,14 @@ impl Bundles {
         if let Some(kept) = self.kept.get(&name).filter(|kept| kept.is_current(&source)) {
             return kept.outcome.clone();
         }
+        let joined = self.making.lock().get(&name).cloned();
+        if let Some(joined) = joined {
+            let outcome = joined.await;
+            // It may be of what was published before.
+            if self.kept.get(&name).is_none_or(|kept| kept.is_current(&source)) {
+                return outcome;
+            }
+        }
         let making = match self.making.lock().entry(name) {
             Entry::Occupied(making) => making.get().clone(),
             Entry::Vacant(vacant) => {
@@ -246,7 +255,7 @@ impl Bundles {
     ) -> impl Future<Output = Outcome> {
         let background = self.background.clone();
         let making = background.spawn(async move {
-            let end = End { bundles: &self, name: &name };
+            let (end, begun) = (End { bundles: &self, name: &name }, Instant::now());
             let turn = match name {
                 BundleName::Changesets | BundleName::Startup => &self.turn,
                 BundleName::Attachments(_) => &self.turn_of_attachments,
@@ -256,7 +265,8 @@ impl Bundles {
             let shown = shown.filter_map(|(key, state)| Some((key, state?))).collect();
             let outcome = self.made(&name, shown, &upstream).await.map(Arc::new);
             drop(turn);
-            let kept = Kept { outcome: outcome.clone(), source, made: Instant::now() };
+            let made = if outcome.is_ok() { begun } else { Instant::now() };
+            let kept = Kept { outcome: outcome.clone(), source, made };
             self.kept.insert(name.clone(), Arc::new(kept));
             drop(end);
             outcome

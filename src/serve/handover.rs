@@ -219,9 +219,11 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     let mut beside = PathBuf::from(path).into_os_string();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
+    // A process of this number may have been killed there.
+    let _ = std::fs::remove_dir_all(&beside);
     DirBuilder::new().mode(PRIVATE_FOLDER).create(&beside)?;
     let made = listen_in(&beside, path);
-    std::fs::remove_dir_all(&beside)?;
+    let _ = std::fs::remove_dir_all(&beside);
     made
 }
 

@@ -22,7 +22,7 @@ use super::framing::Framing;
 use super::latest_core::LatestCore;
 use super::linger;
 use super::places::Place;
-use super::streams::{Sending, Streams};
+use super::streams::{AT_A_TIME, Sending, Streams};
 use super::watched::Watched;
 use crate::handler;
 use crate::phase::Phase;
@@ -134,6 +134,7 @@ pub(super) async fn serve(stream: Stream, first: BytesMut, is_http2: bool, servi
         let connection = http2::Builder::new(Streams(limits.body_timeout))
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
+            .max_send_buf_size(AT_A_TIME)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(RESETS)
             .max_local_error_reset_streams(RESETS)

@@ -28,7 +28,13 @@ thread_local! {
 pub(super) struct Sending {
     body: Hooked<RequestGuard>,
     stream: Option<Arc<Stream>>,
+    /// What is left of a large piece of a stream's.
+    rest: Bytes,
 }
+
+/// A stream gets so many bytes at a time, so that it is seen how its reader takes them, and that the body, with all that is
+/// held for it, is there until they have nearly all of it.
+pub(super) const AT_A_TIME: usize = 64 << 10;
 
 /// A piece of a body.
 pub(super) struct Piece {
@@ -50,7 +56,7 @@ struct Running<F> {
 
 impl Sending {
     pub(super) fn new(body: Hooked<RequestGuard>, stream: Option<Stream>) -> Self {
-        Self { body, stream: stream.map(Arc::new) }
+        Self { body, stream: stream.map(Arc::new), rest: Bytes::new() }
     }
 }
 
@@ -62,21 +68,38 @@ impl HttpBody for Sending {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Piece>, BoxError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if self.stream.is_some() {
-            GOT.set(Some(polled.is_ready()));
+        let this = &mut *self;
+        if this.rest.is_empty() {
+            let polled = Pin::new(&mut this.body).poll_frame(context);
+            if this.stream.is_some() {
+                GOT.set(Some(polled.is_ready()));
+            }
+            let frame = ready!(polled);
+            let (stream, rest) = (&this.stream, &mut this.rest);
+            let piece = |mut bytes: Bytes| {
+                if stream.is_some() && bytes.len() > AT_A_TIME {
+                    *rest = bytes.split_off(AT_A_TIME);
+                }
+                Piece { bytes, _stream: stream.clone() }
+            };
+            return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))));
         }
-        let frame = ready!(polled);
-        let piece = |bytes| Piece { bytes, _stream: self.stream.clone() };
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
+        GOT.set(Some(true));
+        let bytes = this.rest.split_to(this.rest.len().min(AT_A_TIME));
+        Poll::Ready(Some(Ok(Frame::data(Piece { bytes, _stream: this.stream.clone() }))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
     }
 }
 

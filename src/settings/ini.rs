@@ -80,6 +80,8 @@ impl IniFile {
         defaults
             .chain(others)
             .flat_map(|(section, names)| names.keys().map(move |name| (section, name.as_str())))
+            // A setting may take what it is from there.
+            .filter(|(section, name)| *section != DEFAULTS || !self.settings.contains_key(*name))
     }
 
     /// The value of a setting as written.

@@ -305,7 +305,7 @@ impl Poller {
 
     /// What the upstream fails to say of collections, as far as that is known of more than one question.
     pub fn set_aside(&self) -> Option<Complaint> {
-        let clocks = self.timeline.kept_clocks();
+        let clocks = order::followed(&self.timeline);
         let mut uris: Vec<String> =
             clocks.iter().filter(|clock| clock.is_set_aside()).map(|clock| clock.key().uri()).collect();
         uris.sort();

@@ -108,6 +108,12 @@ impl Upstream {
         if let Some(description) = described.fresh() {
             return Ok(description);
         }
+        let known = || described.known.load().as_ref().map(|known| Arc::clone(&known.1));
+        // SECURITY: who holds the gate has a place, and keeps those who wait for it waiting for the upstream alone.
+        let _place = match self.turn().await {
+            Ok(place) => place,
+            Err(error) => return known().ok_or(error),
+        };
         let _turn = described.gate.lock().await;
         if let Some(description) = described.fresh() {
             return Ok(description);
@@ -119,7 +125,7 @@ impl Upstream {
                 described.known.store(Some(Arc::new((Instant::now(), Arc::clone(&description)))));
                 Ok(description)
             }
-            Err(error) => described.known.load().as_ref().map(|known| Arc::clone(&known.1)).ok_or(error),
+            Err(error) => known().ok_or(error),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::kinto::{CollectionKey, Timestamp, is_absence, segment, selector};
-use crate::upstream::{BatchSender, Suspense, Upstream, UpstreamError};
+use crate::upstream::{BatchSender, Suspense, Turn, Upstream, UpstreamError};
 
 mod batch;
 mod error;
@@ -85,6 +85,11 @@ impl Source {
     /// Whether the upstream fails at present.
     pub fn fails(&self) -> bool {
         self.upstream.outage().lasts().is_some()
+    }
+
+    /// A place for all that is asked while it is held, see [`Upstream::turn`].
+    pub async fn turn(&self) -> Result<Turn, UpstreamError> {
+        self.upstream.turn().await
     }
 
     /// The same source, which tells those of each answer who wait for what comes of all of them.

@@ -6,7 +6,7 @@
 //! waits for nobody.
 //!
 //! Whose requests have the first half of the places is not looked at, which costs nothing while the upstream keeps up. Of the
-//! second half one client gets a half. Who finds no place waits, first come first served, but for those who have their share.
+//! second half one client gets a half, and each other one half of what is left. Who finds no place waits, first come first served, but for those who have their share.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -117,7 +117,8 @@ impl Taken {
                 return None;
             }
             let own = self.counted.entry(asker.client.map(client_of)).or_default();
-            if *own >= (most / 4).max(1) {
+            // No more than are left to others.
+            if *own >= most - self.places {
                 return None;
             }
             *own += 1;

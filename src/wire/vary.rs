@@ -9,13 +9,14 @@ pub fn by(headers: &mut HeaderMap, name: &'static str) {
     let lines = headers.get_all(VARY).iter().filter_map(|line| line.to_str().ok());
     let mut names: Vec<&str> =
         lines.flat_map(|line| line.split(',')).map(str::trim).filter(|known| !known.is_empty()).collect();
-    if names.iter().any(|known| known.eq_ignore_ascii_case(name) || *known == "*") {
+    let is_known = names.iter().any(|known| known.eq_ignore_ascii_case(name) || *known == "*");
+    if is_known && headers.get_all(VARY).iter().nth(1).is_none() {
         return;
     }
     let value = if names.is_empty() {
         Ok(HeaderValue::from_static(name))
     } else {
-        names.push(name);
+        names.extend((!is_known).then_some(name));
         HeaderValue::try_from(names.join(", "))
     };
     if let Ok(value) = value {

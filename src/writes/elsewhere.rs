@@ -36,8 +36,6 @@ pub use watching::Watching;
 
 /// The shortest pause between two rounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// How long a list that says nothing keeps the others waiting.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause after the upstream failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The longest pause between two looks at what moved.
@@ -294,17 +292,18 @@ impl Watcher {
     }
 
     async fn refresh(&mut self, uri: &str) -> Result<(), LookupError> {
-        let watched = self.lists.get(uri);
-        let known = watched.and_then(|watched| watched.read);
+        let watched = self.lists.entry(uri.to_owned()).or_default();
+        let known = watched.read;
         // Something may have come below its timestamp since it was read.
-        let is_due = watched.and_then(|watched| watched.again).is_some_and(|again| again <= Instant::now());
+        let is_due = watched.again.is_some_and(|again| again <= Instant::now());
+        let patience = watched.patience(self.settings.now().limits.upstream_timeout);
         let watermark = self.journal.watermark(uri).await?;
+        // What says nothing to this is not read.
+        let census = timeout(patience, self.room.source.census(uri)).await;
+        let present = census.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into()))?.timestamp;
         let (timestamp, newest) = match watermark {
             None => self.first_sight(uri).await?,
             Some(watermark) => {
-                let census = timeout(PATIENCE, self.room.source.census(uri)).await;
-                let present =
-                    census.unwrap_or_else(|_elapsed| Err(UpstreamError::HeadTimeout.into()))?.timestamp;
                 let is_same = known == Some(present) && watermark >= present;
                 if !is_same || is_due { self.delta(uri, watermark).await? } else { (present, present) }
             }

@@ -30,8 +30,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// For how long nobody waits again for what was waited for in vain: a process that hangs keeps the others waiting but once.
 const PASSED_BY: Duration = Duration::from_secs(600);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
-/// How often an object is looked at that the upstream tells of in an odd way, and the pause in between.
-const LOOKS: u32 = 4;
+/// How often objects are looked at again that the upstream tells of in an odd way, and the pause before it.
+const LOOKS: u32 = 3;
 const BETWEEN_ODD_ANSWERS: Duration = Duration::from_millis(700);
 
 /// An intent, and whom to ask about it.
@@ -121,8 +121,9 @@ pub(super) async fn examine(
     questions: &[Question],
 ) -> Result<Vec<Change>, LookupError> {
     let mut changes: Vec<Change> = Vec::new();
+    let mut looks = LOOKS;
     for question in questions {
-        for change in found(journal, question).await? {
+        for change in found(journal, question, &mut looks).await? {
             let is_new = changes
                 .iter()
                 .all(|known| (&known.object, known.modified) != (&change.object, change.modified));
@@ -179,13 +180,15 @@ pub(super) async fn others_settled(
     }
 }
 
-async fn found(journal: &Journal, question: &Question) -> Result<Vec<Change>, LookupError> {
-    for look in 1.. {
+/// What one write made. Of all that are looked up together, odd answers are asked for again `looks` times.
+async fn found(journal: &Journal, question: &Question, looks: &mut u32) -> Result<Vec<Change>, LookupError> {
+    loop {
         match look_at(journal, question).await {
             // Nobody can be asked who may see it.
             Err(LookupError::Read(KintoError::Absent | KintoError::Refused(_))) => break,
             // What is odd once may have been garbled on its way.
-            Err(LookupError::Read(KintoError::Unreadable(_))) if look < LOOKS => {
+            Err(LookupError::Read(KintoError::Unreadable(_))) if *looks > 0 => {
+                *looks -= 1;
                 tokio::time::sleep(BETWEEN_ODD_ANSWERS).await;
             }
             // Asking again would not make it better, and nothing can be written meanwhile.

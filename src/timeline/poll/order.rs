@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::timeline::Timeline;
 use crate::timeline::clock::Clock;
 
 /// What is due.
@@ -69,6 +70,17 @@ pub(super) fn next_apart(
         Some((at, clock)) if at <= now => (Some(clock), None),
         later => (None, later.map(|(at, _)| at)),
     }
+}
+
+/// The clocks of the collections that are monitored, watched or wanted by somebody: what is asked for again and again.
+pub(super) fn followed(timeline: &Timeline) -> Vec<Arc<Clock>> {
+    let watched = timeline.watched_buckets();
+    let mut clocks = timeline.kept_clocks();
+    clocks.retain(|clock| {
+        let key = clock.key();
+        watched.contains(&key.bucket) || timeline.resources().include(key) || clock.is_wanted()
+    });
+    clocks
 }
 
 #[cfg(test)]

@@ -135,6 +135,14 @@ impl Heads {
                 return Err(error);
             }
         }
+        // Where none of many says anything, it is not the collections.
+        let is_answered = |head: &Result<Head, KintoError>| head.as_ref().map_or_else(is_answer, |_| true);
+        if heads.len() >= GIVE_UP
+            && !heads.iter().any(is_answered)
+            && let Some(Err(error)) = heads.last()
+        {
+            return Err(error.clone().into_failure());
+        }
         let mut answers: Vec<_> = places.into_iter().zip(heads).collect();
         answers.sort_by_key(|(place, _)| *place);
         Ok(Answers { heads: answers.into_iter().map(|(_, head)| head).collect(), busy })

@@ -6,13 +6,9 @@
 use super::Watcher;
 use crate::journal::Object;
 use crate::kinto::{Resource, Timestamp};
-use crate::upstream::kinto::{NewRow, in_list};
+use crate::upstream::kinto::NewRow;
 use crate::writes::lookup::LookupError;
-use crate::writes::versions;
 use crate::writes::write::object_in;
-
-/// How many ids one question names.
-const IDS_AT_ONCE: usize = 50;
 
 impl Watcher {
     /// Records what a list has and the journal has not, whatever its date.
@@ -21,11 +17,7 @@ impl Watcher {
         let mut pages = source.newer(uri, Timestamp::ZERO, "&_fields=last_modified,deleted").await?;
         while let Some(page) = pages.next().await? {
             let suspects = self.suspects(uri, &page.rows).await?;
-            for objects in suspects.chunks(IDS_AT_ONCE) {
-                let named = format!("&in_id={}", in_list(objects.iter().map(Object::id)));
-                let listing = versions::newer(source, uri, Timestamp::ZERO, &named).await?;
-                self.record_missing(uri, listing.versions, None).await?;
-            }
+            self.record_named(uri, &suspects).await?;
         }
         Ok(())
     }

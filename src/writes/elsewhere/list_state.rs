@@ -29,6 +29,9 @@ pub(super) struct ListState {
     failed: Option<(Instant, Backoff)>,
 }
 
+/// How long a list that says nothing keeps the others waiting, at first.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl ListState {
     /// Whether it is left alone for now.
     pub(super) fn is_left_alone(&self) -> bool {
@@ -41,6 +44,11 @@ impl ListState {
         let until = Instant::now() + pauses.pause();
         pauses.lengthen();
         self.failed = Some((until, pauses));
+    }
+
+    /// How long its answer is waited for: longer with each failure, as it may be slow and not silent, up to `most`.
+    pub(super) fn patience(&self, most: Duration) -> Duration {
+        self.failed.map_or(PATIENCE, |(_, pauses)| PATIENCE + pauses.pause()).min(most)
     }
 
     /// The upstream answered.

@@ -1,18 +1,20 @@
 //! Reads what is in a list that is watched, and records what nobody recorded.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use super::Watcher;
 use crate::journal::{Action, Change, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::Freshness;
 use crate::settings::Backfill;
-use crate::upstream::kinto::KintoError;
+use crate::upstream::kinto::{KintoError, in_list};
 use crate::writes::answer::Version;
 use crate::writes::changes::changed;
 use crate::writes::lookup::{self, LookupError};
 use crate::writes::versions::{self, Listing};
 
+/// How many ids one question names.
+const IDS_AT_ONCE: usize = 50;
 /// How many objects are told to the journal at once.
 const AT_ONCE: usize = 500;
 
@@ -32,12 +34,9 @@ impl Watcher {
         // What is being written is told of by those who write it.
         self.others_settled(uri).await?;
         let moved = self.moved(&versions).await?;
-        if !moved.is_empty() {
-            let mut whole = versions::alive(&self.room.source, uri, "").await?.versions;
-            whole.retain(|(object, _)| moved.contains(object));
-            self.record_missing(uri, whole, None).await?;
-        }
+        self.record_named(uri, &moved).await?;
         let mut outcome = Outcome::default();
+        let moved: HashSet<&Object> = moved.iter().collect();
         for (object, version) in versions.into_iter().filter(|(object, _)| !moved.contains(object)) {
             let date = Some(version.modified);
             let change = changed(version, object, None);
@@ -56,12 +55,25 @@ impl Watcher {
         Ok((timestamp, newest))
     }
 
-    /// Of these, what the journal knows to be there in another version.
-    async fn moved(&self, versions: &[(Object, Version)]) -> Result<BTreeSet<Object>, JournalError> {
+    /// Records the versions of these objects that nobody recorded.
+    pub(super) async fn record_named(&self, uri: &str, objects: &[Object]) -> Result<(), LookupError> {
+        for objects in objects.chunks(IDS_AT_ONCE) {
+            let named = format!("&in_id={}", in_list(objects.iter().map(Object::id)));
+            let listing = versions::newer(&self.room.source, uri, Timestamp::ZERO, &named).await?;
+            self.record_missing(uri, listing.versions, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Of these, what the journal knows to be there in another version. Of a record, an older one was just written over.
+    async fn moved(&self, versions: &[(Object, Version)]) -> Result<Vec<Object>, JournalError> {
         let objects: Vec<Object> = versions.iter().map(|(object, _)| object.clone()).collect();
         let known = self.journal.known(&objects).await?;
         let moved = versions.iter().filter(|(object, version)| {
-            known.get(object).is_some_and(|known| !known.deleted && known.modified != version.modified)
+            let is_newer = |known: Timestamp| {
+                known < version.modified || known != version.modified && matches!(object, Object::Bucket(_))
+            };
+            known.get(object).is_some_and(|known| !known.deleted && is_newer(known.modified))
         });
         Ok(moved.map(|(object, _)| object.clone()).collect())
     }

@@ -103,13 +103,8 @@ impl Asker {
         &self,
         ttl: Duration,
     ) -> (Option<Arc<Clock>>, Option<Instant>) {
-        let watched = self.timeline.watched_buckets();
-        let mut clocks = self.timeline.kept_clocks();
-        clocks.retain(|clock| {
-            let key = clock.key();
-            let is_watched = watched.contains(&key.bucket) || self.timeline.resources().include(key);
-            clock.is_in_trouble() && (is_watched || clock.is_wanted()) && self.is_asked_for(clock)
-        });
+        let mut clocks = order::followed(&self.timeline);
+        clocks.retain(|clock| clock.is_in_trouble() && self.is_asked_for(clock));
         order::next_apart(clocks.into_iter(), ttl, Instant::now())
     }
 
