@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
@@ -15,10 +16,11 @@ use hyper::client::conn::http2::{Builder, SendRequest, handshake};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::eventually;
 use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub};
+use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -170,6 +172,35 @@ async fn a_stream_whose_reader_takes_nothing_is_reset_and_its_connection_goes_on
         let body = tokio::time::timeout(PATIENCE, answer.into_body().collect()).await;
         assert!(body.expect("the stream is reset").is_err());
     }
+}
+
+#[tokio::test]
+async fn a_reader_who_takes_a_large_answer_slowly_gets_all_of_it() {
+    let bucket = format!("/buckets/{}", unique("slowly"));
+    let settings = [SERVICE_ACCOUNT, ("sidecar.body_timeout", "500ms"), ("sidecar.history", "off")];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let alice = sidecar.client().user("alice");
+    let everybody = json!({"permissions": {"read": ["system.Everyone"]}});
+    alice.put(&bucket).json(everybody).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let text = "x".repeat(1 << 20);
+    for number in 0..3 {
+        let record = format!("{bucket}/collections/c/records/r{number}");
+        alice.put(&record).data(json!({"text": text})).await.expect(201);
+    }
+    let stream = TcpStream::connect(sidecar.address()).await.unwrap();
+    let mut client = Builder::new(TokioExecutor::new());
+    client.initial_stream_window_size(64 << 10);
+    let (mut sender, connection) = client.handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let path = format!("/v1{bucket}/collections/c/changeset?_expected=0");
+    let mut body = sender.send_request(get(&path)).await.unwrap().into_body();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame.expect("more of it").into_data().map_or(0, |piece| piece.len());
+        tokio::time::sleep(Duration::from_millis(8)).await;
+    }
+    assert!(length > 3 << 20, "{length}");
 }
 
 #[tokio::test]

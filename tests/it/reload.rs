@@ -163,7 +163,7 @@ async fn the_log_changes_its_filter_its_form_and_what_it_says_of_requests() {
 }
 
 /// Another value for each setting that can change while the process runs.
-const OTHERS: [(&str, &str); 52] = [
+const OTHERS: [(&str, &str); 53] = [
     ("sidecar.auth", "sidecar:secret"),
     ("sidecar.auth_file", ""),
     ("sidecar.trusted_proxies", "10.1.0.0/16"),
@@ -186,6 +186,7 @@ const OTHERS: [(&str, &str); 52] = [
     ("sidecar.max_buffered", "100MiB"),
     ("sidecar.max_connections", "123"),
     ("sidecar.max_connections_per_client", "99"),
+    ("sidecar.max_upstream_requests", "511"),
     ("sidecar.header_timeout", "11s"),
     ("sidecar.body_timeout", "61s"),
     ("sidecar.idle_timeout", "76s"),
