@@ -48,7 +48,7 @@ async fn changes_behind_its_back_are_found_once() {
     let alice = sidecar.client().user("alice");
     // What was there first is taken as known, in a first round; a second one looks for what is new.
     let groups = format!("/v1{bucket}/groups");
-    recorder.wait_for(1, |request| request.method == "HEAD" && request.path() == groups).await;
+    recorder.wait_for(2, |request| request.method == "HEAD" && request.path() == groups).await;
     let before = entries(&alice, &bucket).await.len();
     direct.put(&record).data(json!({"n": 1})).await.expect(200);
     direct.put(&format!("{bucket}/groups/g")).data(json!({"members": []})).await.expect(201);
