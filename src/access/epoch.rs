@@ -52,7 +52,7 @@ impl Footing {
     }
 
     /// Whether the permission was changed since, as far as is known: they get nothing until the upstream was asked.
-    pub fn is_lost(&self) -> bool {
+    pub fn is_in_doubt(&self) -> bool {
         !self.at.lock().may_be(self.epoch.now())
     }
 

@@ -51,7 +51,7 @@ impl Grant {
 
     /// Whether it was changed and nobody knows yet how. Its readers are told when that is known.
     pub fn is_in_doubt(&self) -> bool {
-        self.footing.is_lost()
+        self.footing.is_in_doubt()
     }
 
     /// Asks the upstream. Whether its readers have something to learn from what was said.

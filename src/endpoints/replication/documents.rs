@@ -101,7 +101,8 @@ impl<'c> Copies<'c> {
             for (place, asked) in asked.iter().enumerate() {
                 let comma = if number + place > 0 { "," } else { "" };
                 let begin = format!(r#"{comma}{{"id":{},"docs":["#, json!(asked.id));
-                if let Some(copy) = self.copy(&found, &asked.id, asked.rev.as_deref(), hold).await? {
+                if let Some(row) = self.find_row(&found, &asked.id, asked.rev.as_deref()) {
+                    let copy = self.copy(&found, row, hold).await?;
                     chunks.push((begin + r#"{"ok":"#).into());
                     chunks.extend([copy, Bytes::from_static(b"}]}")]);
                 } else {
@@ -140,16 +141,15 @@ impl<'c> Copies<'c> {
         let mut text = if is_mixed { Vec::new() } else { b"[".to_vec() };
         let mut is_given = false;
         for rev in wanted {
-            let is_there = self.find_row(&found, id, rev.as_deref()).is_some();
-            // Whatever it is called, there is one version at most, the newest.
-            if is_there && is_given {
-                continue;
-            }
-            is_given |= is_there;
-            let copy = self.copy(&found, id, rev.as_deref(), hold).await?;
-            let (part, mark) = match copy {
-                Some(copy) if is_mixed => (copy, ""),
-                Some(copy) => ([br#"{"ok":"#, &*copy, b"}"].concat().into(), ""),
+            let (part, mark) = match self.find_row(&found, id, rev.as_deref()) {
+                // Whatever it is called, there is one version at most, the newest.
+                Some(_) if is_given => continue,
+                Some(row) => {
+                    is_given = true;
+                    let copy = self.copy(&found, row, hold).await?;
+                    let part = if is_mixed { copy } else { [br#"{"ok":"#, &*copy, b"}"].concat().into() };
+                    (part, "")
+                }
                 None => {
                     let missing = json!({"missing": rev.as_deref().unwrap_or("all")});
                     (missing.to_string().into(), "; error=\"true\"")
@@ -200,16 +200,9 @@ impl<'c> Copies<'c> {
         is_it.then_some(row)
     }
 
-    /// A version as a document; `None` as for its row. What it takes is held.
-    async fn copy(
-        &self,
-        found: &Found,
-        id: &str,
-        rev: Option<&str>,
-        hold: &mut Hold,
-    ) -> Result<Option<Bytes>, Error> {
-        let Some(row) = self.find_row(found, id, rev) else { return Ok(None) };
-        let before = found.chain(id).iter().skip_while(|link| Some(link.revision) != row.revision);
+    /// A version as a document. What it takes is held.
+    async fn copy(&self, found: &Found, row: FeedRow, hold: &mut Hold) -> Result<Bytes, Error> {
+        let before = found.chain(&row.id).iter().skip_while(|link| Some(link.revision) != row.revision);
         let ids: Vec<String> = before.map(|link| link.revision.hex()).collect();
         let start = row.revision.map_or(0, |revision| revision.generation);
         let revisions = self.is_true("revs").then(|| json!({"start": start, "ids": ids}).to_string());
@@ -220,7 +213,7 @@ impl<'c> Copies<'c> {
             document::write_copied(&mut copy, &row, revisions.as_deref());
             copy.into()
         };
-        Ok(Some(aside::run(length, write).await?))
+        aside::run(length, write).await
     }
 
     /// Reads what is asked for, as it is now.

@@ -7,15 +7,21 @@ use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, unique};
 
 const MIB: usize = 1 << 20;
 
-/// A collection that everybody may read, with a record that was written a few times.
-async fn with_a_large_record() -> (Sidecar, String) {
+/// A bucket that everybody may read, with a history and a collection.
+async fn with_history() -> (Sidecar, String) {
     let bucket = format!("/buckets/{}", unique("copies"));
     let settings = [SERVICE_ACCOUNT, ("sidecar.history", "journal"), ("history.resources", &*bucket)];
     let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
     let alice = sidecar.client().user("alice");
     alice.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
-    let collection = format!("{bucket}/collections/c");
-    alice.put(&collection).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    (sidecar, bucket)
+}
+
+/// A collection in such a bucket, with a record that was written a few times.
+async fn with_a_large_record() -> (Sidecar, String) {
+    let (sidecar, bucket) = with_history().await;
+    let (alice, collection) = (sidecar.client().user("alice"), format!("{bucket}/collections/c"));
     let record = format!("{collection}/records/x");
     for number in 0..40 {
         alice.put(&record).data(json!({"n": number})).await;
@@ -58,12 +64,8 @@ async fn a_record_is_copied_once_by_however_many_names_it_is_asked_for() {
 
 #[tokio::test]
 async fn differences_between_large_records_are_made_one_after_the_other() {
-    let bucket = format!("/buckets/{}", unique("large"));
-    let settings = [SERVICE_ACCOUNT, ("sidecar.history", "journal"), ("history.resources", &*bucket)];
-    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let (sidecar, bucket) = with_history().await;
     let alice = sidecar.client().user("alice");
-    alice.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
-    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
     for number in 0..2 {
         for record in 0..10 {
             let path = format!("{bucket}/collections/c/records/r{record}");
