@@ -4,6 +4,7 @@ mod bundles;
 mod changesets;
 mod clients;
 mod deletions;
+mod firefox;
 mod live;
 mod parameters;
 mod restarted;

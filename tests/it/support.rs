@@ -16,6 +16,7 @@ mod chaos;
 mod client;
 mod debian;
 mod environment;
+pub mod firefox;
 mod kinto;
 pub mod pages;
 mod postgres;

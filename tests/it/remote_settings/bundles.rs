@@ -32,7 +32,7 @@ async fn bundle(client: &Client, name: &str) -> Value {
 }
 
 /// A server that has one attachment.
-fn attachments(body: &'static [u8]) -> Stub {
+pub(super) fn attachments(body: &'static [u8]) -> Stub {
     Stub::start(move |mut upstream| {
         while let Some(seen) = upstream.read() {
             let (status, body) = if seen.line().contains("/files/a/b.bin") {

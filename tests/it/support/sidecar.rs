@@ -133,6 +133,14 @@ impl Sidecar {
         Ok(())
     }
 
+    /// Starts it again with more settings, which may name its address.
+    pub fn restart_with(&mut self, settings: &[(&str, &str)]) {
+        for (key, value) in settings {
+            self.arguments.extend(["--set".into(), format!("{key}={value}").into()]);
+        }
+        self.restart();
+    }
+
     /// How it ended, if it did by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().ok().flatten()
