@@ -264,7 +264,7 @@ def row_7(seconds, most=SIZES[1]):
     return [growth(title, costs) for title, costs in results.items()]
 
 
-def row_8(seconds, rounds=2):
+def row_8(seconds, rounds=5):
     """Single writes, with history and without."""
     body = '\'{"data":{"title":"A record","number":\' .. n .. \'}}\''
     form = '"/v1/buckets/bench/collections/written/records/record-%d", (n * 617) % 1000'

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import http.client
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -113,7 +114,9 @@ def kinto(plugin, resources=("/buckets/bench",), database=None, history=False):
             port=port,
         )
         settings.write_text(text)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        # Kinto tells of its settings where this names them, which the export of Remote Settings relies on.
+        told = {"env": {**os.environ, "KINTO_INI": str(settings)}}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **told}
         if database:
             subprocess.run([programs / "kinto", "migrate", "--ini", settings], check=True, **quiet)
         with running([programs / "kinto", "start", "--ini", settings], port, **quiet) as process:

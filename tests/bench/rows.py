@@ -6,6 +6,7 @@ import statistics
 import time
 
 import feeds
+import git_reader
 import servers
 from history import row_7, row_8
 from kinto import Client, fill, kinto, postgres
@@ -205,4 +206,4 @@ def row_6(seconds):
     return [table(title, costs), f"Memory after it: {held}.\n"]
 
 
-ROWS = {1: row_1, 2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: feeds.row}
+ROWS = {1: row_1, 2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6, 7: row_7, 8: row_8, 9: feeds.row, 10: git_reader.row}

@@ -111,10 +111,10 @@ def bare(identity, gzip=None):
 
 
 @contextlib.contextmanager
-def sidecar(upstream_port, *flags, journal="sqlite::memory:"):
+def sidecar(upstream_port, *flags, journal="sqlite::memory:", port=0):
     """The sidecar in front of an upstream; gives its port and its processes."""
     program = os.environ.get("KINTO_SIDECAR_BINARY", ROOT / "target" / "release" / "kinto-sidecar")
-    command = [program, "--upstream", f"http://127.0.0.1:{upstream_port}/v1", "--listen", "127.0.0.1:0"]
+    command = [program, "--upstream", f"http://127.0.0.1:{upstream_port}/v1", "--listen", f"127.0.0.1:{port}"]
     command += ["--journal", journal]
     with running([*command, "--log", "warn", *flags], stderr=subprocess.PIPE, text=True) as process:
         lines = []

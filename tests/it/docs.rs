@@ -32,6 +32,12 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("COLLECTIONS=", "is a longer form of a test"),
     ("RECORDS=", "is a longer form of a test"),
     ("CLIENTS=", "is a longer form of a test"),
+    ("ENTRIES=", "is a longer form of a test"),
+    ("OPERATIONS=", "is a longer form of a test"),
+    ("READS=", "is a longer form of a test"),
+    ("WRITES=", "is a longer form of a test"),
+    ("git clone ", "fetches what others wrote"),
+    ("REMOTE_SETTINGS=", "takes minutes, and needs a checkout of remote-settings"),
 ];
 
 /// Commands that go on until they are stopped.

@@ -1,5 +1,5 @@
-//! Random writes, and a revert to a moment in the middle of them. `SEEDS=1000 cargo test --test it undo::random` makes more,
-//! from `SEED` on.
+//! Random writes, and a revert to a moment in the middle of them. `SEEDS=1000 cargo test --test it undo::random -- --nocapture`
+//! makes more, from `SEED` on.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{World, user_id, without_timestamps};
 use crate::history::entries;
 use crate::mirror_equals_upstream::random::Random;
-use crate::support::{Kinto, KintoOptions, database};
+use crate::support::{Kinto, KintoOptions, commit, database};
 
 /// The seeds: `SEEDS` of them, from `SEED` on.
 fn seeds() -> std::ops::Range<u64> {
@@ -32,6 +32,7 @@ async fn what_was_done_since_a_moment_is_undone_whatever_it_was() {
         run(World::before(Kinto::shared(), "random", &[]).await),
         run(World::before(&postgres, "random", &[("sidecar.journal", &shared)]).await)
     );
+    println!("{} seeds on each engine, commit {}: {:?}", seeds().count(), commit(), seeds());
 }
 
 async fn one(world: &World, seed: u64) {
