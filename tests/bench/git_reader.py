@@ -6,6 +6,7 @@ answers; what the export tells GitHub is left out.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -21,6 +22,19 @@ from kinto import Client, fill, kinto
 from load import compare, table
 
 CONNECTIONS = 16
+# What integers are written like, and what almost are.
+VALUES = """
+0 5 +5 %2B5 -5 1.0 1.00 1.5 .5 1. 1e3 0x10 true 1_000 1__0 _1 1_ 00012 %2012%20 12%0A %C2%A012 -0 -0.0 %2242%22 42%22 %D9%A3 %FF %00
+inf null 9999123 09999 --0 1;2 9223372036854775808 18446744073709551616
+""".split()
+VALUES += ["", "9" * 4300, "9" * 4301]
+FORMS = ("_expected={}", "_expected=0&_since={}", "_expected=7&_since={}", "_since={}")
+QUERIES = """
+_expected=0&_expected=1 _expected=x&_expected=1 _expected=1&_expected=x _since=1&_since=x&_expected=0 _expected[]=1 _expected=0&foo=bar
+EXPECTED=0 _expected=0;_since=1 _expected _expected=0&_since &&_expected=0 ?_expected=0 %5fexpected=0 _expected=0&bucket=bench
+_expected=0&bucket= _expected=0&collection= _expected=0&bucket=bench&collection=small _expected=0&bucket=bench&bucket=x
+_expected=0&bucket=BENCH _expected=0&bucket=ben _expected=0&collection=%FF _expected=0&_limit=1 _expected=0&_fields=id _expected=0&_sort=id
+""".split()
 COLLECTION = "/v2/buckets/bench/collections/small/changeset?_expected=0"
 LIST = "/v2/buckets/monitor/collections/changes/changeset?_expected=0"
 
@@ -114,6 +128,44 @@ def git_reader(source, programs, folder, repository):
         yield port, [process.pid]
 
 
+def answer(port, path):
+    """What is told apart of an answer: its status, where it leads, and what it says."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path, headers={"Host": "settings.example.org"})
+    given = connection.getresponse()
+    content = given.read()
+    location = (given.headers["Location"] or "").removeprefix("http://settings.example.org")
+    if given.status == 200:
+        # Members stand in another order, and a tombstone says less there.
+        content = json.loads(content)
+        rows = content.get("changes", [])
+        content["changes"] = [{"id": row["id"], "deleted": True} if row.get("deleted") else row for row in rows]
+        content.get("metadata", {}).pop("signature", None)
+        content.get("metadata", {}).pop("signatures", None)
+    return given.status, location, content
+
+
+def asked(newest):
+    """Paths with parameters, good ones and bad ones."""
+    values = [*VALUES, newest - 1, newest, newest + 1]
+    queries = [form.format(value) for value in values for form in FORMS] + ["", *QUERIES]
+    places = ("monitor/collections/changes", "bench/collections/small", "no/collections/such")
+    return [f"/v2/buckets/{place}/changeset?{query}" for place in places for query in queries]
+
+
+def differences(ours, theirs, newest):
+    """How many requests were compared; those that git-reader leads to the whole or breaks at; those that it answers otherwise."""
+    paths, led, other = asked(newest), [], []
+    for path in paths:
+        own, their = answer(ours, path), answer(theirs, path)
+        is_led = their[0] == 307 and "_since" in path and "_since" not in their[1]
+        if own[0] == 200 and (is_led or their[0] == 500):
+            led.append(path)
+        elif own != their:
+            other.append(f"{path[:120]}\n  sidecar    {str(own)[:300]}\n  git-reader {str(their)[:300]}")
+    return len(paths), led, other
+
+
 def row(seconds):
     """/v2 beside git-reader."""
     source = checkout()
@@ -132,15 +184,20 @@ def row(seconds):
         contextlib.ExitStack() as stack,
     ):
         folder = pathlib.Path(folder)
-        for name in ("small", "other"):
-            fill(upstream, name, 50, 180)
         ours, pids = stack.enter_context(servers.sidecar(upstream, *flags, port=port))
         # The export fetches the chain of certificates, whatever that is.
         signature = {"signature": "none", "x5u": f"http://127.0.0.1:{ours}/v2/__lbheartbeat__"}
         for name in ("small", "other"):
+            fill(ours, name, 50, 180)
+            # What is dated back is told of again for a while: this is not.
+            Client(ours).write("PATCH", f"/buckets/bench/collections/{name}/records/{0:032x}", {"data": {"number": -1}})
             Client(ours).write("PATCH", f"/buckets/bench/collections/{name}", {"data": {"signature": signature}})
         repository = export(source, programs, folder, ours)
         theirs, their_pids = stack.enter_context(git_reader(source, programs, folder, repository))
+        newest = int(Client(ours).ask("HEAD", "/buckets/bench/collections/small/records")[1]["ETag"].strip('"'))
+        number, led, other = differences(ours, theirs, newest)
+        report.append(f"{number} requests: {len(other)} answered otherwise by git-reader, {len(led)} led to the whole or 500.\n")
+        report += [f"{difference}\n" for difference in other]
         for title, path in (("a changeset of 50 records", COLLECTION), ("the list of 2 collections", LIST)):
             compared = [
                 ("sidecar", f"http://127.0.0.1:{ours}{path}", pids),

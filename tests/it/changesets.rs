@@ -99,5 +99,9 @@ async fn remote_settings_way_is_followed_where_it_is_asked_for() {
     let monitor = "/buckets/monitor/collections/changes/changeset";
     let later = newest + 1;
     client.get(&format!("{monitor}?_expected={newest}&_since={later}")).await.expect(204);
-    client.get(&format!("{monitor}?_expected=%22{newest}%22")).await.expect(307);
+    for quoted in [format!("%22{newest}%22"), format!("{newest}%22"), format!("%22{newest}")] {
+        let led = client.get(&format!("{monitor}?_expected={quoted}")).await.expect(307);
+        let location = led.header("location").unwrap();
+        assert!(location.ends_with(&format!("/changeset?_expected={newest}")), "{quoted}: {location}");
+    }
 }

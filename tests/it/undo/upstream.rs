@@ -1,5 +1,7 @@
 //! What the upstream does to a revert: conflicts in the middle of a batch, and all the ways to refuse.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{World, statuses};
@@ -146,4 +148,51 @@ async fn a_kinto_that_is_read_only_refuses_each_and_is_asked_once_for_a_batch() 
     assert_eq!(statuses(&lines), ["a: refused", "b: refused", "c: refused"]);
     assert_eq!((&lines[0]["code"], &end["batches"]), (&json!(405), &json!(1)), "{lines:?}");
     assert_eq!(recorders[1].count(writes), 1);
+}
+
+#[tokio::test]
+async fn each_write_is_of_the_version_that_is_undone_and_what_comes_in_between_stands() {
+    let recorder = Recorder::before(Kinto::shared().url());
+    let world = World::behind(Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]), "between").await;
+    let alice = &world.alice;
+    for id in ["changed", "deleted", "late"] {
+        alice.put(&world.record(id)).data(json!({"n": 1})).await.expect(201);
+    }
+    let from = world.now().await;
+    let mut expected = BTreeMap::from([("deleted".to_owned(), json!(["PUT", {"If-None-Match": "*"}]))]);
+    for (id, method) in [("changed", "PUT"), ("late", "PUT"), ("new", "DELETE")] {
+        let version = alice.put(&world.record(id)).data(json!({"n": 2})).await.timestamp();
+        expected.insert(id.to_owned(), json!([method, {"If-Match": format!("\"{version}\"")}]));
+    }
+    alice.delete(&world.record("deleted")).await.expect(200);
+    recorder.clear();
+    recorder.intercept(|request| if writes(request) { Fate::Hold } else { Fate::Pass });
+    let revert = world.revert(alice, json!({"from": from}));
+    let meanwhile = async {
+        recorder.wait_for(1, writes).await;
+        let direct = Kinto::shared().client().user("alice");
+        direct.put(&world.record("late")).data(json!({"n": 9})).await.expect(200);
+        recorder.release();
+    };
+    let ((lines, _), ()) = tokio::join!(revert, meanwhile);
+    assert_eq!(statuses(&lines), ["changed: done", "deleted: done", "late: conflict", "new: done"]);
+    let state = world.state().await;
+    let n = |id: &str| state.get(id).map(|record| record["n"].clone());
+    assert_eq!(
+        [n("changed"), n("deleted"), n("late"), n("new")],
+        [Some(json!(1)), Some(json!(1)), Some(json!(9)), None]
+    );
+
+    let bodies = recorder.requests().into_iter().filter(|request| request.path() == "/v1/batch");
+    let parts = bodies.flat_map(|request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        body["requests"].as_array().cloned().unwrap_or_default()
+    });
+    let written: Vec<Value> =
+        parts.filter(|part| part["method"] == "PUT" || part["method"] == "DELETE").collect();
+    let id = |part: &Value| part["path"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+    let sent: BTreeMap<String, Value> =
+        written.iter().map(|part| (id(part), json!([part["method"], part["headers"]]))).collect();
+    assert_eq!((&sent, written.len()), (&expected, 4), "{written:?}");
+    assert!(written.iter().all(|part| part["body"]["data"]["last_modified"].is_null()), "{written:?}");
 }
