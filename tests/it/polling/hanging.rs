@@ -54,9 +54,9 @@ async fn a_collection_that_hangs_holds_up_no_other() {
         }
     }
     lags.sort();
-    // The batch that hangs is given up once; from then on nothing of the others waits.
+    // Each who asks for several gives up the batch that hangs once, after two seconds; from then on nothing of the others waits.
     assert!(lags[lags.len() - 1] < Duration::from_secs(9), "{lags:?}");
-    assert!(lags[lags.len() * 3 / 4] < Duration::from_secs(2), "{lags:?}");
+    assert!(lags[lags.len() / 2] < Duration::from_secs(2), "{lags:?}");
     let batches = recorder.count(|request| is_batch(request) && is_about(request, &hangs));
     assert!(batches <= 2, "it is asked for alone: {batches} batches");
 
