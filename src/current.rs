@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::Either;
 use http::{HeaderValue, Method, Uri};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 tokio::task_local! {
     static CURRENT: Arc<Current>;
@@ -30,6 +32,8 @@ pub struct Current {
     is_told: bool,
     upstream: Mutex<Waited>,
     turn: Turn,
+    /// Told when it gets that.
+    turn_taken: Notify,
     parts: OnceLock<Vec<Part>>,
 }
 
@@ -111,8 +115,16 @@ pub fn wait() -> Wait {
 impl Current {
     /// A request that has just come.
     pub fn new(uri: Uri, request_id: HeaderValue, client: Option<IpAddr>, is_told: bool) -> Self {
-        let (upstream, turn, parts) = (Mutex::default(), Turn::default(), OnceLock::new());
-        Self { uri, request_id, client, is_told, upstream, turn, parts }
+        Self {
+            uri,
+            request_id,
+            client,
+            is_told,
+            upstream: Mutex::default(),
+            turn: Turn::default(),
+            turn_taken: Notify::new(),
+            parts: OnceLock::new(),
+        }
     }
 
     /// The id, as far as it is text.
@@ -129,7 +141,16 @@ impl Current {
     /// Takes a place for it, unless it has got another one meanwhile.
     pub fn take_turn(&self, is_counted: bool) -> bool {
         let more = |uses| Some(if uses < USE { USE + usize::from(is_counted) } else { uses + USE });
-        self.turn.0.fetch_update(AcqRel, Acquire, more).is_ok_and(|before| before < USE)
+        let is_taken = self.turn.0.fetch_update(AcqRel, Acquire, more).is_ok_and(|before| before < USE);
+        if is_taken {
+            self.turn_taken.notify_waiters();
+        }
+        is_taken
+    }
+
+    /// Ends when it gets a place.
+    pub fn has_turn(&self) -> Notified<'_> {
+        self.turn_taken.notified()
     }
 
     /// Uses its place once less; where that was the last use, whether the place is counted.

@@ -134,37 +134,52 @@ impl Writes {
     /// returns; where it cannot, the writes have to be refused, unless the operator wants them to go on.
     pub async fn begin(self: &Arc<Self>, writes: impl Into<Arc<[Write]>>) -> Result<Passing, Error> {
         let writes = writes.into();
+        // For as long as it takes to open the journal, others have the places.
+        let journal = self.journal_for(&writes).await?;
         // What has begun waits for nobody.
         let turn = self.effects.access.upstream().turn().await?;
-        let recording = self.record(&writes).await?;
+        let recording = match journal {
+            Some(journal) => self.record(journal, &writes).await?,
+            None => None,
+        };
         Ok(Passing::new(Arc::clone(self), writes, recording, turn))
     }
 
-    async fn record(self: &Arc<Self>, writes: &Arc<[Write]>) -> Result<Option<Recording>, Error> {
-        // Whoever only reads goes on without the journal, too.
-        let are_reads = !writes.iter().any(Write::has_history);
+    /// The journal that these writes are to be in, once it takes some; `None` where they need not be in one.
+    async fn journal_for(&self, writes: &[Write]) -> Result<Option<&Journal>, Error> {
+        let are_reads = are_reads(writes);
         // Until the upstream says that the history is its own, it is the sidecar's.
         if !self.keeper.is_own() || are_reads && writes.iter().all(|write| write.default().is_none()) {
             return Ok(None);
         }
-        let forgives = are_reads || self.forwards();
         let Some(journal) = self.keeper.awaited().await else {
+            let forgives = are_reads || self.forwards();
             return if forgives { Ok(None) } else { Err(Error::Unavailable { retry_after: None }) };
         };
-        if are_reads {
-            return Ok(Recording::begin(self, journal, writes, forgives).await.unwrap_or_else(|error| {
+        if !are_reads {
+            if !self.forwards() {
+                writes.iter().try_for_each(|write| write.check_kept(journal))?;
+            }
+            self.recovery().await?;
+        }
+        Ok(Some(journal))
+    }
+
+    async fn record(
+        self: &Arc<Self>,
+        journal: &Journal,
+        writes: &Arc<[Write]>,
+    ) -> Result<Option<Recording>, Error> {
+        if are_reads(writes) {
+            return Ok(Recording::begin(self, journal, writes, true).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "what the default bucket makes is not in the journal yet");
                 None
             }));
         }
-        if !forgives {
-            writes.iter().try_for_each(|write| write.check_kept(journal))?;
-        }
-        self.recovery().await?;
         if let Err(error) = self.make_before(journal, writes).await {
             tracing::debug!(%error, "the default bucket makes what a write is about while it is written");
         }
-        Recording::begin(self, journal, writes, forgives).await
+        Recording::begin(self, journal, writes, self.forwards()).await
     }
 
     /// Whether what a former process left open was looked up. Nothing can be written before.
@@ -234,4 +249,9 @@ impl Writes {
         let recorded = self.recorded.lock();
         recorded.get(list).is_some_and(|newest| *newest >= timestamp)
     }
+}
+
+/// Whoever only reads goes on without the journal, too.
+fn are_reads(writes: &[Write]) -> bool {
+    !writes.iter().any(Write::has_history)
 }

@@ -74,13 +74,24 @@ impl Queue {
     /// Waits for a place, as long as for an answer.
     pub(super) async fn wait(self: &Arc<Self>, asker: Arc<Current>) -> Result<Turn, UpstreamError> {
         let patience = self.settings.now().limits.upstream_timeout;
+        timeout(patience, self.waited(asker)).await.unwrap_or(Err(UpstreamError::Crowded))
+    }
+
+    async fn waited(self: &Arc<Self>, asker: Arc<Current>) -> Result<Turn, UpstreamError> {
         let (turn, mut is_mine) = oneshot::channel();
-        self.taken.lock().add(Waiting { asker, turn });
+        self.taken.lock().add(Waiting { asker: Arc::clone(&asker), turn });
         // One may have been left before it was known who waits.
         self.call();
-        match timeout(patience, &mut is_mine).await {
-            Ok(Ok(turn)) => Ok(turn),
-            _ => Err(UpstreamError::Crowded),
+        loop {
+            // What else the request asks may get its place.
+            let has_turn = asker.has_turn();
+            if asker.shares_turn() {
+                return Ok(Turn(Some((Arc::clone(self), Arc::clone(&asker)))));
+            }
+            tokio::select! {
+                turn = &mut is_mine => return turn.map_err(|_| UpstreamError::Crowded),
+                () = has_turn => {}
+            }
         }
     }
 
@@ -186,6 +197,9 @@ impl Drop for Turn {
 }
 
 #[cfg(test)]
+mod random;
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
@@ -194,14 +208,20 @@ mod tests {
 
     use super::*;
 
+    pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+
     fn queue(most: usize) -> Arc<Queue> {
+        queue_for(most, PATIENCE)
+    }
+
+    pub(super) fn queue_for(most: usize, patience: Duration) -> Arc<Queue> {
         Queue::new(InForce::with(|settings| {
             settings.limits.upstream_requests = most;
-            settings.limits.upstream_timeout = Duration::from_millis(50);
+            settings.limits.upstream_timeout = patience;
         }))
     }
 
-    fn request(last: u8) -> Arc<Current> {
+    pub(super) fn request(last: u8) -> Arc<Current> {
         let client = Some(IpAddr::from([1, 1, 1, last]));
         Arc::new(Current::new(Uri::default(), HeaderValue::from_static("id"), client, false))
     }

@@ -22,6 +22,7 @@ mod connections;
 mod copies;
 mod credentials;
 mod large;
+mod places;
 mod refused;
 mod selectors;
 mod upstreams;
