@@ -46,9 +46,11 @@ impl Footing {
         self.epoch.now()
     }
 
-    /// They were found to have it, by a question that was put after this moment.
+    /// They were found to have it, by a question that was put after this moment. Answers may come in another order than
+    /// questions were put.
     pub fn renew(&self, at: Moment) {
-        *self.at.lock() = at;
+        let mut known = self.at.lock();
+        *known = known.newest(at);
     }
 
     /// Whether the permission was changed since, as far as is known: they get nothing until the upstream was asked.
@@ -95,8 +97,35 @@ impl Epoch {
 }
 
 impl Moment {
+    /// The moment after which everything is answered for that is after one of the two.
+    fn newest(self, other: Self) -> Self {
+        Self { changes: self.changes.max(other.changes), doubts: self.doubts.max(other.doubts) }
+    }
+
     /// Whether nothing is known to have changed between two moments.
     pub(super) fn may_be(self, other: Self) -> bool {
         self.changes == other.changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_takes_nothing_back() {
+        let epoch = Arc::new(Epoch::default());
+        let footing = Footing::new(Arc::clone(&epoch));
+        let before = footing.now();
+        epoch.change();
+        epoch.doubt();
+        let after = footing.now();
+        assert!(footing.is_in_doubt());
+        footing.renew(after);
+        // The answer to what was asked before the change comes after the other.
+        footing.renew(before);
+        assert!(!footing.is_in_doubt() && !footing.has_moved());
+        epoch.doubt();
+        assert!(footing.has_moved() && !footing.is_in_doubt());
     }
 }
