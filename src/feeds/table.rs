@@ -258,3 +258,6 @@ impl Left {
         self.bytes += row.json.len() + 128;
     }
 }
+
+#[cfg(test)]
+mod tests;

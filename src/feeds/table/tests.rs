@@ -1,0 +1,97 @@
+//! Which seqs rows have for those who come from another sidecar.
+
+use super::*;
+use crate::mirror::content::{Content, Update};
+use crate::upstream::kinto::{Metadata, NewRow};
+
+/// A mirror's content, and nothing around it.
+#[derive(Debug)]
+struct Mirrored(Content);
+
+impl Table for Mirrored {
+    fn lineage(&self) -> u64 {
+        1
+    }
+
+    fn began(&self) -> Seq {
+        Seq::of(self.0.began())
+    }
+
+    fn serial(&self) -> u64 {
+        self.0.serial
+    }
+
+    fn newest_seq(&self) -> Seq {
+        self.0.high
+    }
+
+    fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+
+    fn count(&self) -> usize {
+        self.0.rows().len()
+    }
+
+    fn mark(&self, place: usize) -> Option<Mark<'_>> {
+        let row = self.0.rows().get(*self.0.by_seq().get(place)?)?;
+        Some(Mark {
+            seq: row.seq,
+            last_modified: row.last_modified,
+            is_late: row.is_behind(),
+            serial: row.serial,
+            born: row.born,
+            id: &row.id,
+        })
+    }
+
+    fn may_hide(&self, place: usize, since: Timestamp) -> bool {
+        let row = self.0.by_seq().get(place).and_then(|index| self.0.rows().get(*index));
+        row.is_some_and(|row| self.0.may_hide(row, since))
+    }
+
+    fn json(&self, _place: usize) -> (Bytes, bool) {
+        (Bytes::new(), false)
+    }
+
+    fn overlap(&self) -> Duration {
+        Duration::from_millis(10)
+    }
+
+    fn heed(&self, _seq: Seq) {}
+
+    fn heard(&self) -> Seq {
+        Seq::ZERO
+    }
+}
+
+fn update(rows: &[(&str, u64)]) -> Update {
+    let row = |(id, last_modified): &(&str, u64)| NewRow {
+        id: (*id).into(),
+        last_modified: Timestamp(*last_modified),
+        deleted: false,
+        is_marked: false,
+        json: Bytes::from(format!(r#"{{"id":"{id}","last_modified":{last_modified}}}"#)),
+    };
+    Update { rows: rows.iter().map(row).collect(), ..Update::default() }
+}
+
+#[test]
+fn who_was_told_elsewhere_of_what_is_late_here_is_told_again_at_the_seq_that_they_have() {
+    let metadata = || Metadata { json: Bytes::from_static(b"{}"), last_modified: Timestamp(1) };
+    let first = Content::new(metadata(), Timestamp(20), None, update(&[("first", 20)]));
+    let other = first.updated(metadata(), Timestamp(33), update(&[("other", 33)]));
+    // A batch from before it, and the other one is written anew.
+    let late = other.updated(metadata(), Timestamp(35), update(&[("a", 31), ("b", 32), ("other", 35)]));
+    let group = late.rows().iter().find(|row| &*row.id == "b").map(|row| row.seq).unwrap();
+    assert!(group > Seq::of(Timestamp(33)) && group < Seq::of(Timestamp(34)));
+    let table = Mirrored(late);
+    // Another sidecar saw the batch in time; or did not, and had nothing newer than this.
+    for since in [31, 20] {
+        let seq = Seq::of(Timestamp(since));
+        let page = page(&table, &Position::anybodys(&table, seq), Room::PIECE);
+        let told: Vec<(&str, Seq)> = page.rows.iter().map(|row| (&*row.id, row.seq)).collect();
+        // Who is cut off after the first of them comes back with the seq that they had.
+        assert_eq!(told, [("a", seq), ("b", group), ("other", Seq::of(Timestamp(35)))]);
+    }
+}
