@@ -112,6 +112,7 @@ pub async fn answer(
         previous,
         cursor: None,
         heartbeat_seq: params.heartbeat_seq,
+        buffers: Arc::clone(&app.buffers),
     };
     // SECURITY: what depends on who asks is not for others.
     let is_for_all = requester.is_anonymous() && request.method == Method::GET && !params.descending;

@@ -27,8 +27,9 @@ use crate::error::Error;
 use crate::feeds::snapshot::{FeedRow, Position, Room, Snapshot};
 use crate::kinto::seq::Seq;
 use crate::phase::Phase;
+use crate::wire::buffers::{self, Buffers};
 
-/// How many batches are kept for readers who are a little behind.
+/// How many batches are kept for readers who are a little behind, while they are small.
 const BATCHES: usize = 8;
 
 /// What a source's live readers share.
@@ -73,9 +74,12 @@ pub struct RowBatch {
     pub newest: Seq,
     /// The changes, oldest first; there is at least one.
     pub rows: Vec<FeedRow>,
+    /// How many bytes they are.
+    bytes: usize,
     /// When they were known.
     pub known: Instant,
-    written: [OnceLock<Bytes>; Layout::COUNT],
+    /// `None` where there was no room for it.
+    written: [OnceLock<Option<Bytes>>; Layout::COUNT],
 }
 
 // === impl Channel ===
@@ -134,14 +138,23 @@ impl Channel {
             VecDeque::new()
         } else {
             let mut batches = before.batches.clone();
-            if batches.len() >= BATCHES {
+            let bytes: usize = page.rows.iter().map(|row| row.json.len() + 128).sum();
+            let is_small = bytes <= Room::SHARED.bytes;
+            let has_room = |batches: &VecDeque<Arc<RowBatch>>| {
+                let kept: usize = batches.iter().map(|batch| batch.bytes).sum();
+                batches.len() < BATCHES && kept + bytes <= Room::SHARED.bytes
+            };
+            while !batches.is_empty() && !has_room(&batches) {
                 batches.pop_front();
             }
+            // What is large is kept until the next change, and so is what it was read from.
+            let rows = if is_small { page.rows.into_iter().map(apart).collect() } else { page.rows };
             batches.push_back(Arc::new(RowBatch {
                 after: before.changed,
                 upto,
                 newest: snapshot.newest_seq(),
-                rows: page.rows,
+                rows,
+                bytes,
                 known: Instant::now(),
                 written: Default::default(),
             }));
@@ -239,18 +252,27 @@ impl RowBatch {
     /// Whether it can be had in this layout at once.
     pub fn is_written(&self, layout: Layout) -> bool {
         let is_there = self.written.get(layout.number()).is_some_and(|cell| cell.get().is_some());
-        is_there || !layout.docs || self.rows.iter().map(|row| row.json.len()).sum::<usize>() <= LITTLE
+        is_there || !layout.docs || self.bytes <= LITTLE
     }
 
-    /// All rows in this layout, written by the first who asks.
-    pub fn written(&self, layout: Layout) -> Bytes {
+    /// All rows in this layout, written by the first who asks, once for all; `None` where there was no room for that.
+    pub fn written(&self, layout: Layout, buffers: &Arc<Buffers>) -> Option<Bytes> {
         let write = || {
-            let mut text = Vec::with_capacity(self.rows.iter().map(|row| row.json.len() + 128).sum());
+            let mut hold = buffers.hold(None);
+            if self.bytes > buffers::LITTLE {
+                hold.grow(self.bytes).ok()?;
+            }
+            let mut text = Vec::with_capacity(self.bytes);
             for row in &self.rows {
                 layout.write(&mut text, row, None);
             }
-            text.into()
+            Some(hold.filled(text))
         };
         self.written.get(layout.number()).map_or_else(write, |cell| cell.get_or_init(write).clone())
     }
+}
+
+/// A row that does not keep what it was read from: all of a collection.
+fn apart(row: FeedRow) -> FeedRow {
+    FeedRow { json: Bytes::copy_from_slice(&row.json), ..row }
 }

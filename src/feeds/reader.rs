@@ -28,6 +28,7 @@ use crate::feeds::snapshot::{FeedPage, Position, Room};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
 use crate::wire::body::{BoxError, NextFrame};
+use crate::wire::buffers::Hold;
 use judged::Judged;
 use silence::{Due, Silence};
 pub use whole::Whole;
@@ -61,6 +62,10 @@ pub struct FeedReader {
     has_rows: bool,
     is_silent: bool,
     silence: Silence,
+    /// Whether it is written as a whole, and counted as that.
+    is_whole: bool,
+    /// The room for the large rows that are about to be given to the connection.
+    hold: Option<Hold>,
 }
 
 enum Stage {
@@ -114,6 +119,8 @@ impl FeedReader {
             cursor: None,
             has_rows: false,
             is_silent,
+            is_whole: false,
+            hold: None,
         }
     }
 
@@ -155,6 +162,7 @@ impl FeedReader {
                         break;
                     };
                     self.take(judged?, &mut text);
+                    self.hold = self.hold.take().filter(|_| !text.is_empty());
                     if text.len() >= Room::PIECE.bytes {
                         break;
                     }
@@ -201,7 +209,11 @@ impl FeedReader {
             return Ok(None);
         }
         self.note_sent();
-        Ok(Some(text.into()))
+        // A connection may have it for as long as its other end takes nothing.
+        Ok(Some(match self.hold.take() {
+            Some(hold) => hold.filled(text),
+            None => text.into(),
+        }))
     }
 
     /// Begins to read what the reader has not seen.

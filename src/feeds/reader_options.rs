@@ -13,6 +13,7 @@ use crate::feeds::reader_limit::Seat;
 use crate::feeds::seen_before::Presence;
 use crate::feeds::snapshot::Snapshot;
 use crate::kinto::seq::Seq;
+use crate::wire::buffers::Buffers;
 
 /// What a feed is to be like.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct ReaderOptions {
     pub cursor: Option<u64>,
     /// Whether a sign of life says how far the feed is, also where that is no empty line any more.
     pub heartbeat_seq: bool,
+    /// Where what the reader has been given, and not taken yet, is counted.
+    pub buffers: Arc<Buffers>,
 }
 
 /// Where rows come from.

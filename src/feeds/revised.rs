@@ -6,10 +6,12 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use crate::aside;
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::feeds::snapshot::{FeedPage, FeedRow, Position, Room, Snapshot};
@@ -98,9 +100,15 @@ impl Names {
         }
     }
 
-    fn key(&self, seen: &Seen, row: &FeedRow) -> [u64; 2] {
-        let version = (&seen.uri, seen.modified, seen.deleted, &row.json);
-        self.keys.each_ref().map(|key| key.hash_one(version))
+    /// How the names of versions are remembered. All of their data is gone through.
+    async fn remembered(&self, versions: Vec<(Seen, Bytes)>) -> Result<Vec<([u64; 2], Seen)>, Error> {
+        let keys = self.keys.clone();
+        let bytes = versions.iter().map(|(_, json)| json.len()).sum();
+        let name = move |(seen, json): (Seen, Bytes)| {
+            let version = (&seen.uri, seen.modified, seen.deleted, &json);
+            (keys.each_ref().map(|key| key.hash_one(version)), seen)
+        };
+        aside::run(bytes, move || versions.into_iter().map(name).collect()).await
     }
 }
 
@@ -146,11 +154,9 @@ impl Revisions {
     }
 
     /// Gives rows the names that are remembered, and gives the others.
-    fn remember<'r>(&self, rows: impl IntoIterator<Item = &'r mut FeedRow>) -> Vec<Unnamed<'r>> {
+    fn remember<'r>(&self, rows: impl IntoIterator<Item = Unnamed<'r>>) -> Vec<Unnamed<'r>> {
         let mut unknown = Vec::new();
-        for row in rows {
-            let seen = self.seen(row);
-            let key = self.names.key(&seen, row);
+        for (row, key, seen) in rows {
             row.revision = self.names.known.get(&key);
             if row.revision.is_none() {
                 unknown.push((row, key, seen));
@@ -174,12 +180,15 @@ impl Revisions {
         rows: &'r mut [FeedRow],
     ) -> Result<Vec<(&'r mut FeedRow, Revision)>, Error> {
         let mut older = Vec::new();
-        let unknown = self.remember(rows);
+        let versions = rows.iter().map(|row| (self.seen(row), row.json.clone())).collect();
+        let remembered = self.names.remembered(versions).await?;
+        let unknown =
+            self.remember(rows.iter_mut().zip(remembered).map(|(row, (key, seen))| (row, key, seen)));
         if unknown.is_empty() {
             return Ok(older);
         }
         let mut turn = self.names.turn(&self.key).await?;
-        let unknown = self.remember(unknown.into_iter().map(|(row, ..)| row));
+        let unknown = self.remember(unknown);
         if unknown.is_empty() {
             return Ok(older);
         }

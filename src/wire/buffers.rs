@@ -1,21 +1,27 @@
 //! How many bytes the process holds for its clients: bodies that are read whole, and answers that are made whole.
 //!
 //! To bound the number of requests is not enough: each of them can be as large as is allowed. So all of them share one
-//! budget of bytes, and one client gets half of it at most. What does not fit is refused for now. What passes through is
-//! not held, and not counted.
+//! budget of bytes, and one client gets half of it at most. What does not fit is refused for now, or waits where its client
+//! was answered already. What passes through is not held, and not counted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::time::sleep;
 
 use super::peer::client_of;
 use crate::settings::InForce;
 
 /// Bodies of fewer bytes are not counted while they wait to be read.
-pub(super) const LITTLE: usize = 16 << 10;
+pub(crate) const LITTLE: usize = 16 << 10;
+
+/// How long somebody who waits for room waits before they look again.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// All that is held.
 #[derive(Debug)]
@@ -56,7 +62,7 @@ impl Buffers {
 
     /// How many bytes are held.
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.lock().total
     }
 
@@ -68,6 +74,14 @@ impl Buffers {
 impl Hold {
     /// Holds more, where there is room.
     pub fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let grown = self.try_grow(bytes);
+        if grown.is_err() {
+            metrics::counter!("kinto_sidecar_buffer_refused_total").increment(1);
+        }
+        grown
+    }
+
+    fn try_grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         if bytes == 0 {
             return Ok(());
         }
@@ -77,7 +91,6 @@ impl Hold {
         let has_room = |held: usize, most| held.checked_add(bytes).is_some_and(|held| held <= most);
         let most = buffers.settings.now().limits.buffered_bytes;
         if !has_room(held.total, most) || !has_room(own, most / 2) {
-            metrics::counter!("kinto_sidecar_buffer_refused_total").increment(1);
             return Err(NoRoom);
         }
         held.total += bytes;
@@ -100,6 +113,20 @@ impl Hold {
         Ok(())
     }
 
+    /// Holds so many bytes once there is room. A quarter of the budget is held for what is larger, which would never fit.
+    pub async fn wait_for(&mut self, bytes: usize) {
+        let most = self.buffers.settings.now().limits.buffered_bytes;
+        while self.try_grow(bytes.min(most / 4)).is_err() {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Bytes for which it holds room until nobody has them any more; no more room than they take.
+    pub fn filled(mut self, bytes: Vec<u8>) -> Bytes {
+        self.shrink(self.bytes.saturating_sub(bytes.len()));
+        Bytes::from_owner(Filled { bytes, _hold: self })
+    }
+
     fn shrink(&mut self, bytes: usize) {
         if bytes == 0 {
             return;
@@ -117,6 +144,18 @@ impl Hold {
     }
 }
 
+/// Bytes in the room that is held for them.
+struct Filled {
+    bytes: Vec<u8>,
+    _hold: Hold,
+}
+
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.shrink(self.bytes);
@@ -125,6 +164,8 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -142,5 +183,26 @@ mod tests {
         drop((first, second));
         assert_eq!(buffers.held(), 0);
         assert!(buffers.lock().clients.is_empty());
+    }
+
+    #[tokio::test]
+    async fn bytes_are_counted_until_the_last_of_them_is_let_go() {
+        let buffers = Buffers::new(InForce::with(|settings| settings.limits.buffered_bytes = 100));
+        let mut first = buffers.hold(None);
+        first.wait_for(1000).await;
+        assert_eq!(first.bytes(), 25, "what would never fit waits for a quarter");
+        let bytes = first.filled(vec![0; 20]);
+        assert_eq!(buffers.held(), 20);
+        let mut second = buffers.hold(None);
+        second.grow(30).unwrap();
+        let mut third = buffers.hold(None);
+        let mut waits = Box::pin(third.wait_for(20));
+        assert!((&mut waits).now_or_never().is_none());
+        let end = bytes.slice(19..);
+        drop(bytes);
+        assert_eq!(buffers.held(), 50);
+        drop(end);
+        waits.await;
+        assert_eq!(buffers.held(), 50);
     }
 }

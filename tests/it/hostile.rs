@@ -104,7 +104,16 @@ fn connect_as(last: u8, address: &str) -> Option<TcpStream> {
     Some(socket.into())
 }
 
-fn exchange(mut stream: TcpStream, request: &str, body: &[u8]) -> Option<u16> {
+fn exchange(stream: TcpStream, request: &str, body: &[u8]) -> Option<u16> {
+    Some(exchanged(stream, request, body)?.0)
+}
+
+/// Asks for something on a connection of its own; gives the status and the head.
+fn answer(address: &str, request: &str, body: &[u8]) -> Option<(u16, String)> {
+    exchanged(TcpStream::connect(address).ok()?, request, body)
+}
+
+fn exchanged(mut stream: TcpStream, request: &str, body: &[u8]) -> Option<(u16, String)> {
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     stream.set_nodelay(true).ok()?;
     let head = format!("{request}Host: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -112,7 +121,9 @@ fn exchange(mut stream: TcpStream, request: &str, body: &[u8]) -> Option<u16> {
     let _ = stream.write_all(&[head.as_bytes(), body].concat());
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
-    std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap_or(answer.len());
+    let head = String::from_utf8_lossy(answer.get(..end)?).into_owned();
+    Some((head.get(9..12)?.parse().ok()?, head))
 }
 
 /// Sends requests without reading what is answered; the sockets keep it waiting.

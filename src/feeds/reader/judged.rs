@@ -9,6 +9,7 @@ use crate::feeds::framing::Layout;
 use crate::feeds::judge;
 use crate::feeds::previous::PreviousVersions;
 use crate::feeds::snapshot::{FeedPage, FeedRow};
+use crate::wire::buffers::Hold;
 
 /// A page, which of its rows are wanted, and what some of them were before.
 #[derive(Default)]
@@ -18,6 +19,8 @@ pub(super) struct Judged {
     pub(super) versions: PreviousVersions,
     /// The rows, where writing them takes long.
     pub(super) written: Option<Vec<Vec<u8>>>,
+    /// The room for what is written, where that is much.
+    pub(super) hold: Option<Hold>,
 }
 
 impl Judged {
@@ -34,12 +37,17 @@ impl Judged {
         }
     }
 
-    /// Writes the rows where that takes long.
-    async fn prepared(mut self, layout: Layout) -> Result<Self, Error> {
+    /// Writes the rows where that takes long, once there is room for them; where they are counted elsewhere, without
+    /// `room`.
+    async fn prepared(mut self, layout: Layout, room: Option<Hold>) -> Result<Self, Error> {
         let versions: usize = self.versions.values().map(|version| version.get().len()).sum();
         let bytes = versions + work(&self.page.rows, layout);
         if bytes <= LITTLE {
             return Ok(self);
+        }
+        if let Some(mut hold) = room {
+            hold.wait_for(bytes).await;
+            self.hold = Some(hold);
         }
         let written = move || {
             let written = |(index, row)| {
@@ -70,6 +78,7 @@ impl FeedReader {
         if filter.is_none() && previous.is_none() && work(&page.rows, layout) <= LITTLE {
             return self.take(Judged { page, ..Judged::default() }, text);
         }
+        let room = (!self.is_whole).then(|| self.options.buffers.hold(client));
         self.stage = Stage::Judging(Mutex::new(Box::pin(async move {
             let wanted = match filter {
                 Some(filter) => Some(judge::wanted(&filter, &page.rows, client).await?),
@@ -83,7 +92,7 @@ impl FeedReader {
                 let rows: Vec<&FeedRow> = rows.map(|(_, row)| row).collect();
                 versions = previous.of(&rows).await?;
             }
-            Judged { page, wanted, versions, written: None }.prepared(layout).await
+            Judged { page, wanted, versions, ..Judged::default() }.prepared(layout, room).await
         })));
     }
 }
@@ -114,7 +123,7 @@ mod tests {
             layout.write(&mut expected, &row, None);
             let page = FeedPage { rows: vec![row.clone(), row], ..FeedPage::default() };
             let judged = Judged { page, wanted: Some(vec![true, false]), ..Judged::default() };
-            let mut prepared = Box::pin(judged.prepared(layout));
+            let mut prepared = Box::pin(judged.prepared(layout, None));
             let at_once = prepared.as_mut().now_or_never();
             assert_eq!(at_once.is_none(), is_large, "{length}");
             let judged = match at_once {

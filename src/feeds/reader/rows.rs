@@ -13,7 +13,8 @@ use crate::metrics;
 
 impl FeedReader {
     /// Writes what is wanted of a page, as far as the limit reaches.
-    pub(super) fn take(&mut self, judged: Judged, text: &mut Vec<u8>) {
+    pub(super) fn take(&mut self, mut judged: Judged, text: &mut Vec<u8>) {
+        self.hold = judged.hold.take();
         let page = &judged.page;
         if self.left == Some(0) && !self.has_rows {
             self.pending = page.pending + page.rows.len() as u64;
@@ -91,12 +92,16 @@ impl FeedReader {
         }
         if !batch.is_written(self.options.layout) {
             let (batch, layout) = (Arc::clone(batch), self.options.layout);
-            let work = work(&batch.rows, layout);
-            let written = async move { aside::run(work, move || drop(batch.written(layout))).await };
+            let (work, buffers) = (work(&batch.rows, layout), Arc::clone(&self.options.buffers));
+            let written =
+                async move { aside::run(work, move || drop(batch.written(layout, &buffers))).await };
             self.stage = Stage::Writing(Mutex::new(Box::pin(written)));
             return Waited::Moved;
         }
-        let mut shared = batch.written(self.options.layout);
+        let Some(mut shared) = batch.written(self.options.layout, &self.options.buffers) else {
+            self.stage = Stage::Past;
+            return Waited::Moved;
+        };
         metrics::feeds::count_rows(count, Some(batch.known.elapsed()));
         if !std::mem::replace(&mut self.has_rows, true) {
             shared = shared.slice(self.options.layout.separator()..);

@@ -27,6 +27,7 @@ pub struct Whole {
 impl FeedReader {
     /// All that is written, once that is known.
     pub async fn whole(mut self, hold: &mut Hold) -> Result<Whole, Error> {
+        self.is_whole = true;
         let mut whole = Vec::new();
         poll_fn(|context| {
             while let Some(text) = self.turn(context)? {
