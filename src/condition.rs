@@ -58,6 +58,8 @@ pub struct Monitored {
     pub unreadable: usize,
     /// How many resources the settings name that are not there.
     pub missing: usize,
+    /// On how many collections the upstream failed when it was last asked.
+    pub failing: usize,
 }
 
 impl Condition {
@@ -85,6 +87,7 @@ impl Condition {
             loaded: app.timeline.is_loaded(),
             unreadable: unreadable.len(),
             missing: missing.len(),
+            failing: app.poller.failing(),
         };
         why.extend(unreadable.into_iter().chain(missing));
         why.extend(app.signatures.complaints());

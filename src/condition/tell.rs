@@ -72,6 +72,8 @@ async fn started(app: &App, upstream: &Upstream, listens: &str) {
         monitored = app.timeline.entries().rows.len() as u64,
         unreadable = lacking.unreadable.len() as u64,
         missing = lacking.missing.len() as u64,
+        failing = app.poller.failing() as u64,
+        loaded = app.timeline.is_loaded(),
         listens,
         "started"
     );

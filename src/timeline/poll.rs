@@ -317,6 +317,11 @@ impl Poller {
         (!uris.is_empty()).then(|| Complaint::set_aside(&uris))
     }
 
+    /// Of how many collections the upstream said nothing when it was last asked.
+    pub fn failing(&self) -> usize {
+        order::followed(&self.timeline).iter().filter(|clock| clock.is_in_trouble()).count()
+    }
+
     /// Waits until all that is monitored was asked for once, or that failed, or takes long.
     pub async fn first_asked(&self) {
         if self.timeline.resources().is_empty() || self.timeline.is_loaded() {

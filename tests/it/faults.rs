@@ -10,8 +10,11 @@ use serde_json::json;
 
 use crate::check::{certificate, check};
 use crate::history::full::Disk;
+use crate::polling::hanging::is_about;
 use crate::support::stub::Stub;
-use crate::support::{Chaos, Client, Kinto, KintoOptions, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+use crate::support::{
+    Chaos, Client, Fate, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique,
+};
 
 /// What is looked for, or why it cannot be there.
 #[derive(Clone, Copy)]
@@ -33,9 +36,10 @@ const REFUSED: Cell = Words("cannot be listed");
 const DOWN: Cell = Words("is Kinto running at");
 const ENDS: Cell = Words("have it renewed: the files are read again when they change");
 const CLOCK: Cell = Words("have both follow a time server (NTP)");
+const HANGS: Cell = Words("Kinto fails, or says nothing, where it is asked for the records of");
 const CROWD: Cell = Words("connections are open, and sidecar.max_connections = 2");
 
-const TABLE: [(&str, [Cell; 5]); 9] = [
+const TABLE: [(&str, [Cell; 5]); 10] = [
     (
         "wrong password",
         [Words("\"account\":\"nobody\""), UNKNOWN, Above("kinto_sidecar_unreadable"), UNKNOWN, UNKNOWN],
@@ -55,6 +59,7 @@ const TABLE: [(&str, [Cell; 5]); 9] = [
             DOWN,
         ],
     ),
+    ("one collection hangs", [Words("\"failing\":1"), HANGS, Above("kinto_sidecar_failing"), HANGS, HANGS]),
     (
         "the journal's disk is full",
         [
@@ -212,6 +217,24 @@ async fn a_kinto_that_is_down_is_told() {
     drop(chaos);
     let later = started(&url, &settings);
     all_tell("Kinto is down", &later, &running, &url, &settings).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_that_hangs_is_told() {
+    let (bucket, owner) = (format!("/buckets/{}", unique("hangs")), Kinto::shared().client().user("alice"));
+    owner.put(&bucket).await.expect(201);
+    for collection in ["answers", "hangs"] {
+        owner.put(&format!("{bucket}/collections/{collection}")).await.expect(201);
+        owner.put(&format!("{bucket}/collections/{collection}/records/r")).await.expect(201);
+    }
+    let recorder = Recorder::before(Kinto::shared().url());
+    let hangs = format!("{bucket}/collections/hangs");
+    recorder.intercept(move |request| if is_about(request, &hangs) { Fate::Hold } else { Fate::Pass });
+    let upstream = recorder.url();
+    let settings = [SERVICE_ACCOUNT, ("changes.resources", &*bucket), ("sidecar.upstream_timeout", "2s")];
+    let sidecar = started(&upstream, &settings);
+    all_tell("one collection hangs", &sidecar, &sidecar, &upstream, &settings).await;
+    recorder.release();
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn who_can_give_old_answers_is_ready_and_degraded() {
         json!({
             "ready": true, "degraded": false, "reads": true, "writes": true, "stopping": false, "upstream": true,
             "journal": true, "why": [],
-            "monitored": {"collections": 1, "loaded": true, "unreadable": 0, "missing": 0},
+            "monitored": {"collections": 1, "loaded": true, "unreadable": 0, "missing": 0, "failing": 0},
         })
     );
     chaos.cut();

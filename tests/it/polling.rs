@@ -1,7 +1,7 @@
 //! How the sidecar learns what was written past it: whatever is the matter with one question, the others are asked.
 
 mod clocks;
-mod hanging;
+pub mod hanging;
 mod refused;
 mod sweep;
 

@@ -92,10 +92,10 @@ impl<'a> Pace<'a> {
                     Err(KintoError::Refused(status)) => {
                         report.add(Complaint::cannot_read(key, status).into());
                     }
-                    Err(error) => report.add(Finding::problem(
-                        format!("the timestamp of {} cannot be learned: {error}", key.uri()),
-                        "see what Kinto's log says of it",
-                    )),
+                    Err(error) => {
+                        let Complaint { what, mend } = Complaint::set_aside(&[key.uri()]);
+                        report.add(Finding::problem(format!("{what} ({error})"), mend));
+                    }
                 }
             }
         }

@@ -34,6 +34,9 @@ fn collections(out: &mut Exposition, app: &App) {
     let mut keys: Vec<_> = entries.rows.iter().map(|entry| &entry.key).collect();
     let name = "kinto_sidecar_monitored_collections";
     out.one(name, "gauge", "Monitored collections that are known.", keys.len());
+    let name = "kinto_sidecar_failing";
+    let help = "Collections on which the upstream failed, or hung, when it was last asked.";
+    out.one(name, "gauge", help, app.poller.failing());
     keys.sort_unstable_by_key(|key| (&key.bucket, &key.collection));
     keys.truncate(COLLECTIONS);
     let named: Vec<_> = keys.iter().map(|key| (*key, key.to_string())).collect();

@@ -8,7 +8,7 @@ use super::{bucket, is_batch, kinto, listed, until_listed};
 use crate::support::{Fate, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
 
 /// Whether a request asks for something of a collection, be it within a batch.
-fn is_about(request: &Recorded, collection: &str) -> bool {
+pub fn is_about(request: &Recorded, collection: &str) -> bool {
     request.path().starts_with(&format!("/v1{collection}/"))
         || request.sub_requests().iter().any(|path| path.contains(&format!("{collection}/")))
 }
