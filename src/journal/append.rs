@@ -100,6 +100,7 @@ impl Transaction<'_> {
             last_modified,
             id,
             object: object.clone(),
+            uri: object.to_string(),
             object_modified: change.modified,
             action: action.as_str(),
             user_id: change.user_id.clone(),

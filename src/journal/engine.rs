@@ -37,8 +37,12 @@ const POSTGRES_IDLE: &str = "25P03";
 const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
                       PRAGMA journal_size_limit = 16777216; \
                       PRAGMA cache_size = -16384";
-/// The same where much is written at once, all over the indexes: each page is written once and not with each transaction.
-const SQLITE_AT_ONCE: &str = "PRAGMA cache_size = -262144; PRAGMA wal_autocheckpoint = 32768";
+/// The same where much is written at once: each page is written into the file once and not with each transaction, and what
+/// undoes a statement is in memory.
+const SQLITE_AT_ONCE: &str =
+    "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 32768; PRAGMA temp_store = MEMORY";
+/// The same where indexes are made: each is made of the whole table, and sorted in a file where it is large.
+const SQLITE_INDEXES: &str = "PRAGMA cache_size = -262144; PRAGMA wal_autocheckpoint = 32768";
 
 /// SQLite: not a database, corrupt, read-only (in its varieties), cannot be opened, not allowed.
 const SQLITE_UNUSABLE: [&str; 12] =
@@ -188,6 +192,14 @@ impl Writing {
     pub(super) async fn expect_much(&mut self, kind: Kind) -> sqlx::Result<()> {
         if kind == Kind::Sqlite {
             self.connection().execute(SQLITE_AT_ONCE).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes ready for indexes that are made of what is there.
+    pub(super) async fn expect_indexes(&mut self, kind: Kind) -> sqlx::Result<()> {
+        if kind == Kind::Sqlite {
+            self.connection().execute(SQLITE_INDEXES).await?;
         }
         Ok(())
     }

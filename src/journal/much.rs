@@ -37,7 +37,7 @@ impl Journal {
     /// Makes the indexes that were left out.
     pub async fn make_indexes(&self) -> Result<(), JournalError> {
         let mut writing = self.engine.writing().await.map_err(|error| failed(&error))?;
-        writing.expect_much(self.engine.kind).await.map_err(|error| failed(&error))?;
+        writing.expect_indexes(self.engine.kind).await.map_err(|error| failed(&error))?;
         make(self.engine.kind, writing.connection()).await.map_err(|error| failed(&error))
     }
 

@@ -22,6 +22,8 @@ pub(super) struct EntryRow {
     pub(super) last_modified: Timestamp,
     pub(super) id: String,
     pub(super) object: Object,
+    /// The object's.
+    pub(super) uri: String,
     pub(super) object_modified: Timestamp,
     pub(super) action: &'static str,
     pub(super) user_id: Option<String>,
@@ -50,26 +52,26 @@ pub(super) const INSERT_ENTRIES: &str = "INSERT INTO sidecar_entries (history, l
 
 impl EntryRow {
     /// The values of its columns, in the order of [`INSERT_ENTRIES`].
-    pub(super) fn values(&self) -> [Bound; 16] {
+    pub(super) fn into_values(self) -> [Bound; 16] {
         let object = &self.object;
         let id_of = |is_it: bool| is_it.then(|| object.id());
         [
             self.history.into(),
             self.last_modified.into(),
-            self.id.as_str().into(),
-            object.to_string().into(),
+            self.id.into(),
+            self.uri.into(),
             self.object_modified.into(),
             object.resource().as_str().into(),
             self.action.into(),
-            self.user_id.as_deref().into(),
-            self.date.as_str().into(),
+            self.user_id.into(),
+            self.date.into(),
             id_of(matches!(object, Object::Bucket(_))).into(),
             id_of(matches!(object, Object::Group(..))).into(),
             object.collection().into(),
             id_of(matches!(object, Object::Record(..))).into(),
             self.reader_set.into(),
             self.knows_readers.into(),
-            self.json.as_str().into(),
+            self.json.into(),
         ]
     }
 }

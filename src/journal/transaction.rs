@@ -41,6 +41,8 @@ pub(super) struct Transaction<'c> {
     /// The newest entry of a URI.
     newest: HashMap<String, Option<String>>,
     pub(super) chains: Chains,
+    /// Whether changes are recorded, which are told apart from what is there.
+    is_recording: bool,
     rows: Vec<EntryRow>,
     /// Of writes that are about to begin.
     pub(super) intents: Vec<IntentRow>,
@@ -79,6 +81,7 @@ impl<'c> Transaction<'c> {
             recorded: HashMap::new(),
             newest: HashMap::new(),
             chains: Chains::default(),
+            is_recording: false,
             rows: Vec::new(),
             intents: Vec::new(),
             settled: Vec::new(),
@@ -91,6 +94,7 @@ impl<'c> Transaction<'c> {
 
     /// Reads all that is needed to record changes.
     pub(super) async fn prefetch(&mut self, changes: &[&Change]) -> sqlx::Result<()> {
+        self.is_recording |= !changes.is_empty();
         let (mut uris, mut entered) = (BTreeSet::new(), BTreeSet::new());
         let mut versions: BTreeMap<&str, Vec<(String, Timestamp)>> = BTreeMap::new();
         for change in changes {
@@ -187,14 +191,11 @@ impl<'c> Transaction<'c> {
     /// Adds an entry to the history of this name.
     pub(super) fn add(&mut self, name: &str, row: EntryRow) {
         self.count(name, 1);
-        if is_hidden(name) {
-            self.rows.push(row);
-            return;
+        if self.is_recording && !is_hidden(name) {
+            let recorded = Recorded { user_id: row.user_id.clone(), json: row.json.clone() };
+            self.recorded.entry((row.uri.clone(), row.object_modified)).or_default().push(recorded);
+            self.newest.insert(row.uri.clone(), Some(row.json.clone()));
         }
-        let uri = row.object.to_string();
-        let recorded = Recorded { user_id: row.user_id.clone(), json: row.json.clone() };
-        self.recorded.entry((uri.clone(), row.object_modified)).or_default().push(recorded);
-        self.newest.insert(uri, Some(row.json.clone()));
         self.rows.push(row);
     }
 
@@ -284,10 +285,11 @@ impl<'c> Transaction<'c> {
     }
 
     async fn store_entries(&mut self) -> sqlx::Result<()> {
-        let entries = std::mem::take(&mut self.rows);
-        let insert =
-            |entries: &[EntryRow]| Statement::new(INSERT_ENTRIES).rows(entries.iter().map(EntryRow::values));
-        let mut inserts = entries.chunks(ROWS).map(insert);
+        let mut entries = std::mem::take(&mut self.rows).into_iter();
+        let mut inserts = std::iter::from_fn(move || {
+            let rows: Vec<_> = entries.by_ref().take(ROWS).map(EntryRow::into_values).collect();
+            (!rows.is_empty()).then(|| Statement::new(INSERT_ENTRIES).rows(rows))
+        });
         let mut next = inserts.next();
         while let Some(insert) = next {
             // The next one is put together while the engine works.

@@ -134,6 +134,9 @@ struct Head {
     collection_id: Option<String>,
     record_id: Option<String>,
     target: Target,
+    /// What its `uri` names.
+    #[serde(skip)]
+    object: Option<Object>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,7 +159,7 @@ impl Line {
         let mut members: Members = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if !members.contains_key("uri") {
             let kinds = "it is neither an entry nor anything else that is exported";
-            let (content, head) = read_content(&members, text).ok_or_else(|| kinds.to_owned())?;
+            let (content, head) = read_content(members, text).ok_or_else(|| kinds.to_owned())?;
             let part = match content {
                 Content::End { end } => LinePart::End(end),
                 _ => LinePart::Exported,
@@ -194,21 +197,20 @@ impl Line {
 }
 
 /// What a line of an export says. Entries are taken as they are written.
-fn read_content(members: &Members, text: &str) -> Option<(Content, Option<Head>)> {
-    if let Some(entry) = members.get("entry") {
+fn read_content(mut members: Members, text: &str) -> Option<(Content, Option<Head>)> {
+    if let Some(entry) = members.remove("entry") {
         let head = Head::of(entry.get()).ok()?;
         let hidden: Option<String> = match members.get("hidden") {
             Some(hidden) => Some(serde_json::from_str(hidden.get()).ok()?),
             None => None,
         };
-        let object = head.object()?;
-        if hidden.as_deref().is_some_and(|name| !is_hidden(name) || bucket_of(name) != Some(object.bucket()))
-        {
+        let bucket = head.object.as_ref()?.bucket();
+        if hidden.as_deref().is_some_and(|name| !is_hidden(name) || bucket_of(name) != Some(bucket)) {
             return None;
         }
         let content = Content::Entry {
             hidden,
-            entry: entry.clone(),
+            entry,
             readers: serde_json::from_str(members.get("readers")?.get()).ok()?,
             knows_readers: serde_json::from_str(members.get("knows_readers")?.get()).ok()?,
         };
@@ -275,8 +277,9 @@ impl ChainLink {
 impl Head {
     /// Reads an entry; refuses one that does not say the same everywhere.
     fn of(entry: &str) -> Result<Self, String> {
-        let head: Self = serde_json::from_str(entry).map_err(|error| error.to_string())?;
-        let object = head.object().ok_or_else(|| format!("{} is no object's uri", head.uri))?;
+        let mut head: Self = serde_json::from_str(entry).map_err(|error| error.to_string())?;
+        let object = Object::of_uri(&head.uri).filter(|object| object.to_string() == head.uri);
+        let object = object.ok_or_else(|| format!("{} is no object's uri", head.uri))?;
         let [bucket, group, collection, record] =
             [&head.bucket_id, &head.group_id, &head.collection_id, &head.record_id];
         let fits = match &object {
@@ -296,11 +299,8 @@ impl Head {
         if head.id.is_empty() || !(1..=LATEST).contains(&head.last_modified) {
             return Err("id or last_modified is none".to_owned());
         }
+        head.object = Some(object);
         Ok(head)
-    }
-
-    fn object(&self) -> Option<Object> {
-        Object::of_uri(&self.uri).filter(|object| object.to_string() == self.uri)
     }
 
     /// The version that it is about.

@@ -12,7 +12,7 @@ use crate::journal::engine::Kind;
 use crate::journal::entry::Told;
 use crate::journal::fits::TOLD;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{CHUNK, EntryRow, ObjectState, ROWS, Recorded, entries_of, mark_gap};
+use crate::journal::rows::{CHUNK, EntryRow, ObjectState, ROWS, entries_of, mark_gap};
 use crate::journal::statement::{Bound, Statement, timestamp};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, Object, Permissions};
@@ -33,10 +33,13 @@ impl Journal {
     }
 }
 
+/// Who wrote a version, where that is known, and the entry about it.
+type Written<'w> = (Option<&'w str>, &'w str);
+
 /// An entry to be added.
 struct Arrival<'l> {
     head: &'l Head,
-    object: Object,
+    object: &'l Object,
     entry: &'l RawValue,
     readers: &'l [String],
     knows_readers: bool,
@@ -52,7 +55,7 @@ impl Transaction<'_> {
             match content {
                 Content::Entry { entry, readers, knows_readers, hidden } => {
                     let Some(head) = head else { continue };
-                    let Some(object) = head.object() else { continue };
+                    let Some(object) = &head.object else { continue };
                     let name = hidden.as_deref().unwrap_or(object.bucket()).to_owned();
                     let arrivals = arrivals.entry(name).or_default();
                     arrivals.push(Arrival { head, object, entry, readers, knows_readers: *knows_readers });
@@ -88,24 +91,26 @@ impl Transaction<'_> {
     async fn import_entries(&mut self, bucket: &str, arrivals: Vec<Arrival<'_>>) -> sqlx::Result<usize> {
         let history = self.history(bucket).await?.id;
         let ids: Vec<&str> = arrivals.iter().map(|arrival| arrival.head.id.as_str()).collect();
-        let mut known = self.known_ids(history, &ids).await?;
+        let known = self.known_ids(history, &ids).await?;
+        let mut known: HashSet<&str> = known.iter().map(String::as_str).collect();
         let versions: Vec<Timestamp> = arrivals.iter().map(|arrival| arrival.head.version()).collect();
-        let mut recorded: HashMap<(String, Timestamp), Vec<Recorded>> = HashMap::new();
-        for (version, entry) in entries_of(self.connection, history, &versions).await? {
-            recorded.entry(version).or_default().push(entry);
+        let there = entries_of(self.connection, history, &versions).await?;
+        let mut recorded: HashMap<(&str, Timestamp), Vec<Written<'_>>> = HashMap::new();
+        for ((uri, version), entry) in &there {
+            let told = (entry.user_id.as_deref(), entry.json.as_str());
+            recorded.entry((uri, *version)).or_default().push(told);
         }
         let mut taken = self.taken(history, &arrivals).await?;
         let mut reader_sets: HashMap<&[String], i64> = HashMap::new();
-        let mut added = 0;
-        for arrival in arrivals {
-            let version = (arrival.head.uri.clone(), arrival.head.version());
-            let recorded = recorded.entry(version).or_default();
-            if !known.insert(arrival.head.id.clone()) || recorded.iter().any(|entry| arrival.is_same(entry)) {
+        let (mut added, mut newest) = (0, Timestamp::ZERO);
+        for arrival in &arrivals {
+            let head = arrival.head;
+            let recorded = recorded.entry((&head.uri, head.version())).or_default();
+            if !known.insert(&head.id) || recorded.iter().any(|told| arrival.is_same(*told)) {
                 continue;
             }
-            let (user_id, json) = (arrival.head.user_id.clone(), arrival.entry.get().to_owned());
-            recorded.push(Recorded { user_id, json });
-            let mut last_modified = Timestamp(arrival.head.last_modified);
+            recorded.push((head.user_id.as_deref(), arrival.entry.get()));
+            let mut last_modified = Timestamp(head.last_modified);
             while !taken.insert(last_modified) {
                 // Two journals may have given the same timestamp.
                 last_modified = self.free_after(history, last_modified).await?;
@@ -118,10 +123,11 @@ impl Transaction<'_> {
                 reader_sets.insert(arrival.readers, number);
                 number
             };
-            self.reach(bucket, last_modified).await?;
+            newest = newest.max(last_modified);
             self.add(bucket, arrival.row(history, last_modified, reader_set));
             added += 1;
         }
+        self.reach(bucket, newest).await?;
         self.store().await?;
         Ok(added)
     }
@@ -294,18 +300,18 @@ impl Line {
 impl Arrival<'_> {
     /// Whether an entry about the same version tells of the same write. Two journals may have recorded one, each as an
     /// entry of its own; and Kinto on PostgreSQL may give two writes the same version.
-    fn is_same(&self, other: &Recorded) -> bool {
-        let is_authors =
-            other.user_id.is_none() || self.head.user_id.is_none() || other.user_id == self.head.user_id;
+    fn is_same(&self, (user_id, entry): Written<'_>) -> bool {
+        let own = self.head.user_id.as_deref();
+        let is_authors = user_id.is_none() || own.is_none() || user_id == own;
         let data = |json: &str| {
             let told: Told<'_> = serde_json::from_str(json).ok()?;
             serde_json::from_str::<Value>(told.target.data.get()).ok()
         };
-        is_authors && data(self.entry.get()) == data(&other.json)
+        is_authors && data(self.entry.get()) == data(entry)
     }
 
-    fn row(self, history: i64, last_modified: Timestamp, reader_set: i64) -> EntryRow {
-        let Self { head, object, entry, knows_readers, .. } = self;
+    fn row(&self, history: i64, last_modified: Timestamp, reader_set: i64) -> EntryRow {
+        let &Self { head, object, entry, knows_readers, .. } = self;
         let action = Action::of(&head.action).unwrap_or(Action::Update).as_str();
         let json = if last_modified.0 == head.last_modified {
             entry.get().to_owned()
@@ -317,7 +323,8 @@ impl Arrival<'_> {
             last_modified,
             object_modified: head.version(),
             id: head.id.clone(),
-            object,
+            object: object.clone(),
+            uri: head.uri.clone(),
             action,
             user_id: head.user_id.clone(),
             date: head.date.clone(),
