@@ -1,13 +1,16 @@
 //! Everything goes wrong at once: what passes between the sidecar and its Kinto and its journal is late, cut, truncated,
-//! repeated and garbled, disks and databases fail, the sidecar is killed, Kinto is restarted. Meanwhile clients write and read,
-//! and afterwards what they were told is held against every version that Kinto's PostgreSQL ever committed.
+//! repeated and garbled, disks and databases fail, clocks jump, the sidecar is killed, Kinto is restarted, be it empty or with an
+//! older backup. Meanwhile clients write and read, and afterwards what they were told is held against every version that
+//! Kinto's PostgreSQL ever committed.
 //!
 //! `SEED=7 cargo test --test it campaign -- --nocapture` plays one seed, an even one with a journal in SQLite and an odd one
 //! in PostgreSQL. `MINUTES=60 SECONDS=60 SEED=1` plays one seed after the other, each for so many seconds.
 
+mod back;
 mod changesets;
-mod disk;
+mod clock;
 mod feeds;
+mod machine;
 mod plan;
 mod recovery;
 mod truth;
@@ -20,6 +23,7 @@ use crate::history::writers::Writers;
 use crate::support::{Kinto, KintoOptions, commit, number, storm};
 use changesets::Changesets;
 use feeds::Feeds;
+use machine::Machine;
 use plan::Plan;
 use truth::Truth;
 use world::World;
@@ -29,6 +33,11 @@ const USUAL: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_goes_wrong_nothing_is_lost_or_invented_and_all_recovers() {
+    seeds(play).await;
+}
+
+/// Plays one seed after the other, for as long as it is said.
+async fn seeds(play: impl AsyncFn(u64, Duration)) {
     let (minutes, first) = (number("MINUTES", 0), number("SEED", 1));
     let until = Instant::now() + Duration::from_secs(60 * minutes);
     for seed in first.. {
@@ -42,7 +51,24 @@ async fn whatever_goes_wrong_nothing_is_lost_or_invented_and_all_recovers() {
 /// Prints what was planned and done when a seed fails.
 struct Story {
     seed: u64,
+    begun: Instant,
     done: Vec<String>,
+}
+
+impl Story {
+    fn new(seed: u64) -> Self {
+        Self { seed, begun: Instant::now(), done: Vec::new() }
+    }
+
+    /// What is done next.
+    fn tell(&mut self, what: &str) {
+        self.done.push(format!("{:?} {what}", self.begun.elapsed()));
+    }
+
+    /// How many steps there were.
+    fn length(&self) -> usize {
+        self.done.len()
+    }
 }
 
 impl Drop for Story {
@@ -55,12 +81,13 @@ impl Drop for Story {
 
 async fn play(seed: u64, time: Duration) {
     let begun = Instant::now();
-    let mut story = Story { seed, done: Vec::new() };
+    let mut story = Story::new(seed);
     storm::seed(seed);
     let troubles = storm::troubles();
     let mut world = World::begin(seed).await;
     let truth = Truth::watch(&world.storage).await;
-    let mut writers = Writers::begin(world.kinto(), world.sidecar.address(), &world.collection, seed).await;
+    let mut writers =
+        Writers::begin(world.kinto(), &world.past(), world.sidecar.address(), &world.collection, seed).await;
     let changesets = Changesets::begin(&world, &writers.seen);
     let feeds = Feeds::begin(&world, seed);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -69,11 +96,12 @@ async fn play(seed: u64, time: Duration) {
     let (until, mut plan) = (Instant::now() + time, Plan::new(seed));
     while Instant::now() < until {
         let step = plan.next(world.has_disk(), world.journal_is_far());
-        story.done.push(format!("{:?} {step:?}", begun.elapsed()));
+        story.tell(&format!("{step:?}"));
         world.suffer(step).await;
     }
-    story.done.push(format!("{:?} calm", begun.elapsed()));
+    story.tell("calm");
     world.calm();
+    world.set_clocks().await;
     recovery::is_good(&world).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     writers.end().await;
@@ -100,17 +128,18 @@ async fn play(seed: u64, time: Duration) {
         seen.unanswered.len(),
         seen.past.len(),
         versions.len(),
-        story.done.len() - 1,
+        story.length() - 1,
         storm::troubles() - troubles,
         world.sums(),
         begun.elapsed(),
     );
 }
 
-/// A Kinto whose data outlives it.
-fn kinto(storage: &str) -> Kinto {
+/// A Kinto whose data outlives it, on this machine.
+fn kinto(storage: &str, machine: Option<&Machine>) -> Kinto {
     let url = storage.replacen("postgres://kinto@localhost/", "postgresql://kinto@/", 1);
-    Kinto::start(
-        KintoOptions::postgres().setting("kinto.storage_url", &url).setting("kinto.permission_url", &url),
-    )
+    let options =
+        KintoOptions::postgres().setting("kinto.storage_url", &url).setting("kinto.permission_url", &url);
+    let variables = machine.map(Machine::variables).into_iter().flatten();
+    Kinto::start(variables.fold(options, |options, (name, value)| options.variable(name, value)))
 }

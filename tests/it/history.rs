@@ -28,5 +28,10 @@ use super::support::Client;
 
 /// All entries of a bucket that a client may see, oldest first.
 pub async fn entries(client: &Client, bucket: &str) -> Vec<Value> {
-    client.all(&format!("{bucket}/history?_sort=last_modified")).await
+    client.all(&path_of(bucket)).await
+}
+
+/// The path of them.
+fn path_of(bucket: &str) -> String {
+    format!("{bucket}/history?_sort=last_modified")
 }

@@ -31,7 +31,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use chaos::Chaos;
+pub use chaos::{Chaos, address_of};
 pub use client::{Client, Request, Response};
 pub use environment::{Environment, environment, tests_folder};
 pub use kinto::{Kinto, KintoOptions, Plugin, Server};

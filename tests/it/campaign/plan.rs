@@ -29,7 +29,14 @@ pub enum Event {
     DisconnectKinto,
     /// PostgreSQL ends those of the journal.
     DisconnectJournal,
+    /// The sidecar's clock is ahead by so many seconds from now on.
+    SidecarClock(i64),
+    /// The clocks of Kinto and of its PostgreSQL are.
+    KintoClock(i64),
 }
+
+/// How far clocks are ahead, in seconds.
+const AHEAD: [i64; 7] = [-3600, -30, -2, 0, 2, 30, 3600];
 
 /// What goes wrong at once.
 #[derive(Clone, Copy, Debug)]
@@ -68,12 +75,15 @@ impl Plan {
         let (to_kinto, to_journal) = (self.weather(55, &TO_KINTO), self.weather(35, &TO_JOURNAL));
         let disk = self.is(50).then(|| self.0.below(8) + 1);
         let pause = self.milliseconds(50, 1_200);
+        let ahead = AHEAD[usize::try_from(self.0.below(AHEAD.len() as u64)).unwrap()];
         let event = match self.0.below(100) {
             0..30 => Some(Event::Kill),
             30..42 => Some(Event::Pause(pause)),
             42..48 => Some(Event::RestartKinto(pause)),
             48..60 => Some(Event::DisconnectKinto),
             60..72 => Some(Event::DisconnectJournal).filter(|_| journal_is_far),
+            72..80 => Some(Event::SidecarClock(ahead)),
+            80..86 => Some(Event::KintoClock(ahead)),
             _ => None,
         };
         Step {

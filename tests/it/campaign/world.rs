@@ -9,10 +9,16 @@ use sqlx::{Connection, Executor};
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-use super::disk::Disk;
+use super::clock;
 use super::kinto;
+use super::machine::Machine;
 use super::plan::{Event, Step, Weather};
-use crate::support::{Chaos, Client, Kinto, PATIENCE, SERVICE_ACCOUNT, Sidecar, database, unique};
+use crate::support::{
+    Chaos, Client, Kinto, PATIENCE, SERVICE_ACCOUNT, Sidecar, address_of, database, eventually, unique,
+};
+
+/// What its file is called, which [`Machine`] knows.
+const JOURNAL: &str = "journal.db";
 
 pub struct World {
     kinto: Option<Kinto>,
@@ -20,26 +26,36 @@ pub struct World {
     pub storage: String,
     journal: Option<String>,
     to_kinto: Chaos,
+    /// Leads to Kinto, too, and nothing happens there.
+    past: Chaos,
     to_journal: Option<Chaos>,
-    disk: Option<Disk>,
+    /// What the sidecar is on, and what Kinto is.
+    machine: Option<Machine>,
+    kintos_machine: Option<Machine>,
     pub sidecar: Sidecar,
     pub bucket: String,
     pub collection: String,
     kills: usize,
     events: usize,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl World {
     pub async fn begin(seed: u64) -> Self {
+        Self::begin_with(seed, &[]).await
+    }
+
+    /// With further settings.
+    pub async fn begin_with(seed: u64, further: &[(&str, &str)]) -> Self {
         let storage = database();
-        let kinto = block_in_place(|| kinto(&storage));
-        let to_kinto = Chaos::before(kinto.url());
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal.db");
-        let (mut journal, mut to_journal, mut disk) = (None, None, None);
+        let [machine, kintos_machine] = ["machine", "kintos"].map(|name| Machine::named(name, folder.path()));
+        let kinto = block_in_place(|| kinto(&storage, kintos_machine.as_ref()));
+        clock::follow(&storage).await;
+        let (to_kinto, past) = (Chaos::before(kinto.url()), Chaos::before(kinto.url()));
+        let path = folder.path().join(JOURNAL);
+        let (mut journal, mut to_journal) = (None, None);
         let url = if seed.is_multiple_of(2) {
-            disk = Disk::that_fails(folder.path());
             format!("sqlite:{}", path.display())
         } else {
             let url = database();
@@ -64,13 +80,12 @@ impl World {
             ("changes.resources", &bucket),
             ("history.resources", &bucket),
         ];
-        let starter = disk.as_ref().map(Disk::beside).unwrap_or_default();
+        let settings = [&settings[..], further].concat();
+        let starter = machine.as_ref().map(Machine::beside).unwrap_or_default();
         let sidecar = block_in_place(|| Sidecar::start_by(starter, to_kinto.url(), &settings));
         let alice = sidecar.client().user("alice");
-        let open = json!({"permissions": {"read": ["system.Everyone"], "write": ["system.Authenticated"]}});
-        alice.put(&bucket).json(open).await.expect(201);
         let collection = format!("{bucket}/collections/c");
-        alice.put(&collection).await.expect(201);
+        make(&alice, &bucket, &collection).await;
         // Kinto may fail for those who are the first to ask for the timestamp of a collection.
         kinto.client().user("alice").put(&format!("{collection}/records/first")).await.expect(201);
         Self {
@@ -78,19 +93,32 @@ impl World {
             storage,
             journal,
             to_kinto,
+            past,
             to_journal,
-            disk,
+            machine,
+            kintos_machine,
             sidecar,
             bucket,
             collection,
             kills: 0,
             events: 0,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// Where the journal is, without anything between.
+    pub fn journal_url(&self) -> String {
+        let file = || format!("sqlite:{}", self.folder.path().join(JOURNAL).display());
+        self.journal.clone().unwrap_or_else(file)
     }
 
     pub fn kinto(&self) -> &Kinto {
         self.kinto.as_ref().unwrap()
+    }
+
+    /// `host:port` of Kinto for those who write past the sidecar, wherever it listens after a restart.
+    pub fn past(&self) -> String {
+        address_of(&self.past.url())
     }
 
     /// Somebody who may do everything, through the sidecar.
@@ -99,7 +127,7 @@ impl World {
     }
 
     pub fn has_disk(&self) -> bool {
-        self.disk.is_some()
+        self.machine.is_some() && !self.journal_is_far()
     }
 
     pub fn journal_is_far(&self) -> bool {
@@ -108,7 +136,7 @@ impl World {
 
     /// What was done to it.
     pub fn sums(&self) -> String {
-        let failures = self.disk.as_ref().map_or(0, Disk::failures);
+        let failures = self.machine.as_ref().map_or(0, Machine::failures);
         format!("{} kills and {} other events, {failures} failures of the disk", self.kills, self.events)
     }
 
@@ -118,8 +146,8 @@ impl World {
         if let Some(way) = &self.to_journal {
             set(way, step.to_journal);
         }
-        if let Some(disk) = &self.disk {
-            disk.fail_one_of(step.disk.unwrap_or(0));
+        if let Some(machine) = &self.machine {
+            machine.fail_one_of(step.disk.unwrap_or(0));
         }
         tokio::time::sleep(step.lasts / 2).await;
         if let Some(event) = step.event {
@@ -133,15 +161,44 @@ impl World {
         tokio::time::sleep(step.pause).await;
     }
 
-    /// From now on nothing goes wrong.
+    /// From now on nothing goes wrong, but for clocks that are.
     pub fn calm(&self) {
         self.to_kinto.restore();
         if let Some(way) = &self.to_journal {
             way.restore();
         }
-        if let Some(disk) = &self.disk {
-            disk.fail_one_of(0);
+        if let Some(machine) = &self.machine {
+            machine.fail_one_of(0);
         }
+    }
+
+    /// All clocks are right again.
+    pub async fn set_clocks(&self) {
+        self.set_sidecars_clock(0);
+        self.set_kintos_clock(0).await;
+    }
+
+    fn set_sidecars_clock(&self, ahead: i64) {
+        if let Some(machine) = &self.machine {
+            machine.set_ahead(ahead);
+        }
+    }
+
+    async fn set_kintos_clock(&self, ahead: i64) {
+        if let Some(machine) = &self.kintos_machine {
+            machine.set_ahead(ahead);
+            clock::set_ahead(&self.storage, ahead).await;
+        }
+    }
+
+    /// Kinto ends, something happens to its database, and it is started again.
+    pub async fn restart_kinto(&mut self, meanwhile: impl AsyncFnOnce(&str)) {
+        block_in_place(|| self.kinto = None);
+        meanwhile(&self.storage).await;
+        let kinto = block_in_place(|| kinto(&self.storage, self.kintos_machine.as_ref()));
+        self.to_kinto.lead_to(kinto.url());
+        self.past.lead_to(kinto.url());
+        self.kinto = Some(kinto);
     }
 
     async fn happen(&mut self, event: Event) {
@@ -156,13 +213,9 @@ impl World {
                 tokio::time::sleep(time).await;
                 self.sidecar.signal(Signal::CONT);
             }
-            Event::RestartKinto(time) => {
-                block_in_place(|| self.kinto = None);
-                tokio::time::sleep(time).await;
-                let kinto = block_in_place(|| kinto(&self.storage));
-                self.to_kinto.lead_to(kinto.url());
-                self.kinto = Some(kinto);
-            }
+            Event::RestartKinto(time) => self.restart_kinto(async |_| tokio::time::sleep(time).await).await,
+            Event::SidecarClock(ahead) => self.set_sidecars_clock(ahead),
+            Event::KintoClock(ahead) => self.set_kintos_clock(ahead).await,
             Event::DisconnectKinto => disconnect(&self.storage).await,
             Event::DisconnectJournal => {
                 if let Some(journal) = &self.journal {
@@ -182,6 +235,19 @@ impl World {
             assert!(std::time::Instant::now() < until, "it does not start again");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// Makes a bucket to which everybody may write, and its collection. A machine that has much else to do may take longer than the
+/// sidecar waits.
+pub async fn make(client: &Client, bucket: &str, collection: &str) {
+    let open = json!({"permissions": {"read": ["system.Everyone"], "write": ["system.Authenticated"]}});
+    for (path, body) in [(bucket, open), (collection, json!({}))] {
+        eventually("what is made", async || {
+            let answer = client.put(path).json(body.clone()).attempt().await.ok();
+            answer.filter(|answer| answer.status < 300)
+        })
+        .await;
     }
 }
 

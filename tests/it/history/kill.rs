@@ -37,7 +37,7 @@ async fn killed_again_and_again(engine: &str, kinto: &Kinto, journal: &str) {
     let open = json!({"permissions": {"write": ["system.Authenticated"]}});
     admin.put(&bucket).json(open).await.expect(201);
     admin.put(&collection).await.expect(201);
-    let mut writers = Writers::begin(kinto, sidecar.address(), &collection, seed).await;
+    let mut writers = Writers::begin(kinto, &kinto.address(), sidecar.address(), &collection, seed).await;
     let mut random = Random::new(seed * 1000 + 999);
     for _ in 0..kills {
         let before = writers.seen.lock().acknowledged.len();

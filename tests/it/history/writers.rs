@@ -74,18 +74,18 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Some write through the sidecar at `address`, and some past it.
-    pub async fn begin(kinto: &Kinto, address: &str, collection: &str, seed: u64) -> Self {
+    /// Some write through the sidecar at `address`, and some past it to Kinto at `past`.
+    pub async fn begin(kinto: &Kinto, past: &str, address: &str, collection: &str, seed: u64) -> Self {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Seen::default())));
         let roles = [(Role::Owner, OWNERS), (Role::Crowd, CROWD), (Role::Past, PAST)];
         let roles = roles.iter().flat_map(|(role, number)| std::iter::repeat_n(*role, *number));
         let (mut authors, mut writers) = (HashMap::new(), Vec::new());
         for (number, role) in roles.enumerate() {
             let user = format!("writer{number}");
-            let direct = kinto.client().user(&user);
-            let root = direct.get("/").await.expect(200).json();
+            let root = kinto.client().user(&user).get("/").await.expect(200).json();
             authors.insert(user.clone(), root["user"]["id"].as_str().unwrap().to_owned());
-            let client = if role == Role::Past { direct } else { Client::new(address).user(&user) };
+            let address = if role == Role::Past { past } else { address };
+            let client = Client::new(address).user(&user);
             let random = Random::new(seed * 1000 + number as u64);
             let (collection, stop, seen) = (collection.to_owned(), stop.clone(), seen.clone());
             writers.push(Writer { client, user, role, collection, random, stop, seen });

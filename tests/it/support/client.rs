@@ -63,13 +63,21 @@ impl Client {
 
     /// All rows of a list, on all of its pages.
     pub async fn all(&self, path: &str) -> Vec<Value> {
+        self.try_all(path).await.unwrap_or_else(|answer| panic!("{answer}"))
+    }
+
+    /// The same where it may fail: the answer that is no page.
+    pub async fn try_all(&self, path: &str) -> Result<Vec<Value>, Response> {
         let (mut rows, mut next) = (Vec::new(), Some(path.to_owned()));
         while let Some(path) = next {
-            let page = self.get(&path).await.expect(200);
+            let page = self.get(&path).await;
+            if page.status != 200 {
+                return Err(page);
+            }
             rows.extend(page.data().as_array().unwrap().iter().cloned());
             next = page.header("next-page").map(|page| page.split_once("/v1").unwrap().1.to_owned());
         }
-        rows
+        Ok(rows)
     }
 
     pub fn head(&self, path: &str) -> Request {

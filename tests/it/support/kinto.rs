@@ -44,6 +44,7 @@ pub struct KintoOptions {
     threads: usize,
     server: Server,
     max_body: Option<usize>,
+    variables: Vec<(String, String)>,
 }
 
 impl KintoOptions {
@@ -57,7 +58,14 @@ impl KintoOptions {
             threads: 8,
             server: Server::Waitress,
             max_body: None,
+            variables: Vec::new(),
         }
+    }
+
+    /// With a variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// A Kinto with a PostgreSQL database of its own, in two processes.
@@ -156,6 +164,7 @@ impl Kinto {
         let mut process = Command::new(environment(kind).python())
             .arg(tests_folder().join("it/support/serve_kinto.py"))
             .arg(order.to_string())
+            .envs(options.variables)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
