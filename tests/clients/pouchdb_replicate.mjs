@@ -27,16 +27,18 @@ const watched = async (url, options) => {
   if (!answer.ok && answer.status !== 404) breakOff();
   if (String(url).includes("/_changes?")) asked.push(Number(new URL(url).searchParams.get("since")));
   if (String(url).includes("/_bulk_get") && answer.ok) {
-    const { results } = await answer.clone().json().catch((error) => {
+    const text = await answer.text().catch((error) => {
       breakOff();
       throw error;
     });
-    for (const { docs } of results) {
+    for (const { docs } of JSON.parse(text).results) {
       for (const { ok } of docs) {
         const version = `${ok._id} ${ok._rev}`;
         given.set(version, (given.get(version) ?? 0) + 1);
       }
     }
+    // A copy of the body that breaks off would be an error that nobody catches.
+    return new answer.constructor(text, { status: answer.status, headers: answer.headers });
   }
   return answer;
 };
