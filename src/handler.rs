@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::access_log::AccessLine;
@@ -32,6 +32,7 @@ use crate::wire::body::{self, Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::headers;
 use crate::wire::host;
+use crate::wire::inbound::Inbound;
 use crate::wire::limited;
 use crate::wire::peer::{self, Peer};
 use crate::wire::request_id::{self, X_REQUEST_ID};
@@ -129,11 +130,12 @@ async fn answer(
     peer: &Peer,
 ) -> Result<Response, Error> {
     let (parts, incoming) = request.into_parts();
+    let inbound = Inbound::new(incoming, parts.version, true);
     // SECURITY: a TRACE is answered with the request, credentials and all (CVE-2004-2320); a CONNECT is not for a gateway.
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
         return Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE" });
     }
-    if !incoming.is_end_stream() && !headers::is_coding_known(&parts.headers) {
+    if !inbound.is_end_stream() && !headers::is_coding_known(&parts.headers) {
         return Err(Error::UnknownCoding);
     }
     let route = match route {
@@ -151,13 +153,13 @@ async fn answer(
             };
             if is_ours {
                 // Boxed, as all large futures are that do not forward: they would be moved with that of every request.
-                return Box::pin(endpoints::answer(core, endpoint, &parts, incoming.into(), peer)).await;
+                return Box::pin(endpoints::answer(core, endpoint, &parts, inbound.into(), peer)).await;
             }
             Route::Forward
         }
         route => route,
     };
-    let body = limited::limited(incoming.into(), &core.app.settings.limits)?;
+    let body = limited::limited(inbound.into(), &core.app.settings.limits)?;
     let request = Request::from_parts(parts, body);
     match route {
         Route::Root if is_read(request.method()) => {

@@ -10,6 +10,7 @@ pub mod dictionaries;
 pub(crate) mod duplex;
 pub mod headers;
 pub mod host;
+pub mod inbound;
 pub mod lent;
 pub(crate) mod limited;
 pub mod peer;

@@ -9,7 +9,7 @@ use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 use crate::error::Error;
-use crate::wire::headers::{keys_that, strip_hop_by_hop};
+use crate::wire::headers::{keys_that, settle_length, strip_hop_by_hop};
 use crate::wire::peer::Peer;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -29,6 +29,7 @@ pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer
 
     let headers = &mut parts.headers;
     let hop_by_hop = strip_hop_by_hop(headers);
+    settle_length(headers);
     strip(headers, peer);
     join_cookies(headers);
     if hop_by_hop.takes_trailers {

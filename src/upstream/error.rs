@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use super::ended::Ended;
 use crate::wire::body::BodyError;
+use crate::wire::inbound::InboundError;
 
 /// Why the upstream gave no answer, or no whole one. Cheap to clone, for those who asked together.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -99,6 +100,15 @@ impl UpstreamError {
             cause = error.source();
         }
         Self::Broken(Arc::new(error))
+    }
+}
+
+impl From<InboundError> for UpstreamError {
+    fn from(error: InboundError) -> Self {
+        match error {
+            InboundError::Broken(error) => Self::of_exchange(error),
+            InboundError::Reset => Self::Unexpected(error.to_string().into()),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::idle::Connection;
 use super::transfer::{Download, Progress};
 use super::{Turn, Upstream, UpstreamError};
 use crate::wire::body::Body;
+use crate::wire::inbound::Inbound;
 
 /// A connection that was chosen for a request.
 pub(super) enum Chosen {
@@ -77,6 +78,8 @@ impl Upstream {
             self.0.outage.answered(response.status());
             self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
+            // An answer to less than the whole request may be followed by the end of both.
+            let incoming = Inbound::new(incoming, parts.version, progress.is_none());
             let body = Download::new(incoming, connection, progress, patience, turn).into_body();
             let body = body.map_err(Failure::for_good)?;
             Ok(Response::from_parts(parts, body))

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::{Turn, UpstreamError, idle::Connection, pool::Pool};
 use crate::wire::body::{Body, BoxError, Hook, NextFrame};
+use crate::wire::inbound::Inbound;
 use crate::wire::stall::Stall;
 
 /// How far a request's body has got. While it moves, or while its client is what is waited for, the upstream is not slow.
@@ -63,7 +63,7 @@ impl Hook for Arc<Progress> {
 
 /// An answer's body, with the connection that it comes from, which is kept for the next request when all was read.
 pub(super) struct Download {
-    incoming: Incoming,
+    incoming: Inbound,
     /// What was read to see whether the body is there already.
     first: Option<Frame<Bytes>>,
     connection: Option<(Arc<Pool>, Connection)>,
@@ -76,7 +76,7 @@ pub(super) struct Download {
 
 impl Download {
     pub(super) fn new(
-        incoming: Incoming,
+        incoming: Inbound,
         connection: Option<(Arc<Pool>, Connection)>,
         upload: Option<Arc<Progress>>,
         patience: Duration,
@@ -91,8 +91,8 @@ impl Download {
         if !self.incoming.is_end_stream() {
             // Nobody needs to be woken: what is not there yet is asked for again by whoever reads the body.
             let mut context = Context::from_waker(Waker::noop());
-            if let Poll::Ready(first) = Pin::new(&mut self.incoming).poll_frame(&mut context) {
-                self.first = first.transpose().map_err(UpstreamError::of_exchange)?;
+            if let Poll::Ready(first) = self.incoming.poll_frame(&mut context) {
+                self.first = first.transpose()?;
             }
         }
         if !self.incoming.is_end_stream() {
@@ -128,9 +128,9 @@ impl Download {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(context) {
+        if let Poll::Ready(frame) = self.incoming.poll_frame(context) {
             self.stall.end();
-            return Poll::Ready(frame.map(|frame| frame.map_err(UpstreamError::of_exchange)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         ready!(self.stall.poll(context));
         Poll::Ready(Some(Err(UpstreamError::BodyTimeout)))

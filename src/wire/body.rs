@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 mod hooked;
@@ -21,6 +20,7 @@ pub(crate) use hooked::{Hook, Hooked, NextFrame};
 pub use whole::{BodyReadError, read_held, read_in_turn, read_limited};
 
 use super::buffers::{Hold, LITTLE};
+use super::inbound::Inbound;
 use super::lent::Loan;
 use crate::current;
 
@@ -43,7 +43,7 @@ enum Kind {
         chunks: VecDeque<Bytes>,
         remaining: u64,
     },
-    Incoming(Incoming),
+    Inbound(Inbound),
     Channel(mpsc::Receiver<Result<Bytes, BoxError>>),
     /// It is lent until it was written or nobody reads it any more.
     Lent(Box<(Body, Loan)>),
@@ -98,7 +98,7 @@ impl Body {
         match &self.0 {
             Kind::Empty | Kind::Full(_) | Kind::Chunks { .. } => true,
             Kind::Lent(lent) => lent.0.is_at_hand(),
-            Kind::Incoming(_) | Kind::Channel(_) | Kind::Boxed(_) => false,
+            Kind::Inbound(_) | Kind::Channel(_) | Kind::Boxed(_) => false,
         }
     }
 
@@ -108,7 +108,7 @@ impl Body {
             Kind::Full(bytes) => bytes,
             Kind::Chunks { chunks, .. } => chunks.front().map(Bytes::as_ref).unwrap_or_default(),
             Kind::Lent(lent) => lent.0.beginning(),
-            Kind::Empty | Kind::Incoming(_) | Kind::Channel(_) | Kind::Boxed(_) => &[],
+            Kind::Empty | Kind::Inbound(_) | Kind::Channel(_) | Kind::Boxed(_) => &[],
         }
     }
 
@@ -203,9 +203,9 @@ impl Default for Body {
     }
 }
 
-impl From<Incoming> for Body {
-    fn from(incoming: Incoming) -> Self {
-        Self(if incoming.is_end_stream() { Kind::Empty } else { Kind::Incoming(incoming) })
+impl From<Inbound> for Body {
+    fn from(inbound: Inbound) -> Self {
+        Self(if inbound.is_end_stream() { Kind::Empty } else { Kind::Inbound(inbound) })
     }
 }
 
@@ -231,7 +231,7 @@ impl HttpBody for Body {
                 *remaining = remaining.saturating_sub(chunk.len() as u64);
                 Ok(Frame::data(chunk))
             })),
-            Kind::Incoming(incoming) => Pin::new(incoming).poll_frame(context).map_err(Into::into),
+            Kind::Inbound(inbound) => inbound.poll_frame(context).map_err(Into::into),
             Kind::Channel(receiver) => {
                 receiver.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
             }
@@ -245,7 +245,7 @@ impl HttpBody for Body {
             Kind::Empty => true,
             Kind::Full(_) | Kind::Channel(_) => false,
             Kind::Chunks { chunks, .. } => chunks.is_empty(),
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Inbound(inbound) => inbound.is_end_stream(),
             Kind::Lent(lent) => lent.0.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
@@ -256,7 +256,7 @@ impl HttpBody for Body {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Chunks { remaining, .. } => SizeHint::with_exact(*remaining),
-            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Inbound(inbound) => inbound.size_hint(),
             Kind::Channel(_) => SizeHint::default(),
             Kind::Lent(lent) => lent.0.size_hint(),
             Kind::Boxed(body) => body.size_hint(),

@@ -75,7 +75,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> HopByHop {
     found
 }
 
-/// Says once what a length is that was said several times: all of these are the same, or the answer would not have been read.
+/// Says once what a length is that was said several times: all of these are the same, or the message would not have been read.
 pub fn settle_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (Some(length), another) = (lengths.next(), lengths.next()) else { return };

@@ -1,6 +1,7 @@
 //! HTTP/2 with prior knowledge on the same port, and to the upstream.
 
 use std::convert::Infallible;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub};
+use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub, Upstream};
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 async fn connect(address: SocketAddr) -> SendRequest<Full<Bytes>> {
@@ -238,6 +239,95 @@ async fn streams_of_one_client_are_bounded_over_its_connections() {
     })
     .await;
     drop(stub);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_whose_stream_is_reset_without_an_error_does_not_end_for_the_upstream() {
+    let stub = Stub::start(|mut upstream| {
+        upstream.read_head();
+        let mut body = String::new();
+        let _ = upstream.stream.read_to_string(&mut body);
+        upstream.tell(&body);
+    });
+    let proxy = Proxy::before(&stub);
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    for method in ["PUT", "POST", "DELETE"] {
+        let request = Request::builder().method(method).uri("http://kinto.test/v1/x").body(()).unwrap();
+        let (_answer, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(Bytes::from("half"), false).unwrap();
+        assert_eq!(stub.next().header("transfer-encoding"), ["chunked"]);
+        body.send_reset(h2::Reason::NO_ERROR);
+        let sent = stub.next().head;
+        assert!(!sent.ends_with("0\r\n\r\n"), "{method}: {sent:?}");
+    }
+}
+
+/// Answers each request over HTTP/2 with half a body, and resets its stream without an error.
+fn answer_by_halves(mut upstream: Upstream) {
+    const PREFACE: usize = 24;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    let frame = |kind: u8, flags: u8, id: &[u8], payload: &[u8]| {
+        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags], id, payload].concat()
+    };
+    upstream.stream.read_exact(&mut [0; PREFACE]).unwrap();
+    upstream.write(frame(SETTINGS, 0, &[0; 4], &[]));
+    let mut head = [0; 9];
+    while upstream.stream.read_exact(&mut head).is_ok() {
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        upstream.stream.read_exact(&mut vec![0; length]).unwrap();
+        if head[3] == HEADERS {
+            let id = &head[5..];
+            let status_200 = [0x88];
+            upstream.write(
+                [frame(HEADERS, 4, id, &status_200), frame(0, 0, id, b"half"), frame(3, 0, id, &[0; 4])]
+                    .concat(),
+            );
+        }
+    }
+}
+
+#[test]
+fn an_answer_whose_stream_is_reset_without_an_error_does_not_end_for_the_client() {
+    let stub = Stub::start(answer_by_halves);
+    let proxy = Proxy::start(&stub.url(), &["sidecar.upstream_http2=true"]);
+    for _ in 0..5 {
+        // Where nothing was sent yet, the connection is closed.
+        let answer = proxy.connect().send("GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n").read();
+        assert!(answer.as_ref().is_none_or(|answer| !answer.is_whole), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_http2_has_not_are_left_out() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n4\r\nbody\r\n0\r\nX-Sum: 7\r\n\
+                  Connection: close\r\nTransfer-Encoding: x\r\n\r\n";
+    let stub = Stub::answering(answer);
+    let proxy = Proxy::before(&stub);
+    let mut sender = connect(proxy.address).await;
+    let mut request = get("/v1/x");
+    request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+    let body = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().map(HeaderMap::len), Some(1));
+    assert_eq!(body.to_bytes(), "body");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_that_is_said_twice_over_http2_is_said_once_to_the_upstream() {
+    let stub = Stub::answering(HELLO);
+    let proxy = Proxy::before(&stub);
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::put("http://kinto.test/v1/x").header("content-length", "4");
+    let request = request.header("content-length", "4").body(()).unwrap();
+    let (answer, mut body) = client.send_request(request, false).unwrap();
+    body.send_data(Bytes::from("body"), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
+    let seen = stub.next();
+    assert_eq!((seen.header("content-length"), &seen.body[..]), (vec!["4"], &b"body"[..]));
 }
 
 #[tokio::test]
