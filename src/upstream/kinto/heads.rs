@@ -135,6 +135,13 @@ impl Heads {
                 return Err(error);
             }
         }
+        // What one that is asked for alone fails on may be the upstream's trouble, which is no reason to ask for it later.
+        if let [Err(error)] = &heads[..]
+            && !is_answer(error)
+            && !self.is_there(self.patience()).await
+        {
+            return Err(error.clone().into_failure());
+        }
         // Where none of many says anything, it is not the collections.
         let is_answered = |head: &Result<Head, KintoError>| head.as_ref().map_or_else(is_answer, |_| true);
         if heads.len() >= GIVE_UP

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{bucket, is_batch, kinto, listed, until_listed};
-use crate::support::{Fate, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
+use crate::support::{Chaos, Fate, Kinto, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, eventually};
+
+/// Counts questions of which the connection ended.
+const BROKEN: &str = "kinto_sidecar_upstream_requests_total{outcome=\"broken\"}";
 
 /// Whether a request asks for something of a collection, be it within a batch.
 pub fn is_about(request: &Recorded, collection: &str) -> bool {
@@ -64,5 +67,31 @@ async fn a_collection_that_hangs_holds_up_no_other() {
     eventually("the log to name it", async || sidecar.log().contains(&named).then_some(())).await;
     recorder.release();
     let lag = lag(&sidecar, &bucket, "hangs", 2).await;
+    assert!(lag < Duration::from_secs(15), "{lag:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kinto_that_is_away_for_long_is_no_fault_of_its_collections() {
+    let (bucket, _) = bucket(&kinto(), &["a"]).await;
+    let chaos = Chaos::before(Kinto::shared().url());
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("changes.resources", &*bucket),
+        ("sidecar.timestamps_ttl", "100ms"),
+        ("sidecar.poll_budget", "100%"),
+        ("sidecar.admin_listen", "127.0.0.1:0"),
+    ];
+    let sidecar = Sidecar::start(chaos.url(), &settings);
+    listed(&sidecar.client()).await;
+    // As a proxy does whose server is away: connections are taken, and end without an answer.
+    chaos.cut();
+    for _ in 0..3 {
+        let before = sidecar.metric(BROKEN).await.unwrap();
+        eventually("further questions", async || (sidecar.metric(BROKEN).await? > before + 2).then_some(()))
+            .await;
+        assert_eq!(sidecar.metric("kinto_sidecar_failing").await, Some(0));
+    }
+    chaos.restore();
+    let lag = lag(&sidecar, &bucket, "a", 2).await;
     assert!(lag < Duration::from_secs(15), "{lag:?}");
 }
