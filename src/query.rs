@@ -214,19 +214,25 @@ impl<'q, R: Fields> Selection<'q, R> {
 
     /// Shows a row to it; says whether the filters select it.
     pub fn show(&mut self, row: R) -> bool {
-        if !self.query.matches(&row) {
-            return false;
+        let is_selected = self.query.matches(&row);
+        if is_selected {
+            self.take(row);
         }
+        is_selected
+    }
+
+    /// Shows it a row that the filters were found to select.
+    pub fn take(&mut self, row: R) {
         self.total += 1;
         let sorting = &self.query.sorting;
         let position = sort::position(&row, sorting);
         let earlier = |after| sort::compare_positions(sorting, &position, after).is_le();
         if self.query.after.as_ref().is_some_and(earlier) {
-            return true;
+            return;
         }
         let is_later = |end| sort::compare_positions(sorting, &position, end).is_gt();
         if self.end.as_ref().is_some_and(is_later) {
-            return true;
+            return;
         }
         let mut row = row;
         row.forget();
@@ -242,7 +248,6 @@ impl<'q, R: Fields> Selection<'q, R> {
             self.held.truncate(wanted);
             self.bytes = self.held.iter().map(weight).sum();
         }
-        true
     }
 
     /// Whether no row that comes later in the order belongs on the page.

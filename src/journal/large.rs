@@ -18,8 +18,8 @@ static ROOM_LEFT: Semaphore = Semaphore::const_new(ROOM as usize);
 const COPIES: i64 = 3;
 
 impl Question<'_, '_> {
-    /// A large entry of which the filters are to say whether it is selected; `None` where it repeats the one before and only
-    /// changes are wanted, or where it is gone.
+    /// A large entry that the filters select; `None` where they do not, where it repeats the one before and only changes are
+    /// wanted, or where it is gone.
     pub(super) async fn large(
         &self,
         connection: &mut AnyConnection,
@@ -49,8 +49,11 @@ impl Question<'_, '_> {
         let query = self.query.clone();
         let looked = aside::run(json.len(), move || {
             let is_repetition = before.is_some_and(|before| entry::is_repetition(&json, &before));
+            if is_repetition {
+                return (None, room);
+            }
             let candidate = Candidate::large(id, last_modified, json, &query);
-            (Some(candidate).filter(|_| !is_repetition), room)
+            (Some(candidate).filter(|candidate| query.matches(candidate)), room)
         });
         let (candidate, _room) = looked.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
         Ok(candidate)

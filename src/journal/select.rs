@@ -179,7 +179,8 @@ impl<'q, 's> Question<'q, 's> {
             if let Some((id, last_modified)) = large
                 && let Some(candidate) = self.large(connection, id, last_modified).await?
             {
-                shown += usize::from(selection.show(candidate));
+                selection.take(candidate);
+                shown += 1;
                 if selection.has_ended() && order.is_some() {
                     return Ok(());
                 }

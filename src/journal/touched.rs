@@ -225,8 +225,7 @@ impl Question<'_, '_> {
         }
         drop(stream);
         for (id, last_modified, uri, action) in large {
-            let candidate = self.large(connection, id, last_modified).await?;
-            if candidate.is_some_and(|candidate| self.query.matches(&candidate)) {
+            if self.large(connection, id, last_modified).await?.is_some() {
                 found.take(uri, last_modified, &action);
             }
         }

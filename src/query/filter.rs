@@ -4,14 +4,13 @@
 //! Where Kinto's two backends differ, what cannot fail is taken: `like_` knows `*` and nothing else, and is false for
 //! a field that is not there.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use serde_json::Value;
 
 use super::fields::Fields;
 use super::invalid::Invalid;
-use super::order::{compare, same};
+use super::order::{compare, compare_with_text, same};
 use super::{MODIFIED, Rules};
 use crate::kinto::{Timestamp, unquoted};
 use crate::query::schema::GivenFilter;
@@ -187,9 +186,9 @@ impl Filter {
             Operator::Has => left.is_some() == is_true(&self.value),
             Operator::Like => left.is_some_and(|left| like(left, std::slice::from_ref(&self.value))),
             Operator::InLike => left.is_some_and(|left| like(left, self.items())),
-            Operator::Contains => left.and_then(parts).is_some_and(|parts| self.are_among(&parts)),
+            Operator::Contains => left.is_some_and(|left| self.are_among(left)),
             Operator::ContainsAny => {
-                left.and_then(parts).is_some_and(|parts| parts.iter().any(|part| self.has(part)))
+                left.is_some_and(|left| any_part(left, |part| self.place_of(part).is_some()))
             }
             Operator::Since => true,
         }
@@ -197,27 +196,31 @@ impl Filter {
 
     /// Whether a value is among the items, which are in order.
     fn has(&self, value: &Value) -> bool {
-        self.place_of(value).is_some()
+        self.place_of(Part::Value(value)).is_some()
     }
 
-    /// Whether each of the items, which are in order, is among these parts. They are gone over once.
-    fn are_among(&self, parts: &[Value]) -> bool {
+    /// Whether each of the items, which are in order, is among the parts of a value. They are gone over once.
+    fn are_among(&self, value: &Value) -> bool {
         let mut missing = self.items().len();
+        if missing == 0 {
+            return matches!(value, Value::Array(_) | Value::String(_) | Value::Object(_));
+        }
         let mut met = vec![false; missing];
-        for part in parts {
-            if missing == 0 {
-                break;
-            }
+        any_part(value, |part| {
             let met = self.place_of(part).and_then(|place| met.get_mut(place));
             if met.is_some_and(|met| !std::mem::replace(met, true)) {
                 missing -= 1;
             }
-        }
-        missing == 0
+            missing == 0
+        })
     }
 
-    fn place_of(&self, value: &Value) -> Option<usize> {
-        self.items().binary_search_by(|item| compare(Some(item), Some(value))).ok()
+    fn place_of(&self, part: Part<'_>) -> Option<usize> {
+        let place = match part {
+            Part::Value(value) => self.items().binary_search_by(|item| compare(Some(item), Some(value))),
+            Part::Text(text) => self.items().binary_search_by(|item| compare_with_text(item, text)),
+        };
+        place.ok()
     }
 
     fn items(&self) -> &[Value] {
@@ -284,13 +287,24 @@ fn is_true(value: &Value) -> bool {
     }
 }
 
-/// What a value contains: an array's items, a text's characters, an object's names.
-fn parts(value: &Value) -> Option<Cow<'_, [Value]>> {
+/// Something that a value contains.
+#[derive(Clone, Copy)]
+enum Part<'v> {
+    Value(&'v Value),
+    Text(&'v str),
+}
+
+/// Whether one of what a value contains is it: an array's items, a text's characters, an object's names. They are looked at one
+/// by one: a long text has many.
+fn any_part(value: &Value, mut is_it: impl FnMut(Part<'_>) -> bool) -> bool {
     match value {
-        Value::Array(items) => Some(Cow::Borrowed(items)),
-        Value::String(text) => Some(text.chars().map(|c| Value::String(c.into())).collect()),
-        Value::Object(members) => Some(members.keys().map(|name| Value::String(name.clone())).collect()),
-        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        Value::Array(items) => items.iter().any(|item| is_it(Part::Value(item))),
+        Value::String(text) => {
+            let mut buffer = [0; 4];
+            text.chars().any(|character| is_it(Part::Text(character.encode_utf8(&mut buffer))))
+        }
+        Value::Object(members) => members.keys().any(|name| is_it(Part::Text(name))),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -17,6 +17,14 @@ pub(super) fn compare(left: Option<&Value>, right: Option<&Value>) -> Ordering {
     }
 }
 
+/// Compares a value with a text.
+pub(super) fn compare_with_text(value: &Value, text: &str) -> Ordering {
+    match value {
+        Value::String(value) => value.as_str().cmp(text),
+        other => rank(other).cmp(&TEXTS),
+    }
+}
+
 /// Whether two values are the same: `1` and `1.0` are, `1` and `"1"` are not.
 pub(super) fn same(left: &Value, right: &Value) -> bool {
     compare_values(left, right) == Ordering::Equal
@@ -70,10 +78,13 @@ fn compare_with_float(integer: i128, float: f64) -> Ordering {
     integer.cmp(&floor).then(if float > float.floor() { Ordering::Less } else { Ordering::Equal })
 }
 
+/// The rank of texts.
+const TEXTS: u8 = 1;
+
 fn rank(value: &Value) -> u8 {
     match value {
         Value::Null => 0,
-        Value::String(_) => 1,
+        Value::String(_) => TEXTS,
         Value::Number(_) => 2,
         Value::Bool(_) => 3,
         Value::Array(_) => 4,
@@ -113,6 +124,11 @@ mod tests {
         assert!(same(&json!(1), &json!(1.0)) && !same(&json!(1), &json!("1")));
         assert!(!same(&json!(9_007_199_254_740_993_i64), &json!(9_007_199_254_740_992.0)));
         assert_eq!(compare(None, Some(&json!({}))), Ordering::Greater);
+        for value in &ascending {
+            for text in ["", "a", "b"] {
+                assert_eq!(compare_with_text(value, text), compare(Some(value), Some(&json!(text))));
+            }
+        }
     }
 
     fn values() -> impl Strategy<Value = Value> {

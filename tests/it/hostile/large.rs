@@ -71,6 +71,31 @@ async fn nothing_is_made_of_what_a_filter_of_a_history_does_not_look_at() {
 }
 
 #[tokio::test]
+async fn characters_of_long_texts_are_looked_at_aside_one_by_one() {
+    let (sidecar, collection) = public(&[("sidecar.history", "journal")]).await;
+    let bucket = collection.trim_end_matches("/collections/c");
+    let alice = sidecar.client().user("alice");
+    alice.put(&format!("{collection}/records/x")).data(json!({"text": "yŷ".repeat(MIB)})).await.expect(201);
+    for (filter, found) in [
+        ("contains_any_target.data.text=[0,%22z%22,%22%C5%B7%22]", 1),
+        ("contains_target.data.text=[%22y%22,%22%C5%B7%22]", 1),
+        ("contains_target.data.text=[]", 1),
+        ("contains_target.data.text=[%22y%C5%B7%22]", 0),
+    ] {
+        let entries = alice.all(&format!("{bucket}/history?{filter}&_fields=uri")).await;
+        assert_eq!(entries.len(), found, "{filter}");
+    }
+    for path in
+        ["history?contains_any_target.data.text=[0]", "history/diff?from=1&contains_any_target.data.text=[0]"]
+    {
+        let request = format!("GET /v1{bucket}/{path} HTTP/1.1\r\n");
+        bounded(&sidecar, path, || {
+            at_once(4, |_| assert_eq!(ask(sidecar.address(), &request, b""), Some(200)));
+        });
+    }
+}
+
+#[tokio::test]
 async fn documents_that_are_large_are_written_aside() {
     let (sidecar, collection) = with_large_objects().await;
     let bucket = collection.trim_end_matches("/collections/c");
