@@ -117,7 +117,7 @@ impl Previous {
         };
         let mut rest = &*known;
         while !rest.is_empty() {
-            let needed: Vec<_> = rest.iter().map(entries).collect();
+            let needed: Vec<_> = rest.iter().map(|row| (entries(row), 0)).collect();
             let (number, _) = visible.fitting(&needed, ENOUGH).await?;
             let (some, others) = rest.split_at(number.min(rest.len()));
             let seen = visible.entries_at(&some.iter().flat_map(entries).collect(), &BTreeSet::new()).await?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Visible;
+use crate::aside;
 use crate::error::Error;
 use crate::journal::{
     Action, Around, Object, Permissions, SeenEntry, Touched, are_same_permissions, is_same_but_modified,
@@ -108,6 +109,8 @@ struct BothPermissions<'d> {
     after: &'d Permissions,
 }
 
+/// What an entry that is named takes, in bytes: its id, and who made it.
+const NAMED: usize = 200;
 /// SECURITY: of how many bytes of entries, together, differences are made at once. One object alone may have more.
 const ENOUGH: usize = 2 << 20;
 /// Copies of what is read that there are at the same time: the entry, what is taken out of it, and what is told.
@@ -146,23 +149,41 @@ impl<'l> Looking<'l> {
             return Ok(None);
         }
         let around = self.visible.around(first).await?;
-        let told = || first.iter().zip(&around);
-        let needed: Vec<_> = told().map(|(touched, around)| needed(touched, around)).collect();
+        let told = first.iter().zip(&around);
+        let needed = told.map(|(touched, around)| {
+            (needed(touched, around), NAMED * touched.entries.len().min(MOST_NAMED))
+        });
+        let needed: Vec<_> = needed.collect();
         let (number, bytes) = self.visible.fitting(&needed, ENOUGH).await?;
         self.hold.set(COPIES.saturating_mul(bytes))?;
-        let whole = needed.into_iter().take(number).flatten().collect();
-        let heads =
-            first.iter().take(number).flat_map(|touched| touched.entries.iter().rev().take(MOST_NAMED));
+        let whole = needed.into_iter().take(number).flat_map(|(entries, _)| entries).collect();
+        let heads = first.iter().take(number).flat_map(named_of);
         let entries = self.visible.entries_at(&whole, &heads.copied().collect()).await?;
-        let entries: HashMap<Timestamp, &SeenEntry> =
-            entries.iter().map(|entry| (entry.last_modified, entry)).collect();
-        let found =
-            told().take(number).filter_map(|(touched, around)| Difference::of(touched, around, &entries));
-        let found = found.collect();
+        let told: Vec<(Touched, Around)> = first.iter().take(number).map(abridged).zip(around).collect();
+        let found = aside::run(bytes, move || {
+            let entries: HashMap<Timestamp, &SeenEntry> =
+                entries.iter().map(|entry| (entry.last_modified, entry)).collect();
+            let found = told.iter().filter_map(|(touched, around)| Difference::of(touched, around, &entries));
+            found.collect()
+        });
+        let found = found.await?;
         let (looked, rest) = self.rest.split_at(number.min(self.rest.len()));
         (self.rest, self.together) = (rest, 2 * number);
         Ok(Some((looked, found)))
     }
+}
+
+/// The entries that are named of an object, newest first.
+fn named_of(touched: &Touched) -> impl Iterator<Item = &Timestamp> {
+    touched.entries.iter().rev().take(MOST_NAMED)
+}
+
+/// An object with its first entry and those that are named of it.
+fn abridged(touched: &Touched) -> Touched {
+    let Touched { object, entries, lost } = touched;
+    let beside = entries.len().saturating_sub(MOST_NAMED);
+    let entries = entries.iter().take(beside.min(1)).chain(entries.iter().skip(beside)).copied().collect();
+    Touched { object: object.clone(), entries, lost: *lost }
 }
 
 /// The entries that have to be read whole to tell what was done to an object.
@@ -262,7 +283,7 @@ impl Difference {
             _ => Action::Update,
         };
         let (mut named, mut user_ids) = (Vec::new(), BTreeSet::new());
-        for entry in touched.entries.iter().rev().take(MOST_NAMED).filter_map(|entry| entries.get(entry)) {
+        for entry in named_of(touched).filter_map(|entry| entries.get(entry)) {
             named.push(entry.id.clone());
             user_ids.extend(entry.user_id.clone());
         }
@@ -335,4 +356,23 @@ pub fn patch(before: Option<&RawValue>, after: Option<&RawValue>) -> Option<Box<
     };
     let patch = serde_json::value::to_raw_value(&json_patch::diff(&read(before)?, &read(after)?)).ok()?;
     Some(patch).filter(|patch| patch.get().len() <= length.max(LONG_PATCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_entries_the_first_and_the_newest_are_kept() {
+        for (number, kept) in
+            [(1, 1), (MOST_NAMED, MOST_NAMED), (MOST_NAMED + 1, MOST_NAMED + 1), (5_000, MOST_NAMED + 1)]
+        {
+            let entries = (1..=number as u64).map(Timestamp).collect();
+            let touched = Touched { object: Object::Bucket("a".to_owned()), entries, lost: None };
+            let abridged = abridged(&touched);
+            assert_eq!(abridged.entries.len(), kept);
+            assert_eq!((abridged.first(), abridged.last()), (touched.first(), touched.last()));
+            assert!(named_of(&abridged).eq(named_of(&touched)));
+        }
+    }
 }

@@ -137,17 +137,19 @@ impl Visible {
         self.ask(async |sees| self.journal.entries_at(&self.bucket, whole, heads, sees).await).await
     }
 
-    /// How many of these sets of entries, from the first on, have no more than so many bytes together; one at least. Beside it,
-    /// how many bytes that are.
+    /// How many of these sets of entries, each with what is read beside it, have no more than so many bytes together, from the
+    /// first on; one at least. Beside it, how many bytes that are.
     pub async fn fitting(
         &self,
-        sets: &[BTreeSet<Timestamp>],
+        sets: &[(BTreeSet<Timestamp>, usize)],
         most: usize,
     ) -> Result<(usize, usize), JournalError> {
-        let lengths = self.journal.lengths(&self.bucket, &sets.iter().flatten().copied().collect()).await?;
+        let entries = sets.iter().flat_map(|(set, _)| set).copied().collect();
+        let lengths = self.journal.lengths(&self.bucket, &entries).await?;
         let (mut number, mut bytes) = (0, 0_usize);
-        for set in sets {
-            let more: usize = set.iter().filter_map(|entry| lengths.get(entry)).sum();
+        for (set, beside) in sets {
+            let read: usize = set.iter().filter_map(|entry| lengths.get(entry)).sum();
+            let more = read.saturating_add(*beside);
             if number > 0 && bytes.saturating_add(more) > most {
                 break;
             }
