@@ -1,9 +1,10 @@
 //! Permissions of those who read live: asked for again every so often, and at once where a passing write may have changed
-//! them. Readers with the same credentials share one question, and get nothing until it is answered.
+//! them. Readers with the same credentials share one question, and get nothing
+//! that came after the last one that was answered was put.
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Grant {
     credentials: Credentials,
     channel: Weak<Channel>,
     footing: Footing,
+    /// They had it when the channel had come to the serial before this one.
+    covered: AtomicU64,
     is_lost: AtomicBool,
 }
 
@@ -54,9 +57,24 @@ impl Grant {
         self.footing.is_in_doubt()
     }
 
+    /// Whether they may be told what a snapshot of this serial has: nothing is in doubt, or they were found to have the permission
+    /// since it was there. SECURITY: to be asked about a snapshot that the caller has already.
+    pub fn covers(&self, serial: u64) -> bool {
+        serial < self.covered.load(Ordering::Acquire) || !self.is_in_doubt()
+    }
+
+    /// What is there, and so was written, before the question is put: where permissions change without end, that is told
+    /// nevertheless. SECURITY: a history is read when it is told.
+    fn covered_by_now(&self) -> u64 {
+        let channel = self.channel.upgrade().filter(|_| !matches!(self.subject, Subject::History(..)));
+        let latest = channel.and_then(|channel| channel.latest());
+        latest.map_or(0, |latest| latest.snapshot.serial().saturating_add(1))
+    }
+
     /// Asks the upstream. Whether its readers have something to learn from what was said.
     async fn ask(&self, access: &Access, questions: &Questions) -> bool {
         let (at, was_in_doubt) = (self.footing.now(), self.is_in_doubt());
+        let covered = self.covered_by_now();
         let requester = access.requester(self.credentials.clone());
         match questions.ask(&self.subject, &requester).await {
             Ok(Verdict::Refused(_)) | Err(Error::Unauthorized | Error::Forbidden) => {
@@ -64,6 +82,7 @@ impl Grant {
                 true
             }
             Ok(_) => {
+                self.covered.fetch_max(covered, Ordering::AcqRel);
                 self.footing.renew(at);
                 was_in_doubt
             }
@@ -89,8 +108,8 @@ impl PermissionWatch {
         }
         let (subject, credentials) = name.clone();
         let channel = Arc::downgrade(channel);
-        let grant =
-            Arc::new(Grant { subject, credentials, channel, footing, is_lost: AtomicBool::new(false) });
+        let (covered, is_lost) = (AtomicU64::new(0), AtomicBool::new(false));
+        let grant = Arc::new(Grant { subject, credentials, channel, footing, covered, is_lost });
         grants.insert(name, Arc::downgrade(&grant));
         grant
     }

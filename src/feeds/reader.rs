@@ -33,6 +33,7 @@ use judged::Judged;
 use silence::{Due, Silence};
 pub use whole::Whole;
 
+mod held;
 mod judged;
 mod rows;
 mod silence;
@@ -226,7 +227,11 @@ impl FeedReader {
             Supply::Fixed(snapshot) => Some(Arc::clone(snapshot)),
             Supply::Live(spot) => {
                 spot.register(context.waker());
-                spot.channel.latest().map(|latest| Arc::clone(&latest.snapshot))
+                let latest = spot.channel.latest();
+                if latest.as_ref().is_some_and(|latest| !self.is_open(latest)) {
+                    return;
+                }
+                latest.map(|latest| Arc::clone(&latest.snapshot))
             }
         };
         let mut room = Room { until: self.options.until, ..Room::PIECE };
@@ -285,6 +290,9 @@ impl FeedReader {
             && let Some(latest) = spot.channel.latest()
             && !latest.is_known_at(self.position.serial)
         {
+            if !self.is_open(&latest) {
+                return Waited::Moved;
+            }
             return self.take_batch(&latest, text);
         }
         if std::mem::take(&mut self.is_silent) && text.is_empty() {
@@ -319,19 +327,6 @@ impl FeedReader {
             Supply::Live(spot) => spot.channel.has_ended(),
         };
         has_ended || self.admission.as_ref().is_some_and(|admission| admission.grant.is_lost())
-    }
-
-    /// Whether nothing new is told for now: permissions were changed, and nobody knows yet whether the reader still has them.
-    fn is_held_back(&self, context: &Context<'_>) -> bool {
-        let (Supply::Live(spot), Some(Admission { grant, .. })) = (&self.supply, &self.admission) else {
-            return false;
-        };
-        if !matches!(self.stage, Stage::Past | Stage::Waiting) || !grant.is_in_doubt() {
-            return false;
-        }
-        spot.register(context.waker());
-        // What was said before the reader could be woken.
-        grant.is_in_doubt() && !self.is_over()
     }
 
     fn note_sent(&mut self) {

@@ -7,10 +7,11 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::World;
 use super::follower::{Event, Follower};
-use crate::support::{Kinto, eventually};
+use crate::support::{Kinto, eventually, unique};
 
 const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
 
@@ -54,6 +55,44 @@ async fn nothing_that_is_written_after_a_permission_was_taken_reaches_who_had_it
         assert_eq!(last["pending"], 0, "{last}");
         assert!(stranger.row().await.is_none());
     }
+}
+
+#[tokio::test]
+async fn who_changes_groups_of_their_own_without_end_keeps_no_live_reader_waiting() {
+    let world = World::new(&[("sidecar.permission_ttl", "1h")]).await;
+    let path = world.feed("feed=continuous&since=now&heartbeat=60000");
+    let mut alice = Follower::open(&world.sidecar, &path, &[ALICE]).await;
+    let stranger = format!("Basic {}", BASE64_STANDARD.encode("stranger:x"));
+    let mut stranger = Follower::open(&world.sidecar, &path, &[("authorization", &stranger)]).await;
+    for feed in [&mut alice, &mut stranger] {
+        assert_eq!(feed.line().await.unwrap(), "");
+    }
+    let bucket = format!("/buckets/{}", unique("mallory"));
+    world.sidecar.client().user("mallory").put(&bucket).await.expect(201);
+    let mut writers = JoinSet::new();
+    for number in 0..3 {
+        let (mallory, group) = (world.sidecar.client().user("mallory"), format!("{bucket}/groups/g{number}"));
+        writers.spawn(async move {
+            loop {
+                for members in [json!([]), json!(["basicauth:x"])] {
+                    mallory.put(&group).data(json!({"members": members})).await;
+                }
+            }
+        });
+    }
+    for id in ["a", "b", "c"] {
+        let seq = world.write(id, json!({})).await;
+        for feed in [&mut alice, &mut stranger] {
+            assert_eq!(feed.row().await.unwrap()["seq"], seq);
+        }
+    }
+    world.alice.put(&world.bucket).json(json!({"permissions": {"read": []}})).await.expect(200);
+    let seq = world.write("secret", json!({})).await;
+    assert_eq!(alice.row().await.unwrap()["seq"], seq);
+    let last = stranger.row().await.unwrap();
+    assert_eq!(last["pending"], 0, "{last}");
+    assert!(stranger.row().await.is_none());
+    writers.abort_all();
 }
 
 #[tokio::test]
