@@ -20,12 +20,11 @@ backend default {
     .between_bytes_timeout = 60s;
 }
 
-# Who may purge: where the sidecar runs.
+# Who may purge: this machine, and the sidecar where its name is that of the machine from which it asks. Where it asks from elsewhere
+# (a pod behind a Service of Kubernetes), add that address, or a network to which nobody else has access: "10.1.2.0"/24;
 acl purgers {
     "localhost";
-    "10.0.0.0"/8;
-    "172.16.0.0"/12;
-    "192.168.0.0"/16;
+    ("sidecar");
 }
 
 sub vcl_recv {
@@ -42,6 +41,15 @@ sub vcl_recv {
         }
         return (synth(200, "Purged"));
     }
+
+    # The sidecar believes what a trusted proxy says: what a client claims about itself ends here. Where TLS ends before Varnish,
+    # the scheme is "https".
+    set req.http.X-Forwarded-Proto = "http";
+    unset req.http.X-Forwarded-Host;
+    unset req.http.X-Forwarded-Port;
+    unset req.http.X-Forwarded-By;
+    unset req.http.X-Real-IP;
+    unset req.http.Forwarded;
 
     # X-Reach says how old a copy may be: "" any that is fresh or being replaced, "fresh" only a fresh one, "stale" any.
     if (req.restarts == 0) {

@@ -10,8 +10,8 @@ mod shared_poll;
 mod unit;
 
 use std::fs::{self, Permissions};
-use std::io::Read;
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufReader, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::framing::growing_body;
@@ -278,6 +279,13 @@ async fn strangers_cannot_make_varnish_drop_what_they_choose() {
         let purge = cache.client().request("PURGE".parse().unwrap(), "/").header("surrogate-key", key);
         purge.await.expect(400);
     }
+    // Another address of this machine is a stranger's.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], cache.port)).into()).unwrap();
+    let mut stranger = Raw(BufReader::new(socket.into()));
+    stranger.send("PURGE / HTTP/1.1\r\nHost: h\r\nSurrogate-Key: a\r\n\r\n");
+    assert_eq!(stranger.read().unwrap().status(), 403);
     assert!(is_hit(&cache.client().get("/a").await.expect(200)));
 }
 
@@ -365,6 +373,29 @@ async fn varnish_asks_first_where_no_staleness_is_allowed() {
         asked.then_some(())
     })
     .await;
+}
+
+#[test]
+fn what_a_client_claims_about_itself_ends_at_the_cache() {
+    let stub = Stub::answering(HELLO);
+    for kind in [Kind::Nginx, Kind::Varnish] {
+        let Some(cache) = Cache::start(kind, free_port(), &stub.address.to_string()) else { continue };
+        let mut client = Raw::connect(cache.address().parse().unwrap());
+        client.send(
+            "GET /v1/ HTTP/1.1\r\nHost: h\r\nForwarded: for=192.0.2.1;host=evil\r\nX-Forwarded-Host: evil\r\n\
+             X-Forwarded-Port: 666\r\nX-Forwarded-By: evil\r\nX-Forwarded-Proto: gopher\r\nX-Real-IP: 192.0.2.1\r\n\
+             X-Forwarded-For: 192.0.2.1\r\n\r\n",
+        );
+        assert_eq!(client.read().unwrap().status(), 200);
+        let seen = stub.next();
+        for name in ["forwarded", "x-forwarded-port", "x-forwarded-by", "x-real-ip"] {
+            assert!(seen.header(name).is_empty(), "{kind:?}: {name}");
+        }
+        assert!(seen.header("x-forwarded-host").iter().all(|host| *host == "h"), "{kind:?}");
+        assert_eq!(seen.header("x-forwarded-proto"), ["http"], "{kind:?}");
+        let chain = seen.header("x-forwarded-for").concat();
+        assert_eq!(chain.rsplit(", ").next(), Some("127.0.0.1"), "{kind:?}");
+    }
 }
 
 #[test]
