@@ -2,8 +2,8 @@
 //!
 //! The upstream has the records that did not change since. Of those that did, the journal knows the version of that moment.
 //! A record that was deleted before the moment is not in the answer, though it may have been made again since. Where the
-//! journal cannot know all of those versions, because entries were trimmed, purged or excluded, or because it began later,
-//! the answer says so in [`INCOMPLETE`].
+//! journal cannot know all of those versions, because entries were trimmed, purged or excluded, or because it began later, and
+//! where the upstream fails and the moment is later than what is known of it, the answer says so in [`INCOMPLETE`].
 //!
 //! Follows `get_snapshot` of `kinto.plugins.history.views`. Its checks come in this order: method (405), timestamp (400),
 //! permission (401, 403).
@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 mod present;
 pub mod restore;
 
+use self::present::Present;
 use super::history::opened::Opened;
 use super::{history, list};
 use crate::access::{Requester, Verdict};
@@ -68,11 +69,15 @@ pub async fn answer(
     core.app.writes.look_at_bucket(journal, &bucket, requester, None).await?;
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
     let snapshot = PastCollection { core, journal, key, collection, moment };
-    let (records, is_complete) = if is_of_others(journal, requester, &snapshot.collection, moment).await? {
-        (Vec::new(), true)
+    let present = if is_of_others(journal, requester, &snapshot.collection, moment).await? {
+        Present::default()
     } else {
-        snapshot.take(present::records(core, &snapshot.key, requester).await?).await?
+        present::records(core, &snapshot.key, requester).await?
     };
+    let stale = present.stale;
+    let (records, mut is_complete) = snapshot.take(present.rows).await?;
+    // Of what came later, nothing is known.
+    is_complete &= stale.is_none_or(|(known, _)| moment <= known);
     let mut chunks = vec![Bytes::from_static(b"{\"data\":[")];
     for (index, record) in records.into_iter().enumerate() {
         if index > 0 {
@@ -85,7 +90,9 @@ pub async fn answer(
     if !requester.is_anonymous() {
         cache_control::keep_private(response.headers_mut());
     }
-    if core.app.poller.is_behind() {
+    if let Some((_, read)) = stale {
+        Served::Behind(read.elapsed().as_secs()).insert(response.headers_mut());
+    } else if core.app.poller.is_behind() {
         Served::Behind(core.app.poller.behind_for()).insert(response.headers_mut());
     }
     if !is_complete {

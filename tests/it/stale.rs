@@ -85,3 +85,35 @@ async fn an_upstream_that_answers_with_errors_is_down_too() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_snapshot_of_what_is_no_longer_known_says_so_and_nothing_is_restored_by_it() {
+    let kinto = Kinto::shared();
+    let recorder = crate::support::Recorder::before(kinto.url());
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("incomplete"));
+    let records = format!("{bucket}/collections/c/records");
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    let then = alice.put(&format!("{records}/a")).await.expect(201).timestamp();
+    let snapshot = |moment: u64| format!("{bucket}/snapshot/collections/c@{moment}");
+    let answer = alice.get(&snapshot(then)).await.expect(200);
+    assert!(!is_marked(&answer) && answer.header("snapshot-incomplete").is_none(), "{answer}");
+    let name = bucket.trim_start_matches("/buckets/").to_owned();
+    recorder.intercept(move |request| match request.reads_records_of(&name, "c") {
+        true => crate::support::Fate::Answer(503),
+        false => crate::support::Fate::Pass,
+    });
+    let now = alice.put(&format!("{records}/b")).await.expect(201).timestamp();
+    let answer = alice.get(&snapshot(now)).await.expect(200);
+    assert!(is_marked(&answer), "{answer}");
+    assert_eq!(answer.header("snapshot-incomplete"), Some("true"));
+    let answer = alice.get(&snapshot(then)).await.expect(200);
+    assert!(is_marked(&answer) && answer.header("snapshot-incomplete").is_none(), "{answer}");
+    alice.post(&format!("{}/restore", snapshot(then))).await.expect(503);
+    recorder.release();
+    let answer = alice.get(&snapshot(now)).await.expect(200);
+    assert!(!is_marked(&answer) && answer.header("snapshot-incomplete").is_none(), "{answer}");
+    assert_eq!(answer.json()["data"].as_array().unwrap().len(), 2);
+}

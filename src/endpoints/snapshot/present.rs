@@ -3,13 +3,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::access::Requester;
 use crate::app::Core;
 use crate::kinto::{CollectionKey, Timestamp};
+use crate::mirror::Freshness;
 use crate::upstream::kinto::{KintoError, NewRow, Source};
 
 /// How often a collection that keeps changing is read on.
 const TRIES: usize = 10;
+
+/// The rows of a collection, and how far they are known.
+#[derive(Debug, Default)]
+pub(super) struct Present {
+    pub(super) rows: Vec<NewRow>,
+    /// Where the upstream fails, the last moment of which they are, and when they were read.
+    pub(super) stale: Option<(Timestamp, Instant)>,
+}
 
 /// The rows of a collection, from its mirror or from the upstream; none where there is no such collection. What the
 /// service account may not read is read as the requester, who may.
@@ -17,11 +28,11 @@ pub(super) async fn records(
     core: &Core,
     key: &CollectionKey,
     requester: &Requester,
-) -> Result<Vec<NewRow>, KintoError> {
+) -> Result<Present, KintoError> {
     let mirror = core.app.mirrors.mirror(key);
     mirror.clock().used();
     let read = match core.app.mirrors.current(&mirror, None).await {
-        Ok((state, _)) => {
+        Ok((state, freshness)) => {
             let content = &state.content;
             let rows = content.rows().iter().map(|row| NewRow {
                 id: row.id.clone(),
@@ -30,15 +41,17 @@ pub(super) async fn records(
                 is_marked: row.is_marked,
                 json: content.json(row),
             });
-            Ok(rows.collect())
+            let is_stale = freshness == Freshness::Stale;
+            let stale = is_stale.then_some((content.timestamp, state.began));
+            return Ok(Present { rows: rows.collect(), stale });
         }
         Err(KintoError::Oversize) => read(&core.access.source(), key).await,
         Err(KintoError::Refused(_)) => read(&requester.source(), key).await,
         Err(error) => Err(error),
     };
     match read {
-        Err(KintoError::Absent) => Ok(Vec::new()),
-        read => read,
+        Err(KintoError::Absent) => Ok(Present::default()),
+        read => read.map(|rows| Present { rows, stale: None }),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::history::difference::{Looking, Side};
 use crate::journal::{Object, Touched, Versions};
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::query::{Filter, Operator, Query};
+use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::peer::Peer;
@@ -88,8 +89,12 @@ async fn unknown(
     touched: &[Touched],
 ) -> Result<Vec<Object>, Error> {
     let known: HashSet<&Object> = touched.iter().map(|touched| &touched.object).collect();
-    let rows = present::records(core, key, requester).await?;
-    let changed = rows.into_iter().filter(|row| row.last_modified > moment && !row.deleted);
+    let present = present::records(core, key, requester).await?;
+    if present.stale.is_some() {
+        // What changed meanwhile would be left as it is.
+        return Err(UpstreamError::Unavailable.into());
+    }
+    let changed = present.rows.into_iter().filter(|row| row.last_modified > moment && !row.deleted);
     let record = |id: &str| Object::Record(key.bucket.to_string(), key.collection.to_string(), id.to_owned());
     Ok(changed.map(|row| record(&row.id)).filter(|record| !known.contains(record)).collect())
 }
