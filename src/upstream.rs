@@ -62,6 +62,7 @@ pub use words::Advice;
 use connect::{Connector, Sender};
 use described::Described;
 use exchange::{Chosen, copy_of};
+use kinto::PageSizes;
 use pool::Pool;
 use queue::Queue;
 use words::Words;
@@ -92,6 +93,8 @@ struct Inner {
     outage: Arc<Outage>,
     /// Who may ask, and who has to wait.
     queue: Arc<Queue>,
+    /// Of which lists no large pages can be read.
+    page_sizes: Arc<PageSizes>,
 }
 
 impl Upstream {
@@ -114,6 +117,7 @@ impl Upstream {
             words: Arc::default(),
             outage: Arc::default(),
             queue: Queue::new(in_force.clone()),
+            page_sizes: Arc::default(),
         })))
     }
 
@@ -136,7 +140,13 @@ impl Upstream {
             words: Arc::clone(&inner.words),
             outage: Arc::clone(&inner.outage),
             queue: Arc::clone(&inner.queue),
+            page_sizes: Arc::clone(&inner.page_sizes),
         }))
+    }
+
+    /// How small the pages of lists have to be.
+    fn page_sizes(&self) -> &PageSizes {
+        &self.0.page_sizes
     }
 
     /// The path and query of an address that the upstream gave (`Next-Page`), relative to the API root; `None` where it

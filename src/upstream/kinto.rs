@@ -18,10 +18,12 @@ mod batch;
 mod error;
 pub mod heads;
 mod pages;
+mod sizes;
 
 pub use batch::answers_of_batch;
 pub use error::KintoError;
 pub use pages::{KintoPage, NewRow, Pages};
+pub(super) use sizes::PageSizes;
 
 /// How many objects one question names by their ids.
 const IDS_AT_ONCE: usize = 50;

@@ -279,8 +279,14 @@ impl Watcher {
                 Err(LookupError::Read(error.into()))
             }
             Err(LookupError::Read(error)) => {
-                tracing::debug!(uri, %error, "could not look for what passes elsewhere");
-                self.lists.entry(uri.to_owned()).or_default().failed();
+                let is_first = self.lists.entry(uri.to_owned()).or_default().failed();
+                // Of an upstream that fails on everything, others tell.
+                let is_of_list = !error.is_passing() || matches!(error, KintoError::Unreadable(_));
+                if is_first && is_of_list {
+                    tracing::warn!(uri, %error, "what passes elsewhere in {uri} is not found: {error}");
+                } else {
+                    tracing::debug!(uri, %error, "could not look for what passes elsewhere");
+                }
                 Ok(false)
             }
             Err(LookupError::Journal(error @ JournalError::Refused(_))) => {

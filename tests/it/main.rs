@@ -40,6 +40,7 @@ mod history;
 mod hostile;
 mod http2;
 mod keys;
+mod large_rows;
 mod letter_for_letter;
 mod limits;
 mod mirror_equals_upstream;

@@ -25,8 +25,8 @@ pub enum KintoError {
     /// The collection kept changing while it was read.
     #[error("the collection kept changing while it was read")]
     Unsettled,
-    /// It takes more memory than it may.
-    #[error("the collection is larger than sidecar.cache_size")]
+    /// It takes more memory than it may: all of a collection, or an object in a list.
+    #[error("it is larger than may be held in memory")]
     Oversize,
 }
 

@@ -4,7 +4,6 @@
 //! a list begins with another row than those before. A page that was there already, whatever its address is, a page of
 //! nothing that leads on, and more than any list takes are not followed.
 
-use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::sizes::{PageSize, limited};
 use super::{Data, KintoError, Source, parse, timestamp};
 use crate::kinto::head::Head;
 use crate::kinto::{Timestamp, is_segment};
@@ -23,9 +23,6 @@ const MOST: u32 = 1_000_000;
 
 /// SECURITY: the most that a list of names may come to on all pages, in bytes.
 const NAMES: usize = 64 << 20;
-
-/// How many rows a page has that is read instead of one that is too large, from one to the next.
-const SMALLER: [usize; 2] = [500, 20];
 
 /// An object of a list.
 #[derive(Debug, Clone)]
@@ -62,6 +59,7 @@ pub struct Pages<R = NewRow> {
     first: Option<KintoPage<R>>,
     /// The timestamp of the list that is known.
     known: Option<Timestamp>,
+    size: PageSize,
     way: Way,
     most: Most,
 }
@@ -170,7 +168,8 @@ impl NewRow {
 impl<R> Pages<R> {
     fn new(source: &Source, path: String, read: fn(Bytes) -> Result<Option<R>, KintoError>) -> Self {
         let (way, most) = (Way::default(), Most::All);
-        Self { source: source.clone(), read, next: Some(path), first: None, known: None, way, most }
+        let size = source.upstream.page_sizes().of(&path);
+        Self { source: source.clone(), read, next: Some(path), first: None, known: None, size, way, most }
     }
 
     /// A list of names, which is held as a whole.
@@ -220,14 +219,17 @@ impl<R> Pages<R> {
     /// Reads a page: a smaller one where the whole is more than may be held.
     async fn read(&mut self) -> Result<Option<KintoPage<R>>, KintoError> {
         let Some(path) = self.next.take() else { return Ok(None) };
-        let mut asked = Cow::Borrowed(&*path);
-        for rows in SMALLER {
+        loop {
+            let asked = self.size.rows().map_or_else(|| path.clone(), |rows| limited(&path, rows));
             match self.page(&asked).await {
-                Err(KintoError::Upstream(UpstreamError::TooLarge)) => asked = limited(&path, rows).into(),
+                Err(KintoError::Upstream(UpstreamError::TooLarge)) if self.size.shrink() => {
+                    self.source.upstream.page_sizes().keep(&path, &self.size);
+                }
+                // A single row, which no page is small enough for.
+                Err(KintoError::Upstream(UpstreamError::TooLarge)) => return Err(KintoError::Oversize),
                 page => return page,
             }
         }
-        self.page(&asked).await
     }
 
     async fn page(&mut self, path: &str) -> Result<Option<KintoPage<R>>, KintoError> {
@@ -253,9 +255,14 @@ impl<R> Pages<R> {
         };
         let body = answer.into_body();
         let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
-        self.way.bytes += data.iter().map(|row| row.get().len()).sum::<usize>();
+        let bytes = data.iter().map(|row| row.get().len()).sum::<usize>();
+        self.way.bytes += bytes;
+        self.size.grow(data.len(), bytes);
         if next.is_some() {
             self.way.lead_on(data.first().map(|row| row.get()))?;
+        }
+        if next.is_none() && self.way.bytes <= self.size.most() {
+            self.source.upstream.page_sizes().forget(path);
         }
         self.next = next;
         let rows = data.into_iter().filter_map(|json| {
@@ -305,15 +312,6 @@ impl From<Endless> for KintoError {
     }
 }
 
-/// The same list with pages of so many rows.
-fn limited(path: &str, rows: usize) -> String {
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let others =
-        query.split('&').filter(|parameter| !parameter.is_empty() && !parameter.starts_with("_limit="));
-    let limit = format!("_limit={rows}");
-    format!("{path}?{}", others.chain([limit.as_str()]).collect::<Vec<_>>().join("&"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,14 +338,5 @@ mod tests {
         assert!(matches!(way.check(Most::Names), Err(KintoError::Unreadable(_))));
         assert!(way.check(Most::All).is_ok());
         assert!(matches!(way.check(Most::Kept(NAMES)), Err(KintoError::Oversize)));
-    }
-
-    #[test]
-    fn a_smaller_page_is_of_the_same_list() {
-        assert_eq!(
-            limited("/buckets/a/collections/b/records", 20),
-            "/buckets/a/collections/b/records?_limit=20"
-        );
-        assert_eq!(limited("/r?_since=1&_limit=500&_token=x", 20), "/r?_since=1&_token=x&_limit=20");
     }
 }

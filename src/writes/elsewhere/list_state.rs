@@ -38,12 +38,14 @@ impl ListState {
         self.failed.is_some_and(|(until, _)| Instant::now() < until)
     }
 
-    /// The upstream failed on it: others come first.
-    pub(super) fn failed(&mut self) {
+    /// The upstream failed on it: others come first. Whether it answered before.
+    pub(super) fn failed(&mut self) -> bool {
+        let is_first = self.failed.is_none();
         let (_, mut pauses) = self.failed.unwrap_or((Instant::now(), PAUSES));
         let until = Instant::now() + pauses.pause();
         pauses.lengthen();
         self.failed = Some((until, pauses));
+        is_first
     }
 
     /// How long its answer is waited for: longer with each failure, as it may be slow and not silent, up to `most`.

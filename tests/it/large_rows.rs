@@ -1,0 +1,80 @@
+//! Rows of a list that are together more than the sidecar holds of an answer: whoever may write them keeps nobody from the rest.
+
+use serde_json::{Value, json};
+
+use crate::feeds::follower::Follower;
+use crate::support::{Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+
+/// Two of them do not fit into one answer.
+fn large() -> Value {
+    json!({"x": "y".repeat(14 << 20)})
+}
+
+#[tokio::test]
+async fn a_collection_with_large_records_is_told_of_as_any_other() {
+    let kinto = Kinto::shared();
+    let recorder = Recorder::before(kinto.url());
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("large"));
+    let collection = format!("{bucket}/collections/c");
+    let record = |id: &str| format!("{collection}/records/{id}");
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    let open = json!({"permissions": {"record:create": ["system.Authenticated"]}});
+    alice.put(&collection).json(open).await.expect(201);
+    alice.put(&record("r0")).data(json!({"n": 0})).await.expect(201);
+    let changeset = format!("{collection}/changeset?_expected=0");
+    sidecar.client().get(&changeset).await.expect(200);
+    let feed = format!("{collection}/_changes?feed=continuous&since=now");
+    let mut feed = Follower::open(&sidecar, &feed, &[]).await;
+    for id in ["big0", "big1"] {
+        sidecar.client().user("mallory").put(&record(id)).data(large()).await.expect(201);
+    }
+    alice.put(&record("r0")).data(json!({"n": 1})).await.expect(200);
+    let (mut seen, mut known) = (Vec::new(), Vec::new());
+    while seen.last().is_none_or(|id| id != "r0") {
+        seen.push(feed.row().await.unwrap()["id"].as_str().unwrap().to_owned());
+    }
+    assert!(seen.contains(&"big0".to_owned()) && seen.contains(&"big1".to_owned()), "{seen:?}");
+    let fresh = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT]);
+    for sidecar in [&sidecar, &fresh] {
+        let answer = sidecar.client().get(&changeset).await.expect(200);
+        assert!(!crate::stale::is_marked(&answer));
+        let changes = answer.json()["changes"].take();
+        let ids: Vec<_> = changes.as_array().unwrap().iter().map(|change| change["id"].clone()).collect();
+        assert_eq!((&changes[0]["n"], ids), (&json!(1), vec![json!("r0"), json!("big1"), json!("big0")]));
+        known.push(answer.body);
+    }
+    assert!(known[0] == known[1]);
+    // How small the pages have to be is found out once.
+    recorder.clear();
+    alice.put(&record("r0")).data(json!({"n": 2})).await.expect(200);
+    while feed.row().await.unwrap()["id"] != "r0" {}
+    let name = bucket.trim_start_matches("/buckets/");
+    let is_whole =
+        recorder.count(|request| request.reads_records_of(name, "c") && !request.target.contains("_limit="));
+    assert_eq!(is_whole, 0, "pages that were too large before");
+    alice.delete(&bucket).await.expect(200);
+}
+
+#[tokio::test]
+async fn buckets_with_large_attributes_hide_nothing_that_passes_elsewhere() {
+    let kinto = Kinto::start(KintoOptions::memory());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let sidecar = Sidecar::start(kinto.url(), &settings);
+    let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
+    alice.put("/buckets/b").await.expect(201);
+    for id in ["evil0", "evil1"] {
+        sidecar.client().user("mallory").put(&format!("/buckets/{id}")).data(large()).await.expect(201);
+    }
+    direct.patch("/buckets/b").data(json!({"n": 1})).await.expect(200);
+    direct.put("/buckets/b/collections/new").await.expect(201);
+    eventually("what passed elsewhere", async || {
+        let entries = alice.all("/buckets/b/history").await;
+        let is_there = |action: &str, uri: &str| {
+            entries.iter().any(|entry| entry["action"] == action && entry["uri"] == uri)
+        };
+        (is_there("update", "/buckets/b") && is_there("create", "/buckets/b/collections/new")).then_some(())
+    })
+    .await;
+}
