@@ -30,7 +30,18 @@ impl Upstream {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Body>, UpstreamError> {
-        self.send(self.question(method, path_and_query, self.authorized(headers), body)?).await
+        self.ask_on_as(method, path_and_query, self.authorized(headers), body).await
+    }
+
+    /// As [`Self::ask_as`], for an answer that is read while it comes.
+    pub async fn ask_on_as(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Body>, UpstreamError> {
+        self.send(self.question(method, path_and_query, headers, body)?).await
     }
 
     /// As [`Self::ask`], but as whoever `headers` names, if anybody: the service account is left out.

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::kinto::{CollectionKey, Timestamp, is_absence, segment, selector};
 use crate::upstream::{BatchSender, Suspense, Turn, Upstream, UpstreamError};
+use crate::wire::body::Body;
 
 mod batch;
 mod error;
@@ -206,6 +207,15 @@ impl Source {
     pub async fn lacks_bucket(&self, bucket: &str) -> Result<bool, KintoError> {
         let path = format!("/buckets/{}", segment(bucket));
         Ok(self.ask(Method::HEAD, &path, HeaderMap::new()).await?.status() == StatusCode::NOT_FOUND)
+    }
+
+    /// As [`Self::get`], for an answer that is read while it comes.
+    async fn get_on(&self, path: &str) -> Result<Response<Body>, UpstreamError> {
+        let (headers, body) = (self.credentials.clone(), Bytes::new());
+        match headers {
+            None => self.upstream.ask_on(Method::GET, path, HeaderMap::new(), body).await,
+            Some(headers) => self.upstream.ask_on_as(Method::GET, path, headers, body).await,
+        }
     }
 
     async fn ask(

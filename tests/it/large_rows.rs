@@ -78,3 +78,25 @@ async fn buckets_with_large_attributes_hide_nothing_that_passes_elsewhere() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_record_that_is_too_large_to_be_held_is_passed_on_with_the_others() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("larger"));
+    let collection = format!("{bucket}/collections/c");
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).json(json!({"permissions": {"read": ["system.Everyone"]}})).await.expect(201);
+    alice.put(&collection).await.expect(201);
+    let mut told = Vec::new();
+    for (id, length) in [("a", 1), ("b", 25 << 20), ("c", 1), ("d", 25 << 20)] {
+        let data = json!({"x": "y".repeat(length)});
+        let answer = alice.put(&format!("{collection}/records/{id}")).data(data).await.expect(201);
+        told.insert(0, answer.data());
+        for (query, most) in [("", 4), ("&_since=%221%22", 4), ("&_limit=2", 2)] {
+            let path = format!("{collection}/changeset?_expected=0{query}");
+            let changes = sidecar.client().get(&path).await.expect(200).json()["changes"].take();
+            assert!(changes == json!(told[..told.len().min(most)]), "{query} with {id}");
+        }
+    }
+    alice.delete(&bucket).await.expect(200);
+}

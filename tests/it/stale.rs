@@ -101,9 +101,9 @@ async fn a_snapshot_of_what_is_no_longer_known_says_so_and_nothing_is_restored_b
     let answer = alice.get(&snapshot(then)).await.expect(200);
     assert!(!is_marked(&answer) && answer.header("snapshot-incomplete").is_none(), "{answer}");
     let name = bucket.trim_start_matches("/buckets/").to_owned();
-    recorder.intercept(move |request| match request.reads_records_of(&name, "c") {
-        true => crate::support::Fate::Answer(503),
-        false => crate::support::Fate::Pass,
+    recorder.intercept(move |request| {
+        let is_refused = request.reads_records_of(&name, "c");
+        if is_refused { crate::support::Fate::Answer(503) } else { crate::support::Fate::Pass }
     });
     let now = alice.put(&format!("{records}/b")).await.expect(201).timestamp();
     let answer = alice.get(&snapshot(now)).await.expect(200);

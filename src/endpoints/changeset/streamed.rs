@@ -3,9 +3,11 @@
 //! The proof that metadata, timestamp and changes belong together comes at the end of the reading; where it fails, the
 //! answer breaks off, so that nobody takes it for complete.
 
+use std::pin::pin;
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 
 use super::Readable;
 use crate::current;
@@ -44,20 +46,20 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
         // Without a `_since` the upstream lists live records only, also those that say `"deleted": true`.
         None => source.pages(format!("{uri}?_sort=-last_modified")),
     };
-    let first = pages.first().await?;
+    let first = Part::next(&mut pages).await?.ok_or(KintoError::Unsettled)?;
     // One page at a time is in memory. All readers of such changesets count as one client.
     let mut hold = app.buffers.hold(None);
-    hold.set(bytes_of(&first))?;
+    hold.set(first.bytes())?;
     let limit = params.limit_within(app.settings.kinto.paginate_by);
     let mut rest = Rest {
         source,
         pages,
         key: key.clone(),
         metadata: metadata.clone(),
-        timestamp: first.timestamp,
+        timestamp: first.timestamp(),
         limit: limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX),
     };
-    let head = opening(app.settings.compat, key, &metadata, first.timestamp);
+    let head = opening(app.settings.compat, key, &metadata, first.timestamp());
     let (sender, body) = Body::channel();
     app.background.spawn(current::carried(async move {
         if let Err(error) = rest.send(&sender, head, first, hold).await {
@@ -80,9 +82,63 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
     Ok(response)
 }
 
-/// How much of a page is in memory.
-fn bytes_of(page: &KintoPage) -> usize {
-    page.rows.iter().map(|row| row.json.len()).sum()
+/// What is read at once.
+enum Part {
+    Page(KintoPage),
+    /// The answer with one row, which is too large to be held.
+    Row(Timestamp, Body),
+}
+
+impl Part {
+    async fn next(pages: &mut Pages) -> Result<Option<Self>, KintoError> {
+        match pages.next().await {
+            Err(KintoError::Oversize) => {
+                let (timestamp, answer) = pages.large_row().await?;
+                Ok(Some(Self::Row(timestamp, answer)))
+            }
+            page => Ok(page?.map(Self::Page)),
+        }
+    }
+
+    fn timestamp(&self) -> Timestamp {
+        match self {
+            Self::Page(page) => page.timestamp,
+            Self::Row(timestamp, _) => *timestamp,
+        }
+    }
+
+    /// How much of it is in memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Page(page) => page.rows.iter().map(|row| row.json.len()).sum(),
+            Self::Row(..) => 0,
+        }
+    }
+}
+
+/// Passes on the one row of an answer, without what stands around it; `false` where its reader went away.
+async fn pass_row(answer: Body, sender: &Sender) -> Result<bool, KintoError> {
+    /// What stands behind a row has no more bytes.
+    const END: usize = 16;
+    let unreadable = || KintoError::Unreadable("a list that is none".into());
+    let mut answer = pin!(answer);
+    let (mut is_begun, mut held) = (false, BytesMut::new());
+    while let Some(frame) = answer.frame().await {
+        let Ok(mut data) = frame.map_err(|_broken| unreadable())?.into_data() else { continue };
+        if !is_begun {
+            let Some(begin) = data.iter().position(|byte| *byte == b'[') else { continue };
+            data = data.split_off(begin + 1);
+            is_begun = true;
+        }
+        held.extend_from_slice(&data);
+        let ready = held.len().saturating_sub(END);
+        if ready > 0 && sender.send(held.split_to(ready).freeze()).await.is_err() {
+            return Ok(false);
+        }
+    }
+    let rest = held.trim_ascii_end().strip_suffix(b"}").map(<[u8]>::trim_ascii_end);
+    let rest = rest.and_then(|rest| rest.strip_suffix(b"]")).filter(|rest| !rest.is_empty());
+    Ok(sender.send(Bytes::copy_from_slice(rest.ok_or_else(unreadable)?)).await.is_ok())
 }
 
 impl Rest {
@@ -90,37 +146,47 @@ impl Rest {
         &mut self,
         sender: &Sender,
         head: Bytes,
-        first: KintoPage,
+        first: Part,
         mut hold: Hold,
     ) -> Result<(), KintoError> {
         // A reader that went away ends the reading.
         if sender.send(head).await.is_err() {
             return Ok(());
         }
-        let mut page = first;
+        let mut part = first;
         let mut sent = 0;
         loop {
-            if page.timestamp != self.timestamp {
+            if part.timestamp() != self.timestamp {
                 return Err(KintoError::Unsettled);
             }
-            for row in &page.rows {
-                if sent == self.limit {
-                    break;
-                }
-                let comma = if sent == 0 { Bytes::new() } else { Bytes::from_static(b",") };
-                for bytes in [comma, row.json.clone()] {
-                    if !bytes.is_empty() && sender.send(bytes).await.is_err() {
-                        return Ok(());
+            let comma = |sent| Bytes::from_static(if sent == 0 { b"" } else { b"," });
+            match part {
+                Part::Page(page) => {
+                    for row in page.rows.iter().take(self.limit - sent) {
+                        for bytes in [comma(sent), row.json.clone()] {
+                            if !bytes.is_empty() && sender.send(bytes).await.is_err() {
+                                return Ok(());
+                            }
+                        }
+                        sent += 1;
                     }
                 }
-                sent += 1;
+                Part::Row(_, answer) if sent < self.limit => {
+                    let comma = comma(sent);
+                    let is_there = comma.is_empty() || sender.send(comma).await.is_ok();
+                    if !is_there || !pass_row(answer, sender).await? {
+                        return Ok(());
+                    }
+                    sent += 1;
+                }
+                Part::Row(..) => {}
             }
             if sent == self.limit {
                 break;
             }
-            let Some(next) = self.pages.next().await? else { break };
-            page = next;
-            hold.set(bytes_of(&page)).map_err(|_| UpstreamError::Unavailable)?;
+            let Some(next) = Part::next(&mut self.pages).await? else { break };
+            part = next;
+            hold.set(part.bytes()).map_err(|_| UpstreamError::Unavailable)?;
         }
         if self.source.metadata(&self.key, Some(&self.metadata)).await?.is_some() {
             return Err(KintoError::Unsettled);

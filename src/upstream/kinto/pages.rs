@@ -17,6 +17,7 @@ use super::{Data, KintoError, Source, parse, timestamp};
 use crate::kinto::head::Head;
 use crate::kinto::{Timestamp, is_segment};
 use crate::upstream::UpstreamError;
+use crate::wire::body::Body;
 
 /// SECURITY: the most pages of one list.
 const MOST: u32 = 1_000_000;
@@ -192,7 +193,11 @@ impl<R> Pages<R> {
 
     /// Reads the first page.
     pub async fn begun(mut self) -> Result<Self, KintoError> {
-        self.first = self.read().await?;
+        match self.read().await {
+            // It is there, and read as whoever wants it reads it.
+            Err(KintoError::Oversize) => {}
+            page => self.first = page?,
+        }
         Ok(self)
     }
 
@@ -226,10 +231,35 @@ impl<R> Pages<R> {
                     self.source.upstream.page_sizes().keep(&path, &self.size);
                 }
                 // A single row, which no page is small enough for.
-                Err(KintoError::Upstream(UpstreamError::TooLarge)) => return Err(KintoError::Oversize),
+                Err(KintoError::Upstream(UpstreamError::TooLarge)) => {
+                    self.next = Some(asked);
+                    return Err(KintoError::Oversize);
+                }
                 page => return page,
             }
         }
+    }
+
+    /// The list's timestamp, and the answer with the one row that the next page would have, as it comes: for whoever was told
+    /// that it is [`KintoError::Oversize`].
+    pub async fn large_row(&mut self) -> Result<(Timestamp, Body), KintoError> {
+        let path = self.next.take().ok_or(KintoError::Oversize)?;
+        let answer = self.source.get_on(&path).await?;
+        KintoError::check(answer.status())?;
+        let timestamp = timestamp(answer.headers())?;
+        self.way.bytes += self.size.most() + 1;
+        self.next = self.next_of(answer.headers())?;
+        if self.next.is_some() {
+            self.way.lead_on(Some(&path))?;
+        }
+        Ok((timestamp, answer.into_body()))
+    }
+
+    /// Where the page behind the one with these headers is.
+    fn next_of(&self, headers: &HeaderMap) -> Result<Option<String>, KintoError> {
+        let Some(next) = headers.get("next-page") else { return Ok(None) };
+        let relative = next.to_str().ok().and_then(|next| self.source.upstream.relative(next));
+        relative.map(Some).ok_or_else(|| KintoError::Unreadable("Next-Page leads elsewhere".into()))
     }
 
     async fn page(&mut self, path: &str) -> Result<Option<KintoPage<R>>, KintoError> {
@@ -244,15 +274,7 @@ impl<R> Pages<R> {
         KintoError::check(answer.status())?;
         self.known = None;
         let timestamp = timestamp(answer.headers())?;
-        let next = match answer.headers().get("next-page") {
-            None => None,
-            Some(next) => Some(
-                next.to_str()
-                    .ok()
-                    .and_then(|next| self.source.upstream.relative(next))
-                    .ok_or_else(|| KintoError::Unreadable("Next-Page leads elsewhere".into()))?,
-            ),
-        };
+        let next = self.next_of(answer.headers())?;
         let body = answer.into_body();
         let Data { data } = parse::<Data<Vec<&RawValue>>>(&body)?;
         let bytes = data.iter().map(|row| row.get().len()).sum::<usize>();
