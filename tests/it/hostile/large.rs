@@ -90,7 +90,10 @@ async fn characters_of_long_texts_are_looked_at_aside_one_by_one() {
     {
         let request = format!("GET /v1{bucket}/{path} HTTP/1.1\r\n");
         bounded(&sidecar, path, || {
-            at_once(4, |_| assert_eq!(ask(sidecar.address(), &request, b""), Some(200)));
+            at_once(4, |_| {
+                let status = ask(sidecar.address(), &request, b"");
+                assert!(matches!(status, Some(200 | 503)), "{status:?}");
+            });
         });
     }
 }
