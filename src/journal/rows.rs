@@ -45,7 +45,7 @@ pub(super) struct ObjectState {
 
 // === impl EntryRow ===
 
-/// The columns of [`EntryRow::values`].
+/// The columns of [`EntryRow::into_values`].
 pub(super) const INSERT_ENTRIES: &str = "INSERT INTO sidecar_entries (history, last_modified, id, uri, \
     object_modified, resource_name, action, user_id, date, bucket_id, group_id, collection_id, record_id, reader_set, \
     knows_readers, json) VALUES ";
