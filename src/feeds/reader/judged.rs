@@ -125,7 +125,8 @@ mod tests {
             let judged = Judged { page, wanted: Some(vec![true, false]), ..Judged::default() };
             let mut prepared = Box::pin(judged.prepared(layout, None));
             let at_once = prepared.as_mut().now_or_never();
-            assert_eq!(at_once.is_none(), is_large, "{length}");
+            // Whoever writes aside may be done before it is looked for.
+            assert!(is_large || at_once.is_some(), "{length}");
             let judged = match at_once {
                 Some(judged) => judged.unwrap(),
                 None => prepared.await.unwrap(),
