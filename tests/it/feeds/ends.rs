@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::World;
 use super::follower::{Event, Follower};
-use crate::support::{Kinto, eventually, unique};
+use crate::support::{Kinto, KintoOptions, eventually, unique};
 
 const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
 
@@ -59,7 +59,9 @@ async fn nothing_that_is_written_after_a_permission_was_taken_reaches_who_had_it
 
 #[tokio::test]
 async fn who_changes_groups_of_their_own_without_end_keeps_no_live_reader_waiting() {
-    let world = World::new(&[("sidecar.permission_ttl", "1h")]).await;
+    // Other tests have theirs for themselves.
+    let kinto = Kinto::start(KintoOptions::memory());
+    let world = World::before(&kinto, &[("sidecar.permission_ttl", "1h")]).await;
     let path = world.feed("feed=continuous&since=now&heartbeat=60000");
     let mut alice = Follower::open(&world.sidecar, &path, &[ALICE]).await;
     let stranger = format!("Basic {}", BASE64_STANDARD.encode("stranger:x"));
@@ -160,7 +162,8 @@ async fn feeds_end_cleanly_when_the_process_stops() {
 async fn readers_are_limited_altogether_and_for_each_client() {
     for (limit, value) in [("feeds.max_readers", "2"), ("feeds.max_readers_per_client", "2")] {
         let world = World::new(&[(limit, value)]).await;
-        let path = world.feed("feed=continuous&heartbeat=60000");
+        // That a reader went away is seen when it is written to.
+        let path = world.feed("feed=continuous&heartbeat=1000");
         let first = Follower::open(&world.sidecar, &path, &[]).await;
         let _second = Follower::open(&world.sidecar, &path, &[]).await;
         let refused = world.sidecar.client().get(&path).await.expect(503);
