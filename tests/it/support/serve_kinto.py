@@ -127,6 +127,8 @@ def serve(listener, settings, threads, server, max_body):
     import waitress
 
     limit = {"max_request_body_size": max_body} if max_body else {}
+    # Many sidecars keep connections to one Kinto of the tests, and waitress leaves the 101st waiting.
+    limit["connection_limit"] = 1000
     waitress.serve(app, sockets=[listener], threads=threads, ident=None, _quiet=True, channel_timeout=300, **limit)
 
 
