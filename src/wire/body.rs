@@ -43,7 +43,8 @@ enum Kind {
         chunks: VecDeque<Bytes>,
         remaining: u64,
     },
-    Inbound(Inbound),
+    /// Boxed: it is larger than all others, and most bodies are none.
+    Inbound(Box<Inbound>),
     Channel(mpsc::Receiver<Result<Bytes, BoxError>>),
     /// It is lent until it was written or nobody reads it any more.
     Lent(Box<(Body, Loan)>),
@@ -205,7 +206,7 @@ impl Default for Body {
 
 impl From<Inbound> for Body {
     fn from(inbound: Inbound) -> Self {
-        Self(if inbound.is_end_stream() { Kind::Empty } else { Kind::Inbound(inbound) })
+        Self(if inbound.is_end_stream() { Kind::Empty } else { Kind::Inbound(Box::new(inbound)) })
     }
 }
 
