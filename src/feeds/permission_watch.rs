@@ -1,6 +1,6 @@
 //! Permissions of those who read live: asked for again every so often, and at once where a passing write may have changed
-//! them. Readers with the same credentials share one question, and get nothing
-//! that came after the last one that was answered was put.
+//! them. Readers with the same credentials share one question. While their permission is in doubt, they are told only what was
+//! there before the last question was put to which the upstream said yes.
 
 use std::collections::HashMap;
 use std::pin::pin;

@@ -1,4 +1,4 @@
-//! Questions of the sidecar's own, whose answers are read whole.
+//! Questions of the sidecar's own, whose answers are read whole but for those of [`Upstream::ask_on`].
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
@@ -22,19 +22,8 @@ impl Upstream {
         self.ask_as(method, path_and_query, self.authorized(headers), body).await
     }
 
-    /// As [`Self::ask`], for an answer that is read while it comes.
-    pub async fn ask_on(
-        &self,
-        method: Method,
-        path_and_query: &str,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Response<Body>, UpstreamError> {
-        self.ask_on_as(method, path_and_query, self.authorized(headers), body).await
-    }
-
     /// As [`Self::ask_as`], for an answer that is read while it comes.
-    pub async fn ask_on_as(
+    pub async fn ask_on(
         &self,
         method: Method,
         path_and_query: &str,
@@ -59,7 +48,7 @@ impl Upstream {
     }
 
     /// These headers with the service account's credentials.
-    fn authorized(&self, mut headers: HeaderMap) -> HeaderMap {
+    pub fn authorized(&self, mut headers: HeaderMap) -> HeaderMap {
         if let Some(authorization) = self.0.settings.now().auth.as_ref().and_then(ServiceAuth::current) {
             headers.insert(AUTHORIZATION, authorization);
         }

@@ -211,11 +211,14 @@ impl Source {
 
     /// As [`Self::get`], for an answer that is read while it comes.
     async fn get_on(&self, path: &str) -> Result<Response<Body>, UpstreamError> {
-        let (headers, body) = (self.credentials.clone(), Bytes::new());
-        match headers {
-            None => self.upstream.ask_on(Method::GET, path, HeaderMap::new(), body).await,
-            Some(headers) => self.upstream.ask_on_as(Method::GET, path, headers, body).await,
-        }
+        self.upstream.ask_on(Method::GET, path, self.signed(HeaderMap::new()), Bytes::new()).await
+    }
+
+    /// These headers with the credentials of whoever asks.
+    fn signed(&self, mut headers: HeaderMap) -> HeaderMap {
+        let Some(credentials) = &self.credentials else { return self.upstream.authorized(headers) };
+        headers.extend(credentials.clone());
+        headers
     }
 
     async fn ask(
@@ -232,16 +235,10 @@ impl Source {
         &self,
         method: Method,
         path: &str,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
-        let answer = match &self.credentials {
-            None => self.upstream.ask(method, path, headers, body).await,
-            Some(credentials) => {
-                headers.extend(credentials.clone());
-                self.upstream.ask_as(method, path, headers, body).await
-            }
-        };
+        let answer = self.upstream.ask_as(method, path, self.signed(headers), body).await;
         if let Some(suspense) = &self.suspense {
             suspense.heard();
         }

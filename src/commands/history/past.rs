@@ -148,7 +148,7 @@ impl Asking<'_> {
         body: Bytes,
     ) -> Result<Response<Body>, Failure> {
         let at = &self.settings.upstream;
-        let answer = self.sidecar.ask_on(method, path, headers, body).await;
+        let answer = self.sidecar.ask_on(method, path, self.sidecar.authorized(headers), body).await;
         let answer = answer.map_err(|error| Failure::Problem(format!("{at} does not answer: {error}")))?;
         let status = answer.status();
         if status == StatusCode::OK {

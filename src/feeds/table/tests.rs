@@ -1,12 +1,18 @@
 //! Which seqs rows have for those who come from another sidecar.
 
 use super::*;
-use crate::mirror::content::{Content, Update};
+use crate::mirror::content::{Content, Row, Update};
 use crate::upstream::kinto::{Metadata, NewRow};
 
 /// A mirror's content, and nothing around it.
 #[derive(Debug)]
 struct Mirrored(Content);
+
+impl Mirrored {
+    fn row(&self, place: usize) -> Option<&Row> {
+        self.0.rows().get(*self.0.by_seq().get(place)?)
+    }
+}
 
 impl Table for Mirrored {
     fn lineage(&self) -> u64 {
@@ -34,20 +40,11 @@ impl Table for Mirrored {
     }
 
     fn mark(&self, place: usize) -> Option<Mark<'_>> {
-        let row = self.0.rows().get(*self.0.by_seq().get(place)?)?;
-        Some(Mark {
-            seq: row.seq,
-            last_modified: row.last_modified,
-            is_late: row.is_behind(),
-            serial: row.serial,
-            born: row.born,
-            id: &row.id,
-        })
+        self.row(place).map(Mark::from)
     }
 
     fn may_hide(&self, place: usize, since: Timestamp) -> bool {
-        let row = self.0.by_seq().get(place).and_then(|index| self.0.rows().get(*index));
-        row.is_some_and(|row| self.0.may_hide(row, since))
+        self.row(place).is_some_and(|row| self.0.may_hide(row, since))
     }
 
     fn json(&self, _place: usize) -> (Bytes, bool) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::feeds::table::{Mark, Table};
 use crate::kinto::Timestamp;
 use crate::kinto::seq::Seq;
-use crate::mirror::content::Content;
+use crate::mirror::content::{Content, Row};
 use crate::mirror::{Mirror, State};
 use crate::wire::lent::Lent;
 
@@ -24,9 +24,22 @@ pub struct Records {
 }
 
 impl Records {
-    fn row(&self, place: usize) -> Option<&crate::mirror::content::Row> {
+    fn row(&self, place: usize) -> Option<&Row> {
         let content = &self.state.content;
         content.rows().get(*content.by_seq().get(place)?)
+    }
+}
+
+impl<'r> From<&'r Row> for Mark<'r> {
+    fn from(row: &'r Row) -> Self {
+        Self {
+            seq: row.seq,
+            last_modified: row.last_modified,
+            is_late: row.is_behind(),
+            serial: row.serial,
+            born: row.born,
+            id: &row.id,
+        }
     }
 }
 
@@ -57,15 +70,7 @@ impl Table for Records {
     }
 
     fn mark(&self, place: usize) -> Option<Mark<'_>> {
-        let row = self.row(place)?;
-        Some(Mark {
-            seq: row.seq,
-            last_modified: row.last_modified,
-            is_late: row.is_behind(),
-            serial: row.serial,
-            born: row.born,
-            id: &row.id,
-        })
+        self.row(place).map(Mark::from)
     }
 
     fn may_hide(&self, place: usize, since: Timestamp) -> bool {

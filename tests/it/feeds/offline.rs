@@ -10,6 +10,15 @@ use crate::support::pages::Pages;
 use crate::support::stub::Stub;
 use crate::support::{Chaos, Environment, environment};
 
+/// A browser, the page for it, and a sidecar that lets it read; `None` without a browser.
+async fn page() -> Option<(Browser, Pages, World)> {
+    let browser = Browser::start()?;
+    let scripts = environment(Environment::Node).node_folder().join("node_modules/pouchdb/dist");
+    let pages = Pages::serve(&[Path::new("examples/offline"), &scripts]);
+    let world = World::new(&[("cors_origins", &pages.origin())]).await;
+    Some((browser, pages, world))
+}
+
 /// Has the page ask as alice.
 fn log_in(browser: &mut Browser) {
     browser.wait("document.querySelector('#account button:enabled')");
@@ -25,11 +34,8 @@ fn shows(id: &str, text: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_another_origin_shows_a_collection_without_a_network_and_catches_up() {
-    let Some(mut browser) = Browser::start() else { return };
-    let scripts = environment(Environment::Node).node_folder().join("node_modules/pouchdb/dist");
-    let pages = Pages::serve(&[Path::new("examples/offline"), &scripts]);
+    let Some((mut browser, pages, world)) = page().await else { return };
     let origin = pages.origin();
-    let world = World::new(&[("cors_origins", &origin)]).await;
     let chaos = Chaos::before(world.sidecar.url());
     for (id, text) in [("a", "one"), ("b", "two"), ("c", "three")] {
         world.write(id, json!({"text": text})).await;
@@ -56,11 +62,8 @@ async fn a_page_of_another_origin_shows_a_collection_without_a_network_and_catch
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_sends_a_password_only_to_the_server_for_which_it_was_entered() {
-    let Some(mut browser) = Browser::start() else { return };
-    let scripts = environment(Environment::Node).node_folder().join("node_modules/pouchdb/dist");
-    let pages = Pages::serve(&[Path::new("examples/offline"), &scripts]);
+    let Some((mut browser, pages, world)) = page().await else { return };
     let origin = pages.origin();
-    let world = World::new(&[("cors_origins", &origin)]).await;
     world.write("a", json!({"text": "one"})).await;
     let bucket = world.bucket.trim_start_matches("/buckets/");
     let own = format!("{origin}/?server={}&bucket={bucket}&collection=c", world.sidecar.url());

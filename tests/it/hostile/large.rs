@@ -89,12 +89,7 @@ async fn characters_of_long_texts_are_looked_at_aside_one_by_one() {
         ["history?contains_any_target.data.text=[0]", "history/diff?from=1&contains_any_target.data.text=[0]"]
     {
         let request = format!("GET /v1{bucket}/{path} HTTP/1.1\r\n");
-        bounded(&sidecar, path, || {
-            at_once(4, |_| {
-                let status = ask(sidecar.address(), &request, b"");
-                assert!(matches!(status, Some(200 | 503)), "{status:?}");
-            });
-        });
+        alone_and_at_once(&sidecar, 4, 200, &request, b"");
     }
 }
 
