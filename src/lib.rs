@@ -53,7 +53,7 @@
 //! | `phase` | whether the process serves, drains or stops; whether the one before it still does |
 //! | `complaint`, `troubles` | what an operator can mend, and how; what the log was last told of |
 //! | `current` | the request that a task is about |
-//! | `kinto`, `bounded`, `backoff`, `cache` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries; what is kept for a while |
+//! | `kinto`, `bounded`, `backoff`, `cache`, `atomics` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries; what is kept for a while; what is decided without a lock |
 //! | `chapters` | nothing: they are for people |
 //!
 //! # Invariants
@@ -68,6 +68,7 @@ pub mod access;
 pub mod access_log;
 pub mod app;
 mod aside;
+mod atomics;
 mod backoff;
 pub mod bounded;
 mod cache;

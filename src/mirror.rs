@@ -221,7 +221,7 @@ impl Mirrors {
         let _turn = mirror.gate.lock().await;
         let bytes = mirror.bytes();
         self.kept.load().invalidate(key);
-        let state = mirror.state.swap(None);
+        let state = mirror.set_state(None);
         // Those who follow it hold the mirror itself.
         let mut past = mirror.past.lock();
         past.ghost = state.or_else(|| past.ghost.take());
@@ -310,7 +310,21 @@ impl Mirror {
                 Some(good) if !is_newer(good) => Some(Arc::clone(good)),
                 _ => Some(Arc::clone(state)),
             });
+            self.clock.epoch().advance();
         }
+    }
+
+    /// Another content is kept, or none any more; the one that was.
+    fn set_state(&self, state: Option<Arc<State>>) -> Option<Arc<State>> {
+        let before = self.state.swap(state);
+        self.clock.epoch().advance();
+        before
+    }
+
+    /// What is made again under its name is another one.
+    fn forget_good(&self) {
+        self.good.store(None);
+        self.clock.epoch().advance();
     }
 
     /// What is kept, however old.
@@ -329,7 +343,7 @@ impl Mirror {
     }
 
     /// Whether this is what is kept, accounts for all that was heard of the collection, and is published rather than
-    /// another content whose signature is good.
+    /// another content whose signature is good. Where it is so no more, the epoch has moved since.
     pub fn is_still(&self, state: &Weak<State>) -> bool {
         let is_it = |other: &Arc<State>| std::ptr::eq(Arc::as_ptr(other), state.as_ptr());
         let kept = self.state.load();
@@ -360,5 +374,12 @@ impl Mirror {
         (only_claimed && need.newest.is_some())
             .then(|| pause.saturating_sub(ended.elapsed()))
             .filter(|pause| !pause.is_zero())
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        // What stands on it stands no more.
+        self.clock.epoch().advance();
     }
 }

@@ -23,6 +23,7 @@ pub mod clocks;
 pub mod collection_list;
 pub mod document;
 pub mod entries;
+pub mod epoch;
 pub mod poll;
 pub mod resources;
 mod revive;
@@ -32,6 +33,7 @@ use clock::{Clock, Heard, WriteUnderWay};
 use clocks::Clocks;
 use collection_list::CollectionList;
 use entries::Entries;
+use epoch::Epoch;
 use resources::Resources;
 
 /// A number that nothing else in this process has: counts that begin anew are told apart by it.
@@ -82,6 +84,13 @@ impl Timeline {
         for clock in self.kept_clocks().iter().filter(|clock| monitored.include(clock.key())) {
             self.monitored.enter(clock.key(), clock.timestamp());
         }
+        drop(monitored);
+        self.epoch().advance();
+    }
+
+    /// Moves with whatever is heard of a collection, with each content that is kept of one, and with what is monitored.
+    pub fn epoch(&self) -> &Epoch {
+        self.clocks.epoch()
     }
 
     /// The `host` of the entries.

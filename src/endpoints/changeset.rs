@@ -101,7 +101,7 @@ impl Readable<'_> {
             // Weak: what is remembered of an answer keeps no content.
             let (mirror, state) = (Arc::downgrade(&mirror), Arc::downgrade(&state));
             let stands = move |_: &Core| mirror.upgrade().is_some_and(|mirror| mirror.is_still(&state));
-            response.extensions_mut().insert(Standing::on(stands));
+            response.extensions_mut().insert(Standing::on_contents(stands));
         }
         Ok(response)
     }

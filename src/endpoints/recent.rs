@@ -23,6 +23,7 @@ use crate::metrics::{self, CacheOutcome};
 use crate::route::{Endpoint, Route, V2};
 use crate::settings::Settings;
 use crate::timeline::entries::Entries;
+use crate::timeline::epoch::Found;
 use crate::wire::body::{Body, Response};
 use crate::wire::headers::keys_that;
 use crate::wire::lent::Stock;
@@ -112,6 +113,11 @@ impl Standing {
         Self(Arc::new(stands))
     }
 
+    /// Stands while `stands` says so of contents of collections: it is asked again where the epoch has moved.
+    pub fn on_contents(stands: impl Fn(&Core) -> bool + Send + Sync + 'static) -> Self {
+        Self::on(until_moved(stands))
+    }
+
     /// Stands while these are the entries that are given out.
     pub fn on_entries(
         entries: &Arc<Entries>,
@@ -120,6 +126,14 @@ impl Standing {
         // Weak: what is remembered of an answer keeps no list.
         let entries = Arc::downgrade(entries);
         Self::on(move |core| given_out(core).is_some_and(|now| ptr::eq(Arc::as_ptr(&now), entries.as_ptr())))
+    }
+
+    /// Has an answer be remembered no longer than `stands` says of contents of collections, too.
+    pub fn narrow_to_contents(
+        response: &mut Response,
+        stands: impl Fn(&Core) -> bool + Send + Sync + 'static,
+    ) {
+        Self::narrow(response, until_moved(stands));
     }
 
     /// Has an answer be remembered no longer than `stands` says, too, if it is remembered at all.
@@ -164,6 +178,12 @@ pub fn again(
         metrics::count_given_again();
         Some((given.endpoint, given.cache, response))
     })
+}
+
+/// Asks anew only where something was heard of some collection, or something else is kept of one.
+fn until_moved(stands: impl Fn(&Core) -> bool + Send + Sync + 'static) -> impl Fn(&Core) -> bool {
+    let found = Found::default();
+    move |core| found.is_still(core.app.timeline.epoch(), || stands(core))
 }
 
 /// Whether answers of whoever answers may be remembered.

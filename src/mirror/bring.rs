@@ -82,9 +82,8 @@ impl Mirrors {
             Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, depth)),
             Err(error) => {
                 if matches!(error, KintoError::Absent) {
-                    let state = mirror.state.swap(None);
-                    // What is made again under its name is another one.
-                    mirror.good.store(None);
+                    let state = mirror.set_state(None);
+                    mirror.forget_good();
                     let mut past = mirror.past.lock();
                     past.ghost = state.or_else(|| past.ghost.take());
                     drop(past);
@@ -116,7 +115,7 @@ impl Mirrors {
             state.inherit(same);
         }
         let state = Arc::new(state);
-        if let Some(replaced) = mirror.state.swap(Some(state.clone())) {
+        if let Some(replaced) = mirror.set_state(Some(state.clone())) {
             // Readers of feeds may hold all of it.
             replaced.stock.retire();
         }

@@ -21,7 +21,7 @@ impl Mirrors {
         // Its news are below those of any clock: whoever asks has it compared first.
         let mut state = State::new(content, 0, began);
         state.is_revived = true;
-        mirror.state.store(Some(Arc::new(state)));
+        mirror.set_state(Some(Arc::new(state)));
         mirror.moved.send_replace(serial);
         self.kept.load().insert(key.clone(), mirror);
     }

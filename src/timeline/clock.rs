@@ -17,6 +17,7 @@ mod write;
 
 pub use write::WriteUnderWay;
 
+use super::epoch::Epoch;
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use schedule::Schedule;
@@ -37,6 +38,8 @@ pub struct Clock {
     waiting: Notify,
     /// Those who want to know of each change as soon as may be.
     listeners: AtomicUsize,
+    /// That of all collections.
+    epoch: Arc<Epoch>,
 }
 
 #[derive(Debug, Default)]
@@ -84,8 +87,8 @@ pub struct Listening(Arc<Clock>);
 // === impl Clock ===
 
 impl Clock {
-    /// A clock of which nothing is known.
-    pub fn new(key: CollectionKey) -> Self {
+    /// A clock of which nothing is known. Its news move this epoch, too.
+    pub fn new(key: CollectionKey, epoch: Arc<Epoch>) -> Self {
         Self {
             key,
             news: AtomicU64::new(1),
@@ -94,6 +97,7 @@ impl Clock {
             notes: Mutex::default(),
             waiting: Notify::new(),
             listeners: AtomicUsize::new(0),
+            epoch,
         }
     }
 
@@ -105,6 +109,11 @@ impl Clock {
     /// Moves whenever something was heard that may have changed the collection.
     pub fn news(&self) -> u64 {
         self.news.load(Ordering::Acquire)
+    }
+
+    /// That of all collections.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// Waits until there is news beyond these.
@@ -312,6 +321,7 @@ impl Clock {
 
     fn more_news(&self) -> u64 {
         let news = self.news.fetch_add(1, Ordering::AcqRel) + 1;
+        self.epoch.advance();
         self.waiting.notify_waiters();
         news
     }

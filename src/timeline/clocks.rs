@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::clock::Clock;
+use super::epoch::Epoch;
 use crate::kinto::{CollectionKey, Timestamp};
 
 /// So many places of clocks that may be gone are left behind at least, before any is looked at.
@@ -16,7 +17,10 @@ const UNSWEPT: usize = 64;
 
 /// All clocks.
 #[derive(Debug, Default)]
-pub struct Clocks(RwLock<Slots>);
+pub struct Clocks {
+    slots: RwLock<Slots>,
+    epoch: Arc<Epoch>,
+}
 
 #[derive(Debug, Default)]
 struct Slots {
@@ -47,7 +51,7 @@ impl Clocks {
         if let Some(clock) = slots.by_key.get(key).and_then(Slot::clock) {
             return clock;
         }
-        let clock = Arc::new(Clock::new(key.clone()));
+        let clock = Arc::new(Clock::new(key.clone(), Arc::clone(&self.epoch)));
         slots.by_key.insert(key.clone(), Slot { clock: Arc::downgrade(&clock), kept: None });
         slots.made += 1;
         if slots.made > UNSWEPT.max(slots.by_key.len() / 2) {
@@ -95,12 +99,17 @@ impl Clocks {
         self.read().by_key.len()
     }
 
+    /// Moves with the news of any clock.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Slots> {
-        self.0.read()
+        self.slots.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Slots> {
-        self.0.write()
+        self.slots.write()
     }
 }
 

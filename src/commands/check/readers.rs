@@ -1,5 +1,6 @@
 //! What Remote Settings' readers miss, or will.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::report::{Finding, Report};
@@ -77,7 +78,7 @@ async fn signatures(report: &mut Report, settings: &Settings, upstream: &Upstrea
     let reader = Reader::new(Source::new(upstream.clone()), InForce::from(settings.clone()));
     let (mut good, mut first_end) = (0_usize, None::<SystemTime>);
     for key in keys {
-        let read = reader.refresh(&Clock::new(key.clone()), None, Depth::Ordinary).await;
+        let read = reader.refresh(&Clock::new(key.clone(), Arc::default()), None, Depth::Ordinary).await;
         // It is said elsewhere that it cannot be read.
         let Ok(content) = read else { continue };
         match verifier.verify(&content).await {

@@ -87,6 +87,6 @@ pub(super) async fn collection(
         Err(Error::NotFound) => return Err(V2Refusal::NoCollection(key)),
         answered => answered?,
     };
-    Standing::narrow(&mut response, move |core| core.app.timeline.resources().include(&key));
+    Standing::narrow_to_contents(&mut response, move |core| core.app.timeline.resources().include(&key));
     Ok(response)
 }

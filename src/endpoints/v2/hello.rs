@@ -67,7 +67,7 @@ pub(super) async fn answer(core: &Core, request: &Parts) -> Result<Response, V2R
         && let Some(are_still) = published::standing(&app.mirrors, &states)
     {
         response.extensions_mut().insert(Standing::on_entries(&entries, public_at_once));
-        Standing::narrow(&mut response, move |_| are_still());
+        Standing::narrow_to_contents(&mut response, move |_| are_still());
     }
     Ok(response)
 }

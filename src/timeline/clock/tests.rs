@@ -3,7 +3,7 @@
 use super::*;
 
 fn clock() -> Arc<Clock> {
-    Arc::new(Clock::new(CollectionKey::new("a", "b")))
+    Arc::new(Clock::new(CollectionKey::new("a", "b"), Arc::default()))
 }
 
 #[test]

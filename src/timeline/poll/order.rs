@@ -91,7 +91,9 @@ mod tests {
     const TTL: Duration = Duration::from_secs(1);
 
     fn clocks(count: usize) -> Vec<Arc<Clock>> {
-        (0..count).map(|n| Arc::new(Clock::new(CollectionKey::new("a", &format!("c{n}"))))).collect()
+        (0..count)
+            .map(|n| Arc::new(Clock::new(CollectionKey::new("a", &format!("c{n}")), Arc::default())))
+            .collect()
     }
 
     /// How long each clock waits at most, where a question for `most` is asked each `pause`.
