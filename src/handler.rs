@@ -1,12 +1,12 @@
 //! The life of a request, from top to bottom.
 
-use std::future::ready;
+use std::future::{Ready, ready};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
@@ -39,6 +39,9 @@ use crate::wire::request_id::{self, X_REQUEST_ID};
 use crate::writes::answer::Answer;
 use crate::writes::{LARGEST_SENT, Write};
 
+/// An answer: there, or on its way.
+pub type Answered<'r> = Either<Ready<Response>, BoxFuture<'r, Response>>;
+
 /// A request whose answer is not there yet.
 struct Begun {
     since: Instant,
@@ -50,7 +53,7 @@ struct Begun {
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
 ///
 /// What was given a moment ago is given again before anything is made ready for what may take longer.
-pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> BoxFuture<'_, Response> {
+pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Answered<'_> {
     let since = Instant::now();
     let settled = host::settle(&mut request);
     let begun = Begun {
@@ -62,9 +65,9 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> B
     let given = if settled.is_ok() { recent::again(&core, &request, peer) } else { None };
     if let Some((endpoint, cache, response)) = given {
         let current = begun.is_told().then(|| begun.current(&core, &request, peer));
-        return Box::pin(ready(begun.end(&core, endpoint, cache, current.as_ref(), response)));
+        return Either::Left(ready(begun.end(&core, endpoint, cache, current.as_ref(), response)));
     }
-    Box::pin(async move {
+    Either::Right(Box::pin(async move {
         request.headers_mut().insert(X_REQUEST_ID, begun.request_id.clone());
         let origin = request.headers().get(ORIGIN).cloned();
         let route = Route::of(request.uri().path(), &core.app.settings);
@@ -88,7 +91,7 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> B
         }
         let cache = CacheOutcome::of(response.headers());
         begun.end(&core, endpoint, cache, Some(&current), response)
-    })
+    }))
 }
 
 impl Begun {
@@ -111,7 +114,11 @@ impl Begun {
         current: Option<&Arc<Current>>,
         mut response: Response,
     ) -> Response {
-        response.headers_mut().insert(X_REQUEST_ID, self.request_id);
+        match response.headers_mut().iter_mut().next() {
+            // What is given again has it there.
+            Some((name, id)) if *name == X_REQUEST_ID => *id = self.request_id,
+            _ => _ = response.headers_mut().insert(X_REQUEST_ID, self.request_id),
+        }
         metrics::count_request(endpoint, response.status(), cache, self.since.elapsed());
         if let (Some(span), Some(current)) = (self.span, current) {
             span.end(endpoint, current, response.status(), cache);

@@ -83,6 +83,7 @@ struct Given {
 pub struct Asked {
     name: Vec<u8>,
     target: u64,
+    place: usize,
     second: u64,
     permissions: u64,
 }
@@ -156,14 +157,16 @@ pub fn again(
     request: &Request<Incoming>,
     peer: &Peer,
 ) -> Option<(&'static str, CacheOutcome, Response)> {
-    let target = hash(request.uri().path_and_query()?.as_str().as_bytes());
+    let path = request.uri().path_and_query()?.as_str().as_bytes();
+    let target = hash(0, path);
     RECENT.with_borrow_mut(|recent| {
         if recent.targets & bit(target) == 0 {
             return None;
         }
         recent.name.clear();
         name(&mut recent.name, request, peer.scheme())?;
-        let given = recent.places.get(place(&recent.name))?.as_ref()?;
+        let place = place(target, recent.name.get(path.len()..)?);
+        let given = recent.places.get(place)?.as_ref()?;
         if given.name != recent.name || given.second != second()? || !given.stands(core) {
             return None;
         }
@@ -207,8 +210,16 @@ impl Asked {
         let mut asked = Vec::with_capacity(256);
         name(&mut asked, request, scheme)?;
         take_off_others(request.headers_mut());
-        let target = bit(hash(request.uri().path_and_query()?.as_str().as_bytes()));
-        Some(Self { name: asked, target, second: second()?, permissions: core.access.version() })
+        let path = request.uri().path_and_query()?.as_str().as_bytes();
+        let target = hash(0, path);
+        let place = place(target, asked.get(path.len()..)?);
+        Some(Self {
+            name: asked,
+            target: bit(target),
+            place,
+            second: second()?,
+            permissions: core.access.version(),
+        })
     }
 
     /// The answer was made. It is remembered where it says what it stands on.
@@ -218,12 +229,12 @@ impl Asked {
         if !matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED) || !is_ordinary(core) {
             return;
         }
-        let mut headers = response.headers().clone();
-        // Each answer has its own in this place.
+        let cache = CacheOutcome::of(response.headers());
+        // Each answer has its own id. It comes first, where it is found without being looked for.
+        let mut headers = HeaderMap::with_capacity(response.headers().len() + 1);
         headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
-        let cache = CacheOutcome::of(&headers);
-        let place = place(&self.name);
-        let Self { name, target, second, permissions } = self;
+        headers.extend(response.headers().clone());
+        let Self { name, target, place, second, permissions } = self;
         let settings = Arc::downgrade(&core.app.settings);
         let stock = Stock::new(body.len());
         let given = Given {
@@ -290,28 +301,31 @@ fn second() -> Option<u64> {
     Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// The one place that an answer with this name may have.
-fn place(name: &[u8]) -> usize {
-    usize::try_from(hash(name) % PLACES as u64).unwrap_or_default()
+/// The one place that an answer may have, by the hash of its target and what follows that in its name.
+fn place(target: u64, rest: &[u8]) -> usize {
+    usize::try_from(high(hash(target, rest)) % PLACES as u64).unwrap_or_default()
 }
 
 /// One of 64 bits for each target, by its hash.
 fn bit(target: u64) -> u64 {
-    1 << (target % 64)
+    1 << (high(target) % 64)
 }
 
-/// Quick, and no secret: whoever makes two names meet in one place has one of them made anew, as with any two names.
-fn hash(bytes: &[u8]) -> u64 {
+/// Goes on from what was hashed before. Quick, and no secret: whoever makes two names meet in one place has one of them made anew, as with any two names.
+fn hash(before: u64, bytes: &[u8]) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
-    let add = |hash: u64, part: &[u8]| {
-        let mut word = [0; 8];
-        for (to, from) in word.iter_mut().zip(part) {
-            *to = *from;
-        }
-        (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(ODD)
-    };
-    let hash = bytes.chunks(8).fold(bytes.len() as u64, add);
-    // The highest bits depend on all others.
+    let add = |hash: u64, word: [u8; 8]| (hash.rotate_left(23) ^ u64::from_le_bytes(word)).wrapping_mul(ODD);
+    let (words, rest) = bytes.as_chunks();
+    let mut last = [0; 8];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    let hash = words.iter().fold(before ^ bytes.len() as u64, |hash, word| add(hash, *word));
+    add(hash, last)
+}
+
+/// The highest bits of a hash, which depend on all others.
+fn high(hash: u64) -> u64 {
     hash >> 32
 }
 

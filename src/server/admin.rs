@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::{Either, try_join_all};
 use http::Request;
 use hyper::body::Incoming;
 use tokio::net::{TcpStream, UnixStream};
@@ -16,9 +16,9 @@ use super::listener::{Listener, Sockets};
 use super::places::{Bounds, Places};
 use super::{Accepting, accept};
 use crate::endpoints::admin::Admin;
+use crate::handler::Answered;
 use crate::phase::Phase;
 use crate::settings::{ListenAddr, Settings};
-use crate::wire::body::Response;
 use crate::wire::duplex::Stream;
 
 /// How many connections it has at once. They are not those of clients: whoever looks after a full process gets in.
@@ -103,7 +103,7 @@ impl Answering for Admin {
         self.settings()
     }
 
-    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, Response> {
-        Box::pin(self.answer(request))
+    fn answer(&self, request: Request<Incoming>) -> Answered<'_> {
+        Either::Right(Box::pin(self.answer(request)))
     }
 }

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::future::BoxFuture;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -24,7 +23,7 @@ use super::linger;
 use super::places::Place;
 use super::streams::{AT_A_TIME, Sending, Streams};
 use super::watched::Watched;
-use crate::handler;
+use crate::handler::{self, Answered};
 use crate::phase::Phase;
 use crate::settings::{Limits, Settings};
 use crate::wire::body;
@@ -48,7 +47,7 @@ pub(super) trait Answering: Send + Sync {
     fn settings(&self) -> Arc<Settings>;
 
     /// Answers one request.
-    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, body::Response>;
+    fn answer(&self, request: Request<Incoming>) -> Answered<'_>;
 }
 
 /// What a connection needs to be served.
@@ -71,7 +70,7 @@ impl Answering for Proxying {
         Arc::clone(&self.core.get().app.settings)
     }
 
-    fn answer(&self, request: Request<Incoming>) -> BoxFuture<'_, body::Response> {
+    fn answer(&self, request: Request<Incoming>) -> Answered<'_> {
         handler::handle(self.core.get(), request, &self.peer)
     }
 }

@@ -1,6 +1,7 @@
 //! What the upstream says beside its answers: what time it is, that it wants to be asked less, that it has ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,6 +31,9 @@ pub(super) struct Words {
     date: Mutex<Option<Date>>,
     advice: ArcSwapOption<Advice>,
     ended: ArcSwapOption<Ended>,
+    /// Whether one of them is something, for the many who only look. Written while `turn` is held.
+    has_said: AtomicBool,
+    turn: Mutex<()>,
 }
 
 /// What time the upstream said it was.
@@ -66,12 +70,22 @@ impl Words {
             let [backoff, alert, retry_after] = [&BACKOFF, &ALERT, &RETRY_AFTER].map(header);
             Advice { backoff, alert, retry_after }
         });
+        if advice.is_none() && self.is_silent() {
+            return;
+        }
         if self.advice.load().as_deref() != advice.as_ref() {
-            self.advice.store(advice.map(Arc::new));
+            self.say(|| self.advice.store(advice.map(Arc::new)));
         }
         if status != StatusCode::GONE && self.ended.load().is_some() {
-            self.ended.store(None);
+            self.say(|| self.ended.store(None));
         }
+    }
+
+    /// Something else is said from now on.
+    fn say(&self, say: impl FnOnce()) {
+        let _turn = self.turn.lock();
+        say();
+        self.has_said.store(self.advice.load().is_some() || self.ended.load().is_some(), Release);
     }
 
     /// The head of an answer to a question of the sidecar's own.
@@ -101,7 +115,7 @@ impl Words {
         };
         if errno.is_ok_and(|errno| errno == SERVICE_DEPRECATED) || *method == Method::HEAD && is_said() {
             let ended = Arc::new(Ended { alert, body: answer.into_body() });
-            self.ended.store(Some(Arc::clone(&ended)));
+            self.say(|| self.ended.store(Some(Arc::clone(&ended))));
             return Err(UpstreamError::Ended(ended));
         }
         Ok(answer)
@@ -117,7 +131,7 @@ impl Words {
 
     /// Whether it has neither advice nor its end to tell.
     pub(super) fn is_silent(&self) -> bool {
-        self.advice.load().is_none() && self.ended.load().is_none()
+        !self.has_said.load(Acquire)
     }
 
     /// How many seconds this machine's clock is ahead of the upstream's.
