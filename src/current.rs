@@ -5,7 +5,6 @@
 
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,10 @@ use http::{HeaderValue, Method, Uri};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+
+mod turn;
+
+use turn::Turn;
 
 tokio::task_local! {
     static CURRENT: Arc<Current>;
@@ -36,13 +39,6 @@ pub struct Current {
     turn_taken: Notify,
     parts: OnceLock<Vec<Part>>,
 }
-
-/// The place among those who ask the upstream, which is the request's from its first use to its last.
-#[derive(Debug, Default)]
-struct Turn(AtomicUsize);
-
-/// One use of a place. What is below says whether the place is counted.
-const USE: usize = 2;
 
 /// One request of a batch.
 #[derive(Debug, Clone)]
@@ -134,14 +130,12 @@ impl Current {
 
     /// Uses its place among those who ask the upstream once more; whether it has one.
     pub fn shares_turn(&self) -> bool {
-        let more = |uses| (uses >= USE).then_some(uses + USE);
-        self.turn.0.fetch_update(AcqRel, Acquire, more).is_ok()
+        self.turn.share()
     }
 
     /// Takes a place for it, unless it has got another one meanwhile.
     pub fn take_turn(&self, is_counted: bool) -> bool {
-        let more = |uses| Some(if uses < USE { USE + usize::from(is_counted) } else { uses + USE });
-        let is_taken = self.turn.0.fetch_update(AcqRel, Acquire, more).is_ok_and(|before| before < USE);
+        let is_taken = self.turn.take(is_counted);
         if is_taken {
             self.turn_taken.notify_waiters();
         }
@@ -155,8 +149,7 @@ impl Current {
 
     /// Uses its place once less; where that was the last use, whether the place is counted.
     pub fn leave_turn(&self) -> Option<bool> {
-        let before = self.turn.0.fetch_sub(USE, AcqRel);
-        (before < 2 * USE).then_some(before % USE == 1)
+        self.turn.leave()
     }
 
     /// The bucket and the collection that the path leads to, as they stand in it.
