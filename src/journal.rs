@@ -13,7 +13,6 @@ use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::kinto::Timestamp;
-use crate::query::Query;
 
 mod append;
 mod candidate;
@@ -206,15 +205,6 @@ impl Journal {
         }
         match self.write(Work::Begin(bucket.to_owned())).await? {
             Done::Timestamp(timestamp) => Ok(timestamp),
-            _ => Err(queue::gone()),
-        }
-    }
-
-    /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the
-    /// page of tombstones in the query's order.
-    pub async fn delete(&self, bucket: &str, query: &Query) -> Result<EntriesPage, JournalError> {
-        match self.write(Work::Delete(bucket.to_owned(), query.clone())).await? {
-            Done::Page(page) => Ok(page),
             _ => Err(queue::gone()),
         }
     }

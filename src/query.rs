@@ -185,6 +185,11 @@ impl Query {
         self.sorting.first().filter(|sort| sort.field == MODIFIED).map(|sort| sort.descending)
     }
 
+    /// Whether the rows are ordered by nothing but their timestamps and ids.
+    pub fn is_in_order_by_name(&self) -> bool {
+        !self.changed && self.sorting.iter().all(|sort| matches!(&*sort.field, MODIFIED | "id"))
+    }
+
     /// Where they are, the timestamp of the last row of the page before.
     pub fn after_timestamp(&self) -> Option<Timestamp> {
         self.by_timestamp()?;

@@ -133,8 +133,18 @@ impl Listing<'_> {
             let (field, value) = ("last_modified".to_owned(), Value::from(until.0));
             query.filters.push(Filter { field, operator: Operator::Max, value });
         }
-        let deleted = journal.delete(bucket, &query).await?;
-        Ok(self.respond(deleted, &query))
+        query.most_bytes = Some(PAGE);
+        let mut hold = core.hold(&self.request.headers, self.peer);
+        // What is looked through, and the tombstones.
+        hold.grow(2 * PAGE)?;
+        let (mut deleted, mut rest) = journal.delete(bucket, &query).await?;
+        while let Some(query) = rest {
+            hold.grow(PAGE)?;
+            let (more, left) = journal.delete(bucket, &query).await?;
+            deleted.rows.extend(more.rows);
+            (deleted.next, deleted.timestamp, rest) = (more.next, more.timestamp, left);
+        }
+        Ok(self.respond(deleted, &query).map(|body| body.held(hold)))
     }
 
     /// What the request selects, unless its preconditions are answer enough.

@@ -15,6 +15,10 @@ const DEEPEST: usize = 100;
 /// SECURITY: of what a query looks at in a large entry, the first so many values.
 const MOST_VALUES: usize = 100_000;
 
+/// An entry of which nothing is kept but its name once it is selected.
+#[derive(Debug)]
+pub(super) struct SelectedName(Candidate);
+
 /// An entry or a tombstone as the list language sees it.
 #[derive(Debug)]
 pub(super) struct Candidate {
@@ -57,6 +61,34 @@ impl Candidate {
     pub(super) fn serve(self, query: &Query) -> Option<Box<RawValue>> {
         let json = query.project_text(&self.json).unwrap_or(self.json);
         RawValue::from_string(json).ok()
+    }
+}
+
+impl From<Candidate> for SelectedName {
+    fn from(candidate: Candidate) -> Self {
+        Self(candidate)
+    }
+}
+
+impl SelectedName {
+    /// Its id and its timestamp.
+    pub(super) fn into_name(self) -> (String, Timestamp) {
+        (self.0.id, self.0.last_modified)
+    }
+}
+
+impl Fields for SelectedName {
+    fn weight(&self) -> usize {
+        self.0.weight()
+    }
+
+    fn forget(&mut self) {
+        self.0.forget();
+        self.0.json = String::new();
+    }
+
+    fn field(&self, path: &str) -> Option<Cow<'_, Value>> {
+        self.0.field(path)
     }
 }
 

@@ -9,7 +9,7 @@ use super::select::{Question, Sees};
 use super::{Journal, JournalError};
 use crate::aside;
 use crate::kinto::Timestamp;
-use crate::query::{Page, Query, Selection};
+use crate::query::{Query, Selection};
 
 /// A page of a bucket's history.
 #[derive(Debug)]
@@ -75,20 +75,6 @@ impl Journal {
     }
 }
 
-/// The rows of a page.
-pub(super) async fn rows(
-    connection: &mut AnyConnection,
-    question: &mut Question<'_, '_>,
-    with_tombstones: bool,
-) -> sqlx::Result<Page<Candidate>> {
-    let mut selection = Selection::of(question.query);
-    question.show(connection, Rows::Entries, &mut selection).await?;
-    if with_tombstones {
-        question.show(connection, Rows::Tombstones, &mut selection).await?;
-    }
-    Ok(selection.page())
-}
-
 /// Reads a page.
 async fn read(
     connection: &mut AnyConnection,
@@ -98,7 +84,12 @@ async fn read(
     let query = question.query;
     // Of a tombstone nobody knows whose the entry was.
     let with_tombstones = query.includes_deleted() && matches!(question.sees, Sees::Everything);
-    let page = rows(connection, &mut question, with_tombstones).await?;
+    let mut selection = Selection::<Candidate>::of(query);
+    question.show(connection, Rows::Entries, &mut selection).await?;
+    if with_tombstones {
+        question.show(connection, Rows::Tombstones, &mut selection).await?;
+    }
+    let page = selection.page();
     let sees_any = !page.rows.is_empty() || question.any(connection).await?;
     let (rows, query) = (page.rows, query.clone());
     let bytes = rows.iter().map(Candidate::length).sum();

@@ -11,10 +11,10 @@ use super::chain::{Place, Revision, Seen};
 use super::checkpoints::CheckpointName;
 use super::engine::DEADLINE;
 use super::others::{Among, Behind};
+use super::remove::Deleted;
 use super::transfer::{Imported, Line};
-use super::{Change, EntriesPage, Intent, IntentGroup, JournalError, Outcome};
+use super::{Change, Intent, IntentGroup, JournalError, Outcome};
 use crate::kinto::Timestamp;
-use crate::query::Query;
 
 /// How many may wait; more wait to be let in.
 pub(super) const WAITING: usize = 1024;
@@ -33,8 +33,8 @@ pub(super) enum Work {
     Settle { outcome: Outcome, is_kept: bool, among: Option<Among> },
     /// A bucket's history is looked at for the first time.
     Begin(String),
-    /// The entries of a bucket that a query selects are deleted.
-    Delete(String, Query),
+    /// These entries of a bucket are deleted, by their ids and timestamps: a portion of them.
+    Delete(String, Vec<(String, Timestamp)>),
     /// A portion of what is too much is removed.
     Remove(Surplus),
     /// A portion of the pages that nothing is in any more is given back to the file system.
@@ -82,7 +82,7 @@ pub(super) enum Done {
     /// Who was told.
     Others(BTreeSet<i64>),
     Timestamp(Timestamp),
-    Page(EntriesPage),
+    Deleted(Deleted),
     /// Whether there may be more.
     Removed(bool),
     Buckets(Vec<String>),

@@ -1,33 +1,117 @@
 //! Entries that somebody deletes: each leaves a tombstone with a timestamp of its own.
+//!
+//! A reader selects them, however long that takes, and the writer removes them by their names: what one client keeps and
+//! selects holds up nobody else's writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::Row;
 
-use super::candidate::Candidate;
-use super::page::rows;
+use super::candidate::{Candidate, SelectedName};
+use super::condition::Rows;
+use super::queue::{Done, Work, gone};
 use super::rows::{CHUNK, mark_gap};
 use super::select::Question;
 use super::statement::{Bound, Statement, timestamp};
-use super::{EntriesPage, Sees};
+use super::{EntriesPage, Journal, JournalError, Sees};
 use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
-use crate::query::Query;
+use crate::query::{Page, Query, Selection};
+
+/// SECURITY: so many bytes of entries are removed in one transaction, or one entry.
+const PORTION: u64 = 4 << 20;
+
+/// What a portion of deletions left.
+#[derive(Debug)]
+pub(super) struct Deleted {
+    /// Those of the entries that were still there.
+    tombstones: Vec<Candidate>,
+    /// How many of the names were looked at.
+    done: usize,
+    timestamp: Timestamp,
+}
+
+// === impl Journal ===
+
+impl Journal {
+    /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the
+    /// page of tombstones in the query's order. With it, the query that selects the rest, where the query's most bytes (of
+    /// names) ended the page.
+    pub async fn delete(
+        &self,
+        bucket: &str,
+        query: &Query,
+    ) -> Result<(EntriesPage, Option<Query>), JournalError> {
+        let selected = self.of_history(bucket, async |connection, history, _| {
+            let mut question = Question::new(self.engine.kind, history, query, &Sees::Everything).by_name();
+            let mut selection = Selection::<SelectedName>::of(query);
+            // Kinto: tombstones cannot be deleted.
+            question.show(connection, Rows::Entries, &mut selection).await?;
+            Ok(selection.page())
+        });
+        let Page { rows, next, .. } =
+            selected.await?.unwrap_or(Page { rows: Vec::new(), next: None, total: 0 });
+        let names: Vec<_> = rows.into_iter().map(SelectedName::into_name).collect();
+        let left = query.limit.map(|limit| limit.saturating_sub(names.len()));
+        let is_cut = next.is_some() && left != Some(0);
+        let (mut rows, mut timestamp, mut ahead) = (Vec::new(), None, &*names);
+        while !ahead.is_empty() {
+            let portion = ahead.iter().take(CHUNK).cloned().collect();
+            let Done::Deleted(deleted) = self.write(Work::Delete(bucket.to_owned(), portion)).await? else {
+                return Err(gone());
+            };
+            rows.extend(deleted.tombstones.into_iter().filter_map(|row| row.serve(query)));
+            timestamp = Some(deleted.timestamp);
+            ahead = ahead.get(deleted.done.max(1)..).unwrap_or_default();
+        }
+        let timestamp = match timestamp {
+            Some(timestamp) => timestamp,
+            None => self.timestamp(bucket).await?,
+        };
+        let rest = is_cut.then(|| {
+            let mut rest = query.clone();
+            rest.limit = left;
+            rest
+        });
+        Ok((EntriesPage { rows, next, sees_any: true, timestamp }, rest))
+    }
+}
+
+// === impl Transaction ===
 
 impl Transaction<'_> {
-    /// Deletes what a query selects, and gives the tombstones.
-    pub(super) async fn delete(&mut self, bucket: &str, query: &Query) -> sqlx::Result<EntriesPage> {
+    /// Deletes those of these entries that are still there: as many as are not too large together, and one at least.
+    pub(super) async fn delete(
+        &mut self,
+        bucket: &str,
+        names: &[(String, Timestamp)],
+    ) -> sqlx::Result<Deleted> {
         self.store().await?;
         let history = self.history(bucket).await?;
-        let mut question = Question::new(self.kind, history.id, query, &Sees::Everything);
-        // Kinto: tombstones cannot be deleted.
-        let page = rows(self.connection, &mut question, false).await?;
-        let versions: Vec<Timestamp> = page.rows.iter().map(|row| row.last_modified).collect();
-        self.remove(bucket, &versions).await?;
-        let mut tombstones = Vec::with_capacity(page.rows.len());
-        for row in page.rows {
-            tombstones.push(Candidate::tombstone(row.id, self.next_timestamp(bucket).await?));
+        let columns = "SELECT last_modified, id, CAST(octet_length(json) AS BIGINT) FROM sidecar_entries WHERE history = ";
+        let there = Statement::new(columns).bind(history.id).push(" AND last_modified IN (");
+        let mut found = HashMap::new();
+        for row in
+            there.list(names.iter().map(|(_, modified)| *modified)).push(")").fetch(self.connection).await?
+        {
+            let (id, length): (String, i64) = (row.try_get(1)?, row.try_get(2)?);
+            found.insert(timestamp(&row, 0)?, (id, u64::try_from(length).unwrap_or_default()));
         }
+        let (mut bytes, mut done, mut versions, mut tombstones) = (0_u64, 0, Vec::new(), Vec::new());
+        for (id, modified) in names {
+            // The history may be another's by now, or its entry may have been removed.
+            let length = found.get(modified).filter(|(there, _)| there == id).map(|(_, length)| *length);
+            bytes = bytes.saturating_add(length.unwrap_or_default());
+            if bytes > PORTION && !versions.is_empty() {
+                break;
+            }
+            done += 1;
+            if length.is_some() {
+                versions.push(*modified);
+                tombstones.push(Candidate::tombstone(id.clone(), self.next_timestamp(bucket).await?));
+            }
+        }
+        self.remove(bucket, &versions).await?;
         for tombstones in tombstones.chunks(CHUNK) {
             let rows = tombstones.iter().map(|row| -> [Bound; 3] {
                 [history.id.into(), row.last_modified.into(), row.id.as_str().into()]
@@ -38,8 +122,7 @@ impl Transaction<'_> {
             insert.rows(rows).execute(self.connection).await?;
         }
         let timestamp = self.history(bucket).await?.timestamp;
-        let rows = tombstones.into_iter().filter_map(|row| row.serve(query)).collect();
-        Ok(EntriesPage { rows, next: page.next, sees_any: true, timestamp })
+        Ok(Deleted { tombstones, done, timestamp })
     }
 
     /// Removes entries by their timestamps, and notes what of their collections' past is missing now.

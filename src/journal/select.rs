@@ -18,7 +18,7 @@ use super::engine::Kind;
 use super::entry;
 use super::statement::{Statement, timestamp, truth};
 use crate::aside::LITTLE;
-use crate::query::{Query, Selection};
+use crate::query::{Fields, Query, Selection};
 
 /// How long rows are looked at before others on the same thread have their turn.
 const FAIR_SHARE: Duration = Duration::from_millis(2);
@@ -66,6 +66,8 @@ pub(super) struct Question<'q, 's> {
     pub(super) history: i64,
     pub(super) query: &'q Query,
     pub(super) sees: &'q Sees<'s>,
+    /// Whether nothing of the rows is wanted but their names.
+    by_name: bool,
     /// What the upstream said of objects whose readers are not known.
     verdicts: HashMap<String, bool>,
     /// The collections that ended since the history began. Others may have made them anew.
@@ -86,7 +88,12 @@ impl fmt::Debug for Sees<'_> {
 impl<'q, 's> Question<'q, 's> {
     /// A new one.
     pub(super) fn new(kind: Kind, history: i64, query: &'q Query, sees: &'q Sees<'s>) -> Self {
-        Self { kind, history, query, sees, verdicts: HashMap::new(), ended: HashSet::new() }
+        Self { kind, history, query, sees, by_name: false, verdicts: HashMap::new(), ended: HashSet::new() }
+    }
+
+    /// The same question, by which nothing but the rows' names is wanted.
+    pub(super) fn by_name(self) -> Self {
+        Self { by_name: true, ..self }
     }
 
     /// A new one of somebody who may not see everything.
@@ -112,11 +119,11 @@ impl<'q, 's> Question<'q, 's> {
     }
 
     /// Shows a selection the rows that belong on its page.
-    pub(super) async fn show(
+    pub(super) async fn show<R: Fields + From<Candidate>>(
         &mut self,
         connection: &mut AnyConnection,
         rows: Rows,
-        selection: &mut Selection<'_, Candidate>,
+        selection: &mut Selection<'_, R>,
     ) -> sqlx::Result<()> {
         let conditions = Conditions::of(self.query, rows);
         let order = self.query.by_timestamp();
@@ -169,7 +176,7 @@ impl<'q, 's> Question<'q, 's> {
                         Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, json)
                     }
                 };
-                shown += usize::from(selection.show(candidate));
+                shown += usize::from(selection.show(candidate.into()));
                 if selection.has_ended() && order.is_some() {
                     return Ok(());
                 }
@@ -179,7 +186,7 @@ impl<'q, 's> Question<'q, 's> {
             if let Some((id, last_modified)) = large
                 && let Some(candidate) = self.large(connection, id, last_modified).await?
             {
-                selection.take(candidate);
+                selection.take(candidate.into());
                 shown += 1;
                 if selection.has_ended() && order.is_some() {
                     return Ok(());
@@ -206,8 +213,9 @@ impl<'q, 's> Question<'q, 's> {
                     .bind(self.history)
             }
             Rows::Entries => {
-                let statement =
-                    Statement::new(&format!("SELECT id, last_modified, {}, uri, ", small("json")));
+                let is_unread = self.by_name && conditions.are_exact && self.query.is_in_order_by_name();
+                let json = if is_unread { "'{}'".to_owned() } else { small("json") };
+                let statement = Statement::new(&format!("SELECT id, last_modified, {json}, uri, "));
                 let statement = self.sight(statement);
                 let statement = if self.query.changed {
                     statement.push(&before(&small("earlier.json")))
@@ -299,7 +307,7 @@ impl<'q, 's> Question<'q, 's> {
         let conditions = Conditions::of(self.query, Rows::Entries);
         if !conditions.are_exact {
             let unpaged = self.query.unpaged();
-            let mut selection = Selection::of(&unpaged);
+            let mut selection = Selection::<Candidate>::of(&unpaged);
             let mut question = Question::new(self.kind, self.history, &unpaged, self.sees);
             question.verdicts = std::mem::take(&mut self.verdicts);
             question.ended.clone_from(&self.ended);

@@ -6,7 +6,7 @@ use sqlx::Executor;
 use tempfile::TempDir;
 
 use super::*;
-use crate::query::Rules;
+use crate::query::{Query, Rules};
 use crate::settings::{HistorySettings, JournalUrl, Settings};
 
 mod chains;

@@ -201,7 +201,7 @@ impl Transaction<'_> {
             }
             Work::Settle { outcome, .. } => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
-            Work::Delete(bucket, query) => self.delete(bucket, query).await.map(Done::Page),
+            Work::Delete(bucket, names) => self.delete(bucket, names).await.map(Done::Deleted),
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
             Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),
             Work::Buckets => self.buckets().await.map(Done::Buckets),
