@@ -54,6 +54,7 @@ mod transfer;
 mod trim;
 mod turns;
 mod upgrade;
+mod verdicts;
 mod verify;
 mod view;
 mod writer;

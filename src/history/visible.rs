@@ -187,6 +187,10 @@ impl Visible {
 
     /// Whether they may see what is about this object now.
     async fn verdict(limits: &Limits, object: Object, failure: &Mutex<Option<Error>>) -> bool {
+        // All that is asked is of no use any more.
+        if failure.lock().is_some() {
+            return false;
+        }
         match limits.requester.may_read_object(&object).await {
             Ok(verdict) => matches!(verdict, Verdict::Granted(_)),
             Err(error) => {

@@ -70,7 +70,7 @@ pub(super) async fn entry_before(
     let select = select.push(" AND action = 'delete' AND last_modified < ").bind(before);
     let mut stream = select.push(" ORDER BY last_modified DESC").stream(connection);
     while let Some(row) = stream.try_next().await? {
-        if truth(&row, 1)? || question.verdict(uri.clone()).await {
+        if truth(&row, 1)? || question.verdict(&uri)? {
             return timestamp(&row, 0);
         }
     }

@@ -11,6 +11,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Executor};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::JournalError;
@@ -25,6 +26,8 @@ const LONGEST: Duration = Duration::from_secs(35);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Connections that read at once.
 const READERS: u32 = 8;
+/// SECURITY: of them, how many whatever may take long has: what writes have to ask does not wait for those who read histories.
+const LONG_READERS: usize = 6;
 /// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement. A process that
 /// hangs in a transaction does not keep the others from writing for longer than they wait for a lock, and one whose host is
 /// gone is soon known to be dead.
@@ -73,6 +76,7 @@ pub(super) struct Engine {
     pub(super) file: Option<PathBuf>,
     options: AnyConnectOptions,
     pool: AnyPool,
+    long_readers: Semaphore,
     in_memory: bool,
     /// Locked for as long as this process uses the file.
     lock: Option<File>,
@@ -272,7 +276,8 @@ impl Engine {
             JournalUrl::Sqlite(path) => Some(path.clone()),
             JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
         };
-        Ok(Self { kind, address, file, options, pool, in_memory, lock })
+        let long_readers = Semaphore::new(LONG_READERS);
+        Ok(Self { kind, address, file, options, pool, long_readers, in_memory, lock })
     }
 
     /// Whether the file is this process's alone. Of a database in memory it goes without saying.
@@ -293,6 +298,12 @@ impl Engine {
         patience: Duration,
         question: impl AsyncFnOnce(&mut AnyConnection) -> sqlx::Result<T>,
     ) -> Result<T, JournalError> {
+        let _turn = if patience > DEADLINE {
+            let turn = timeout(PATIENCE, self.long_readers.acquire()).await;
+            Some(turn.map_err(|_| failed(&sqlx::Error::PoolTimedOut))?)
+        } else {
+            None
+        };
         let connection = self.pool.acquire().await.map_err(|error| failed(&error))?;
         let mut reading = Reading { connection, kind: self.kind, is_idle: false };
         let answer = bounded(patience, question(&mut reading.connection)).await;

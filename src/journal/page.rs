@@ -6,6 +6,7 @@ use sqlx::AnyConnection;
 use super::candidate::Candidate;
 use super::condition::Rows;
 use super::select::{Question, Sees};
+use super::verdicts::settled;
 use super::{Journal, JournalError};
 use crate::aside;
 use crate::kinto::Timestamp;
@@ -45,9 +46,13 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
-        let answer = self.of_history(bucket, async |connection, history, timestamp| {
-            let question = Question::begin(connection, self.engine.kind, history, query, sees).await?;
-            read(connection, question, timestamp).await
+        let answer = settled(sees, |known| {
+            self.of_history(bucket, async move |connection, history, timestamp| {
+                let kind = self.engine.kind;
+                let mut question = Question::begin(connection, kind, history, query, sees, known).await?;
+                let answer = read(connection, &mut question, timestamp).await;
+                question.verdicts.put(answer)
+            })
         });
         if let Some(answer) = answer.await? {
             return Ok(answer);
@@ -63,9 +68,13 @@ impl Journal {
         query: &Query,
         sees: &Sees<'_>,
     ) -> Result<EntriesCount, JournalError> {
-        let answer = self.of_history(bucket, async |connection, history, timestamp| {
-            let question = Question::begin(connection, self.engine.kind, history, query, sees).await?;
-            count(connection, question, timestamp).await
+        let answer = settled(sees, |known| {
+            self.of_history(bucket, async move |connection, history, timestamp| {
+                let kind = self.engine.kind;
+                let mut question = Question::begin(connection, kind, history, query, sees, known).await?;
+                let answer = count(connection, &mut question, timestamp).await;
+                question.verdicts.put(answer)
+            })
         });
         if let Some(answer) = answer.await? {
             return Ok(answer);
@@ -78,7 +87,7 @@ impl Journal {
 /// Reads a page.
 async fn read(
     connection: &mut AnyConnection,
-    mut question: Question<'_, '_>,
+    question: &mut Question<'_, '_>,
     timestamp: Timestamp,
 ) -> sqlx::Result<EntriesPage> {
     let query = question.query;
@@ -101,7 +110,7 @@ async fn read(
 /// Counts what is on all pages.
 async fn count(
     connection: &mut AnyConnection,
-    mut question: Question<'_, '_>,
+    question: &mut Question<'_, '_>,
     timestamp: Timestamp,
 ) -> sqlx::Result<EntriesCount> {
     let total = question.count(connection).await?;

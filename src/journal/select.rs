@@ -1,7 +1,7 @@
 //! Rows of a history that a query selects and somebody sees: as much as possible by the engine, the rest in batches
 //! that go through the list language. Batches follow one another by timestamp, and so what comes meanwhile does no harm.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::entry;
 use super::statement::{Statement, timestamp, truth};
+use super::verdicts::Verdicts;
 use crate::aside::LITTLE;
 use crate::query::{Fields, Query, Selection};
 
@@ -68,8 +69,8 @@ pub(super) struct Question<'q, 's> {
     pub(super) sees: &'q Sees<'s>,
     /// Whether nothing of the rows is wanted but their names.
     by_name: bool,
-    /// What the upstream said of objects whose readers are not known.
-    verdicts: HashMap<String, bool>,
+    /// What is known of objects whose readers are not known.
+    pub(super) verdicts: Verdicts,
     /// The collections that ended since the history began. Others may have made them anew.
     ended: HashSet<String>,
 }
@@ -88,7 +89,15 @@ impl fmt::Debug for Sees<'_> {
 impl<'q, 's> Question<'q, 's> {
     /// A new one.
     pub(super) fn new(kind: Kind, history: i64, query: &'q Query, sees: &'q Sees<'s>) -> Self {
-        Self { kind, history, query, sees, by_name: false, verdicts: HashMap::new(), ended: HashSet::new() }
+        Self {
+            kind,
+            history,
+            query,
+            sees,
+            by_name: false,
+            verdicts: Verdicts::default(),
+            ended: HashSet::new(),
+        }
     }
 
     /// The same question, by which nothing but the rows' names is wanted.
@@ -103,8 +112,9 @@ impl<'q, 's> Question<'q, 's> {
         history: i64,
         query: &'q Query,
         sees: &'q Sees<'s>,
+        verdicts: Verdicts,
     ) -> sqlx::Result<Self> {
-        let mut question = Self::new(kind, history, query, sees);
+        let mut question = Self { verdicts, ..Self::new(kind, history, query, sees) };
         let unread = "SELECT id FROM sidecar_entries WHERE knows_readers = 0 AND history = ";
         let unread = Statement::new(unread).bind(history).push(" LIMIT 1");
         // Who sees what is asked of the upstream for these only.
@@ -160,7 +170,7 @@ impl<'q, 's> Question<'q, 's> {
                 let candidate = match rows {
                     Rows::Tombstones => Candidate::tombstone(row.try_get(0)?, timestamp(&row, 1)?),
                     Rows::Entries => {
-                        if !truth(&row, 4)? && !self.verdict(row.try_get(3)?).await {
+                        if !truth(&row, 4)? && !self.verdict(row.try_get(3)?)? {
                             continue;
                         }
                         let json: String = row.try_get(2)?;
@@ -279,17 +289,19 @@ impl<'q, 's> Question<'q, 's> {
         statement.push("))")
     }
 
-    pub(super) async fn verdict(&mut self, uri: String) -> bool {
-        let Sees::Some { verdict, .. } = self.sees else { return true };
-        if let Some(known) = self.verdicts.get(&uri) {
-            return *known;
+    /// Whether the requester sees what is about an object. Where nobody knows yet, it may break off.
+    pub(super) fn verdict(&mut self, uri: &str) -> sqlx::Result<bool> {
+        if matches!(self.sees, Sees::Everything) {
+            return Ok(true);
         }
-        let sees = match Object::of_uri(&uri) {
-            Some(object) => verdict(self.lasting(object)).await,
-            None => false,
-        };
-        self.verdicts.insert(uri, sees);
-        sees
+        match (self.verdicts.of(uri), Object::of_uri(uri)) {
+            (Some(known), _) => Ok(known),
+            (None, None) => Ok(false),
+            (None, Some(object)) => {
+                let object = self.lasting(object);
+                self.verdicts.want(uri, object).map(|()| false)
+            }
+        }
     }
 
     /// The object, or its bucket where it may be another's that was made in its place.
@@ -311,9 +323,9 @@ impl<'q, 's> Question<'q, 's> {
             let mut question = Question::new(self.kind, self.history, &unpaged, self.sees);
             question.verdicts = std::mem::take(&mut self.verdicts);
             question.ended.clone_from(&self.ended);
-            question.show(connection, Rows::Entries, &mut selection).await?;
+            let shown = question.show(connection, Rows::Entries, &mut selection).await;
             self.verdicts = question.verdicts;
-            return Ok(selection.page().total);
+            return shown.map(|()| selection.page().total);
         }
         let everything = matches!(self.sees, Sees::Everything);
         let statement = if everything && conditions.are_none() {
@@ -332,7 +344,7 @@ impl<'q, 's> Question<'q, 's> {
                 conditions.write(self.is_reader(statement), self.kind, false).push(" GROUP BY uri");
             for row in statement.fetch(connection).await? {
                 let count = usize::try_from(row.try_get::<i64, _>(1)?).unwrap_or_default();
-                counted += if self.verdict(row.try_get(0)?).await { count } else { 0 };
+                counted += if self.verdict(row.try_get(0)?)? { count } else { 0 };
             }
         }
         Ok(counted)
@@ -354,7 +366,7 @@ impl<'q, 's> Question<'q, 's> {
             let objects = objects.push(" ORDER BY uri LIMIT 100").fetch(connection).await?;
             for row in &objects {
                 after = row.try_get(0)?;
-                if self.verdict(after.clone()).await {
+                if self.verdict(&after)? {
                     return Ok(true);
                 }
             }

@@ -23,6 +23,7 @@ mod statements;
 mod transferring;
 mod trimming;
 mod verifying;
+mod waiting;
 
 /// The fields of entries.
 const FIELDS: [&str; 13] = [

@@ -13,6 +13,7 @@ use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::select::{Question, small};
 use super::statement::{Statement, timestamp, truth};
+use super::verdicts::settled;
 use super::{Action, Journal, JournalError, Object, Sees, ends};
 use crate::kinto::Timestamp;
 use crate::query::Query;
@@ -99,18 +100,13 @@ impl Journal {
         sees: &Sees<'_>,
         most: usize,
     ) -> Result<Touches, JournalError> {
-        let touches = self.of_history(bucket, async |connection, history, _| {
-            let mut question = Question::begin(connection, self.engine.kind, history, query, sees).await?;
-            let mut found = Found { most, ..Found::default() };
-            question.touch(connection, versions, &mut found).await?;
-            for (collection, deletion) in std::mem::take(&mut found.deletions) {
-                if found.is_full() {
-                    break;
-                }
-                question.lose(connection, &collection, deletion, &mut found).await?;
-            }
-            let sees_any = !found.objects.is_empty() || question.any(connection).await?;
-            Ok(Touches { sees_any, ..found.touches() })
+        let touches = settled(sees, |known| {
+            self.of_history(bucket, async move |connection, history, _| {
+                let kind = self.engine.kind;
+                let mut question = Question::begin(connection, kind, history, query, sees, known).await?;
+                let touches = question.touches(connection, versions, most).await;
+                question.verdicts.put(touches)
+            })
         });
         Ok(touches.await?.unwrap_or_else(|| Touches { is_all: true, ..Touches::default() }))
     }
@@ -165,6 +161,24 @@ impl Found {
 }
 
 impl Question<'_, '_> {
+    async fn touches(
+        &mut self,
+        connection: &mut AnyConnection,
+        versions: Option<Versions>,
+        most: usize,
+    ) -> sqlx::Result<Touches> {
+        let mut found = Found { most, ..Found::default() };
+        self.touch(connection, versions, &mut found).await?;
+        for (collection, deletion) in std::mem::take(&mut found.deletions) {
+            if found.is_full() {
+                break;
+            }
+            self.lose(connection, &collection, deletion, &mut found).await?;
+        }
+        let sees_any = !found.objects.is_empty() || self.any(connection).await?;
+        Ok(Touches { sees_any, ..found.touches() })
+    }
+
     async fn touch(
         &mut self,
         connection: &mut AnyConnection,
@@ -199,7 +213,7 @@ impl Question<'_, '_> {
         let mut stream = select.stream(connection);
         while let Some(row) = stream.try_next().await? {
             let uri: String = row.try_get(3)?;
-            if !truth(&row, 5)? && !self.verdict(uri.clone()).await {
+            if !truth(&row, 5)? && !self.verdict(&uri)? {
                 continue;
             }
             let last_modified = timestamp(&row, 1)?;
@@ -258,7 +272,7 @@ impl Question<'_, '_> {
         let mut stream = select.bind(deletion).push(")").stream(connection);
         while let Some(row) = stream.try_next().await? {
             let uri: String = row.try_get(0)?;
-            if !truth(&row, 1)? && !self.verdict(uri.clone()).await {
+            if !truth(&row, 1)? && !self.verdict(&uri)? {
                 continue;
             }
             if let Some(touched) = found.object(uri) {

@@ -10,6 +10,7 @@ use super::Touched;
 use crate::journal::engine::Kind;
 use crate::journal::select::Question;
 use crate::journal::statement::{Statement, timestamp, truth};
+use crate::journal::verdicts::settled;
 use crate::journal::{Action, Journal, JournalError, Object, Sees, ends};
 use crate::kinto::Timestamp;
 use crate::query::Query;
@@ -52,10 +53,15 @@ impl Journal {
         touched: &[Touched],
         sees: &Sees<'_>,
     ) -> Result<Vec<Around>, JournalError> {
-        let around = self.of_history(bucket, async |connection, history, _| {
-            let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
-            let mut question = Question::begin(connection, self.engine.kind, history, &all, sees).await?;
-            question.around(connection, touched).await
+        let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
+        let all = &all;
+        let around = settled(sees, |known| {
+            self.of_history(bucket, async move |connection, history, _| {
+                let kind = self.engine.kind;
+                let mut question = Question::begin(connection, kind, history, all, sees, known).await?;
+                let around = question.around(connection, touched).await;
+                question.verdicts.put(around)
+            })
         });
         Ok(around.await?.unwrap_or_else(|| vec![Around::default(); touched.len()]))
     }
@@ -68,12 +74,15 @@ impl Journal {
         heads: &BTreeSet<Timestamp>,
         sees: &Sees<'_>,
     ) -> Result<Vec<SeenEntry>, JournalError> {
-        let entries = self.of_history(bucket, async |connection, history, _| {
-            let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
-            let mut question = Question::begin(connection, self.engine.kind, history, &all, sees).await?;
-            let mut entries = question.at(connection, whole.iter(), "json").await?;
-            entries.extend(question.at(connection, heads.difference(whole), "''").await?);
-            Ok(entries)
+        let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
+        let all = &all;
+        let entries = settled(sees, |known| {
+            self.of_history(bucket, async move |connection, history, _| {
+                let kind = self.engine.kind;
+                let mut question = Question::begin(connection, kind, history, all, sees, known).await?;
+                let entries = question.entries(connection, whole, heads).await;
+                question.verdicts.put(entries)
+            })
         });
         Ok(entries.await?.unwrap_or_default())
     }
@@ -99,6 +108,17 @@ impl Journal {
 }
 
 impl Question<'_, '_> {
+    async fn entries(
+        &mut self,
+        connection: &mut AnyConnection,
+        whole: &BTreeSet<Timestamp>,
+        heads: &BTreeSet<Timestamp>,
+    ) -> sqlx::Result<Vec<SeenEntry>> {
+        let mut entries = self.at(connection, whole.iter(), "json").await?;
+        entries.extend(self.at(connection, heads.difference(whole), "''").await?);
+        Ok(entries)
+    }
+
     async fn at(
         &mut self,
         connection: &mut AnyConnection,
@@ -112,7 +132,7 @@ impl Question<'_, '_> {
         }
         let mut stream = self.select_at(&timestamps, json).stream(connection);
         while let Some(row) = stream.try_next().await? {
-            if truth(&row, 5)? || self.verdict(row.try_get(3)?).await {
+            if truth(&row, 5)? || self.verdict(row.try_get(3)?)? {
                 seen.push(SeenEntry {
                     last_modified: timestamp(&row, 0)?,
                     id: row.try_get(1)?,
@@ -153,7 +173,7 @@ impl Question<'_, '_> {
         };
         for row in select.fetch(connection).await? {
             let uri: String = row.try_get(0)?;
-            if self.verdict(uri.clone()).await {
+            if self.verdict(&uri)? {
                 open.insert(uri);
             }
         }
