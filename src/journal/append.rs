@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::chain::Step;
 use super::entry::{Draft, Told, iso_date};
 use super::news::{Meaning, meaning};
-use super::readers::of_permissions;
+use super::readers::{MOST_READERS, of_permissions};
 use super::rows::{EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
 use super::{Action, Change, Object, Outcome, Permissions};
@@ -186,6 +186,9 @@ impl Transaction<'_> {
                 is_complete = is_complete && permissions.is_some();
                 known.extend(permissions);
             }
+        }
+        if known.iter().flat_map(of_permissions).count() > MOST_READERS {
+            (is_complete, known) = (false, Vec::new());
         }
         let principals: BTreeSet<&String> = known.iter().flat_map(of_permissions).collect();
         let number = self.reader_sets.number(self.connection, &principals).await?;

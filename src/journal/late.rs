@@ -77,7 +77,8 @@ impl Late {
     }
 }
 
-fn size(outcome: &Outcome) -> usize {
+/// How much an outcome holds, in bytes.
+pub(super) fn size(outcome: &Outcome) -> usize {
     let data = outcome.changes.iter().filter_map(|change| change.data.as_deref()).map(RawValue::get);
     data.map(str::len).sum::<usize>() + 1024 * (outcome.changes.len() + 1)
 }

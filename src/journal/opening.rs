@@ -13,7 +13,7 @@ use super::owner::Owner;
 use super::place::Place;
 use super::readers::ReaderSets;
 use super::upgrade::Upgrade;
-use super::writer::Writer;
+use super::writer::{Portions, Writer};
 use super::{Journal, JournalError, file, notify, queue, schema, trim};
 use crate::settings::{HistorySettings, JournalUrl};
 
@@ -87,6 +87,7 @@ impl Opening {
             reader_sets: ReaderSets::default(),
             stray: Vec::new(),
             late: Late::default(),
+            portions: Portions::default(),
             left_out: Arc::clone(&left_out),
             place,
             open: HashMap::new(),

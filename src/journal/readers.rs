@@ -14,6 +14,9 @@ const REMEMBERED: usize = 10_000;
 /// Longer principals are nobody's, and longer than what an index of PostgreSQL takes. It takes no NUL, either.
 const LONGEST: usize = 1000;
 
+/// SECURITY: who reads an object is not written down where they are more: Kinto is asked, as for objects of which nobody knows.
+pub(super) const MOST_READERS: usize = 2000;
+
 /// The numbers of sets that are known to be written, and of those that are if the present transaction is.
 #[derive(Debug, Default)]
 pub(super) struct ReaderSets {

@@ -186,7 +186,12 @@ impl<'q, 's> Question<'q, 's> {
                         Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, json)
                     }
                 };
-                shown += usize::from(selection.show(candidate.into()));
+                shown += if self.is_unread(&conditions) {
+                    selection.take(candidate.into());
+                    1
+                } else {
+                    usize::from(selection.show(candidate.into()))
+                };
                 if selection.has_ended() && order.is_some() {
                     return Ok(());
                 }
@@ -214,6 +219,11 @@ impl<'q, 's> Question<'q, 's> {
         Ok(())
     }
 
+    /// Whether entries are not looked into: the engine decides what is selected, and nothing but names is wanted.
+    fn is_unread(&self, conditions: &Conditions) -> bool {
+        self.by_name && conditions.are_exact && self.query.is_in_order_by_name()
+    }
+
     /// `id`, `last_modified`, and for entries `json`, `uri`, whether the requester sees them for certain, and where it matters
     /// the entry before about the same object.
     pub(super) fn columns(&self, rows: Rows, conditions: &Conditions) -> Statement {
@@ -223,8 +233,7 @@ impl<'q, 's> Question<'q, 's> {
                     .bind(self.history)
             }
             Rows::Entries => {
-                let is_unread = self.by_name && conditions.are_exact && self.query.is_in_order_by_name();
-                let json = if is_unread { "'{}'".to_owned() } else { small("json") };
+                let json = if self.is_unread(conditions) { "'{}'".to_owned() } else { small("json") };
                 let statement = Statement::new(&format!("SELECT id, last_modified, {json}, uri, "));
                 let statement = self.sight(statement);
                 let statement = if self.query.changed {

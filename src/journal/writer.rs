@@ -6,12 +6,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::timeout;
 use tracing::warn;
 
 mod commit;
+mod portions;
 
 use super::engine::{Engine, Writing, failed};
 use super::fits::LeftOut;
@@ -24,6 +26,8 @@ use super::{JournalError, News, Outcome};
 use crate::metrics;
 use crate::settings::HistorySettings;
 use commit::Failure;
+pub(super) use portions::Portions;
+use portions::together;
 
 /// The most that is done in one transaction.
 const TOGETHER: usize = 256;
@@ -44,6 +48,8 @@ pub(super) struct Writer {
     pub(super) stray: Vec<i64>,
     /// Outcomes that are still to be written.
     pub(super) late: Late,
+    /// Outcomes that take more than one transaction.
+    pub(super) portions: Portions,
     /// What can never be written.
     pub(super) left_out: Arc<LeftOut>,
     /// SQLite: its files.
@@ -62,7 +68,8 @@ impl Writer {
         let mut waiting = Vec::new();
         loop {
             let received = queue.recv_many(&mut waiting, TOGETHER);
-            let is_closed = match self.late.pause() {
+            let at_once = (!self.portions.is_empty()).then_some(Duration::ZERO);
+            let is_closed = match at_once.or(self.late.pause()) {
                 None => received.await == 0,
                 Some(pause) => timeout(pause, received).await.is_ok_and(|received| received == 0),
             };
@@ -70,14 +77,19 @@ impl Writer {
             if !self.leaving.is_gone() {
                 self.turn(&mut waiting, &mut queue).await;
             }
-            let is_done = is_left_now || self.open.is_empty() && self.late.pause().is_none();
+            let is_done = is_left_now || self.open.is_empty() && !self.is_behind();
             if self.leaving.is_finishing() && is_done {
                 self.leave();
             }
-            if is_closed {
+            if is_closed && self.portions.is_empty() {
                 return;
             }
         }
+    }
+
+    /// Whether anything that was acknowledged is still to be written.
+    fn is_behind(&self) -> bool {
+        self.late.pause().is_some() || !self.portions.is_empty()
     }
 
     /// Writes what is late and what waits.
@@ -85,7 +97,11 @@ impl Writer {
         let mut failure = self.catch_up().await;
         if failure.is_none() {
             self.leave_out(waiting);
+            self.portions.sort(waiting);
             failure = self.write(waiting).await;
+        }
+        if failure.is_none() {
+            failure = self.write_portion().await;
         }
         if let Some(error) = failure {
             // Those who came meanwhile would wait as long again.
@@ -100,15 +116,54 @@ impl Writer {
     fn leave(&mut self) {
         self.held = None;
         self.late = Late::default();
+        self.portions = Portions::default();
         self.engine.unlock();
         self.leaving.go();
     }
 
     /// Writes all that waits. Gives an error where the engine is away; then some still wait.
     async fn write(&mut self, waiting: &mut Vec<Waiting>) -> Option<JournalError> {
-        if waiting.is_empty() {
+        while !waiting.is_empty() {
+            let number = together(waiting.iter().map(|waiting| &waiting.work));
+            let rest = waiting.split_off(number);
+            let failure = self.write_together(waiting).await;
+            waiting.extend(rest);
+            if failure.is_some() {
+                return failure;
+            }
+        }
+        None
+    }
+
+    /// Writes one portion of what is too large for one transaction. Gives an error where the engine is away.
+    async fn write_portion(&mut self) -> Option<JournalError> {
+        let mut large = self.portions.take()?;
+        let Some(work) = large.next() else {
+            large.end();
+            return None;
+        };
+        if self.late.precedes(&work) {
+            large.fail(work, &behind()).into_iter().for_each(|work| self.keep(work));
             return None;
         }
+        let failure = match self.commit_alone(&work).await {
+            Ok(done) => {
+                large.record(done);
+                self.close(&work);
+                self.portions.put_back(large);
+                return None;
+            }
+            Err(failure) => failure,
+        };
+        let (error, is_away) = match failure {
+            Failure::Refused(error) => (failed(&error), false),
+            Failure::Away(error) => (error, true),
+        };
+        large.fail(work, &error).into_iter().for_each(|work| self.keep(work));
+        is_away.then_some(error)
+    }
+
+    async fn write_together(&mut self, waiting: &mut Vec<Waiting>) -> Option<JournalError> {
         if waiting.len() == 1 {
             return self.write_one_by_one(waiting).await;
         }
@@ -153,8 +208,8 @@ impl Writer {
         let mut late: VecDeque<Work> = self.late.take().into_iter().map(work).collect();
         let mut failure = None;
         while !late.is_empty() && failure.is_none() {
-            let works: Vec<&Work> = late.iter().take(TOGETHER).collect();
-            let number = works.len();
+            let number = together(late.iter());
+            let works: Vec<&Work> = late.iter().take(number).collect();
             match self.commit(&works).await {
                 Ok(_) => self.closed(late.drain(..number)),
                 Err(Failure::Away(error)) => failure = Some(error),

@@ -279,6 +279,9 @@ async fn many_entries_and_large_ones_are_deleted_bit_by_bit() {
         assert_eq!(ids.len(), 55);
         assert!(rounds > 2, "{rounds}");
         assert_eq!(entries(&journal, "a", "").await.len(), 5);
+        let (page, _) =
+            journal.delete("a", &super::query("resource_name=group&gt_last_modified=1")).await.unwrap();
+        assert_eq!(page.rows.len(), 5);
     }
 }
 

@@ -83,3 +83,53 @@ async fn the_upstream_is_asked_once_about_each_object_and_about_few_at_first() {
         assert_eq!(counted.total, all.rows.len());
     }
 }
+
+fn records(versions: impl Iterator<Item = u64>) -> Vec<Change> {
+    let record = |version| {
+        let uri = format!("/buckets/a/collections/c/records/r{version}");
+        change(&uri, None, version, &json!({"version": version}))
+    };
+    versions.map(record).collect()
+}
+
+#[tokio::test]
+async fn what_others_write_is_recorded_between_the_portions_of_what_is_large() {
+    for place in places().await {
+        let journal = place.open().await;
+        let group = journal.intend(vec![intent()]).await.unwrap();
+        let large = Outcome { closes: Some(group), changes: records(1..4001), ..Outcome::default() };
+        let newer = change("/buckets/a/collections/c/records/r4000", None, 9000, &json!({"version": 9000}));
+        let (order, mut orders) = mpsc::unbounded_channel();
+        let told = async |name: &str, outcome: Outcome| {
+            let entries = journal.settle_at_last(outcome).await.unwrap();
+            order.send((name.to_owned(), entries)).unwrap();
+        };
+        let of = |changes: Vec<Change>| Outcome { changes, ..Outcome::default() };
+        let other = change("/buckets/b", None, 5, &json!({}));
+        tokio::join!(told("large", large), told("newer", of(vec![newer])), told("other", of(vec![other])));
+        assert_eq!(orders.recv().await.unwrap(), ("other".to_owned(), 1));
+        assert_eq!(orders.recv().await.unwrap(), ("large".to_owned(), 4000));
+        assert_eq!(orders.recv().await.unwrap(), ("newer".to_owned(), 1));
+        let versions = entries(&journal, "a", "record_id=r4000&_sort=last_modified").await;
+        let versions: Vec<_> = versions.iter().map(|entry| &entry["target"]["data"]["version"]).collect();
+        assert_eq!(versions, [4000, 9000]);
+        assert!(journal.open_groups(None).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn of_more_readers_than_are_written_down_the_upstream_is_asked() {
+    for place in places().await {
+        let journal = place.open().await;
+        let readers: Vec<String> = (0..5000).map(|number| format!("reader{number}")).collect();
+        let mut shared = change("/buckets/a", None, 1, &json!({}));
+        shared.permissions = Some(permissions(&json!({"read": readers})));
+        settle(&journal, vec![shared]).await;
+        for is_reader in [true, false] {
+            let verdict = |_: Object| -> BoxFuture<'_, bool> { Box::pin(async move { is_reader }) };
+            let sees = Sees::Some { principals: &["reader1".to_owned()], verdict: &verdict };
+            let page = journal.page("a", &query(""), &sees).await.unwrap();
+            assert_eq!(page.rows.len(), usize::from(is_reader));
+        }
+    }
+}
