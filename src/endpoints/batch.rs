@@ -28,7 +28,6 @@ use crate::error::Error;
 use crate::forward;
 use crate::journal::Note;
 use crate::kinto::Timestamp;
-use crate::query::Invalid;
 use crate::route::Endpoint;
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
@@ -76,9 +75,15 @@ pub async fn answer(
 ) -> Result<Response, Error> {
     let settings = &core.app.settings;
     check_charset(&parts.headers)?;
+    // SECURITY: nothing is made of a batch that the upstream would refuse as a whole. Where it does not say how many it takes,
+    // the settings do.
+    let most = match core.upstream.described().await {
+        Ok(description) => description.batch_max_requests(),
+        Err(_) => Some(settings.kinto.batch_max_requests),
+    };
     let read = {
         let (app, body, headers) = (Arc::clone(&core.app), body.clone(), parts.headers.clone());
-        move || request::read(&body, &headers, &app.settings)
+        move || request::read(&body, &headers, &app.settings, most)
     };
     let Some(mut batch) = aside::run(request::work(&body), read).await?? else {
         // The upstream says what is wrong with it.
@@ -110,15 +115,6 @@ pub async fn answer(
     super::check_lives(core).await?;
     let origin = parts.headers.get(header::ORIGIN);
     cors::check_origin(&parts.headers, &settings.kinto.cors_origins)?;
-    // The upstream would refuse the whole; where it does not say how many it takes, the settings do.
-    let limit = match core.upstream.described().await {
-        Ok(description) => description.batch_max_requests().unwrap_or_default(),
-        Err(_) => settings.kinto.batch_max_requests,
-    };
-    if limit > 0 && requests.len() > limit {
-        let description = format!("Number of requests is limited to {limit}");
-        return Err(Invalid::one("body", "requests", description).into());
-    }
 
     let ours = own::requests(core, &batch, &parts).await?;
     let mut answered = Vec::new().into_iter();
@@ -195,7 +191,7 @@ pub(super) async fn write(
     let body = Bytes::from(format!("{{\"requests\":[{}]}}", requests.join(",")));
     let read = {
         let (app, body, headers) = (Arc::clone(&core.app), body.clone(), parts.headers.clone());
-        move || request::read(&body, &headers, &app.settings)
+        move || request::read(&body, &headers, &app.settings, None)
     };
     let batch = aside::run(request::work(&body), read).await??;
     let mut batch = batch.ok_or_else(|| Error::Internal("a batch of writes that is none".into()))?;
@@ -214,6 +210,8 @@ async fn exchange(
     peer: &Peer,
     hold: &mut Hold,
 ) -> Result<Exchanged, Error> {
+    // What is written down of its requests has the defaults in each.
+    hold.grow(batch.added())?;
     let mut defaults = Vec::new();
     for request in batch.theirs() {
         let requester = core.access.requester(request.credentials.clone());

@@ -122,10 +122,12 @@ pub(super) struct Waiting {
     pub(super) reply: oneshot::Sender<Result<Done, JournalError>>,
 }
 
-/// What an intent's entry may take in the log, with the pages of its indexes; in bytes.
+/// What an intent's entry may take in the log, with the pages of its indexes; in bytes. SECURITY: how long a body is may be
+/// nothing but said, and so no more is kept for a long one; where its entry finds no room, it is made once there is some.
 pub(super) fn weight(intent: &Intent) -> u64 {
     const PAGES: u64 = 64 << 10;
-    intent.length.saturating_mul(2).saturating_add(PAGES)
+    const MOST: u64 = 1 << 20;
+    intent.length.saturating_mul(2).min(MOST).saturating_add(PAGES)
 }
 
 /// Has something written, and waits for it.

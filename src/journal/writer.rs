@@ -246,26 +246,32 @@ impl Writer {
     /// Answers those who cannot be served, whatever the engine does: what is behind something late, and writes for which
     /// there is no room.
     fn leave_out(&mut self, waiting: &mut Vec<Waiting>) {
-        let opened = waiting.iter().map(|waiting| match &waiting.work {
-            Work::Intend(_, intents) => intents.iter().map(weight).sum(),
-            _ => 0,
-        });
-        let needed = opened.chain(self.open.values().copied()).fold(0, u64::saturating_add);
-        let needs_room = |work: &Work| matches!(work, Work::Intend(..) | Work::Probe);
-        let is_needed = waiting.iter().any(|waiting| needs_room(&waiting.work));
-        let room = match self.place.as_mut().filter(|_| is_needed) {
-            Some(place) => place.make_room(needed),
-            None => Ok(()),
-        };
+        let mut needed = self.open.values().copied().fold(0, u64::saturating_add);
         for next in std::mem::take(waiting) {
-            match &room {
-                _ if self.late.precedes(&next.work) => self.fail(next, &behind()),
-                Err(error) if needs_room(&next.work) => {
+            if self.late.precedes(&next.work) {
+                self.fail(next, &behind());
+                continue;
+            }
+            let more = match &next.work {
+                Work::Intend(_, intents) => Some(intents.iter().map(weight).sum()),
+                Work::Probe => Some(0),
+                _ => None,
+            };
+            // Who needs more than there is, is refused alone.
+            let room = match (&mut self.place, more) {
+                (Some(place), Some(more)) => place.make_room(needed.saturating_add(more)),
+                _ => Ok(()),
+            };
+            match room {
+                Ok(()) => {
+                    needed = needed.saturating_add(more.unwrap_or_default());
+                    waiting.push(next);
+                }
+                Err(error) => {
                     metrics::journal::count_failure();
                     let text = format!("there is no room for what has to be written: {error}");
                     self.fail(next, &JournalError::Unavailable(text.into()));
                 }
-                _ => waiting.push(next),
             }
         }
     }

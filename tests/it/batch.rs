@@ -192,6 +192,11 @@ async fn all_sub_requests_count_towards_the_limit() {
     recorder.clear();
     let refused = sidecar.client().post("/batch").json(batch(3)).await.expect(400);
     assert_eq!(refused.json()["details"][0]["description"], "Number of requests is limited to 3");
+    // One with nothing of ours is refused, too, before anything of it is written down.
+    let path = "/buckets/limited/collections/c/records/r";
+    let puts = json!({"defaults": {"method": "PUT", "body": {"data": {"x": 1}}}, "requests": vec![json!({"path": path}); 4]});
+    let refused = sidecar.client().post("/batch").json(puts.clone()).await.expect(400);
+    assert_eq!(refused.json(), kinto.client().post("/batch").json(puts).await.expect(400).json());
     assert_eq!(recorder.count(|request| request.path() == "/v1/batch"), 0);
 }
 

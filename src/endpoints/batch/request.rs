@@ -109,12 +109,22 @@ pub(super) fn work(body: &Bytes) -> usize {
 
 /// Reads a batch that came with these headers, and its sub-requests. `None` for what Kinto refuses in its own words; what
 /// might write is refused here where it cannot be read.
-pub(super) fn read(body: &Bytes, headers: &HeaderMap, settings: &Settings) -> Result<Option<Batch>, Error> {
+pub(super) fn read(
+    body: &Bytes,
+    headers: &HeaderMap,
+    settings: &Settings,
+    most: Option<usize>,
+) -> Result<Option<Batch>, Error> {
     let whole: &RawValue =
         serde_json::from_slice(body).map_err(|error| invalid(format!("Invalid JSON: {error}")))?;
     let text = Text::read(whole);
     if text.as_ref().is_some_and(Text::is_too_large) {
         return Err(invalid("It is larger than is taken here".to_owned()));
+    }
+    let number = text.as_ref().map_or(0, |text| text.requests.len());
+    if let Some(most) = most.filter(|most| number > *most) {
+        let description = format!("Number of requests is limited to {most}");
+        return Err(Invalid::one("body", "requests", description).into());
     }
     let context = Context { settings, headers, credentials: Credentials::of(headers) };
     let requests = text.as_ref().and_then(|text| text.requests(body, &context));
@@ -148,6 +158,11 @@ impl Batch {
     /// How much work it is to do something with all of it, in bytes.
     pub(super) fn work(&self) -> usize {
         self.expanded
+    }
+
+    /// How much longer it is with the defaults in each request, in bytes.
+    pub(super) fn added(&self) -> usize {
+        self.expanded.saturating_sub(self.length)
     }
 
     /// The upstream's sub-requests.

@@ -3,7 +3,7 @@
 use super::*;
 
 fn requests(body: &str) -> Result<Option<Vec<SubRequest>>, String> {
-    let read = read(&body.to_owned().into(), &HeaderMap::new(), &Settings::default());
+    let read = read(&body.to_owned().into(), &HeaderMap::new(), &Settings::default(), None);
     let read = read.map_err(|error| error.to_string())?;
     Ok(read.map(|mut batch| std::mem::take(&mut batch.requests)))
 }
