@@ -7,7 +7,7 @@
 //! newer version, so the write with the oldest one can always go on. The journal keeps this order also for what it cannot
 //! record at once, and for other processes that share it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -109,14 +109,14 @@ impl<'t> Order<'t> {
     pub(super) fn of(turns: &'t [Turn], changes: &[Change]) -> Self {
         let until = Instant::now() + PATIENCE;
         let mut others: Vec<Arc<Request>> = Vec::new();
+        let own: HashSet<*const Request> = turns.iter().map(|turn| Arc::as_ptr(&turn.sent)).collect();
         for turn in turns {
             let made = turn.made(changes);
             let lists = turn.lists.lock();
             let sent = lists.get(&turn.list).into_iter().flatten().filter_map(Weak::upgrade);
             others.extend(sent.filter(|other| {
                 let is_about = other.object.as_ref().is_none_or(|object| made.contains_key(object));
-                let is_own = turns.iter().any(|turn| Arc::ptr_eq(&turn.sent, other));
-                is_about && !made.is_empty() && !is_own
+                is_about && !made.is_empty() && !own.contains(&Arc::as_ptr(other))
             }));
         }
         Self { turns, others, until }

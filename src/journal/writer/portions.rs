@@ -11,7 +11,7 @@ use crate::journal::queue::{Done, Waiting, Work};
 use crate::journal::{JournalError, Object, Outcome};
 
 /// SECURITY: the most changes, and the most bytes but for a single one, that one transaction records.
-const CHANGES: usize = 500;
+const CHANGES: usize = 200;
 const BYTES: usize = 8 << 20;
 
 /// See the module.
