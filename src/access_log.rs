@@ -100,23 +100,41 @@ impl AccessLine {
             return None;
         }
         let headers = request.headers();
-        let is_named = headers.contains_key(AUTHORIZATION) || headers.contains_key(COOKIE);
+        let (mut agent, mut lang, mut traceparent, mut is_named) = (None, None, None, false);
+        // One look at all costs less than a search for each.
+        for (name, value) in headers {
+            let place = match name {
+                name if *name == USER_AGENT => &mut agent,
+                name if *name == ACCEPT_LANGUAGE => &mut lang,
+                name if *name == TRACEPARENT => &mut traceparent,
+                name => {
+                    is_named |= *name == AUTHORIZATION || *name == COOKIE;
+                    continue;
+                }
+            };
+            place.get_or_insert_with(|| value.clone());
+        }
         Some(Self {
             began,
             method: request.method().clone(),
-            agent: headers.get(USER_AGENT).cloned(),
-            lang: headers.get(ACCEPT_LANGUAGE).cloned(),
-            traceparent: headers.get(TRACEPARENT).cloned(),
+            agent,
+            lang,
+            traceparent,
             client: name_of(peer, headers, settings),
             credentials: is_named.then(|| Credentials::of(headers)),
         })
     }
 
     /// Writes the line once the answer is written. `user` is the id of who asked, where that is known.
-    pub fn end(self, current: Arc<Current>, user: Option<String>, response: Response) -> Response {
+    pub fn end(
+        self,
+        current: Arc<Current>,
+        user: Option<String>,
+        cache: CacheOutcome,
+        response: Response,
+    ) -> Response {
         let body = response.body();
         let status = response.status();
-        let cache = CacheOutcome::of(response.headers());
         let mut answered = Answered { line: self, current, user, status, cache, errno: None, bytes: 0 };
         let is_bare = answered.line.method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

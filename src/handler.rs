@@ -2,6 +2,7 @@
 
 use std::future::{Ready, ready};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -75,16 +76,18 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> A
         let current = begun.current(&core, &request, peer);
         let is_remembered = recent::is_remembered(&route);
         let asked = if is_remembered { Asked::of(&core, &mut request, peer.scheme()) } else { None };
-        let answered = async {
+        // Pinned where they are: both are large, and would be moved with each request.
+        let answered = pin!(async {
             let answered = match settled {
-                Ok(()) => AssertUnwindSafe(answer(&core, route, request, peer))
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|_panic| Err(Error::Internal("a panic".into()))),
+                Ok(()) => {
+                    let answered = pin!(answer(&core, route, request, peer));
+                    let answered = AssertUnwindSafe(answered).catch_unwind().await;
+                    answered.unwrap_or_else(|_panic| Err(Error::Internal("a panic".into())))
+                }
                 Err(trouble) => Err(Error::BadRequest(trouble)),
             };
             answered.unwrap_or_else(|error| fail(&core, error, origin.as_ref()))
-        };
+        });
         let mut response = current::about(Arc::clone(&current), answered).await;
         if let Some(asked) = asked {
             asked.answered(&core, endpoint, &mut response);
@@ -126,7 +129,7 @@ impl Begun {
         let (Some(line), Some(current)) = (self.line, current) else { return response };
         let user =
             line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());
-        line.end(Arc::clone(current), user, response)
+        line.end(Arc::clone(current), user, cache, response)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Lines as Kinto's `JsonLogFormatter` writes them.
 
 use std::cell::RefCell;
-use std::io::{self, Write};
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -83,7 +83,15 @@ fn batch_size(out: &mut Vec<u8>, parts: Option<&[Part]>) -> io::Result<()> {
 
 fn text(out: &mut Vec<u8>, name: &str, value: &str) -> io::Result<()> {
     out.extend_from_slice(name.as_bytes());
-    Ok(serde_json::to_writer(out, value)?)
+    let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    // All bytes are looked at, several at once.
+    if value.bytes().fold(false, |is_any, byte| is_any | is_escaped(byte)) {
+        return Ok(serde_json::to_writer(out, value)?);
+    }
+    out.push(b'"');
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
+    Ok(())
 }
 
 fn number(out: &mut Vec<u8>, name: &str, value: u64) -> io::Result<()> {
@@ -99,13 +107,17 @@ fn time(out: &mut Vec<u8>, now: Duration) {
     let _ = SECOND.try_with(|second| {
         let mut second = second.borrow_mut();
         if second.0 != now.as_secs() || second.1.is_empty() {
-            *second = (now.as_secs(), iso_date(now.as_secs() * 1_000_000));
+            let mut date = iso_date(now.as_secs() * 1_000_000);
+            date.truncate(date.find('.').unwrap_or_default());
+            *second = (now.as_secs(), date);
         }
-        let (whole, _) = second.1.split_once('.').unwrap_or_default();
-        out.extend_from_slice(whole.as_bytes());
+        out.extend_from_slice(second.1.as_bytes());
         // Python leaves out what is nothing.
         if now.subsec_millis() > 0 {
-            let _ = write!(out, ".{:03}000", now.subsec_millis());
+            let digits = [100, 10, 1].map(|unit| b'0' + (now.subsec_millis() / unit % 10) as u8);
+            out.push(b'.');
+            out.extend_from_slice(&digits);
+            out.extend_from_slice(b"000");
         }
     });
 }
