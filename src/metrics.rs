@@ -19,6 +19,7 @@ pub(crate) mod feeds;
 mod histogram;
 pub mod journal;
 pub(crate) mod process;
+pub(crate) mod tasks;
 pub(crate) mod text;
 
 use text::Exposition;
@@ -183,6 +184,7 @@ pub fn render() -> String {
     render_upstream(&mut out, &threads);
     feeds::render(&mut out);
     journal::render(&mut out);
+    tasks::render(&mut out);
     out.into_text()
 }
 

@@ -22,6 +22,7 @@ use crate::condition;
 use crate::endpoints::admin::Admin;
 use crate::history::keeper::JournalAtStart;
 use crate::journal::{Journal, JournalError, Opening, Upgrade};
+use crate::metrics::tasks;
 use crate::phase::Phase;
 use crate::remote_settings::signatures::own_key;
 use crate::server::{AdminServer, Pulse, Running, Server, Sockets};
@@ -50,6 +51,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
         .thread_name("background")
         .enable_all()
         .build()?;
+    tasks::count_those_of(background.handle());
     let signals = {
         let _inside = background.enter();
         Signals::hear()?

@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::app::{App, Core};
-use crate::metrics::OpenConnection;
+use crate::metrics::{OpenConnection, tasks};
 use crate::phase::Phase;
 use crate::upstream::Upstream;
 use crate::wire::duplex::Stream;
@@ -133,6 +133,7 @@ impl Server {
             let shared = shared.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("serve-{number}"));
+            tasks::count_those_of(runtime.handle());
             runtime.spawn(pulse.of_thread());
             threads.push(thread.spawn(move || runtime.block_on(run(listeners, core, shared)))?);
         }

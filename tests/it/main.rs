@@ -56,6 +56,7 @@ mod remote_settings;
 mod security;
 mod settings;
 mod shutdown;
+mod soak;
 mod stale;
 mod takeover;
 mod tls;

@@ -18,7 +18,7 @@ use crate::mirror_equals_upstream::random::Random;
 use crate::support::{Client, PATIENCE};
 
 /// `Authorization` of somebody who may read the history.
-const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
+pub const ALICE: (&str, &str) = ("authorization", "Basic YWxpY2U6c2VjcmV0");
 
 /// What there is in the end: the newest version of each row.
 type Rows = BTreeMap<String, u64>;

@@ -172,6 +172,14 @@ impl World {
         }
     }
 
+    /// Ends all connections to Kinto and to the journal.
+    pub async fn disconnect(&self) {
+        let ways = [Some(&self.to_kinto), self.to_journal.as_ref()].into_iter().flatten();
+        ways.clone().for_each(Chaos::cut);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        ways.for_each(Chaos::restore);
+    }
+
     /// All clocks are right again.
     pub async fn set_clocks(&self) {
         self.set_sidecars_clock(0);
@@ -226,7 +234,7 @@ impl World {
     }
 
     /// As who looks after it does: what cannot start is started again, unless it says that that is of no use.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.sidecar.kill();
         let until = std::time::Instant::now() + PATIENCE;
         while let Err(ended) = self.sidecar.try_restart() {
