@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use http_body::Body as _;
 
 pub mod admin;
 pub mod batch;
@@ -28,6 +27,7 @@ pub mod monitor;
 pub mod monitor_changes;
 pub mod monitor_changeset;
 pub mod own_bucket;
+mod parts;
 pub mod recent;
 mod redirects;
 pub mod replication;
@@ -175,11 +175,7 @@ async fn own(
         }
         Endpoint::V2(v2) => Box::pin(v2::answer(core, v2, request, peer)).await,
         Endpoint::Snapshot(key, moment) => {
-            let answer = Box::pin(snapshot::answer(core, &key, &moment, request)).await?;
-            // It was made for this client alone, and is held for as long as it is read.
-            let mut hold = core.hold(&request.headers, peer);
-            hold.grow(usize::try_from(answer.body().size_hint().lower()).unwrap_or(usize::MAX))?;
-            Ok(answer.map(|body| body.held(hold)))
+            Box::pin(snapshot::answer(core, &key, &moment, request, peer)).await
         }
     }
 }

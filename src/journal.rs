@@ -37,6 +37,7 @@ mod opening;
 mod others;
 mod owner;
 mod page;
+mod past;
 mod place;
 mod queue;
 mod readers;
@@ -68,6 +69,7 @@ pub use ever_known::{EverKnown, LastVersion, Wanted};
 pub use opening::Opening;
 pub use others::Among;
 pub use page::{EntriesCount, EntriesPage};
+pub use past::{PastVersion, PastVersions};
 pub use select::Sees;
 pub use space::Compacted;
 pub use touched::{Around, SeenEntry, Touched, Touches, Versions};
@@ -208,20 +210,6 @@ impl Journal {
             Done::Timestamp(timestamp) => Ok(timestamp),
             _ => Err(queue::gone()),
         }
-    }
-
-    /// For each record of a collection, the newest entry whose version is at or before a moment: its `target.data`.
-    /// The flag says whether entries of the collection were trimmed or purged.
-    pub async fn versions_at(
-        &self,
-        collection: &Object,
-        records: &[String],
-        moment: Timestamp,
-    ) -> Result<(Vec<Box<RawValue>>, bool), JournalError> {
-        let versions = async |connection: &mut AnyConnection| {
-            state::versions_at(connection, collection, records, moment).await
-        };
-        self.engine.ask(PATIENCE, versions).await
     }
 
     /// What the newest entry about an object shows.

@@ -1,7 +1,7 @@
 //! Entries that are larger than most: each is read alone, when there is room for it, and looked into aside.
 
 use sqlx::{AnyConnection, Row};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::candidate::Candidate;
 use super::entry;
@@ -16,6 +16,12 @@ static ROOM_LEFT: Semaphore = Semaphore::const_new(ROOM as usize);
 
 /// Copies that there are of a text while it is read.
 const COPIES: i64 = 3;
+
+/// Waits until there is room for so many bytes while they are read.
+pub(super) async fn room(bytes: i64) -> Option<SemaphorePermit<'static>> {
+    let needed = u32::try_from((bytes / 1024).saturating_mul(COPIES)).unwrap_or(ROOM).min(ROOM);
+    ROOM_LEFT.acquire_many(needed).await.ok()
+}
 
 impl Question<'_, '_> {
     /// A large entry that the filters select; `None` where they do not, where it repeats the one before and only changes are
@@ -39,8 +45,7 @@ impl Question<'_, '_> {
         if is_compared {
             bytes += lengths.try_get::<Option<i64>, _>(1)?.unwrap_or_default();
         }
-        let room =
-            ROOM_LEFT.acquire_many(u32::try_from(bytes / 1024 * COPIES).unwrap_or(ROOM).min(ROOM)).await;
+        let room = room(bytes).await;
         let text = of_this(format!("json{}", before("earlier.json"))).first(connection).await?;
         let Some(text) = text else { return Ok(None) };
         let json: String = text.try_get(0)?;

@@ -6,10 +6,10 @@ use serde_json::value::RawValue;
 use sqlx::{AnyConnection, Row};
 
 use super::entry::Told;
-use super::rows::{CHUNK, recorded, states};
+use super::rows::{recorded, states};
 use super::statement::{Statement, timestamp};
-use super::{Known, Life, Object, ends};
-use crate::kinto::{Timestamp, segment};
+use super::{Known, Life, Object};
+use crate::kinto::Timestamp;
 
 /// What is known of objects.
 pub(super) async fn known(
@@ -89,47 +89,6 @@ pub(super) async fn life(connection: &mut AnyConnection, bucket: &str) -> sqlx::
     let is_there = states(connection, &[uri]).await?.iter().any(|(_, state)| !state.deleted);
     let found = history(connection, bucket).await?.filter(|_| is_there);
     Ok(found.map(|(history, _)| Life { bucket: bucket.to_owned(), history }))
-}
-
-/// For each record, the newest version at or before a moment, and whether one may be missing.
-pub(super) async fn versions_at(
-    connection: &mut AnyConnection,
-    collection: &Object,
-    records: &[String],
-    moment: Timestamp,
-) -> sqlx::Result<(Vec<Box<RawValue>>, bool)> {
-    let Some((history, _)) = history(connection, collection.bucket()).await? else {
-        return Ok((Vec::new(), false));
-    };
-    // What was in a collection went with it, each by an entry that is the collection's.
-    let ended = ends::version(connection, history, collection, moment).await?.unwrap_or_default();
-    let mut versions = Vec::new();
-    for records in records.chunks(CHUNK) {
-        let uris = records.iter().map(|record| [format!("{collection}/records/{}", segment(record))]);
-        let statement = Statement::new("WITH given (uri) AS (VALUES ")
-            .rows(uris)
-            .push(") SELECT (SELECT json FROM sidecar_entries WHERE history = ")
-            .bind(history)
-            .push(" AND uri = given.uri AND object_modified <= ")
-            .bind(moment)
-            .push(" AND object_modified > ")
-            .bind(ended)
-            .push(" ORDER BY last_modified DESC LIMIT 1) FROM given");
-        for row in statement.fetch(connection).await? {
-            let json: Option<String> = row.try_get(0)?;
-            let told = json.as_deref().and_then(|json| serde_json::from_str::<Told<'_>>(json).ok());
-            versions.extend(told.map(|told| told.target.data.to_owned()));
-        }
-    }
-    let gap = Statement::new("SELECT since FROM sidecar_gaps WHERE history = ")
-        .bind(history)
-        .push(" AND collection_id IN (")
-        .list(["", collection.collection().unwrap_or_default()])
-        .push(") AND since <= ")
-        .bind(moment)
-        .push(" LIMIT 1");
-    let is_gap = gap.first(connection).await?.is_some();
-    Ok((versions, is_gap))
 }
 
 /// What the newest entry about an object shows.

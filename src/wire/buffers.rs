@@ -99,6 +99,12 @@ impl Hold {
         Ok(())
     }
 
+    /// A hold on nothing yet, for the same client.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self { buffers: Arc::clone(&self.buffers), client: self.client, bytes: 0 }
+    }
+
     /// How many bytes it holds.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -25,6 +25,7 @@ mod large;
 mod places;
 mod refused;
 mod selectors;
+mod snapshots;
 mod upstreams;
 
 const MIB: u64 = 1 << 20;

@@ -3,20 +3,19 @@
 //! The proof that metadata, timestamp and changes belong together comes at the end of the reading; where it fails, the
 //! answer breaks off, so that nobody takes it for complete.
 
-use std::pin::pin;
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 
 use super::Readable;
 use crate::current;
 use crate::endpoints::list;
+use crate::endpoints::parts::{Part, pass_row};
 use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::opening::{CLOSING, opening};
 use crate::upstream::UpstreamError;
-use crate::upstream::kinto::{KintoError, KintoPage, Metadata, Pages, Source};
+use crate::upstream::kinto::{KintoError, Metadata, Pages, Source};
 use crate::wire::body::{Body, Response, Sender};
 use crate::wire::buffers::Hold;
 use crate::wire::cache_control::{Caching, Served};
@@ -80,65 +79,6 @@ pub(super) async fn answer(asked: &Readable<'_>, as_requester: bool) -> Result<R
     .insert(headers);
     Served::Upstream.insert(headers);
     Ok(response)
-}
-
-/// What is read at once.
-enum Part {
-    Page(KintoPage),
-    /// The answer with one row, which is too large to be held.
-    Row(Timestamp, Body),
-}
-
-impl Part {
-    async fn next(pages: &mut Pages) -> Result<Option<Self>, KintoError> {
-        match pages.next().await {
-            Err(KintoError::Oversize) => {
-                let (timestamp, answer) = pages.large_row().await?;
-                Ok(Some(Self::Row(timestamp, answer)))
-            }
-            page => Ok(page?.map(Self::Page)),
-        }
-    }
-
-    fn timestamp(&self) -> Timestamp {
-        match self {
-            Self::Page(page) => page.timestamp,
-            Self::Row(timestamp, _) => *timestamp,
-        }
-    }
-
-    /// How much of it is in memory.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Page(page) => page.rows.iter().map(|row| row.json.len()).sum(),
-            Self::Row(..) => 0,
-        }
-    }
-}
-
-/// Passes on the one row of an answer, without what stands around it; `false` where its reader went away.
-async fn pass_row(answer: Body, sender: &Sender) -> Result<bool, KintoError> {
-    /// What stands behind a row has no more bytes.
-    const END: usize = 16;
-    let unreadable = || KintoError::Unreadable("a list that is none".into());
-    let mut answer = pin!(answer);
-    let (mut is_begun, mut held) = (false, BytesMut::new());
-    while let Some(frame) = answer.frame().await {
-        let Ok(mut data) = frame.map_err(|_broken| unreadable())?.into_data() else { continue };
-        if !is_begun {
-            let Some(begin) = data.iter().position(|byte| *byte == b'[') else { continue };
-            data = data.split_off(begin + 1);
-            is_begun = true;
-        }
-        held.extend_from_slice(&data);
-        let ready = held.len().saturating_sub(END);
-        if ready > 0 && sender.send(held.split_to(ready).freeze()).await.is_err() {
-            return Ok(false);
-        }
-    }
-    let rest = held.trim_ascii_end().strip_suffix(b"}").map(<[u8]>::trim_ascii_end);
-    let rest = rest.and_then(|rest| rest.strip_suffix(b"]")).filter(|rest| !rest.is_empty());
-    Ok(sender.send(Bytes::copy_from_slice(rest.ok_or_else(unreadable)?)).await.is_ok())
 }
 
 impl Rest {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use serde_json::Value;
 
-use super::present;
+use super::present::Present;
 use crate::access::Requester;
 use crate::app::Core;
 use crate::endpoints::history::diff;
@@ -62,7 +62,7 @@ pub async fn answer(
         touched.retain(|touched| touched.object != collection);
     }
     let key = CollectionKey { bucket: bucket.into(), collection: key.collection.clone() };
-    let unknown = unknown(core, &key, &requester, moment, &touched).await?;
+    let unknown = unknown(core, &key, &requester, moment, &touched, &mut hold).await?;
     let call = Call { core, request, peer, requester };
     call.begin(options, hold, Work { visible, touched, unknown }).await
 }
@@ -87,14 +87,15 @@ async fn unknown(
     requester: &Requester,
     moment: Timestamp,
     touched: &[Touched],
+    hold: &mut Hold,
 ) -> Result<Vec<Object>, Error> {
     let known: HashSet<&Object> = touched.iter().map(|touched| &touched.object).collect();
-    let present = present::records(core, key, requester).await?;
+    let present = Present::after(core, key, requester, moment, hold).await?;
     if present.stale.is_some() {
         // What changed meanwhile would be left as it is.
         return Err(UpstreamError::Unavailable.into());
     }
-    let changed = present.rows.into_iter().filter(|row| row.last_modified > moment && !row.deleted);
+    let changed = present.changed.into_iter().filter(|(_, is_gone)| !is_gone);
     let record = |id: &str| Object::Record(key.bucket.to_string(), key.collection.to_string(), id.to_owned());
-    Ok(changed.map(|row| record(&row.id)).filter(|record| !known.contains(record)).collect())
+    Ok(changed.map(|(id, _)| record(&id)).filter(|record| !known.contains(record)).collect())
 }

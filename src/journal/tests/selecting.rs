@@ -321,9 +321,8 @@ async fn deleted_entries_leave_tombstones() {
         journal.delete("a", &query("")).await.unwrap();
         assert!(entries(&journal, "a", "").await.is_empty());
         let collection = Object::of_uri("/buckets/a/collections/c").unwrap();
-        let (versions, is_gap) =
-            journal.versions_at(&collection, &["r".to_owned()], Timestamp(9999)).await.unwrap();
-        assert!(versions.is_empty() && is_gap);
+        let past = journal.versions_at(&collection, &["r"], Timestamp(9999)).await.unwrap();
+        assert!(past.versions.is_empty() && past.has_gaps);
     }
 }
 
@@ -338,19 +337,26 @@ async fn versions_are_those_of_a_moment() {
         settle(&journal, vec![change(uri, Some(Action::Delete), 30, &json!({"deleted": true}))]).await;
         settle(&journal, vec![change(uri, None, 40, &json!({"v": 40}))]).await;
         let collection = Object::of_uri("/buckets/a/collections/c").unwrap();
-        let records = ["r".to_owned(), "other".to_owned()];
         for (moment, expected) in [
             (9, None),
-            (10, Some(json!({"v": 10}))),
-            (29, Some(json!({"v": 20}))),
-            (30, Some(json!({"deleted": true}))),
-            (99, Some(json!({"v": 40}))),
+            (10, Some((10, json!({"v": 10})))),
+            (29, Some((20, json!({"v": 20})))),
+            (30, Some((30, json!({"deleted": true})))),
+            (99, Some((40, json!({"v": 40})))),
         ] {
-            let (versions, is_gap) =
-                journal.versions_at(&collection, &records, Timestamp(moment)).await.unwrap();
-            let versions: Vec<Value> =
-                versions.iter().map(|version| serde_json::from_str(version.get()).unwrap()).collect();
-            assert_eq!((versions, is_gap), (expected.into_iter().collect(), false), "{moment}");
+            let past = journal.versions_at(&collection, &["r", "other"], Timestamp(moment)).await.unwrap();
+            assert!(!past.has_gaps && !past.are_others_newer, "of the other nothing is known");
+            let entries: Vec<Timestamp> = past.versions.iter().map(|version| version.entry).collect();
+            let data = journal.data_at("a", &entries).await.unwrap();
+            let found = past.versions.iter().map(|version| {
+                assert_eq!(version.is_deletion, moment == 30);
+                let data = &data[&version.entry];
+                assert!(version.length > data.len());
+                (version.modified.0, serde_json::from_slice(data).unwrap())
+            });
+            assert_eq!(found.collect::<Vec<(u64, Value)>>(), Vec::from_iter(expected), "{moment}");
+            let past = journal.versions_at(&collection, &["r"], Timestamp(9)).await.unwrap();
+            assert!(past.versions.is_empty() && past.are_others_newer, "it was made since");
         }
     }
 }

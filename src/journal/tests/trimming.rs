@@ -38,9 +38,8 @@ async fn the_oldest_entries_of_a_kind_are_trimmed() {
         let left = entries(&journal, "a", "resource_name=record&_sort=last_modified").await;
         assert_eq!(left[0]["target"]["data"]["x"], 6);
         let collection = Object::of_uri("/buckets/a/collections/c").unwrap();
-        let records = ["r5".to_owned()];
-        let (versions, is_gap) = journal.versions_at(&collection, &records, Timestamp(8)).await.unwrap();
-        assert!(versions.is_empty() && is_gap);
+        let past = journal.versions_at(&collection, &["r5"], Timestamp(8)).await.unwrap();
+        assert!(past.versions.is_empty() && past.has_gaps);
         settle(&journal, (26..1300).map(|index| record(index, "me")).collect()).await;
         until(&journal, "resource_name=record", 20).await;
     }

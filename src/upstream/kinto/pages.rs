@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::sizes::{PageSize, limited};
+use super::sizes::{PageSize, bare, limited, with_all_fields};
 use super::{Data, KintoError, Source, parse, timestamp};
 use crate::kinto::head::Head;
 use crate::kinto::{Timestamp, is_segment};
@@ -240,21 +240,6 @@ impl<R> Pages<R> {
         }
     }
 
-    /// The list's timestamp, and the answer with the one row that the next page would have, as it comes: for whoever was told
-    /// that it is [`KintoError::Oversize`].
-    pub async fn large_row(&mut self) -> Result<(Timestamp, Body), KintoError> {
-        let path = self.next.take().ok_or(KintoError::Oversize)?;
-        let answer = self.source.get_on(&path).await?;
-        KintoError::check(answer.status())?;
-        let timestamp = timestamp(answer.headers())?;
-        self.way.bytes += self.size.most() + 1;
-        self.next = self.next_of(answer.headers())?;
-        if self.next.is_some() {
-            self.way.lead_on(Some(&path))?;
-        }
-        Ok((timestamp, answer.into_body()))
-    }
-
     /// Where the page behind the one with these headers is.
     fn next_of(&self, headers: &HeaderMap) -> Result<Option<String>, KintoError> {
         let Some(next) = headers.get("next-page") else { return Ok(None) };
@@ -295,6 +280,33 @@ impl<R> Pages<R> {
             row
         });
         Ok(Some(KintoPage { timestamp, rows: rows.collect::<Result<_, _>>()? }))
+    }
+}
+
+impl Pages<NewRow> {
+    /// The next page with its one row, but for all that it says beside its id and its timestamp: for whoever was told that it
+    /// is [`KintoError::Oversize`].
+    pub async fn bare(&mut self) -> Result<KintoPage, KintoError> {
+        let path = self.next.take().ok_or(KintoError::Oversize)?;
+        let page = self.page(&bare(&path)).await?;
+        let mut page = page.ok_or_else(|| KintoError::Unreadable("a list without rows".into()))?;
+        // No tombstone is large.
+        page.rows.iter_mut().for_each(|row| row.deleted = false);
+        self.way.bytes += self.size.most() + 1;
+        self.next = self.next.take().map(|next| with_all_fields(&next));
+        Ok(page)
+    }
+
+    /// The same page, and the answer with its row as it comes.
+    pub async fn large_row(&mut self) -> Result<(KintoPage, Body), KintoError> {
+        let path = self.next.clone().ok_or(KintoError::Oversize)?;
+        let page = self.bare().await?;
+        let answer = self.source.get_on(&path).await?;
+        KintoError::check(answer.status())?;
+        if timestamp(answer.headers())? != page.timestamp {
+            return Err(KintoError::Unsettled);
+        }
+        Ok((page, answer.into_body()))
     }
 }
 

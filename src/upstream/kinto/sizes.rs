@@ -103,6 +103,17 @@ pub(super) fn limited(path: &str, rows: usize) -> String {
     format!("{}?{}", list(path), query.join("&"))
 }
 
+/// The same page, of whose rows no more is told than that they are there. Its address has a limit already.
+pub(super) fn bare(path: &str) -> String {
+    format!("{path}&_fields=id,last_modified,deleted")
+}
+
+/// A page behind such a one as it would be without that.
+pub(super) fn with_all_fields(path: &str) -> String {
+    let query: Vec<&str> = parameters(path).filter(|parameter| !parameter.starts_with("_fields=")).collect();
+    format!("{}?{}", list(path), query.join("&"))
+}
+
 fn list(path: &str) -> &str {
     path.split_once('?').map_or(path, |(list, _)| list)
 }
@@ -131,6 +142,7 @@ mod tests {
             "/buckets/a/collections/b/records?_limit=20"
         );
         assert_eq!(limited("/r?_since=1&_limit=500&_token=x", 20), "/r?_since=1&_token=x&_limit=20");
+        assert_eq!(with_all_fields(&bare("/r?_token=x&_limit=1")), "/r?_token=x&_limit=1");
     }
 
     #[test]
