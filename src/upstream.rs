@@ -38,6 +38,7 @@ mod exchange;
 mod idle;
 mod itself;
 pub mod kinto;
+mod large;
 mod outage;
 mod pool;
 mod queue;

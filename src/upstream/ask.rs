@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
-use tokio::sync::Semaphore;
 
-use super::{Upstream, UpstreamError, bound};
+use super::{Upstream, UpstreamError, bound, large};
 use crate::settings::ServiceAuth;
 use crate::wire::body::{Body, BodyReadError, read_in_turn, read_limited};
 
@@ -76,14 +75,10 @@ impl Upstream {
     }
 }
 
-/// SECURITY: how many large answers to the sidecar's own questions are read at once. Two, and what one client may have held
-/// meanwhile, would come to more than 150 MiB.
-static LARGE_ANSWERS: Semaphore = Semaphore::const_new(1);
-
 /// Reads the answer to a question of the sidecar's own.
 async fn read_answer(answer: Response<Body>, limit: usize) -> Result<Response<Bytes>, UpstreamError> {
     let (parts, body) = answer.into_parts();
-    match read_in_turn(body, limit, bound::SMALL, &LARGE_ANSWERS).await {
+    match read_in_turn(body, limit, bound::SMALL, large::turn).await {
         Ok(body) => Ok(Response::from_parts(parts, body)),
         Err(error) => Err(unread(error)),
     }

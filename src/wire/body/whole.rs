@@ -1,11 +1,11 @@
 //! Reading a body into memory: the one place where that is done, and where it is bounded.
 
 use std::collections::VecDeque;
+use std::future::Ready;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
-use tokio::sync::Semaphore;
 
 use super::BoxError;
 use crate::wire::buffers::{Hold, NoRoom};
@@ -33,21 +33,22 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    read(body, limit, None, |_| Ok(())).await
+    read(body, limit, AT_ONCE, |_| Ok(())).await
 }
 
-/// As [`read_limited`]. A body that is longer than `free` bytes waits for a turn before more of it is read.
-pub async fn read_in_turn<B>(
+/// As [`read_limited`]. A body that is longer than `free` bytes waits for its turn before more of it is read, and has that until
+/// it is there.
+pub async fn read_in_turn<B, T>(
     body: B,
     limit: usize,
     free: usize,
-    turns: &Semaphore,
+    turn: impl AsyncFnOnce() -> T,
 ) -> Result<Bytes, BodyReadError>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    read(body, limit, Some((free, turns)), |_| Ok(())).await
+    read(body, limit, Some((free, turn)), |_| Ok(())).await
 }
 
 /// As [`read_limited`], and has what was read held.
@@ -56,13 +57,16 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    read(body, limit, None, |bytes| hold.grow(bytes)).await
+    read(body, limit, AT_ONCE, |bytes| hold.grow(bytes)).await
 }
 
-async fn read<B>(
+/// Waits for no turn.
+const AT_ONCE: Option<(usize, fn() -> Ready<()>)> = None;
+
+async fn read<B, T>(
     body: B,
     limit: usize,
-    turns: Option<(usize, &Semaphore)>,
+    mut turns: Option<(usize, impl AsyncFnOnce() -> T)>,
     mut grow: impl FnMut(usize) -> Result<(), NoRoom>,
 ) -> Result<Bytes, BodyReadError>
 where
@@ -75,7 +79,7 @@ where
     }
     let mut whole = Bytes::new();
     let mut joined = Joined::default();
-    let mut turn = None;
+    let mut _turn = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| BodyReadError::Broken(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -83,11 +87,8 @@ where
             return Err(BodyReadError::TooLarge);
         }
         grow(data.len())?;
-        if let Some((free, turns)) = turns
-            && turn.is_none()
-            && whole.len() + joined.length + data.len() > free
-        {
-            turn = turns.acquire().await.ok();
+        if let Some((_, turn)) = turns.take_if(|(free, _)| whole.len() + joined.length + data.len() > *free) {
+            _turn = Some(turn().await);
         }
         if whole.is_empty() && joined.length == 0 {
             // Most bodies come in one piece, which is not copied.
