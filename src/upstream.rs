@@ -44,6 +44,7 @@ mod pool;
 mod queue;
 mod refusal;
 mod socket;
+mod stay;
 mod suspense;
 mod transfer;
 mod words;

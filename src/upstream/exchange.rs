@@ -44,7 +44,7 @@ impl Upstream {
         request: Request<Body>,
         turn: Turn,
     ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
-        let (request, progress) = watch_upload(request);
+        let (request, place) = watch_upload(request, turn);
         let (sent, mut reply) = match chosen {
             Chosen::Http1 { mut connection, is_reused } => {
                 let sent: Sent = Box::pin(connection.sender.try_send_request(request));
@@ -62,13 +62,15 @@ impl Upstream {
                 Some((connection, _)) => &mut connection.deadline,
                 None => own.get_or_insert_with(|| Box::pin(sleep(patience))),
             };
-            let response = match answer(sent, deadline.as_mut(), progress.as_deref(), patience).await {
-                Ok(response) => response,
-                Err(mut failure) => {
-                    failure.turn = turn;
-                    return Err(failure);
-                }
-            };
+            let progress = place.as_ref().ok();
+            let response =
+                match answer(sent, deadline.as_mut(), progress.map(|progress| &**progress), patience).await {
+                    Ok(response) => response,
+                    Err(mut failure) => {
+                        failure.turn = place.map_or_else(|turn| turn, |progress| progress.take_turn());
+                        return Err(failure);
+                    }
+                };
             let connection = reply.map(|(connection, is_reused)| {
                 if is_reused {
                     self.0.pool.saw_reuse();
@@ -79,7 +81,11 @@ impl Upstream {
             self.0.words.note(response.status(), response.headers());
             let (parts, incoming) = response.into_parts();
             // An answer to less than the whole request may be followed by the end of both.
-            let incoming = Inbound::new(incoming, parts.version, progress.is_none());
+            let incoming = Inbound::new(incoming, parts.version, place.is_err());
+            let (turn, progress) = match place {
+                Ok(progress) => (progress.take_turn(), Some(progress)),
+                Err(turn) => (turn, None),
+            };
             let body = Download::new(incoming, connection, progress, patience, turn).into_body();
             let body = body.map_err(Failure::for_good)?;
             Ok(Response::from_parts(parts, body))
@@ -126,12 +132,13 @@ async fn answer(
     }
 }
 
-fn watch_upload(request: Request<Body>) -> (Request<Body>, Option<Arc<Progress>>) {
+/// Has a body note its progress, and keep the place; it is given back where there is no body.
+fn watch_upload(request: Request<Body>, turn: Turn) -> (Request<Body>, Result<Arc<Progress>, Turn>) {
     if request.body().is_end_stream() {
-        return (request, None);
+        return (request, Err(turn));
     }
-    let progress = Arc::new(Progress::default());
-    (request.map(|body| body.hooked(Arc::clone(&progress))), Some(progress))
+    let progress = Arc::new(Progress::new(turn));
+    (request.map(|body| body.hooked(Arc::clone(&progress))), Ok(progress))
 }
 
 pub(super) fn copy_of(request: &Request<Body>) -> Request<Body> {

@@ -6,30 +6,40 @@
 //! waits for nobody.
 //!
 //! Whose requests have the first half of the places is not looked at, which costs nothing while the upstream keeps up. Of the
-//! second half one client gets a half, and each other one half of what is left. Who finds no place waits, first come first served, but for those who have their share.
+//! second half one client gets a half, and each other one half of what is left. Who finds no place waits, first come first served,
+//! but for those who have their share. Where places are scarce, whoever keeps one waiting for them may lose it ([`slow`]).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+
+pub(super) mod slow;
 
 use super::UpstreamError;
 use crate::current::{self, Current};
 use crate::settings::InForce;
 use crate::wire::peer::client_of;
+use slow::{Guest, Guests};
 
 /// So many may be in the queue though they went away.
 const FEW: usize = 64;
+/// Places are scarce where no more than this part of them is left.
+const SCARCE: usize = 4;
+/// Who waits looks so often whether somebody is to be given up.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// All places. One for all threads.
 #[derive(Debug)]
 pub(super) struct Queue {
     settings: InForce,
     taken: Mutex<Taken>,
+    guests: Mutex<Guests>,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +68,7 @@ pub struct Turn(Option<(Arc<Queue>, Arc<Current>)>);
 
 impl Queue {
     pub(super) fn new(settings: InForce) -> Arc<Self> {
-        Arc::new(Self { settings, taken: Mutex::default() })
+        Arc::new(Self { settings, taken: Mutex::default(), guests: Mutex::default() })
     }
 
     /// A place for what this task is about; the request that has to wait for one where there is none.
@@ -67,7 +77,14 @@ impl Queue {
         if asker.shares_turn() {
             return Ok(Turn(Some((Arc::clone(self), asker))));
         }
-        let is_counted = self.taken.lock().take(&asker, self.most());
+        let most = self.most();
+        let (is_counted, is_scarce) = {
+            let mut taken = self.taken.lock();
+            (taken.take(&asker, most), most - taken.places.min(most) <= most / SCARCE)
+        };
+        if is_scarce {
+            self.reclaim();
+        }
         is_counted.map(|is_counted| self.turn(Arc::clone(&asker), is_counted)).ok_or(asker)
     }
 
@@ -91,7 +108,21 @@ impl Queue {
             tokio::select! {
                 turn = &mut is_mine => return turn.map_err(|_| UpstreamError::Crowded),
                 () = has_turn => {}
+                () = sleep(LOOK) => self.reclaim(),
             }
+        }
+    }
+
+    /// Somebody's body is under way with a place.
+    pub(super) fn remember(&self, guest: &Arc<dyn Guest>) {
+        self.guests.lock().add(guest);
+    }
+
+    /// Takes the place of whoever keeps it waiting for longest, where many do.
+    fn reclaim(&self) {
+        let slowest = self.guests.lock().slowest(self.most());
+        if let Some(slowest) = slowest {
+            slowest.give_up();
         }
     }
 
@@ -181,6 +212,13 @@ impl Taken {
     }
 }
 
+impl Turn {
+    /// Whose place it is, and among which.
+    pub(super) fn of(&self) -> Option<(&Arc<Queue>, &Arc<Current>)> {
+        self.0.as_ref().map(|(queue, asker)| (queue, asker))
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         let Some((queue, asker)) = self.0.take() else { return };
@@ -208,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    pub(super) const PATIENCE: Duration = Duration::from_millis(50);
+    const PATIENCE: Duration = Duration::from_millis(50);
 
     fn queue(most: usize) -> Arc<Queue> {
         queue_for(most, PATIENCE)

@@ -7,22 +7,20 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::{Turn, UpstreamError, idle::Connection, pool::Pool};
-use crate::wire::body::{Body, BoxError, Hook, NextFrame};
+use super::{Turn, UpstreamError, idle::Connection, pool::Pool, stay::Stay};
+use crate::wire::body::{Body, BodyError, BoxError, Hook, NextFrame};
 use crate::wire::inbound::Inbound;
 use crate::wire::stall::Stall;
 
 /// How far a request's body has got. While it moves, or while its client is what is waited for, the upstream is not slow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Progress {
     frames: AtomicU64,
-    waits_for_client: AtomicBool,
+    stay: Arc<Stay>,
     /// Nobody needs the rest of it.
     is_stopped: AtomicBool,
-    sender: AtomicWaker,
 }
 
 /// The request was answered before all of it was sent.
@@ -31,29 +29,41 @@ pub(super) struct Progress {
 struct Answered;
 
 impl Progress {
+    /// Of a request that has this place.
+    pub(super) fn new(turn: Turn) -> Self {
+        Self { frames: AtomicU64::new(0), stay: Stay::new(turn), is_stopped: AtomicBool::new(false) }
+    }
+
+    /// The place, which the answer has from now on.
+    pub(super) fn take_turn(&self) -> Turn {
+        self.stay.take()
+    }
+
     /// Whether the body moved since `seen`, which is brought up to date.
     pub(super) fn moved(&self, seen: &mut u64) -> bool {
         let frames = self.frames.load(Ordering::Relaxed);
         let moved = frames != std::mem::replace(seen, frames);
-        moved || self.waits_for_client.load(Ordering::Relaxed)
+        moved || self.stay.is_waiting()
     }
 
     /// Ends the body where it is: what was to be learnt from the upstream is known.
     fn stop(&self) {
         self.is_stopped.store(true, Ordering::Release);
-        self.sender.wake();
+        self.stay.wake();
     }
 }
 
 /// A request's body notes its progress.
 impl Hook for Arc<Progress> {
     fn poll(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<NextFrame> {
-        self.sender.register(context.waker());
+        self.stay.register(context.waker());
         if self.is_stopped.load(Ordering::Acquire) {
             return Poll::Ready(Some(Err(Answered.into())));
         }
         let frame = Pin::new(body).poll_frame(context);
-        self.waits_for_client.store(frame.is_pending(), Ordering::Relaxed);
+        if self.stay.waits(frame.is_pending()) {
+            return Poll::Ready(Some(Err(BodyError::TooSlow.into())));
+        }
         if frame.is_ready() {
             self.frames.fetch_add(1, Ordering::Relaxed);
         }
@@ -69,6 +79,8 @@ pub(super) struct Download {
     connection: Option<(Arc<Pool>, Connection)>,
     /// Left when all was read.
     turn: Turn,
+    /// The same where its reader may be waited for.
+    stay: Option<Arc<Stay>>,
     /// The body of the request, where it has one.
     upload: Option<Arc<Progress>>,
     stall: Stall,
@@ -82,7 +94,7 @@ impl Download {
         patience: Duration,
         turn: Turn,
     ) -> Self {
-        Self { incoming, first: None, connection, turn, upload, stall: Stall::new(patience) }
+        Self { incoming, first: None, connection, turn, stay: None, upload, stall: Stall::new(patience) }
     }
 
     /// The body for the answer. One that is there already, in one piece, is taken as it is, and its connection is free
@@ -96,6 +108,7 @@ impl Download {
             }
         }
         if !self.incoming.is_end_stream() {
+            self.stay = self.turn.of().is_some().then(|| Stay::new(std::mem::take(&mut self.turn)));
             return Ok(Body::boxed(self));
         }
         Ok(match self.first.take() {
@@ -118,7 +131,12 @@ impl Download {
         if let Some((pool, sender)) = self.connection.take() {
             pool.put(sender);
         }
-        self.turn = Turn::default();
+        (self.turn, self.stay) = (Turn::default(), None);
+    }
+
+    /// Whether its place was given to others. Its reader is waited for whenever nobody asks for more.
+    fn is_given_up(&self, is_asked: bool) -> bool {
+        self.stay.as_ref().is_some_and(|stay| stay.waits(!is_asked))
     }
 
     fn poll_incoming(
@@ -142,12 +160,16 @@ impl HttpBody for Download {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<NextFrame> {
+        if self.is_given_up(true) {
+            (self.connection, self.stay) = (None, None);
+            return Poll::Ready(Some(Err(UpstreamError::Crowded.into())));
+        }
         let frame = ready!(self.poll_incoming(context));
         match &frame {
             // SECURITY: what broke off is never used again.
-            Some(Err(_)) => (self.connection, self.turn) = (None, Turn::default()),
+            Some(Err(_)) => (self.connection, self.turn, self.stay) = (None, Turn::default(), None),
             None => self.release(),
-            Some(Ok(_)) => {}
+            Some(Ok(_)) => _ = self.is_given_up(false),
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

@@ -11,10 +11,13 @@ use futures_util::FutureExt;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-use super::tests::{PATIENCE, queue_for, request};
+use super::super::stay::{LONG, Stay};
+use super::tests::{queue_for, request};
 use super::*;
 
 const CLIENTS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(4);
+const FEW_SLOW: usize = 15;
 
 type Question = Pin<Box<dyn Future<Output = Result<Turn, UpstreamError>> + Send>>;
 
@@ -30,6 +33,8 @@ struct World {
     waiting: Vec<(Arc<Current>, Instant, Question)>,
     /// Questions that have one.
     held: Vec<(Arc<Current>, Turn)>,
+    /// Those of them whose clients are waited for.
+    slow: Vec<(Arc<Current>, Arc<Stay>)>,
     requests: Vec<Arc<Current>>,
 }
 
@@ -60,12 +65,13 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
         let most = 1 + random.below(9);
-        let (waiting, held, requests) = (Vec::new(), Vec::new(), Vec::new());
-        Self { queue: queue_for(most, PATIENCE), most, random, waiting, held, requests }
+        let queue = queue_for(most, PATIENCE);
+        let (waiting, held, slow, requests) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { queue, most, random, waiting, held, slow, requests }
     }
 
     async fn step(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(14) {
             0..3 => {
                 let client = u8::try_from(self.random.below(CLIENTS)).unwrap();
                 self.requests.push(request(client));
@@ -84,11 +90,31 @@ impl World {
                 drop(self.waiting.remove(which));
             }
             10 => drop(self.queue.take().expect("the sidecar itself waits for nobody")),
-            11 => sleep(PATIENCE / 4).await,
+            11 => sleep(PATIENCE / 8).await,
+            12 if !self.held.is_empty() => {
+                let which = self.random.below(self.held.len());
+                self.slow_down(which);
+            }
+            13 if !self.slow.is_empty() => {
+                let which = self.random.below(self.slow.len());
+                let (asker, stay) = &self.slow[which];
+                if !stay.waits(self.random.below(2) == 0) && self.random.below(2) == 0 {
+                    self.held.push((Arc::clone(asker), stay.take()));
+                    self.slow.remove(which);
+                }
+            }
             _ => {}
         }
         self.poll();
         self.check();
+    }
+
+    /// A client is waited for from now on.
+    fn slow_down(&mut self, which: usize) {
+        let (asker, turn) = self.held.remove(which);
+        let stay = Stay::new(turn);
+        stay.waits(true);
+        self.slow.push((asker, stay));
     }
 
     /// One more question of a request.
@@ -98,8 +124,35 @@ impl World {
         self.waiting.push((asker, Instant::now(), Box::pin(question)));
     }
 
-    /// Lets everybody go on who can.
+    /// All clients become slow, and somebody new comes.
+    async fn let_a_newcomer_in(&mut self) {
+        while !self.held.is_empty() {
+            self.slow_down(0);
+        }
+        // One after the other is given up.
+        self.slow.truncate(FEW_SLOW);
+        self.slow.iter().for_each(|(_, stay)| _ = stay.waits(true));
+        sleep(LONG).await;
+        self.requests.push(request(200));
+        self.ask(self.requests.len() - 1);
+        let begun = Instant::now();
+        while !self.held.iter().any(|(asker, _)| Arc::ptr_eq(asker, self.requests.last().unwrap())) {
+            // Who was there before is quick.
+            self.held.clear();
+            assert!(begun.elapsed() < PATIENCE / 2, "kept waiting by slow clients");
+            sleep(LOOK).await;
+            self.poll();
+            self.check();
+        }
+    }
+
+    /// Lets everybody go on who can, and then those to whom they gave a place.
     fn poll(&mut self) {
+        self.poll_once();
+        self.poll_once();
+    }
+
+    fn poll_once(&mut self) {
         for (asker, since, mut question) in std::mem::take(&mut self.waiting) {
             match (&mut question).now_or_never() {
                 None => self.waiting.push((asker, since, question)),
@@ -112,8 +165,11 @@ impl World {
         }
     }
 
-    fn check(&self) {
-        let holders: BTreeSet<_> = self.held.iter().map(|(asker, _)| Arc::as_ptr(asker)).collect();
+    fn check(&mut self) {
+        self.slow.retain(|(_, stay)| !stay.waits(stay.is_waiting()));
+        let held = self.held.iter().map(|(asker, _)| Arc::as_ptr(asker));
+        let holders: BTreeSet<_> =
+            held.chain(self.slow.iter().map(|(asker, _)| Arc::as_ptr(asker))).collect();
         let mut taken = self.queue.taken.lock();
         assert_eq!(taken.places, holders.len(), "a place for each request that asks");
         assert!(taken.places <= self.most, "{} of {}", taken.places, self.most);
@@ -136,8 +192,10 @@ async fn nobody_waits_for_a_place_that_is_free_and_none_is_lost() {
             for _ in 0..200 {
                 world.step().await;
             }
-            while !(world.held.is_empty() && world.waiting.is_empty()) {
+            world.let_a_newcomer_in().await;
+            while !(world.held.is_empty() && world.slow.is_empty() && world.waiting.is_empty()) {
                 world.held.clear();
+                world.slow.clear();
                 world.poll();
             }
             let taken = world.queue.taken.lock();

@@ -199,3 +199,51 @@ fn a_write_that_waits_for_what_a_former_process_left_open_keeps_nobody_from_the_
     }
     drop(waits);
 }
+
+#[test]
+fn who_sends_and_who_reads_slowly_has_no_place_that_others_wait_for() {
+    let stub = Stub::start(|mut upstream| {
+        while let Some(seen) = upstream.read() {
+            if seen.line().contains("/large") {
+                upstream.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+                // Until its reader goes away.
+                while upstream.stream.get_mut().write_all(&[b'x'; 1 << 16]).is_ok() {}
+                return;
+            }
+            upstream.write("HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"capabilities\":{}}");
+        }
+    });
+    let settings = [("sidecar.max_upstream_requests", "16"), ("sidecar.upstream_timeout", "20s")];
+    let sidecar = Sidecar::start(stub.url(), &settings);
+    let address = sidecar.address();
+    let upload = "POST /v1/slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{";
+    let download = "GET /v1/large HTTP/1.1\r\nHost: h\r\n\r\n";
+    for (request, is_upload) in [(upload, true), (download, false)] {
+        let clients = (0..90).map(|number| {
+            let mut stream = connect_as(10 + number % 9, address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        });
+        let mut clients: Vec<TcpStream> = clients.collect();
+        for _ in 0..20 {
+            let begun = Instant::now();
+            assert_eq!(ask_as_other(address, "GET /v1/quick HTTP/1.1\r\n"), Some(200));
+            assert!(begun.elapsed() < Duration::from_secs(10), "after {:?}: {request}", begun.elapsed());
+            // A byte now and again.
+            for client in &mut clients {
+                let _ = if is_upload { client.write(b"x") } else { client.read(&mut [0; 1]) };
+            }
+        }
+    }
+    // Where there are places, it has all the time that it needs.
+    let mut slow = connect_as(1, address).unwrap();
+    let (begin, end) = (upload.replace("1000", "21"), "x".repeat(20));
+    slow.write_all(begin.as_bytes()).unwrap();
+    for byte in end.as_bytes() {
+        thread::sleep(Duration::from_millis(100));
+        slow.write_all(&[*byte]).unwrap();
+    }
+    let mut head = [0; 12];
+    slow.read_exact(&mut head).unwrap();
+    assert!(head.ends_with(b"200"), "{}", String::from_utf8_lossy(&head));
+}
