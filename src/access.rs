@@ -7,7 +7,7 @@
 //! its bucket; after one of which nobody knows whether it happened, the upstream is asked anew. While it fails, its last yes
 //! holds for those who show no credentials.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ struct Permissions {
     identities: Arc<Memory<Identity>>,
     /// One of these moves when permissions of a bucket may have changed; several buckets share one.
     epochs: Vec<Epochs>,
+    /// SECURITY: which buckets share them is nothing that a stranger can choose.
+    seed: RandomState,
     /// Moves when some group may have changed. A group is a principal in any bucket, not only in its own.
     groups: Epoch,
     /// Moves with any of them.
@@ -137,6 +139,7 @@ impl Access {
             identities: Arc::new(Memory::new(REMEMBERED, Some(upstream.clone()))),
             changed: watch::Sender::new(0),
             epochs: std::iter::repeat_with(epochs).take(EPOCHS).collect(),
+            seed: RandomState::new(),
             groups,
             settings,
         });
@@ -233,9 +236,8 @@ impl Access {
     #[expect(clippy::indexing_slicing, reason = "the place is less than their number, which is not none")]
     fn epochs_of(&self, bucket: &str) -> &Epochs {
         let epochs = &self.0.permissions.epochs;
-        let mut hasher = DefaultHasher::new();
-        bucket.hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % epochs.len() as u64).unwrap_or_default();
+        let hash = self.0.permissions.seed.hash_one(bucket);
+        let place = usize::try_from(hash % epochs.len() as u64).unwrap_or_default();
         &epochs[place]
     }
 }
