@@ -21,6 +21,7 @@ use super::{Writes, default_bucket, versions};
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
+use crate::upstream::UpstreamError;
 use crate::upstream::kinto::{KintoError, Source};
 
 /// How long the upstream may go on with a write whose client is gone.
@@ -286,6 +287,8 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Lookup
         match versions::look(source, &object).await {
             Ok(Some(version)) if !version.deleted => {}
             Ok(_) => changes.push(vanished(object, modified, true)),
+            // It is there.
+            Err(KintoError::Upstream(UpstreamError::TooLarge)) => {}
             Err(error) => return Err(error.into()),
         }
     }

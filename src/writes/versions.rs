@@ -19,6 +19,8 @@ pub(super) struct Listing {
     pub(super) timestamp: Timestamp,
     /// Its objects, newest first as the upstream sorts them.
     pub(super) versions: Vec<(Object, Version)>,
+    /// Those that are too large to be read, and their versions.
+    pub(super) bare: Vec<(Object, Timestamp)>,
 }
 
 /// Reads what is newer in a list than `since`, or somewhat more, on all pages; `rest` is the rest of the query.
@@ -43,8 +45,21 @@ async fn whole(
     has_tombstones: bool,
 ) -> Result<Listing, KintoError> {
     let resource = Resource::of(list);
-    let (mut first, mut versions) = (None, Vec::new());
-    while let Some(mut page) = pages.next().await? {
+    let (mut first, mut versions, mut bare) = (None, Vec::new(), Vec::new());
+    loop {
+        let mut page = match pages.next().await {
+            Ok(Some(page)) => page,
+            Ok(None) => break,
+            // One odd row keeps nobody from the others.
+            Err(KintoError::Oversize) => {
+                let page = pages.bare().await?;
+                first.get_or_insert(page.timestamp);
+                let rows = page.rows.into_iter();
+                bare.extend(rows.filter_map(|row| Some((object_in(&resource, &row.id)?, row.last_modified))));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let timestamp = *first.get_or_insert(page.timestamp);
         if has_tombstones {
             source.tell_alive(list, timestamp, &mut page.rows, |_| false).await?;
@@ -57,7 +72,7 @@ async fn whole(
             versions.push((object, version(row)?));
         }
     }
-    Ok(Listing { timestamp: first.unwrap_or_default(), versions })
+    Ok(Listing { timestamp: first.unwrap_or_default(), versions, bare })
 }
 
 /// What a mirror has of a list of records: the live ones, or what is newer than `since` or was found late.
@@ -84,7 +99,7 @@ pub(super) fn of_content(
         };
         versions.push((object, version(row)?));
     }
-    Ok(Listing { timestamp: content.timestamp, versions })
+    Ok(Listing { timestamp: content.timestamp, versions, bare: Vec::new() })
 }
 
 /// The present version of an object, or its tombstone; `None` where there is neither.

@@ -103,3 +103,36 @@ async fn a_record_that_is_too_large_to_be_held_is_passed_on_with_the_others() {
     }
     alice.delete(&bucket).await.expect(200);
 }
+
+#[tokio::test]
+async fn what_is_too_large_to_be_read_hides_nothing_else_that_passes_elsewhere() {
+    let kinto = Kinto::start(KintoOptions::memory());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let sidecar = Sidecar::start(kinto.url(), &settings);
+    let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
+    let found = async |action: &str, uri: &str| {
+        eventually("what passed elsewhere", async || {
+            let entries = alice.all("/buckets/b/history?_fields=action,uri").await;
+            entries.iter().any(|entry| entry["action"] == action && entry["uri"] == uri).then_some(())
+        })
+        .await;
+    };
+    let larger = || json!({"x": "y".repeat(25 << 20)});
+    alice.put("/buckets/b").await.expect(201);
+    direct.put("/buckets/b/collections/c").await.expect(201);
+    let record = |id: &str| format!("/buckets/b/collections/c/records/{id}");
+    direct.put(&record("first")).await.expect(201);
+    found("create", &record("first")).await;
+    direct.put(&record("larger")).data(larger()).await.expect(201);
+    direct.put("/buckets/evil").data(larger()).await.expect(201);
+    direct.put(&record("second")).await.expect(201);
+    direct.patch("/buckets/b").data(json!({"n": 1})).await.expect(200);
+    direct.put("/buckets/b/collections/new").await.expect(201);
+    found("create", &record("second")).await;
+    found("update", "/buckets/b").await;
+    found("create", "/buckets/b/collections/new").await;
+    assert!(sidecar.log().contains("records/larger is too large to be read"));
+    // Who deletes it is told of.
+    direct.delete(&record("larger")).await.expect(200);
+    found("delete", &record("larger")).await;
+}

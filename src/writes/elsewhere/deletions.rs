@@ -45,7 +45,7 @@ impl Watcher {
 
     async fn learn_deletions(&self, list: &str) -> Result<Timestamp, LookupError> {
         let deleted = "&deleted=true&_fields=last_modified,deleted";
-        let Listing { timestamp, versions } =
+        let Listing { timestamp, versions, .. } =
             versions::newer(&self.room.source, list, Timestamp::ZERO, deleted).await?;
         let mut outcome = Outcome::default();
         for (object, version) in versions.into_iter().filter(|(_, version)| version.deleted) {

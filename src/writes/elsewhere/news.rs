@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::Watcher;
 use crate::journal::{Action, Change, JournalError, Object, Outcome};
 use crate::kinto::{CollectionKey, Resource, Timestamp};
+use crate::metrics;
 use crate::mirror::Freshness;
 use crate::settings::Backfill;
 use crate::upstream::kinto::{KintoError, in_list};
@@ -22,14 +23,14 @@ impl Watcher {
     /// A list that was never read. Gives its timestamp, and that of its newest object. What the journal knows of it, as it passed
     /// through, and has another version by now, was written elsewhere meanwhile, perhaps in another bucket under the same name.
     pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), LookupError> {
-        let Listing { timestamp, mut versions } = match self.settings.now().history.backfill {
+        let Listing { timestamp, mut versions, bare } = match self.settings.now().history.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
                 None => versions::alive(&self.room.source, uri, "").await?,
             },
             Backfill::None => versions::alive(&self.room.source, uri, "_fields=last_modified").await?,
         };
-        let newest = newest(&versions);
+        let newest = newest(&versions, &bare);
         versions.reverse();
         // What is being written is told of by those who write it.
         self.others_settled(uri).await?;
@@ -50,6 +51,7 @@ impl Watcher {
                 self.journal.settle(std::mem::take(&mut outcome)).await?;
             }
         }
+        outcome.known.extend(bare.into_iter().map(|(object, modified)| Change::bare(object, None, modified)));
         outcome.watermarks.push((uri.to_owned(), timestamp));
         self.journal.settle(outcome).await?;
         Ok((timestamp, newest))
@@ -61,6 +63,7 @@ impl Watcher {
             let named = format!("&in_id={}", in_list(objects.iter().map(Object::id)));
             let listing = versions::newer(&self.room.source, uri, Timestamp::ZERO, &named).await?;
             self.record_missing(uri, listing.versions, None).await?;
+            self.pass_by(uri, listing.bare).await?;
         }
         Ok(())
     }
@@ -85,11 +88,12 @@ impl Watcher {
         watermark: Timestamp,
     ) -> Result<(Timestamp, Timestamp), LookupError> {
         let since = watermark.back(self.settings.now().overlap);
-        let Listing { timestamp, versions } = match self.mirrored(uri, Some(since)).await? {
+        let Listing { timestamp, versions, bare } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
             None => versions::newer(&self.room.source, uri, since, "").await?,
         };
-        let newest = newest(&versions);
+        let newest = newest(&versions, &bare);
+        self.pass_by(uri, bare).await?;
         self.record_missing(uri, versions, Some(timestamp)).await?;
         Ok((timestamp, newest))
     }
@@ -120,6 +124,23 @@ impl Watcher {
         changes.sort_by_key(|change| change.modified);
         let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
         outcome.watermarks.extend(watermark.map(|watermark| (uri.to_owned(), watermark)));
+        self.journal.settle(outcome).await?;
+        Ok(())
+    }
+
+    /// Tells the log of versions that are too large to be read, and have no entry. The journal knows of them from then on.
+    async fn pass_by(&self, uri: &str, bare: Vec<(Object, Timestamp)>) -> Result<(), LookupError> {
+        if self.journal.missing(bare.clone()).await?.is_empty() {
+            return Ok(());
+        }
+        self.others_settled(uri).await?;
+        let mut outcome = Outcome::default();
+        for (object, modified) in self.journal.missing(bare).await? {
+            tracing::error!(uri = %object, %modified, "a change has no entry: {object} is too large to be read");
+            metrics::journal::count_left_out();
+            let known = Change::bare(object, Some(Action::Update), modified);
+            outcome.known.push(Change { is_found: true, ..known });
+        }
         self.journal.settle(outcome).await?;
         Ok(())
     }
@@ -167,6 +188,7 @@ impl Watcher {
     }
 }
 
-fn newest(versions: &[(Object, Version)]) -> Timestamp {
-    versions.iter().map(|(_, version)| version.modified).max().unwrap_or_default()
+fn newest(versions: &[(Object, Version)], bare: &[(Object, Timestamp)]) -> Timestamp {
+    let bare = bare.iter().map(|(_, modified)| *modified);
+    versions.iter().map(|(_, version)| version.modified).chain(bare).max().unwrap_or_default()
 }
