@@ -22,6 +22,7 @@ mod check;
 mod clients;
 mod cold_to_hot;
 mod conversation;
+mod cut;
 mod dependencies;
 mod deploy;
 mod dictionaries;
