@@ -85,7 +85,7 @@ mod tests {
         let mut others = Box::pin(turns.next(other));
         assert!((&mut others).now_or_never().is_none(), "one is read at once");
         drop(first);
-        let second = many.iter_mut().find_map(|next| next.now_or_never());
+        let second = many.iter_mut().find_map(FutureExt::now_or_never);
         assert!(second.is_none(), "the other client is next");
         let turn = others.now_or_never().expect("after one answer of the stranger's");
         drop(turn);

@@ -299,13 +299,11 @@ impl Writing {
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), Halt> {
-        match &self.sender {
-            Some(sender) => sender.send(bytes).await.map_err(|Closed| Halt::Gone),
-            None => {
-                self.whole.push(bytes);
-                Ok(())
-            }
+        if let Some(sender) = &self.sender {
+            return sender.send(bytes).await.map_err(|Closed| Halt::Gone);
         }
+        self.whole.push(bytes);
+        Ok(())
     }
 
     /// Waits until its reader goes away.

@@ -60,8 +60,10 @@ where
     read(body, limit, AT_ONCE, |bytes| hold.grow(bytes)).await
 }
 
+type NoTurn = fn() -> Ready<()>;
+
 /// Waits for no turn.
-const AT_ONCE: Option<(usize, fn() -> Ready<()>)> = None;
+const AT_ONCE: Option<(usize, NoTurn)> = None;
 
 async fn read<B, T>(
     body: B,
