@@ -207,7 +207,7 @@ fn who_sends_and_who_reads_slowly_has_no_place_that_others_wait_for() {
             if seen.line().contains("/large") {
                 upstream.write("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
                 // Until its reader goes away.
-                while upstream.stream.get_mut().write_all(&[b'x'; 1 << 16]).is_ok() {}
+                while upstream.stream.get_mut().write_all(&[b'x'; 1 << 14]).is_ok() {}
                 return;
             }
             upstream.write("HTTP/1.1 200 OK\r\nContent-Length: 19\r\n\r\n{\"capabilities\":{}}");
