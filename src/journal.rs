@@ -70,11 +70,11 @@ pub use opening::Opening;
 pub use others::Among;
 pub use page::{EntriesCount, EntriesPage};
 pub use past::{PastVersion, PastVersions};
-pub use select::Sees;
 pub use space::Compacted;
 pub use touched::{Around, SeenEntry, Touched, Touches, Versions};
 pub use transfer::{Export, Imported, Line, LinePart};
 pub use upgrade::Upgrade;
+pub use verdicts::Sees;
 pub use verify::Verified;
 pub use view::JournalView;
 

@@ -5,8 +5,8 @@ use sqlx::AnyConnection;
 
 use super::candidate::Candidate;
 use super::condition::Rows;
-use super::select::{Question, Sees};
-use super::verdicts::settled;
+use super::select::Question;
+use super::verdicts::{Sees, settled};
 use super::{Journal, JournalError};
 use crate::aside;
 use crate::kinto::Timestamp;

@@ -7,11 +7,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::candidate::Candidate;
 use super::chain::{Place, Revision, Seen};
 use super::checkpoints::CheckpointName;
 use super::engine::DEADLINE;
 use super::others::{Among, Behind};
-use super::remove::Deleted;
 use super::transfer::{Imported, Line};
 use super::{Change, Intent, IntentGroup, JournalError, Outcome};
 use crate::kinto::Timestamp;
@@ -91,6 +91,16 @@ pub(super) enum Done {
     Filled(Option<Place>),
     /// How often it was written.
     Checkpoint(i64),
+}
+
+/// What a portion of deletions left.
+#[derive(Debug)]
+pub(super) struct Deleted {
+    /// Those of the entries that were still there.
+    pub(super) tombstones: Vec<Candidate>,
+    /// How many of the names were looked at.
+    pub(super) done: usize,
+    pub(super) timestamp: Timestamp,
 }
 
 // === impl Work ===

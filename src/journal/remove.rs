@@ -9,7 +9,7 @@ use sqlx::Row;
 
 use super::candidate::{Candidate, SelectedName};
 use super::condition::Rows;
-use super::queue::{Done, Work, gone};
+use super::queue::{Deleted, Done, Work, gone};
 use super::rows::{CHUNK, mark_gap};
 use super::select::Question;
 use super::statement::{Bound, Statement, timestamp};
@@ -20,16 +20,6 @@ use crate::query::{Page, Query, Selection};
 
 /// SECURITY: so many bytes of entries are removed in one transaction, or one entry.
 const PORTION: u64 = 4 << 20;
-
-/// What a portion of deletions left.
-#[derive(Debug)]
-pub(super) struct Deleted {
-    /// Those of the entries that were still there.
-    tombstones: Vec<Candidate>,
-    /// How many of the names were looked at.
-    done: usize,
-    timestamp: Timestamp,
-}
 
 // === impl Journal ===
 

@@ -2,11 +2,9 @@
 //! that go through the list language. Batches follow one another by timestamp, and so what comes meanwhile does no harm.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use futures_util::future::BoxFuture;
 use sqlx::{AnyConnection, Row};
 
 use tokio::time::Instant;
@@ -17,7 +15,7 @@ use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::entry;
 use super::statement::{Statement, timestamp, truth};
-use super::verdicts::Verdicts;
+use super::verdicts::{Sees, Verdicts};
 use crate::aside::LITTLE;
 use crate::query::{Fields, Query, Selection};
 
@@ -47,20 +45,6 @@ pub(super) fn before(what: &str) -> String {
     )
 }
 
-/// Which entries of a bucket somebody sees.
-pub enum Sees<'s> {
-    /// All of them.
-    Everything,
-    /// Those that name one of these principals as a reader; of entries whose readers are not known completely, also
-    /// those that the verdict says yes to.
-    Some {
-        /// Theirs.
-        principals: &'s [String],
-        /// Whether they may see entries about this object now. Asked once for each object.
-        verdict: &'s (dyn Fn(Object) -> BoxFuture<'s, bool> + Send + Sync),
-    },
-}
-
 /// A question to a history.
 pub(super) struct Question<'q, 's> {
     pub(super) kind: Kind,
@@ -73,17 +57,6 @@ pub(super) struct Question<'q, 's> {
     pub(super) verdicts: Verdicts,
     /// The collections that ended since the history began. Others may have made them anew.
     ended: HashSet<String>,
-}
-
-// === impl Sees ===
-
-impl fmt::Debug for Sees<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Everything => formatter.write_str("Everything"),
-            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
-        }
-    }
 }
 
 impl<'q, 's> Question<'q, 's> {

@@ -4,14 +4,30 @@
 //! that comes to objects of which nothing is known breaks off, and is put again once it is known.
 
 use std::collections::HashMap;
+use std::fmt;
 
+use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{JournalError, Object, PATIENCE, Sees};
+use super::{JournalError, Object, PATIENCE};
 
 /// How much more is asked at once each time, lest more is asked than is needed, and how much at most.
 const MORE: usize = 4;
 const MOST: usize = 64;
+
+/// Which entries of a bucket somebody sees.
+pub enum Sees<'s> {
+    /// All of them.
+    Everything,
+    /// Those that name one of these principals as a reader; of entries whose readers are not known completely, also
+    /// those that the verdict says yes to.
+    Some {
+        /// Theirs.
+        principals: &'s [String],
+        /// Whether they may see entries about this object now. Asked once for each object.
+        verdict: &'s (dyn Fn(Object) -> BoxFuture<'s, bool> + Send + Sync),
+    },
+}
 
 /// What the upstream said of objects whose readers are not known, and of which it is still to be asked.
 #[derive(Debug)]
@@ -27,6 +43,17 @@ pub(super) struct Put<T> {
     /// Of use where nothing is wanted.
     answer: Option<T>,
     verdicts: Verdicts,
+}
+
+// === impl Sees ===
+
+impl fmt::Debug for Sees<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => formatter.write_str("Everything"),
+            Self::Some { principals, .. } => formatter.debug_tuple("Some").field(principals).finish(),
+        }
+    }
 }
 
 // === impl Verdicts ===

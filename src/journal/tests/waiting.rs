@@ -32,7 +32,9 @@ async fn nobody_waits_for_what_the_upstream_says_of_others() {
             are_asked.recv().await.unwrap();
         }
         assert!(!entries(&journal, "a", "").await.is_empty());
-        waiting.iter().for_each(|waiting| waiting.abort());
+        for waiting in waiting {
+            waiting.abort();
+        }
     }
 }
 
@@ -54,7 +56,9 @@ async fn what_writes_ask_does_not_wait_for_what_takes_long() {
             tokio::task::yield_now().await;
         }
         assert!(journal.life("a").await.is_ok());
-        long.iter().for_each(|task| task.abort());
+        for task in long {
+            task.abort();
+        }
     }
 }
 
