@@ -1,7 +1,8 @@
 //! Checkpoints: a program that copies a collection notes in one how far it has come. They are small documents, and mean
 //! nothing to anybody else.
 //!
-//! SECURITY: anybody who may log in can have some kept, so all of them are bounded in bytes, and the oldest give way.
+//! SECURITY: anybody who may log in can have some kept, so all of them are bounded in bytes. The oldest of those who have most
+//! give way.
 
 mod kept;
 

@@ -1,23 +1,28 @@
 //! Where checkpoints are kept, and when they give way.
 
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
 use sqlx::{AnyConnection, Row};
 
 use super::{Checkpoint, CheckpointName};
 use crate::journal::engine::DEADLINE;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::now_microseconds;
+use crate::journal::rows::{ROWS, now_microseconds};
 use crate::journal::statement::{Bound, Statement};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError};
 
-/// What those of one user for one collection may take, in bytes.
-const OF_USER: u64 = 4 << 20;
+/// What those of one user may take, in bytes.
+const OF_USER: i64 = 4 << 20;
 /// What all may take, in bytes.
-const OF_ALL: u64 = 32 << 20;
+const OF_ALL: i64 = 32 << 20;
 /// What one counts for at least, in bytes: so their number is bounded, too, however short they are.
 const LEAST: usize = 1 << 10;
 /// How long one is kept after it was last written, in microseconds: 90 days.
 const KEPT: u64 = 90 * 24 * 3600 * 1_000_000;
+
+const TAKEN: &str = "SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM sidecar_checkpoints";
 
 impl Journal {
     /// A checkpoint, where it is kept.
@@ -66,7 +71,8 @@ impl Transaction<'_> {
             return Ok(0);
         };
         let now = now_microseconds();
-        let bytes = (name.id.len() + json.len()).max(LEAST);
+        let names = name.user_id.len() + name.collection.len() + name.id.len();
+        let bytes = (names + json.len()).max(LEAST);
         let values: [Bound; 7] = [
             name.user_id.as_str().into(),
             name.collection.as_str().into(),
@@ -86,36 +92,129 @@ impl Transaction<'_> {
         let revision = upsert.number(self.connection).await?;
         let old = Statement::new("DELETE FROM sidecar_checkpoints WHERE written < ");
         old.bind(integer(now.saturating_sub(KEPT))).execute(self.connection).await?;
-        self.bound_checkpoints(Some(name), OF_USER).await?;
-        self.bound_checkpoints(None, OF_ALL).await?;
+        self.bound_those_of(&name.user_id).await?;
+        self.bound_all().await?;
         Ok(revision)
     }
 
-    /// Removes the oldest where those of a user for a collection, or all, take more than they may.
-    async fn bound_checkpoints(&mut self, of: Option<&CheckpointName>, bytes: u64) -> sqlx::Result<()> {
-        let among = |statement: Statement| match of {
-            Some(name) => statement
-                .push(" WHERE user_id = ")
-                .bind(name.user_id.as_str())
-                .push(" AND collection = ")
-                .bind(name.collection.as_str()),
-            None => statement.push(" WHERE 1 = 1"),
-        };
-        let taken = Statement::new("SELECT CAST(coalesce(sum(bytes), 0) AS BIGINT) FROM sidecar_checkpoints");
-        let taken = among(taken).number(self.connection).await?;
-        if u64::try_from(taken).is_ok_and(|taken| taken <= bytes) {
+    /// Removes the oldest of a user where theirs take more than they may.
+    async fn bound_those_of(&mut self, user_id: &str) -> sqlx::Result<()> {
+        let of = |text: &str| Statement::new(text).push(" WHERE user_id = ").bind(user_id);
+        if of(TAKEN).number(self.connection).await? <= OF_USER {
             return Ok(());
         }
-        // Some more than has to be, or the next one would have to look again.
-        let kept = integer(bytes - bytes / 16);
-        let delete = among(Statement::new("DELETE FROM sidecar_checkpoints")).push(
-            " AND written <= (SELECT max(written) FROM (SELECT written, sum(bytes) OVER (ORDER BY written DESC) AS total \
-             FROM sidecar_checkpoints",
+        let oldest = of(
+            "SELECT coalesce(max(written), 0) FROM (SELECT written, sum(bytes) OVER (ORDER BY written DESC) AS total \
+                         FROM sidecar_checkpoints",
         );
-        let delete = among(delete).push(") AS newest WHERE total > ").bind(kept).push(")");
-        delete.execute(self.connection).await?;
+        let oldest = oldest.push(") AS newest WHERE total > ").bind(left(OF_USER));
+        let oldest = oldest.number(self.connection).await?;
+        let delete = of("DELETE FROM sidecar_checkpoints").push(" AND written <= ").bind(oldest);
+        delete.execute(self.connection).await.map(drop)
+    }
+
+    /// Removes some where all take more than they may.
+    async fn bound_all(&mut self) -> sqlx::Result<()> {
+        let taken = Statement::new(TAKEN).number(self.connection).await?;
+        if taken <= OF_ALL {
+            return Ok(());
+        }
+        let select = "SELECT user_id, collection, id, bytes FROM sidecar_checkpoints ORDER BY written";
+        let mut shares = Shares::default();
+        for row in Statement::new(select).fetch(self.connection).await? {
+            let name =
+                CheckpointName { user_id: row.try_get(0)?, collection: row.try_get(1)?, id: row.try_get(2)? };
+            shares.add(name, row.try_get(3)?);
+        }
+        for names in shares.too_much(taken - left(OF_ALL)).chunks(ROWS) {
+            let names = names.iter().map(|name| [&*name.user_id, &*name.collection, &*name.id]);
+            // SQLite looks for none of what is in a list of `VALUES` by its key.
+            let delete = Statement::new("WITH given (user_id, collection, id) AS (VALUES ").rows(names).push(
+                ") DELETE FROM sidecar_checkpoints WHERE (user_id, collection, id) IN \
+                 (SELECT user_id, collection, id FROM given)",
+            );
+            delete.execute(self.connection).await?;
+        }
         Ok(())
     }
+}
+
+/// Who has how much.
+///
+/// SECURITY: one more user, and one more collection in a bucket of one's own, cost nothing. So the bucket that has most gives
+/// way, and in it the user who has most: nobody pushes out what is in another bucket and takes less.
+#[derive(Default)]
+struct Shares(BTreeMap<String, BTreeMap<String, Share>>);
+
+/// What a user has in a bucket.
+#[derive(Default)]
+struct Share {
+    bytes: i64,
+    oldest_first: VecDeque<(CheckpointName, i64)>,
+}
+
+// === impl Shares ===
+
+impl Shares {
+    /// They are added from the oldest on.
+    fn add(&mut self, name: CheckpointName, bytes: i64) {
+        let bucket = name.collection.split('/').nth(2).unwrap_or_default().to_owned();
+        let share = self.0.entry(bucket).or_default().entry(name.user_id.clone()).or_default();
+        share.bytes += bytes;
+        share.oldest_first.push_back((name, bytes));
+    }
+
+    /// Which are to be removed for there to be so many bytes less.
+    fn too_much(self, mut bytes: i64) -> Vec<CheckpointName> {
+        let of_bucket = |users: BTreeMap<String, Share>| {
+            let all: i64 = users.values().map(|share| share.bytes).sum();
+            (all, users.into_values().collect::<BinaryHeap<_>>())
+        };
+        let mut buckets: Vec<(i64, BinaryHeap<Share>)> = self.0.into_values().map(of_bucket).collect();
+        let mut order: BinaryHeap<(i64, usize)> =
+            buckets.iter().enumerate().map(|(index, (all, _))| (*all, index)).collect();
+        let mut removed = Vec::new();
+        while bytes > 0
+            && let Some((_, index)) = order.pop()
+        {
+            let Some((all, users)) = buckets.get_mut(index) else { continue };
+            let Some(mut share) = users.pop() else { continue };
+            if let Some((name, of_it)) = share.oldest_first.pop_front() {
+                (*all, share.bytes, bytes) = (*all - of_it, share.bytes - of_it, bytes - of_it);
+                removed.push(name);
+                users.push(share);
+            }
+            order.push((*all, index));
+        }
+        removed
+    }
+}
+
+// === impl Share ===
+
+impl Ord for Share {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.bytes.cmp(&other.bytes)
+    }
+}
+
+impl PartialOrd for Share {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Share {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Share {}
+
+/// What is left of what is too much: some less than may be, or the next one would have to look again.
+fn left(bytes: i64) -> i64 {
+    bytes - bytes / 16
 }
 
 fn integer(value: u64) -> Bound {

@@ -45,20 +45,21 @@ async fn checkpoints_are_bounded_in_bytes_and_in_age() {
         let journal = place.open().await;
         let other = name("you", "c", 0);
         keep(&journal, other.clone(), 5).await;
-        // A hundred and some more of them fill what a user has for a collection.
+        // A hundred and some more of them fill what a user has, in however many collections.
         let length = 40_000;
         for id in 0..110 {
-            keep(&journal, name("me", "c", id), length).await;
+            keep(&journal, name("me", &format!("c{}", id % 7), id), length).await;
         }
-        assert!(!is_kept(&journal, &name("me", "c", 0)).await);
-        assert!(is_kept(&journal, &name("me", "c", 109)).await);
-        assert!(is_kept(&journal, &other).await, "they are somebody else's");
-        for collection in 0..9 {
+        assert!(!is_kept(&journal, &name("me", "c0", 0)).await);
+        assert!(is_kept(&journal, &name("me", "c4", 109)).await);
+        for user in 0..9 {
             for id in 0..100 {
-                keep(&journal, name("me", &format!("c{collection}"), id), length).await;
+                keep(&journal, name(&format!("u{user}"), "c8", id), length).await;
             }
         }
-        assert!(!is_kept(&journal, &other).await, "it is the oldest of all");
+        assert!(is_kept(&journal, &name("u8", "c8", 99)).await);
+        assert!(!is_kept(&journal, &name("u0", "c8", 0)).await, "it is the oldest of those who have most");
+        assert!(is_kept(&journal, &other).await, "theirs is the oldest, and they have least");
         let text = "SELECT CAST(sum(bytes) AS BIGINT) FROM sidecar_checkpoints";
         let old = "UPDATE sidecar_checkpoints SET written = 1 WHERE id = '99'";
         drop(journal);
@@ -68,10 +69,30 @@ async fn checkpoints_are_bounded_in_bytes_and_in_age() {
         writing.connection().execute(old).await.unwrap();
         drop(writing);
         let journal = place.open().await;
-        assert!(is_kept(&journal, &name("me", "c8", 99)).await);
-        keep(&journal, name("me", "c8", 1), 5).await;
-        assert!(!is_kept(&journal, &name("me", "c8", 99)).await, "it is too old");
-        assert!(is_kept(&journal, &name("me", "c8", 98)).await);
+        assert!(is_kept(&journal, &name("u8", "c8", 99)).await);
+        keep(&journal, name("u8", "c8", 1), 5).await;
+        assert!(!is_kept(&journal, &name("u8", "c8", 99)).await, "it is too old");
+        assert!(is_kept(&journal, &name("u8", "c8", 98)).await);
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_in_a_bucket_of_ones_own_push_out_no_others_whoever_keeps_them() {
+    for place in places().await {
+        let journal = place.open().await;
+        let others: Vec<_> = (0..20).map(|user| name(&format!("you{user}"), "c", 0)).collect();
+        for other in &others {
+            keep(&journal, other.clone(), 60_000).await;
+        }
+        // Each of these users has less than each of the others.
+        for user in 0..1200 {
+            let collection = format!("/buckets/own/collections/c{}", user % 9);
+            let own = CheckpointName { user_id: format!("me{user}"), collection, id: "x".to_owned() };
+            keep(&journal, own, 30_000).await;
+        }
+        for other in &others {
+            assert!(is_kept(&journal, other).await, "{other:?}");
+        }
     }
 }
 
