@@ -49,6 +49,7 @@ mod space;
 mod state;
 mod statement;
 mod steps;
+mod sweep;
 mod touched;
 mod transaction;
 mod transfer;

@@ -37,6 +37,8 @@ pub(super) enum Work {
     Delete(String, Vec<(String, Timestamp)>),
     /// A portion of what is too much is removed.
     Remove(Surplus),
+    /// Sets of readers that nothing refers to are removed: a portion, after the one with this number.
+    Sweep(i64),
     /// A portion of the pages that nothing is in any more is given back to the file system.
     GiveBack,
     /// It is asked which buckets have a history.
@@ -85,6 +87,8 @@ pub(super) enum Done {
     Deleted(Deleted),
     /// Whether there may be more.
     Removed(bool),
+    /// After which set to go on.
+    Swept(Option<i64>),
     Buckets(Vec<String>),
     Imported(Imported),
     /// From where to go on.

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, Database, Postgres, Row};
+use uuid::Uuid;
 
 use super::Permissions;
 use super::statement::Statement;
@@ -17,11 +18,18 @@ const LONGEST: usize = 1000;
 /// SECURITY: who reads an object is not written down where they are more: Kinto is asked, as for objects of which nobody knows.
 pub(super) const MOST_READERS: usize = 2000;
 
+/// The entry of `sidecar_meta` that is another one whenever sets were removed.
+const MARK: &str = "removed_reader_sets";
+
 /// The numbers of sets that are known to be written, and of those that are if the present transaction is.
 #[derive(Debug, Default)]
 pub(super) struct ReaderSets {
     written: HashMap<String, i64>,
     fresh: HashMap<String, i64>,
+    /// PostgreSQL: the mark as it was when the first of them was written.
+    mark: Option<String>,
+    /// Whether the present transaction has looked at it.
+    is_looked_at: bool,
 }
 
 /// Who may read an object: those who may read it or write it.
@@ -47,6 +55,7 @@ impl ReaderSets {
             let _ = write!(digest, "{byte:02x}");
             digest
         });
+        self.look(connection).await?;
         if let Some(number) = self.fresh.get(&digest).or_else(|| self.written.get(&digest)) {
             return Ok(*number);
         }
@@ -60,8 +69,37 @@ impl ReaderSets {
         Ok(number)
     }
 
+    /// Forgets the numbers where another process removed sets.
+    async fn look(&mut self, connection: &mut AnyConnection) -> sqlx::Result<()> {
+        if self.is_looked_at || connection.backend_name() != Postgres::NAME {
+            return Ok(());
+        }
+        let select = Statement::new("SELECT value FROM sidecar_meta WHERE name = ").bind(MARK);
+        let mark: Option<String> = select.first(connection).await?.map(|row| row.try_get(0)).transpose()?;
+        if mark != self.mark {
+            self.written.clear();
+            self.mark = mark;
+        }
+        self.is_looked_at = true;
+        Ok(())
+    }
+
+    /// Sets are removed in the present transaction: the numbers are forgotten, by other processes as well.
+    pub(super) async fn forget(&mut self, connection: &mut AnyConnection) -> sqlx::Result<()> {
+        self.written.clear();
+        self.fresh.clear();
+        if connection.backend_name() != Postgres::NAME {
+            return Ok(());
+        }
+        let mark = Statement::new("INSERT INTO sidecar_meta (name, value) VALUES (").bind(MARK).push(", ");
+        let mark = mark.bind(Uuid::new_v4().to_string());
+        let mark = mark.push(") ON CONFLICT (name) DO UPDATE SET value = excluded.value");
+        mark.execute(connection).await.map(drop)
+    }
+
     /// The transaction is committed, or not.
     pub(super) fn end(&mut self, is_committed: bool) {
+        self.is_looked_at = false;
         let fresh = std::mem::take(&mut self.fresh);
         if self.written.len() > REMEMBERED {
             self.written.clear();

@@ -20,6 +20,7 @@ mod placed;
 mod recording;
 mod selecting;
 mod statements;
+mod sweeping;
 mod transferring;
 mod trimming;
 mod verifying;

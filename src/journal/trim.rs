@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::queue::{Done, Surplus, Waiting, Work, write};
 use super::statement::{Statement, timestamp};
-use super::{JournalError, News, Object};
+use super::{JournalError, News, Object, sweep};
 use crate::journal::transaction::Transaction;
 use crate::kinto::{DAY, Timestamp};
 use crate::settings::HistorySettings;
@@ -20,7 +20,7 @@ use crate::settings::HistorySettings;
 const PORTION: usize = 500;
 /// How long changes are gathered before it is looked what is too much.
 const GATHER: Duration = Duration::from_millis(500);
-/// How often all buckets are looked at.
+/// How often all buckets, and all sets of readers, are looked at.
 const EVERYTHING: Duration = Duration::from_secs(3600);
 /// Between two portions, for the sake of those who write.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -28,11 +28,11 @@ const KINDS: [&str; 4] = ["record", "collection", "group", "bucket"];
 
 /// Removes what is too much, until the journal is closed.
 pub(super) async fn run(
-    queue: mpsc::WeakSender<Waiting>,
+    weak: mpsc::WeakSender<Waiting>,
     mut news: broadcast::Receiver<News>,
     rules: HistorySettings,
 ) {
-    let mut all_at = Instant::now();
+    let (mut all_at, mut sweep_at) = (Instant::now(), Instant::now());
     let mut buckets = BTreeSet::new();
     loop {
         let recorded = match timeout_at(all_at, news.recv()).await {
@@ -61,7 +61,7 @@ pub(super) async fn run(
                 Err(_) => break,
             }
         }
-        let Some(queue) = queue.upgrade() else { return };
+        let Some(queue) = weak.upgrade() else { return };
         if is_all {
             all_at = Instant::now() + EVERYTHING;
             if let Ok(Done::Buckets(all)) = write(&queue, Work::Buckets).await {
@@ -74,6 +74,11 @@ pub(super) async fn run(
         }
         let _ = trim(&queue, &rules, std::mem::take(&mut buckets)).await;
         let _ = give_back(&queue).await;
+        drop(queue);
+        if is_all && Instant::now() >= sweep_at {
+            sweep_at = Instant::now() + EVERYTHING;
+            sweep::run(&weak).await;
+        }
     }
 }
 

@@ -203,6 +203,7 @@ impl Transaction<'_> {
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
             Work::Delete(bucket, names) => self.delete(bucket, names).await.map(Done::Deleted),
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
+            Work::Sweep(after) => self.sweep(*after).await.map(Done::Swept),
             Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),
             Work::Buckets => self.buckets().await.map(Done::Buckets),
             Work::Enter { seen, after } => self.enter(seen, *after).await,
