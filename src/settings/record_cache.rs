@@ -1,4 +1,4 @@
-//! `record_cache_expires_seconds` and its per-bucket and per-collection forms.
+//! `record_cache_expires_seconds`, its maximum and its minimum, and their per-bucket and per-collection forms.
 //!
 //! Bucket and collection ids are open, and an environment name does not tell `-`, `.` and `_` apart. So, as
 //! Kinto does, a name is never taken apart: the name of a key that is asked for is made and looked up.
@@ -43,15 +43,9 @@ pub(super) static FAMILY: Key =
 impl RecordCache {
     /// Whether a key (without the `kinto.` prefix) is one of this family.
     pub(super) fn owns(key: &str) -> bool {
-        let per_collection = |suffix: &str| {
-            key.strip_suffix(suffix)
-                .and_then(|ids| ids.strip_suffix('.'))
-                .is_some_and(|ids| ids.contains('.'))
-        };
-        key == DEFAULT
-            || key.ends_with(&format!(".{DEFAULT}"))
-            || per_collection(MAXIMUM)
-            || per_collection(MINIMUM)
+        [DEFAULT, MAXIMUM, MINIMUM]
+            .iter()
+            .any(|name| key.strip_suffix(name).is_some_and(|ids| ids.is_empty() || ids.ends_with('.')))
     }
 
     /// Whether an environment name may be one of this family.
@@ -73,15 +67,14 @@ impl RecordCache {
         if self.assigned.is_empty() && self.environment.is_empty() && self.file.is_empty() {
             return CacheExpiry::default();
         }
-        let of_collection = |suffix| self.get(&format!("{bucket}.{collection}.{suffix}"));
-        let default = of_collection(DEFAULT)
-            .or_else(|| self.get(&format!("{bucket}.{DEFAULT}")))
-            .or_else(|| self.get(DEFAULT));
-        CacheExpiry {
-            default,
-            maximum: of_collection(MAXIMUM).or(default),
-            minimum: of_collection(MINIMUM).or(default),
-        }
+        // The plugin knows the last two of a collection only, and takes them elsewhere for nothing.
+        let nearest = |name| {
+            self.get(&format!("{bucket}.{collection}.{name}"))
+                .or_else(|| self.get(&format!("{bucket}.{name}")))
+                .or_else(|| self.get(name))
+        };
+        let default = nearest(DEFAULT);
+        CacheExpiry { default, maximum: nearest(MAXIMUM).or(default), minimum: nearest(MINIMUM).or(default) }
     }
 
     fn get(&self, key: &str) -> Option<i64> {

@@ -145,6 +145,24 @@ fn kintos_own_file_is_read() {
 }
 
 #[test]
+fn what_is_said_nearest_of_caching_counts() {
+    let text = "kinto.record_cache_expires_seconds = 60\nkinto.record_cache_maximum_expires_seconds = 3600\n\
+                kinto.b.record_cache_maximum_expires_seconds = 90\nkinto.b.c.record_cache_maximum_expires_seconds = 9\n\
+                kinto.b.record_cache_minimum_expires_seconds = 1\n";
+    let (settings, _) = in_file(text).unwrap();
+    let of = |bucket, collection| {
+        let expiry = settings.kinto.record_cache(bucket, collection);
+        (expiry.default, expiry.maximum, expiry.minimum)
+    };
+    assert_eq!(of("a", "c"), (Some(60), Some(3600), Some(60)));
+    assert_eq!(of("b", "d"), (Some(60), Some(90), Some(1)));
+    assert_eq!(of("b", "c"), (Some(60), Some(9), Some(1)));
+    for name in ["record_cache_maximum_expires_seconds", "a.record_cache_minimum_expires_seconds"] {
+        assert!(load(&["--set", &format!("{name}=5")], &[]).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn former_names_are_read_with_a_warning() {
     let (settings, warnings) = in_file("kinto.event_listeners.changes.collections = /buckets/a\n").unwrap();
     assert_eq!(settings.changes.resources, ["/buckets/a"]);
