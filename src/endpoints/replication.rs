@@ -138,6 +138,8 @@ async fn checkpoint(
     }
     let json = match (request.method == Method::PUT, object) {
         (false, _) => None,
+        // As CouchDB has it, and PouchDB asks for.
+        (true, Some(Value::Object(members))) if members.get("_deleted") == Some(&Value::Bool(true)) => None,
         (true, Some(Value::Object(mut members))) => {
             members.retain(|name, _| !name.starts_with('_'));
             let json = Value::Object(members).to_string();

@@ -108,6 +108,10 @@ async fn checkpoints_are_kept(world: &World) {
     world.alice.put(&path).json(json!({"text": "x".repeat(40_000)})).await.expect(413);
     world.alice.delete(&path).await.expect(200);
     world.alice.get(&path).await.expect(404);
+    world.alice.put(&path).json(json!({"last_seq": 3, "_deleted": false})).await.expect(201);
+    let removed = world.alice.put(&path).json(json!({"_deleted": true})).await.expect(200);
+    assert_eq!(removed.json(), json!({"ok": true, "id": "_local/x==", "rev": "0-0"}));
+    world.alice.get(&path).await.expect(404);
 }
 
 #[tokio::test]
