@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use tokio::time::Instant;
 
 use super::{Upstream, UpstreamError, bound, large};
 use crate::settings::ServiceAuth;
@@ -41,8 +42,10 @@ impl Upstream {
         body: Bytes,
     ) -> Result<Response<Bytes>, UpstreamError> {
         let most = bound::most(&method, path_and_query);
-        let answer = self.send(self.question(method.clone(), path_and_query, headers, body)?).await?;
-        self.0.words.note_date(answer.headers());
+        let question = self.question(method.clone(), path_and_query, headers, body)?;
+        let asked = Instant::now();
+        let answer = self.send(question).await?;
+        self.0.words.note_date(answer.headers(), asked);
         self.0.words.heed(&method, read_answer(answer, most).await?)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use http::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{AGE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, Response, StatusCode};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -43,6 +43,8 @@ struct Date {
     /// What time it was here.
     own: Timestamp,
     heard: Instant,
+    /// How long before that it may have been said.
+    way: Duration,
 }
 
 /// What the upstream's latest answer asks of clients.
@@ -88,13 +90,18 @@ impl Words {
         self.has_said.store(self.advice.load().is_some() || self.ended.load().is_some(), Release);
     }
 
-    /// The head of an answer to a question of the sidecar's own.
-    pub(super) fn note_date(&self, headers: &HeaderMap) {
+    /// The head of an answer to a question of the sidecar's own, which was asked at that moment.
+    pub(super) fn note_date(&self, headers: &HeaderMap, asked: Instant) {
+        // What a cache had kept says what time it was once. Some caches say of a fresh answer that its age is zero.
+        if headers.get(AGE).is_some_and(|age| age.as_bytes() != b"0") {
+            return;
+        }
         let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
         if let Some(date) = date {
             let date = date.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
             let upstreams = Timestamp(u64::try_from(date).unwrap_or(u64::MAX));
-            *self.date.lock() = Some(Date { upstreams, own: Timestamp::now(), heard: Instant::now() });
+            let (own, heard) = (Timestamp::now(), Instant::now());
+            *self.date.lock() = Some(Date { upstreams, own, heard, way: heard - asked });
         }
     }
 
@@ -134,13 +141,15 @@ impl Words {
         !self.has_said.load(Acquire)
     }
 
-    /// How many seconds this machine's clock is ahead of the upstream's.
+    /// How many seconds this machine's clock is ahead of the upstream's, at least: how old what the upstream said had become
+    /// on its way is not known.
     pub(super) fn clock_ahead(&self) -> Option<f64> {
         let date = (*self.date.lock())?;
         #[expect(clippy::cast_precision_loss, reason = "seconds are enough")]
         let [upstreams, own] = [date.upstreams, date.own].map(|moment| moment.0 as f64 / 1000.0);
         // A date is cut to the second: on the average, half of one is gone.
-        Some(own - upstreams - 0.5)
+        let ahead = own - upstreams - 0.5;
+        Some(if ahead > 0.0 { (ahead - date.way.as_secs_f64()).max(0.0) } else { ahead })
     }
 
     /// What the upstream's clock says, as far as that is known; this machine's where it is not.
@@ -180,6 +189,25 @@ impl Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_date_that_is_old_is_no_clock_that_is_wrong() {
+        let ahead = |ago: u64, way: u64, age: Option<&'static str>| {
+            let date = std::time::SystemTime::now() - Duration::from_secs(ago);
+            let date = HeaderValue::try_from(httpdate::fmt_http_date(date)).unwrap();
+            let mut headers = HeaderMap::from_iter([(DATE, date)]);
+            headers.extend(age.map(|age| (AGE, HeaderValue::from_static(age))));
+            let words = Words::default();
+            words.note_date(&headers, Instant::now() - Duration::from_secs(way));
+            words.clock_ahead().map(f64::round)
+        };
+        let is_about =
+            |ahead: Option<f64>, seconds: f64| ahead.is_some_and(|ahead| (ahead - seconds).abs() <= 1.0);
+        assert!(is_about(ahead(60, 0, None), 60.0) && is_about(ahead(60, 0, Some("0")), 60.0));
+        assert!(is_about(ahead(60, 20, None), 40.0));
+        assert_eq!(ahead(10, 20, None), Some(0.0));
+        assert_eq!(ahead(100, 0, Some("100")), None);
+    }
 
     #[test]
     fn retry_after_is_for_errors_and_the_rest_for_all() {
