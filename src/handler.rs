@@ -56,7 +56,7 @@ struct Begun {
 /// What was given a moment ago is given again before anything is made ready for what may take longer.
 pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> Answered<'_> {
     let since = Instant::now();
-    let settled = host::settle(&mut request);
+    let settled = host::settle(&mut request, peer, &core.app.settings);
     let begun = Begun {
         since,
         request_id: request_id::take_or_make(request.headers()),

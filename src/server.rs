@@ -226,6 +226,7 @@ async fn wait_out(error: &io::Error) {
 impl Accepting for Thread {
     async fn accepted_tcp(&self, stream: TcpStream, address: SocketAddr) {
         let peer = Peer::new(Some(address.ip()), self.shared.tls.is_some(), &self.core.get().app.settings);
+        let peer = peer.at(stream.local_addr().ok());
         self.serve_tcp(stream, peer).await;
     }
 

@@ -1,6 +1,6 @@
 //! Who is at the other end of a client's connection, and how a gateway names it to the upstream.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
@@ -13,6 +13,8 @@ use crate::settings::Settings;
 pub struct Peer {
     /// Its address; `None` on a `unix:` listener.
     pub address: Option<IpAddr>,
+    /// The address of this end; `None` on a `unix:` listener.
+    pub reached: Option<SocketAddr>,
     /// Whether the connection is encrypted.
     pub is_tls: bool,
     /// Whether its `Forwarded` and `X-Forwarded-*` are believed.
@@ -37,6 +39,7 @@ impl Peer {
         let text = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
         Self {
             address,
+            reached: None,
             is_tls,
             feeds: Arc::default(),
             // A unix socket is reached from this machine only.
@@ -44,6 +47,12 @@ impl Peer {
             forwarded_for: HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown")),
             node,
         }
+    }
+
+    /// The same, of a connection to this address.
+    pub fn at(self, reached: Option<SocketAddr>) -> Self {
+        let canonical = |reached: SocketAddr| SocketAddr::new(reached.ip().to_canonical(), reached.port());
+        Self { reached: reached.map(canonical), ..self }
     }
 
     /// The scheme that the client used.

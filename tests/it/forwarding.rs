@@ -284,7 +284,11 @@ fn old_clients_are_answered_too() {
     let answer = client.read().unwrap();
     assert!(answer.head.starts_with("HTTP/1.0 200"), "{}", answer.head);
     assert!(client.is_closed());
-    assert_eq!(stub.next().header("host"), [stub.address.to_string()]);
+    // The upstream's own address is not for clients.
+    assert_eq!(stub.next().header("host"), [proxy.address.to_string()]);
+    let proxy = Proxy::start(&stub.url(), &["http_host=www.example.org"]);
+    proxy.ask("GET /v1/ HTTP/1.0\r\n\r\n");
+    assert_eq!(stub.next().header("host"), ["www.example.org"]);
 }
 
 #[test]
