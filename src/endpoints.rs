@@ -12,6 +12,7 @@ use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+mod accept;
 pub mod admin;
 pub mod batch;
 pub mod broadcasts;
