@@ -35,10 +35,11 @@ pub const TO_IS_DEPRECATED: HeaderValue = HeaderValue::from_static(
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.').remove(b'~').remove(b' ');
 
 /// `If-Match` and `If-None-Match`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
     if_match: Option<Tag>,
-    if_none_match: Option<Tag>,
+    /// Any of them.
+    if_none_match: Vec<Tag>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,46 +64,62 @@ pub enum PreconditionOutcome {
 impl Preconditions {
     /// Reads a request's headers; what Kinto refuses of them is added to `faults`.
     pub fn read(headers: &HeaderMap, faults: &mut Vec<Fault>) -> Self {
-        let mut tag = |header: HeaderName, name| {
-            read_tag(headers.get(header)).unwrap_or_else(|NotATag| {
-                faults.push(Fault::new("header", name, "The value should be integer between double quotes."));
-                None
-            })
+        let mut fault = |name, NotATag| {
+            faults.push(Fault::new("header", name, "The value should be integer between double quotes."));
         };
-        Self { if_match: tag(IF_MATCH, "If-Match"), if_none_match: tag(IF_NONE_MATCH, "If-None-Match") }
+        let if_match = headers.get(IF_MATCH).map_or(Ok(None), |value| read_tag(value.as_bytes()));
+        Self {
+            if_match: if_match.map_err(|error| fault("If-Match", error)).unwrap_or_default(),
+            if_none_match: read_tags(headers)
+                .map_err(|error| fault("If-None-Match", error))
+                .unwrap_or_default(),
+        }
     }
 
     /// Holds the preconditions against a list's timestamp. A list always exists, even if it is empty.
-    pub fn verdict(self, timestamp: Timestamp) -> PreconditionOutcome {
-        match (self.if_none_match, self.if_match) {
-            (Some(Tag::Timestamp(known)), _) if known == timestamp => PreconditionOutcome::NotModified,
-            (Some(Tag::Any), _) => PreconditionOutcome::Failed,
-            (_, Some(Tag::Timestamp(known))) if known != timestamp => PreconditionOutcome::Failed,
-            _ => PreconditionOutcome::Proceed,
+    pub fn verdict(&self, timestamp: Timestamp) -> PreconditionOutcome {
+        if self.if_none_match.contains(&Tag::Timestamp(timestamp)) {
+            PreconditionOutcome::NotModified
+        } else if self.allow_deletion(timestamp) {
+            PreconditionOutcome::Proceed
+        } else {
+            PreconditionOutcome::Failed
         }
     }
 
     /// Whether there are none.
-    pub fn is_none(self) -> bool {
-        self == Self::default()
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
     }
 
     /// Whether they let a list of this timestamp be deleted.
-    pub fn allow_deletion(self, timestamp: Timestamp) -> bool {
-        match (self.if_none_match, self.if_match) {
-            (Some(Tag::Any), _) => false,
-            (_, Some(Tag::Timestamp(known))) => known == timestamp,
-            _ => true,
-        }
+    pub fn allow_deletion(&self, timestamp: Timestamp) -> bool {
+        let is_wanted = match self.if_match {
+            Some(Tag::Timestamp(known)) => known == timestamp,
+            Some(Tag::Any) | None => true,
+        };
+        is_wanted && !self.if_none_match.contains(&Tag::Any)
     }
 }
 
 struct NotATag;
 
-fn read_tag(value: Option<&HeaderValue>) -> Result<Option<Tag>, NotATag> {
-    let Some(value) = value.map(HeaderValue::as_bytes).filter(|value| !value.is_empty()) else {
+/// What a client has. Kinto takes one tag; caches name several, and whoever compresses an answer makes its tag a weak one
+/// (RFC 9110 §13.1.2).
+fn read_tags(headers: &HeaderMap) -> Result<Vec<Tag>, NotATag> {
+    let values = headers.get_all(IF_NONE_MATCH).iter().map(HeaderValue::as_bytes);
+    let mut tags = Vec::new();
+    for tag in values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii) {
+        let strong = tag.strip_prefix(b"W/").filter(|tag| tag.starts_with(b"\""));
+        tags.extend(read_tag(strong.unwrap_or(tag))?);
+    }
+    Ok(tags)
+}
+
+fn read_tag(value: &[u8]) -> Result<Option<Tag>, NotATag> {
+    if value.is_empty() {
         return Ok(None);
-    };
+    }
     let text = std::str::from_utf8(value).map_err(|_| NotATag)?;
     if text == "*" {
         return Ok(Some(Tag::Any));
@@ -217,6 +234,29 @@ fn push_encoded(url: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_of_the_tags_that_a_client_has_is_news_to_nobody() {
+        let verdict = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IF_NONE_MATCH, HeaderValue::from_static(value));
+            }
+            let mut faults = Vec::new();
+            let preconditions = Preconditions::read(&headers, &mut faults);
+            faults.is_empty().then(|| preconditions.verdict(Timestamp(5)))
+        };
+        for values in [&["\"5\""][..], &["W/\"5\""], &["\"4\" , W/\"5\",\"6\""], &["\"4\"", "\"5\""]] {
+            assert_eq!(verdict(values), Some(PreconditionOutcome::NotModified), "{values:?}");
+        }
+        for values in [&["\"4\""][..], &["W/\"4\", \"6\""], &[""], &["\"0\""]] {
+            assert_eq!(verdict(values), Some(PreconditionOutcome::Proceed), "{values:?}");
+        }
+        for values in [&["\"4\", 5"][..], &["W/5"], &["W/*"], &["5"], &["\"4 5\""]] {
+            assert_eq!(verdict(values), None, "{values:?}");
+        }
+        assert_eq!(verdict(&["*"]), Some(PreconditionOutcome::Failed));
+    }
 
     #[test]
     fn the_next_page_has_the_parameters_of_this_one() {

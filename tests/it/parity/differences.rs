@@ -153,6 +153,19 @@ async fn an_asterisk_with_something_behind_it_is_no_tag() {
 }
 
 #[tokio::test]
+async fn the_tags_of_caches_are_taken_for_what_they_are() {
+    let world = World::shared().await;
+    let path = format!("{MONITOR}/records");
+    for (tags, status) in [("W/{tag}", 304), ("\"1\", W/{tag}", 304), ("W/\"1\", \"2\"", 200)] {
+        for (server, status) in [(&world.plugin, 400), (&world.sidecar, status)] {
+            let tag = server.get(&path).await.header("etag").expect("an ETag").to_owned();
+            let ask = Ask::get(&path).header("If-None-Match", &tags.replace("{tag}", &tag));
+            ask.send(server).await.expect(status);
+        }
+    }
+}
+
+#[tokio::test]
 async fn changesets_can_be_revalidated() {
     let world = World::shared().await;
     for collection in [MONITOR, "/buckets/a/collections/one"] {

@@ -2,7 +2,7 @@
 
 use super::ask::Ask;
 use super::compare::assert_same;
-use super::queries::{QUERIES, TAGS, pages};
+use super::queries::{QUERIES, TAGS, TAGS_OF_CACHES, pages};
 use super::world::{MONITOR, World};
 use crate::support::Response;
 use http::Method;
@@ -115,6 +115,7 @@ async fn lists_hold_the_same_preconditions() {
         let values = TAGS.into_iter().chain([&*etag]);
         assert_same(world, values.map(|value| Ask::get(&path).header(header, value))).await;
     }
+    assert_same(world, TAGS_OF_CACHES.map(|value| Ask::get(&path).header("If-Match", value))).await;
     assert_same(
         world,
         [

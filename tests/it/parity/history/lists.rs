@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::world::{BUCKET, World};
 use crate::parity::ask::Ask;
-use crate::parity::queries::{QUERIES, TAGS, pages};
+use crate::parity::queries::{QUERIES, TAGS, TAGS_OF_CACHES, pages};
 use crate::support::Response;
 
 /// Queries of this list beside those of any; `{n}` stands for the timestamp of the n-th entry, `{#n}` for its id.
@@ -169,6 +169,8 @@ async fn lists_hold_the_same_preconditions() {
             world.assert_same(TAGS.into_iter().chain([tag]).map(ask)).await;
         }
     }
+    let wanted = |value| list("").by("bucket-reader").header("If-Match", value);
+    world.assert_same(TAGS_OF_CACHES.map(wanted)).await;
     world
         .assert_same([
             list("").by("bucket-reader").header("If-Match", tag).header("If-None-Match", tag),
