@@ -15,6 +15,9 @@
 //!
 //! A new process that fails before it says that it is ready changes nothing. It looks before whether it could use the
 //! journal, which the old one lets go of later.
+//!
+//! Who has handed over hands over to nobody else: of several new processes one is first, and the next one, whose
+//! connection ends unanswered, asks again and is answered by that one.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
@@ -24,7 +27,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::net::{
@@ -46,6 +49,8 @@ const LEFT: u8 = b'g';
 
 /// How long the other side may take to say what it has to.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a new process waits before it asks again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long a new process may take to become ready.
 const START: Duration = Duration::from_secs(60);
 /// How long a process of an earlier version, which does not say when it has let go of the journal, may take for that.
@@ -77,17 +82,33 @@ pub(super) struct Offer {
 impl Predecessor {
     /// Asks the process that listens at a path for its sockets. `None` where there is none that may give any.
     pub(super) fn ask(path: &Path) -> io::Result<Option<(Self, Given)>> {
-        let mut stream = match UnixStream::connect(path) {
-            Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let stream = match UnixStream::connect(path) {
+                Ok(stream) => stream,
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
+            if let Err(error) = check(&stream) {
+                tracing::warn!(%error, "takes over from nobody at {}", path.display());
                 return Ok(None);
             }
-            Err(error) => return Err(error),
-        };
-        if let Err(error) = check(&stream) {
-            tracing::warn!(%error, "takes over from nobody at {}", path.display());
-            return Ok(None);
+            match Self::hear(stream) {
+                Err(error) if is_gone(&error) && Instant::now() < until => std::thread::sleep(PAUSE),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let text =
+                        "the process there says nothing: another one may be about to take over from it";
+                    return Err(io::Error::new(ErrorKind::ResourceBusy, text));
+                }
+                heard => return heard.map(Some),
+            }
         }
+    }
+
+    /// Hears what the process at the other end gives.
+    fn hear(mut stream: UnixStream) -> io::Result<(Self, Given)> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut version = [0];
@@ -100,7 +121,7 @@ impl Predecessor {
         loop {
             let (kind, socket) = receive(&stream)?;
             match (kind, socket) {
-                (END, _) => return Ok(Some((Self(stream), given))),
+                (END, _) => return Ok((Self(stream), given)),
                 (CLIENTS | ADMIN, Some(socket)) => given.take(socket, kind == ADMIN)?,
                 _ => return Err(ErrorKind::InvalidData.into()),
             }
@@ -132,6 +153,11 @@ impl Leaving {
             std::thread::sleep(LONGEST_LEAVE);
         }
     }
+}
+
+/// Whether whoever was asked has ended meanwhile, or has handed over to another process.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
 /// Whether the process at the other end is this user's, or root's.
@@ -182,7 +208,8 @@ impl Offer {
             for stream in listener.incoming() {
                 let handed = stream.and_then(|stream| hand_over(stream, &offered));
                 match handed {
-                    Ok(successor) => _ = take.blocking_send(successor),
+                    // Whoever waits here is better off with that one.
+                    Ok(successor) => return drop(take.blocking_send(successor)),
                     Err(error) => tracing::warn!(%error, "nobody took over, and this process goes on"),
                 }
             }
@@ -307,6 +334,24 @@ mod tests {
         listener.set_nonblocking(false).unwrap();
         listener.accept().unwrap();
     }
+
+    #[tokio::test]
+    async fn of_two_that_take_over_at_once_the_second_takes_over_from_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        let mut old = Offer::open(&path, Given::default()).unwrap();
+        let (predecessor, given) = Predecessor::ask(&path).unwrap().unwrap();
+        // It waits for the old one, which is waiting for the first.
+        let second = UnixStream::connect(&path).unwrap();
+        let mut first = Offer::open(&path, given).unwrap();
+        predecessor.relieve();
+        old.taken().await;
+        assert!(is_gone(&Predecessor::hear(second).unwrap_err()));
+        let (predecessor, _) = Predecessor::ask(&path).unwrap().unwrap();
+        predecessor.relieve();
+        first.taken().await;
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn nothing_is_taken_from_the_process_of_another_user() {
