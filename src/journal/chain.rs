@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::rows::{CHUNK, ROWS};
+use super::engine::Kind;
+use super::rows::{CHUNK, at_once};
 use super::statement::{Bound, Statement, timestamp, truth};
 use crate::kinto::Timestamp;
 
@@ -205,11 +206,9 @@ impl Chains {
 
     /// Writes what was added.
     pub(super) async fn store(&mut self, connection: &mut AnyConnection) -> sqlx::Result<()> {
+        let kind = Kind::of(connection);
         let added = std::mem::take(&mut self.added);
-        for added in added.chunks(ROWS) {
-            let insert = Statement::new(
-                "INSERT INTO sidecar_versions (uri, generation, modified, deleted, follows, digest) VALUES ",
-            );
+        for added in added.chunks(at_once(kind)) {
             let rows = added.iter().map(|(uri, link)| -> [Bound; 6] {
                 let generation = i64::try_from(link.revision.generation).unwrap_or(i64::MAX);
                 let digest = link.revision.hex();
@@ -222,7 +221,8 @@ impl Chains {
                     digest.into(),
                 ]
             });
-            insert.rows(rows).execute(connection).await?;
+            let into = "sidecar_versions (uri, generation, modified, deleted, follows, digest)";
+            Statement::insert(kind, into, rows.collect()).execute(connection).await?;
         }
         for (uri, link) in &added {
             let generation = link.revision.generation;
@@ -243,12 +243,20 @@ pub(super) async fn ends(
 ) -> sqlx::Result<Vec<(String, Link)>> {
     let mut ends = Vec::new();
     for uris in uris.chunks(CHUNK) {
-        let select = Statement::new("WITH given (uri) AS (VALUES ")
-            .rows(uris.iter().map(|uri| [uri.as_ref()]))
-            .push(&format!(
-                ") SELECT {COLUMNS} FROM given JOIN sidecar_versions v ON v.uri = given.uri AND v.generation = \
+        let select =
+            Statement::new("WITH given (uri) AS (VALUES ").rows(uris.iter().map(|uri| [uri.as_ref()]));
+        let select = select.push(&format!(") SELECT {COLUMNS} FROM given "));
+        let select = select.push(match Kind::of(connection) {
+            Kind::Sqlite => {
+                "JOIN sidecar_versions v ON v.uri = given.uri AND v.generation = \
                  (SELECT max(generation) FROM sidecar_versions WHERE uri = given.uri)"
-            ));
+            }
+            // It would rather read all versions than look for some.
+            Kind::Postgres => {
+                "CROSS JOIN LATERAL (SELECT * FROM sidecar_versions WHERE uri = given.uri \
+                 ORDER BY generation DESC LIMIT 1) v"
+            }
+        });
         for row in select.fetch(connection).await? {
             ends.push(Link::read(&row)?);
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Executor};
+use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Database, Executor, Postgres};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -44,7 +44,10 @@ const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
 /// undoes a statement is in memory.
 const SQLITE_AT_ONCE: &str =
     "PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 32768; PRAGMA temp_store = MEMORY";
-/// The same where indexes are made: each is made of the whole table, and sorted in a file where it is large.
+/// What a connection to PostgreSQL is told where indexes are made, however long it takes.
+const POSTGRES_INDEXES: &str =
+    "SET lock_timeout = 0; SET statement_timeout = 0; SET maintenance_work_mem = '128MB'";
+/// The same on SQLite where indexes are made: each is made of the whole table, and sorted in a file where it is large.
 const SQLITE_INDEXES: &str = "PRAGMA cache_size = -262144; PRAGMA wal_autocheckpoint = 32768";
 
 /// SQLite: not a database, corrupt, read-only (in its varieties), cannot be opened, not allowed.
@@ -102,6 +105,14 @@ pub(super) enum Writing {
 // === impl Kind ===
 
 impl Kind {
+    /// The engine that a connection leads to.
+    pub(super) fn of(connection: &AnyConnection) -> Self {
+        match connection.backend_name() {
+            Postgres::NAME => Self::Postgres,
+            _ => Self::Sqlite,
+        }
+    }
+
     /// Waits for what may take long. A file is always there; PostgreSQL may not be, and what it takes longer for than it is
     /// told to never comes.
     pub(super) async fn at_last<T>(self, work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
@@ -200,12 +211,13 @@ impl Writing {
         Ok(())
     }
 
-    /// Makes ready for indexes that are made of what is there.
+    /// Makes ready for indexes that are made of what is there, which nobody writes to meanwhile.
     pub(super) async fn expect_indexes(&mut self, kind: Kind) -> sqlx::Result<()> {
-        if kind == Kind::Sqlite {
-            self.connection().execute(SQLITE_INDEXES).await?;
-        }
-        Ok(())
+        let told = match kind {
+            Kind::Sqlite => SQLITE_INDEXES,
+            Kind::Postgres => POSTGRES_INDEXES,
+        };
+        self.connection().execute(told).await.map(drop)
     }
 
     /// The connection itself.

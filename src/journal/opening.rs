@@ -14,7 +14,7 @@ use super::place::Place;
 use super::readers::ReaderSets;
 use super::upgrade::Upgrade;
 use super::writer::{Portions, Writer};
-use super::{Journal, JournalError, file, notify, queue, schema, trim};
+use super::{Journal, JournalError, file, much, notify, queue, schema, trim};
 use crate::settings::{HistorySettings, JournalUrl};
 
 /// News kept for a subscriber that is slow.
@@ -63,6 +63,8 @@ impl Opening {
         };
         let owner = Arc::new(Owner::new(Arc::clone(&engine)));
         owner.hold().await.map_err(|error| failed(&error))?;
+        let told = "an import left indexes of the journal out: they are made first";
+        much::make(&engine, Some(told)).await.map_err(|error| engine::opening(url, &error))?;
         let (news, _) = broadcast::channel(NEWS_KEPT);
         let (queue, waiting) = mpsc::channel(queue::WAITING);
         let channel = match &engine.address {

@@ -134,11 +134,11 @@ impl Owner {
     }
 }
 
-/// PostgreSQL: the processes that hold their locks.
+/// PostgreSQL: the processes that hold their locks, each on a connection of its own.
 pub(super) async fn living(connection: &mut AnyConnection) -> sqlx::Result<BTreeSet<i64>> {
     let select = Statement::new(
         "SELECT CAST(classid AS BIGINT) << 32 | CAST(objid AS BIGINT) FROM pg_locks WHERE locktype = 'advisory' \
-         AND objsubid = 1 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+         AND objsubid = 1 AND granted AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     );
     select.fetch(connection).await?.iter().map(|row| row.try_get(0)).collect()
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::engine::Kind;
 use super::statement::{Bound, Statement, timestamp, truth};
 use super::{Known, Object, Permissions};
 use crate::kinto::Timestamp;
@@ -13,7 +14,9 @@ use crate::kinto::Timestamp;
 /// Values of one statement; both engines take more.
 pub(super) const CHUNK: usize = 500;
 /// Rows of one statement, each of some values.
-pub(super) const ROWS: usize = 100;
+const ROWS: usize = 100;
+/// The same for PostgreSQL, which is given a value for each column.
+const ROWS_OF_ARRAYS: usize = 1000;
 
 /// A row of the table of entries.
 #[derive(Debug)]
@@ -46,12 +49,11 @@ pub(super) struct ObjectState {
 // === impl EntryRow ===
 
 /// The columns of [`EntryRow::into_values`].
-pub(super) const INSERT_ENTRIES: &str = "INSERT INTO sidecar_entries (history, last_modified, id, uri, \
-    object_modified, resource_name, action, user_id, date, bucket_id, group_id, collection_id, record_id, reader_set, \
-    knows_readers, json) VALUES ";
+pub(super) const ENTRIES: &str = "sidecar_entries (history, last_modified, id, uri, object_modified, resource_name, action, \
+    user_id, date, bucket_id, group_id, collection_id, record_id, reader_set, knows_readers, json)";
 
 impl EntryRow {
-    /// The values of its columns, in the order of [`INSERT_ENTRIES`].
+    /// The values of its columns, in the order of [`ENTRIES`].
     pub(super) fn into_values(self) -> [Bound; 16] {
         let object = &self.object;
         let id_of = |is_it: bool| is_it.then(|| object.id());
@@ -73,6 +75,14 @@ impl EntryRow {
             self.knows_readers.into(),
             self.json.into(),
         ]
+    }
+}
+
+/// How many rows there may be in [`Statement::insert`].
+pub(super) fn at_once(kind: Kind) -> usize {
+    match kind {
+        Kind::Sqlite => ROWS,
+        Kind::Postgres => ROWS_OF_ARRAYS,
     }
 }
 

@@ -58,7 +58,6 @@ pub(super) async fn prepare(
         // It stays in the file, for all connections.
         writing.connection().execute("PRAGMA journal_mode = WAL").await.map_err(failed)?;
     }
-    much::make(kind, writing.connection()).await.map_err(failed)?;
     upgrade.run(kind, writing.connection()).await.map_err(failed)
 }
 

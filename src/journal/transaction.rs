@@ -13,8 +13,7 @@ use crate::journal::intents::{self, IntentRow};
 use crate::journal::others::Others;
 use crate::journal::readers::ReaderSets;
 use crate::journal::rows::{
-    CHUNK, EntryRow, INSERT_ENTRIES, ObjectState, ROWS, Recorded, below, entries_of, mark_gap, object_row,
-    states,
+    CHUNK, ENTRIES, EntryRow, ObjectState, Recorded, at_once, below, entries_of, mark_gap, object_row, states,
 };
 use crate::journal::statement::Statement;
 use crate::journal::{Change, Life, Object};
@@ -264,18 +263,15 @@ impl<'c> Transaction<'c> {
             history.is_changed = false;
         }
         let changed: Vec<String> = std::mem::take(&mut self.changed).into_iter().collect();
-        for uris in changed.chunks(ROWS) {
+        for uris in changed.chunks(at_once(self.kind)) {
             let states =
                 uris.iter().filter_map(|uri| self.objects.get(uri)?.as_ref().map(|state| (uri, state)));
             let rows: Vec<_> = states.map(|(uri, state)| object_row(uri, state)).collect();
             if rows.is_empty() {
                 continue;
             }
-            let upsert = Statement::new(
-                "INSERT INTO sidecar_objects (uri, list, modified, deleted, permissions, is_entry) VALUES ",
-            )
-            .rows(rows)
-            .push(
+            let into = "sidecar_objects (uri, list, modified, deleted, permissions, is_entry)";
+            let upsert = Statement::insert(self.kind, into, rows).push(
                 " ON CONFLICT (uri) DO UPDATE SET modified = excluded.modified, deleted = excluded.deleted, \
                  permissions = excluded.permissions, is_entry = excluded.is_entry",
             );
@@ -286,9 +282,10 @@ impl<'c> Transaction<'c> {
 
     async fn store_entries(&mut self) -> sqlx::Result<()> {
         let mut entries = std::mem::take(&mut self.rows).into_iter();
+        let kind = self.kind;
         let mut inserts = std::iter::from_fn(move || {
-            let rows: Vec<_> = entries.by_ref().take(ROWS).map(EntryRow::into_values).collect();
-            (!rows.is_empty()).then(|| Statement::new(INSERT_ENTRIES).rows(rows))
+            let rows: Vec<_> = entries.by_ref().take(at_once(kind)).map(EntryRow::into_values).collect();
+            (!rows.is_empty()).then(|| Statement::insert(kind, ENTRIES, rows))
         });
         let mut next = inserts.next();
         while let Some(insert) = next {

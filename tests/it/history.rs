@@ -8,6 +8,7 @@ mod failure;
 pub mod full;
 mod ids;
 mod implicit;
+mod indexes;
 mod kept;
 mod kill;
 mod odd;

@@ -59,7 +59,8 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
     let done: Result<(), Failure> = done.await;
     let made = async {
         journal.make_indexes().await?;
-        journal.fill_chains().await
+        journal.fill_chains().await?;
+        journal.look_closely().await
     };
     let done = match done {
         Ok(()) => made.await.map_err(Failure::from),
@@ -164,7 +165,7 @@ impl<'j> Adding<'j> {
                     self.imported.known += part.known;
                     self.pace.took(begun.elapsed());
                     if self.imported.added > self.looked {
-                        self.journal.look_at_sizes().await?;
+                        self.journal.look_at_entries().await?;
                         self.looked = self.imported.added.saturating_mul(GROWTH);
                     }
                     lines = rest;

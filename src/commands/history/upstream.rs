@@ -45,7 +45,8 @@ pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String
                 }
             }
         }
-        Ok(journal.fill_chains().await?)
+        journal.fill_chains().await?;
+        Ok(journal.look_closely().await?)
     };
     let done: Result<(), Failure> = done.await;
     progress.end();

@@ -29,7 +29,7 @@ impl Journal {
             portions += 1;
             if portions == look {
                 // What was empty is asked in another way than what is large.
-                self.look_at_sizes().await?;
+                self.look_at_chains().await?;
                 look *= 4;
             }
         }
@@ -74,7 +74,10 @@ pub(in crate::journal) async fn fill(
         }
     }
     let uris: BTreeSet<String> = entries.iter().map(|(uri, ..)| uri.clone()).collect();
-    chains.read(connection, &uris).await?;
+    // In a new journal none of them has one, which one question says of all.
+    if is_any_between(connection, &uris).await? {
+        chains.read(connection, &uris).await?;
+    }
     let known: BTreeSet<String> = uris.iter().filter(|uri| chains.end(uri).is_some()).cloned().collect();
     for (uri, modified, action) in entries.iter().filter(|(uri, ..)| !known.contains(uri)) {
         let step = if action == Action::Create.as_str() { Step::Made } else { Step::Moved };
@@ -83,6 +86,14 @@ pub(in crate::journal) async fn fill(
     chains.store(connection).await?;
     let uri = uris.into_iter().next_back().unwrap_or(last);
     Ok((Some(Place { history: from.history, uri }), entries.len() as u64))
+}
+
+/// Whether there is a chain from the first of these objects to the last.
+async fn is_any_between(connection: &mut AnyConnection, uris: &BTreeSet<String>) -> sqlx::Result<bool> {
+    let (Some(first), Some(last)) = (uris.first(), uris.last()) else { return Ok(false) };
+    let select = Statement::new("SELECT uri FROM sidecar_versions WHERE uri >= ").bind(first.as_str());
+    let select = select.push(" AND uri <= ").bind(last.as_str()).push(" ORDER BY uri, generation LIMIT 1");
+    Ok(select.first(connection).await?.is_some())
 }
 
 /// All entries about an object.

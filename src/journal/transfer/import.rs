@@ -12,7 +12,7 @@ use crate::journal::engine::Kind;
 use crate::journal::entry::Told;
 use crate::journal::fits::TOLD;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{CHUNK, EntryRow, ObjectState, ROWS, entries_of, mark_gap};
+use crate::journal::rows::{CHUNK, EntryRow, ObjectState, at_once, entries_of, mark_gap};
 use crate::journal::statement::{Bound, Statement, timestamp};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, Object, Permissions};
@@ -201,10 +201,10 @@ impl Transaction<'_> {
                     .then(|| [history.into(), (*last_modified).into(), (*id).into()])
             };
             let rows: Vec<_> = arrivals.iter().filter_map(row).collect();
-            for rows in rows.chunks(ROWS) {
+            for rows in rows.chunks(at_once(self.kind)) {
+                let into = "sidecar_tombstones (history, last_modified, id)";
                 let insert =
-                    Statement::new("INSERT INTO sidecar_tombstones (history, last_modified, id) VALUES ");
-                let insert = insert.rows(rows.iter().cloned()).push(" ON CONFLICT DO NOTHING");
+                    Statement::insert(self.kind, into, rows.to_vec()).push(" ON CONFLICT DO NOTHING");
                 insert.execute(self.connection).await?;
             }
         }
@@ -277,12 +277,14 @@ impl Line {
     /// Whether an engine can keep what it says.
     fn is_kept(&self, kind: Kind) -> bool {
         let (about, is_kept) = match (&self.content, &self.head) {
-            (Content::Entry { .. }, Some(Head { uri, .. })) | (Content::Object { object: uri, .. }, _) => {
-                (uri, kind.keeps(uri))
+            (Content::Entry { .. }, Some(Head { uri, id, user_id, date, .. })) => {
+                let mut texts = [id, date].into_iter().chain(user_id);
+                (uri, kind.keeps(uri) && texts.all(|text| kind.keeps_together(&[text])))
             }
+            (Content::Object { object: uri, .. }, _) => (uri, kind.keeps(uri)),
             (
                 Content::Watermark { list: text, .. }
-                | Content::Tombstone { bucket: text, .. }
+                | Content::Tombstone { tombstone: text, .. }
                 | Content::Gap { collection: text, .. }
                 | Content::History { bucket: text, .. },
                 _,
@@ -291,7 +293,10 @@ impl Line {
         };
         if !is_kept {
             let about: String = about.chars().take(TOLD).collect();
-            tracing::error!(about, "a line is left out: its URI is longer than the journal can keep");
+            tracing::error!(
+                about,
+                "a line is left out: one of its texts is longer than the journal can keep, or has a NUL in it"
+            );
         }
         is_kept
     }
