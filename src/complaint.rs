@@ -96,10 +96,26 @@ impl Complaint {
 
     /// The upstream does not answer, for that reason.
     pub fn of_upstream(url: &dyn fmt::Display, error: &str) -> Self {
+        Self { what: format!("the upstream does not answer ({error})"), mend: Self::is_running(url) }
+    }
+
+    /// Whoever answers there answers as no Kinto does.
+    pub fn no_kinto(url: &dyn fmt::Display, error: &dyn fmt::Display) -> Self {
         Self {
-            what: format!("the upstream does not answer ({error})"),
-            mend: format!("is Kinto running at {url}?"),
+            what: format!("{url}: {error}"),
+            mend: "name Kinto's API root in sidecar.upstream, with the version at the end".to_owned(),
         }
+    }
+
+    /// What to look at where an upstream does not answer.
+    pub fn is_running(url: &dyn fmt::Display) -> String {
+        let url = url.to_string();
+        let tls = if url.starts_with("https:") {
+            ", with TLS and a certificate for that name, of an authority that is known here (sidecar.upstream_ca)"
+        } else {
+            ""
+        };
+        format!("is Kinto running at {url}{tls}?")
     }
 
     /// What is written cannot be recorded, for that reason.

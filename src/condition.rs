@@ -3,6 +3,7 @@
 //! It is asked for by those who watch it (`/health/ready`), and told to the log: at start in one line with what the sidecar
 //! has found, and whenever something goes wrong that nobody asks for.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,9 +18,9 @@ use crate::app::App;
 use crate::complaint::Complaint;
 use crate::metrics;
 use crate::phase::Phase;
-use crate::settings::{JournalFailure, Settings};
+use crate::settings::{ChangesMode, JournalFailure, Settings};
 use crate::timeline::poll::Lacking;
-use crate::upstream::{Description, Upstream};
+use crate::upstream::{Description, Upstream, UpstreamError};
 
 /// How long the upstream, or the journal, may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,10 +70,10 @@ impl Condition {
         let mut why = Vec::new();
         if let Err(error) = &is_there {
             why.push(Complaint::of_upstream(&app.settings.upstream, error));
-        } else if app.settings.auth.is_some()
-            && let Ok(Ok(root)) = tokio::time::timeout(PATIENCE, upstream.described()).await
+        } else if asks(app)
+            && let Ok(described) = tokio::time::timeout(PATIENCE, upstream.described()).await
         {
-            why.extend(of_account(&app.settings, &root));
+            why.extend(of_root(&app.settings, &described));
         }
         let is_there = is_there.is_ok();
         why.extend(app.poller.set_aside().filter(|_| is_there));
@@ -91,6 +92,7 @@ impl Condition {
         };
         why.extend(unreadable.into_iter().chain(missing));
         why.extend(app.signatures.complaints());
+        why.extend(app.warm.trouble().map(|complaint| Complaint::clone(&complaint)));
         why.extend(of_machine(app, upstream));
         let is_listed = monitored.loaded || app.timeline.revived().is_some();
         let is_warm = is_listed && monitored.collections > 0 || app.mirrors.is_warm();
@@ -136,8 +138,22 @@ async fn answers(upstream: &Upstream) -> Result<(), String> {
     }
 }
 
-/// Where the upstream takes the service account for nobody, as far as it says.
-fn of_account(settings: &Settings, root: &Description) -> Option<Complaint> {
-    let is_nobody = settings.auth.is_some() && root.is_kinto() && root.user_id().is_none();
-    is_nobody.then(Complaint::unknown_account)
+/// Whether the upstream is asked what it is. One that is asked for nothing may be anything.
+fn asks(app: &App) -> bool {
+    let settings = &app.settings;
+    settings.changes_mode == ChangesMode::Upstream
+        || !app.timeline.resources().is_empty()
+        || settings.history_mode.wants_journal()
+}
+
+/// Where what answers is no Kinto, or takes the service account for nobody, as far as it says.
+fn of_root(settings: &Settings, described: &Result<Arc<Description>, UpstreamError>) -> Option<Complaint> {
+    match described {
+        Ok(root) => {
+            let is_nobody = settings.auth.is_some() && root.is_kinto() && root.user_id().is_none();
+            is_nobody.then(Complaint::unknown_account)
+        }
+        Err(error @ UpstreamError::Unexpected(_)) => Some(Complaint::no_kinto(&settings.upstream, error)),
+        Err(_) => None,
+    }
 }

@@ -46,7 +46,7 @@ impl History {
         let Some(journal) = self.keeper.opened() else {
             return Some(Err(match self.keeper.upgrading() {
                 Some((done, all)) => Complaint::of_upgrade(done, all),
-                None => Complaint::of_journal("the journal is not open"),
+                None => Complaint::of_journal(&self.keeper.unopened()),
             }));
         };
         let answer = tokio::time::timeout(patience, journal.can_write()).await;

@@ -71,6 +71,8 @@ pub struct Warm {
     mirrors: Arc<Mirrors>,
     access: Access,
     written: Mutex<Written>,
+    /// Why nothing could be written when that was last tried.
+    trouble: ArcSwapOption<Complaint>,
     /// What of the list anybody may read, where somebody looks at that; and the permissions that it was found with.
     public: ArcSwapOption<(HashSet<CollectionKey>, u64)>,
     /// What all files take.
@@ -85,8 +87,6 @@ struct Written {
     contents: HashMap<CollectionKey, WrittenContent>,
     index: Index,
     at: Option<Instant>,
-    /// Whether the log was told that nothing can be written.
-    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -131,6 +131,7 @@ impl Warm {
             mirrors,
             access,
             written: Mutex::default(),
+            trouble: ArcSwapOption::empty(),
             public: ArcSwapOption::empty(),
             bytes: AtomicU64::new(0),
             saved: AtomicU64::new(0),
@@ -141,6 +142,11 @@ impl Warm {
     pub fn kept(&self) -> Option<(u64, Duration)> {
         let saved = Some(self.saved.load(Relaxed)).filter(|saved| *saved > 0)?;
         Some((self.bytes.load(Relaxed), since(saved)))
+    }
+
+    /// Why nothing could be written when that was last tried.
+    pub fn trouble(&self) -> Option<Arc<Complaint>> {
+        self.trouble.load_full()
     }
 
     /// What of the list anybody may read, and the permissions that this was found with; at first as the process before this
@@ -257,12 +263,14 @@ impl Warm {
             if is_ours { self.save_to(folder, &mut written, most, is_last) } else { Ok(()) }
         });
         match saved {
-            Ok(()) => written.is_told = false,
+            Ok(()) => self.trouble.store(None),
             Err(error) => {
                 metrics::counter!("kinto_sidecar_state_failures_total").increment(1);
-                if !std::mem::replace(&mut written.is_told, true) {
-                    tracing::warn!("{}", Complaint::of_state(folder.path(), &error));
+                let complaint = Complaint::of_state(folder.path(), &error);
+                if self.trouble().is_none() {
+                    tracing::warn!("{complaint}");
                 }
+                self.trouble.store(Some(Arc::new(complaint)));
             }
         }
     }

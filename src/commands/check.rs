@@ -21,9 +21,6 @@ use crate::upstream::{Description, Upstream, UpstreamError};
 use pace::Pace;
 use report::{Finding, Report};
 
-/// What is said of a URL that is no API root.
-const API_ROOT: &str = "name Kinto's API root in sidecar.upstream, with the version at the end";
-
 /// Prints what the settings and the upstream come to.
 pub fn run(settings: &Settings, check: Check) -> io::Result<ExitCode> {
     if check.print_settings {
@@ -55,7 +52,7 @@ async fn look(report: &mut Report, settings: &Settings, upstream: &Upstream) {
     let root = match upstream.described().await {
         Ok(root) => root,
         Err(error @ (UpstreamError::Unexpected(_) | UpstreamError::Unavailable)) => {
-            return report.add(Finding::problem(format!("{}: {error}", settings.upstream), API_ROOT));
+            return report.add(Complaint::no_kinto(&settings.upstream, &error).into());
         }
         Err(error) => return report.add(unreachable(settings, &error)),
     };
@@ -77,7 +74,7 @@ fn unreachable(settings: &Settings, error: &UpstreamError) -> Finding {
             "name the authority's PEM file in sidecar.upstream_ca",
         );
     }
-    Finding::problem(error.to_string(), format!("is Kinto running at {}?", settings.upstream))
+    Finding::problem(error.to_string(), Complaint::is_running(&settings.upstream))
 }
 
 fn describe(report: &mut Report, settings: &Settings, root: &Description) {

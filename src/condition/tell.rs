@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{of_account, of_machine};
+use super::{asks, of_machine, of_root};
 use crate::app::App;
 use crate::complaint::Complaint;
-use crate::settings::ChangesMode;
 use crate::upstream::Upstream;
 
 /// How often it is looked for what has gone wrong.
@@ -36,9 +35,7 @@ pub async fn tell(app: Arc<App>, upstream: Upstream, listens: String) {
 /// One line with what the sidecar is, what it is in front of, and what it has found there.
 async fn started(app: &App, upstream: &Upstream, listens: &str) {
     let settings = &app.settings;
-    let monitors = settings.changes_mode == ChangesMode::Upstream || !app.timeline.resources().is_empty();
-    // An upstream that is asked for nothing is not asked what it is, either.
-    let described = if monitors || settings.history_mode.wants_journal() {
+    let described = if asks(app) {
         app.poller.first_asked().await;
         Some(upstream.described().await)
     } else {
@@ -52,9 +49,7 @@ async fn started(app: &App, upstream: &Upstream, listens: &str) {
         Some(Err(error)) => (format!("not known: {error}"), "not known".to_owned()),
         None => ("not asked".to_owned(), "not asked".to_owned()),
     };
-    if let Some(Ok(root)) = &described
-        && let Some(complaint) = of_account(settings, root)
-    {
+    if let Some(complaint) = described.as_ref().and_then(|described| of_root(settings, described)) {
         tracing::warn!("{complaint}");
     }
     let journal = if settings.history_mode.wants_journal() {

@@ -1,7 +1,6 @@
 //! Who keeps the history: the upstream, or the sidecar in its journal.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -49,8 +48,8 @@ pub struct Keeper {
     found: Mutex<Option<Opening>>,
     upgrade: Upgrade,
     relieved: Relieved,
-    /// It could not be opened, for another reason than that a process has it.
-    is_away: AtomicBool,
+    /// Why it could not be opened when that was last tried, but that the process before this one still has it.
+    failure: Mutex<Option<JournalError>>,
     /// Whether the upstream keeps the history itself, once it said so.
     upstreams: OnceLock<bool>,
 }
@@ -73,7 +72,7 @@ impl Keeper {
             found: Mutex::new(found),
             upgrade: Upgrade::default(),
             relieved,
-            is_away: AtomicBool::new(false),
+            failure: Mutex::default(),
             upstreams: OnceLock::new(),
         }
     }
@@ -91,8 +90,7 @@ impl Keeper {
                 Ok(journal) => _ = self.journal.set(journal),
                 Err(JournalError::InUse(_)) if !self.is_released() => {}
                 Err(error) => {
-                    self.is_away.store(true, Ordering::Relaxed);
-                    tracing::error!(%error, "no history can be kept yet");
+                    self.note(error);
                     tokio::time::sleep(BETWEEN_OPENINGS).await;
                 }
             }
@@ -106,6 +104,15 @@ impl Keeper {
             None => Opening::begin(&self.place).await?,
         };
         found.finish(&self.rules, self.explicit_permissions, &self.upgrade).await
+    }
+
+    /// Takes note of why it is not open. The log is told once of each reason.
+    fn note(&self, error: JournalError) {
+        let mut failure = self.failure.lock();
+        if failure.as_ref().is_none_or(|before| before.to_string() != error.to_string()) {
+            tracing::error!(%error, "no history can be kept yet");
+        }
+        *failure = Some(error);
     }
 
     /// How many entries of how many are brought up to date before the journal is open, while that is under way.
@@ -125,9 +132,8 @@ impl Keeper {
     /// The journal, once it is open, whoever keeps the history. For as long as the process before this one lives and has
     /// it, it is waited for.
     pub async fn awaited(&self) -> Option<&Journal> {
-        let is_pending = self.journal.get().is_none()
-            && self.mode.wants_journal()
-            && !self.is_away.load(Ordering::Relaxed);
+        let is_pending =
+            self.journal.get().is_none() && self.mode.wants_journal() && self.failure.lock().is_none();
         if is_pending {
             tokio::select! {
                 biased;
@@ -148,6 +154,14 @@ impl Keeper {
 
     fn is_released(&self) -> bool {
         self.relieved.borrow().is_some_and(|since| since.elapsed() >= RELEASE)
+    }
+
+    /// Why the journal is not open.
+    pub fn unopened(&self) -> String {
+        match &*self.failure.lock() {
+            Some(error) => error.to_string(),
+            None => "the journal is not open yet".to_owned(),
+        }
     }
 
     /// The journal, where it is open, whoever keeps the history.

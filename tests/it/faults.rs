@@ -34,12 +34,14 @@ const UNKNOWN: Cell = Words("the upstream does not know the service account");
 const ABSENT: Cell = Words("does not exist: make it, or take it out of changes.resources");
 const REFUSED: Cell = Words("cannot be listed");
 const DOWN: Cell = Words("is Kinto running at");
+const NO_KINTO: Cell = Words("name Kinto's API root in sidecar.upstream");
 const ENDS: Cell = Words("have it renewed: the files are read again when they change");
 const CLOCK: Cell = Words("have both follow a time server (NTP)");
 const HANGS: Cell = Words("Kinto fails, or says nothing, where it is asked for the records of");
+const KEPT: Cell = Words("let the sidecar's user write there, or name another folder in sidecar.state_dir");
 const CROWD: Cell = Words("connections are open, and sidecar.max_connections = 2");
 
-const TABLE: [(&str, [Cell; 5]); 10] = [
+const TABLE: [(&str, [Cell; 5]); 12] = [
     (
         "wrong password",
         [Words("\"account\":\"nobody\""), UNKNOWN, Above("kinto_sidecar_unreadable"), UNKNOWN, UNKNOWN],
@@ -58,6 +60,10 @@ const TABLE: [(&str, [Cell; 5]); 10] = [
             DOWN,
             DOWN,
         ],
+    ),
+    (
+        "what answers is no Kinto",
+        [Words("\"kinto\":\"not known: "), NO_KINTO, Above("kinto_sidecar_missing"), NO_KINTO, NO_KINTO],
     ),
     ("one collection hangs", [Words("\"failing\":1"), HANGS, Above("kinto_sidecar_failing"), HANGS, HANGS]),
     (
@@ -79,6 +85,10 @@ const TABLE: [(&str, [Cell; 5]); 10] = [
             Words("was removed under the running process"),
             Words("which is not there yet"),
         ],
+    ),
+    (
+        "nothing can be kept for a restart",
+        [KEPT, KEPT, Above("kinto_sidecar_state_failures_total"), KEPT, KEPT],
     ),
     (
         "certificate about to end",
@@ -219,6 +229,14 @@ async fn a_kinto_that_is_down_is_told() {
     all_tell("Kinto is down", &later, &running, &url, &settings).await;
 }
 
+#[tokio::test]
+async fn what_is_no_kinto_is_told() {
+    let stub = Stub::answering("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone");
+    let settings = [("changes.resources", "/buckets/main"), ("sidecar.journal", "sqlite::memory:")];
+    let sidecar = started(&stub.url(), &settings);
+    all_tell("what answers is no Kinto", &sidecar, &sidecar, &stub.url(), &settings).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collection_that_hangs_is_told() {
     let (bucket, owner) = (format!("/buckets/{}", unique("hangs")), Kinto::shared().client().user("alice"));
@@ -267,6 +285,18 @@ async fn a_journal_that_is_gone_is_told() {
     fs::remove_file(&path).unwrap();
     alice.put(&format!("/buckets/{}", unique("gone"))).await.expect(503);
     all_tell("the journal is gone", &sidecar, &sidecar, &upstream, &settings).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, "no folder").unwrap();
+    let below = path.join("below");
+    let settings = [SERVICE_ACCOUNT, ("sidecar.state_dir", below.to_str().unwrap())];
+    let upstream = Kinto::shared().url();
+    let sidecar = started(&upstream, &settings);
+    all_tell("nothing can be kept for a restart", &sidecar, &sidecar, &upstream, &settings).await;
 }
 
 #[tokio::test]

@@ -308,7 +308,7 @@ async fn a_crash_loses_little_and_what_is_public_no_more_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_that_cannot_be_written_and_a_full_disk_are_told_to_the_log_alone() {
+async fn a_folder_that_cannot_be_written_and_a_full_disk_are_told_and_keep_nobody_waiting() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();

@@ -183,10 +183,17 @@ async fn a_postgresql_that_hangs_is_not_waited_for_at_the_start() {
     let (way, journal) = Chaos::before_database(&database());
     way.stall();
     let bucket = format!("/buckets/{}", unique("hangs"));
-    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &journal)]);
+    let admin = ("sidecar.admin_listen", "127.0.0.1:0");
+    let settings = [SERVICE_ACCOUNT, ("sidecar.journal", &journal), admin];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
     let alice = sidecar.client().user("alice");
     alice.put(&bucket).await.expect(503);
     alice.get(&bucket).await.expect(403);
+    let (_, condition) = crate::health::asked(&sidecar, "/health/ready").await;
+    assert!(
+        condition.to_string().contains("the journal is not available: it does not answer"),
+        "{condition}"
+    );
     // What hangs never goes on; what comes later is served.
     way.cut();
     way.restore();
