@@ -60,7 +60,12 @@ pub fn run(settings: &Settings, transfer: &Transfer) -> io::Result<ExitCode> {
                 }
                 let explicit_permissions = settings.kinto.explicit_permissions;
                 let opening = Journal::open(&settings.journal, &settings.history, explicit_permissions);
-                let journal = opening.await?;
+                let journal = opening.await.map_err(|error| match error {
+                    JournalError::InUse(text) => Failure::Problem(format!(
+                        "{text}: stop it first; a journal in PostgreSQL alone takes imports while it is in use"
+                    )),
+                    error => error.into(),
+                })?;
                 if *is_upstream {
                     return upstream::run(settings, &journal).await;
                 }
@@ -114,6 +119,10 @@ fn failed(file: Option<&Path>, error: &io::Error) -> Failure {
     match file {
         None if error.kind() == ErrorKind::BrokenPipe => Failure::Closed,
         None => Failure::Problem(error.to_string()),
+        Some(file) if error.kind() == ErrorKind::AlreadyExists => {
+            let file = file.display();
+            Failure::Problem(format!("{file} is there already: remove it, or name another file"))
+        }
         Some(file) => Failure::Problem(format!("{}: {error}", file.display())),
     }
 }

@@ -1,6 +1,6 @@
 //! What the log is told without being asked: how the sidecar started, and what has gone wrong since.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +15,18 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Tells how the sidecar started, and then of each thing that goes wrong, once, until the process ends.
 pub async fn tell(app: Arc<App>, upstream: Upstream, listens: String) {
     started(&app, &upstream, &listens).await;
-    let mut told: BTreeSet<String> = BTreeSet::new();
+    // What was wrong, by its kind.
+    let mut told: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let error = upstream.outage().error();
         let outage = error.map(|error| Complaint::of_upstream(&app.settings.upstream, &error));
         let wrong: Vec<Complaint> = of_machine(&app.now(), &upstream).into_iter().chain(outage).collect();
-        for complaint in wrong.iter().filter(|complaint| !told.contains(complaint.kind())) {
+        for complaint in wrong.iter().filter(|complaint| !told.contains_key(complaint.kind())) {
             tracing::warn!("{complaint}");
         }
-        let kinds = wrong.iter().map(|complaint| complaint.kind().to_owned()).collect();
-        for ended in told.difference(&kinds) {
+        let kinds: BTreeMap<_, _> =
+            wrong.into_iter().map(|complaint| (complaint.kind().to_owned(), complaint.what)).collect();
+        for (_, ended) in told.iter().filter(|(kind, _)| !kinds.contains_key(*kind)) {
             tracing::info!("no more: {ended}");
         }
         told = kinds;

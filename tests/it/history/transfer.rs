@@ -102,7 +102,10 @@ async fn an_import_says_what_did_not_arrive() {
         .unwrap();
     assert_eq!(shell.status.code(), Some(0), "{shell:?}");
     assert_eq!(mode(&file), 0o600);
-    assert!(said(1, &journal, &["export", name]).contains("File exists"));
+    let told = said(1, &journal, &["export", name]);
+    assert!(told.contains(&format!("{name} is there already: remove it")), "{told}");
+    let told = said(1, &journal, &["import", name]);
+    assert!(told.contains("is in use by another process: stop it first"), "{told}");
     let target = sqlite(&folder.path().join("to.db"));
     assert_eq!(
         import(&target, &["import", "--new"], b""),
