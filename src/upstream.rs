@@ -3,8 +3,9 @@
 //! Each thread has an [`Upstream`] of its own, with its own connections, so that nothing is shared on the way of a
 //! request but the count of those that are under way ([`queue`]). Three ways to use it: [`Upstream::send`] passes a
 //! client's request on, [`Upstream::ask`] asks with the service account's credentials, [`Upstream::ask_as`] with those
-//! of somebody else. A request is sent again only if that cannot be noticed: it was never written, or it is a `GET`,
-//! `HEAD` or `OPTIONS` without a body, and the connection had been used before and died before an answer began.
+//! of somebody else. A request is sent again only if that cannot be noticed: it was never written, or the upstream says that
+//! it did not begin it ([`again`]), or it is a `GET`, `HEAD` or `OPTIONS` without a body, and the connection had been used
+//! before and died before an answer began.
 
 use std::io;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::metrics;
 use crate::settings::InForce;
 use crate::wire::body::Body;
 
+mod again;
 mod ask;
 mod batches;
 mod bound;
@@ -61,13 +63,18 @@ pub use refusal::Refusal;
 pub use suspense::Suspense;
 pub use words::Advice;
 
+use again::copy_of;
 use connect::{Connector, Sender};
 use described::Described;
-use exchange::{Chosen, copy_of};
+use exchange::Chosen;
 use kinto::PageSizes;
 use pool::Pool;
 use queue::Queue;
 use words::Words;
+
+/// How often a request is sent of which the upstream begins nothing: connections may end one after the other, and each time
+/// before this request's turn.
+const MOST_GOES: usize = 8;
 
 /// The upstream, as one thread sees it. Clones share their connections.
 #[derive(Debug, Clone)]
@@ -285,14 +292,15 @@ impl Upstream {
         }
     }
 
-    /// Sends a request on a connection of its own, on another one if that broke before anything was written.
+    /// Sends a request on a connection of its own, on another one as long as the upstream begins nothing of it.
     async fn send_anew(
         &self,
         mut request: Request<Body>,
         mut turn: Turn,
     ) -> Result<Response<Body>, UpstreamError> {
-        let mut is_first = true;
+        let mut goes = 0;
         loop {
+            goes += 1;
             let begun = Instant::now();
             let exchange = self.exchange(self.connect().await?, request, turn);
             match exchange.await {
@@ -303,7 +311,7 @@ impl Upstream {
                 Err(failure) => {
                     metrics::count_upstream_failure(&failure.error);
                     match failure.unsent {
-                        Some(unsent) if failure.is_lost && is_first => {
+                        Some(unsent) if failure.is_lost && goes < MOST_GOES => {
                             (request, turn) = (*unsent, failure.turn);
                         }
                         _ => {
@@ -313,7 +321,6 @@ impl Upstream {
                     }
                 }
             }
-            is_first = false;
         }
     }
 

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::again::{Again, is_unprocessed};
 use super::idle::Connection;
 use super::transfer::{Download, Progress};
 use super::{Turn, Upstream, UpstreamError};
@@ -27,12 +28,14 @@ pub(super) enum Chosen {
 /// A request that was handed to its connection.
 type Sent = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + Send>>;
 
-/// Why an exchange failed, and the request if it was not written.
+/// Why an exchange failed, and the request if the upstream has begun nothing of it.
 pub(super) struct Failure {
     pub(super) error: UpstreamError,
     /// Whether the connection was lost, as opposed to slow or wrong.
     pub(super) is_lost: bool,
     pub(super) unsent: Option<Box<Request<Body>>>,
+    /// Whether the upstream said that it did not begin it.
+    is_unprocessed: bool,
     /// The place that it had.
     pub(super) turn: Turn,
 }
@@ -44,6 +47,13 @@ impl Upstream {
         request: Request<Body>,
         turn: Turn,
     ) -> impl Future<Output = Result<Response<Body>, Box<Failure>>> + Send + '_ {
+        let (request, again) = match &chosen {
+            Chosen::Http1 { .. } => (request, None),
+            Chosen::Http2(_) => {
+                let (request, again) = Again::keep(request);
+                (request, Some(Box::new(again)))
+            }
+        };
         let (request, place) = watch_upload(request, turn);
         let (sent, mut reply) = match chosen {
             Chosen::Http1 { mut connection, is_reused } => {
@@ -68,6 +78,12 @@ impl Upstream {
                     Ok(response) => response,
                     Err(mut failure) => {
                         failure.turn = place.map_or_else(|turn| turn, |progress| progress.take_turn());
+                        // What hyper gives back has the target that HTTP/2 has.
+                        if let Some(again) = again
+                            && (failure.unsent.is_some() || failure.is_unprocessed)
+                        {
+                            failure.unsent = again.request().map(Box::new);
+                        }
                         return Err(failure);
                     }
                 };
@@ -141,25 +157,18 @@ fn watch_upload(request: Request<Body>, turn: Turn) -> (Request<Body>, Result<Ar
     (request.map(|body| body.hooked(Arc::clone(&progress))), Ok(progress))
 }
 
-pub(super) fn copy_of(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
 impl Failure {
     fn of(mut failure: TrySendError<Request<Body>>) -> Self {
         let unsent = failure.take_message().map(Box::new);
         let error = failure.into_error();
         // What could not be parsed is an answer; everything else is a connection that went away.
         let is_lost = unsent.is_some() || !(error.is_parse() || error.is_user());
-        Self { is_lost, unsent, ..Self::for_good(UpstreamError::of_exchange(error)) }
+        let is_unprocessed = is_unprocessed(&error);
+        Self { is_lost, unsent, is_unprocessed, ..Self::for_good(UpstreamError::of_exchange(error)) }
     }
 
     /// One that nothing is tried against.
     fn for_good(error: UpstreamError) -> Self {
-        Self { error, is_lost: false, unsent: None, turn: Turn::default() }
+        Self { error, is_lost: false, unsent: None, is_unprocessed: false, turn: Turn::default() }
     }
 }

@@ -130,6 +130,18 @@ impl Body {
         }
     }
 
+    /// The same body once more, where its bytes are there and need not be copied.
+    pub(crate) fn twin(&self) -> Option<Self> {
+        match &self.0 {
+            Kind::Empty => Some(Self::empty()),
+            Kind::Full(bytes) => Some(Self(Kind::Full(bytes.clone()))),
+            Kind::Chunks { chunks, remaining } => {
+                Some(Self(Kind::Chunks { chunks: chunks.clone(), remaining: *remaining }))
+            }
+            Kind::Lent(_) | Kind::Inbound(_) | Kind::Channel(_) | Kind::Boxed(_) => None,
+        }
+    }
+
     /// No body.
     pub const fn empty() -> Self {
         Self(Kind::Empty)

@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::frames::{self, frame};
 use crate::support::stub::{HELLO, PATIENCE, Proxy, Stub, Upstream};
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
@@ -62,8 +63,8 @@ async fn echo(request: Request<Incoming>) -> Result<Response<BoxedBody>, Infalli
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("7"));
-    let frames = [Frame::data(Bytes::from(asked)), Frame::data(body), Frame::trailers(trailers)];
-    let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok)));
+    let pieces = [Frame::data(Bytes::from(asked)), Frame::data(body), Frame::trailers(trailers)];
+    let body = StreamBody::new(futures_util::stream::iter(pieces.map(Ok)));
     let mut response = Response::new(BodyExt::boxed(body));
     response.headers_mut().insert("x-scheme", forwarded.unwrap());
     Ok(response)
@@ -266,25 +267,11 @@ async fn a_body_whose_stream_is_reset_without_an_error_does_not_end_for_the_upst
 
 /// Answers each request over HTTP/2 with half a body, and resets its stream without an error.
 fn answer_by_halves(mut upstream: Upstream) {
-    const PREFACE: usize = 24;
-    const HEADERS: u8 = 1;
-    const SETTINGS: u8 = 4;
-    let frame = |kind: u8, flags: u8, id: &[u8], payload: &[u8]| {
-        [&[0, 0, u8::try_from(payload.len()).unwrap(), kind, flags], id, payload].concat()
-    };
-    upstream.stream.read_exact(&mut [0; PREFACE]).unwrap();
-    upstream.write(frame(SETTINGS, 0, &[0; 4], &[]));
-    let mut head = [0; 9];
-    while upstream.stream.read_exact(&mut head).is_ok() {
-        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
-        upstream.stream.read_exact(&mut vec![0; length]).unwrap();
-        if head[3] == HEADERS {
-            let id = &head[5..];
-            let status_200 = [0x88];
-            upstream.write(
-                [frame(HEADERS, 4, id, &status_200), frame(0, 0, id, b"half"), frame(3, 0, id, &[0; 4])]
-                    .concat(),
-            );
+    frames::greet(&mut upstream);
+    while let Some(frames::Frame { kind, id, .. }) = frames::next(&mut upstream) {
+        if kind == frames::HEADERS {
+            let half = frame(frames::DATA, 0, id, b"half");
+            upstream.write([frames::ok(id), half, frame(frames::RST_STREAM, 0, id, &[0; 4])].concat());
         }
     }
 }

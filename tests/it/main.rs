@@ -63,6 +63,7 @@ mod takeover;
 mod tls;
 mod traces;
 mod undo;
+mod unprocessed;
 mod upstream_words;
 mod warm;
 mod writes;

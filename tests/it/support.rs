@@ -17,6 +17,7 @@ mod client;
 mod debian;
 mod environment;
 pub mod firefox;
+pub mod frames;
 mod kinto;
 pub mod pages;
 mod postgres;

@@ -8,7 +8,7 @@ use sqlx::{AnyConnection, Row};
 use super::{Checkpoint, CheckpointName};
 use crate::journal::engine::DEADLINE;
 use crate::journal::queue::{self, Done, Work};
-use crate::journal::rows::{ROWS, now_microseconds};
+use crate::journal::rows::{CHUNK, now_microseconds};
 use crate::journal::statement::{Bound, Statement};
 use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError};
@@ -126,7 +126,7 @@ impl Transaction<'_> {
                 CheckpointName { user_id: row.try_get(0)?, collection: row.try_get(1)?, id: row.try_get(2)? };
             shares.add(name, row.try_get(3)?);
         }
-        for names in shares.too_much(taken - left(OF_ALL)).chunks(ROWS) {
+        for names in shares.too_much(taken - left(OF_ALL)).chunks(CHUNK / 4) {
             let names = names.iter().map(|name| [&*name.user_id, &*name.collection, &*name.id]);
             // SQLite looks for none of what is in a list of `VALUES` by its key.
             let delete = Statement::new("WITH given (user_id, collection, id) AS (VALUES ").rows(names).push(

@@ -160,6 +160,12 @@ impl Upstream {
         let _ = self.stream.read_to_end(&mut Vec::new());
     }
 
+    /// Writes nothing more, and waits until the other side closes.
+    pub fn finish(mut self) {
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        self.wait_for_close();
+    }
+
     pub fn number(&self) -> usize {
         self.number
     }
