@@ -50,6 +50,7 @@ impl Peer {
     }
 
     /// The same, of a connection to this address.
+    #[must_use]
     pub fn at(self, reached: Option<SocketAddr>) -> Self {
         let canonical = |reached: SocketAddr| SocketAddr::new(reached.ip().to_canonical(), reached.port());
         Self { reached: reached.map(canonical), ..self }

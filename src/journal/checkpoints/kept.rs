@@ -126,7 +126,7 @@ impl Transaction<'_> {
                 CheckpointName { user_id: row.try_get(0)?, collection: row.try_get(1)?, id: row.try_get(2)? };
             shares.add(name, row.try_get(3)?);
         }
-        for names in shares.too_much(taken - left(OF_ALL)).chunks(CHUNK / 4) {
+        for names in shares.too_much(taken - left(OF_ALL)).chunks(CHUNK / 3) {
             let names = names.iter().map(|name| [&*name.user_id, &*name.collection, &*name.id]);
             // SQLite looks for none of what is in a list of `VALUES` by its key.
             let delete = Statement::new("WITH given (user_id, collection, id) AS (VALUES ").rows(names).push(
