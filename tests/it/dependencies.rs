@@ -136,7 +136,9 @@ fn nothing_is_built_in_that_nobody_names() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut program, mut tests) = (String::new(), String::new());
     read(&root.join("src"), &mut program);
-    read(&root.join("tests/it"), &mut tests);
+    for folder in ["tests/it", "tests/loom"] {
+        read(&root.join(folder), &mut tests);
+    }
     // The tests have some files in common with the fuzz targets.
     read(&root.join("tests/fuzz/src"), &mut tests);
     for dependency in own["deps"].as_array().unwrap() {
