@@ -160,7 +160,9 @@ impl Reader {
             if answer.header("content-encoding").is_none() {
                 assert_eq!(why_wrong(&answer), None, "{path}");
             }
-            assert!(matches!(answer.status, 200 | 404), "{path}: {}", answer.status);
+            // Room for histories is kept before they are read: one client has it for a few at once.
+            let is_full = answer.status == 503 && path.contains("/history");
+            assert!(is_full || matches!(answer.status, 200 | 404), "{path}: {}", answer.status);
             self.asked.fetch_add(1, Ordering::Relaxed);
         }
     }

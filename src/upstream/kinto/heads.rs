@@ -170,7 +170,7 @@ impl Heads {
     /// A question for several took this long. What was slower is forgotten bit by bit.
     fn took(&self, time: Duration) {
         let mut usual = self.usual.lock();
-        *usual = Some(usual.map_or(time, |usual| time.max(usual.mul_f64(0.9))));
+        *usual = Some(usual.map_or(time, |usual| time.max(usual.mul_f64(0.7))));
     }
 }
 
