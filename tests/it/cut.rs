@@ -14,15 +14,12 @@ use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 
-use crate::support::eventually;
+use crate::support::dice::Dice;
 use crate::support::stub::{HELLO, Proxy, Stub, Upstream};
+use crate::support::{eventually, number};
 
 /// Streams of one connection.
 const STREAMS: usize = 12;
-
-/// Numbers that look random and are the same in each run.
-#[derive(Clone)]
-struct Dice(u64);
 
 /// How a body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,19 +49,11 @@ struct Heard {
     is_whole: bool,
 }
 
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % bound
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
 fn seeds(default: u64) -> std::ops::RangeInclusive<u64> {
-    number("SEED").map_or(1..=number("SEEDS").unwrap_or(default), |seed| seed..=seed)
+    match number("SEED", 0) {
+        0 => 1..=number("SEEDS", default),
+        seed => seed..=seed,
+    }
 }
 
 impl Plan {

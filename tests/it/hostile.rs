@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
+use crate::support::dice::Dice;
 use crate::support::{Client, Kinto, SERVICE_ACCOUNT, Sidecar, commit, unique};
 
 mod bodies;
@@ -38,20 +39,6 @@ const LONGER: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 }
 
 /// How many times a wait is measured: that of a machine which is busy passes, that for a busy thread does not.
 const TRIES: usize = 3;
-
-/// Numbers that look random and are the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
-
-    fn pick<T: Clone>(&mut self, items: &[T]) -> T {
-        items[usize::try_from(self.roll(items.len() as u64)).unwrap()].clone()
-    }
-}
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|number| number.parse().ok())

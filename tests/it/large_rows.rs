@@ -3,11 +3,20 @@
 use serde_json::{Value, json};
 
 use crate::feeds::follower::Follower;
-use crate::support::{Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+use crate::support::{Client, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 /// Two of them do not fit into one answer.
 fn large() -> Value {
     json!({"x": "y".repeat(14 << 20)})
+}
+
+/// Waits until the history of the bucket `b` has what was done to an object.
+async fn until_entered(client: &Client, action: &str, uri: &str) {
+    eventually("what passed elsewhere", async || {
+        let entries = client.all("/buckets/b/history?_fields=action,uri").await;
+        entries.iter().any(|entry| entry["action"] == action && entry["uri"] == uri).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -63,13 +72,7 @@ async fn buckets_with_large_attributes_hide_nothing_that_passes_elsewhere() {
     let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
     let sidecar = Sidecar::start(kinto.url(), &settings);
     let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
-    let found = async |action: &str, uri: &str| {
-        eventually("what passed elsewhere", async || {
-            let entries = alice.all("/buckets/b/history").await;
-            entries.iter().any(|entry| entry["action"] == action && entry["uri"] == uri).then_some(())
-        })
-        .await;
-    };
+    let found = async |action: &str, uri: &str| until_entered(&alice, action, uri).await;
     alice.put("/buckets/b").await.expect(201);
     direct.put("/buckets/b/collections/first").await.expect(201);
     found("create", "/buckets/b/collections/first").await;
@@ -110,13 +113,7 @@ async fn what_is_too_large_to_be_read_hides_nothing_else_that_passes_elsewhere()
     let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
     let sidecar = Sidecar::start(kinto.url(), &settings);
     let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
-    let found = async |action: &str, uri: &str| {
-        eventually("what passed elsewhere", async || {
-            let entries = alice.all("/buckets/b/history?_fields=action,uri").await;
-            entries.iter().any(|entry| entry["action"] == action && entry["uri"] == uri).then_some(())
-        })
-        .await;
-    };
+    let found = async |action: &str, uri: &str| until_entered(&alice, action, uri).await;
     let larger = || json!({"x": "y".repeat(25 << 20)});
     alice.put("/buckets/b").await.expect(201);
     direct.put("/buckets/b/collections/c").await.expect(201);

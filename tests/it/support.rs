@@ -15,6 +15,7 @@ pub mod browser;
 mod chaos;
 mod client;
 mod debian;
+pub mod dice;
 mod environment;
 pub mod firefox;
 pub mod frames;
