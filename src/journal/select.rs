@@ -114,6 +114,7 @@ impl<'q, 's> Question<'q, 's> {
         // One more than the page has, and the last one of the page before.
         let wanted = self.query.limit.filter(|_| order.is_some()).map(|limit| limit.saturating_add(2));
         let mut from = self.query.after_timestamp();
+        let is_unread = self.is_unread(&conditions);
         let (mut is_inclusive, mut shown) = (true, 0);
         let most = wanted.filter(|_| conditions.are_exact).unwrap_or(BATCH).min(BATCH);
         let mut batch = most.min(FIRST);
@@ -159,7 +160,7 @@ impl<'q, 's> Question<'q, 's> {
                         Candidate::new(row.try_get(0)?, timestamp(&row, 1)?, json)
                     }
                 };
-                shown += if self.is_unread(&conditions) {
+                shown += if is_unread {
                     selection.take(candidate.into());
                     1
                 } else {
