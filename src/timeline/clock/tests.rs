@@ -16,6 +16,19 @@ fn writes_that_were_alone_here_have_an_order_among_themselves_and_are_not_witnes
 }
 
 #[test]
+fn a_write_that_was_alone_here_has_its_place_also_where_a_read_found_it_before_its_answer_came() {
+    let clock = clock();
+    clock.begin_write().acknowledged(&[Timestamp(10)]);
+    let write = clock.begin_write();
+    clock.read(Timestamp(12), Instant::now());
+    write.acknowledged(&[Timestamp(12)]);
+    assert_eq!(clock.lone(), [Timestamp(10), Timestamp(12)]);
+    // What is dated back became visible after what is above it.
+    clock.begin_write().acknowledged(&[Timestamp(11)]);
+    assert_eq!(clock.lone(), [Timestamp(10), Timestamp(12)]);
+}
+
+#[test]
 fn the_next_delta_reaches_down_to_whatever_was_written_since_the_last_one_began() {
     let clock = clock();
     assert_eq!(clock.take_low(), None);

@@ -26,7 +26,9 @@ impl WriteUnderWay {
         let mut notes = self.clock.notes();
         let known = self.clock.timestamp();
         notes.reach_down_to(lowest);
-        if lowest > known && self.alone && notes.begun == self.begun {
+        // A read may have found it before its answer came: then it is what is known.
+        let is_next = notes.lone.back().is_none_or(|last| lowest > *last);
+        if is_next && self.alone && notes.begun == self.begun {
             let mut timestamps = timestamps.to_vec();
             timestamps.sort_unstable();
             remember(&mut notes.lone, &timestamps);
