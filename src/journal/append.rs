@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::chain::Step;
@@ -12,6 +13,7 @@ use super::rows::{EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
 use super::{Action, Change, Object, Outcome, Permissions};
 use crate::journal::transaction::Transaction;
+use crate::kinto::Timestamp;
 
 impl Transaction<'_> {
     /// Records what became of a write, once all that it needs was read. Gives how many entries were made.
@@ -22,6 +24,9 @@ impl Transaction<'_> {
         self.ended.clone_from(&outcome.ended);
         let mut entries = 0;
         for change in &outcome.changes {
+            if let Some(end) = self.former_end(change) {
+                entries += usize::from(self.record(&end).await?);
+            }
             entries += usize::from(self.record(change).await?);
         }
         for (list, timestamp) in &outcome.watermarks {
@@ -34,6 +39,22 @@ impl Transaction<'_> {
         }
         self.settled.extend(outcome.closes.map(|group| group.0));
         Ok(entries)
+    }
+
+    /// The end of the life that an object had before it was made, where that passed elsewhere: Kinto makes nothing that is
+    /// there. When that was is not known, but that it was before. The lives of buckets are told apart in [`Outcome::ended`].
+    fn former_end(&self, made: &Change) -> Option<Change> {
+        let is_told = made.action == Some(Action::Create) && !made.is_found && made.date.is_none();
+        if !is_told || matches!(made.object, Object::Bucket(_)) {
+            return None;
+        }
+        let uri = made.object.to_string();
+        let state = self.state(&uri).filter(|state| !state.deleted && state.modified < made.modified)?;
+        if !self.recorded(&uri, made.modified).is_empty() {
+            return None;
+        }
+        let ended = state.modified.max(Timestamp(made.modified.0 - 1));
+        Change::end(made.object.clone(), ended)
     }
 
     /// Records a change; whether it made an entry.
@@ -56,6 +77,8 @@ impl Transaction<'_> {
             return Ok(false);
         };
         let alive = before.filter(|state| !state.deleted);
+        let before_it =
+            alive.as_ref().map(|state| state.modified).filter(|_| change.action != Some(Action::Create));
         let action = match change.action {
             Some(action) => action,
             None if alive.is_some() => Action::Update,
@@ -75,9 +98,7 @@ impl Transaction<'_> {
         }
         let known = alive.and_then(|state| state.permissions).filter(|_| action == Action::Update);
         let permissions = change.permissions.as_ref().or(known.as_ref());
-        let previous = self.newest(&uri).filter(|_| self.rules.include_previous);
-        let previous = previous.and_then(|json| serde_json::from_str::<Told<'_>>(json).ok());
-        let previous = previous.map(|told| told.target.data.to_owned());
+        let previous = before_it.and_then(|version| self.version_of(&uri, version));
         let (reader_set, knows_readers) = self.readers(object, action, permissions).await?;
         let last_modified = self.next_timestamp(object.bucket()).await?;
         let microseconds = change.date.map_or_else(now_microseconds, |date| date.0.saturating_mul(1000));
@@ -112,6 +133,13 @@ impl Transaction<'_> {
         self.add(object.bucket(), row);
         self.learn(change, meaning, true).await?;
         Ok(true)
+    }
+
+    /// What the newest entry about an object says of it, where that is this version and is to be kept.
+    fn version_of(&self, uri: &str, version: Timestamp) -> Option<Box<RawValue>> {
+        let (_, json) =
+            self.newest(uri).filter(|(newest, _)| *newest == version && self.rules.include_previous)?;
+        Some(serde_json::from_str::<Told<'_>>(json).ok()?.target.data.to_owned())
     }
 
     /// Notes an object's state, where it is not older than what is known.

@@ -229,7 +229,12 @@ impl Chains {
             if generation > KEPT && generation.is_multiple_of(SLACK) {
                 let last = i64::try_from(generation - KEPT).unwrap_or(i64::MAX);
                 let old = Statement::new("DELETE FROM sidecar_versions WHERE uri = ").bind(uri.as_str());
-                old.push(" AND generation <= ").bind(last).execute(connection).await?;
+                // When the last life ended stays known.
+                let old = old.push(" AND generation <= ").bind(last).push(
+                    " AND generation <> COALESCE((SELECT max(generation) FROM sidecar_versions AS ends \
+                     WHERE ends.deleted = 1 AND ends.uri = ",
+                );
+                old.bind(uri.as_str()).push("), 0)").execute(connection).await?;
             }
         }
         Ok(())

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::kinto::Timestamp;
 use crate::kinto::object::Object;
@@ -71,6 +72,13 @@ impl Change {
             date: None,
             is_found: false,
         }
+    }
+
+    /// The deletion of an object by nobody knows whom.
+    pub(super) fn end(object: Object, modified: Timestamp) -> Option<Self> {
+        let tombstone = json!({"id": object.id(), "last_modified": modified.0, "deleted": true});
+        let data = to_raw_value(&tombstone).ok()?;
+        Some(Self { data: Some(data), ..Self::bare(object, Some(Action::Delete), modified) })
     }
 }
 

@@ -1,13 +1,14 @@
-//! When a life of an object ended. It is asked in three ways, each of which has an answer of its own:
+//! When a life of an object ended. What came before belongs to somebody else, perhaps.
 //!
-//! - of chains ([`in_chain`]), which go over all lives of a bucket, and know of deletions whose entries were trimmed or never
-//!   made: what came before belongs to somebody else, perhaps;
-//! - of the entries of the history that a bucket has now, by the versions that they are about ([`version`]): what was there
-//!   at a moment of Kinto's;
-//! - of the same, by the timestamps of the entries ([`entry_before`]): what stands together in the history.
+//! Chains know it ([`in_chain`]): they go over all lives of a bucket, and have deletions whose entries were trimmed or never
+//! made. Entries know it where they were imported after what follows on them. So what is somebody else's is asked of both
+//! ([`version`], [`of_collections`]). What stands together in a history is told by the timestamps of its entries
+//! ([`entry_before`]), which versions do not have.
+
+use std::collections::HashSet;
 
 use futures_util::TryStreamExt;
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, Row};
 
 use super::select::Question;
 use super::statement::{Statement, timestamp, truth};
@@ -31,29 +32,51 @@ impl Journal {
 
 /// When a bucket was last deleted; zero where it never was.
 pub(super) async fn of_bucket(connection: &mut AnyConnection, bucket: &str) -> sqlx::Result<Timestamp> {
-    let uri = Object::Bucket(bucket.to_owned()).to_string();
-    Ok(in_chain(connection, &uri).await?.unwrap_or_default())
+    let bucket = Object::Bucket(bucket.to_owned());
+    Ok(in_chain(connection, &bucket, Timestamp::LAST).await?.unwrap_or_default())
 }
 
-/// When the last life of an object ended that is over.
-pub(super) async fn in_chain(connection: &mut AnyConnection, uri: &str) -> sqlx::Result<Option<Timestamp>> {
+/// When the last life of an object ended that was over at a moment.
+pub(super) async fn in_chain(
+    connection: &mut AnyConnection,
+    object: &Object,
+    moment: Timestamp,
+) -> sqlx::Result<Option<Timestamp>> {
     let select = Statement::new("SELECT modified FROM sidecar_versions WHERE deleted = 1 AND uri = ");
-    let select = select.bind(uri).push(" ORDER BY generation DESC LIMIT 1");
-    select.first(connection).await?.map(|row| timestamp(&row, 0)).transpose()
+    let select = select.bind(object.to_string()).push(" AND modified <= ").bind(moment);
+    let row = select.push(" ORDER BY generation DESC LIMIT 1").first(connection).await?;
+    row.map(|row| timestamp(&row, 0)).transpose()
 }
 
-/// The newest version at or before a moment that was an object's end.
+/// The newest version at or before a moment that was an object's end, of the life that its bucket has now.
 pub(super) async fn version(
     connection: &mut AnyConnection,
     history: i64,
     object: &Object,
     moment: Timestamp,
 ) -> sqlx::Result<Option<Timestamp>> {
+    let former = of_bucket(connection, object.bucket()).await?;
+    let known = in_chain(connection, object, moment).await?.filter(|ended| *ended > former);
     let select = Statement::new("SELECT object_modified FROM sidecar_entries WHERE history = ").bind(history);
     let select = select.push(" AND uri = ").bind(object.to_string()).push(" AND action = 'delete'");
     let select = select.push(" AND object_modified <= ").bind(moment);
     let row = select.push(" ORDER BY last_modified DESC LIMIT 1").first(connection).await?;
-    row.map(|row| timestamp(&row, 0)).transpose()
+    Ok(known.max(row.map(|row| timestamp(&row, 0)).transpose()?))
+}
+
+/// The collections of a bucket that ended, and are there again or have entries that say so.
+pub(super) async fn of_collections(
+    connection: &mut AnyConnection,
+    history: i64,
+    bucket: &str,
+) -> sqlx::Result<HashSet<String>> {
+    let told = "SELECT DISTINCT uri FROM sidecar_entries WHERE resource_name = 'collection' \
+                AND action = 'delete' AND history = ";
+    let again = " UNION SELECT uri FROM sidecar_objects WHERE EXISTS (SELECT 1 FROM sidecar_versions \
+                 WHERE sidecar_versions.uri = sidecar_objects.uri AND sidecar_versions.deleted = 1) AND list = ";
+    let list = format!("{}/collections", Object::Bucket(bucket.to_owned()));
+    let ended = Statement::new(told).bind(history).push(again).bind(list).fetch(connection).await?;
+    ended.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// The entry of an object's last deletion before another entry, of those that the requester sees; zero where there is none.

@@ -97,6 +97,34 @@ impl Draft<'_> {
     }
 }
 
+/// An entry without the version before: whoever may see the entry may not have been allowed to see that.
+pub(super) fn without_previous(json: String) -> String {
+    #[derive(Deserialize)]
+    struct Entry<'e> {
+        #[serde(borrow)]
+        target: Target<'e>,
+    }
+    #[derive(Deserialize)]
+    struct Target<'e> {
+        #[serde(borrow)]
+        previous: Option<&'e RawValue>,
+    }
+    const NAME: &str = "\"previous\"";
+    if !json.contains(NAME) {
+        return json;
+    }
+    let previous = serde_json::from_str::<Entry<'_>>(&json).ok().and_then(|entry| entry.target.previous);
+    let Some(previous) = previous.map(RawValue::get) else { return json };
+    let start = (previous.as_ptr() as usize).saturating_sub(json.as_ptr() as usize);
+    let (before, after) = (json.get(..start).unwrap_or_default(), start + previous.len());
+    let before = before.rfind(NAME).and_then(|name| before.get(..name)).unwrap_or_default().trim_end();
+    let after = json.get(after..).unwrap_or_default().trim_start();
+    match before.strip_suffix(',') {
+        Some(before) => format!("{before}{after}"),
+        None => format!("{before}{}", after.strip_prefix(',').unwrap_or(after)),
+    }
+}
+
 fn member(json: &mut String, name: &str, value: Option<&str>) {
     let value = value.and_then(|value| serde_json::to_string(value).ok());
     // Writing to a String cannot fail.
@@ -174,5 +202,31 @@ fn is_same(left: &RawValue, right: &RawValue) -> bool {
             text(left).is_some_and(|left| Some(left) == text(right))
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_before_is_taken_out_and_nothing_else() {
+        for (entry, without) in [
+            (
+                r#"{"a":1,"target":{"data":{"previous":1},"previous":{"x":"}"}}}"#,
+                r#"{"a":1,"target":{"data":{"previous":1}}}"#,
+            ),
+            (
+                r#"{"target": {"previous" : {"x": 1} , "data": {"y": 2}}, "b": 3}"#,
+                r#"{"target": {"data": {"y": 2}}, "b": 3}"#,
+            ),
+            (r#"{"target":{"previous":{"previous":1}}}"#, r#"{"target":{}}"#),
+            (r#"{"target":{"data":{"previous":{"x":1}}}}"#, r#"{"target":{"data":{"previous":{"x":1}}}}"#),
+            (r#"{"previous":1,"target":{"data":{}}}"#, r#"{"previous":1,"target":{"data":{}}}"#),
+        ] {
+            let shown = without_previous(entry.to_owned());
+            let read = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
+            assert_eq!(read(&shown), read(without), "{shown}");
+        }
     }
 }

@@ -62,7 +62,9 @@ async fn ever_known(
     let former = ends::of_bucket(connection, &key.bucket).await?;
     let mut known = EverKnown { former, ..EverKnown::default() };
     // What went with its bucket is told to nobody who reads the next one.
-    let ended = ends::in_chain(connection, &key.uri()).await?.filter(|ended| *ended > former);
+    let collection = Object::Collection(key.bucket.to_string(), key.collection.to_string());
+    let ended =
+        ends::in_chain(connection, &collection, Timestamp::LAST).await?.filter(|ended| *ended > former);
     if ended.is_none() && !wanted.present {
         return Ok(known);
     }

@@ -51,8 +51,9 @@ impl Question<'_, '_> {
         let json: String = text.try_get(0)?;
         let before: Option<String> = if is_compared { text.try_get(1)? } else { None };
         drop(text);
-        let query = self.query.clone();
+        let (query, shown) = (self.query.clone(), self.shown());
         let looked = aside::run(json.len(), move || {
+            let json = shown(json);
             let is_repetition = before.is_some_and(|before| entry::is_repetition(&json, &before));
             if is_repetition {
                 return (None, room);

@@ -49,7 +49,8 @@ impl Journal {
         let answer = settled(sees, |known| {
             self.of_history(bucket, async move |connection, history, timestamp| {
                 let kind = self.engine.kind;
-                let mut question = Question::begin(connection, kind, history, query, sees, known).await?;
+                let mut question =
+                    Question::begin(connection, kind, (bucket, history), query, sees, known).await?;
                 let answer = read(connection, &mut question, timestamp).await;
                 question.verdicts.put(answer)
             })
@@ -71,7 +72,8 @@ impl Journal {
         let answer = settled(sees, |known| {
             self.of_history(bucket, async move |connection, history, timestamp| {
                 let kind = self.engine.kind;
-                let mut question = Question::begin(connection, kind, history, query, sees, known).await?;
+                let mut question =
+                    Question::begin(connection, kind, (bucket, history), query, sees, known).await?;
                 let answer = count(connection, &mut question, timestamp).await;
                 question.verdicts.put(answer)
             })

@@ -13,9 +13,9 @@ use super::Object;
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
-use super::entry;
 use super::statement::{Statement, timestamp, truth};
 use super::verdicts::{Sees, Verdicts};
+use super::{ends, entry};
 use crate::aside::LITTLE;
 use crate::query::{Fields, Query, Selection};
 
@@ -82,7 +82,7 @@ impl<'q, 's> Question<'q, 's> {
     pub(super) async fn begin(
         connection: &mut AnyConnection,
         kind: Kind,
-        history: i64,
+        (bucket, history): (&str, i64),
         query: &'q Query,
         sees: &'q Sees<'s>,
         verdicts: Verdicts,
@@ -92,11 +92,7 @@ impl<'q, 's> Question<'q, 's> {
         let unread = Statement::new(unread).bind(history).push(" LIMIT 1");
         // Who sees what is asked of the upstream for these only.
         if matches!(sees, Sees::Some { .. }) && unread.first(connection).await?.is_some() {
-            let ended = "SELECT DISTINCT uri FROM sidecar_entries WHERE resource_name = 'collection' \
-                         AND action = 'delete' AND history = ";
-            for row in Statement::new(ended).bind(history).fetch(connection).await? {
-                question.ended.insert(row.try_get(0)?);
-            }
+            question.ended = ends::of_collections(connection, history, bucket).await?;
         }
         Ok(question)
     }
@@ -153,6 +149,7 @@ impl<'q, 's> Question<'q, 's> {
                             large = Some((row.try_get(0)?, timestamp(&row, 1)?));
                             break;
                         }
+                        let json = self.shown()(json);
                         bytes += json.len();
                         if before.is_some_and(|before| entry::is_repetition(&json, &before)) {
                             continue;
@@ -224,6 +221,14 @@ impl<'q, 's> Question<'q, 's> {
             }
         };
         conditions.write(statement, self.kind, true)
+    }
+
+    /// Makes of an entry what the requester is shown, and what filters see: the version before is for those who see everything.
+    pub(super) fn shown(&self) -> fn(String) -> String {
+        match self.sees {
+            Sees::Everything => std::convert::identity,
+            Sees::Some { .. } => entry::without_previous,
+        }
     }
 
     /// As a column whether the requester sees an entry for certain.

@@ -103,7 +103,8 @@ impl Journal {
         let touches = settled(sees, |known| {
             self.of_history(bucket, async move |connection, history, _| {
                 let kind = self.engine.kind;
-                let mut question = Question::begin(connection, kind, history, query, sees, known).await?;
+                let mut question =
+                    Question::begin(connection, kind, (bucket, history), query, sees, known).await?;
                 let touches = question.touches(connection, versions, most).await;
                 question.verdicts.put(touches)
             })
@@ -226,7 +227,7 @@ impl Question<'_, '_> {
                     found.bytes += 2 * uri.len() + OBJECT;
                     large.push((row.try_get(0)?, last_modified, uri, action));
                 } else {
-                    let candidate = Candidate::new(row.try_get(0)?, last_modified, json);
+                    let candidate = Candidate::new(row.try_get(0)?, last_modified, self.shown()(json));
                     tokio::task::consume_budget().await;
                     if self.query.matches(&candidate) {
                         found.take(uri, last_modified, &action);

@@ -15,7 +15,7 @@ use crate::journal::readers::ReaderSets;
 use crate::journal::rows::{
     CHUNK, ENTRIES, EntryRow, ObjectState, Recorded, at_once, below, entries_of, mark_gap, object_row, states,
 };
-use crate::journal::statement::Statement;
+use crate::journal::statement::{Statement, timestamp};
 use crate::journal::{Change, Life, Object};
 use crate::kinto::Timestamp;
 use crate::settings::HistorySettings;
@@ -38,7 +38,7 @@ pub(super) struct Transaction<'c> {
     /// The entries about a version of a URI.
     recorded: HashMap<(String, Timestamp), Vec<Recorded>>,
     /// The newest entry of a URI.
-    newest: HashMap<String, Option<String>>,
+    newest: HashMap<String, Option<(Timestamp, String)>>,
     pub(super) chains: Chains,
     /// Whether changes are recorded, which are told apart from what is there.
     is_recording: bool,
@@ -145,11 +145,21 @@ impl<'c> Transaction<'c> {
         for uris in uris.chunks(CHUNK) {
             let statement = Statement::new("WITH given (uri) AS (VALUES ")
                 .rows(uris.iter().map(|uri| [uri.as_str()]))
-                .push(") SELECT uri, (SELECT json FROM sidecar_entries WHERE history = ")
+                .push(
+                    ") SELECT given.uri, entry.object_modified, entry.json FROM given \
+                     JOIN sidecar_entries AS entry ON entry.history = ",
+                )
                 .bind(history)
-                .push(" AND uri = given.uri ORDER BY last_modified DESC LIMIT 1) FROM given");
+                .push(
+                    " AND entry.last_modified = (SELECT last_modified FROM sidecar_entries WHERE history = ",
+                )
+                .bind(history)
+                .push(" AND uri = given.uri ORDER BY last_modified DESC LIMIT 1)");
             for row in statement.fetch(self.connection).await? {
-                self.newest.insert(row.try_get(0)?, row.try_get(1)?);
+                self.newest.insert(row.try_get(0)?, Some((timestamp(&row, 1)?, row.try_get(2)?)));
+            }
+            for uri in uris {
+                self.newest.entry(uri.clone()).or_default();
             }
         }
         Ok(())
@@ -182,9 +192,9 @@ impl<'c> Transaction<'c> {
         self.recorded.get(&(uri.to_owned(), modified)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// The newest entry about an object.
-    pub(super) fn newest(&self, uri: &str) -> Option<&str> {
-        self.newest.get(uri)?.as_deref()
+    /// The newest entry about an object, and the version that it is about.
+    pub(super) fn newest(&self, uri: &str) -> Option<&(Timestamp, String)> {
+        self.newest.get(uri)?.as_ref()
     }
 
     /// Adds an entry to the history of this name.
@@ -193,7 +203,7 @@ impl<'c> Transaction<'c> {
         if self.is_recording && !is_hidden(name) {
             let recorded = Recorded { user_id: row.user_id.clone(), json: row.json.clone() };
             self.recorded.entry((row.uri.clone(), row.object_modified)).or_default().push(recorded);
-            self.newest.insert(row.uri.clone(), Some(row.json.clone()));
+            self.newest.insert(row.uri.clone(), Some((row.object_modified, row.json.clone())));
         }
         self.rows.push(row);
     }
@@ -234,7 +244,7 @@ impl<'c> Transaction<'c> {
             self.end_history(bucket, is_hidden).await?;
             let is_inside = |uri: &String| is_below(uri) || *uri == object.to_string();
             self.recorded.retain(|(uri, _), _| !is_inside(uri));
-            self.newest.iter_mut().filter(|(uri, _)| is_inside(uri)).for_each(|(_, json)| *json = None);
+            self.newest.iter_mut().filter(|(uri, _)| is_inside(uri)).for_each(|(_, newest)| *newest = None);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod others;
 mod plugin;
 mod reading;
 mod recorded;
+mod remade;
 mod shared;
 mod spelling;
 mod transfer;

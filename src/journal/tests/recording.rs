@@ -318,3 +318,67 @@ async fn what_was_ever_known_is_told_newest_first_as_far_as_it_finds_room() {
         assert_eq!(last(known), [("r9".to_owned(), 80, true)]);
     }
 }
+
+#[tokio::test]
+async fn of_another_life_no_version_before_is_told() {
+    for mut place in places().await {
+        place.settings.include_previous = true;
+        place.settings.exclude_user_ids = vec!["robot".to_owned()];
+        let journal = place.open().await;
+        let made = |uri: &str, modified| {
+            change(uri, Some(Action::Create), modified, &json!({"n": modified, "last_modified": modified}))
+        };
+        settle(&journal, vec![made(COLLECTION, 1), made(RECORD, 2)]).await;
+        let mut end = change(COLLECTION, Some(Action::Delete), 3, &json!({}));
+        end.user_id = Some("robot".to_owned());
+        settle(&journal, vec![end]).await;
+        settle(&journal, vec![made(COLLECTION, 4)]).await;
+        // It was there when it was seen for the first time, and has no entry.
+        let known = vec![change(RECORD, None, 5, &json!({}))];
+        journal.settle(Outcome { known, ..Outcome::default() }).await.unwrap();
+        settle(&journal, vec![change(RECORD, None, 6, &json!({"n": 6}))]).await;
+        assert_eq!(newest(&journal).await["target"].get("previous"), None);
+        settle(&journal, vec![change(RECORD, None, 7, &json!({"n": 7}))]).await;
+        assert_eq!(newest(&journal).await["target"]["previous"], json!({"n": 6}));
+        let collection = Object::of_uri(COLLECTION).unwrap();
+        assert_eq!(
+            journal.ended(&collection).await.unwrap(),
+            Some(Timestamp(3)),
+            "of which there is no entry"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_made_while_it_is_known_to_be_there_was_deleted_before() {
+    for place in places().await {
+        let journal = place.open().await;
+        let made = |uri: &str, modified| change(uri, Some(Action::Create), modified, &json!({"n": modified}));
+        for uri in [COLLECTION, RECORD] {
+            settle(&journal, vec![made(uri, 5)]).await;
+            settle(&journal, vec![made(uri, 9)]).await;
+            // Told again, it is the same.
+            settle(&journal, vec![made(uri, 9)]).await;
+            let about = entries(&journal, "a", &format!("uri={uri}&_sort=last_modified")).await;
+            let told: Vec<_> = about.iter().map(|entry| entry["action"].clone()).collect();
+            assert_eq!(told, ["create", "delete", "create"], "{uri}");
+            assert_eq!(about[1]["user_id"], json!(null));
+            assert_eq!(about[1]["target"]["data"]["last_modified"], 8);
+            assert_eq!(journal.ended(&Object::of_uri(uri).unwrap()).await.unwrap(), Some(Timestamp(8)));
+        }
+        let other = "/buckets/a/collections/c/records/other";
+        settle(&journal, vec![change(other, None, 5, &json!({}))]).await;
+        for told in [
+            Change { is_found: true, ..made(other, 7) },
+            Change { date: Some(Timestamp(8)), ..made(other, 8) },
+            made(other, 4),
+        ] {
+            settle(&journal, vec![told]).await;
+            let about = entries(&journal, "a", &format!("uri={other}")).await;
+            assert!(
+                about.iter().all(|entry| entry["action"] != "delete"),
+                "nobody was told that it was made"
+            );
+        }
+    }
+}

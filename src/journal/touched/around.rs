@@ -58,7 +58,8 @@ impl Journal {
         let around = settled(sees, |known| {
             self.of_history(bucket, async move |connection, history, _| {
                 let kind = self.engine.kind;
-                let mut question = Question::begin(connection, kind, history, all, sees, known).await?;
+                let mut question =
+                    Question::begin(connection, kind, (bucket, history), all, sees, known).await?;
                 let around = question.around(connection, touched).await;
                 question.verdicts.put(around)
             })
@@ -79,7 +80,8 @@ impl Journal {
         let entries = settled(sees, |known| {
             self.of_history(bucket, async move |connection, history, _| {
                 let kind = self.engine.kind;
-                let mut question = Question::begin(connection, kind, history, all, sees, known).await?;
+                let mut question =
+                    Question::begin(connection, kind, (bucket, history), all, sees, known).await?;
                 let entries = question.entries(connection, whole, heads).await;
                 question.verdicts.put(entries)
             })
@@ -137,7 +139,7 @@ impl Question<'_, '_> {
                     last_modified: timestamp(&row, 0)?,
                     id: row.try_get(1)?,
                     user_id: row.try_get(2)?,
-                    json: RawValue::from_string(row.try_get(4)?).ok(),
+                    json: RawValue::from_string(self.shown()(row.try_get(4)?)).ok(),
                 });
             }
         }
