@@ -234,7 +234,8 @@ impl FeedReader {
                 latest.map(|latest| Arc::clone(&latest.snapshot))
             }
         };
-        let mut room = Room { until: self.options.until, ..Room::PIECE };
+        let waits = !matches!(self.options.end, End::Now);
+        let mut room = Room { until: self.options.until, waits, ..Room::PIECE };
         if self.left == Some(0) {
             (room.rows, room.bytes) = (0, 0);
         } else if self.options.previous.is_some() {

@@ -73,6 +73,8 @@ pub struct Room {
     pub bytes: usize,
     /// The last seq that is wanted at all; what is beyond it counts nowhere.
     pub until: Option<Seq>,
+    /// Whether the reader waits for more, so that what is not certain yet can be told later.
+    pub waits: bool,
 }
 
 /// A source as it was at one moment.
@@ -148,10 +150,10 @@ impl FeedRow {
 
 impl Room {
     /// What is made for one reader at a time.
-    pub const PIECE: Self = Self { rows: 256, bytes: 16 * 1024, until: None };
+    pub const PIECE: Self = Self { rows: 256, bytes: 16 * 1024, until: None, waits: false };
 
     /// What is made once for all readers.
-    pub const SHARED: Self = Self { rows: 4096, bytes: 256 * 1024, until: None };
+    pub const SHARED: Self = Self { rows: 4096, bytes: 256 * 1024, until: None, waits: false };
 
     /// The last of these seqs that is wanted.
     pub fn last(self, newest: Seq) -> Seq {

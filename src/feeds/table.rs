@@ -49,6 +49,10 @@ pub trait Table: Debug {
     /// Whether a reader who knows of this timestamp, here or at another sidecar, may not have been shown the row at this place,
     /// although its own timestamp is lower.
     fn may_hide(&self, place: usize, since: Timestamp) -> bool;
+    /// Whether it does so only until a write that is under way shows whether it is the one with that timestamp.
+    fn is_undecided(&self, _place: usize, _since: Timestamp) -> bool {
+        false
+    }
     /// The JSON of that row, and whether it says that something was deleted.
     fn json(&self, place: usize) -> (Bytes, bool);
     /// How far behind its own timestamp a row can become visible.
@@ -121,6 +125,11 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
     if let Some(doubt) = &from.doubt {
         let places = doubtful(table, doubt);
         let (total, mut taken) = (places.len(), 0);
+        let is_undecided = |(place, _): &(usize, Mark<'_>)| table.is_undecided(*place, doubt.since.at);
+        let is_quiet = from.serial == table.serial() && first_after(table, doubt.since) >= end;
+        if total > 0 && room.room.waits && is_quiet && places.iter().all(is_undecided) {
+            return page;
+        }
         for (place, mark) in places {
             if room.is_full() {
                 break;

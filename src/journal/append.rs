@@ -187,8 +187,9 @@ impl Transaction<'_> {
     }
 
     fn is_excluded(&self, change: &Change) -> bool {
-        let is_author =
-            change.user_id.as_ref().is_some_and(|user| self.rules.exclude_user_ids.contains(user));
+        // SECURITY: an author who was found out by what they sent may be another one.
+        let author = change.user_id.as_ref().filter(|_| !change.is_found);
+        let is_author = author.is_some_and(|user| self.rules.exclude_user_ids.contains(user));
         let mut uris =
             change.object.parents().map(|parent| parent.to_string()).chain([change.object.to_string()]);
         is_author || uris.any(|uri| self.rules.exclude_resources.contains(&uri))

@@ -185,6 +185,12 @@ impl Content {
         since <= row.found && (row.is_behind() || !was_first)
     }
 
+    /// Whether a row was visible before what has a later timestamp, if that is of the next write that is the only one here.
+    pub fn may_follow(&self, row: &Row, since: Timestamp) -> bool {
+        self.lone.binary_search(&row.last_modified).is_ok()
+            && self.lone.last().is_some_and(|last| *last < since)
+    }
+
     /// The rows that a reader who knows the collection up to `since` has to be given, at most `limit` of them.
     pub fn since(&self, since: Timestamp, limit: Option<usize>, overlap: Duration) -> RowSelection {
         let newer = self.rows.partition_point(|row| row.last_modified > since);

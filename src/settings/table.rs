@@ -295,7 +295,7 @@ settings! {
             => on_journal_failure: JournalFailure = modes::JOURNAL_FAILURE;
         ("history.keep_days", "-1", "how many days an entry is kept; `-1` for ever")
             => keep_days: Option<u64> = values::BOUND;
-        ("history.include_previous", "false", "entries carry the version before, `target.previous`")
+        ("history.include_previous", "false", "entries carry the version before, `target.previous`; those who see the whole history are shown it")
             => include_previous: bool = values::BOOLEAN;
     }
 

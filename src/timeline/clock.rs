@@ -58,6 +58,8 @@ struct Notes {
     in_flight: usize,
     /// Counts the writes begun.
     begun: u64,
+    /// Whether the last of them was the only one, and still is.
+    is_lone: bool,
     /// When the collection was last seen to move.
     moved: Option<Instant>,
     /// When the upstream was last asked for its timestamp.
@@ -155,8 +157,14 @@ impl Clock {
         let mut notes = self.notes();
         notes.begun += 1;
         let alone = notes.in_flight == 0;
+        notes.is_lone = alone;
         notes.in_flight += 1;
         WriteUnderWay { clock: self.clone(), begun: notes.begun, alone }
+    }
+
+    /// Whether exactly one write is on its way to the upstream, and none was beside it.
+    pub fn has_one_under_way(&self) -> bool {
+        self.notes().is_lone
     }
 
     /// The upstream was asked, at `asked` and when [`Clock::news`] was `news`, and said this.

@@ -93,9 +93,7 @@ impl Lingering {
 
     /// Who made a change of which nothing else is known.
     pub(super) fn author_of(&self, change: &Change) -> Option<String> {
-        let kept = self.kept();
-        let mut intents = kept.iter().map(|(.., intent)| intent);
-        intents.find(|intent| may_be_of(intent, change)).and_then(|intent| intent.user_id.clone())
+        author_among(self.kept().iter().map(|(.., intent)| intent), change)
     }
 
     fn kept(&self) -> MutexGuard<'_, Vec<(Instant, IntentGroup, Intent)>> {
@@ -105,8 +103,26 @@ impl Lingering {
     }
 }
 
+/// Who of those who write made a change of which nothing else is known.
+pub(super) fn author_among<'i>(
+    mut intents: impl Iterator<Item = &'i Intent>,
+    change: &Change,
+) -> Option<String> {
+    author(intents.find(|intent| author(intent).is_some() && may_be_of(intent, change))?).cloned()
+}
+
+/// Who is told to have made what a write may have led to, where nobody was told of it.
+///
+/// SECURITY: whoever is refused writes nothing, and anybody can begin a write. So it is only believed of what shows that it was
+/// sent, or what was made in a bucket of one's own.
+fn author(intent: &Intent) -> Option<&String> {
+    let shows_it =
+        intent.sent.is_some() || intent.method == "DELETE" || intent.method == default_bucket::METHOD;
+    intent.user_id.as_ref().filter(|_| shows_it)
+}
+
 /// Whether a change of which nothing else is known can be what a write led to.
-pub(super) fn may_be_of(intent: &Intent, change: &Change) -> bool {
+fn may_be_of(intent: &Intent, change: &Change) -> bool {
     let uri = change.object.to_string();
     let is_about = intent.uri == change.object.list() || intent.uri == uri;
     let is_attached = intent.uri.starts_with(&format!("{uri}/attachment"));
@@ -207,7 +223,7 @@ async fn look_at(journal: &Journal, question: &Question) -> Result<Vec<Change>, 
     let Question { intent, source } = question;
     let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
     let change = |(object, version): (Object, Version)| {
-        let change = changed(version, object, intent.user_id.clone());
+        let change = changed(version, object, author(intent).cloned());
         Change { is_found: true, note: intent.note.clone(), ..change }
     };
     let looked = match Target::of(&method, || Cow::Owned(Resource::of(&intent.uri))) {
@@ -252,7 +268,8 @@ async fn one(
 ) -> Result<Vec<(Object, Version)>, LookupError> {
     let version = versions::look(source, &object).await?;
     let is_theirs = |version: &Version| {
-        let may_be_new = version.modified > intent.known || intent.sent.is_some();
+        let may_be_new =
+            version.modified > intent.known || intent.sent.as_deref().is_some_and(sent::says_anything);
         may_be_new && may_have_made(intent, version.deleted, &version.data)
     };
     Ok(version.filter(is_theirs).map(|version| (object, version)).into_iter().collect())

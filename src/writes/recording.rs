@@ -137,6 +137,16 @@ impl Recording {
         }
     }
 
+    /// Nobody sent what was to be written.
+    pub(super) fn given_up(self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            if let Err(error) = self.refused().await {
+                tracing::debug!(%error, "a write that did not come is not closed yet");
+            }
+        });
+    }
+
     /// The upstream refused all of it.
     pub(super) async fn refused(self) -> Result<(), Error> {
         self.close(None, Vec::new()).await
@@ -295,8 +305,12 @@ impl Recording {
             intent: intent.clone(),
             source: self.room.requester(credentials).source(),
         };
-        let asked = self.writes.iter().zip(&self.intents);
-        let asked = asked.filter_map(|(write, intent)| Some(question(intent.as_ref()?, &write.credentials)));
+        let asked = self.writes.iter().zip(&self.intents).filter_map(|(write, intent)| {
+            let mut question = question(intent.as_ref()?, &write.credentials);
+            // What was not asked for to its end shows nobody.
+            question.intent.user_id = question.intent.user_id.filter(|_| !write.is_coming());
+            Some(question)
+        });
         let implicit = self.implicit.iter().map(|(intent, credentials)| question(intent, credentials));
         implicit.chain(asked).collect()
     }

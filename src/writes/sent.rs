@@ -41,6 +41,11 @@ pub(super) fn kept(data: &RawValue) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(&members).ok().filter(|kept| kept.get().len() <= LARGEST)
 }
 
+/// Whether there is anything by which it could be known again.
+pub(super) fn says_anything(kept: &RawValue) -> bool {
+    !members(kept.get().as_bytes()).is_empty()
+}
+
 /// The id that was sent, where one was.
 pub(super) fn id(kept: &RawValue) -> Option<String> {
     Some(members(kept.get().as_bytes()).get("id")?.as_str()?.to_owned())

@@ -104,7 +104,13 @@ impl Write {
     /// The same write with the body that was sent.
     #[must_use]
     pub fn with_body(self, body: &[u8]) -> Self {
-        let data = serde_json::from_slice::<Body<'_>>(body).ok().and_then(|body| body.data);
+        let nothing = RawValue::from_string("{}".to_owned()).ok();
+        let data = match serde_json::from_slice::<Body<'_>>(body) {
+            // Permissions alone, or nothing at all.
+            Ok(Body { data: None }) => nothing.as_deref(),
+            Ok(Body { data }) => data,
+            Err(_) => nothing.as_deref().filter(|_| body.is_empty()),
+        };
         let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
         Self { length, ..self.with_data(data) }
     }
@@ -154,6 +160,13 @@ impl Write {
     /// Whether its body has not come yet.
     pub(super) fn is_coming(&self) -> bool {
         self.arrival.as_ref().is_some_and(|arrival| !arrival.is_complete())
+    }
+
+    /// Whether it was to write something and has no whole body, without which Kinto writes nothing.
+    pub(super) fn is_incomplete(&self) -> bool {
+        let needs_it = matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
+            && matches!(self.target, Some(Target::Object(_) | Target::List(_) | Target::Part(_)));
+        needs_it && self.is_coming()
     }
 
     /// Refuses what the journal could not record.

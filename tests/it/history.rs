@@ -6,6 +6,7 @@ mod doubt;
 mod elsewhere;
 mod failure;
 pub mod full;
+mod given_up;
 mod ids;
 mod implicit;
 mod indexes;

@@ -80,7 +80,7 @@ impl FeedRequest<'_> {
         if self.params.descending || self.position().doubt.is_some() {
             return Ok(false);
         }
-        let (snapshot, room) = (&self.beginning.snapshot, Room { rows: 1, bytes: 1, until: None });
+        let (snapshot, room) = (&self.beginning.snapshot, Room { rows: 1, bytes: 1, ..Room::PIECE });
         let page = Arc::clone(snapshot).page(Position::anybodys(&**snapshot, since), room).await?;
         Ok(page.rows.first().is_some_and(|row| row.seq <= since.told_again()))
     }

@@ -53,7 +53,7 @@ impl FeedReader {
         }
         metrics::feeds::count_rows(count, None);
         let page = judged.page;
-        let is_last = page.pending == 0 && page.next.doubt.is_none();
+        let is_last = page.pending == 0;
         self.pending = page.pending;
         if !self.options.is_descending {
             self.position = page.next;

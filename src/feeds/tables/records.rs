@@ -77,6 +77,12 @@ impl Table for Records {
         self.row(place).is_some_and(|row| self.state.content.may_hide(row, since))
     }
 
+    fn is_undecided(&self, place: usize, since: Timestamp) -> bool {
+        let content = &self.state.content;
+        self.mirror.clock().has_one_under_way()
+            && self.row(place).is_some_and(|row| content.may_follow(row, since))
+    }
+
     fn json(&self, place: usize) -> (Bytes, bool) {
         let row = self.row(place);
         row.map_or_else(Default::default, |row| (self.state.content.json(row), row.deleted))

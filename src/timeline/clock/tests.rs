@@ -29,6 +29,19 @@ fn a_write_that_was_alone_here_has_its_place_also_where_a_read_found_it_before_i
 }
 
 #[test]
+fn one_write_is_under_way_alone_until_another_begins_or_it_ends() {
+    let clock = clock();
+    assert!(!clock.has_one_under_way());
+    let write = clock.begin_write();
+    assert!(clock.has_one_under_way());
+    drop(clock.begin_write());
+    assert!(!clock.has_one_under_way(), "another one was beside it");
+    drop(write);
+    drop(clock.begin_write());
+    assert!(!clock.has_one_under_way());
+}
+
+#[test]
 fn the_next_delta_reaches_down_to_whatever_was_written_since_the_last_one_began() {
     let clock = clock();
     assert_eq!(clock.take_low(), None);

@@ -53,5 +53,6 @@ impl Drop for WriteUnderWay {
     fn drop(&mut self) {
         let mut notes = self.clock.notes();
         notes.in_flight = notes.in_flight.saturating_sub(1);
+        notes.is_lone &= notes.in_flight > 0;
     }
 }

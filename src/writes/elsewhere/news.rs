@@ -151,10 +151,8 @@ impl Watcher {
         let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
         let open = if objects.is_empty() { Vec::new() } else { self.journal.intents_about(&objects).await? };
         for change in changes {
-            change.user_id = self.room.lingering.author_of(change).or_else(|| {
-                let intent = open.iter().find(|intent| lookup::may_be_of(intent, change));
-                intent.and_then(|intent| intent.user_id.clone())
-            });
+            let lingering = self.room.lingering.author_of(change);
+            change.user_id = lingering.or_else(|| lookup::author_among(open.iter(), change));
         }
         Ok(())
     }
