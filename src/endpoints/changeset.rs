@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::mirror::opening::CLOSING;
 use crate::mirror::{Freshness, State};
+use crate::remote_settings::signatures::Waits;
 use crate::settings::Compat;
 use crate::upstream::kinto::KintoError;
 use crate::wire::body::{Body, Response};
@@ -82,12 +83,13 @@ impl Readable<'_> {
             }
         }
         let expected = newest(Some(&self.params.expected), self.params.since);
-        let (state, freshness, _) = match app.signatures.published(&app.mirrors, &mirror, expected).await {
-            Ok(published) => published,
-            Err(KintoError::Refused(_)) => return streamed::answer(self, true).await,
-            Err(KintoError::Oversize) => return streamed::answer(self, false).await,
-            Err(error) => return Err(error.into()),
-        };
+        let (state, freshness, _) =
+            match app.signatures.published(&app.mirrors, &mirror, expected, Waits::ToTheEnd).await {
+                Ok(published) => published,
+                Err(KintoError::Refused(_)) => return streamed::answer(self, true).await,
+                Err(KintoError::Oversize) => return streamed::answer(self, false).await,
+                Err(error) => return Err(error.into()),
+            };
         let complete_since = app.mirrors.deletions().complete_since(self.key).max(state.content.remembers());
         if let (Some(since), Some(complete)) = (self.params.since, complete_since)
             && (Timestamp(1)..complete).contains(&since)

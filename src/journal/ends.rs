@@ -3,15 +3,13 @@
 //! Chains know it ([`in_chain`]): they go over all lives of a bucket, and have deletions whose entries were trimmed or never
 //! made. Entries know it where they were imported after what follows on them. So what is somebody else's is asked of both
 //! ([`version`], [`of_collections`]). What stands together in a history is told by the timestamps of its entries
-//! ([`entry_before`]), which versions do not have.
+//! ([`Question::end_before`](super::select::Question::end_before)), which versions do not have.
 
 use std::collections::HashSet;
 
-use futures_util::TryStreamExt;
 use sqlx::{AnyConnection, Row};
 
-use super::select::Question;
-use super::statement::{Statement, timestamp, truth};
+use super::statement::{Statement, timestamp};
 use super::{Journal, JournalError, Object, PATIENCE};
 use crate::kinto::Timestamp;
 
@@ -77,25 +75,4 @@ pub(super) async fn of_collections(
     let list = format!("{}/collections", Object::Bucket(bucket.to_owned()));
     let ended = Statement::new(told).bind(history).push(again).bind(list).fetch(connection).await?;
     ended.iter().map(|row| row.try_get(0)).collect()
-}
-
-/// The entry of an object's last deletion before another entry, of those that the requester sees; zero where there is none.
-pub(super) async fn entry_before(
-    connection: &mut AnyConnection,
-    question: &mut Question<'_, '_>,
-    object: &Object,
-    before: Timestamp,
-) -> sqlx::Result<Timestamp> {
-    let uri = object.to_string();
-    let select = question.sight(Statement::new("SELECT last_modified, "));
-    let select = select.push(" FROM sidecar_entries WHERE history = ").bind(question.history);
-    let select = question.seen(select).push(" AND uri = ").bind(&*uri);
-    let select = select.push(" AND action = 'delete' AND last_modified < ").bind(before);
-    let mut stream = select.push(" ORDER BY last_modified DESC").stream(connection);
-    while let Some(row) = stream.try_next().await? {
-        if truth(&row, 1)? || question.verdict(&uri)? {
-            return timestamp(&row, 0);
-        }
-    }
-    Ok(Timestamp::ZERO)
 }

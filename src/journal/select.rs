@@ -17,6 +17,7 @@ use super::statement::{Statement, timestamp, truth};
 use super::verdicts::{Sees, Verdicts};
 use super::{ends, entry};
 use crate::aside::LITTLE;
+use crate::kinto::Timestamp;
 use crate::query::{Fields, Query, Selection};
 
 /// How long rows are looked at before others on the same thread have their turn.
@@ -300,6 +301,27 @@ impl<'q, 's> Question<'q, 's> {
         };
         let is_ended = self.ended.contains(&collection.to_string());
         if is_ended { Object::Bucket(object.bucket().to_owned()) } else { object }
+    }
+
+    /// The entry of an object's last deletion before another entry, of those that the requester sees; zero where there is none.
+    pub(super) async fn end_before(
+        &mut self,
+        connection: &mut AnyConnection,
+        object: &Object,
+        before: Timestamp,
+    ) -> sqlx::Result<Timestamp> {
+        let uri = object.to_string();
+        let select = self.sight(Statement::new("SELECT last_modified, "));
+        let select = select.push(" FROM sidecar_entries WHERE history = ").bind(self.history);
+        let select = self.seen(select).push(" AND uri = ").bind(&*uri);
+        let select = select.push(" AND action = 'delete' AND last_modified < ").bind(before);
+        let mut stream = select.push(" ORDER BY last_modified DESC").stream(connection);
+        while let Some(row) = stream.try_next().await? {
+            if truth(&row, 1)? || self.verdict(&uri)? {
+                return timestamp(&row, 0);
+            }
+        }
+        Ok(Timestamp::ZERO)
     }
 
     /// How many entries are selected and seen.

@@ -14,7 +14,7 @@ use super::engine::Kind;
 use super::select::{Question, small};
 use super::statement::{Statement, timestamp, truth};
 use super::verdicts::settled;
-use super::{Action, Journal, JournalError, Object, Sees, ends};
+use super::{Action, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -255,7 +255,7 @@ impl Question<'_, '_> {
         deletion: Timestamp,
         found: &mut Found,
     ) -> sqlx::Result<()> {
-        let before = ends::entry_before(connection, self, collection, deletion).await?;
+        let before = self.end_before(connection, collection, deletion).await?;
         let select = self.sight(Statement::new("SELECT uri, ")).push(" FROM sidecar_entries");
         let hint = match self.kind {
             Kind::Sqlite => " INDEXED BY sidecar_entries_collection",

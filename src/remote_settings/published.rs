@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::kinto::CollectionKey;
 use crate::mirror::{Mirror, Mirrors, State};
-use crate::remote_settings::signatures::Signatures;
+use crate::remote_settings::signatures::{Signatures, Waits};
 use crate::timeline::Timeline;
 use crate::timeline::entries::Entries;
 use crate::upstream::kinto::KintoError;
@@ -39,19 +39,21 @@ pub async fn states(
     signatures: &Arc<Signatures>,
     entries: &Entries,
 ) -> Vec<Published> {
-    of_keys(mirrors, signatures, entries.rows.iter().map(|entry| &entry.key)).await
+    of_keys(mirrors, signatures, entries.rows.iter().map(|entry| &entry.key), Waits::Shortly).await
 }
 
 async fn of_keys(
     mirrors: &Arc<Mirrors>,
     signatures: &Arc<Signatures>,
     keys: impl Iterator<Item = &CollectionKey>,
+    waits: Waits,
 ) -> Vec<Published> {
     let states = keys.map(|key| {
         let (mirrors, signatures, key) = (Arc::clone(mirrors), Arc::clone(signatures), key.clone());
         async move {
-            let state = state(&mirrors, &signatures, &key).await.ok().flatten();
-            (key, state)
+            let mirror = mirrors.mirror(&key);
+            let published = signatures.published(&mirrors, &mirror, None, waits).await;
+            (key, published.ok().and_then(|(state, _, is_good)| is_good.then_some(state)))
         }
     });
     let states: Vec<_> = states.collect();
@@ -65,7 +67,7 @@ pub async fn state(
     key: &CollectionKey,
 ) -> Result<Option<Arc<State>>, KintoError> {
     let mirror = mirrors.mirror(key);
-    let (state, _, is_good) = signatures.published(mirrors, &mirror, None).await?;
+    let (state, _, is_good) = signatures.published(mirrors, &mirror, None, Waits::ToTheEnd).await?;
     Ok(is_good.then_some(state))
 }
 
@@ -107,7 +109,8 @@ pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, t
     loop {
         let entries = timeline.entries();
         signatures.forget_all_but(&entries);
-        states(&mirrors, &signatures, &entries).await;
+        let keys = entries.rows.iter().map(|entry| &entry.key);
+        of_keys(&mirrors, &signatures, keys, Waits::ToTheEnd).await;
         loop {
             tokio::select! {
                 more = moved.changed() => match more {
@@ -117,7 +120,7 @@ pub async fn keep_verified(mirrors: Arc<Mirrors>, signatures: Arc<Signatures>, t
                 () = news_of(&mirrors, signatures.unpublished()) => {}
                 () = sleep(BETWEEN_LOOKS) => {}
             }
-            of_keys(&mirrors, &signatures, signatures.unpublished().iter()).await;
+            of_keys(&mirrors, &signatures, signatures.unpublished().iter(), Waits::ToTheEnd).await;
         }
     }
 }

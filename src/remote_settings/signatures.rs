@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 mod chain;
 mod held;
@@ -31,6 +31,9 @@ use held::Held;
 use verifier::{CHAIN_KEPT, OTHER_CHAIN, REACHED_AGAIN};
 pub use verifier::{SignatureError, Verifier, own_key};
 
+/// How long all others wait for a look at one collection's signature.
+const SHORTLY: Duration = Duration::from_secs(1);
+
 /// Looks at signatures, where the settings say so.
 #[derive(Debug)]
 pub struct Signatures {
@@ -43,6 +46,15 @@ pub struct Signatures {
     held: Mutex<Held>,
     /// When the chains of those that do end.
     ends: Mutex<HashMap<CollectionKey, SystemTime>>,
+}
+
+/// Who waits for a signature to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// Those who want this collection.
+    ToTheEnd,
+    /// Those who want all collections there are. What takes long in one of them, an editor of that may have chosen.
+    Shortly,
 }
 
 impl Signatures {
@@ -72,11 +84,12 @@ impl Signatures {
         mirrors: &Arc<Mirrors>,
         mirror: &Arc<Mirror>,
         newest: Option<Timestamp>,
+        waits: Waits,
     ) -> Result<(Arc<State>, Freshness, bool), KintoError> {
         let began = Instant::now();
         let error = match mirrors.current(mirror, newest).await {
             Ok((state, freshness)) => {
-                let (state, is_good) = self.publishable(mirror, state).await;
+                let (state, is_good) = self.publishable(mirror, state, waits).await;
                 return Ok((state, freshness, is_good));
             }
             Err(error) => error,
@@ -86,13 +99,24 @@ impl Signatures {
         Ok((good, Freshness::Stale, true))
     }
 
-    async fn publishable(self: &Arc<Self>, mirror: &Arc<Mirror>, state: Arc<State>) -> (Arc<State>, bool) {
+    async fn publishable(
+        self: &Arc<Self>,
+        mirror: &Arc<Mirror>,
+        state: Arc<State>,
+        waits: Waits,
+    ) -> (Arc<State>, bool) {
         let key = mirror.clock().key();
         // Nobody signs what is not for Remote Settings' readers.
         if !self.is_on || !self.timeline.resources().include(key) {
             return (state, true);
         }
-        if self.is_good(mirror, &state).await {
+        let is_good = self.is_good(mirror, &state);
+        let is_good = match waits {
+            Waits::ToTheEnd => is_good.await,
+            // It goes on, and tells of a good one.
+            Waits::Shortly => timeout(self.patience(key), is_good).await.unwrap_or(false),
+        };
+        if is_good {
             mirror.set_good(&state);
         }
         // Meanwhile a newer one may have been found to be good.
@@ -136,6 +160,12 @@ impl Signatures {
         let end = self.ends.lock().values().min().copied();
         complaints.extend(end.and_then(|end| Complaint::of_signature_chain(end, SystemTime::now())));
         complaints
+    }
+
+    /// How long others wait for what is found of a collection.
+    fn patience(&self, key: &CollectionKey) -> Duration {
+        let is_away = matches!(self.bad.lock().get(key), Some(SignatureError::Unknown(_)));
+        if is_away { Duration::ZERO } else { SHORTLY }
     }
 
     async fn is_good(self: &Arc<Self>, mirror: &Arc<Mirror>, state: &Arc<State>) -> bool {

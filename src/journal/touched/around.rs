@@ -11,7 +11,7 @@ use crate::journal::engine::Kind;
 use crate::journal::select::Question;
 use crate::journal::statement::{Statement, timestamp, truth};
 use crate::journal::verdicts::settled;
-use crate::journal::{Action, Journal, JournalError, Object, Sees, ends};
+use crate::journal::{Action, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
 
@@ -254,7 +254,7 @@ impl Question<'_, '_> {
             if let Some(collection) = touched.object.parents().nth(1) {
                 let deletion = match deletions.get(&collection) {
                     Some(known) => *known,
-                    None => ends::entry_before(connection, self, &collection, Timestamp::LAST).await?,
+                    None => self.end_before(connection, &collection, Timestamp::LAST).await?,
                 };
                 deletions.insert(collection.clone(), deletion);
                 if deletion > around.newest.map(|(newest, _)| newest).unwrap_or_default() {
@@ -262,7 +262,7 @@ impl Question<'_, '_> {
                 }
                 // What was there before belongs to another life of the collection.
                 if deletion > around.before.unwrap_or_default() && deletion > Timestamp::ZERO {
-                    let before = ends::entry_before(connection, self, &collection, touched.first()).await?;
+                    let before = self.end_before(connection, &collection, touched.first()).await?;
                     around.before = around.before.filter(|entry| *entry > before);
                 }
             }

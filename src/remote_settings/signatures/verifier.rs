@@ -11,9 +11,11 @@ use std::{fs, io};
 use base64::Engine;
 use base64::prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{HeaderMap, Method, StatusCode};
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
@@ -126,9 +128,18 @@ impl Verifier {
     pub async fn verify(&self, content: &Content) -> Result<Option<SystemTime>, SignatureError> {
         let mut text = None;
         let mut last = SignatureError::None;
-        for signature in signatures_of(&content.metadata.json).into_iter().take(SIGNATURES) {
-            let member = |name: &str| signature.get(name).and_then(Value::as_str).unwrap_or_default();
-            let key = match self.key(member("x5u")).await {
+        let signatures = signatures_of(&content.metadata.json);
+        let member = |signature: &Map<String, Value>, name: &str| {
+            signature.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        // All are asked at once, lest one that does not answer keeps the others.
+        let mut keys: FuturesUnordered<_> = signatures
+            .iter()
+            .take(SIGNATURES)
+            .map(async |signature| (signature, self.key(&member(signature, "x5u")).await))
+            .collect();
+        while let Some((signature, key)) = keys.next().await {
+            let key = match key {
                 Ok(key) => key,
                 Err(error) => {
                     last = error;
@@ -139,7 +150,7 @@ impl Verifier {
                 Some(text) => text,
                 none => none.insert(text_of(content).await?),
             };
-            match key.holds(member("signature"), text, self.name.as_deref()) {
+            match key.holds(&member(signature, "signature"), text, self.name.as_deref()) {
                 Ok(end) => return Ok(end),
                 Err(error) => last = error,
             }

@@ -350,3 +350,44 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
         }
     }
 }
+
+#[tokio::test]
+async fn servers_that_an_editor_names_and_that_say_nothing_keep_no_readers_of_other_collections_waiting() {
+    let mut signer = Signer::start();
+    let silent = Stub::start(|mut upstream| while upstream.read().is_some() {});
+    let (bucket, ..) = signer.bucket("good", "").await;
+    let (evil, uri, editor) = signer.bucket("evil", "").await;
+    let signature = |number: usize| {
+        let x5u = silent.url().replace("/v1", &format!("/{number}"));
+        json!({"signature": "AAAA", "x5u": x5u, "mode": "p384ecdsa"})
+    };
+    let signatures: Vec<Value> = (0..8).map(signature).collect();
+    editor.patch(&uri).data(json!({"signature": signatures[0], "signatures": signatures})).await.expect(200);
+    let settings = [("sidecar.signature_key", &*signer.public()), VERIFIED, ADMIN];
+    let sidecar = sidecar_of(&[&bucket, &evil], &settings);
+    let client = sidecar.client();
+    let began = Instant::now();
+    v2(&client, "/").await.expect(200);
+    // What is asked of all eight together ends when one would.
+    eventually("what was found of it", async || {
+        why(&sidecar).await.contains("cannot be looked at").then_some(())
+    })
+    .await;
+    assert!(began.elapsed().as_secs() < 15, "each of them was waited for");
+    editor.put(&format!("{uri}/records/r")).await.expect(201);
+    let mut named = 0;
+    eventually("the change", async || {
+        let asked = Instant::now();
+        v2(&client, "/").await.expect(200);
+        assert!(asked.elapsed().as_secs() < 4, "{:?}", asked.elapsed());
+        let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
+        let asked = Instant::now();
+        v2(&client, &path).await.expect(200);
+        assert!(asked.elapsed().as_secs() < 4, "{:?}", asked.elapsed());
+        while silent.has_next() {
+            named += 1;
+        }
+        (named > 8).then_some(())
+    })
+    .await;
+}
