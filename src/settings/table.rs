@@ -200,7 +200,7 @@ settings! {
             => body_bytes: u64 = values::BYTES;
         ("sidecar.max_batch_body", "16MiB", "bytes of the body of a batch, which is held in memory; past it 413").live()
             => batch_bytes: usize = values::ROOM;
-        ("sidecar.max_buffered", "128MiB", "bytes of bodies and answers that are held in memory for clients, half of them for any one client; past it 503. What is passed on or comes from a mirror is not held").live()
+        ("sidecar.max_buffered", "128MiB", "bytes of bodies and answers that are held in memory for clients, for any one client half of what others leave; past it 503. A sixteenth more is for what is little. What is passed on or comes from a mirror is not held").live()
             => buffered_bytes: usize = values::ROOM;
         ("sidecar.max_connections", "10000", "client connections of the process; past it the one that has been idle for longest is closed. Live feeds get half of them").live()
             => connections: usize = values::POSITIVE;

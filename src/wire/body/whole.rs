@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Ready;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body as HttpBody;
@@ -12,6 +13,9 @@ use crate::wire::buffers::{Hold, NoRoom};
 
 /// How much of a body is read into one block.
 const BLOCK: usize = 64 << 10;
+
+/// A body that can be no longer may take its time.
+const FREE: usize = 64 << 10;
 
 /// Why a body was not read whole.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +61,19 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    read(body, limit, AT_ONCE, |bytes| hold.grow(bytes)).await
+    if limit <= FREE {
+        return read(body, limit, AT_ONCE, |bytes| hold.grow(bytes)).await;
+    }
+    let (come, watch) = (AtomicUsize::new(0), hold.another());
+    let grow = |bytes| {
+        come.fetch_add(bytes, Ordering::Relaxed);
+        hold.grow(bytes)
+    };
+    tokio::select! {
+        biased;
+        whole = read(body, limit, AT_ONCE, grow) => whole,
+        () = watch.until_given_up(&come) => Err(NoRoom.into()),
+    }
 }
 
 type NoTurn = fn() -> Ready<()>;
