@@ -5,7 +5,6 @@
 //! are the sidecar's own.
 
 use std::cell::RefCell;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +16,6 @@ use tokio::time::Instant;
 
 mod counted;
 mod json;
-mod lines;
 mod target;
 mod text;
 
@@ -25,6 +23,7 @@ use counted::Counting;
 
 use crate::access::Credentials;
 use crate::current::Current;
+use crate::log_stream;
 use crate::metrics::CacheOutcome;
 use crate::settings::{LogFormat, Settings};
 use crate::wire::body::Response;
@@ -73,23 +72,12 @@ pub(crate) struct Answered {
     bytes: u64,
 }
 
-/// Begins to write lines as the settings say.
-pub fn start(settings: &Settings, envelope: impl FnOnce() -> String) -> io::Result<()> {
-    change(settings, envelope);
-    lines::start()
-}
-
-/// Goes on to write lines as other settings say.
+/// Writes lines as these settings say from now on.
 pub fn change(settings: &Settings, envelope: impl FnOnce() -> String) {
     FORM.store(Some(Arc::new(match settings.log_format {
         LogFormat::Text => Form::Text,
         LogFormat::Json => Form::Json(envelope()),
     })));
-}
-
-/// Waits until what was logged is written.
-pub fn flush() {
-    lines::flush();
 }
 
 impl AccessLine {
@@ -196,7 +184,7 @@ impl Answered {
             };
             // Writing to memory does not fail.
             if written.is_ok() {
-                lines::push(&buffer);
+                log_stream::push(&buffer);
             }
             buffer.shrink_to(LITTLE_BUFFER);
         });

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::log_stream;
+
 pub mod check;
 pub mod health;
 pub mod history;
@@ -11,8 +13,7 @@ pub mod manual;
 
 /// Tells the operator.
 pub fn complain(error: &dyn Display) {
-    // Nobody may be reading any more, which changes nothing.
-    let _ = writeln!(io::stderr(), "kinto-sidecar: {error}");
+    log_stream::tell(format!("kinto-sidecar: {error}\n").as_bytes());
 }
 
 /// Writes a report to the standard output. Where nobody reads it any more, the exit code says so, and nothing else does.

@@ -51,7 +51,7 @@
 //! | `query`, `wire` | Kinto's list language; what HTTP needs and nobody else knows |
 //! | `settings` | what the operator wrote |
 //! | `phase` | whether the process serves, drains or stops; whether the one before it still does |
-//! | `complaint`, `troubles` | what an operator can mend, and how; what the log was last told of |
+//! | `complaint`, `troubles`, `log_stream` | what an operator can mend, and how; what the log was last told of; the way of its lines |
 //! | `current` | the request that a task is about |
 //! | `kinto`, `bounded`, `backoff`, `cache`, `atomics` | Kinto's words; JSON of strangers, counted while it is read; pauses between tries; what is kept for a while; what is decided without a lock |
 //! | `chapters` | nothing: they are for people |
@@ -86,6 +86,7 @@ pub mod handler;
 pub mod history;
 pub mod journal;
 pub mod kinto;
+mod log_stream;
 pub mod metrics;
 pub mod mirror;
 pub mod phase;

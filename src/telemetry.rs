@@ -20,7 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::commands::complain;
 use crate::settings::{LogFormat, Settings};
-use crate::{access_log, current, troubles};
+use crate::{access_log, current, log_stream, troubles};
 
 /// The exit code for something about the settings, which has to be mended before anything can run.
 pub const BAD_SETTINGS: u8 = 2;
@@ -29,25 +29,27 @@ pub const BAD_SETTINGS: u8 = 2;
 const ANNOUNCED: &str = "kinto_sidecar::announced";
 
 /// Tells whoever started the process: in plain words where people read, in the log's own format where machines do.
-#[expect(clippy::print_stderr, reason = "whoever started the process waits for this line")]
 pub fn announce(format: LogFormat, words: &str) {
     match format {
-        LogFormat::Text => eprintln!("{words}"),
+        LogFormat::Text => log_stream::tell(format!("{words}\n").as_bytes()),
         LogFormat::Json => tracing::info!(target: ANNOUNCED, "{words}"),
     }
 }
 
 /// Tells the operator how the process ended; with which code it exits.
 pub fn ended(done: io::Result<ExitCode>, format: LogFormat) -> ExitCode {
-    access_log::flush();
     let error = match done {
-        Ok(code) => return code,
+        Ok(code) => {
+            log_stream::flush();
+            return code;
+        }
         Err(error) => error,
     };
     match format {
         LogFormat::Text => complain(&error),
         LogFormat::Json => tracing::error!(target: ANNOUNCED, "{error}"),
     }
+    log_stream::flush();
     // The same start may succeed later where an address or a journal is still another process's, or not there yet.
     let mends_itself =
         matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable | ErrorKind::ResourceBusy);
@@ -58,20 +60,23 @@ pub fn ended(done: io::Result<ExitCode>, format: LogFormat) -> ExitCode {
 pub fn start(settings: &Settings) {
     let form = Arc::new(ArcSwap::from_pointee(Form::of(settings)));
     let lines = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(|| Stream)
+        // What cannot be told is not told elsewhere.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal())
         .event_format(Lines { text: Format::default(), form: Arc::clone(&form) })
         .with_env_filter(filter(settings))
         .with_filter_reloading();
     let handle = lines.reload_handle();
-    let access_log = access_log::start(settings, || form.load().envelope.text(Level::INFO));
+    access_log::change(settings, || form.load().envelope.text(Level::INFO));
+    let stream = log_stream::start();
     // A second start keeps the first: tests do that.
     if lines.try_init().is_ok() {
         let obey = Box::new(move |filter| _ = handle.reload(filter));
         _ = LOG.set(Log { form, obey });
     }
-    if let Err(error) = access_log {
-        tracing::error!(%error, "there is no access log");
+    if let Err(error) = stream {
+        tracing::error!(%error, "there is no thread for the log");
     }
 }
 
@@ -86,6 +91,20 @@ pub fn change(settings: &Settings) {
 
 fn filter(settings: &Settings) -> EnvFilter {
     EnvFilter::builder().parse_lossy(format!("{},{ANNOUNCED}=info", settings.log))
+}
+
+/// The log's stream, as `tracing` writes to it.
+struct Stream;
+
+impl io::Write for Stream {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        log_stream::tell(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What can change of the log, once it has begun.

@@ -13,7 +13,7 @@ const GAUGES: [(&str, &str); 5] = [
 
 /// Counters, with what they say.
 const COUNTERS: [(&str, &str); 9] = [
-    ("kinto_sidecar_access_log_lost_total", "Lines lost as the log was read too slowly."),
+    ("kinto_sidecar_access_log_lost_total", "Lines of the log lost as it was read too slowly."),
     ("kinto_sidecar_buffer_refused_total", "Requests refused as no more may be held in memory."),
     (
         "kinto_sidecar_changesets_before_deletions_total",

@@ -44,6 +44,7 @@ mod keys;
 mod large_rows;
 mod letter_for_letter;
 mod limits;
+mod log_stream;
 mod mirror_equals_upstream;
 mod monitor_changes;
 mod odd_rows;

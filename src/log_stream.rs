@@ -1,9 +1,15 @@
 //! The way of lines to the standard error stream: gathered, and written by one thread.
 //!
-//! Whoever answers requests only copies a line into a buffer. Lines of a few milliseconds go out in one call.
+//! Whoever answers requests only copies a line into a buffer. Lines of a few milliseconds go out in one call; what is told to
+//! people goes out at once.
+//!
+//! The log is told what can be told: who reads it may stop reading, or its disk may be full. Nobody waits for that, and nothing
+//! ends with it.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -17,13 +23,15 @@ const KEPT: usize = 1 << 20;
 /// How long the end of the process waits for the last lines.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-static LINES: Lines =
-    Lines { state: Mutex::new(Gathered::NONE), filled: Condvar::new(), written: Condvar::new() };
+static LINES: Lines = Lines { state: Mutex::new(Gathered::NONE), written: Condvar::new() };
 static RUNS: AtomicBool = AtomicBool::new(false);
+/// Whether what waits is to go out at once.
+static IS_URGENT: AtomicBool = AtomicBool::new(false);
+/// Whom to wake for the first line of several: costs less than a [`Condvar`].
+static WRITER: OnceLock<Thread> = OnceLock::new();
 
 struct Lines {
     state: Mutex<Gathered>,
-    filled: Condvar,
     written: Condvar,
 }
 
@@ -37,15 +45,29 @@ impl Gathered {
 }
 
 /// Starts the thread, once.
-pub(super) fn start() -> io::Result<()> {
+pub(crate) fn start() -> io::Result<()> {
     if !RUNS.swap(true, Relaxed) {
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(write_for_ever)?;
+        let started = thread::Builder::new().name("log".to_owned()).spawn(write_for_ever);
+        started.inspect_err(|_| RUNS.store(false, Relaxed))?;
     }
     Ok(())
 }
 
+/// Has lines written at once; by the caller, where there is no thread.
+pub(crate) fn tell(lines: &[u8]) {
+    if !RUNS.load(Relaxed) {
+        let _ = io::stderr().lock().write_all(lines);
+        return;
+    }
+    IS_URGENT.store(true, Relaxed);
+    push(lines);
+    if let Some(writer) = WRITER.get() {
+        writer.unpark();
+    }
+}
+
 /// Has lines written soon. Where too much waits already they are lost, and counted.
-pub(super) fn push(lines: &[u8]) {
+pub(crate) fn push(lines: &[u8]) {
     let mut state = LINES.state.lock();
     if state.waiting.len() + lines.len() > MOST {
         drop(state);
@@ -55,13 +77,13 @@ pub(super) fn push(lines: &[u8]) {
     let is_first = state.waiting.is_empty();
     state.waiting.extend_from_slice(lines);
     drop(state);
-    if is_first {
-        LINES.filled.notify_one();
+    if is_first && let Some(writer) = WRITER.get() {
+        writer.unpark();
     }
 }
 
 /// Waits until all lines are written, though not for ever.
-pub(super) fn flush() {
+pub(crate) fn flush() {
     let until = Instant::now() + PATIENCE;
     let mut state = LINES.state.lock();
     while RUNS.load(Relaxed) && (state.is_writing || !state.waiting.is_empty()) {
@@ -72,15 +94,17 @@ pub(super) fn flush() {
 }
 
 fn write_for_ever() {
+    // Before it looks for lines: whoever does not find it here has its line found.
+    WRITER.get_or_init(thread::current);
     let mut lines = Vec::new();
     loop {
-        {
-            let mut state = LINES.state.lock();
-            while state.waiting.is_empty() {
-                LINES.filled.wait(&mut state);
-            }
+        while LINES.state.lock().waiting.is_empty() {
+            thread::park();
         }
-        std::thread::sleep(PAUSE);
+        let until = Instant::now() + PAUSE;
+        while !IS_URGENT.swap(false, Relaxed) && Instant::now() < until {
+            thread::park_timeout(until.saturating_duration_since(Instant::now()));
+        }
         {
             let mut state = LINES.state.lock();
             std::mem::swap(&mut state.waiting, &mut lines);
