@@ -50,6 +50,8 @@ mod state;
 mod statement;
 mod steps;
 mod sweep;
+#[cfg(test)]
+mod tally;
 mod touched;
 mod transaction;
 mod transfer;
@@ -95,6 +97,8 @@ pub struct Journal {
     queue: mpsc::Sender<Waiting>,
     news: broadcast::Sender<News>,
     left_out: Arc<LeftOut>,
+    #[cfg(test)]
+    tallies: tally::Tallies,
 }
 
 /// Why the journal could not do what was asked.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::chain::Step;
 use super::entry::{Draft, Told, iso_date};
 use super::news::{Meaning, meaning};
-use super::readers::{MOST_READERS, of_permissions};
+use super::readers::{are_few, of_permissions};
 use super::rows::{EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
 use super::{Action, Change, Object, Outcome, Permissions};
@@ -162,7 +162,11 @@ impl Transaction<'_> {
         let begins_anew = matches!(change.action, Some(Action::Create)) && is_new;
         let known =
             before.filter(|before| !before.deleted && !begins_anew).and_then(|before| before.permissions);
-        let permissions = change.permissions.clone().or(known).filter(|_| !deleted);
+        let permissions = match &change.permissions {
+            Some(told) => are_few(told).then(|| told.clone()),
+            None => known,
+        };
+        let permissions = permissions.filter(|_| !deleted);
         if deleted && is_new {
             self.forget(&change.object, false).await?;
         }
@@ -216,11 +220,10 @@ impl Transaction<'_> {
                 known.extend(permissions);
             }
         }
-        if known.iter().flat_map(of_permissions).count() > MOST_READERS {
-            (is_complete, known) = (false, Vec::new());
-        }
         let principals: BTreeSet<&String> = known.iter().flat_map(of_permissions).collect();
-        let number = self.reader_sets.number(self.connection, &principals).await?;
-        Ok((number, is_complete))
+        match self.reader_sets.number_of_few(self.connection, &principals).await? {
+            Some(number) => Ok((number, is_complete)),
+            None => Ok((self.reader_sets.number(self.connection, &BTreeSet::new()).await?, false)),
+        }
     }
 }

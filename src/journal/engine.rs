@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Connections that read at once.
 const READERS: u32 = 8;
 /// SECURITY: of them, how many whatever may take long has: what writes have to ask does not wait for those who read histories.
-const LONG_READERS: usize = 6;
+pub(super) const LONG_READERS: usize = 6;
 /// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement. A process that
 /// hangs in a transaction does not keep the others from writing for longer than they wait for a lock, and one whose host is
 /// gone is soon known to be dead.
@@ -79,7 +79,7 @@ pub(super) struct Engine {
     pub(super) file: Option<PathBuf>,
     options: AnyConnectOptions,
     pool: AnyPool,
-    long_readers: Semaphore,
+    pub(super) long_readers: Semaphore,
     in_memory: bool,
     /// Locked for as long as this process uses the file.
     lock: Option<File>,

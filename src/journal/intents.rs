@@ -63,7 +63,7 @@ pub(super) struct OthersIntent {
     pub(super) made: Option<Timestamp>,
 }
 
-/// Says which versions the writes of a group made: the oldest of each object.
+/// Says which versions the writes of a group made: the oldest of each object. What was said of other objects stands.
 pub(super) async fn tell_made(
     connection: &mut AnyConnection,
     group: IntentGroup,
@@ -75,11 +75,18 @@ pub(super) async fn tell_made(
         let known = oldest.entry(&change.object).or_insert(change.modified);
         *known = change.modified.min(*known);
     }
-    // What was said before is recorded meanwhile, or said again.
-    let before = Statement::new("DELETE FROM sidecar_intents WHERE intent_group = ").bind(group.0);
-    let before = before.push(" AND position >= ").bind(MADE_FROM).push(" AND position < ").bind(PASSED_FROM);
-    before.execute(connection).await?;
-    let rows = (MADE_FROM..).zip(oldest).map(|(position, (object, modified))| -> IntentRow {
+    let of_group = |text: &str| {
+        let statement = Statement::new(text).bind(group.0).push(" AND position >= ").bind(MADE_FROM);
+        statement.push(" AND position < ").bind(PASSED_FROM)
+    };
+    let uris: Vec<String> = oldest.keys().map(ToString::to_string).collect();
+    for uris in uris.chunks(CHUNK) {
+        let before = of_group("DELETE FROM sidecar_intents WHERE intent_group = ").push(" AND uri IN (");
+        before.list(uris.iter().map(String::as_str)).push(")").execute(connection).await?;
+    }
+    let last = of_group("SELECT coalesce(max(position), 0) FROM sidecar_intents WHERE intent_group = ");
+    let from = last.number(connection).await?.saturating_add(1).max(MADE_FROM);
+    let rows = (from..).zip(oldest).map(|(position, (object, modified))| -> IntentRow {
         [
             group.0.into(),
             position.into(),

@@ -4,10 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use serde_json::value::RawValue;
-
 use super::queue::Work;
-use super::{Object, Outcome};
+use super::{Change, Object, Outcome, readers};
 use crate::backoff::Backoff;
 
 /// More is not held, in bytes: what became of those writes is looked up by the next process.
@@ -79,6 +77,11 @@ impl Late {
 
 /// How much an outcome holds, in bytes.
 pub(super) fn size(outcome: &Outcome) -> usize {
-    let data = outcome.changes.iter().filter_map(|change| change.data.as_deref()).map(RawValue::get);
-    data.map(str::len).sum::<usize>() + 1024 * (outcome.changes.len() + 1)
+    let changes = outcome.known.iter().chain(&outcome.changes);
+    changes.map(of_change).sum::<usize>() + 1024 * (outcome.changes.len() + outcome.known.len() + 1)
+}
+
+fn of_change(change: &Change) -> usize {
+    let data = change.data.as_deref().map_or(0, |data| data.get().len());
+    data + change.permissions.as_ref().map_or(0, |permissions| readers::weight(permissions).1)
 }

@@ -78,6 +78,8 @@ impl Opening {
             }
         };
         let left_out = Arc::new(LeftOut::default());
+        #[cfg(test)]
+        let tallies = super::tally::Tallies::default();
         let writer = Writer {
             engine: Arc::clone(&engine),
             rules: settings.clone(),
@@ -94,11 +96,21 @@ impl Opening {
             place,
             open: HashMap::new(),
             leaving: Leaving::default(),
+            #[cfg(test)]
+            tallies: Arc::clone(&tallies),
         };
         tokio::spawn(writer.run(waiting));
         tokio::spawn(trim::run(queue.downgrade(), news.subscribe(), settings.clone()));
         tokio::spawn(Owner::keep_holding(Arc::downgrade(&owner)));
-        Ok(Journal { engine, owner, queue, news, left_out })
+        Ok(Journal {
+            engine,
+            owner,
+            queue,
+            news,
+            left_out,
+            #[cfg(test)]
+            tallies,
+        })
     }
 }
 

@@ -15,8 +15,13 @@ const REMEMBERED: usize = 10_000;
 /// Longer principals are nobody's, and longer than what an index of PostgreSQL takes. It takes no NUL, either.
 const LONGEST: usize = 1000;
 
-/// SECURITY: who reads an object is not written down where they are more: Kinto is asked, as for objects of which nobody knows.
-pub(super) const MOST_READERS: usize = 2000;
+/// SECURITY: who reads an object is not written down where they are more, or are written in more bytes: Kinto is asked, as for
+/// objects of which nobody knows.
+const MOST_READERS: usize = 2000;
+const MOST_BYTES: usize = 256 << 10;
+/// SECURITY: nor are more than so many written down in one transaction; each counts for its bytes, and for that many at least.
+const ROOM: usize = 4 << 20;
+const LEAST: usize = 200;
 
 /// The entry of `sidecar_meta` that is another one whenever sets were removed.
 const MARK: &str = "removed_reader_sets";
@@ -30,6 +35,8 @@ pub(super) struct ReaderSets {
     mark: Option<String>,
     /// Whether the present transaction has looked at it.
     is_looked_at: bool,
+    /// What the present transaction wrote down.
+    weight: usize,
 }
 
 /// Who may read an object: those who may read it or write it.
@@ -38,11 +45,36 @@ pub(super) fn of_permissions(permissions: &Permissions) -> impl Iterator<Item = 
     names.filter_map(|name| permissions.get(name)).flatten().filter(|principal| is_somebodys(principal))
 }
 
+/// How many principals permissions name, and in how many bytes.
+pub(super) fn weight(permissions: &Permissions) -> (usize, usize) {
+    let principals = permissions.values().flatten();
+    principals.fold((0, 0), |(number, bytes), principal| (number + 1, bytes + principal.len() + 3))
+}
+
+/// Whether an object's permissions are kept.
+pub(super) fn are_few(permissions: &Permissions) -> bool {
+    let (number, bytes) = weight(permissions);
+    number <= MOST_READERS && bytes <= MOST_BYTES
+}
+
 fn is_somebodys(principal: &str) -> bool {
     principal.len() <= LONGEST && !principal.contains('\0')
 }
 
 impl ReaderSets {
+    /// The number of a set of readers; `None` where they are too many to be written down.
+    pub(super) async fn number_of_few(
+        &mut self,
+        connection: &mut AnyConnection,
+        principals: &BTreeSet<&String>,
+    ) -> sqlx::Result<Option<i64>> {
+        let bytes: usize = principals.iter().map(|principal| principal.len()).sum();
+        if principals.len() > MOST_READERS || bytes > MOST_BYTES || self.weight > ROOM {
+            return Ok(None);
+        }
+        self.number(connection, principals).await.map(Some)
+    }
+
     /// The number of a set.
     pub(super) async fn number(
         &mut self,
@@ -63,7 +95,10 @@ impl ReaderSets {
             Statement::new("SELECT id FROM sidecar_reader_sets WHERE digest = ").bind(digest.as_str());
         let number = match found.first(connection).await? {
             Some(row) => row.try_get(0)?,
-            None => write(connection, &digest, &json, principals).await?,
+            None => {
+                self.weight += json.len().max(LEAST * principals.len());
+                write(connection, &digest, &json, principals).await?
+            }
         };
         self.fresh.insert(digest, number);
         Ok(number)
@@ -100,6 +135,7 @@ impl ReaderSets {
     /// The transaction is committed, or not.
     pub(super) fn end(&mut self, is_committed: bool) {
         self.is_looked_at = false;
+        self.weight = 0;
         let fresh = std::mem::take(&mut self.fresh);
         if self.written.len() > REMEMBERED {
             self.written.clear();

@@ -1,6 +1,6 @@
 //! Rows of the journal's tables, as they are written and read.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
 use sqlx::any::AnyRow;
@@ -158,18 +158,47 @@ pub(super) struct Recorded {
     pub(super) json: String,
 }
 
-/// The entries of a history that are about a version with one of these timestamps, by URI and version.
+/// SECURITY: so many entries are read that are about one version. Who deletes an object and makes it again may give it the
+/// same one, time and again.
+const OF_A_VERSION: usize = 4;
+
+/// The entries of a history that are about one of these versions, by URI and version: the newest ones, of not more than so
+/// many bytes, but for a single one.
 pub(super) async fn entries_of(
     connection: &mut AnyConnection,
     history: i64,
-    versions: &[Timestamp],
+    versions: &[(&str, Timestamp)],
+    most: i64,
 ) -> sqlx::Result<Vec<((String, Timestamp), Recorded)>> {
-    let rows = of_versions("uri, object_modified, user_id, json", connection, history, versions).await?;
-    let entry = |row: &AnyRow| {
-        let recorded = Recorded { user_id: row.try_get(2)?, json: row.try_get(3)? };
-        Ok(((row.try_get(0)?, timestamp(row, 1)?), recorded))
-    };
-    rows.iter().map(entry).collect()
+    let mut numbers: HashMap<(&str, Timestamp), usize> =
+        versions.iter().map(|version| (*version, 0)).collect();
+    let timestamps: Vec<Timestamp> = versions.iter().map(|(_, modified)| *modified).collect();
+    let columns = "uri, object_modified, last_modified, CAST(octet_length(json) AS BIGINT)";
+    let mut found = Vec::new();
+    for row in of_versions(columns, connection, history, &timestamps).await? {
+        let (uri, version): (String, _) = (row.try_get(0)?, timestamp(&row, 1)?);
+        found.push((timestamp(&row, 2)?, row.try_get::<i64, _>(3)?, uri, version));
+    }
+    found.sort_unstable_by_key(|(entry, ..)| std::cmp::Reverse(*entry));
+    let (mut wanted, mut bytes) = (Vec::new(), 0);
+    for (entry, length, uri, version) in &found {
+        let Some(number) = numbers.get_mut(&(uri.as_str(), *version)) else { continue };
+        *number += 1;
+        if *number <= OF_A_VERSION && (wanted.is_empty() || bytes + length <= most) {
+            bytes += length;
+            wanted.push(*entry);
+        }
+    }
+    let mut entries = Vec::new();
+    for wanted in wanted.chunks(CHUNK) {
+        let select = "SELECT uri, object_modified, user_id, json FROM sidecar_entries WHERE history = ";
+        let select = Statement::new(select).bind(history).push(" AND last_modified IN (");
+        for row in select.list(wanted.iter().copied()).push(")").fetch(connection).await? {
+            let recorded = Recorded { user_id: row.try_get(2)?, json: row.try_get(3)? };
+            entries.push(((row.try_get(0)?, timestamp(&row, 1)?), recorded));
+        }
+    }
+    Ok(entries)
 }
 
 async fn of_versions(

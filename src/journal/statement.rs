@@ -6,6 +6,8 @@ use sqlx::query::Query;
 use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Row};
 
 use super::engine::Kind;
+#[cfg(test)]
+use super::tally;
 use crate::kinto::Timestamp;
 
 /// Stands for a placeholder until it is known whose. No text has it otherwise.
@@ -18,6 +20,9 @@ const WRITERS: i64 = 0x6b69_6e74_6f73_6a31;
 pub(super) struct Statement {
     text: String,
     arguments: AnyArguments,
+    /// How long the texts are that are bound.
+    #[cfg(test)]
+    bound: usize,
 }
 
 /// What can be bound to a placeholder.
@@ -74,7 +79,7 @@ impl<T: Into<String>> From<Option<T>> for Bound {
 impl Statement {
     /// Begins with a text that has no placeholders.
     pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), arguments: AnyArguments::default() }
+        Self { text: text.to_owned(), ..Self::default() }
     }
 
     /// Adds a text without placeholders.
@@ -85,7 +90,12 @@ impl Statement {
 
     /// Adds a placeholder.
     pub(super) fn bind(mut self, value: impl Into<Bound>) -> Self {
-        let added = match value.into() {
+        let value = value.into();
+        #[cfg(test)]
+        if let Bound::Text(text) = &value {
+            self.bound += text.len();
+        }
+        let added = match value {
             Bound::Integer(value) => self.arguments.add(value),
             Bound::Text(text) => self.arguments.add(text),
             Bound::NoText => self.arguments.add(None::<String>),
@@ -141,9 +151,17 @@ impl Statement {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn begins(&self, with: &str) -> bool {
+        self.text.starts_with(with)
+    }
+
     /// Gives all rows.
     pub(super) async fn fetch(self, connection: &mut AnyConnection) -> sqlx::Result<Vec<AnyRow>> {
-        self.query(connection).fetch_all(connection).await
+        let rows = self.query(connection).fetch_all(connection).await;
+        #[cfg(test)]
+        tally::read(rows.iter().flatten());
+        rows
     }
 
     /// Gives the rows one by one.
@@ -153,7 +171,10 @@ impl Statement {
 
     /// Gives the first row.
     pub(super) async fn first(self, connection: &mut AnyConnection) -> sqlx::Result<Option<AnyRow>> {
-        self.query(connection).fetch_optional(connection).await
+        let row = self.query(connection).fetch_optional(connection).await;
+        #[cfg(test)]
+        tally::read(row.iter().flatten());
+        row
     }
 
     /// Gives the integer that the first row begins with; 0 where there is no row.
@@ -163,12 +184,21 @@ impl Statement {
 
     /// Gives how many rows were changed.
     pub(super) async fn execute(self, connection: &mut AnyConnection) -> sqlx::Result<u64> {
+        #[cfg(test)]
+        return tally::execute(self, connection).await;
+        #[cfg(not(test))]
+        return self.execute_uncounted(connection).await;
+    }
+
+    pub(super) async fn execute_uncounted(self, connection: &mut AnyConnection) -> sqlx::Result<u64> {
         Ok(self.query(connection).execute(connection).await?.rows_affected())
     }
 
     /// The statement in the words of the engine. SQLite looks for a placeholder that has a number among all others, and
     /// PostgreSQL knows none without.
     fn query(self, connection: &AnyConnection) -> Query<'static, Any, AnyArguments> {
+        #[cfg(test)]
+        tally::sent(self.text.len() + self.bound);
         let text = match Kind::of(connection) {
             Kind::Postgres => numbered(&self.text),
             Kind::Sqlite => self.text.replace(PLACEHOLDER, "?"),

@@ -17,6 +17,7 @@ mod leaving;
 mod opening;
 mod outage;
 mod placed;
+mod random;
 mod recording;
 mod selecting;
 mod statements;

@@ -22,6 +22,10 @@ use crate::settings::HistorySettings;
 use histories::History;
 pub(super) use histories::{bucket_of, hidden_names, is_hidden};
 
+/// SECURITY: so many bytes of what is recorded are read, to be told apart from what is to be; more than are recorded in one
+/// transaction.
+const RECORDED: i64 = 32 << 20;
+
 /// See the module.
 pub(super) struct Transaction<'c> {
     pub(super) connection: &'c mut AnyConnection,
@@ -37,6 +41,8 @@ pub(super) struct Transaction<'c> {
     changed: BTreeSet<String>,
     /// The entries about a version of a URI.
     recorded: HashMap<(String, Timestamp), Vec<Recorded>>,
+    /// How much of them was read.
+    recorded_bytes: i64,
     /// The newest entry of a URI.
     newest: HashMap<String, Option<(Timestamp, String)>>,
     pub(super) chains: Chains,
@@ -78,6 +84,7 @@ impl<'c> Transaction<'c> {
             objects: HashMap::new(),
             changed: BTreeSet::new(),
             recorded: HashMap::new(),
+            recorded_bytes: 0,
             newest: HashMap::new(),
             chains: Chains::default(),
             is_recording: false,
@@ -130,8 +137,10 @@ impl<'c> Transaction<'c> {
     }
 
     async fn read_recorded(&mut self, history: i64, versions: &[(String, Timestamp)]) -> sqlx::Result<()> {
-        let timestamps: Vec<Timestamp> = versions.iter().map(|(_, modified)| *modified).collect();
-        for (version, entry) in entries_of(self.connection, history, &timestamps).await? {
+        let versions: Vec<_> = versions.iter().map(|(uri, modified)| (uri.as_str(), *modified)).collect();
+        let most = RECORDED.saturating_sub(self.recorded_bytes);
+        for (version, entry) in entries_of(self.connection, history, &versions, most).await? {
+            self.recorded_bytes += i64::try_from(entry.json.len()).unwrap_or(RECORDED);
             self.recorded.entry(version).or_default().push(entry);
         }
         Ok(())

@@ -16,8 +16,12 @@ use crate::journal::transaction::Transaction;
 use crate::kinto::{DAY, Timestamp};
 use crate::settings::HistorySettings;
 
-/// Entries removed at once.
+/// SECURITY: rows removed in one transaction, and the bytes of entries among them, but for a single one.
 const PORTION: usize = 500;
+const BYTES: i64 = 4 << 20;
+/// What is looked at of entries, before they are chosen.
+const OLDEST: &str =
+    "SELECT last_modified, CAST(octet_length(json) AS BIGINT) FROM sidecar_entries WHERE history = ";
 /// How long changes are gathered before it is looked what is too much.
 const GATHER: Duration = Duration::from_millis(500);
 /// How often all buckets, and all sets of readers, are looked at.
@@ -169,29 +173,58 @@ impl Transaction<'_> {
             return Ok(false);
         }
         let surplus = usize::try_from(count.saturating_sub(allowed)).unwrap_or(usize::MAX);
-        let oldest = these("SELECT last_modified FROM sidecar_entries WHERE history = ")
-            .push(&format!(" ORDER BY last_modified LIMIT {}", surplus.min(PORTION)));
-        self.remove_these(bucket, oldest).await?;
-        Ok(surplus > PORTION)
+        let (oldest, _) = self.oldest(these(OLDEST), surplus.min(PORTION)).await?;
+        self.trim(bucket, &oldest).await?;
+        Ok(surplus > oldest.len())
     }
 
     async fn remove_by_age(&mut self, bucket: &str, before: Timestamp) -> sqlx::Result<bool> {
         let history = self.history(bucket).await?.id;
-        let tombstones = Statement::new("DELETE FROM sidecar_tombstones WHERE history = ").bind(history);
-        tombstones.push(" AND last_modified < ").bind(before).execute(self.connection).await?;
-        let old = Statement::new("SELECT last_modified FROM sidecar_entries WHERE history = ").bind(history);
-        let old = old.push(" AND last_modified < ").bind(before);
-        let old = old.push(&format!(" ORDER BY last_modified LIMIT {PORTION}"));
-        Ok(self.remove_these(bucket, old).await? == PORTION)
+        if self.remove_rows("sidecar_tombstones", "last_modified", history, Some(before)).await? {
+            return Ok(true);
+        }
+        let old = Statement::new(OLDEST).bind(history).push(" AND last_modified < ").bind(before);
+        let (old, is_more) = self.oldest(old, PORTION).await?;
+        self.trim(bucket, &old).await?;
+        Ok(is_more)
     }
 
-    async fn remove_these(&mut self, bucket: &str, select: Statement) -> sqlx::Result<usize> {
-        let rows = select.fetch(self.connection).await?;
-        let entries: Vec<Timestamp> =
-            rows.iter().map(|row| timestamp(row, 0)).collect::<sqlx::Result<_>>()?;
-        self.remove(bucket, &entries).await?;
+    async fn trim(&mut self, bucket: &str, entries: &[Timestamp]) -> sqlx::Result<()> {
+        self.remove(bucket, entries).await?;
         self.trimmed += entries.len() as u64;
-        Ok(entries.len())
+        Ok(())
+    }
+
+    /// Of these entries, the oldest: as many as are removed at once, and whether there may be more.
+    async fn oldest(&mut self, these: Statement, most: usize) -> sqlx::Result<(Vec<Timestamp>, bool)> {
+        let rows = these.push(&format!(" ORDER BY last_modified LIMIT {most}")).fetch(self.connection).await?;
+        let (mut oldest, mut bytes) = (Vec::new(), 0);
+        for row in &rows {
+            bytes += row.try_get::<i64, _>(1)?;
+            if bytes > BYTES && !oldest.is_empty() {
+                return Ok((oldest, true));
+            }
+            oldest.push(timestamp(row, 0)?);
+        }
+        Ok((oldest, rows.len() == most))
+    }
+
+    /// Removes rows of a history, all or those from before a moment; whether there may be more.
+    async fn remove_rows(
+        &mut self,
+        table: &str,
+        key: &str,
+        history: i64,
+        before: Option<Timestamp>,
+    ) -> sqlx::Result<bool> {
+        let these = Statement::new(&format!("DELETE FROM {table} WHERE history = ")).bind(history);
+        let these = these.push(&format!(" AND {key} IN (SELECT {key} FROM {table} WHERE history = "));
+        let these = match before {
+            Some(before) => these.bind(history).push(" AND last_modified < ").bind(before),
+            None => these.bind(history),
+        };
+        let removed = these.push(&format!(" ORDER BY {key} LIMIT {PORTION})")).execute(self.connection).await?;
+        Ok(removed == PORTION as u64)
     }
 
     async fn remove_dead(&mut self) -> sqlx::Result<bool> {
@@ -199,20 +232,20 @@ impl Transaction<'_> {
             Statement::new("SELECT id FROM sidecar_histories WHERE is_current = 0 ORDER BY id LIMIT 1");
         let Some(dead) = dead.first(self.connection).await? else { return Ok(false) };
         let history: i64 = dead.try_get(0)?;
-        let entries = Statement::new("DELETE FROM sidecar_entries WHERE history = ")
-            .bind(history)
-            .push(" AND last_modified IN (SELECT last_modified FROM sidecar_entries WHERE history = ")
-            .bind(history)
-            .push(&format!(" ORDER BY last_modified LIMIT {PORTION})"));
-        if entries.execute(self.connection).await? > 0 {
+        let (entries, _) = self.oldest(Statement::new(OLDEST).bind(history), PORTION).await?;
+        if !entries.is_empty() {
+            let delete = Statement::new("DELETE FROM sidecar_entries WHERE history = ").bind(history);
+            let delete = delete.push(" AND last_modified IN (").list(entries).push(")");
+            delete.execute(self.connection).await?;
             return Ok(true);
         }
-        for table in
-            ["sidecar_tombstones WHERE history", "sidecar_gaps WHERE history", "sidecar_histories WHERE id"]
-        {
-            let delete = Statement::new(&format!("DELETE FROM {table} = ")).bind(history);
-            delete.execute(self.connection).await?;
+        for (table, key) in [("sidecar_tombstones", "last_modified"), ("sidecar_gaps", "collection_id")] {
+            if self.remove_rows(table, key, history, None).await? {
+                return Ok(true);
+            }
         }
+        let delete = Statement::new("DELETE FROM sidecar_histories WHERE id = ").bind(history);
+        delete.execute(self.connection).await?;
         Ok(true)
     }
 }

@@ -14,6 +14,8 @@ use super::{Change, IntentGroup, Journal, JournalError, Outcome, intents};
 
 /// How long somebody waits: another process that hangs delays no writes of an object for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// SECURITY: how many versions are told of in one transaction.
+const TOLD: usize = 200;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 // === impl Transaction ===
@@ -68,8 +70,10 @@ impl Journal {
             .iter()
             .map(|change| Change::bare(change.object.clone(), change.action, change.modified))
             .collect();
-        if let Done::Others(others) = self.write(Work::Tell(among.group, told)).await? {
-            among.others = Some(others);
+        for told in told.chunks(TOLD) {
+            if let Done::Others(others) = self.write(Work::Tell(among.group, told.to_vec())).await? {
+                among.others.get_or_insert_default().extend(others);
+            }
         }
         Ok(())
     }

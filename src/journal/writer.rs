@@ -58,6 +58,8 @@ pub(super) struct Writer {
     pub(super) open: HashMap<i64, u64>,
     /// Whether another process is to have the journal.
     pub(super) leaving: Leaving,
+    #[cfg(test)]
+    pub(super) tallies: super::tally::Tallies,
 }
 
 // === impl Writer ===

@@ -93,8 +93,9 @@ impl Transaction<'_> {
         let ids: Vec<&str> = arrivals.iter().map(|arrival| arrival.head.id.as_str()).collect();
         let known = self.known_ids(history, &ids).await?;
         let mut known: HashSet<&str> = known.iter().map(String::as_str).collect();
-        let versions: Vec<Timestamp> = arrivals.iter().map(|arrival| arrival.head.version()).collect();
-        let there = entries_of(self.connection, history, &versions).await?;
+        let versions = arrivals.iter().map(|arrival| (arrival.head.uri.as_str(), arrival.head.version()));
+        let versions: Vec<_> = versions.collect();
+        let there = entries_of(self.connection, history, &versions, i64::MAX).await?;
         let mut recorded: HashMap<(&str, Timestamp), Vec<Written<'_>>> = HashMap::new();
         for ((uri, version), entry) in &there {
             let told = (entry.user_id.as_deref(), entry.json.as_str());

@@ -70,7 +70,15 @@ impl Writer {
     async fn attempt(&mut self, works: &[&Work]) -> Result<Vec<Done>, Failure> {
         self.check().await?;
         let begun = Instant::now();
-        let result = timeout(DEADLINE, self.transact(works)).await;
+        #[cfg(test)]
+        let tallies = std::sync::Arc::clone(&self.tallies);
+        let transaction = self.transact(works);
+        #[cfg(test)]
+        let transaction = {
+            let is_import = works.iter().any(|work| matches!(work, Work::Import(_)));
+            crate::journal::tally::count(tallies, is_import, transaction)
+        };
+        let result = timeout(DEADLINE, transaction).await;
         self.reader_sets.end(matches!(result, Ok(Ok(_))));
         let failure = match result {
             Ok(Ok((done, news))) => {

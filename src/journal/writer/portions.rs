@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::journal::late;
 use crate::journal::others::{Among, Behind};
 use crate::journal::queue::{Done, Waiting, Work};
-use crate::journal::{JournalError, Object, Outcome};
+use crate::journal::{Intent, JournalError, Object, Outcome};
 
 /// SECURITY: the most changes, and the most bytes but for a single one, that one transaction records.
 const CHANGES: usize = 200;
@@ -39,13 +39,30 @@ pub(super) struct Large {
 pub(super) fn together<'w>(works: impl Iterator<Item = &'w Work>) -> usize {
     let (mut changes, mut bytes) = (0, 0);
     let fitting = works.take_while(|work| {
-        if let Work::Settle { outcome, .. } = work {
-            changes += number(outcome);
-            bytes += late::size(outcome);
-        }
+        let (more, larger) = weight(work);
+        changes += more;
+        bytes += larger;
         changes <= 2 * CHANGES && bytes <= 2 * BYTES
     });
     fitting.count().max(1)
+}
+
+/// How many rows work comes to, or less, and how many bytes, as far as whoever asks for it chooses that.
+pub(super) fn weight(work: &Work) -> (usize, usize) {
+    let of_intent = |intent: &Intent| {
+        intent.uri.len() + intent.sent.as_deref().map_or(0, |sent| sent.get().len())
+    };
+    match work {
+        Work::Settle { outcome, .. } => (number(outcome), late::size(outcome)),
+        Work::Intend(_, intents) => (intents.len(), intents.iter().map(of_intent).sum()),
+        Work::Tell(_, changes) => (changes.len(), 0),
+        Work::Delete(_, names) => (names.len(), BYTES),
+        Work::Enter { seen, .. } => (seen.len(), 0),
+        // Whatever there is of it.
+        Work::Remove(_) | Work::Sweep(_) | Work::Fill(_) => (CHANGES, BYTES),
+        Work::Checkpoint(_, json) => (1, json.as_deref().map_or(0, str::len)),
+        _ => (1, 0),
+    }
 }
 
 fn number(outcome: &Outcome) -> usize {
