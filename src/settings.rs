@@ -19,6 +19,7 @@ mod names;
 mod pairs;
 mod places;
 mod record_cache;
+mod redacted;
 mod table;
 #[cfg(test)]
 mod tests;

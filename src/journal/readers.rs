@@ -93,12 +93,11 @@ impl ReaderSets {
         }
         let found =
             Statement::new("SELECT id FROM sidecar_reader_sets WHERE digest = ").bind(digest.as_str());
-        let number = match found.first(connection).await? {
-            Some(row) => row.try_get(0)?,
-            None => {
-                self.weight += json.len().max(LEAST * principals.len());
-                write(connection, &digest, &json, principals).await?
-            }
+        let number = if let Some(row) = found.first(connection).await? {
+            row.try_get(0)?
+        } else {
+            self.weight += json.len().max(LEAST * principals.len());
+            write(connection, &digest, &json, principals).await?
         };
         self.fresh.insert(digest, number);
         Ok(number)

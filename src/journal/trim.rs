@@ -197,7 +197,8 @@ impl Transaction<'_> {
 
     /// Of these entries, the oldest: as many as are removed at once, and whether there may be more.
     async fn oldest(&mut self, these: Statement, most: usize) -> sqlx::Result<(Vec<Timestamp>, bool)> {
-        let rows = these.push(&format!(" ORDER BY last_modified LIMIT {most}")).fetch(self.connection).await?;
+        let rows =
+            these.push(&format!(" ORDER BY last_modified LIMIT {most}")).fetch(self.connection).await?;
         let (mut oldest, mut bytes) = (Vec::new(), 0);
         for row in &rows {
             bytes += row.try_get::<i64, _>(1)?;
@@ -223,7 +224,8 @@ impl Transaction<'_> {
             Some(before) => these.bind(history).push(" AND last_modified < ").bind(before),
             None => these.bind(history),
         };
-        let removed = these.push(&format!(" ORDER BY {key} LIMIT {PORTION})")).execute(self.connection).await?;
+        let removed =
+            these.push(&format!(" ORDER BY {key} LIMIT {PORTION})")).execute(self.connection).await?;
         Ok(removed == PORTION as u64)
     }
 

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 
 use super::error::Origin;
 use super::names::Environment;
+use super::redacted;
 
 /// What can be written: its name, and all that is the same in every process.
 #[derive(Debug)]
@@ -167,9 +168,9 @@ impl Setting {
         matches!(self.name, Cow::Owned(_))
     }
 
-    /// Its value, as it was written or would be; a secret, where there is one, by an ellipsis.
-    pub fn shown(&self) -> &str {
-        if self.is_secret && !self.text.is_empty() { "…" } else { &self.text }
+    /// Its value, as it was written or would be, without what lets anybody in.
+    pub fn shown(&self) -> Cow<'_, str> {
+        redacted::shown(&self.text, self.is_secret)
     }
 }
 

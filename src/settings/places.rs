@@ -1,7 +1,6 @@
 //! The places where a setting can be written: a flag wins over `--set`, that over the environment, that over the file, that
 //! over the default. Nothing is opened or contacted here but the files that the settings name.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use super::ini::IniFile;
 use super::key::{Key, Setting};
 use super::names::{Environment, environment_names, without_prefix};
 use super::record_cache::{FAMILY, RecordCache};
+use super::redacted::complained_of;
 use super::values::{Field, Kind, native};
 
 /// What the command line says of settings, as it was typed.
@@ -193,18 +193,8 @@ impl<'a> Places<'a> {
 }
 
 fn malformed(key: &Key, text: &str, origin: Origin, expected: &'static str) -> SettingsError {
-    // SECURITY: a secret that cannot be read is still a secret.
-    let value =
-        if (key.is_secret)(text) { "…".to_owned() } else { format!("{:?}", without_credentials(text)) };
+    let value = complained_of(text, (key.is_secret)(text));
     SettingsError::Malformed { key: key.name, value, origin, expected }
-}
-
-/// An address without what stands between its scheme and an `@`.
-fn without_credentials(text: &str) -> Cow<'_, str> {
-    let Some((before, host)) = text.rsplit_once('@') else { return text.into() };
-    let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    format!("{scheme}{separator}…@{host}").into()
 }
 
 /// What of a malformed assignment can be shown: its key, as far as it looks like one.

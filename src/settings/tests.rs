@@ -40,7 +40,8 @@ fn no_name_and_no_flag_is_there_twice() {
 fn each_setting_in_force_says_where_it_was_written() {
     let file = file("# first\nkinto.sidecar.overlap = 20s\na.b.record_cache_expires_seconds = 60\n");
     let path = file.path().to_str().unwrap();
-    let arguments = ["--settings", path, "--auth", "me:hush", "--set", "changes.bucket=m"];
+    let purge = "sidecar.purge_url=http://varnish.test/?key=hush";
+    let arguments = ["--settings", path, "--auth", "me:hush", "--set", "changes.bucket=m", "--set", purge];
     let environment = [("SIDECAR_COMPAT", "remote-settings"), ("SIDECAR_JOURNAL", "postgres://me:hush@db/x")];
     let (settings, _) = load(&arguments, &environment).unwrap();
     let shown = |name: &str| {
@@ -51,6 +52,7 @@ fn each_setting_in_force_says_where_it_was_written() {
     assert_eq!(shown("a.b.record_cache_expires_seconds"), format!("60 (in {path}:4)"));
     assert_eq!(shown("sidecar.auth"), "… (from --auth)");
     assert_eq!(shown("changes.bucket"), "m (from --set)");
+    assert_eq!(shown("sidecar.purge_url"), "http://varnish.test/?… (from --set)");
     assert_eq!(shown("sidecar.compat"), "remote-settings (from SIDECAR_COMPAT)");
     assert_eq!(shown("sidecar.journal"), "… (from SIDECAR_JOURNAL)");
     assert_eq!(shown("sidecar.listen"), "127.0.0.1:8889 (default)");
@@ -223,6 +225,7 @@ fn no_complaint_shows_a_secret() {
         &["--set", "sidecar.upstream=http://me:hush@kinto.test/v1"],
         &["--set", "sidecar.purge_url=http://me:hush@varnish.test/"],
         &["--set", "sidecar.upstream=me:hu@sh@kinto.test/v1"],
+        &["--set", "sidecar.upstream=http://kinto.test/v1?key=hush"],
         &["--set", "sidecar.auth hush"],
         &["--set", "sidecar.auth:me:hush"],
         &["--auth", "hush"],

@@ -116,7 +116,8 @@ pub(super) fn settings(in_force: &[Setting], is_json: bool) -> String {
         text.extend(["# ", section, "\n"]);
         for setting in settings {
             // What has several lines stands on one.
-            let value: Vec<&str> = setting.shown().split_whitespace().collect();
+            let shown = setting.shown();
+            let value: Vec<&str> = shown.split_whitespace().collect();
             let origin = setting.origin.to_string();
             text.extend([setting.name.as_ref(), " = ", &value.join(" "), "  (", &origin, ")"]);
             text.extend([at_start_only(setting.is_live), "\n"]);

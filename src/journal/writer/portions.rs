@@ -49,9 +49,8 @@ pub(super) fn together<'w>(works: impl Iterator<Item = &'w Work>) -> usize {
 
 /// How many rows work comes to, or less, and how many bytes, as far as whoever asks for it chooses that.
 pub(super) fn weight(work: &Work) -> (usize, usize) {
-    let of_intent = |intent: &Intent| {
-        intent.uri.len() + intent.sent.as_deref().map_or(0, |sent| sent.get().len())
-    };
+    let of_intent =
+        |intent: &Intent| intent.uri.len() + intent.sent.as_deref().map_or(0, |sent| sent.get().len());
     match work {
         Work::Settle { outcome, .. } => (number(outcome), late::size(outcome)),
         Work::Intend(_, intents) => (intents.len(), intents.iter().map(of_intent).sum()),
