@@ -28,6 +28,10 @@ pub const BAD_SETTINGS: u8 = 2;
 /// What is told whatever the filter says.
 const ANNOUNCED: &str = "kinto_sidecar::announced";
 
+/// SECURITY: what is never told. It names parameters of a journal's URL that it does not know with their values, and
+/// `sslpassword` is one.
+const TELLS_SECRETS: &str = "sqlx_postgres::options::parse";
+
 /// Tells whoever started the process: in plain words where people read, in the log's own format where machines do.
 pub fn announce(format: LogFormat, words: &str) {
     match format {
@@ -90,7 +94,7 @@ pub fn change(settings: &Settings) {
 }
 
 fn filter(settings: &Settings) -> EnvFilter {
-    EnvFilter::builder().parse_lossy(format!("{},{ANNOUNCED}=info", settings.log))
+    EnvFilter::builder().parse_lossy(format!("{},{ANNOUNCED}=info,{TELLS_SECRETS}=off", settings.log))
 }
 
 /// The log's stream, as `tracing` writes to it.

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::Sidecar;
 use crate::support::stub::{HELLO, PATIENCE, Stub};
 
 /// An upstream that can be told to give no more answers.
@@ -126,5 +127,16 @@ fn a_log_that_cannot_be_written_ends_nothing() {
             assert_eq!(sidecar.status("/v1/x"), "502");
         }
         assert_eq!(sidecar.end(), Some(0));
+    }
+}
+
+#[test]
+fn a_parameter_of_the_journals_url_is_not_told_with_its_value() {
+    // Nothing answers there; the URL is read all the same.
+    let url = "postgres://user@127.0.0.1:9/journal?sslpassword=hunter2";
+    for log in ["info", "sqlx_postgres::options=debug,info"] {
+        let settings = [("sidecar.journal", url), ("sidecar.log", log), ("sidecar.state_dir", "none")];
+        let sidecar = Sidecar::start("http://127.0.0.1:9/v1", &settings);
+        assert!(!sidecar.log().contains("hunter2"), "{}", sidecar.log());
     }
 }
