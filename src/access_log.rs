@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use http::header::{ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ mod text;
 use counted::Counting;
 
 use crate::access::Credentials;
-use crate::current::Current;
+use crate::current::{Current, Part};
 use crate::log_stream;
 use crate::metrics::CacheOutcome;
 use crate::settings::{LogFormat, Settings};
@@ -61,10 +61,22 @@ pub struct AccessLine {
     pub credentials: Option<Credentials>,
 }
 
-/// A request with all that its line says.
+/// What a line says of its request that is noted elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'r> {
+    /// Its target.
+    pub uri: &'r Uri,
+    /// Its id.
+    pub id: &'r HeaderValue,
+    /// What it is made of, where it is a batch.
+    pub parts: Option<&'r [Part]>,
+    /// For how long the upstream was waited for, where it was.
+    pub waited: Option<Duration>,
+}
+
+/// A request with all else that its line says.
 pub(crate) struct Answered {
     line: AccessLine,
-    current: Arc<Current>,
     user: Option<String>,
     status: StatusCode,
     cache: CacheOutcome,
@@ -84,7 +96,7 @@ impl AccessLine {
     /// `None` where nobody reads it.
     pub fn begin<B>(request: &Request<B>, began: Instant, peer: &Peer, settings: &Settings) -> Option<Self> {
         let is_wanted = settings.access_log && tracing::enabled!(target: TARGET, tracing::Level::INFO);
-        if !is_wanted || FORM.load().is_none() {
+        if !is_wanted {
             return None;
         }
         let headers = request.headers();
@@ -113,29 +125,41 @@ impl AccessLine {
         })
     }
 
-    /// Writes the line once the answer is written. `user` is the id of who asked, where that is known.
+    /// Writes the line once the answer is written: at once, as a rule. `took` is what the request has taken until now, `user`
+    /// the id of who asked, where that is known. `noted` is asked for where the line has to wait.
     pub fn end(
         self,
-        current: Arc<Current>,
+        told: &Told<'_>,
+        noted: impl FnOnce() -> Arc<Current>,
+        took: Duration,
         user: Option<String>,
         cache: CacheOutcome,
         response: Response,
     ) -> Response {
         let body = response.body();
         let status = response.status();
-        let mut answered = Answered { line: self, current, user, status, cache, errno: None, bytes: 0 };
+        let mut answered = Answered { line: self, user, status, cache, errno: None, bytes: 0 };
         let is_bare = answered.line.method == Method::HEAD
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         match body.size_hint().exact() {
-            Some(_) if is_bare => answered.log(),
+            Some(_) if is_bare => answered.log(told, took),
             Some(bytes) if bytes <= LITTLE && body.is_at_hand() => {
                 answered.sent(body.beginning());
                 answered.bytes = bytes;
-                answered.log();
+                answered.log(told, took);
             }
-            _ => return response.map(|body| body.hooked(Counting(Box::new(answered)))),
+            _ => {
+                let counting = Counting { answered: Box::new(answered), current: noted() };
+                return response.map(|body| body.hooked(counting));
+            }
         }
         response
+    }
+}
+
+impl<'r> From<&'r Current> for Told<'r> {
+    fn from(current: &'r Current) -> Self {
+        Self { uri: &current.uri, id: &current.request_id, parts: current.parts(), waited: current.waited() }
     }
 }
 
@@ -167,7 +191,7 @@ impl Answered {
         self.errno.unwrap_or_else(usual)
     }
 
-    fn log(&self) {
+    fn log(&self, told: &Told<'_>, took: Duration) {
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -179,8 +203,8 @@ impl Answered {
             buffer.clear();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let written = match form {
-                Form::Text => text::write(&mut buffer, self, now),
-                Form::Json(envelope) => json::write(&mut buffer, self, now, envelope),
+                Form::Text => text::write(&mut buffer, self, told, now, took),
+                Form::Json(envelope) => json::write(&mut buffer, self, told, now, took, envelope),
             };
             // Writing to memory does not fail.
             if written.is_ok() {
@@ -188,11 +212,6 @@ impl Answered {
             }
             buffer.shrink_to(LITTLE_BUFFER);
         });
-    }
-
-    /// For how long the request was under way.
-    fn elapsed(&self) -> Duration {
-        self.line.began.elapsed()
     }
 
     /// The user's id without its policy, and the policy.
@@ -208,10 +227,6 @@ impl Answered {
 
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn shown(value: Option<&HeaderValue>) -> Option<std::borrow::Cow<'_, str>> {
-    value.map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
 
 fn name_of(peer: &Peer, headers: &HeaderMap, settings: &Settings) -> HeaderValue {

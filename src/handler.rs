@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, Request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::access_log::AccessLine;
+use crate::access_log::{AccessLine, Told};
 use crate::app::Core;
 use crate::aside;
 use crate::current::{self, Current};
@@ -51,6 +51,14 @@ struct Begun {
     span: Option<SpanUnderWay>,
 }
 
+/// What is known of a request when its answer is there.
+enum Subject<'r> {
+    /// It was noted as it began.
+    Noted(&'r Arc<Current>),
+    /// Nothing on the way to its answer had to know it.
+    Unnoted(&'r Request<Incoming>, &'r Peer),
+}
+
 /// Answers a request. It never fails: what goes wrong becomes Kinto's error body.
 ///
 /// What was given a moment ago is given again before anything is made ready for what may take longer.
@@ -65,15 +73,15 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> A
     };
     let given = if settled.is_ok() { recent::again(&core, &request, peer) } else { None };
     if let Some((endpoint, cache, response)) = given {
-        let current = begun.is_told().then(|| begun.current(&core, &request, peer));
-        return Either::Left(ready(begun.end(&core, endpoint, cache, current.as_ref(), response)));
+        let subject = Subject::Unnoted(&request, peer);
+        return Either::Left(ready(begun.end(&core, endpoint, cache, subject, response)));
     }
     Either::Right(Box::pin(async move {
         request.headers_mut().insert(X_REQUEST_ID, begun.request_id.clone());
         let origin = request.headers().get(ORIGIN).cloned();
         let route = Route::of(request.uri().path(), &core.app.settings);
         let endpoint = route.name();
-        let current = begun.current(&core, &request, peer);
+        let current = note(&core, &request, &begun.request_id, peer, begun.is_told());
         let is_remembered = recent::is_remembered(&route);
         let asked = if is_remembered { Asked::of(&core, &mut request, peer.scheme()) } else { None };
         // Pinned where they are: both are large, and would be moved with each request.
@@ -93,7 +101,7 @@ pub fn handle(core: Arc<Core>, mut request: Request<Incoming>, peer: &Peer) -> A
             asked.answered(&core, endpoint, &mut response);
         }
         let cache = CacheOutcome::of(response.headers());
-        begun.end(&core, endpoint, cache, Some(&current), response)
+        begun.end(&core, endpoint, cache, Subject::Noted(&current), response)
     }))
 }
 
@@ -103,34 +111,55 @@ impl Begun {
         self.line.is_some() || self.span.is_some()
     }
 
-    fn current(&self, core: &Core, request: &Request<Incoming>, peer: &Peer) -> Arc<Current> {
-        let client = peer::client(peer, request.headers(), &core.app.settings);
-        Arc::new(Current::new(request.uri().clone(), self.request_id.clone(), client, self.is_told()))
-    }
-
     /// The answer is there. Tells everybody who wants to know.
     fn end(
         self,
         core: &Core,
         endpoint: &'static str,
         cache: CacheOutcome,
-        current: Option<&Arc<Current>>,
+        subject: Subject<'_>,
         mut response: Response,
     ) -> Response {
+        let Self { since, request_id, line, span } = self;
+        let took = since.elapsed();
+        metrics::count_request(endpoint, response.status(), cache, took);
+        let noted = || match subject {
+            Subject::Noted(current) => Arc::clone(current),
+            Subject::Unnoted(request, peer) => note(core, request, &request_id, peer, true),
+        };
+        if let Some(span) = span {
+            span.end(endpoint, &noted(), response.status(), cache);
+        }
+        if let Some(line) = line {
+            let told = match subject {
+                Subject::Noted(current) => Told::from(&**current),
+                Subject::Unnoted(request, _) => {
+                    Told { uri: request.uri(), id: &request_id, parts: None, waited: None }
+                }
+            };
+            let credentials = line.credentials.clone();
+            let user = credentials.and_then(|credentials| core.access.requester(credentials).known_user());
+            response = line.end(&told, noted, took, user, cache, response);
+        }
         match response.headers_mut().iter_mut().next() {
             // What is given again has it there.
-            Some((name, id)) if *name == X_REQUEST_ID => *id = self.request_id,
-            _ => _ = response.headers_mut().insert(X_REQUEST_ID, self.request_id),
+            Some((name, id)) if *name == X_REQUEST_ID => *id = request_id,
+            _ => _ = response.headers_mut().insert(X_REQUEST_ID, request_id),
         }
-        metrics::count_request(endpoint, response.status(), cache, self.since.elapsed());
-        if let (Some(span), Some(current)) = (self.span, current) {
-            span.end(endpoint, current, response.status(), cache);
-        }
-        let (Some(line), Some(current)) = (self.line, current) else { return response };
-        let user =
-            line.credentials.clone().and_then(|credentials| core.access.requester(credentials).known_user());
-        line.end(Arc::clone(current), user, cache, response)
+        response
     }
+}
+
+/// Notes a request that has just come.
+fn note(
+    core: &Core,
+    request: &Request<Incoming>,
+    id: &HeaderValue,
+    peer: &Peer,
+    is_told: bool,
+) -> Arc<Current> {
+    let client = peer::client(peer, request.headers(), &core.app.settings);
+    Arc::new(Current::new(request.uri().clone(), id.clone(), client, is_told))
 }
 
 async fn answer(

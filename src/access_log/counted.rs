@@ -1,15 +1,20 @@
 //! A body whose bytes are counted for the access log.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http_body::Body as _;
 
-use super::Answered;
+use super::{Answered, Told};
+use crate::current::Current;
 use crate::wire::body::{Body, Hook, NextFrame};
 
 /// Counts a body; the line is written when it was, or nobody reads it any more.
-pub(super) struct Counting(pub(super) Box<Answered>);
+pub(super) struct Counting {
+    pub(super) answered: Box<Answered>,
+    pub(super) current: Arc<Current>,
+}
 
 impl Hook for Counting {
     fn poll(&mut self, body: &mut Body, context: &mut Context<'_>) -> Poll<NextFrame> {
@@ -17,7 +22,7 @@ impl Hook for Counting {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            self.0.sent(data);
+            self.answered.sent(data);
         }
         polled
     }
@@ -25,6 +30,7 @@ impl Hook for Counting {
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        self.0.log();
+        let took = self.answered.line.began.elapsed();
+        self.answered.log(&Told::from(&*self.current), took);
     }
 }

@@ -4,26 +4,32 @@ use std::cell::RefCell;
 use std::io;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, Method, StatusCode};
 
-use super::{Answered, milliseconds, shown, target};
+use super::{Answered, Told, milliseconds, target};
 use crate::current::Part;
 use crate::kinto::iso_date;
 
 /// Writes the line of a request, behind those of a batch's parts.
-pub(super) fn write(out: &mut Vec<u8>, answered: &Answered, now: Duration, envelope: &str) -> io::Result<()> {
-    let parts = answered.current.parts();
+pub(super) fn write(
+    out: &mut Vec<u8>,
+    answered: &Answered,
+    told: &Told<'_>,
+    now: Duration,
+    took: Duration,
+    envelope: &str,
+) -> io::Result<()> {
+    let parts = told.parts;
     // What was refused as a whole has no parts.
     for part in parts.filter(|_| answered.status == StatusCode::OK).unwrap_or_default() {
         begin(out, "subrequest.summary", now, envelope)?;
         let path = part.target.split('?').next().unwrap_or_default();
-        request(out, answered, &target::path(path), part.method.as_str(), 0)?;
+        request(out, answered, told, path, &part.method, 0)?;
         batch_size(out, parts)?;
         out.extend_from_slice(b",\"msg\":\"subrequest.summary\"}}\n");
     }
     begin(out, "request.summary", now, envelope)?;
-    let uri = &answered.current.uri;
-    request(out, answered, &target::path(uri.path()), answered.line.method.as_str(), answered.errno())?;
+    request(out, answered, told, told.uri.path(), &answered.line.method, answered.errno())?;
     if let Some((id, policy)) = answered.user() {
         text(out, ",\"uid\":", id)?;
         text(out, ",\"authn_type\":", policy)?;
@@ -32,17 +38,17 @@ pub(super) fn write(out: &mut Vec<u8>, answered: &Answered, now: Duration, envel
     out.extend_from_slice(b",\"time\":\"");
     time(out, now);
     number(out, "\",\"code\":", answered.status.as_u16().into())?;
-    number(out, ",\"t\":", milliseconds(answered.elapsed()))?;
-    text(out, ",\"client\":", answered.line.client.to_str().unwrap_or_default())?;
+    number(out, ",\"t\":", milliseconds(took))?;
+    plain(out, ",\"client\":", answered.line.client.as_bytes());
     number(out, ",\"bytes\":", answered.bytes)?;
-    if let Some(waited) = answered.current.waited() {
+    if let Some(waited) = told.waited {
         number(out, ",\"upstream_t\":", milliseconds(waited))?;
     }
     if let Some(cache) = answered.cache() {
-        text(out, ",\"cache\":", cache)?;
+        plain(out, ",\"cache\":", cache.as_bytes());
     }
-    if let Some(traceparent) = shown(answered.line.traceparent.as_ref()) {
-        text(out, ",\"traceparent\":", &traceparent)?;
+    if let Some(traceparent) = &answered.line.traceparent {
+        header(out, ",\"traceparent\":", traceparent)?;
     }
     out.extend_from_slice(b"}}\n");
     Ok(())
@@ -59,17 +65,28 @@ fn begin(out: &mut Vec<u8>, kind: &str, now: Duration, envelope: &str) -> io::Re
 }
 
 /// What a part of a batch shares with the whole, but for its path and method.
-fn request(out: &mut Vec<u8>, answered: &Answered, path: &str, method: &str, errno: u16) -> io::Result<()> {
-    text(out, "\"path\":", path)?;
-    text(out, ",\"method\":", method)?;
+fn request(
+    out: &mut Vec<u8>,
+    answered: &Answered,
+    told: &Told<'_>,
+    path: &str,
+    method: &Method,
+    errno: u16,
+) -> io::Result<()> {
+    if target::is_plain(path) {
+        plain(out, "\"path\":", path.as_bytes());
+    } else {
+        text(out, "\"path\":", &target::path(path))?;
+    }
+    plain(out, ",\"method\":", method.as_str().as_bytes());
     for (name, value) in [(",\"agent\":", &answered.line.agent), (",\"lang\":", &answered.line.lang)] {
-        if let Some(value) = shown(value.as_ref()) {
-            text(out, name, &value)?;
+        if let Some(value) = value {
+            header(out, name, value)?;
         }
     }
-    text(out, ",\"rid\":", answered.current.id())?;
+    header(out, ",\"rid\":", told.id)?;
     number(out, ",\"errno\":", errno.into())?;
-    let query = answered.current.uri.query().filter(|query| !query.is_empty());
+    let query = told.uri.query().filter(|query| !query.is_empty());
     if let Some(query) = query {
         out.extend_from_slice(b",\"querystring\":");
         serde_json::to_writer(out, &target::parameters(query))?;
@@ -83,15 +100,25 @@ fn batch_size(out: &mut Vec<u8>, parts: Option<&[Part]>) -> io::Result<()> {
 
 fn text(out: &mut Vec<u8>, name: &str, value: &str) -> io::Result<()> {
     out.extend_from_slice(name.as_bytes());
-    let is_escaped = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-    // All bytes are looked at, several at once.
-    if value.bytes().fold(false, |is_any, byte| is_any | is_escaped(byte)) {
-        return Ok(serde_json::to_writer(out, value)?);
+    Ok(serde_json::to_writer(out, value)?)
+}
+
+fn header(out: &mut Vec<u8>, name: &str, value: &HeaderValue) -> io::Result<()> {
+    let value = value.as_bytes();
+    let is_escaped = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
+    if target::is_any(value, is_escaped) {
+        return text(out, name, &String::from_utf8_lossy(value));
     }
-    out.push(b'"');
-    out.extend_from_slice(value.as_bytes());
-    out.push(b'"');
+    plain(out, name, value);
     Ok(())
+}
+
+/// A text of which nothing is escaped: a method, an address, a word of ours.
+fn plain(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+    out.extend_from_slice(value);
+    out.push(b'"');
 }
 
 fn number(out: &mut Vec<u8>, name: &str, value: u64) -> io::Result<()> {

@@ -7,17 +7,28 @@ use percent_encoding::percent_decode_str;
 
 use crate::kinto::segments;
 
+/// Whether a path is the same decoded and escaped, as most are. Nothing of it is escaped in JSON either.
+pub(super) fn is_plain(sent: &str) -> bool {
+    // `-`, `.`, `/` and the digits follow one another. Without branches: several bytes are compared at once.
+    let is_plain = |byte: u8| byte.is_ascii_alphabetic() | matches!(byte, b'-'..=b'9') | (byte == b'_');
+    !is_any(sent.as_bytes(), |byte| !is_plain(byte))
+}
+
 /// A path, decoded and escaped as Kinto does it. One that is not UTF-8 stays as it came.
 pub(super) fn path(sent: &str) -> Cow<'_, str> {
-    // Nothing of most paths is escaped.
-    if sent.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.')) {
-        return Cow::Borrowed(sent);
-    }
     match percent_decode_str(sent).decode_utf8() {
         Ok(Cow::Borrowed(decoded)) => segments(decoded).into(),
         Ok(Cow::Owned(decoded)) => Cow::Owned(segments(&decoded).to_string()),
         Err(_) => Cow::Borrowed(sent),
     }
+}
+
+/// Whether any byte is such a one. Whole blocks are looked at, the last of which ends where the bytes do.
+pub(super) fn is_any(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
+    let holds = |block: &[u8]| block.iter().fold(false, |is_any, byte| is_any | is_such(*byte));
+    let (blocks, _) = bytes.as_chunks::<16>();
+    let rest = bytes.last_chunk::<16>().map_or_else(|| holds(bytes), |last| holds(last));
+    rest || blocks.iter().any(|block| holds(block))
 }
 
 /// The parameters of a query by name. Of several with one name, Kinto logs the last.
@@ -39,6 +50,22 @@ mod tests {
             ("/v1/%ff", "/v1/%ff"),
         ] {
             assert_eq!(path(sent), logged);
+            assert!(!is_plain(sent) || sent == logged);
+        }
+    }
+
+    #[test]
+    fn a_path_is_plain_where_all_of_it_is() {
+        for length in 1..70 {
+            let path = "/v1/Az09-_.".chars().cycle().take(length).collect::<String>();
+            assert!(is_plain(&path));
+            for (other, place) in
+                "%~\"\\,:@[`{ \u{7f}".chars().flat_map(|other| (0..length).map(move |at| (other, at)))
+            {
+                let mut path = path.clone();
+                path.replace_range(place..=place, &other.to_string());
+                assert!(!is_plain(&path), "{path}");
+            }
         }
     }
 
