@@ -52,6 +52,7 @@ struct Begun {
 }
 
 /// What is known of a request when its answer is there.
+#[derive(Clone, Copy)]
 enum Subject<'r> {
     /// It was noted as it began.
     Noted(&'r Arc<Current>),

@@ -105,12 +105,11 @@ fn text(out: &mut Vec<u8>, name: &str, value: &str) -> io::Result<()> {
 
 fn header(out: &mut Vec<u8>, name: &str, value: &HeaderValue) -> io::Result<()> {
     let value = value.as_bytes();
-    let is_escaped = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
-    if target::is_any(value, is_escaped) {
-        return text(out, name, &String::from_utf8_lossy(value));
+    if target::are_all(value, |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        plain(out, name, value);
+        return Ok(());
     }
-    plain(out, name, value);
-    Ok(())
+    text(out, name, &String::from_utf8_lossy(value))
 }
 
 /// A text of which nothing is escaped: a method, an address, a word of ours.

@@ -9,9 +9,8 @@ use crate::kinto::segments;
 
 /// Whether a path is the same decoded and escaped, as most are. Nothing of it is escaped in JSON either.
 pub(super) fn is_plain(sent: &str) -> bool {
-    // `-`, `.`, `/` and the digits follow one another. Without branches: several bytes are compared at once.
-    let is_plain = |byte: u8| byte.is_ascii_alphabetic() | matches!(byte, b'-'..=b'9') | (byte == b'_');
-    !is_any(sent.as_bytes(), |byte| !is_plain(byte))
+    // `-`, `.`, `/` and the digits follow one another.
+    are_all(sent.as_bytes(), |byte| byte.is_ascii_alphabetic() || matches!(byte, b'-'..=b'9') || byte == b'_')
 }
 
 /// A path, decoded and escaped as Kinto does it. One that is not UTF-8 stays as it came.
@@ -23,12 +22,17 @@ pub(super) fn path(sent: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whether any byte is such a one. Whole blocks are looked at, the last of which ends where the bytes do.
-pub(super) fn is_any(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
-    let holds = |block: &[u8]| block.iter().fold(false, |is_any, byte| is_any | is_such(*byte));
-    let (blocks, _) = bytes.as_chunks::<16>();
-    let rest = bytes.last_chunk::<16>().map_or_else(|| holds(bytes), |last| holds(last));
-    rest || blocks.iter().any(|block| holds(block))
+/// Whether all bytes are such ones. Those of a block are counted, without a branch for each: several are compared at once. The
+/// last block ends where the bytes do.
+pub(super) fn are_all(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> bool {
+    const BLOCK: usize = 16;
+    let in_block = |block: &[u8; BLOCK]| {
+        usize::from(block.iter().map(|byte| u8::from(is_such(*byte))).sum::<u8>()) == BLOCK
+    };
+    match bytes.last_chunk() {
+        Some(last) => in_block(last) && bytes.as_chunks().0.iter().all(in_block),
+        None => bytes.iter().all(|byte| is_such(*byte)),
+    }
 }
 
 /// The parameters of a query by name. Of several with one name, Kinto logs the last.
