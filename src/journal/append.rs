@@ -9,7 +9,7 @@ use super::chain::Step;
 use super::entry::{Draft, Told, iso_date};
 use super::news::{Meaning, meaning};
 use super::readers::{are_few, of_permissions};
-use super::rows::{EntryRow, ObjectState, now_microseconds};
+use super::rows::{ENTRIES, EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
 use super::{Action, Change, Object, Outcome, Permissions};
 use crate::journal::transaction::Transaction;
@@ -39,6 +39,29 @@ impl Transaction<'_> {
         }
         self.settled.extend(outcome.closes.map(|group| group.0));
         Ok(entries)
+    }
+
+    /// Does what a write does, and leaves nothing of it: an entry of a history that is none.
+    pub(super) async fn probe(&mut self) -> sqlx::Result<()> {
+        const NONE: i64 = -1;
+        let object = Object::Bucket("probe".to_owned());
+        let entry = EntryRow {
+            history: NONE,
+            last_modified: Timestamp(1),
+            id: Uuid::new_v4().to_string(),
+            uri: object.to_string(),
+            object,
+            object_modified: Timestamp(1),
+            action: Action::Create.as_str(),
+            user_id: Some("probe".to_owned()),
+            date: iso_date(0),
+            reader_set: NONE,
+            knows_readers: true,
+            json: "{}".to_owned(),
+        };
+        Statement::insert(self.kind, ENTRIES, vec![entry.into_values()]).execute(self.connection).await?;
+        let none = Statement::new("DELETE FROM sidecar_entries WHERE history = ").bind(NONE);
+        none.execute(self.connection).await.map(drop)
     }
 
     /// The end of the life that an object had before it was made, where that passed elsewhere: Kinto makes nothing that is

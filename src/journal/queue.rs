@@ -55,7 +55,7 @@ pub(super) enum Work {
     Adopt(Vec<i64>),
     /// Nothing: it is answered when all before it is written.
     Nothing,
-    /// Nothing: it fails where what a write needs would.
+    /// What a write needs is done, and taken back.
     Probe,
     /// The journal is let go of, once what has begun is recorded, or now.
     Leave { is_now: bool },

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
+use crate::journal::statement::Statement;
 
 /// Stands between a journal and its PostgreSQL.
 struct Line {
@@ -193,4 +194,23 @@ async fn intents_are_left_to_those_who_live() {
     assert!(second.abandoned().await.unwrap().is_empty());
     second.settle(Outcome { closes: Some(group), ..Outcome::default() }).await.unwrap();
     assert!(second.open_groups(Some("a")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_journal_that_takes_intents_and_no_entries_cannot_be_written() {
+    for place in places().await {
+        let journal = place.open().await;
+        settle(&journal, vec![change("/buckets/a", None, 1, &json!({}))]).await;
+        let rename = async |from: &str, to: &str| {
+            let mut writing = journal.engine.writing().await.unwrap();
+            let rename = format!("ALTER TABLE {from} RENAME TO {to}");
+            Statement::new(&rename).execute(writing.connection()).await.unwrap();
+        };
+        assert!(journal.can_write().await.is_ok());
+        rename("sidecar_entries", "elsewhere").await;
+        assert!(journal.can_write().await.is_err());
+        rename("elsewhere", "sidecar_entries").await;
+        assert!(journal.can_write().await.is_ok());
+        assert_eq!(entries(&journal, "a", "").await.len(), 1, "nothing is left of what was tried");
+    }
 }

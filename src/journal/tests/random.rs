@@ -31,8 +31,8 @@ const SHORT: usize = 200;
 const CLIENTS: usize = 3;
 const STEPS: usize = 6;
 /// Transactions that others may have before somebody is served: those of the turn under way, of the next one, and as many
-/// portions.
-const BEFORE: usize = 2 * (CLIENTS + 2) + 2;
+/// portions; twice, as what is refused is tried again in parts.
+const BEFORE: usize = 4 * (CLIENTS + 2);
 
 /// Numbers that follow from a seed.
 struct Random(u64);

@@ -228,7 +228,8 @@ impl Transaction<'_> {
                 intents::adopt(self.connection, dead, owner).await?;
                 Ok(Done::Nothing)
             }
-            Work::Nothing | Work::Probe | Work::Leave { .. } => Ok(Done::Nothing),
+            Work::Probe => self.probe().await.map(|()| Done::Nothing),
+            Work::Nothing | Work::Leave { .. } => Ok(Done::Nothing),
         }
     }
 }
