@@ -37,7 +37,8 @@ pub async fn compare(
             unanswered.collect::<Vec<_>>(),
         )
     };
-    let until = Instant::now() + PATIENCE;
+    // What a process that is no more left open may be waited for for half a minute.
+    let until = Instant::now() + 2 * PATIENCE;
     let list = loop {
         // What a killed sidecar had sent may be written yet, over what was there.
         let present = direct.all(&format!("{collection}/records?_since=0&_fields=last_modified")).await;
