@@ -64,11 +64,13 @@ impl Transaction<'_> {
         none.execute(self.connection).await.map(drop)
     }
 
-    /// The end of the life that an object had before it was made, where that passed elsewhere: Kinto makes nothing that is
+    /// The end of the life that a collection had before it was made, where that passed elsewhere: Kinto makes nothing that is
     /// there. When that was is not known, but that it was before. The lives of buckets are told apart in [`Outcome::ended`].
+    ///
+    /// SECURITY: what was in it may be another's.
     fn former_end(&self, made: &Change) -> Option<Change> {
         let is_told = made.action == Some(Action::Create) && !made.is_found && made.date.is_none();
-        if !is_told || matches!(made.object, Object::Bucket(_)) {
+        if !is_told || !matches!(made.object, Object::Collection(..)) {
             return None;
         }
         let uri = made.object.to_string();
