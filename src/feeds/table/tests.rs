@@ -4,9 +4,9 @@ use super::*;
 use crate::mirror::content::{Content, Row, Update};
 use crate::upstream::kinto::{Metadata, NewRow};
 
-/// A mirror's content, and nothing around it.
+/// A mirror's content, and nothing around it but whether a write is under way.
 #[derive(Debug)]
-struct Mirrored(Content);
+struct Mirrored(Content, bool);
 
 impl Mirrored {
     fn row(&self, place: usize) -> Option<&Row> {
@@ -47,6 +47,10 @@ impl Table for Mirrored {
         self.row(place).is_some_and(|row| self.0.may_hide(row, since))
     }
 
+    fn is_undecided(&self, _place: usize, _since: Timestamp) -> bool {
+        self.1
+    }
+
     fn json(&self, _place: usize) -> (Bytes, bool) {
         (Bytes::new(), false)
     }
@@ -82,7 +86,7 @@ fn who_was_told_elsewhere_of_what_is_late_here_is_told_again_at_the_seq_that_the
     let late = other.updated(metadata(), Timestamp(35), update(&[("a", 31), ("b", 32), ("other", 35)]));
     let group = late.rows().iter().find(|row| &*row.id == "b").map(|row| row.seq).unwrap();
     assert!(group > Seq::of(Timestamp(33)) && group < Seq::of(Timestamp(34)));
-    let table = Mirrored(late);
+    let table = Mirrored(late, false);
     // Another sidecar saw the batch in time; or did not, and had nothing newer than this.
     for since in [31, 20] {
         let seq = Seq::of(Timestamp(since));
@@ -90,5 +94,21 @@ fn who_was_told_elsewhere_of_what_is_late_here_is_told_again_at_the_seq_that_the
         let told: Vec<(&str, Seq)> = page.rows.iter().map(|row| (&*row.id, row.seq)).collect();
         // Who is cut off after the first of them comes back with the seq that they had.
         assert_eq!(told, [("a", seq), ("b", group), ("other", Seq::of(Timestamp(35)))]);
+    }
+}
+
+#[test]
+fn who_waits_is_told_again_once_it_is_known_whether_something_was_hidden_from_them() {
+    let metadata = || Metadata { json: Bytes::from_static(b"{}"), last_modified: Timestamp(1) };
+    let first = Content::new(metadata(), Timestamp(20), None, update(&[("first", 20)]));
+    let both = || first.updated(metadata(), Timestamp(23), update(&[("a", 22), ("b", 23)]));
+    let seq = Seq::of(Timestamp(23));
+    for (is_undecided, waits, told) in [(true, true, 0), (true, false, 1), (false, true, 1)] {
+        let table = Mirrored(both(), is_undecided);
+        let from = Position::anybodys(&table, seq);
+        let page = page(&table, &from, Room { waits, ..Room::PIECE });
+        assert_eq!((page.rows.len(), page.pending), (told, 0), "{is_undecided} {waits}");
+        // Where nothing is told, they are where they were.
+        assert_eq!(page.next == from, told == 0);
     }
 }
