@@ -219,11 +219,11 @@ impl Key<'_> {
     }
 }
 
-/// An address as it is shown to people.
+/// An address as it is shown to people. An editor wrote it: it moves no terminal and begins no line of the log.
 fn shown(address: &str) -> String {
     match address.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", address.get(..end).unwrap_or_default()),
-        None => address.to_owned(),
+        Some((end, _)) => format!("{}…", address.get(..end).unwrap_or_default().escape_debug()),
+        None => address.escape_debug().to_string(),
     }
 }
 
@@ -247,5 +247,18 @@ impl Signed {
         let text = json!({"data": records, "last_modified": self.timestamp.to_string()});
         let canonical = canonical_json::to_string(&text).map_err(|error| garbled(&error))?;
         Ok([PREFIX, canonical.as_bytes()].concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_an_editor_wrote_moves_no_terminal() {
+        assert_eq!(shown("https://h/a.pem?x=1&y=é"), "https://h/a.pem?x=1&y=é");
+        assert_eq!(shown("http://h/\nINFO \u{1b}[2J"), "http://h/\\nINFO \\u{1b}[2J");
+        let long = format!("http://h/{}\n", "a".repeat(SHOWN));
+        assert!(shown(&long).ends_with("a…"));
     }
 }
