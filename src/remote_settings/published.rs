@@ -51,9 +51,8 @@ async fn of_keys(
     let states = keys.map(|key| {
         let (mirrors, signatures, key) = (Arc::clone(mirrors), Arc::clone(signatures), key.clone());
         async move {
-            let mirror = mirrors.mirror(&key);
-            let published = signatures.published(&mirrors, &mirror, None, waits).await;
-            (key, published.ok().and_then(|(state, _, is_good)| is_good.then_some(state)))
+            let state = state_of(&mirrors, &signatures, &key, waits).await.ok().flatten();
+            (key, state)
         }
     });
     let states: Vec<_> = states.collect();
@@ -66,8 +65,17 @@ pub async fn state(
     signatures: &Arc<Signatures>,
     key: &CollectionKey,
 ) -> Result<Option<Arc<State>>, KintoError> {
+    state_of(mirrors, signatures, key, Waits::ToTheEnd).await
+}
+
+async fn state_of(
+    mirrors: &Arc<Mirrors>,
+    signatures: &Arc<Signatures>,
+    key: &CollectionKey,
+    waits: Waits,
+) -> Result<Option<Arc<State>>, KintoError> {
     let mirror = mirrors.mirror(key);
-    let (state, _, is_good) = signatures.published(mirrors, &mirror, None, Waits::ToTheEnd).await?;
+    let (state, _, is_good) = signatures.published(mirrors, &mirror, None, waits).await?;
     Ok(is_good.then_some(state))
 }
 

@@ -88,15 +88,14 @@ impl Passing {
 impl Drop for Passing {
     fn drop(&mut self) {
         // SECURITY: anybody can send a head. Nobody is asked what became of it.
-        if self.writes.iter().all(Write::is_incomplete) {
-            if let Some(recording) = self.recording.take() {
-                recording.given_up();
-            }
-            return;
+        let was_asked = !self.writes.iter().all(Write::is_incomplete);
+        match self.recording.take() {
+            Some(recording) if was_asked => recording.dropped(),
+            Some(recording) => recording.given_up(),
+            None => {}
         }
-        if let Some(recording) = self.recording.take() {
-            recording.dropped();
+        if was_asked {
+            self.room.effects.unknown(&self.effects);
         }
-        self.room.effects.unknown(&self.effects);
     }
 }

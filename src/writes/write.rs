@@ -104,12 +104,11 @@ impl Write {
     /// The same write with the body that was sent.
     #[must_use]
     pub fn with_body(self, body: &[u8]) -> Self {
-        let nothing = RawValue::from_string("{}".to_owned()).ok();
         let data = match serde_json::from_slice::<Body<'_>>(body) {
+            Ok(Body { data: Some(data) }) => Some(data),
+            Err(_) if !body.is_empty() => None,
             // Permissions alone, or nothing at all.
-            Ok(Body { data: None }) => nothing.as_deref(),
-            Ok(Body { data }) => data,
-            Err(_) => nothing.as_deref().filter(|_| body.is_empty()),
+            _ => serde_json::from_str("{}").ok(),
         };
         let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
         Self { length, ..self.with_data(data) }
