@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::answer::Version;
@@ -10,6 +11,7 @@ use crate::aside;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::{Resource, Timestamp};
 use crate::mirror::content::{Content, Row};
+use crate::upstream::UpstreamError;
 use crate::upstream::kinto::{KintoError, NewRow, Pages, Source, in_list};
 
 /// The rows of a list, and its timestamp when the first page was read.
@@ -54,8 +56,14 @@ async fn whole(
             Err(KintoError::Oversize) => {
                 let page = pages.bare().await?;
                 first.get_or_insert(page.timestamp);
-                let rows = page.rows.into_iter();
-                bare.extend(rows.filter_map(|row| Some((object_in(&resource, &row.id)?, row.last_modified))));
+                for row in page.rows {
+                    let Some(object) = object_in(&resource, &row.id) else { continue };
+                    match alone(source, &object, row).await? {
+                        Alone::Read(version) => versions.push((object, version)),
+                        Alone::TooLarge(modified) => bare.push((object, modified)),
+                        Alone::Gone => {}
+                    }
+                }
                 continue;
             }
             Err(error) => return Err(error),
@@ -73,6 +81,30 @@ async fn whole(
         }
     }
     Ok(Listing { timestamp: first.unwrap_or_default(), versions, bare })
+}
+
+/// What there is of an object that a list named when it was asked about the one row of a page that was too large.
+enum Alone {
+    Read(Version),
+    /// It is too large itself. The version that the list named.
+    TooLarge(Timestamp),
+    /// It went meanwhile, which moves its list.
+    Gone,
+}
+
+/// Asks for an object alone: another than the one that was too large may have come first in its list meanwhile.
+async fn alone(source: &Source, object: &Object, row: NewRow) -> Result<Alone, KintoError> {
+    match source.object(&object.to_string()).await {
+        Ok(body) => {
+            let version = read(body).await?;
+            Ok(Alone::Read(Version { permissions: None, ..version }))
+        }
+        Err(KintoError::Upstream(UpstreamError::TooLarge)) => Ok(Alone::TooLarge(row.last_modified)),
+        // A tombstone has nothing but what the list was asked for.
+        Err(KintoError::Absent) if row.deleted => Ok(Alone::Read(version(row)?)),
+        Err(KintoError::Absent) => Ok(Alone::Gone),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a mirror has of a list of records: the live ones, or what is newer than `since` or was found late.
@@ -105,13 +137,7 @@ pub(super) fn of_content(
 /// The present version of an object, or its tombstone; `None` where there is neither.
 pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Version>, KintoError> {
     match source.object(&object.to_string()).await {
-        Ok(body) => {
-            let read = aside::run(body.len(), move || Version::of_object(&body)).await;
-            let version = read.ok().flatten();
-            version
-                .map(Some)
-                .ok_or_else(|| KintoError::Unreadable("an object without id and last_modified".into()))
-        }
+        Ok(body) => read(body).await.map(Some),
         Err(KintoError::Absent) => {
             let named = format!("&in_id={}", in_list([object.id()].into_iter()));
             match newer(source, &object.list(), Timestamp::ZERO, &named).await {
@@ -122,6 +148,11 @@ pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Vers
         }
         Err(error) => Err(error),
     }
+}
+
+async fn read(object: Bytes) -> Result<Version, KintoError> {
+    let version = aside::run(object.len(), move || Version::of_object(&object)).await.ok().flatten();
+    version.ok_or_else(|| KintoError::Unreadable("an object without id and last_modified".into()))
 }
 
 /// Of these versions, those that are not recorded.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::feeds::follower::Follower;
-use crate::support::{Client, Kinto, KintoOptions, PATIENCE, Recorder, SERVICE_ACCOUNT, Sidecar, unique};
+use crate::support::{
+    Client, Fate, Kinto, KintoOptions, PATIENCE, Recorded, Recorder, SERVICE_ACCOUNT, Sidecar, unique,
+};
 
 /// Two of them do not fit into one answer.
 fn large() -> Value {
@@ -139,4 +141,39 @@ async fn what_is_too_large_to_be_read_hides_nothing_else_that_passes_elsewhere()
     // Who deletes it is told of.
     direct.delete(&record("larger")).await.expect(200);
     found("delete", &record("larger")).await;
+}
+
+#[tokio::test]
+async fn what_comes_before_a_row_that_is_too_large_while_its_name_is_asked_for_has_its_entry() {
+    let kinto = Kinto::start(KintoOptions::memory());
+    let recorder = Recorder::before(kinto.url());
+    let settings = [SERVICE_ACCOUNT, ("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let sidecar = Sidecar::start(recorder.url(), &settings);
+    let (alice, direct) = (sidecar.client().user("alice"), kinto.client().user("alice"));
+    let collection = |id: &str| format!("/buckets/b/collections/{id}");
+    alice.put("/buckets/b").await.expect(201);
+    for id in ["c", "gone"] {
+        alice.put(&collection(id)).await.expect(201);
+    }
+    direct.put(&collection("first")).await.expect(201);
+    until_entered(&alice, "create", &collection("first")).await;
+    let is_named = |request: &Recorded| {
+        request.path() == "/v1/buckets/b/collections"
+            && request.target.ends_with("&_limit=1&_fields=id,last_modified,deleted")
+    };
+    let hold = || recorder.intercept(move |request| if is_named(request) { Fate::Hold } else { Fate::Pass });
+    hold();
+    direct.put(&collection("evil")).data(json!({"x": "y".repeat(25 << 20)})).await.expect(201);
+    recorder.wait_for(1, is_named).await;
+    direct.patch(&collection("c")).data(json!({"n": 1})).await.expect(200);
+    recorder.release();
+    until_entered(&alice, "update", &collection("c")).await;
+    // So has a deletion.
+    recorder.clear();
+    hold();
+    direct.patch(&collection("evil")).data(json!({"n": 1})).await.expect(200);
+    recorder.wait_for(1, is_named).await;
+    direct.delete(&collection("gone")).await.expect(200);
+    recorder.release();
+    until_entered(&alice, "delete", &collection("gone")).await;
 }

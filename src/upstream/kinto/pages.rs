@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::sizes::{PageSize, bare, limited, with_all_fields};
-use super::{Data, KintoError, Source, parse, timestamp};
+use super::{Data, KintoError, Source, in_list, parse, timestamp};
 use crate::kinto::head::Head;
 use crate::kinto::{Timestamp, is_segment};
 use crate::upstream::UpstreamError;
@@ -285,23 +285,24 @@ impl<R> Pages<R> {
 
 impl Pages<NewRow> {
     /// The next page with its one row, but for all that it says beside its id and its timestamp: for whoever was told that it
-    /// is [`KintoError::Oversize`].
+    /// is [`KintoError::Oversize`]. Another row may have come first meanwhile.
     pub async fn bare(&mut self) -> Result<KintoPage, KintoError> {
         let path = self.next.take().ok_or(KintoError::Oversize)?;
         let page = self.page(&bare(&path)).await?;
-        let mut page = page.ok_or_else(|| KintoError::Unreadable("a list without rows".into()))?;
-        // No tombstone is large.
-        page.rows.iter_mut().for_each(|row| row.deleted = false);
+        let page = page.ok_or_else(|| KintoError::Unreadable("a list without rows".into()))?;
         self.way.bytes += self.size.most() + 1;
         self.next = self.next.take().map(|next| with_all_fields(&next));
         Ok(page)
     }
 
-    /// The same page, and the answer with its row as it comes.
+    /// The same page, and the answer with its row, of whatever version, as it comes.
     pub async fn large_row(&mut self) -> Result<(KintoPage, Body), KintoError> {
         let path = self.next.clone().ok_or(KintoError::Oversize)?;
-        let page = self.bare().await?;
-        let answer = self.source.get_on(&path).await?;
+        let mut page = self.bare().await?;
+        // No tombstone is large.
+        page.rows.iter_mut().for_each(|row| row.deleted = false);
+        let row = page.rows.first().ok_or(KintoError::Unsettled)?;
+        let answer = self.source.get_on(&format!("{path}&in_id={}", in_list([&*row.id].into_iter()))).await?;
         KintoError::check(answer.status())?;
         if timestamp(answer.headers())? != page.timestamp {
             return Err(KintoError::Unsettled);
