@@ -2,12 +2,13 @@
 //!
 //! A status alone does not tell. Kinto shows the attributes of a bucket or a collection to those, too, who may merely create
 //! something in it, and a list with whatever they may see to those who may see one thing of it. But it says that something
-//! is not there only to those who may read all that is. So two things are asked for with the requester's own credentials: the
-//! object, and something in it with an id made up for the question. Both go up in one batch, or one after the other where
-//! the upstream takes none.
+//! is not there only to those who may read all that is. So the object is asked for with the requester's own credentials, and
+//! something of each kind that is in it, with an id made up for the question: Kinto's settings may let somebody read one kind
+//! and not another. All go up in one batch, or one after the other where the upstream takes none.
 //!
 //! It is never asked below `/buckets/default`, where asking makes what is asked for.
 
+use std::iter;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,32 +22,42 @@ use crate::kinto::is_absence;
 use crate::upstream::kinto::{KintoError, answers_of_batch, last_modified};
 use crate::upstream::{BatchSender, Refusal, UpstreamError};
 
-/// Asks for an object, and for something in it that nobody has.
+/// Asks for an object, and for something of each kind in it that nobody has.
 pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Result<Verdict, UpstreamError> {
-    let uri = object.to_string();
-    let (list, kind) = match object {
-        Object::Bucket(_) => ("groups", "group"),
-        Object::Collection(..) => ("records", "record"),
-        Object::Group(..) | Object::Record(..) => {
-            let answer = requester.source().get(&uri).await?;
-            return if answer.status() == StatusCode::OK { granted(answer).await } else { refusal(answer) };
-        }
+    let absent = absent_in(object);
+    let paths: Vec<String> =
+        iter::once(object.to_string()).chain(absent.iter().map(|(path, _)| path.clone())).collect();
+    let at_once = if absent.is_empty() { None } else { at_once(requester, &paths).await? };
+    let mut answers = at_once.unwrap_or_default().into_iter();
+    let mut answer = async |path: &str| match answers.next() {
+        Some(answer) => Ok(answer),
+        None => requester.source().get(path).await,
     };
-    let absent = format!("{uri}/{list}/{}", Uuid::new_v4());
-    let paths = [uri, absent];
-    let [uri, absent] = &paths;
-    let (shown, absence) = match both(requester, &paths).await? {
-        Some((shown, absence)) => (shown, Some(absence)),
-        None => (requester.source().get(uri).await?, None),
-    };
+    let shown = answer(&paths[0]).await?;
     if shown.status() != StatusCode::OK {
         return refusal(shown);
     }
-    let absence = match absence {
-        Some(absence) => absence,
-        None => requester.source().get(absent).await?,
-    };
-    if is_absence(absence.status(), absence.body(), kind) { granted(shown).await } else { refusal(absence) }
+    for (path, kind) in absent {
+        let absence = answer(&path).await?;
+        if !is_absence(absence.status(), absence.body(), kind) {
+            return refusal(absence);
+        }
+    }
+    granted(shown).await
+}
+
+/// What nobody has in an object, and what Kinto says is not there.
+fn absent_in(object: &Object) -> Vec<(String, &'static str)> {
+    let made_up = Uuid::new_v4();
+    match object {
+        Object::Bucket(_) => vec![
+            (format!("{object}/groups/{made_up}"), "group"),
+            (format!("{object}/collections/{made_up}"), "collection"),
+            (format!("{object}/collections/{made_up}/records/{made_up}"), "collection"),
+        ],
+        Object::Collection(..) => vec![(format!("{object}/records/{made_up}"), "record")],
+        Object::Group(..) | Object::Record(..) => Vec::new(),
+    }
 }
 
 /// What the upstream answers to somebody who may not.
@@ -76,11 +87,11 @@ async fn read<T: Send + 'static>(
     read.map_err(|error| UpstreamError::Unexpected(error.to_string().into()))
 }
 
-/// Asks for both at once; `None` where the upstream takes no batch.
-async fn both(
+/// Asks for all at once; `None` where the upstream takes no batch.
+async fn at_once(
     requester: &Requester,
-    paths: &[String; 2],
-) -> Result<Option<(Response<Bytes>, Response<Bytes>)>, UpstreamError> {
+    paths: &[String],
+) -> Result<Option<Vec<Response<Bytes>>>, UpstreamError> {
     if requester.upstream().batches().refusal().is_some() {
         return Ok(None);
     }
@@ -95,7 +106,7 @@ async fn both(
             return Ok(None);
         }
     }
-    let answers = read(answer.into_body(), |body| answers_of_batch(body, 2)).await?;
-    let mut answers = answers.map_err(KintoError::into_failure)?.into_iter();
-    Ok(answers.next().zip(answers.next()))
+    let questions = paths.len();
+    let answers = read(answer.into_body(), move |body| answers_of_batch(body, questions)).await?;
+    answers.map(Some).map_err(KintoError::into_failure)
 }
