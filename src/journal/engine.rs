@@ -4,19 +4,25 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions, Connection, Database, Executor, Postgres};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+mod faults;
+mod primary;
+
 use super::JournalError;
 use super::file::{check, create, encoded, lock};
 use crate::settings::JournalUrl;
+use faults::unusable;
+pub(super) use faults::{failed, is_ended, is_of_a_row, opening};
+use primary::standby;
+pub(super) use primary::{Leads, Primary, SERVER};
 
 /// How long anything may take that a writer waits for.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
@@ -24,6 +30,10 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(35);
 /// How long a reader waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a connection to PostgreSQL is used for reading: its name may lead elsewhere by then.
+const LIFE: Duration = Duration::from_secs(300);
+/// How long a connection is kept that nobody reads with.
+const IDLE: Duration = Duration::from_secs(300);
 /// Connections that read at once.
 const READERS: u32 = 8;
 /// SECURITY: of them, how many whatever may take long has: what writes have to ask does not wait for those who read histories.
@@ -34,8 +44,6 @@ pub(super) const LONG_READERS: usize = 6;
 const POSTGRES: &str = "SET lock_timeout = 4000; SET statement_timeout = 30000; SET synchronous_commit = on; \
                         SET idle_in_transaction_session_timeout = 3000; SET tcp_keepalives_idle = 10; \
                         SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3";
-/// PostgreSQL ended a transaction in which nothing was done for too long.
-const POSTGRES_IDLE: &str = "25P03";
 /// What a connection to SQLite is told: what is committed is on the disk, whatever happens to the power.
 const SQLITE: &str = "PRAGMA synchronous = FULL; PRAGMA busy_timeout = 3000; \
                       PRAGMA journal_size_limit = 16777216; \
@@ -49,17 +57,6 @@ const POSTGRES_INDEXES: &str =
     "SET lock_timeout = 0; SET statement_timeout = 0; SET maintenance_work_mem = '128MB'";
 /// The same on SQLite where indexes are made: each is made of the whole table, and sorted in a file where it is large.
 const SQLITE_INDEXES: &str = "PRAGMA cache_size = -262144; PRAGMA wal_autocheckpoint = 32768";
-
-/// SQLite: not a database, corrupt, read-only (in its varieties), cannot be opened, not allowed.
-const SQLITE_UNUSABLE: [&str; 12] =
-    ["26", "11", "8", "264", "520", "776", "1032", "1288", "1544", "14", "3", "23"];
-/// PostgreSQL: no such database, role or password; not allowed.
-const POSTGRES_UNUSABLE: [&str; 4] = ["3D000", "28000", "28P01", "42501"];
-
-/// What is wrong with a row, and not with the engine, begins so. PostgreSQL: data, constraints, limits.
-const POSTGRES_OF_A_ROW: [&str; 3] = ["22", "23", "54"];
-/// SQLite, the last byte of its codes: too large, a constraint, of another type.
-const SQLITE_OF_A_ROW: [u16; 3] = [18, 19, 20];
 
 /// Which engine it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +72,8 @@ pub(super) struct Engine {
     pub(super) kind: Kind,
     /// PostgreSQL: what it listens at for news.
     pub(super) address: Option<String>,
+    /// PostgreSQL: where its connections have to lead; `None` where a standby is as good.
+    pub(super) primary: Option<Arc<Primary>>,
     /// SQLite: where it is, but for one in memory.
     pub(super) file: Option<PathBuf>,
     options: AnyConnectOptions,
@@ -243,10 +242,12 @@ impl Engine {
             }
             JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
         };
-        Self::found(url, lock)
+        let primary = matches!(url, JournalUrl::Postgres(_)).then(Arc::default);
+        Self::found(url, lock, primary)
     }
 
-    /// Finds the place of a journal that another process may use meanwhile; `None` where there is no file.
+    /// Finds the place of a journal that another process may use meanwhile; `None` where there is no file. What is only
+    /// looked at may be looked at on a standby.
     pub(super) fn beside(url: &JournalUrl) -> Result<Option<Self>, JournalError> {
         match url {
             JournalUrl::Sqlite(path) if !path.try_exists().unwrap_or(true) => return Ok(None),
@@ -257,10 +258,14 @@ impl Engine {
             }
             JournalUrl::Postgres(_) => {}
         }
-        Self::found(url, None).map(Some)
+        Self::found(url, None, None).map(Some)
     }
 
-    fn found(url: &JournalUrl, lock: Option<File>) -> Result<Self, JournalError> {
+    fn found(
+        url: &JournalUrl,
+        lock: Option<File>,
+        primary: Option<Arc<Primary>>,
+    ) -> Result<Self, JournalError> {
         static DRIVERS: Once = Once::new();
         DRIVERS.call_once(sqlx::any::install_default_drivers);
         let (kind, address) = match url {
@@ -275,12 +280,24 @@ impl Engine {
         let pool = AnyPoolOptions::new()
             .max_connections(if in_memory { 1 } else { READERS })
             .min_connections(u32::from(in_memory))
-            .idle_timeout((!in_memory).then_some(Duration::from_secs(300)))
-            .max_lifetime(None)
+            .idle_timeout((!in_memory).then_some(IDLE))
+            .max_lifetime((kind == Kind::Postgres).then_some(LIFE))
             .acquire_timeout(PATIENCE)
-            .test_before_acquire(kind == Kind::Postgres)
-            .after_connect(move |connection, _| {
-                Box::pin(async move { connection.execute(kind.told()).await.map(drop) })
+            // Which is asked by the question where it leads.
+            .test_before_acquire(kind == Kind::Postgres && primary.is_none())
+            .after_connect({
+                let primary = primary.clone();
+                move |connection, _| {
+                    let primary = primary.clone();
+                    Box::pin(async move {
+                        connection.execute(kind.told()).await?;
+                        if let Some(primary) = primary {
+                            // Whoever takes it is told where it leads.
+                            _ = primary.meet(connection).await;
+                        }
+                        Ok(())
+                    })
+                }
             })
             .connect_lazy_with(options.clone());
         let address = (kind == Kind::Postgres).then_some(address);
@@ -289,7 +306,7 @@ impl Engine {
             JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
         };
         let long_readers = Semaphore::new(LONG_READERS);
-        Ok(Self { kind, address, file, options, pool, long_readers, in_memory, lock })
+        Ok(Self { kind, address, primary, file, options, pool, long_readers, in_memory, lock })
     }
 
     /// Whether the file is this process's alone. Of a database in memory it goes without saying.
@@ -316,12 +333,38 @@ impl Engine {
         } else {
             None
         };
-        let connection = self.pool.acquire().await.map_err(|error| failed(&error))?;
-        let mut reading = Reading { connection, kind: self.kind, is_idle: false };
+        let mut reading = bounded(PATIENCE, self.reading()).await.map_err(|error| failed(&error))?;
         let answer = bounded(patience, question(&mut reading.connection)).await;
         let is_lost = matches!(answer, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
         reading.is_idle = !is_lost;
         answer.map_err(|error| failed(&error))
+    }
+
+    /// A connection that reads, and leads where it has to.
+    async fn reading(&self) -> sqlx::Result<Reading> {
+        let mut fault = sqlx::Error::PoolTimedOut;
+        // All that are kept may be of no use any more.
+        for _ in 0..=READERS {
+            let connection = self.pool.acquire().await?;
+            let mut reading = Reading { connection, kind: self.kind, is_idle: false };
+            let Some(primary) = &self.primary else { return Ok(reading) };
+            match primary.look(&mut reading.connection).await {
+                Ok(Leads::There) => return Ok(reading),
+                // None that is kept does: it was made for this question.
+                Ok(Leads::ToStandby) => return Err(standby()),
+                Ok(Leads::Elsewhere) => {}
+                Err(error) => fault = error,
+            }
+        }
+        Err(fault)
+    }
+
+    /// Whether a connection that was kept can be used to write, and leads where it has to.
+    pub(super) async fn is_good(&self, connection: &mut AnyConnection) -> bool {
+        match &self.primary {
+            None => connection.ping().await.is_ok(),
+            Some(primary) => matches!(primary.look(connection).await, Ok(Leads::There)),
+        }
     }
 
     /// A connection that writes.
@@ -332,6 +375,11 @@ impl Engine {
         bounded(DEADLINE, async {
             let mut connection = AnyConnection::connect_with(&self.options).await?;
             connection.execute(self.kind.told()).await?;
+            if let Some(primary) = &self.primary
+                && primary.meet(&mut connection).await? == Leads::ToStandby
+            {
+                return Err(standby());
+            }
             Ok(Writing::Own(connection))
         })
         .await
@@ -344,50 +392,4 @@ pub(super) async fn bounded<T>(
     answer: impl Future<Output = sqlx::Result<T>>,
 ) -> sqlx::Result<T> {
     timeout(patience, answer).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
-}
-
-/// What an error while the journal is opened means.
-pub(super) fn opening(url: &JournalUrl, error: &sqlx::Error) -> JournalError {
-    let code = error.as_database_error().and_then(DatabaseError::code);
-    match code.as_deref() {
-        Some(code) if SQLITE_UNUSABLE.contains(&code) || POSTGRES_UNUSABLE.contains(&code) => {
-            unusable(url, error)
-        }
-        _ if matches!(error, sqlx::Error::Configuration(_)) => unusable(url, error),
-        _ => failed(error),
-    }
-}
-
-fn unusable(url: &JournalUrl, error: &sqlx::Error) -> JournalError {
-    JournalError::Unusable(format!("the journal {url:?} cannot be used: {}", message(error)).into())
-}
-
-/// Whether the engine ended the connection, and has refused nothing.
-pub(super) fn is_ended(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(POSTGRES_IDLE)
-}
-
-/// What an error means once the journal was open.
-pub(super) fn failed(error: &sqlx::Error) -> JournalError {
-    let text = message(error).into();
-    if is_of_a_row(error) { JournalError::Refused(text) } else { JournalError::Unavailable(text) }
-}
-
-/// Whether the engine does not take what it was given, however often it is given it.
-pub(super) fn is_of_a_row(error: &sqlx::Error) -> bool {
-    let Some(error) = error.as_database_error() else { return false };
-    let Some(code) = error.code() else { return false };
-    match code.parse::<u16>() {
-        // PostgreSQL's have five characters.
-        Ok(code_of_sqlite) if code.len() < 5 => SQLITE_OF_A_ROW.contains(&(code_of_sqlite & 0xff)),
-        _ => POSTGRES_OF_A_ROW.iter().any(|class| code.starts_with(class)),
-    }
-}
-
-fn message(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::PoolTimedOut => "it does not answer in time".to_owned(),
-        other => other.to_string(),
-    }
 }

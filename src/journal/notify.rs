@@ -1,14 +1,15 @@
 //! News among processes that share a journal: PostgreSQL's `NOTIFY`, in the transaction that records.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgListener, PgNotification};
-use sqlx::{AnyConnection, Executor, Row};
+use sqlx::{AnyConnection, Row};
 use tokio::sync::broadcast;
 use tokio::time::{sleep, timeout};
 
-use super::engine::{DEADLINE, bounded};
+use super::engine::{DEADLINE, Engine, Leads, SERVER, bounded};
 use super::statement::Statement;
 use super::{News, Object};
 use crate::kinto::Timestamp;
@@ -62,10 +63,16 @@ pub(super) async fn channel(connection: &mut AnyConnection) -> sqlx::Result<Stri
 }
 
 /// Passes on what other processes tell, until nobody can be told any more.
-pub(super) async fn listen(address: String, channel: String, by: i64, news: broadcast::WeakSender<News>) {
+pub(super) async fn listen(
+    engine: Weak<Engine>,
+    address: String,
+    channel: String,
+    by: i64,
+    news: broadcast::WeakSender<News>,
+) {
     let mut listener = None;
     loop {
-        let heard = hear(&mut listener, &address, &channel).await;
+        let heard = hear(&mut listener, &engine, &address, &channel).await;
         let Some(news) = news.upgrade() else { return };
         let objects = match heard {
             Ok(Some(notice)) => match read(&notice, by) {
@@ -88,14 +95,20 @@ pub(super) async fn listen(address: String, channel: String, by: i64, news: broa
 
 async fn hear(
     listener: &mut Option<PgListener>,
+    engine: &Weak<Engine>,
     address: &str,
     channel: &str,
 ) -> sqlx::Result<Option<PgNotification>> {
     if let Some(listener) = listener {
         loop {
-            match timeout(SILENCE, listener.try_recv()).await {
-                Ok(heard) => return heard,
-                Err(_) => _ = bounded(DEADLINE, listener.execute("SELECT 1")).await?,
+            if let Ok(heard) = timeout(SILENCE, listener.try_recv()).await {
+                return heard;
+            }
+            let server = sqlx::query_scalar(SERVER).fetch_one(&mut *listener);
+            let server = bounded(DEADLINE, server).await?;
+            let primary = engine.upgrade().and_then(|engine| engine.primary.clone());
+            if primary.is_some_and(|primary| primary.leads(server) != Leads::There) {
+                return Err(sqlx::Error::PoolClosed);
             }
         }
     }

@@ -73,7 +73,8 @@ impl Opening {
                 let channel =
                     engine.ask(DEADLINE, async |connection| notify::channel(connection).await).await?;
                 let news = news.downgrade();
-                tokio::spawn(notify::listen(address.clone(), channel.clone(), owner.number, news));
+                let of = Arc::downgrade(&engine);
+                tokio::spawn(notify::listen(of, address.clone(), channel.clone(), owner.number, news));
                 Some(channel)
             }
         };

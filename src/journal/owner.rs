@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{AnyConnection, Connection, Row};
+use sqlx::{AnyConnection, Row};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -49,7 +49,7 @@ impl Owner {
     async fn held<'h>(&self, holding: &'h mut Option<Writing>) -> sqlx::Result<&'h mut AnyConnection> {
         let held = async {
             if let Some(held) = holding.as_mut()
-                && held.connection().ping().await.is_ok()
+                && self.engine.is_good(held.connection()).await
             {
                 return Ok(());
             }

@@ -4,6 +4,7 @@ mod anew;
 pub mod compare;
 mod doubt;
 mod elsewhere;
+mod failover;
 mod failure;
 pub mod full;
 mod given_up;

@@ -37,7 +37,7 @@ pub use chaos::{Chaos, address_of};
 pub use client::{Client, Request, Response};
 pub use environment::{Environment, environment, tests_folder};
 pub use kinto::{Kinto, KintoOptions, Plugin, Server};
-pub use postgres::database;
+pub use postgres::{Postgres, database};
 pub use recorder::{Fate, Recorded, Recorder};
 pub use sidecar::Sidecar;
 

@@ -125,8 +125,8 @@ impl Writer {
         let kind = self.engine.kind;
         // Taken out: what fails or is given up is not used again.
         let held = match self.held.take() {
-            // What was held may have been cut since, which is no reason to refuse anything.
-            Some(mut held) => held.connection().ping().await.ok().map(|()| held),
+            // What was held may have been cut since, or lead elsewhere, which is no reason to refuse anything.
+            Some(mut held) => self.engine.is_good(held.connection()).await.then_some(held),
             None => None,
         };
         let mut writing = match held {

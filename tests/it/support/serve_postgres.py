@@ -1,6 +1,7 @@
 """Runs a PostgreSQL of its own, on a Unix socket in a new folder, until standard input ends; then removes the folder.
 
-Its arguments are passed on to the server. Prints the folder once the server takes connections. PostgreSQL refuses to run as
+Its arguments are passed on to the server. Prints the folder once the server takes connections. For each line of standard
+input the server is stopped, copied, and started again, and the copy beside it as a standby; then its folder is printed. PostgreSQL refuses to run as
 root, so as root everything is done as `nobody`, with a copy of the programs where `nobody` cannot reach the installed ones.
 """
 
@@ -44,26 +45,39 @@ def main():
     data = os.path.join(folder, "data")
     programs = os.path.join(installed, "bin")
     quiet = {"stdin": subprocess.DEVNULL, "stdout": sys.stderr, "cwd": folder, **as_user}
-    server = None
+    servers = []
+
+    def start(data, folder):
+        servers.append(
+            subprocess.Popen(
+                [f"{programs}/postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+                + ["-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "timezone=UTC", "-c", "track_commit_timestamp=on"]
+                + sys.argv[1:],
+                start_new_session=True,
+                **quiet,
+            )
+        )
+        wait_for(servers[-1], folder)
+        print(folder, flush=True)
+
     try:
         subprocess.run(
             [f"{programs}/initdb", "-D", data, "-U", "kinto", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
             check=True,
             **quiet,
         )
-        server = subprocess.Popen(
-            [f"{programs}/postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
-            + ["-c", "full_page_writes=off", "-c", "max_connections=200", "-c", "timezone=UTC", "-c", "track_commit_timestamp=on"]
-            + sys.argv[1:],
-            start_new_session=True,
-            **quiet,
-        )
-        wait_for(server, folder)
-        print(folder, flush=True)
-        while sys.stdin.buffer.read(1 << 16):
-            pass
+        start(data, folder)
+        for _ in sys.stdin:
+            servers[0].send_signal(signal.SIGINT)
+            servers.pop(0).wait()
+            other = os.path.join(folder, f"standby{len(servers)}")
+            subprocess.run(["mkdir", other], check=True, **quiet)
+            subprocess.run(["cp", "-a", data, f"{other}/data"], check=True, **quiet)
+            subprocess.run(["touch", f"{other}/data/standby.signal"], check=True, **quiet)
+            start(data, folder)
+            start(f"{other}/data", other)
     finally:
-        if server is not None:
+        for server in servers:
             server.send_signal(signal.SIGQUIT)
             server.wait()
         shutil.rmtree(folder, ignore_errors=True)
