@@ -24,16 +24,20 @@ use crate::upstream::{BatchSender, Refusal, UpstreamError};
 
 /// Asks for an object, and for something of each kind in it that nobody has.
 pub(super) async fn ask_to_read(requester: &Requester, object: &Object) -> Result<Verdict, UpstreamError> {
-    let absent = absent_in(object);
-    let paths: Vec<String> =
-        iter::once(object.to_string()).chain(absent.iter().map(|(path, _)| path.clone())).collect();
-    let at_once = if absent.is_empty() { None } else { at_once(requester, &paths).await? };
+    let (uri, absent) = (object.to_string(), absent_in(object));
+    let at_once = if absent.is_empty() {
+        None
+    } else {
+        let paths: Vec<String> =
+            iter::once(&uri).chain(absent.iter().map(|(path, _)| path)).cloned().collect();
+        at_once(requester, &paths).await?
+    };
     let mut answers = at_once.unwrap_or_default().into_iter();
     let mut answer = async |path: &str| match answers.next() {
         Some(answer) => Ok(answer),
         None => requester.source().get(path).await,
     };
-    let shown = answer(&paths[0]).await?;
+    let shown = answer(&uri).await?;
     if shown.status() != StatusCode::OK {
         return refusal(shown);
     }

@@ -11,6 +11,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri};
 
+pub(in crate::endpoints) mod fields;
 pub(in crate::endpoints) mod options;
 pub(in crate::endpoints) mod run;
 mod shown;
@@ -88,7 +89,7 @@ impl Call<'_> {
             peer: peer.clone(),
             requester,
             told: Told::new(sender, options.dry_run, user_id.clone()),
-            options,
+            options: Arc::new(options),
             user_id,
             limit,
             hold,

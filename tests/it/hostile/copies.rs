@@ -7,6 +7,8 @@ use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, unique};
 
 const MIB: usize = 1 << 20;
 
+const AS_ALICE: &str = "Authorization: Basic YWxpY2U6c2VjcmV0\r\nContent-Type: application/json\r\n";
+
 /// A bucket that everybody may read, with a history and a collection.
 async fn with_history() -> (Sidecar, String) {
     let bucket = format!("/buckets/{}", unique("copies"));
@@ -78,11 +80,29 @@ async fn differences_between_large_records_are_made_one_after_the_other() {
         bounded(&sidecar, undone, || assert_eq!(ask(sidecar.address(), &request, b""), Some(200)));
     }
     let body = json!({"from": 1, "to": "now", "dry_run": true}).to_string();
-    let request = format!(
-        "POST /v1{bucket}/history/revert HTTP/1.1\r\nContent-Type: application/json\r\n\
-         Authorization: Basic YWxpY2U6c2VjcmV0\r\n"
-    );
+    let request = format!("POST /v1{bucket}/history/revert HTTP/1.1\r\n{AS_ALICE}");
     bounded(&sidecar, "a preview", || {
         assert_eq!(ask(sidecar.address(), &request, body.as_bytes()), Some(200));
+    });
+}
+
+#[tokio::test]
+async fn fields_that_lie_deep_in_a_large_record_are_given_back_in_one_go() {
+    let (sidecar, bucket) = with_history().await;
+    let alice = sidecar.client().user("alice");
+    let path = format!("{bucket}/collections/c/records/r");
+    let text = json!("y".repeat(4 * MIB));
+    let deep = (0..18).fold(json!({"text": text}), |inner, _| json!({"a": inner}));
+    for data in [deep, json!({"b": 1})] {
+        let answer = alice.put(&path).data(data).await;
+        assert!(answer.status < 300, "{answer}");
+    }
+    let fields: Vec<String> = (0..20).map(|number| format!("{}f{number}", "a.".repeat(19))).collect();
+    let revert = format!("POST /v1{bucket}/history/revert HTTP/1.1\r\n{AS_ALICE}");
+    let body = json!({"from": 1, "dry_run": true, "fields": fields});
+    let undone = alice.post(&format!("{bucket}/history/revert")).json(body.clone()).await.expect(200);
+    assert!(String::from_utf8_lossy(&undone.body).contains(r#""complete":true"#), "{undone}");
+    bounded(&sidecar, "fields that lie deep", || {
+        assert_eq!(ask(sidecar.address(), &revert, body.to_string().as_bytes()), Some(200));
     });
 }

@@ -165,7 +165,7 @@ fn some_history(sidecar: &Sidecar, collection: &str, seed: u64) {
         let how =
             dice.pick(&[("", "1"), ("has_", "true"), ("not_", "1"), ("contains_", "[0]"), ("in_", "0,1")]);
         let filter = format!("{}target.data.{}={}", how.0, dice.pick(&deep), how.1);
-        let (path, body) = match dice.roll(8) {
+        let (path, body) = match dice.roll(9) {
             0 => (format!("{bucket}/history?{filter}"), String::new()),
             1 => (
                 format!("{bucket}/history?{filter}&_changed=true&_limit={}", 1 + dice.roll(4)),
@@ -185,6 +185,12 @@ fn some_history(sidecar: &Sidecar, collection: &str, seed: u64) {
                 let selector = json!({"selector": {dice.pick(&deep): {"$exists": true}}});
                 (format!("{collection}/_changes?filter=_selector"), selector.to_string())
             }
+            7 => {
+                let fields: Vec<String> =
+                    (0..1 + dice.roll(20)).map(|_| dice.pick(&deep).to_owned()).collect();
+                let body = json!({"from": 1, "to": "now", "dry_run": true, "fields": fields});
+                (format!("{bucket}/history/revert"), body.to_string())
+            }
             _ => {
                 let number = usize::try_from(1 + dice.roll(6)).unwrap();
                 (
@@ -194,7 +200,7 @@ fn some_history(sidecar: &Sidecar, collection: &str, seed: u64) {
             }
         };
         let method = if body.is_empty() { "GET" } else { "POST" };
-        let request = format!("{method} /v1{path} HTTP/1.1\r\nContent-Type: application/json\r\n");
+        let request = format!("{method} /v1{path} HTTP/1.1\r\n{AS_ALICE}");
         alone_and_at_once(sidecar, 6, 200, &request, body.as_bytes());
     }
 }

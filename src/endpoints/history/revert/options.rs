@@ -3,6 +3,7 @@
 use http::request::Parts;
 use serde_json::{Map, Value};
 
+use super::fields::{DEEPEST, Fields};
 use crate::app::Core;
 use crate::endpoints::history::selection::Selection;
 use crate::endpoints::{feed, media_type};
@@ -37,8 +38,8 @@ pub(in crate::endpoints) struct Options {
     pub(in crate::endpoints) dry_run: bool,
     /// What somebody else did since is overwritten.
     pub(in crate::endpoints) overwrite: bool,
-    /// The paths of the fields that are given back; all of them where it is none.
-    pub(in crate::endpoints) fields: Option<Vec<String>>,
+    /// The fields that are given back; all of them where it is none.
+    pub(in crate::endpoints) fields: Option<Fields>,
     /// Why, for the entries that are made.
     pub(in crate::endpoints) reason: Option<String>,
     /// Whether permissions are given back: where it is not said, of what is made anew.
@@ -98,6 +99,15 @@ impl Members {
         texts
     }
 
+    fn fields(&mut self) -> Option<Fields> {
+        let paths = self.texts("fields", MOST_FIELDS)?;
+        let fields = Fields::at(&paths);
+        if fields.is_none() {
+            self.fault("fields", &format!("A field is deeper than {DEEPEST}"));
+        }
+        fields
+    }
+
     /// Takes the options.
     pub(in crate::endpoints) fn options(&mut self) -> Options {
         let overwrite = match self.members.remove("conflicts") {
@@ -120,7 +130,7 @@ impl Members {
         Options {
             dry_run: self.truth("dry_run").unwrap_or_default(),
             overwrite,
-            fields: self.texts("fields", MOST_FIELDS),
+            fields: self.fields(),
             reason,
             permissions: self.truth("permissions"),
         }

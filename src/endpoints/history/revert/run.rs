@@ -16,12 +16,13 @@ use super::step::{Step, Undoing};
 use super::told::{ObjectLine, Preview, Status, Told};
 use crate::access::Requester;
 use crate::app::Core;
+use crate::aside;
 use crate::backoff::Backoff;
 use crate::endpoints::batch;
 use crate::endpoints::list::{TOTAL_OBJECTS, TOTAL_RECORDS};
 use crate::error::Error;
 use crate::history::Visible;
-use crate::history::difference::{Difference, Looking};
+use crate::history::difference::{Difference, Looking, Side};
 use crate::journal::{Note, Object, ResourceName, Touched};
 use crate::phase::Phase;
 use crate::upstream::UpstreamError;
@@ -46,7 +47,7 @@ pub(in crate::endpoints) struct Run {
     pub(super) peer: Peer,
     pub(super) requester: Requester,
     pub(super) told: Told,
-    pub(super) options: Options,
+    pub(super) options: Arc<Options>,
     pub(super) user_id: Option<String>,
     /// The most requests of a batch.
     pub(super) limit: usize,
@@ -105,14 +106,22 @@ impl Run {
         while !self.told.is_closed && self.told.stopped.is_none() {
             match looking.next().await {
                 Ok(None) => break,
-                Ok(Some((looked, found))) => {
-                    for difference in &found {
-                        if self.one(difference, is_first).await {
-                            let own = looked.iter().find(|touched| touched.object == difference.object);
-                            deletions.extend(own.cloned());
+                Ok(Some((looked, found))) => match self.steps(found).await {
+                    Ok(steps) => {
+                        for (difference, step) in steps {
+                            if self.one(&difference, step, is_first).await {
+                                let own = looked.iter().find(|touched| touched.object == difference.object);
+                                deletions.extend(own.cloned());
+                            }
                         }
                     }
-                }
+                    Err(error) => {
+                        self.stop(&error);
+                        for touched in looked {
+                            self.not_tried(&touched.object).await;
+                        }
+                    }
+                },
                 Err(error) => self.stop(&error),
             }
         }
@@ -122,14 +131,24 @@ impl Run {
         deletions
     }
 
+    /// What is to be done about these.
+    async fn steps(&self, found: Vec<Difference>) -> Result<Vec<(Difference, Step)>, Error> {
+        let (options, user_id) = (Arc::clone(&self.options), self.user_id.clone());
+        let bytes = found.iter().map(Difference::bytes).sum();
+        let step = move |difference| {
+            let step = Step::of(&difference, &options, user_id.as_deref());
+            (difference, step)
+        };
+        aside::run(bytes, move || found.into_iter().map(step).collect()).await
+    }
+
     /// Undoes one difference; says whether that is left for later, as it is a deletion.
-    pub(in crate::endpoints) async fn one(&mut self, difference: &Difference, is_first: bool) -> bool {
+    async fn one(&mut self, difference: &Difference, mut step: Step, is_first: bool) -> bool {
         let object = &difference.object;
         if self.told.stopped.is_some() {
             self.not_tried(object).await;
             return false;
         }
-        let mut step = Step::of(difference, &self.options, self.user_id.as_deref());
         if let Step::Write(undoing) = &step
             && undoing.data.is_none()
         {
@@ -306,6 +325,13 @@ impl Run {
         doubtful
     }
 
+    /// Whether an object is as it shall be. Where nobody can say it is not.
+    async fn is_done(&self, undoing: &Undoing, now: Side) -> bool {
+        let (undoing, user_id) = (undoing.clone(), self.user_id.clone());
+        let bytes = undoing.data.as_ref().map_or(0, |data| data.get().len());
+        aside::run(bytes, move || undoing.is_done(&now, user_id.as_deref())).await.unwrap_or_default()
+    }
+
     async fn done(&mut self, undoing: &Undoing, shown: Option<Shown<'_>>) {
         let version = shown.as_ref().and_then(Shown::version);
         let is_permitted = undoing.permissions.is_some() || undoing.version.is_none();
@@ -364,7 +390,7 @@ impl Run {
             if version == undoing.version {
                 // Nothing was written, though it may be as it should be but for its permissions.
                 left.push(undoing);
-            } else if undoing.is_done(&Shown::side(shown.as_ref()), self.user_id.as_deref()) {
+            } else if self.is_done(&undoing, Shown::side(shown.as_ref())).await {
                 self.done(&undoing, shown).await;
             } else if self.options.overwrite {
                 undoing.version = version;

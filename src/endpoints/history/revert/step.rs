@@ -8,12 +8,9 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::options::Options;
-use crate::history::difference::{Difference, Present, Side};
+use crate::history::difference::{Difference, Present, Side, patch};
 use crate::journal::{Note, Object, Permissions, ResourceName};
 use crate::kinto::{Timestamp, batch_path};
-
-/// How deep chosen fields may be.
-const DEEPEST: usize = 100;
 
 /// What is to be done about an object.
 #[derive(Debug)]
@@ -41,6 +38,8 @@ pub(in crate::endpoints) struct Undoing {
     pub(in crate::endpoints) version: Option<Timestamp>,
     /// For the entry that is made.
     pub(in crate::endpoints) note: Arc<Note>,
+    /// Where it is only told of: what changes.
+    pub(super) patch: Option<Box<RawValue>>,
 }
 
 /// A sub-request of a batch.
@@ -60,12 +59,10 @@ struct Body<'r> {
     permissions: Option<&'r Permissions>,
 }
 
-type Members = BTreeMap<String, Box<RawValue>>;
-
 // === impl Step ===
 
 impl Step {
-    /// What is to be done to undo a difference, by whoever `user_id` is.
+    /// What is to be done to undo a difference, by whoever `user_id` is. It takes long where the object is large.
     pub(in crate::endpoints) fn of(
         difference: &Difference,
         options: &Options,
@@ -86,20 +83,19 @@ impl Step {
                 return Self::Refused("it was not there: undo it without `fields` to delete it");
             }
             (Side::Present(before), Some(fields)) => match now.present() {
-                Some(now) => {
-                    with_fields(&now.data, &before.data, fields).and_then(|data| without_version(&data))
-                }
+                Some(now) => fields.merged(&now.data, &before.data).and_then(|data| without_version(&data)),
                 None => return Self::Refused("how it is now is not known"),
             },
         };
         let sent = before.present().and_then(|before| permissions(before, now, object, options));
         let note = Note { reason: options.reason.clone(), reverts: difference.entries.clone() };
-        let undoing = Undoing {
+        let mut undoing = Undoing {
             object: object.clone(),
             data: target,
             permissions: sent,
             version: difference.version,
             note: Arc::new(note),
+            patch: None,
         };
         if undoing.is_done(now, user_id) {
             return Self::Unchanged;
@@ -112,6 +108,9 @@ impl Step {
         }
         if undoing.data.is_none() && matches!(object, Object::Bucket(_)) {
             return Self::Refused("a bucket's creation is not undone: its history would go with it");
+        }
+        if options.dry_run {
+            undoing.patch = patch(now.present().map(|now| &*now.data), undoing.data.as_deref());
         }
         Self::Write(Box::new(undoing))
     }
@@ -191,63 +190,7 @@ fn are_given(sent: &Permissions, now: &Side, user_id: Option<&str>) -> bool {
 
 /// An object as it is sent: a timestamp of before would be seen by nobody who follows changes.
 fn without_version(data: &RawValue) -> Option<Box<RawValue>> {
-    let mut members: Members = serde_json::from_str(data.get()).ok()?;
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(data.get()).ok()?;
     members.remove("last_modified");
     to_raw_value(&members).ok()
-}
-
-/// An object with these fields as they were.
-fn with_fields(now: &RawValue, before: &RawValue, fields: &[String]) -> Option<Box<RawValue>> {
-    let mut merged = now.to_owned();
-    for field in fields {
-        let path: Vec<&str> = field.split('.').collect();
-        merged = with_field(&merged, Some(before), &path)?;
-    }
-    Some(merged)
-}
-
-fn with_field(now: &RawValue, before: Option<&RawValue>, path: &[&str]) -> Option<Box<RawValue>> {
-    let members = |data: &RawValue| serde_json::from_str::<Members>(data.get()).ok();
-    let (name, rest) = path.split_first().filter(|_| path.len() <= DEEPEST)?;
-    let mut merged = members(now)?;
-    let was = before.and_then(members).and_then(|mut members| members.remove(*name));
-    let is_object = |data: &RawValue| data.get().starts_with('{');
-    let part = match (merged.get(*name), &was) {
-        (Some(now), Some(was)) if !rest.is_empty() && is_object(now) && is_object(was) => {
-            Some(with_field(now, Some(was), rest)?)
-        }
-        (Some(now), None) if !rest.is_empty() && is_object(now) => Some(with_field(now, None, rest)?),
-        // A field within what was no object, or is none, is no field by itself.
-        (_, Some(was)) => Some(was.clone()),
-        (_, None) => None,
-    };
-    match part {
-        Some(part) => merged.insert((*name).to_owned(), part),
-        None => merged.remove(*name),
-    };
-    to_raw_value(&merged).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn raw(text: &str) -> Box<RawValue> {
-        RawValue::from_string(text.to_owned()).unwrap()
-    }
-
-    #[test]
-    fn fields_that_are_chosen_are_as_they_were_and_all_others_as_they_are() {
-        let now = raw(r#"{"a":1,"b":{"x":1,"y":2},"c":3,"n":1e400}"#);
-        let before = raw(r#"{"a":9.50,"b":{"x":9,"z":8},"d":7}"#);
-        for (fields, expected) in [
-            (&["a"][..], r#"{"a":9.50,"b":{"x":1,"y":2},"c":3,"n":1e400}"#),
-            (&["b.x", "c"], r#"{"a":1,"b":{"x":9,"y":2},"n":1e400}"#),
-            (&["b.y", "b.z", "d"], r#"{"a":1,"b":{"x":1,"z":8},"c":3,"d":7,"n":1e400}"#),
-            (&["none", "b.none.x"], r#"{"a":1,"b":{"x":1,"y":2},"c":3,"n":1e400}"#),
-        ] {
-            let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).collect();
-            assert_eq!(with_fields(&now, &before, &fields).unwrap().get(), expected, "{fields:?}");
-        }
-    }
 }

@@ -57,7 +57,7 @@ pub(in crate::endpoints) struct ObjectLine<'l> {
 pub(in crate::endpoints) struct Preview<'l> {
     before: Option<&'l RawValue>,
     after: Option<&'l RawValue>,
-    patch: Option<Box<RawValue>>,
+    patch: Option<&'l RawValue>,
 }
 
 #[derive(Serialize)]
@@ -117,8 +117,7 @@ impl<'l> Preview<'l> {
     /// What a write would do.
     pub(in crate::endpoints) fn of(difference: &'l Difference, undoing: &'l Undoing) -> Self {
         let now = difference.now.present().map(|present| &*present.data);
-        let after = undoing.data.as_deref();
-        Self { before: now, after, patch: crate::history::difference::patch(now, after) }
+        Self { before: now, after: undoing.data.as_deref(), patch: undoing.patch.as_deref() }
     }
 }
 
