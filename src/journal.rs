@@ -26,6 +26,8 @@ mod entry;
 mod ever_known;
 mod file;
 mod fits;
+#[cfg(test)]
+mod hands;
 mod intents;
 mod large;
 mod late;
@@ -41,6 +43,7 @@ mod past;
 mod place;
 mod queue;
 mod readers;
+mod reading;
 mod remove;
 mod rows;
 mod schema;
@@ -85,6 +88,7 @@ use engine::{DEADLINE, Engine, failed};
 use fits::LeftOut;
 use owner::Owner;
 use queue::{Done, Waiting, Work};
+use reading::Reading;
 
 /// How long reading may take: the engine, and the upstream where it is asked who may see what.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -251,13 +255,16 @@ impl Journal {
     async fn of_history<T>(
         &self,
         bucket: &str,
-        read: impl AsyncFnOnce(&mut AnyConnection, i64, Timestamp) -> sqlx::Result<T>,
+        read: impl AsyncFnOnce(&mut Reading<'_>, i64, Timestamp) -> sqlx::Result<T>,
     ) -> Result<Option<T>, JournalError> {
-        let answer = async |connection: &mut AnyConnection| match state::history(connection, bucket).await? {
-            Some((history, timestamp)) => read(connection, history, timestamp).await.map(Some),
-            None => Ok(None),
+        let answer = async |reading: &mut Reading<'_>| {
+            let Some((history, timestamp)) = state::history(reading.connection().await?, bucket).await?
+            else {
+                return Ok(None);
+            };
+            read(reading, history, timestamp).await.map(Some)
         };
-        self.engine.ask(PATIENCE, answer).await
+        self.engine.read(PATIENCE, answer).await
     }
 }
 

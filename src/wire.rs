@@ -17,5 +17,6 @@ pub mod peer;
 pub mod request_id;
 pub(crate) mod stall;
 pub mod tagged;
+pub(crate) mod turns;
 pub mod variants;
 pub mod vary;

@@ -16,7 +16,8 @@ use crate::kinto::Timestamp;
 impl Journal {
     /// The newest version of an object that was its end.
     pub async fn ended(&self, object: &Object) -> Result<Option<Timestamp>, JournalError> {
-        let ended = self.of_history(object.bucket(), async |connection, history, _| {
+        let ended = self.of_history(object.bucket(), async |reading, history, _| {
+            let connection = reading.connection().await?;
             version(connection, history, object, Timestamp::LAST).await
         });
         Ok(ended.await?.flatten())

@@ -21,21 +21,20 @@ use super::file::{check, create, encoded, lock};
 use crate::settings::JournalUrl;
 use faults::unusable;
 pub(super) use faults::{failed, is_ended, is_of_a_row, opening};
-use primary::standby;
-pub(super) use primary::{Leads, Primary, SERVER};
+pub(super) use primary::{Leads, Primary, SERVER, standby};
 
 /// How long anything may take that a writer waits for.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// How long PostgreSQL takes for a statement at most, and for its answer to arrive.
 const LONGEST: Duration = Duration::from_secs(35);
 /// How long a reader waits for a connection.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a connection to PostgreSQL is used for reading: its name may lead elsewhere by then.
 const LIFE: Duration = Duration::from_secs(300);
 /// How long a connection is kept that nobody reads with.
 const IDLE: Duration = Duration::from_secs(300);
 /// Connections that read at once.
-const READERS: u32 = 8;
+pub(super) const READERS: u32 = 8;
 /// SECURITY: of them, how many whatever may take long has: what writes have to ask does not wait for those who read histories.
 pub(super) const LONG_READERS: usize = 6;
 /// What a connection to PostgreSQL is told: nothing waits for ever, neither for a lock nor for a statement. A process that
@@ -77,19 +76,11 @@ pub(super) struct Engine {
     /// SQLite: where it is, but for one in memory.
     pub(super) file: Option<PathBuf>,
     options: AnyConnectOptions,
-    pool: AnyPool,
+    pub(super) pool: AnyPool,
     pub(super) long_readers: Semaphore,
     in_memory: bool,
     /// Locked for as long as this process uses the file.
     lock: Option<File>,
-}
-
-/// A connection that reads. Where it is dropped in the middle of something, as nobody waits any more or PostgreSQL hangs,
-/// it is not used again.
-struct Reading {
-    connection: PoolConnection<Any>,
-    kind: Kind,
-    is_idle: bool,
 }
 
 /// A connection that writes.
@@ -186,16 +177,6 @@ impl fmt::Debug for Engine {
     /// SECURITY: the address may have a password.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("Engine").field(&self.kind).finish()
-    }
-}
-
-// === impl Reading ===
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        if !self.is_idle && self.kind == Kind::Postgres {
-            self.connection.close_on_drop();
-        }
     }
 }
 
@@ -319,44 +300,6 @@ impl Engine {
         if let Some(Err(error)) = self.lock.as_ref().map(File::unlock) {
             tracing::error!(%error, "the journal cannot be let go of before this process ends");
         }
-    }
-
-    /// What a question comes to. One that is not answered in time is an error.
-    pub(super) async fn ask<T>(
-        &self,
-        patience: Duration,
-        question: impl AsyncFnOnce(&mut AnyConnection) -> sqlx::Result<T>,
-    ) -> Result<T, JournalError> {
-        let _turn = if patience > DEADLINE {
-            let turn = timeout(PATIENCE, self.long_readers.acquire()).await;
-            Some(turn.map_err(|_| failed(&sqlx::Error::PoolTimedOut))?)
-        } else {
-            None
-        };
-        let mut reading = bounded(PATIENCE, self.reading()).await.map_err(|error| failed(&error))?;
-        let answer = bounded(patience, question(&mut reading.connection)).await;
-        let is_lost = matches!(answer, Err(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
-        reading.is_idle = !is_lost;
-        answer.map_err(|error| failed(&error))
-    }
-
-    /// A connection that reads, and leads where it has to.
-    async fn reading(&self) -> sqlx::Result<Reading> {
-        let mut fault = sqlx::Error::PoolTimedOut;
-        // All that are kept may be of no use any more.
-        for _ in 0..=READERS {
-            let connection = self.pool.acquire().await?;
-            let mut reading = Reading { connection, kind: self.kind, is_idle: false };
-            let Some(primary) = &self.primary else { return Ok(reading) };
-            match primary.look(&mut reading.connection).await {
-                Ok(Leads::There) => return Ok(reading),
-                // None that is kept does: it was made for this question.
-                Ok(Leads::ToStandby) => return Err(standby()),
-                Ok(Leads::Elsewhere) => {}
-                Err(error) => fault = error,
-            }
-        }
-        Err(fault)
     }
 
     /// Whether a connection that was kept can be used to write, and leads where it has to.

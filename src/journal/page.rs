@@ -1,10 +1,10 @@
 //! Pages of a bucket's history.
 
 use serde_json::value::RawValue;
-use sqlx::AnyConnection;
 
 use super::candidate::Candidate;
 use super::condition::Rows;
+use super::reading::Reading;
 use super::select::Question;
 use super::verdicts::{Sees, settled};
 use super::{Journal, JournalError};
@@ -47,11 +47,12 @@ impl Journal {
         sees: &Sees<'_>,
     ) -> Result<EntriesPage, JournalError> {
         let answer = settled(sees, |known| {
-            self.of_history(bucket, async move |connection, history, timestamp| {
+            self.of_history(bucket, async move |reading, history, timestamp| {
                 let kind = self.engine.kind;
                 let mut question =
-                    Question::begin(connection, kind, (bucket, history), query, sees, known).await?;
-                let answer = read(connection, &mut question, timestamp).await;
+                    Question::begin(reading.connection().await?, kind, (bucket, history), query, sees, known)
+                        .await?;
+                let answer = read(reading, &mut question, timestamp).await;
                 question.verdicts.put(answer)
             })
         });
@@ -70,11 +71,12 @@ impl Journal {
         sees: &Sees<'_>,
     ) -> Result<EntriesCount, JournalError> {
         let answer = settled(sees, |known| {
-            self.of_history(bucket, async move |connection, history, timestamp| {
+            self.of_history(bucket, async move |reading, history, timestamp| {
                 let kind = self.engine.kind;
                 let mut question =
-                    Question::begin(connection, kind, (bucket, history), query, sees, known).await?;
-                let answer = count(connection, &mut question, timestamp).await;
+                    Question::begin(reading.connection().await?, kind, (bucket, history), query, sees, known)
+                        .await?;
+                let answer = count(reading, &mut question, timestamp).await;
                 question.verdicts.put(answer)
             })
         });
@@ -88,7 +90,7 @@ impl Journal {
 
 /// Reads a page.
 async fn read(
-    connection: &mut AnyConnection,
+    reading: &mut Reading<'_>,
     question: &mut Question<'_, '_>,
     timestamp: Timestamp,
 ) -> sqlx::Result<EntriesPage> {
@@ -96,12 +98,13 @@ async fn read(
     // Of a tombstone nobody knows whose the entry was.
     let with_tombstones = query.includes_deleted() && matches!(question.sees, Sees::Everything);
     let mut selection = Selection::<Candidate>::of(query);
-    question.show(connection, Rows::Entries, &mut selection).await?;
+    question.show(reading, Rows::Entries, &mut selection).await?;
     if with_tombstones {
-        question.show(connection, Rows::Tombstones, &mut selection).await?;
+        question.show(reading, Rows::Tombstones, &mut selection).await?;
     }
     let page = selection.page();
-    let sees_any = !page.rows.is_empty() || question.any(connection).await?;
+    let sees_any = !page.rows.is_empty() || question.any(reading.connection().await?).await?;
+    reading.give_back();
     let (rows, query) = (page.rows, query.clone());
     let bytes = rows.iter().map(Candidate::length).sum();
     let served = aside::run(bytes, move || rows.into_iter().filter_map(|row| row.serve(&query)).collect());
@@ -111,11 +114,11 @@ async fn read(
 
 /// Counts what is on all pages.
 async fn count(
-    connection: &mut AnyConnection,
+    reading: &mut Reading<'_>,
     question: &mut Question<'_, '_>,
     timestamp: Timestamp,
 ) -> sqlx::Result<EntriesCount> {
-    let total = question.count(connection).await?;
-    let sees_any = total > 0 || question.any(connection).await?;
+    let total = question.count(reading).await?;
+    let sees_any = total > 0 || question.any(reading.connection().await?).await?;
     Ok(EntriesCount { total, sees_any, timestamp })
 }

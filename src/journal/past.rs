@@ -9,7 +9,9 @@ use sqlx::{AnyConnection, Row};
 
 use super::entry::Told;
 use super::large;
+use super::reading::Reading;
 use super::rows::CHUNK;
+use super::select::small;
 use super::statement::{Statement, timestamp, truth};
 use super::{Journal, JournalError, Object, ends};
 use crate::aside;
@@ -49,8 +51,8 @@ impl Journal {
         records: &[&str],
         moment: Timestamp,
     ) -> Result<PastVersions, JournalError> {
-        let found = self.of_history(collection.bucket(), async |connection, history, _| {
-            Past { history, collection, moment }.versions(connection, records).await
+        let found = self.of_history(collection.bucket(), async |reading, history, _| {
+            Past { history, collection, moment }.versions(reading.connection().await?, records).await
         });
         Ok(found.await?.unwrap_or_else(|| PastVersions {
             are_others_newer: records.is_empty(),
@@ -64,8 +66,7 @@ impl Journal {
         bucket: &str,
         entries: &[Timestamp],
     ) -> Result<HashMap<Timestamp, Vec<u8>>, JournalError> {
-        let data =
-            self.of_history(bucket, async |connection, history, _| data(connection, history, entries).await);
+        let data = self.of_history(bucket, async |reading, history, _| data(reading, history, entries).await);
         Ok(data.await?.unwrap_or_default())
     }
 }
@@ -149,28 +150,34 @@ impl Past<'_> {
 }
 
 async fn data(
-    connection: &mut AnyConnection,
+    reading: &mut Reading<'_>,
     history: i64,
     entries: &[Timestamp],
 ) -> sqlx::Result<HashMap<Timestamp, Vec<u8>>> {
     let mut data = HashMap::new();
+    let told = |json: &str| {
+        let told = serde_json::from_str::<Told<'_>>(json).ok();
+        told.map(|told| told.target.data.get().as_bytes().to_vec())
+    };
     for entries in entries.chunks(CHUNK) {
-        let of_these = |columns: &str| {
-            let select = Statement::new(&format!("SELECT {columns} FROM sidecar_entries WHERE history = "));
-            let select = select.bind(history).push(" AND last_modified IN (");
-            select.list(entries.iter().copied()).push(")")
-        };
-        let lengths = of_these("CAST(COALESCE(MAX(octet_length(json)), 0) AS BIGINT)");
-        let _room = large::room(lengths.number(connection).await?).await;
-        let mut rows = of_these("last_modified, json").stream(connection);
+        let columns =
+            format!("SELECT last_modified, {} FROM sidecar_entries WHERE history = ", small("json"));
+        let select = Statement::new(&columns).bind(history).push(" AND last_modified IN (");
+        let select = select.list(entries.iter().copied()).push(")");
+        let (mut rows, mut large) = (select.stream(reading.connection().await?), Vec::new());
         while let Some(row) = rows.try_next().await? {
             let (entry, json): (_, String) = (timestamp(&row, 0)?, row.try_get(1)?);
-            drop(row);
-            let told = aside::run(json.len(), move || {
-                let told = serde_json::from_str::<Told<'_>>(&json).ok();
-                told.map(|told| told.target.data.get().as_bytes().to_vec())
-            });
-            let told = told.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
+            if json.is_empty() {
+                large.push(entry);
+            } else {
+                data.extend(told(&json).map(|told| (entry, told)));
+            }
+        }
+        drop(rows);
+        for entry in large {
+            let Some(large) = large::text(reading, history, entry, false).await? else { continue };
+            let told = aside::run(large.json.len(), move || (told(&large.json), large.room));
+            let (told, _room) = told.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
             data.extend(told.map(|told| (entry, told)));
         }
     }

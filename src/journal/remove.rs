@@ -32,11 +32,11 @@ impl Journal {
         bucket: &str,
         query: &Query,
     ) -> Result<(EntriesPage, Option<Query>), JournalError> {
-        let selected = self.of_history(bucket, async |connection, history, _| {
+        let selected = self.of_history(bucket, async |reading, history, _| {
             let mut question = Question::new(self.engine.kind, history, query, &Sees::Everything).by_name();
             let mut selection = Selection::<SelectedName>::of(query);
             // Kinto: tombstones cannot be deleted.
-            question.show(connection, Rows::Entries, &mut selection).await?;
+            question.show(reading, Rows::Entries, &mut selection).await?;
             Ok(selection.page())
         });
         let Page { rows, next, .. } =

@@ -13,6 +13,7 @@ use super::Object;
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
+use super::reading::{self, Reading};
 use super::statement::{Statement, timestamp, truth};
 use super::verdicts::{Sees, Verdicts};
 use super::{ends, entry};
@@ -101,7 +102,7 @@ impl<'q, 's> Question<'q, 's> {
     /// Shows a selection the rows that belong on its page.
     pub(super) async fn show<R: Fields + From<Candidate>>(
         &mut self,
-        connection: &mut AnyConnection,
+        reading: &mut Reading<'_>,
         rows: Rows,
         selection: &mut Selection<'_, R>,
     ) -> sqlx::Result<()> {
@@ -130,12 +131,12 @@ impl<'q, 's> Question<'q, 's> {
             let (column, direction) = (conditions.order(self.kind), if is_ascending { "" } else { " DESC" });
             let statement = statement.push(&format!(" ORDER BY {column}{direction} LIMIT {batch}"));
             let (mut found, mut bytes, mut last, mut large) = (0, 0, None, None);
-            let mut stream = statement.stream(connection);
+            let mut stream = statement.stream(reading.connection().await?);
             while let Some(row) = stream.try_next().await? {
                 found += 1;
                 last = Some(timestamp(&row, 1)?);
                 if begun.elapsed() >= FAIR_SHARE {
-                    tokio::task::yield_now().await;
+                    reading::yield_now().await;
                     begun = Instant::now();
                 }
                 let candidate = match rows {
@@ -171,7 +172,7 @@ impl<'q, 's> Question<'q, 's> {
             drop(stream);
             let (is_end, is_large) = (found < batch && large.is_none(), large.is_some());
             if let Some((id, last_modified)) = large
-                && let Some(candidate) = self.large(connection, id, last_modified).await?
+                && let Some(candidate) = self.large(reading, id, last_modified).await?
             {
                 selection.take(candidate.into());
                 shown += 1;
@@ -325,7 +326,7 @@ impl<'q, 's> Question<'q, 's> {
     }
 
     /// How many entries are selected and seen.
-    pub(super) async fn count(&mut self, connection: &mut AnyConnection) -> sqlx::Result<usize> {
+    pub(super) async fn count(&mut self, reading: &mut Reading<'_>) -> sqlx::Result<usize> {
         let conditions = Conditions::of(self.query, Rows::Entries);
         if !conditions.are_exact {
             let unpaged = self.query.unpaged();
@@ -333,7 +334,7 @@ impl<'q, 's> Question<'q, 's> {
             let mut question = Question::new(self.kind, self.history, &unpaged, self.sees);
             question.verdicts = std::mem::take(&mut self.verdicts);
             question.ended.clone_from(&self.ended);
-            let shown = question.show(connection, Rows::Entries, &mut selection).await;
+            let shown = question.show(reading, Rows::Entries, &mut selection).await;
             self.verdicts = question.verdicts;
             return shown.map(|()| selection.page().total);
         }
@@ -346,6 +347,7 @@ impl<'q, 's> Question<'q, 's> {
             let statement = if everything { statement } else { self.is_reader(statement.push(" AND ")) };
             conditions.write(statement, self.kind, false)
         };
+        let connection = reading.connection().await?;
         let mut counted = usize::try_from(statement.number(connection).await?).unwrap_or_default();
         if !everything {
             let statement = Statement::new("SELECT uri, count(*) FROM sidecar_entries WHERE history = ");

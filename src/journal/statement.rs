@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, Arguments, AssertSqlSafe, Row};
 
 use super::engine::Kind;
 #[cfg(test)]
-use super::tally;
+use super::{hands, tally};
 use crate::kinto::Timestamp;
 
 /// Stands for a placeholder until it is known whose. No text has it otherwise.
@@ -158,7 +158,10 @@ impl Statement {
 
     /// Gives all rows.
     pub(super) async fn fetch(self, connection: &mut AnyConnection) -> sqlx::Result<Vec<AnyRow>> {
-        let rows = self.query(connection).fetch_all(connection).await;
+        let rows = self.query(connection).fetch_all(connection);
+        #[cfg(test)]
+        let rows = hands::of_engine(rows);
+        let rows = rows.await;
         #[cfg(test)]
         tally::read(rows.iter().flatten());
         rows
@@ -166,12 +169,18 @@ impl Statement {
 
     /// Gives the rows one by one.
     pub(super) fn stream(self, connection: &mut AnyConnection) -> BoxStream<'_, sqlx::Result<AnyRow>> {
-        self.query(connection).fetch(connection)
+        let rows = self.query(connection).fetch(connection);
+        #[cfg(test)]
+        let rows = hands::rows_of_engine(rows);
+        rows
     }
 
     /// Gives the first row.
     pub(super) async fn first(self, connection: &mut AnyConnection) -> sqlx::Result<Option<AnyRow>> {
-        let row = self.query(connection).fetch_optional(connection).await;
+        let row = self.query(connection).fetch_optional(connection);
+        #[cfg(test)]
+        let row = hands::of_engine(row);
+        let row = row.await;
         #[cfg(test)]
         tally::read(row.iter().flatten());
         row
@@ -191,7 +200,10 @@ impl Statement {
     }
 
     pub(super) async fn execute_uncounted(self, connection: &mut AnyConnection) -> sqlx::Result<u64> {
-        Ok(self.query(connection).execute(connection).await?.rows_affected())
+        let done = self.query(connection).execute(connection);
+        #[cfg(test)]
+        let done = hands::of_engine(done);
+        Ok(done.await?.rows_affected())
     }
 
     /// The statement in the words of the engine. SQLite looks for a placeholder that has a number among all others, and

@@ -11,6 +11,7 @@ use sqlx::{AnyConnection, Row};
 use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
+use super::reading::{self, Reading};
 use super::select::{Question, small};
 use super::statement::{Statement, timestamp, truth};
 use super::verdicts::settled;
@@ -101,11 +102,12 @@ impl Journal {
         most: usize,
     ) -> Result<Touches, JournalError> {
         let touches = settled(sees, |known| {
-            self.of_history(bucket, async move |connection, history, _| {
+            self.of_history(bucket, async move |reading, history, _| {
                 let kind = self.engine.kind;
                 let mut question =
-                    Question::begin(connection, kind, (bucket, history), query, sees, known).await?;
-                let touches = question.touches(connection, versions, most).await;
+                    Question::begin(reading.connection().await?, kind, (bucket, history), query, sees, known)
+                        .await?;
+                let touches = question.touches(reading, versions, most).await;
                 question.verdicts.put(touches)
             })
         });
@@ -164,25 +166,25 @@ impl Found {
 impl Question<'_, '_> {
     async fn touches(
         &mut self,
-        connection: &mut AnyConnection,
+        reading: &mut Reading<'_>,
         versions: Option<Versions>,
         most: usize,
     ) -> sqlx::Result<Touches> {
         let mut found = Found { most, ..Found::default() };
-        self.touch(connection, versions, &mut found).await?;
+        self.touch(reading, versions, &mut found).await?;
         for (collection, deletion) in std::mem::take(&mut found.deletions) {
             if found.is_full() {
                 break;
             }
-            self.lose(connection, &collection, deletion, &mut found).await?;
+            self.lose(reading.connection().await?, &collection, deletion, &mut found).await?;
         }
-        let sees_any = !found.objects.is_empty() || self.any(connection).await?;
+        let sees_any = !found.objects.is_empty() || self.any(reading.connection().await?).await?;
         Ok(Touches { sees_any, ..found.touches() })
     }
 
     async fn touch(
         &mut self,
-        connection: &mut AnyConnection,
+        reading: &mut Reading<'_>,
         versions: Option<Versions>,
         found: &mut Found,
     ) -> sqlx::Result<()> {
@@ -211,7 +213,7 @@ impl Question<'_, '_> {
             None => select,
         };
         let mut large: Vec<(String, Timestamp, String, String)> = Vec::new();
-        let mut stream = select.stream(connection);
+        let mut stream = select.stream(reading.connection().await?);
         while let Some(row) = stream.try_next().await? {
             let uri: String = row.try_get(3)?;
             if !truth(&row, 5)? && !self.verdict(&uri)? {
@@ -228,7 +230,7 @@ impl Question<'_, '_> {
                     large.push((row.try_get(0)?, last_modified, uri, action));
                 } else {
                     let candidate = Candidate::new(row.try_get(0)?, last_modified, self.shown()(json));
-                    tokio::task::consume_budget().await;
+                    reading::consume_budget().await;
                     if self.query.matches(&candidate) {
                         found.take(uri, last_modified, &action);
                     }
@@ -240,7 +242,7 @@ impl Question<'_, '_> {
         }
         drop(stream);
         for (id, last_modified, uri, action) in large {
-            if self.large(connection, id, last_modified).await?.is_some() {
+            if self.large(reading, id, last_modified).await?.is_some() {
                 found.take(uri, last_modified, &action);
             }
         }

@@ -43,7 +43,7 @@ impl Primary {
     }
 
     /// Where a connection leads that was made earlier.
-    pub(super) async fn look(&self, connection: &mut AnyConnection) -> sqlx::Result<Leads> {
+    pub(in crate::journal) async fn look(&self, connection: &mut AnyConnection) -> sqlx::Result<Leads> {
         server(connection).await.map(|server| self.leads(server))
     }
 
@@ -64,6 +64,6 @@ async fn server(connection: &mut AnyConnection) -> sqlx::Result<i64> {
 }
 
 /// What those are told whose connection leads to a standby.
-pub(super) fn standby() -> sqlx::Error {
+pub(in crate::journal) fn standby() -> sqlx::Error {
     sqlx::Error::Protocol("its PostgreSQL is a standby, which cannot be written".to_owned())
 }

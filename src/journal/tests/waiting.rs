@@ -1,12 +1,14 @@
 //! Who waits for whom where the journal is read.
 
 use std::future::pending;
+use std::pin::pin;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, join_all, select};
 use tokio::sync::mpsc;
 
 use super::selecting::filled;
 use super::*;
+use crate::journal::large;
 
 /// More than connections read at once.
 const MANY: usize = 20;
@@ -59,6 +61,33 @@ async fn what_writes_ask_does_not_wait_for_what_takes_long() {
         for task in long {
             task.abort();
         }
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_room_for_large_entries_has_no_connection() {
+    for place in places().await {
+        let journal = filled(&place).await;
+        let text = json!({"text": "x".repeat(100_000)});
+        settle(&journal, vec![change("/buckets/large/collections/c/records/r", None, 5, &text)]).await;
+        let entry = [Timestamp(entries(&journal, "large", "").await[0]["last_modified"].as_u64().unwrap())];
+        let room = large::room(i64::MAX).await;
+        let filters = query("like_target.data.text=x");
+        let pages = join_all((0..MANY).map(|_| journal.page("large", &filters, &Sees::Everything)));
+        let data = join_all((0..MANY).map(|_| journal.data_at("large", &entry)));
+        let waiting = pin!(async { tokio::join!(pages, data) });
+        let others = pin!(async {
+            for _ in 0..50 {
+                assert!(!entries(&journal, "a", "").await.is_empty());
+            }
+        });
+        let Either::Right(((), waiting)) = select(waiting, others).await else {
+            panic!("large entries are read without room");
+        };
+        drop(room);
+        let (pages, data) = waiting.await;
+        assert!(pages.into_iter().all(|page| page.unwrap().rows.len() == 1));
+        assert!(data.into_iter().all(|data| data.unwrap()[&entry[0]].len() > 100_000));
     }
 }
 

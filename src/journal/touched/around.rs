@@ -56,11 +56,12 @@ impl Journal {
         let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
         let all = &all;
         let around = settled(sees, |known| {
-            self.of_history(bucket, async move |connection, history, _| {
+            self.of_history(bucket, async move |reading, history, _| {
                 let kind = self.engine.kind;
                 let mut question =
-                    Question::begin(connection, kind, (bucket, history), all, sees, known).await?;
-                let around = question.around(connection, touched).await;
+                    Question::begin(reading.connection().await?, kind, (bucket, history), all, sees, known)
+                        .await?;
+                let around = question.around(reading.connection().await?, touched).await;
                 question.verdicts.put(around)
             })
         });
@@ -78,11 +79,12 @@ impl Journal {
         let all = Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true);
         let all = &all;
         let entries = settled(sees, |known| {
-            self.of_history(bucket, async move |connection, history, _| {
+            self.of_history(bucket, async move |reading, history, _| {
                 let kind = self.engine.kind;
                 let mut question =
-                    Question::begin(connection, kind, (bucket, history), all, sees, known).await?;
-                let entries = question.entries(connection, whole, heads).await;
+                    Question::begin(reading.connection().await?, kind, (bucket, history), all, sees, known)
+                        .await?;
+                let entries = question.entries(reading.connection().await?, whole, heads).await;
                 question.verdicts.put(entries)
             })
         });
@@ -95,11 +97,11 @@ impl Journal {
         bucket: &str,
         entries: &BTreeSet<Timestamp>,
     ) -> Result<HashMap<Timestamp, usize>, JournalError> {
-        let lengths = self.of_history(bucket, async |connection, history, _| {
+        let lengths = self.of_history(bucket, async |reading, history, _| {
             let select = "SELECT last_modified, CAST(octet_length(json) AS BIGINT) FROM sidecar_entries WHERE history = ";
             let select = among(self.engine.kind, Statement::new(select).bind(history), entries.iter());
             let mut lengths = HashMap::new();
-            for row in select.fetch(connection).await? {
+            for row in select.fetch(reading.connection().await?).await? {
                 let length: i64 = row.try_get(1)?;
                 lengths.insert(timestamp(&row, 0)?, usize::try_from(length).unwrap_or(usize::MAX));
             }
