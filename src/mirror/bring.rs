@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::content::Content;
 use super::refresh::Depth;
 use super::state::State;
 use super::{Mirror, Mirrors};
@@ -79,7 +78,12 @@ impl Mirrors {
             .increment(1);
         mirror.past.lock().asked = Some((Instant::now(), began.elapsed()));
         match result {
-            Ok(content) => Ok(self.keep(mirror, before.as_deref(), content, news, began, depth)),
+            Ok(content) => {
+                let news = mirror.clock.accounted(news, content.timestamp);
+                let state = State::new(content, news, began);
+                state.open(self.settings.now().compat, mirror.clock.key()).await;
+                Ok(self.keep(mirror, before.as_deref(), state, depth))
+            }
             Err(error) => {
                 if matches!(error, KintoError::Absent) {
                     let state = mirror.set_state(None);
@@ -104,13 +108,10 @@ impl Mirrors {
         &self,
         mirror: &Arc<Mirror>,
         before: Option<&State>,
-        content: Content,
-        news: u64,
-        began: Instant,
+        mut state: State,
         depth: Depth,
     ) -> Arc<State> {
-        let timestamp = content.timestamp;
-        let mut state = State::new(content, mirror.clock.accounted(news, timestamp), began);
+        let (timestamp, began) = (state.content.timestamp, state.began);
         if let Some(same) = before.filter(|before| before.content.digest() == state.content.digest()) {
             state.inherit(same);
         }

@@ -160,7 +160,8 @@ impl Content {
     /// The memory that it takes, in bytes.
     pub fn weight(&self) -> usize {
         let live = if self.live == self.rows.len() { 0 } else { self.bytes.len() };
-        self.bytes.len() + live + self.rows.len() * Row::BYTES + self.metadata.json.len() + 1024
+        // A changeset has the attributes in another form.
+        self.bytes.len() + live + self.rows.len() * Row::BYTES + 2 * self.metadata.json.len() + 1024
     }
 
     /// The live records, at most `limit` of them, separated by commas.

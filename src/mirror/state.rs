@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::content::{Content, RowSelection};
 use super::opening;
 use super::verification::Verifications;
+use crate::aside;
 use crate::kinto::CollectionKey;
 use crate::settings::Compat;
 use crate::wire::lent::Stock;
@@ -56,6 +57,20 @@ impl State {
             fingerprint: OnceLock::new(),
             variants: Variants::default(),
             dictionary: Arc::default(),
+        }
+    }
+
+    /// Makes the opening at once where that takes long, and nobody else is served.
+    pub(super) async fn open(&self, compat: Compat, key: &CollectionKey) {
+        let metadata = &self.content.metadata;
+        let bytes = metadata.json.len();
+        if bytes <= aside::LITTLE {
+            return;
+        }
+        let (key, metadata, timestamp) = (key.clone(), metadata.clone(), self.content.timestamp);
+        let made = aside::run(bytes, move || opening::opening(compat, &key, &metadata, timestamp));
+        if let Ok(made) = made.await {
+            self.opening.get_or_init(|| made);
         }
     }
 

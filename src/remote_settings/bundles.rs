@@ -15,7 +15,10 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -50,6 +53,22 @@ const MOST_ATTACHED: u64 = 20_000_000;
 
 /// What a bundle takes beside its body, in bytes.
 const OVERHEAD: usize = 512;
+
+/// SECURITY: how long the attributes may be that say what a bundle shows, whoever wrote them.
+const LONGEST: usize = 64 << 10;
+
+/// The attributes of a collection that say which bundles show it.
+#[derive(Deserialize, Default)]
+struct Shown<'j> {
+    #[serde(borrow, default)]
+    flags: Option<&'j RawValue>,
+    #[serde(borrow, default)]
+    attachment: Option<&'j RawValue>,
+}
+
+fn read<T: DeserializeOwned>(attribute: Option<&RawValue>) -> Option<T> {
+    serde_json::from_str(attribute.map(RawValue::get).filter(|text| text.len() <= LONGEST)?).ok()
+}
 
 /// A bundle's name, as it stands behind `bundles/`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -148,19 +167,19 @@ impl BundleName {
 
     /// Whether it shows a collection with these attributes.
     fn shows(&self, (key, state): &Published) -> bool {
-        let attributes = || -> Value {
-            let json = state.as_ref().map(|state| &state.content.metadata.json);
-            json.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
-        };
+        let json = state.as_ref().map(|state| &*state.content.metadata.json).unwrap_or_default();
+        let attributes = || serde_json::from_slice::<Shown<'_>>(json).unwrap_or_default();
         let is_preview = key.bucket.contains("preview");
         match self {
             Self::Changesets => !is_preview,
             Self::Startup => {
-                let flags = |attributes: &Value| attributes.get("flags").and_then(Value::as_array).cloned();
-                !is_preview
-                    && flags(&attributes()).is_some_and(|flags| flags.iter().any(|flag| flag == "startup"))
+                let flags = || read::<Vec<Value>>(attributes().flags).unwrap_or_default();
+                !is_preview && flags().iter().any(|flag| flag == "startup")
             }
-            Self::Attachments(_) => attributes().pointer("/attachment/bundle") == Some(&Value::Bool(true)),
+            Self::Attachments(_) => {
+                let attachment = read::<Value>(attributes().attachment).unwrap_or_default();
+                attachment.get("bundle") == Some(&Value::Bool(true))
+            }
         }
     }
 }

@@ -127,6 +127,22 @@ async fn long_lists_of_ids_are_taken_and_let_go_of_aside() {
     }
 }
 
+#[tokio::test]
+async fn very_many_signatures_of_a_collection_are_left_as_they_are_written() {
+    let (sidecar, collection) = public(&[("sidecar.compat", "remote-settings")]).await;
+    let alice = sidecar.client().user("alice");
+    let signatures = vec![json!({"signature": "s"}); 300_000];
+    alice.patch(&collection).data(json!({"signatures": signatures})).await.expect(200);
+    let changeset = format!("{collection}/changeset?_expected=0");
+    let answer = sidecar.client().get(&changeset).await.expect(200).json();
+    assert_eq!(answer["metadata"]["signatures"].as_array().unwrap().len(), signatures.len());
+    bounded(&sidecar, "very many signatures", || {
+        let patch = format!("PATCH /v1{collection} HTTP/1.1\r\n{AS_ALICE}");
+        assert_eq!(ask(sidecar.address(), &patch, br#"{"data": {"n": 1}}"#), Some(200));
+        assert_eq!(ask(sidecar.address(), &format!("GET /v1{changeset} HTTP/1.1\r\n"), b""), Some(200));
+    });
+}
+
 /// Some JSON of about so many bytes.
 fn some(dice: &mut Dice, bytes: u64) -> Value {
     let count = |each: u64| usize::try_from(bytes / each + 1).unwrap();
@@ -186,8 +202,7 @@ fn some_history(sidecar: &Sidecar, collection: &str, seed: u64) {
                 (format!("{collection}/_changes?filter=_selector"), selector.to_string())
             }
             7 => {
-                let fields: Vec<String> =
-                    (0..1 + dice.roll(20)).map(|_| dice.pick(&deep).to_owned()).collect();
+                let fields: Vec<String> = (0..=dice.roll(20)).map(|_| dice.pick(&deep).to_owned()).collect();
                 let body = json!({"from": 1, "to": "now", "dry_run": true, "fields": fields});
                 (format!("{bucket}/history/revert"), body.to_string())
             }
