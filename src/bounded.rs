@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 
 mod paths;
 
-pub(crate) use paths::read_paths;
+pub(crate) use paths::{read_first, read_paths};
 
 /// Members of an object are kept by nodes, of so many bytes, which may be half empty.
 const NODE: usize = 12 * (size_of::<String>() + size_of::<Value>());

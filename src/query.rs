@@ -24,7 +24,7 @@ pub use invalid::{Fault, Invalid};
 pub use parameters::{Parameters, decode, pairs, pieces};
 pub use schema::Given;
 use schema::GivenFilter;
-pub use shallow::{members, subset_of};
+pub use shallow::{members, members_at, subset_of};
 pub use sort::Sort;
 
 /// The field that holds a row's timestamp.

@@ -19,6 +19,16 @@ pub(crate) fn read_paths(text: &[u8], paths: &[&str], levels: usize, most: usize
     }
 }
 
+/// Reads all of an object, so many levels deep. Of more values than `most`, the first are there.
+pub(crate) fn read_first(text: &[u8], levels: usize, most: usize) -> Map<String, Value> {
+    let left = Cell::new(Some(most));
+    let seed = Seed { left: &left, levels, is_cut: true };
+    match seed.deserialize(&mut serde_json::Deserializer::from_slice(text)) {
+        Ok(Value::Object(members)) => members,
+        _ => Map::new(),
+    }
+}
+
 /// Reads the members of an object that are on the way to some paths.
 struct Below<'c, 'p> {
     paths: Vec<&'p str>,
@@ -119,6 +129,7 @@ mod tests {
         assert_eq!(read("l", 9, 11), json!({"l": vec![7; 10]}));
         assert_eq!(read("o", 9, 4), json!({"o": {"a": [1]}}));
         assert_eq!(read("d", 3, 100), json!({"d": [[null]]}));
+        assert_eq!(Value::Object(read_first(row.as_bytes(), 9, 12)), json!({"d": [[[1]]], "l": vec![7; 4]}));
         assert!(
             read_paths(b"[1]", &["a"], 3, 9).is_empty() && read_paths(b"{\"a\":", &["a"], 3, 9).is_empty()
         );

@@ -18,7 +18,7 @@ use crate::bounded;
 use crate::error::Error;
 use crate::feeds::snapshot::FeedRow;
 use crate::kinto::Timestamp;
-use crate::query::{Given, Parameters, Query, Rules, members};
+use crate::query::{Given, Parameters, Query, Rules, members_at};
 
 pub mod collation;
 pub mod mango;
@@ -133,9 +133,13 @@ impl FeedFilter {
         match self {
             Self::Ids(ids) => Ok(ids.these.contains(&*row.id)),
             Self::Nothing => Ok(false),
-            Self::Selector(selector) => selector.matches(&document::value(row, record(row, steps)?), steps),
+            Self::Selector(selector) => {
+                let record = record(row, selector.names().as_deref(), steps)?;
+                selector.matches(&document::value(row, record), steps)
+            }
             Self::Kinto(query) => {
-                let record = record(row, steps)?;
+                let fields: Vec<&str> = query.filters.iter().map(|filter| &*filter.field).collect();
+                let record = record(row, Some(&fields), steps)?;
                 steps::all(query.filters.iter(), |filter| {
                     steps.take(row.json.len())?;
                     Ok(filter.matches(&record))
@@ -186,9 +190,14 @@ impl<'de> Visitor<'de> for Member<'_> {
     }
 }
 
-fn record(row: &FeedRow, steps: &mut Steps<'_>) -> Result<Map<String, Value>, UsedUp> {
+/// Of a record, what is looked at.
+fn record(
+    row: &FeedRow,
+    paths: Option<&[&str]>,
+    steps: &mut Steps<'_>,
+) -> Result<Map<String, Value>, UsedUp> {
     steps.take(row.json.len())?;
-    Ok(members(&row.json))
+    Ok(members_at(&row.json, paths))
 }
 
 /// Ids that are wanted.

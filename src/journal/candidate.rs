@@ -6,14 +6,8 @@ use std::sync::OnceLock;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::bounded;
 use crate::kinto::Timestamp;
-use crate::query::{Fields, Query, members, nested};
-
-/// How deep a large entry is looked into.
-const DEEPEST: usize = 100;
-/// SECURITY: of what a query looks at in a large entry, the first so many values.
-const MOST_VALUES: usize = 100_000;
+use crate::query::{Fields, Query, members, members_at, nested};
 
 /// An entry of which nothing is kept but its name once it is selected.
 #[derive(Debug)]
@@ -41,7 +35,7 @@ impl Candidate {
     pub(super) fn large(id: String, last_modified: Timestamp, json: String, query: &Query) -> Self {
         let filters = query.filters.iter().map(|filter| &*filter.field);
         let paths: Vec<&str> = filters.chain(query.sorting.iter().map(|sort| &*sort.field)).collect();
-        let members = OnceLock::from(bounded::read_paths(json.as_bytes(), &paths, DEEPEST, MOST_VALUES));
+        let members = OnceLock::from(members_at(json.as_bytes(), Some(&paths)));
         Self { id, last_modified, json, members }
     }
 

@@ -8,12 +8,23 @@ use crate::bounded;
 
 /// What is nested deeper cannot be told from `null`.
 const DEEPEST: usize = 100;
+/// SECURITY: of what is looked at in an object of a stranger's, the first so many values: each takes more than its text.
+const MOST_VALUES: usize = 100_000;
 
 /// What stands in an object; nothing where it is none.
 pub fn members(json: &[u8]) -> Map<String, Value> {
     match bounded::read_levels(json, DEEPEST) {
         Some(Value::Object(members)) => members,
         _ => Map::new(),
+    }
+}
+
+/// What stands in an object at these paths, or in all of it; nothing where it is none. Of more values than anybody looks at,
+/// the first are there.
+pub fn members_at(json: &[u8], paths: Option<&[&str]>) -> Map<String, Value> {
+    match paths {
+        Some(paths) => bounded::read_paths(json, paths, DEEPEST, MOST_VALUES),
+        None => bounded::read_first(json, DEEPEST, MOST_VALUES),
     }
 }
 

@@ -74,6 +74,12 @@ impl Selector {
         self.node.matches(document, steps)
     }
 
+    /// The names of the members of a document that it looks at; `None` where these may be any.
+    pub fn names(&self) -> Option<Vec<&str>> {
+        let mut names = Vec::new();
+        self.node.add_names(&mut names).then_some(names)
+    }
+
     /// How many bytes it holds, about.
     pub fn weight(&self) -> usize {
         self.weight
@@ -207,6 +213,17 @@ impl Reading<'_> {
 }
 
 impl Node {
+    /// Adds the names of the members that it looks at; `false` where it looks at the whole.
+    fn add_names<'n>(&'n self, names: &mut Vec<&'n str>) -> bool {
+        match self {
+            Self::And(nodes) | Self::Or(nodes) => nodes.iter().all(|node| node.add_names(names)),
+            Self::Field(path, _) => {
+                names.extend(path.first().map(String::as_str));
+                !path.is_empty()
+            }
+        }
+    }
+
     fn matches(&self, value: &Value, steps: &mut Steps<'_>) -> Result<bool, UsedUp> {
         steps.take(1)?;
         match self {

@@ -143,6 +143,27 @@ async fn very_many_signatures_of_a_collection_are_left_as_they_are_written() {
     });
 }
 
+#[tokio::test]
+async fn nothing_is_made_of_what_a_filter_of_a_feed_does_not_look_at() {
+    let (sidecar, collection) = public(&[]).await;
+    let record = json!({"numbers": vec![1; 4 * MIB], "a": {"b": 1}});
+    sidecar.client().user("alice").put(&format!("{collection}/records/x")).data(record).await.expect(201);
+    for (selector, is_found) in [
+        (json!({"a.b": 1}), true),
+        (json!({"a.b": {"$gt": 1}}), false),
+        (json!({"numbers.7": 1}), true),
+        (json!({"$or": [{"a.b": 2}, {"numbers": {"$size": 1}}]}), false),
+        (json!({"$keyMapMatch": {"$eq": "a"}}), true),
+    ] {
+        let path = format!("{collection}/_changes?filter=_selector");
+        let body = json!({"selector": selector});
+        let found = sidecar.client().post(&path).json(body.clone()).await.expect(200).json();
+        assert_eq!(found["results"].as_array().unwrap().len(), usize::from(is_found), "{selector}");
+        let request = format!("POST /v1{path} HTTP/1.1\r\nContent-Type: application/json\r\n");
+        alone_and_at_once(&sidecar, 4, 200, &request, body.to_string().as_bytes());
+    }
+}
+
 /// Some JSON of about so many bytes.
 fn some(dice: &mut Dice, bytes: u64) -> Value {
     let count = |each: u64| usize::try_from(bytes / each + 1).unwrap();

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::feeds::filter::mango::*;
+use crate::query::members_at;
 
 #[expect(clippy::needless_pass_by_value, reason = "selectors are written where they are used")]
 #[track_caller]
@@ -13,6 +14,11 @@ fn check(selector: Value, cases: &[(Value, bool)]) {
         assert_eq!(all, Ok(*expected), "{selector} of {document}");
         let in_pieces = read.matches(document, &mut Steps::with(1, || 1));
         assert_eq!(in_pieces, all, "{selector} of {document}");
+        if document.is_object() {
+            let read_of_it = members_at(document.to_string().as_bytes(), read.names().as_deref());
+            let of_named = read.matches(&Value::Object(read_of_it), &mut Steps::unlimited());
+            assert_eq!(of_named, all, "{selector} of {document} as far as it looks");
+        }
     }
 }
 
