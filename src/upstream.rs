@@ -27,6 +27,7 @@ use crate::settings::InForce;
 use crate::wire::body::Body;
 
 mod again;
+mod age;
 mod ask;
 mod batches;
 mod bound;
@@ -64,6 +65,7 @@ pub use suspense::Suspense;
 pub use words::Advice;
 
 use again::copy_of;
+use age::end_of_use;
 use connect::{Connector, Sender};
 use described::Described;
 use exchange::Chosen;
@@ -84,8 +86,8 @@ pub struct Upstream(Arc<Inner>);
 struct Inner {
     connector: Connector,
     pool: Arc<Pool>,
-    /// The HTTP/2 connection, where the upstream speaks that.
-    http2: Mutex<Option<http2::SendRequest<Body>>>,
+    /// The HTTP/2 connection, where the upstream speaks that, and until when it takes requests.
+    http2: Mutex<Option<(http2::SendRequest<Body>, Instant)>>,
     /// Held while the first connection is made, so that those who want to share it do not each make one.
     connecting: tokio::sync::Mutex<()>,
     /// `/prefix/v1`
@@ -260,7 +262,8 @@ impl Upstream {
         request.headers_mut().entry(HOST).or_insert_with(|| self.0.host.clone());
         let can_repeat = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
             && request.body().is_end_stream();
-        let begun = match self.idle(!can_repeat) {
+        let sent = Instant::now();
+        let begun = match self.idle(!can_repeat, sent) {
             Some(idle) => {
                 let copy = can_repeat.then(|| Box::new(copy_of(&request)));
                 Ok((copy, self.exchange(idle, request, turn)))
@@ -269,7 +272,6 @@ impl Upstream {
         };
         async move {
             let _waiting = current::wait();
-            let sent = Instant::now();
             let (copy, exchange) = match begun {
                 Ok(begun) => begun,
                 Err(anew) => return anew.await,
@@ -325,11 +327,11 @@ impl Upstream {
     }
 
     /// A connection that is there already.
-    fn idle(&self, for_write: bool) -> Option<Chosen> {
+    fn idle(&self, for_write: bool, now: Instant) -> Option<Chosen> {
         let idle =
-            self.0.pool.take(for_write).map(|connection| Chosen::Http1 { connection, is_reused: true });
+            self.0.pool.take(for_write, now).map(|connection| Chosen::Http1 { connection, is_reused: true });
         if idle.is_none() && self.0.connector.may_be_http2() {
-            return self.shared_http2().map(Chosen::Http2);
+            return self.shared_http2(now).map(Chosen::Http2);
         }
         idle
     }
@@ -338,7 +340,7 @@ impl Upstream {
         let inner = &self.0;
         let _turn = if inner.connector.may_be_http2() {
             let turn = inner.connecting.lock().await;
-            if let Some(sender) = self.shared_http2() {
+            if let Some(sender) = self.shared_http2(Instant::now()) {
                 return Ok(Chosen::Http2(sender));
             }
             Some(turn)
@@ -353,14 +355,15 @@ impl Upstream {
         match connected.inspect_err(failed)? {
             Sender::Http1(connection) => Ok(Chosen::Http1 { connection, is_reused: false }),
             Sender::Http2(sender) => {
-                *inner.http2.lock() = Some(sender.clone());
+                *inner.http2.lock() = Some((sender.clone(), end_of_use()));
                 Ok(Chosen::Http2(sender))
             }
         }
     }
 
-    fn shared_http2(&self) -> Option<http2::SendRequest<Body>> {
+    fn shared_http2(&self, now: Instant) -> Option<http2::SendRequest<Body>> {
         let shared = self.0.http2.lock();
-        shared.as_ref().filter(|sender| !sender.is_closed()).cloned()
+        let (sender, until) = shared.as_ref()?;
+        (now < *until && !sender.is_closed()).then(|| sender.clone())
     }
 }

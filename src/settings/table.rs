@@ -96,7 +96,7 @@ settings! {
     /// All settings of one moment. The content of `sidecar.auth_file` is followed by [`ServiceAuth`].
     Settings {
         ["The upstream"]
-        ("sidecar.upstream", "http://127.0.0.1:8888/v1", "the Kinto API root, as Kinto's clients write it (with `/v1`); `https://`, a path in front of `/v1` and a Unix socket (`http+unix://%2Frun%2Fkinto.sock/v1`) work").flag("upstream", "URL")
+        ("sidecar.upstream", "http://127.0.0.1:8888/v1", "the Kinto API root, as Kinto's clients write it (with `/v1`); `https://`, a path in front of `/v1` and a Unix socket (`http+unix://%2Frun%2Fkinto.sock/v1`) work. The name is looked up for each connection, and none takes requests for longer than 75 s").flag("upstream", "URL")
             => upstream: UpstreamUrl = values::UPSTREAM;
         ("sidecar.auth", "", "the service account: what the sidecar itself reads upstream with. Also `Bearer TOKEN`. Without it the sidecar reads as anyone does").flag("auth", "USER:PASSWORD").secret(|_| true).live();
         ("sidecar.auth_file", "", "the same, from a file (container secrets); read again when it changes").flag("auth-file", "FILE").live();

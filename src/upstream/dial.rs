@@ -16,6 +16,9 @@ use tokio::net::TcpStream;
 /// How long an address has for itself before the next one is tried, too.
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// How long the name may take, where the address is known that answered last.
+const LOOKUP: Duration = Duration::from_secs(1);
+
 /// Connects to one name and port.
 #[derive(Debug)]
 pub(super) struct Dialer {
@@ -33,8 +36,18 @@ impl Dialer {
 
     /// Connects to whichever address of the name answers.
     pub(super) async fn dial(&self) -> io::Result<TcpStream> {
-        let found = tokio::net::lookup_host((&*self.host, self.port)).await?;
-        self.dial_one_of(found.collect()).await
+        self.dial_one_of(self.addresses().await?).await
+    }
+
+    /// Where the name leads. While nobody says, that is where it led: connections end, and are made, all the time.
+    async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        let found = tokio::net::lookup_host((&*self.host, self.port));
+        let last = *self.answered.lock();
+        let Some(last) = last else { return Ok(found.await?.collect()) };
+        match tokio::time::timeout(LOOKUP, found).await {
+            Ok(Ok(found)) => Ok(found.collect()),
+            _ => Ok(vec![last]),
+        }
     }
 
     async fn dial_one_of(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
@@ -145,6 +158,15 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), good);
         assert!(dialer.dial_one_of(vec![refusing]).await.is_err());
         assert!(dialer.dial_one_of(Vec::new()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn while_the_name_is_not_found_the_address_that_answered_last_is_used() {
+        let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dialer = Dialer::new("not a name", 0);
+        assert!(dialer.dial().await.is_err());
+        *dialer.answered.lock() = Some(there.local_addr().unwrap());
+        assert_eq!(dialer.dial().await.unwrap().peer_addr().unwrap(), there.local_addr().unwrap());
     }
 
     #[test]

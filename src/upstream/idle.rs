@@ -12,6 +12,7 @@ use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::age::end_of_use;
 use crate::wire::body::Body;
 
 /// What is taken as safe before any close was seen. The shortest that is usual is gunicorn's, of 2 s.
@@ -39,6 +40,8 @@ pub(super) struct IdleSince {
 pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) idle: Arc<IdleSince>,
+    /// Until when it takes requests.
+    pub(super) until: Instant,
     /// Until when the answer may take. To put it off costs next to nothing, where a new timer for each request would have to
     /// be begun and ended.
     pub(super) deadline: Pin<Box<Sleep>>,
@@ -46,7 +49,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(sender: http1::SendRequest<Body>, idle: Arc<IdleSince>) -> Self {
-        Self { sender, idle, deadline: Box::pin(sleep(Duration::ZERO)) }
+        Self { sender, idle, until: end_of_use(), deadline: Box::pin(sleep(Duration::ZERO)) }
     }
 }
 

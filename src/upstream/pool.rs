@@ -3,7 +3,7 @@
 //! Some servers close after each answer without saying so (uWSGI's `http-socket`): a connection that was left in good
 //! order may be dead when it is picked up. What can be repeated is then repeated. A write cannot, so it takes an idle
 //! connection only where this upstream has been seen to keep them open, or after a pause in which a close would have
-//! been noticed; and none that the upstream may be about to close ([`super::idle`]).
+//! been noticed; and none that the upstream may be about to close ([`super::idle`]). None is used for long ([`super::age`]).
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -53,7 +53,7 @@ impl Default for Pool {
 
 impl Pool {
     /// The connection that was used last and is ready. `for_write` where the request cannot be repeated.
-    pub(super) fn take(&self, for_write: bool) -> Option<Connection> {
+    pub(super) fn take(&self, for_write: bool, now: Instant) -> Option<Connection> {
         let mut idle = self.lock();
         let mut index = idle.len();
         while index > 0 {
@@ -63,6 +63,9 @@ impl Pool {
                 if candidate.since.elapsed() < SILENT_CLOSE {
                     self.keeps_alive.store(false, Ordering::Relaxed);
                 }
+                idle.remove(index);
+            } else if now >= candidate.connection.until {
+                candidate.connection.idle.end();
                 idle.remove(index);
             } else if candidate.connection.sender.is_ready() && (!for_write || self.is_trusted(candidate)) {
                 let connection = idle.remove(index)?.connection;
@@ -79,6 +82,9 @@ impl Pool {
             return;
         }
         let now = Instant::now();
+        if now >= connection.until {
+            return;
+        }
         let mut idle = self.lock();
         while idle.len() >= self.most_idle
             || idle
