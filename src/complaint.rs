@@ -148,8 +148,14 @@ impl Complaint {
         }
     }
 
-    /// All connections that there may be are open.
-    pub fn of_connections(open: u64, most: u64) -> Self {
+    /// All connections that there may be are open; no more of them where the process may open no more files than these.
+    pub fn of_connections(open: u64, most: u64, files: Option<u64>) -> Self {
+        if let Some(files) = files {
+            return Self {
+                what: format!("{open} connections are open, and the process may open {files} files"),
+                mend: "raise the limit (ulimit -Hn, LimitNOFILE=)".to_owned(),
+            };
+        }
         Self {
             what: format!("{open} connections are open, and sidecar.max_connections = {most}"),
             mend: "raise it, or sidecar.max_connections_per_client for those who come through few addresses"

@@ -123,7 +123,8 @@ fn of_machine(app: &App, upstream: &Upstream) -> Vec<Complaint> {
     let clock = upstream.clock_ahead().and_then(Complaint::of_clock);
     let open = metrics::connections();
     let most = settings.limits.connections as u64;
-    let connections = (open >= most).then(|| Complaint::of_connections(open, most));
+    let files = app.in_force().scarce_files().map(|(files, _)| files);
+    let connections = (open >= most).then(|| Complaint::of_connections(open, most, files));
     certificate.into_iter().chain(clock).chain(connections).collect()
 }
 

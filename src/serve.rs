@@ -37,8 +37,6 @@ use notify::ServiceManager;
 use reload::Reload;
 use signals::{Signals, hear_upgrades, told_to_stop};
 
-/// How many files are open beside the connections of clients and those to the upstream that they need.
-const OTHER_FILES: u64 = 488;
 /// How often the recorder of metrics tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -62,7 +60,6 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     own_key(&settings)?;
     let format = settings.log_format;
     let (phases, phase) = watch::channel(Phase::Serving);
-    raise_descriptors(&settings);
     let manager = Arc::new(ServiceManager::of_environment());
     let handover = settings.handover.clone();
     let given = Given::by_environment()?;
@@ -81,7 +78,7 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     } else {
         open_journal(&settings, &background)?
     };
-    let in_force = InForce::from(settings);
+    let in_force = within_files(settings);
     let upstream = Upstream::new(&in_force)?;
     let (relieve, relieved) = watch::channel(predecessor.is_none().then(Instant::now));
     let background_tasks = background.handle().clone();
@@ -151,22 +148,34 @@ pub fn run(settings: Settings, arguments: Arguments, environment: Environment) -
     Ok(())
 }
 
-/// Lets the process open as many files as the system allows it, and compares that with what the settings want.
-fn raise_descriptors(settings: &Settings) {
+/// These settings, as far as the process may open files for them.
+fn within_files(settings: Settings) -> InForce {
+    let in_force = InForce::from(settings);
+    in_force.allow_files(raise_descriptors());
+    tell_of_files(&in_force);
+    in_force
+}
+
+/// Lets the process open as many files as the system allows it; gives how many.
+fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot open more files than at first");
     }
-    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let connections = settings.limits.connections.saturating_add(settings.limits.upstream_requests);
-    let wanted = (connections as u64).saturating_add(OTHER_FILES);
-    if allowed < wanted {
-        tracing::warn!(
-            "the process may open {allowed} files, and sidecar.max_connections with sidecar.max_upstream_requests wants \
-             {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=) or lower the settings"
-        );
-    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Says what it means where that is less than the settings want.
+fn tell_of_files(in_force: &InForce) {
+    let Some((files, wanted)) = in_force.scarce_files() else { return };
+    let limits = &in_force.now().limits;
+    tracing::warn!(
+        "the process may open {files} files, and sidecar.max_connections with sidecar.max_upstream_requests wants {wanted}: \
+         there are {} and {} of them instead; raise the limit (ulimit -Hn, LimitNOFILE=) or lower the settings",
+        limits.connections,
+        limits.upstream_requests
+    );
 }
 
 /// The journal, where one may be needed and can be opened now. One that never can be ends the process; a database that is

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::future::join_all;
@@ -32,6 +31,7 @@ mod linger;
 mod listener;
 pub(crate) mod places;
 mod pulse;
+mod refusals;
 mod streams;
 mod target;
 mod tls;
@@ -45,9 +45,7 @@ pub use tls::Certificates;
 use connection::{Proxying, Serving};
 use latest_core::LatestCore;
 use places::{Bounds, Places, Seated};
-
-/// How long to leave the machine alone when it has no more descriptors.
-const BREATHER: Duration = Duration::from_millis(50);
+use refusals::Refusals;
 
 /// A server whose sockets are open.
 #[expect(missing_debug_implementations, reason = "it holds the private key")]
@@ -180,6 +178,7 @@ async fn accept(
     accepting: &impl Accepting,
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
+    let mut refusals = Refusals::default();
     let mut leaving = pin!(async move { drop(phase.wait_for(|phase| *phase >= Phase::Leaving).await) });
     match listener {
         Listener::Tcp(listener) => {
@@ -195,7 +194,7 @@ async fn accept(
                         let _ = stream.set_nodelay(true);
                         accepting.accepted_tcp(stream, address).await;
                     }
-                    Err(error) => wait_out(&error).await,
+                    Err(error) => refusals.wait_out(&error).await,
                 }
             }
         }
@@ -208,18 +207,10 @@ async fn accept(
                 };
                 match accepted {
                     Ok((stream, _)) => accepting.accepted_unix(stream).await,
-                    Err(error) => wait_out(&error).await,
+                    Err(error) => refusals.wait_out(&error).await,
                 }
             }
         }
-    }
-}
-
-/// A failed accept is the client's (it went away) or the machine's (it is out of descriptors); neither ends the server.
-async fn wait_out(error: &io::Error) {
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        tracing::warn!(%error, "cannot accept a connection");
-        tokio::time::sleep(BREATHER).await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 mod admin_token;
 mod auth;
 mod error;
+mod files;
 mod in_force;
 mod ini;
 mod journal_url;

@@ -35,6 +35,7 @@ impl Reload {
         if let Some(certificates) = &self.certificates {
             certificates.look();
         }
+        self.app.in_force().allow_files(super::raise_descriptors());
         let reread = match self.app.reload(&self.arguments, &self.environment) {
             Ok(reread) => reread,
             Err(error) => {
@@ -44,7 +45,7 @@ impl Reload {
         };
         let settings = self.app.in_force().all();
         telemetry::change(&settings);
-        super::raise_descriptors(&settings);
+        super::tell_of_files(self.app.in_force());
         for warning in &reread.warnings {
             tracing::warn!("{warning}");
         }

@@ -4,6 +4,7 @@
 //! when it came ([`crate::app::App::now`]).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
@@ -22,6 +23,10 @@ pub struct InForce(Arc<Place>);
 struct Place {
     settings: ArcSwap<Settings>,
     replaced: watch::Sender<()>,
+    /// How many files the process may open.
+    files: AtomicU64,
+    /// How many the settings want, as they were read.
+    wanted_files: AtomicU64,
 }
 
 /// What became of settings that were read again.
@@ -55,13 +60,31 @@ impl InForce {
         self.0.replaced.subscribe()
     }
 
+    /// Has them fit into the number of files that the process may open.
+    pub fn allow_files(&self, files: u64) {
+        self.0.files.store(files, Ordering::Relaxed);
+        let mut settings = Settings::clone(&self.now());
+        settings.fit_into(files);
+        self.0.settings.store(Arc::new(settings));
+    }
+
+    /// How many files the process may open, and how many the settings want, where that is more: there are fewer connections
+    /// then.
+    pub fn scarce_files(&self) -> Option<(u64, u64)> {
+        let files = self.0.files.load(Ordering::Relaxed);
+        let wanted = self.0.wanted_files.load(Ordering::Relaxed);
+        (files < wanted).then_some((files, wanted))
+    }
+
     /// Reads the settings again from where the process has them from. An error changes nothing.
     pub fn read_again(
         &self,
         arguments: &Arguments,
         environment: &Environment,
     ) -> Result<Reread, SettingsError> {
-        let (settings, reread) = self.now().read_again(arguments, environment)?;
+        let (mut settings, reread) = self.now().read_again(arguments, environment)?;
+        self.0.wanted_files.store(settings.wanted_files(), Ordering::Relaxed);
+        settings.fit_into(self.0.files.load(Ordering::Relaxed));
         self.0.settings.store(Arc::new(settings));
         self.0.replaced.send_replace(());
         Ok(reread)
@@ -71,8 +94,10 @@ impl InForce {
 impl From<Settings> for InForce {
     fn from(settings: Settings) -> Self {
         Self(Arc::new(Place {
+            wanted_files: AtomicU64::new(settings.wanted_files()),
             settings: ArcSwap::from_pointee(settings),
             replaced: watch::Sender::default(),
+            files: AtomicU64::new(u64::MAX),
         }))
     }
 }

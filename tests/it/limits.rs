@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::Sidecar;
 use crate::support::stub::{HELLO, Proxy, Raw, Stub, status};
 
 #[test]
@@ -128,6 +129,28 @@ fn more_connections_than_allowed_take_the_place_of_the_one_that_is_idle_for_long
     // Both had done as much when it was looked.
     assert!(one.is_closed());
     assert_eq!((ask(&mut two), ask(&mut three)), (200, 200));
+}
+
+#[test]
+fn where_few_files_may_be_opened_idle_clients_keep_nobody_out() {
+    let stub = Stub::answering(HELLO);
+    let starter = ["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"].map(str::to_owned).to_vec();
+    let settings = [("sidecar.history", "off"), ("sidecar.admin_listen", "127.0.0.1:0")];
+    let sidecar = Sidecar::start_by(starter, stub.url(), &settings);
+    assert!(sidecar.log().contains("the process may open 200 files"), "{}", sidecar.log());
+    let client = |_| {
+        let mut client = sidecar.connect();
+        client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(client.read().unwrap().status(), 200);
+        client
+    };
+    let clients: Vec<Raw> = (0..300).map(client).collect();
+    let mut operator = Raw::connect(sidecar.admin().unwrap().parse().unwrap());
+    operator.send("GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n");
+    let metrics = operator.read().unwrap();
+    assert!(metrics.text().contains("kinto_sidecar_connections_limit 75"), "{}", metrics.text());
+    assert!(!sidecar.log().contains("cannot accept a connection"), "{}", sidecar.log());
+    drop(clients);
 }
 
 #[test]
