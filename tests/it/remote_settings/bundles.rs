@@ -137,7 +137,10 @@ async fn a_bundle_of_nothing_is_there_and_one_that_is_too_large_is_not() {
         (answer.status == 404).then_some(())
     })
     .await;
-    assert!(sidecar.log().contains("larger than sidecar.bundle_size"), "{}", sidecar.log());
+    eventually("the log to say so", async || {
+        sidecar.log().contains("larger than sidecar.bundle_size").then_some(())
+    })
+    .await;
     assert_eq!(bundle(&client, "startup.json.mozlz4").await, json!([]));
 }
 
