@@ -13,7 +13,7 @@ use crate::endpoints::list;
 use crate::error::Error;
 use crate::history::difference::{Difference, Looking, Side};
 use crate::journal::Touched;
-use crate::query::{Filter, Operator, Parameters, Sort};
+use crate::query::{Filter, Operator, Parameters};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
@@ -47,7 +47,6 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     let is_deletion =
         Filter { field: "action".to_owned(), operator: Operator::Eq, value: Value::from("delete") };
     query.filters.push(is_deletion);
-    query.sorting = vec![Sort { field: "last_modified".to_owned(), descending: true }];
     query.most_bytes = Some(PAGE);
     let mut hold = core.hold(&request.headers, peer);
     hold.grow(4 * PAGE)?;

@@ -241,6 +241,28 @@ async fn what_was_done_to_ones_own_bucket_is_undone_under_its_other_name() {
 }
 
 #[tokio::test]
+async fn pages_lead_to_the_end_of_every_list_of_a_history() {
+    let world = World::new("pages").await;
+    for id in ["a", "b", "c", "d", "e"] {
+        world.alice.put(&world.record(id)).data(json!({"n": 1})).await.expect(201);
+    }
+    for id in ["a", "b", "c", "d"] {
+        world.alice.delete(&world.record(id)).await.expect(200);
+    }
+    let history = world.history();
+    let deleted = format!("{history}/deleted?");
+    let lists = [format!("{history}?"), format!("{history}/diff?from=0&"), deleted.clone()];
+    for (list, filter) in lists.iter().flat_map(|list| [(list, ""), (list, "resource_name=record&")]) {
+        let whole = world.alice.all(&format!("{list}{filter}")).await;
+        assert!(whole.len() >= if *list == deleted { 4 } else { 1 }, "{list}{filter}: {whole:?}");
+        for limit in [1, 2, 3] {
+            let pages = world.alice.all(&format!("{list}{filter}_limit={limit}")).await;
+            assert_eq!(pages, whole, "{list}{filter} in pages of {limit}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_revert_has_kintos_manners() {
     let world = World::new("revert-manners").await;
     let path = format!("{}/revert", world.history());
