@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{World, statuses, user_id};
 use crate::history::entries;
-use crate::support::{Chaos, Kinto, SERVICE_ACCOUNT, Sidecar, unique};
+use crate::support::{Chaos, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 #[tokio::test]
 async fn a_revert_writes_back_what_was_before_and_says_why_in_the_history() {
@@ -238,6 +238,36 @@ async fn what_was_done_to_ones_own_bucket_is_undone_under_its_other_name() {
     let (lines, _) = world.lines(bring_back).await;
     assert_eq!(statuses(&lines), ["a: done", "mine: done"]);
     assert_eq!(someone.get(&format!("{records}/a")).await.data()["n"], 1);
+}
+
+#[tokio::test]
+async fn what_comes_back_without_the_permissions_that_it_had_says_so() {
+    let world = World::new("bare").await;
+    let (direct, reason) =
+        (Kinto::shared().client().user("alice"), "its permissions are not known, and are not given back");
+    let public = json!({"data": {"n": 1}, "permissions": {"read": ["system.Everyone"]}});
+    world.alice.put(&world.record("known")).json(public.clone()).await.expect(201);
+    direct.put(&world.record("elsewhere")).json(public).await.expect(201);
+    eventually("the entry of what was written elsewhere", async || {
+        let entries = entries(&world.alice, &world.bucket).await;
+        entries.iter().any(|entry| entry["uri"] == json!(world.record("elsewhere"))).then_some(())
+    })
+    .await;
+    let from = world.now().await;
+    for id in ["known", "elsewhere"] {
+        world.alice.delete(&world.record(id)).await.expect(200);
+    }
+    for (body, told) in [
+        (json!({"from": from, "dry_run": true}), [json!(reason), Value::Null]),
+        (json!({"from": from, "permissions": false, "dry_run": true}), [Value::Null, Value::Null]),
+        (json!({"from": from}), [json!(reason), Value::Null]),
+    ] {
+        let (lines, _) = world.revert(&world.alice, body.clone()).await;
+        let reasons: Vec<_> = lines.iter().map(|line| line["reason"].clone()).collect();
+        assert_eq!(reasons, told, "{body}: {lines:?}");
+    }
+    world.sidecar.client().get(&world.record("known")).await.expect(200);
+    world.sidecar.client().get(&world.record("elsewhere")).await.expect(401);
 }
 
 #[tokio::test]

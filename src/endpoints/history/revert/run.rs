@@ -1,5 +1,6 @@
 //! Undoing, batch by batch.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,7 +167,8 @@ impl Run {
             Step::Refused(reason) => self.told.tell(line(Status::Refused).because(reason)).await,
             Step::Write(undoing) if self.options.dry_run => {
                 let preview = Some(Preview::of(difference, &undoing));
-                let line = ObjectLine { preview, action: Some(undoing.action()), ..line(Status::Planned) };
+                let (action, reason) = (Some(undoing.action()), self.lacks_permissions(&undoing));
+                let line = ObjectLine { action, reason, preview, ..line(Status::Planned) };
                 self.told.tell(line).await;
             }
             Step::Write(undoing) => {
@@ -325,6 +327,14 @@ impl Run {
         doubtful
     }
 
+    /// Says of what is made anew that it does not have the permissions that it had.
+    fn lacks_permissions(&self, undoing: &Undoing) -> Option<Cow<'static, str>> {
+        let is_anew = undoing.data.is_some() && undoing.version.is_none();
+        let is_wanted = self.options.permissions.unwrap_or(true);
+        (is_anew && is_wanted && undoing.permissions.is_none())
+            .then_some("its permissions are not known, and are not given back".into())
+    }
+
     /// Whether an object is as it shall be. Where nobody can say it is not.
     async fn is_done(&self, undoing: &Undoing, now: Side) -> bool {
         let (undoing, user_id) = (undoing.clone(), self.user_id.clone());
@@ -339,6 +349,7 @@ impl Run {
             action: Some(undoing.action()),
             last_modified: version.map(|version| version.0),
             permissions: shown.and_then(|shown| shown.permissions).filter(|_| is_permitted),
+            reason: self.lacks_permissions(undoing),
             ..ObjectLine::new(&undoing.object, Status::Done)
         };
         self.told.tell(line).await;
