@@ -171,6 +171,14 @@ impl Complaint {
         }
     }
 
+    /// What is sent to the upstream comes back through something else.
+    pub fn comes_back(upstream: &dyn fmt::Display) -> Self {
+        Self {
+            what: format!("sidecar.upstream = {upstream} leads back to this sidecar"),
+            mend: "name Kinto's own address in sidecar.upstream".to_owned(),
+        }
+    }
+
     /// A certificate that ends at that moment, where it does soon or has done so.
     pub fn of_certificate(path: &Path, end: SystemTime, now: SystemTime) -> Option<Self> {
         let left = end.duration_since(now).unwrap_or_default();

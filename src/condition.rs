@@ -21,6 +21,7 @@ use crate::phase::Phase;
 use crate::settings::{ChangesMode, JournalFailure, Settings};
 use crate::timeline::poll::Lacking;
 use crate::upstream::{Description, Upstream, UpstreamError};
+use crate::wire::via;
 
 /// How long the upstream, or the journal, may take to show that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -125,7 +126,8 @@ fn of_machine(app: &App, upstream: &Upstream) -> Vec<Complaint> {
     let most = settings.limits.connections as u64;
     let files = app.in_force().scarce_files().map(|(files, _)| files);
     let connections = (open >= most).then(|| Complaint::of_connections(open, most, files));
-    certificate.into_iter().chain(clock).chain(connections).collect()
+    let comes_back = via::came_back().then(|| Complaint::comes_back(&settings.upstream));
+    certificate.into_iter().chain(clock).chain(connections).chain(comes_back).collect()
 }
 
 /// Whether the upstream answers; else why not.

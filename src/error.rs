@@ -85,6 +85,9 @@ pub enum Error {
     /// The request's body did not arrive in time.
     #[error("the request's body did not arrive in time")]
     TooSlow,
+    /// The request came through here already.
+    #[error("the upstream leads back to this sidecar")]
+    Loop,
     /// The upstream did not answer as it should.
     #[error(transparent)]
     Upstream(UpstreamError),
@@ -144,6 +147,7 @@ impl Error {
             Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Upstream(error) => error.status(),
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -163,7 +167,7 @@ impl Error {
             Self::MethodNotAllowed { .. } => 115,
             Self::PreconditionFailed => 114,
             Self::TooLarge => 113,
-            Self::Upstream(_) | Self::Unavailable { .. } => 201,
+            Self::Loop | Self::Upstream(_) | Self::Unavailable { .. } => 201,
             Self::BadRequest(_) | Self::UnknownCoding | Self::TooSlow | Self::Internal(_) => 999,
         }
     }
@@ -245,6 +249,7 @@ impl Error {
             Self::PreconditionFailed => "Resource was modified meanwhile",
             Self::TooLarge => "Request body too large.",
             Self::TooSlow => "The request's body did not arrive in time.",
+            Self::Loop => "The upstream of this sidecar leads back to it.",
             Self::Upstream(_) | Self::Unavailable { .. } => {
                 "Service temporary unavailable due to overloading or maintenance, please retry later."
             }

@@ -37,6 +37,7 @@ use crate::wire::inbound::Inbound;
 use crate::wire::limited;
 use crate::wire::peer::{self, Peer};
 use crate::wire::request_id::{self, X_REQUEST_ID};
+use crate::wire::via;
 use crate::writes::answer::Answer;
 use crate::writes::{LARGEST_SENT, Write};
 
@@ -174,6 +175,9 @@ async fn answer(
     // SECURITY: a TRACE is answered with the request, credentials and all (CVE-2004-2320); a CONNECT is not for a gateway.
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
         return Err(Error::MethodNotAllowed { allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE" });
+    }
+    if via::is_back(&parts.headers) {
+        return Err(Error::Loop);
     }
     if !inbound.is_end_stream() && !headers::is_coding_known(&parts.headers) {
         return Err(Error::UnknownCoding);

@@ -20,3 +20,4 @@ pub mod tagged;
 pub(crate) mod turns;
 pub mod variants;
 pub mod vary;
+pub mod via;

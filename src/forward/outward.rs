@@ -4,13 +4,14 @@
 //! name the address that the client used. Who asked stands in `Forwarded` and `X-Forwarded-*`: what a client says there
 //! itself counts only if it comes from `sidecar.trusted_proxies`.
 
-use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING, VIA};
+use http::header::{CONNECTION, COOKIE, FORWARDED, HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 use crate::error::Error;
 use crate::wire::headers::{keys_that, settle_length, strip_hop_by_hop};
 use crate::wire::peer::Peer;
+use crate::wire::via;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -18,11 +19,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// Rewrites the head of a request for the upstream, whose paths begin with `path_prefix`.
 pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer) -> Result<(), Error> {
-    let via = match parts.version {
-        Version::HTTP_2 => HeaderValue::from_static("2 kinto-sidecar"),
-        Version::HTTP_10 => HeaderValue::from_static("1.0 kinto-sidecar"),
-        _ => HeaderValue::from_static("1.1 kinto-sidecar"),
-    };
+    let version = parts.version;
     parts.uri = target(parts, path_prefix)?;
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -42,7 +39,7 @@ pub(super) fn prepare(parts: &mut request::Parts, path_prefix: &str, peer: &Peer
     }
     let host = headers.get(HOST).cloned();
     tell_who_asked(headers, host.as_ref(), peer);
-    headers.append(VIA, via);
+    via::tell(headers, version);
     Ok(())
 }
 

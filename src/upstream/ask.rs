@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use tokio::time::Instant;
 
 use super::{Upstream, UpstreamError, bound, large};
 use crate::settings::ServiceAuth;
 use crate::wire::body::{Body, BodyReadError, read_in_turn, read_limited};
+use crate::wire::via;
 
 impl Upstream {
     /// Asks with the service account's credentials and reads the whole answer. The path is relative to the API root:
@@ -70,6 +71,7 @@ impl Upstream {
         headers.entry(USER_AGENT).or_insert(NAME);
         // Some servers compress for whoever says nothing of it.
         headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+        via::tell(&mut headers, Version::HTTP_11);
         let mut request = Request::new(Body::full(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri.map_err(|_| UpstreamError::Unaskable)?;

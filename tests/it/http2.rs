@@ -87,7 +87,7 @@ async fn clients_may_speak_http2_with_prior_knowledge() {
     assert_eq!(seen.line(), "GET /v1/a%2fb/../c?d=%22e%22 HTTP/1.1");
     assert_eq!(seen.header("host"), ["kinto.test"]);
     assert_eq!(seen.header("cookie"), ["a=1; b=2"]);
-    assert_eq!(seen.header("via"), ["2 kinto-sidecar"]);
+    assert!(seen.header("via")[0].starts_with("2 kinto-sidecar-"), "{:?}", seen.header("via"));
 }
 
 #[tokio::test]
