@@ -162,6 +162,11 @@ impl Hold {
         }
     }
 
+    /// For whom it is.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
     /// A hold on nothing yet, for the same client.
     #[must_use]
     pub fn another(&self) -> Self {

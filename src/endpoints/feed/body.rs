@@ -8,7 +8,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::aside;
+use crate::aside::{self, Turn};
 use crate::bounded::{self, Refused};
 use crate::endpoints::media_type::{is_json, not_json};
 use crate::error::Error;
@@ -39,8 +39,12 @@ pub async fn read(
     let is_json = is_json(&request.headers);
     let is_plain = matches!(&*coding, "" | "identity");
     // What is compressed may become much.
-    let most = if is_plain { body.len() } else { MOST };
-    let object = aside::run(most, move || parse(decoded(&body, &coding)?, is_json)).await??;
+    let object = if is_plain && body.len() <= aside::LITTLE {
+        parse(&*body, is_json)?
+    } else {
+        let read = move |turn: &mut Turn| parse(InTurns { text: decoded(&body, &coding)?, turn }, is_json);
+        aside::in_turns(hold.client(), read).await??
+    };
     let weight = object.as_ref().map_or(0, bounded::weight);
     if let Err(error) = hold.set(weight) {
         aside::let_go(weight, object);
@@ -105,6 +109,19 @@ impl<R: Read> Read for Limited<R> {
         let read = self.text.read(buffer)?;
         self.left = self.left.checked_sub(read).ok_or(ErrorKind::FileTooLarge)?;
         Ok(read)
+    }
+}
+
+/// A text that gives way to what others have to do.
+struct InTurns<'t, R> {
+    text: R,
+    turn: &'t mut Turn,
+}
+
+impl<R: Read> Read for InTurns<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.turn.share();
+        self.text.read(buffer)
     }
 }
 

@@ -48,6 +48,7 @@ pub async fn answer(
     let mut hold = core.hold(&request.headers, peer);
     let mut members = Members::read(core, request, body, &mut hold).await?;
     let options = members.options();
+    members.refuse_parameters(request.uri.query())?;
     members.end()?;
     let within = Filter {
         field: "collection_id".to_owned(),

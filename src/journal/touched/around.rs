@@ -209,7 +209,7 @@ impl Question<'_, '_> {
                 .push(" AS json))"),
         };
         let newest = " ORDER BY last_modified DESC LIMIT 1";
-        let select = select.push(") SELECT uri, ");
+        let select = select.push(") SELECT uri, first, ");
         let select = self.one(select, "last_modified", " AND last_modified < given.first", newest).push(", ");
         let select = self.one(select, "action", " AND last_modified = given.first", "").push(", ");
         let versions = "CAST(last_modified AS TEXT) || ' ' || CAST(object_modified AS TEXT)";
@@ -232,11 +232,12 @@ impl Question<'_, '_> {
         let open = self.open(connection, touched).await?;
         let mut known = Vec::with_capacity(touched.len());
         let mut deletions: HashMap<Object, Timestamp> = HashMap::new();
-        let mut found: HashMap<String, (Around, usize)> = HashMap::new();
+        // Where each entry is looked at by itself, an object is there several times.
+        let mut found: HashMap<(String, Timestamp), (Around, usize)> = HashMap::new();
         for row in self.select_around(touched, &open).fetch(connection).await? {
-            let before: Option<i64> = row.try_get(1)?;
-            let action: Option<String> = row.try_get(2)?;
-            let newest: Option<String> = row.try_get(3)?;
+            let before: Option<i64> = row.try_get(2)?;
+            let action: Option<String> = row.try_get(3)?;
+            let newest: Option<String> = row.try_get(4)?;
             let newest = newest.as_deref().and_then(|newest| newest.split_once(' '));
             let read = |text: &str| text.parse().ok().map(Timestamp);
             let around = Around {
@@ -246,11 +247,11 @@ impl Question<'_, '_> {
                 has_others: false,
                 gone_with: None,
             };
-            let since = usize::try_from(row.try_get::<i64, _>(4)?).unwrap_or_default();
-            found.insert(row.try_get(0)?, (around, since));
+            let since = usize::try_from(row.try_get::<i64, _>(5)?).unwrap_or_default();
+            found.insert((row.try_get(0)?, timestamp(&row, 1)?), (around, since));
         }
         for touched in touched {
-            let found = found.remove(&touched.object.to_string());
+            let found = found.remove(&(touched.object.to_string(), touched.first()));
             let (mut around, since) = found.unwrap_or_else(|| (Around::default(), touched.entries.len()));
             around.has_others = since != touched.entries.len();
             if let Some(collection) = touched.object.parents().nth(1) {

@@ -34,6 +34,7 @@ async fn a_collection_is_restored_to_a_moment_also_once_it_is_gone() {
     assert_eq!((world.state().await, &end["complete"]), (before, &json!(true)));
     alice.get(&restore).await.expect(405);
     alice.post(&restore).json(json!({"from": 1})).await.expect(400);
+    alice.post(&format!("{restore}?dry_run=true")).await.expect(400);
     alice.post(&restore.replace(&moment.to_string(), "soon")).await.expect(400);
     world.sidecar.client().post(&restore).await.expect(401);
 }

@@ -271,6 +271,28 @@ async fn what_comes_back_without_the_permissions_that_it_had_says_so() {
 }
 
 #[tokio::test]
+async fn what_was_deleted_again_and_again_is_brought_back_as_it_last_was() {
+    let world = World::new("again").await;
+    for number in 1..=3 {
+        for id in ["a", "b"] {
+            world.alice.put(&world.record(id)).data(json!({"n": number})).await.expect(201);
+            world.alice.delete(&world.record(id)).await.expect(200);
+        }
+    }
+    let deleted = format!("{}/deleted", world.history());
+    for pages in ["", "?_limit=1", "?_limit=2", "?_limit=4"] {
+        let bin = world.alice.all(&format!("{deleted}{pages}")).await;
+        let told: Vec<_> = bin.iter().map(|row| (row["uri"].clone(), row["data"]["n"].clone())).collect();
+        let expected = ["b", "a"].map(|id| (json!(world.record(id)), json!(3)));
+        assert_eq!(told, expected, "{pages}: {bin:?}");
+    }
+    let entry = &world.alice.all(&deleted).await[1]["entry"];
+    let (lines, _) = world.revert(&world.alice, json!({"entries": [entry]})).await;
+    assert_eq!(statuses(&lines), ["a: done"]);
+    assert_eq!(world.alice.get(&world.record("a")).await.data()["n"], 3);
+}
+
+#[tokio::test]
 async fn pages_lead_to_the_end_of_every_list_of_a_history() {
     let world = World::new("pages").await;
     for id in ["a", "b", "c", "d", "e"] {

@@ -136,6 +136,14 @@ impl Members {
         }
     }
 
+    /// Parameters of the query mean nothing where the body says it all.
+    pub(in crate::endpoints) fn refuse_parameters(&mut self, query: Option<&str>) -> Result<(), Error> {
+        for (name, _) in Parameters::parse(query)?.iter() {
+            self.faults.push(Fault::query(name, "It is not known here"));
+        }
+        Ok(())
+    }
+
     /// Whatever was not taken means nothing here.
     pub(in crate::endpoints) fn end(mut self) -> Result<(), Error> {
         for name in std::mem::take(&mut self.members).keys() {
