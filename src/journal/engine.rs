@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::JournalError;
 use super::file::{check, create, encoded, lock};
 use crate::settings::JournalUrl;
 use faults::unusable;
-pub(super) use faults::{failed, is_ended, is_of_a_row, opening};
+pub(super) use faults::{failed, is_damaged, is_ended, is_of_a_row, opening};
 pub(super) use primary::{Leads, Primary, SERVER, standby};
 
 /// How long anything may take that a writer waits for.
@@ -79,6 +80,7 @@ pub(super) struct Engine {
     pub(super) pool: AnyPool,
     pub(super) long_readers: Semaphore,
     in_memory: bool,
+    is_damaged: AtomicBool,
     /// Locked for as long as this process uses the file.
     lock: Option<File>,
 }
@@ -287,7 +289,35 @@ impl Engine {
             JournalUrl::SqliteInMemory | JournalUrl::Postgres(_) => None,
         };
         let long_readers = Semaphore::new(LONG_READERS);
-        Ok(Self { kind, address, primary, file, options, pool, long_readers, in_memory, lock })
+        Ok(Self {
+            kind,
+            address,
+            primary,
+            file,
+            options,
+            pool,
+            long_readers,
+            in_memory,
+            is_damaged: AtomicBool::new(false),
+            lock,
+        })
+    }
+
+    /// Somebody was told that. Where it says that the file is damaged, nothing is written into it any more.
+    pub(super) fn note(&self, error: &sqlx::Error) {
+        if is_damaged(error) && !self.is_damaged.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the journal is damaged, and nothing is written into it any more");
+        }
+    }
+
+    /// What is wrong with the file, as far as anybody was told.
+    pub(super) fn damage(&self) -> Option<String> {
+        let file = self.file.as_ref().filter(|_| self.is_damaged.load(Ordering::Relaxed))?;
+        let shown = file.display();
+        Some(format!(
+            "the journal {shown} is damaged, or was written over, and nothing is written into it: stop the sidecar, put a \
+             backup in its place, and start it again (kinto-sidecar history verify says what is wrong)"
+        ))
     }
 
     /// Whether the file is this process's alone. Of a database in memory it goes without saying.

@@ -144,6 +144,9 @@ impl Engine {
         };
         #[cfg(test)]
         let answered = hands::watched(answered);
-        answered.await.map_err(|error| failed(&error))
+        answered.await.map_err(|error| {
+            self.note(&error);
+            failed(&error)
+        })
     }
 }

@@ -13,6 +13,11 @@ const SQLITE_UNUSABLE: [&str; 12] =
 /// PostgreSQL: no such database, role or password; not allowed.
 const POSTGRES_UNUSABLE: [&str; 4] = ["3D000", "28000", "28P01", "42501"];
 
+/// PostgreSQL: a prepared statement is there already, or is not there: another connection's, as a pooler between has it.
+const POSTGRES_POOLED: [&str; 2] = ["42P05", "26000"];
+/// SQLite, the last byte of its codes: corrupt, not a database.
+const SQLITE_DAMAGED: [u16; 2] = [11, 26];
+
 /// What is wrong with a row, and not with the engine, begins so. PostgreSQL: data, constraints, limits.
 const POSTGRES_OF_A_ROW: [&str; 3] = ["22", "23", "54"];
 /// SQLite, the last byte of its codes: too large, a constraint, of another type.
@@ -31,7 +36,13 @@ pub(in crate::journal) fn opening(url: &JournalUrl, error: &sqlx::Error) -> Jour
 }
 
 pub(super) fn unusable(url: &JournalUrl, error: &sqlx::Error) -> JournalError {
-    JournalError::Unusable(format!("the journal {url:?} cannot be used: {}", message(error)).into())
+    let hint = match (url, error) {
+        (JournalUrl::Postgres(_), sqlx::Error::Configuration(_)) => {
+            " (/, #, ? and % in a password are written %2F, %23, %3F and %25)"
+        }
+        _ => "",
+    };
+    JournalError::Unusable(format!("the journal {url:?} cannot be used: {}{hint}", message(error)).into())
 }
 
 /// Whether the engine ended the connection, and has refused nothing.
@@ -43,6 +54,13 @@ pub(in crate::journal) fn is_ended(error: &sqlx::Error) -> bool {
 pub(in crate::journal) fn failed(error: &sqlx::Error) -> JournalError {
     let text = message(error).into();
     if is_of_a_row(error) { JournalError::Refused(text) } else { JournalError::Unavailable(text) }
+}
+
+/// Whether SQLite says that the file is damaged.
+pub(in crate::journal) fn is_damaged(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    let code = code.filter(|code| code.len() < 5).and_then(|code| code.parse::<u16>().ok());
+    code.is_some_and(|code| SQLITE_DAMAGED.contains(&(code & 0xff)))
 }
 
 /// Whether the engine does not take what it was given, however often it is given it.
@@ -58,9 +76,30 @@ pub(in crate::journal) fn is_of_a_row(error: &sqlx::Error) -> bool {
 
 fn message(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Database(error) => {
+            let is_pooled = error.code().is_some_and(|code| POSTGRES_POOLED.contains(&&*code));
+            let hint = if is_pooled {
+                ": a pooler in transaction mode is between; use its session mode"
+            } else {
+                ""
+            };
+            format!("{}{hint}", error.message())
+        }
         sqlx::Error::PoolTimedOut => "it does not answer in time".to_owned(),
         sqlx::Error::Protocol(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::engine::Engine;
+
+    #[tokio::test]
+    async fn a_password_that_is_no_part_of_an_address_is_hinted_at() {
+        let url = JournalUrl::Postgres("postgres://kinto:a/b@host/kinto".to_owned());
+        let error = Engine::at(&url).await.map(drop).unwrap_err().to_string();
+        assert!(error.contains("are written %2F, %23, %3F and %25") && !error.contains("a/b"), "{error}");
     }
 }

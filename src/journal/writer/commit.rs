@@ -93,8 +93,13 @@ impl Writer {
                 }
                 return Ok(done);
             }
-            Ok(Err(error @ sqlx::Error::Database(_))) if !is_ended(&error) => Failure::Refused(error),
-            Ok(Err(error)) => Failure::Away(failed(&error)),
+            Ok(Err(error)) => {
+                self.engine.note(&error);
+                match error {
+                    sqlx::Error::Database(_) if !is_ended(&error) => Failure::Refused(error),
+                    error => Failure::Away(failed(&error)),
+                }
+            }
             Err(_) => Failure::Away(JournalError::Unavailable("it does not answer in time".into())),
         };
         let groups = works.iter().filter_map(|work| match work {
@@ -117,6 +122,9 @@ impl Writer {
     }
 
     async fn check(&mut self) -> Result<(), Failure> {
+        if let Some(damage) = self.engine.damage() {
+            return Err(Failure::Away(JournalError::Unavailable(damage.into())));
+        }
         let Some(place) = &mut self.place else { return Ok(()) };
         place.check().await.map_err(|fault| Failure::Away(JournalError::Unavailable(fault.into())))
     }

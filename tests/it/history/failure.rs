@@ -1,13 +1,16 @@
 //! A journal that cannot be used, or cannot be written for a while.
 
 use std::future::IntoFuture;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
 
 use super::entries;
+use crate::support::stub::PATIENCE;
 use crate::support::{
     Chaos, Fate, Kinto, KintoOptions, Recorder, SERVICE_ACCOUNT, Sidecar, database, eventually, unique,
 };
@@ -122,6 +125,41 @@ async fn a_journal_that_was_moved_away_is_noticed_before_anything_is_acknowledge
     }
     alice.put(&group).data(json!({"members": []})).await.expect(201);
     assert_eq!(entries(&alice, &bucket).await.len(), 2);
+}
+
+/// Writes over the part of a journal where a table's entries begin.
+async fn damage(path: &Path, table: &str) {
+    let mut connection = SqliteConnection::connect(&url(path)).await.unwrap();
+    let root = sqlx::query_scalar("SELECT rootpage FROM sqlite_master WHERE name = ?").bind(table);
+    let root: i64 = root.fetch_one(&mut connection).await.unwrap();
+    let size: i64 = sqlx::query_scalar("PRAGMA page_size").fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let page = vec![0xff; size.try_into().unwrap()];
+    file.write_all_at(&page, ((root - 1) * size).try_into().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_journal_that_is_found_damaged_is_not_written_and_the_operator_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.db");
+    let journal = url(&path);
+    let settings = [SERVICE_ACCOUNT, ("sidecar.journal", &*journal), ("sidecar.admin_listen", "127.0.0.1:0")];
+    let mut sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let bucket = format!("/buckets/{}", unique("damaged"));
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    sidecar.terminate();
+    sidecar.wait(PATIENCE).unwrap();
+    damage(&path, "sidecar_entries").await;
+    sidecar.restart();
+    let alice = sidecar.client().user("alice");
+    alice.get(&format!("{bucket}/history")).await.expect(503);
+    // What was read was damaged, and what would be written is not told to anybody.
+    alice.put(&format!("{bucket}/collections/c")).await.expect(503);
+    let (status, condition) = crate::health::asked(&sidecar, "/health/ready?require=writes").await;
+    assert_eq!((status, &condition["degraded"], &condition["journal"]), (503, &true.into(), &false.into()));
+    assert!(condition.to_string().contains("is damaged, or was written over"), "{condition}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
