@@ -142,6 +142,13 @@ pub enum Warning {
     },
     /// A key with several values on one command line.
     Twice(String),
+    /// The settings file names another one, which is not read.
+    NotFollowed {
+        /// Where it does.
+        origin: Origin,
+        /// How the other one is named.
+        other: String,
+    },
     /// A secret on the command line.
     Exposed {
         /// Its key.
@@ -159,6 +166,10 @@ impl fmt::Display for Warning {
             Self::Unknown { name, suggestion } => {
                 write!(f, "environment variable {name} is no setting{}", did_you_mean(*suggestion))
             }
+            Self::NotFollowed { origin, other } => write!(
+                f,
+                "use = {other} ({origin}) is not followed: what that file says is no setting here; write it here, too"
+            ),
             Self::Exposed { key, origin } => {
                 write!(
                     f,

@@ -84,10 +84,18 @@ impl Settings {
 }
 
 impl Places<'_> {
+    /// What the settings file would have from another one, as `PasteDeploy` reads it.
+    fn not_followed(&self) -> Option<Warning> {
+        let file = self.file.as_ref()?;
+        let other = file.raw("use").filter(|used| used.starts_with("config:"))?.to_owned();
+        Some(Warning::NotFollowed { origin: Origin::File(file.path.clone(), file.line("use")), other })
+    }
+
     /// What deserves a word but no stop.
     fn warnings(&self) -> Result<Vec<Warning>, SettingsError> {
         let mut warnings = self.misspelt()?;
         warnings.extend(self.formerly());
+        warnings.extend(self.not_followed());
         warnings.extend(self.assigned_twice.iter().cloned().map(Warning::Twice));
         warnings.extend(self.exposed()?);
         Ok(warnings)

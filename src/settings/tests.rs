@@ -165,6 +165,13 @@ fn what_is_said_nearest_of_caching_counts() {
 }
 
 #[test]
+fn a_file_that_another_one_names_is_said_not_to_be_read() {
+    let (_, warnings) = in_file("use = config:base.ini\n").unwrap();
+    assert!(warnings[0].to_string().starts_with("use = config:base.ini ("), "{warnings:?}");
+    assert_eq!(in_file("use = egg:kinto\n").unwrap().1, []);
+}
+
+#[test]
 fn former_names_are_read_with_a_warning() {
     let (settings, warnings) = in_file("kinto.event_listeners.changes.collections = /buckets/a\n").unwrap();
     assert_eq!(settings.changes.resources, ["/buckets/a"]);
