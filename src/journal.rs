@@ -13,6 +13,7 @@ use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::kinto::Timestamp;
+use crate::wire::buffers::NoRoom;
 
 mod append;
 mod candidate;
@@ -45,6 +46,7 @@ mod queue;
 mod readers;
 mod reading;
 mod remove;
+mod room;
 mod rows;
 mod schema;
 mod select;
@@ -124,6 +126,9 @@ pub enum JournalError {
     /// This process has let go of the file, for the next one to use it.
     #[error("the journal is left to the process that took over")]
     Left,
+    /// What was asked for does not fit into the process's memory beside what others have there.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 // === impl Journal ===

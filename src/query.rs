@@ -255,6 +255,11 @@ impl<'q, R: Fields> Selection<'q, R> {
         }
     }
 
+    /// How many bytes the rows have that it keeps.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether no row that comes later in the order belongs on the page.
     pub fn has_ended(&self) -> bool {
         self.end.is_some()

@@ -194,9 +194,10 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Jo
         opening.finish(&settings.history, explicit_permissions, &upgrade).await.map(JournalAtStart::Open)
     });
     begun.or_else(|error| match error {
-        JournalError::Unavailable(_) | JournalError::Refused(_) | JournalError::Left => {
-            Ok(JournalAtStart::Not)
-        }
+        JournalError::Unavailable(_)
+        | JournalError::Refused(_)
+        | JournalError::Left
+        | JournalError::NoRoom(_) => Ok(JournalAtStart::Not),
         JournalError::InUse(_) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         JournalError::Unusable(_) => Err(Error::other(error)),
     })

@@ -95,21 +95,23 @@ impl Listing<'_> {
             ControlFlow::Break(response) => return visible.check().await.map(|()| response),
         };
         let mut hold = core.hold(&self.request.headers, self.peer);
-        // Its rows, and its text.
-        hold.grow(2 * PAGE)?;
         query.most_bytes = Some(PAGE);
         // Kinto: only a `HEAD` counts. Counting takes longer than reading a page.
         let mut response = if self.request.method == Method::HEAD {
             let EntriesCount { total, sees_any, timestamp } = visible.count(&query).await?;
-            let mut response =
-                self.respond(EntriesPage { rows: Vec::new(), next: None, sees_any, timestamp }, &query);
+            let none = EntriesPage { rows: Vec::new(), next: None, sees_any, timestamp, room: None };
+            let mut response = self.respond(none, &query);
             list::insert_total(response.headers_mut(), total);
             // How long it would be is not known.
             response.map(|_| Body::empty())
         } else {
-            let page = visible.page(&query).await?;
-            hold.set(page.rows.iter().map(|row| row.get().len()).sum())?;
-            self.respond(page, &query)
+            let mut page = visible.page(&query, Some(&hold)).await?;
+            // Its rows, and its text.
+            hold = page.room.take().unwrap_or(hold);
+            let length = page.rows.iter().map(|row| row.get().len()).sum();
+            let response = self.respond(page, &query);
+            hold.set(length)?;
+            response
         };
         cache_control::forbid(response.headers_mut());
         Ok(response.map(|body| body.held(hold)))

@@ -143,9 +143,10 @@ impl<'l> Looking<'l> {
 
     /// The next objects, and what was done to them: nothing of those that are as they were before. `None` after the last.
     pub async fn next(&mut self) -> Result<Option<(&'l [Touched], Vec<Difference>)>, Error> {
+        // What was found is its reader's by now.
+        self.hold.set(0)?;
         let (first, _) = self.rest.split_at(self.together.clamp(1, self.most.max(1)).min(self.rest.len()));
         if first.is_empty() {
-            self.hold.set(0)?;
             return Ok(None);
         }
         let around = self.visible.around(first).await?;

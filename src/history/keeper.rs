@@ -201,12 +201,17 @@ impl Keeper {
 
 impl From<JournalError> for Error {
     fn from(error: JournalError) -> Self {
-        if let JournalError::Refused(_) = error {
-            tracing::debug!(%error, "the journal cannot keep what was asked for");
-            return Self::BadRequest("The history has nothing of this name, which it could not keep.");
+        match error {
+            JournalError::NoRoom(error) => Self::from(error),
+            JournalError::Refused(_) => {
+                tracing::debug!(%error, "the journal cannot keep what was asked for");
+                Self::BadRequest("The history has nothing of this name, which it could not keep.")
+            }
+            _ => {
+                tracing::error!(%error, "the journal failed");
+                Self::Unavailable { retry_after: None }
+            }
         }
-        tracing::error!(%error, "the journal failed");
-        Self::Unavailable { retry_after: None }
     }
 }
 

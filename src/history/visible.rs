@@ -21,6 +21,7 @@ use crate::journal::{
 use crate::kinto::Timestamp;
 use crate::query::Query;
 use crate::upstream::Refusal;
+use crate::wire::buffers::Hold;
 
 /// What of a bucket's history somebody sees.
 #[derive(Debug)]
@@ -98,9 +99,10 @@ impl Visible {
         self.journal.timestamp(&self.bucket).await
     }
 
-    /// The entries that a query selects. It fails with the refusal where the requester sees none, whatever is asked for.
-    pub async fn page(&self, query: &Query) -> Result<EntriesPage, Error> {
-        let page = self.ask(async |sees| self.journal.page(&self.bucket, query, sees).await).await?;
+    /// The entries that a query selects, with room for them beside `hold`. It fails with the refusal where the requester sees
+    /// none, whatever is asked for.
+    pub async fn page(&self, query: &Query, hold: Option<&Hold>) -> Result<EntriesPage, Error> {
+        let page = self.ask(async |sees| self.journal.page(&self.bucket, query, sees, hold).await).await?;
         self.unless_nothing(page.sees_any, page)
     }
 
@@ -116,10 +118,12 @@ impl Visible {
         query: &Query,
         versions: Option<Versions>,
         most: usize,
+        hold: Option<&Hold>,
     ) -> Result<Touches, Error> {
         let journal = &self.journal;
-        let touches =
-            self.ask(async |sees| journal.touched(&self.bucket, query, versions, sees, most).await).await?;
+        let touches = self
+            .ask(async |sees| journal.touched(&self.bucket, query, versions, sees, most, hold).await)
+            .await?;
         self.unless_nothing(touches.sees_any, touches)
     }
 
@@ -161,7 +165,7 @@ impl Visible {
     /// Fails with the refusal where the requester sees nothing.
     pub async fn check(&self) -> Result<(), Error> {
         if self.limits.is_some() {
-            self.page(&Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true)).await?;
+            self.page(&Query::between(Timestamp::ZERO, Timestamp::LAST, 1, true), None).await?;
         }
         Ok(())
     }

@@ -5,12 +5,14 @@ use serde_json::value::RawValue;
 use super::candidate::Candidate;
 use super::condition::Rows;
 use super::reading::Reading;
+use super::room::Room;
 use super::select::Question;
 use super::verdicts::{Sees, settled};
 use super::{Journal, JournalError};
 use crate::aside;
 use crate::kinto::Timestamp;
 use crate::query::{Query, Selection};
+use crate::wire::buffers::Hold;
 
 /// A page of a bucket's history.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct EntriesPage {
     pub sees_any: bool,
     /// The timestamp of the bucket's history.
     pub timestamp: Timestamp,
+    /// Held for the rows, and for as much text again, where that is counted.
+    pub room: Option<Hold>,
 }
 
 /// How much of a bucket's history is selected.
@@ -39,12 +43,14 @@ pub struct EntriesCount {
 // === impl Journal ===
 
 impl Journal {
-    /// The entries (and, where the query includes them, tombstones of deleted entries) that a query selects.
+    /// The entries (and, where the query includes them, tombstones of deleted entries) that a query selects. Room for them is
+    /// taken beside what `hold` holds.
     pub async fn page(
         &self,
         bucket: &str,
         query: &Query,
         sees: &Sees<'_>,
+        hold: Option<&Hold>,
     ) -> Result<EntriesPage, JournalError> {
         let answer = settled(sees, |known| {
             self.of_history(bucket, async move |reading, history, timestamp| {
@@ -52,15 +58,19 @@ impl Journal {
                 let mut question =
                     Question::begin(reading.connection().await?, kind, (bucket, history), query, sees, known)
                         .await?;
+                question.room = Room::beside(hold);
                 let answer = read(reading, &mut question, timestamp).await;
+                let answer = question.room.filled(answer);
+                let room = question.room.into_hold();
+                let answer = answer.map(|answer| answer.map(|page| EntriesPage { room, ..page }));
                 question.verdicts.put(answer)
             })
         });
         if let Some(answer) = answer.await? {
-            return Ok(answer);
+            return Ok(answer?);
         }
         let timestamp = self.timestamp(bucket).await?;
-        Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp })
+        Ok(EntriesPage { rows: Vec::new(), next: None, sees_any: false, timestamp, room: None })
     }
 
     /// How many entries [`Self::page`] would give on all pages.
@@ -109,7 +119,7 @@ async fn read(
     let bytes = rows.iter().map(Candidate::length).sum();
     let served = aside::run(bytes, move || rows.into_iter().filter_map(|row| row.serve(&query)).collect());
     let rows = served.await.map_err(|_| sqlx::Error::WorkerCrashed)?;
-    Ok(EntriesPage { rows, next: page.next, sees_any, timestamp })
+    Ok(EntriesPage { rows, next: page.next, sees_any, timestamp, room: None })
 }
 
 /// Counts what is on all pages.

@@ -63,7 +63,7 @@ impl Journal {
             rest.limit = left;
             rest
         });
-        Ok((EntriesPage { rows, next, sees_any: true, timestamp }, rest))
+        Ok((EntriesPage { rows, next, sees_any: true, timestamp, room: None }, rest))
     }
 }
 

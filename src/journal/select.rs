@@ -14,6 +14,7 @@ use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::reading::{self, Reading};
+use super::room::Room;
 use super::statement::{Statement, timestamp, truth};
 use super::verdicts::{Sees, Verdicts};
 use super::{ends, entry};
@@ -28,6 +29,9 @@ const FAIR_SHARE: Duration = Duration::from_millis(2);
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 1 << 20;
 const FIRST: usize = 16;
+
+/// What is selected is there twice once its text is made.
+const COPIES: usize = 2;
 
 /// SECURITY: so many principals are bound one by one: engines bind some ten thousand values and no more, and who somebody is
 /// has no such bound.
@@ -57,6 +61,8 @@ pub(super) struct Question<'q, 's> {
     by_name: bool,
     /// What is known of objects whose readers are not known.
     pub(super) verdicts: Verdicts,
+    /// Where the rows are kept that are shown.
+    pub(super) room: Room,
     /// The collections that ended since the history began. Others may have made them anew.
     ended: HashSet<String>,
 }
@@ -71,6 +77,7 @@ impl<'q, 's> Question<'q, 's> {
             sees,
             by_name: false,
             verdicts: Verdicts::default(),
+            room: Room::default(),
             ended: HashSet::new(),
         }
     }
@@ -165,6 +172,7 @@ impl<'q, 's> Question<'q, 's> {
                 } else {
                     usize::from(selection.show(candidate.into()))
                 };
+                self.room.fit(COPIES * selection.bytes())?;
                 if selection.has_ended() && order.is_some() {
                     return Ok(());
                 }
@@ -175,6 +183,7 @@ impl<'q, 's> Question<'q, 's> {
                 && let Some(candidate) = self.large(reading, id, last_modified).await?
             {
                 selection.take(candidate.into());
+                self.room.fit(COPIES * selection.bytes())?;
                 shown += 1;
                 if selection.has_ended() && order.is_some() {
                     return Ok(());

@@ -90,7 +90,7 @@ fn query(text: &str) -> Query {
 }
 
 async fn entries(journal: &Journal, bucket: &str, text: &str) -> Vec<Value> {
-    let page = journal.page(bucket, &query(text), &Sees::Everything).await.unwrap();
+    let page = journal.page(bucket, &query(text), &Sees::Everything, None).await.unwrap();
     page.rows.iter().map(|row| serde_json::from_str(row.get()).unwrap()).collect()
 }
 

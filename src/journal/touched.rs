@@ -12,12 +12,14 @@ use super::candidate::Candidate;
 use super::condition::{Conditions, Rows};
 use super::engine::Kind;
 use super::reading::{self, Reading};
+use super::room::Room;
 use super::select::{Question, small};
 use super::statement::{Statement, timestamp, truth};
 use super::verdicts::settled;
 use super::{Action, Journal, JournalError, Object, Sees};
 use crate::kinto::Timestamp;
 use crate::query::Query;
+use crate::wire::buffers::Hold;
 
 pub(super) mod around;
 
@@ -56,6 +58,8 @@ pub struct Touches {
     pub is_all: bool,
     /// Whether there is any entry, of whatever selection, that the reader sees.
     pub sees_any: bool,
+    /// Held for the objects, where that is counted.
+    pub room: Option<Hold>,
 }
 
 // === impl Touched ===
@@ -92,7 +96,7 @@ impl Touched {
 
 impl Journal {
     /// The objects that the entries are about which a query selects and somebody sees; no more of them than `most` bytes
-    /// hold.
+    /// hold. Room for them is taken beside what `hold` holds.
     pub async fn touched(
         &self,
         bucket: &str,
@@ -100,6 +104,7 @@ impl Journal {
         versions: Option<Versions>,
         sees: &Sees<'_>,
         most: usize,
+        hold: Option<&Hold>,
     ) -> Result<Touches, JournalError> {
         let touches = settled(sees, |known| {
             self.of_history(bucket, async move |reading, history, _| {
@@ -107,11 +112,17 @@ impl Journal {
                 let mut question =
                     Question::begin(reading.connection().await?, kind, (bucket, history), query, sees, known)
                         .await?;
+                question.room = Room::beside(hold);
                 let touches = question.touches(reading, versions, most).await;
-                question.verdicts.put(touches)
+                let touches = question.room.filled(touches);
+                let room = question.room.into_hold();
+                question
+                    .verdicts
+                    .put(touches.map(|touches| touches.map(|touches| Touches { room, ..touches })))
             })
         });
-        Ok(touches.await?.unwrap_or_else(|| Touches { is_all: true, ..Touches::default() }))
+        let none = || Ok(Touches { is_all: true, ..Touches::default() });
+        Ok(touches.await?.unwrap_or_else(none)?)
     }
 }
 
@@ -159,7 +170,7 @@ impl Found {
             touched.entries.sort_unstable();
         }
         objects.sort_by_cached_key(|touched| (std::cmp::Reverse(touched.last()), touched.object.to_string()));
-        Touches { objects, is_all, sees_any: false }
+        Touches { objects, is_all, sees_any: false, room: None }
     }
 }
 
@@ -236,6 +247,7 @@ impl Question<'_, '_> {
                     }
                 }
             }
+            self.room.fit(found.bytes)?;
             if found.is_full() {
                 break;
             }
@@ -281,6 +293,7 @@ impl Question<'_, '_> {
             if let Some(touched) = found.object(uri) {
                 touched.lost = touched.lost.max(Some(deletion));
             }
+            self.room.fit(found.bytes)?;
             if found.is_full() {
                 break;
             }

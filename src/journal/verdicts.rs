@@ -107,11 +107,13 @@ where
     let answered = async {
         let mut verdicts = Verdicts::default();
         loop {
-            let Some(put) = put(verdicts).await? else { return Ok(None) };
-            verdicts = put.verdicts;
+            let Some(Put { answer, verdicts: known }) = put(verdicts).await? else { return Ok(None) };
+            verdicts = known;
             if verdicts.wanted.is_empty() {
-                return Ok(put.answer);
+                return Ok(answer);
             }
+            // Nothing is kept in memory while others are waited for.
+            drop(answer);
             verdicts.ask(sees).await;
         }
     };

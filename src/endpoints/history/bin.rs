@@ -12,7 +12,7 @@ use crate::app::Core;
 use crate::endpoints::list;
 use crate::error::Error;
 use crate::history::difference::{Difference, Looking, Side};
-use crate::journal::Touched;
+use crate::journal::{EntriesPage, Touched};
 use crate::query::{Filter, Operator, Parameters};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
@@ -49,9 +49,11 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     query.filters.push(is_deletion);
     query.most_bytes = Some(PAGE);
     let mut hold = core.hold(&request.headers, peer);
-    hold.grow(4 * PAGE)?;
-    let page = visible.page(&query).await?;
-    let touched: Vec<Touched> = page.rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
+    let EntriesPage { rows, next, timestamp, room, .. } = visible.page(&query, Some(&hold)).await?;
+    let touched: Vec<Touched> = rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
+    hold.set(touched.iter().map(Touched::weight).sum())?;
+    drop((rows, room));
+    let names = hold.bytes();
     let mut text = String::from("{\"data\":[");
     let mut looking = Looking::at(&visible, &touched, TOGETHER, core.hold(&request.headers, peer));
     while let Some((_, found)) = looking.next().await? {
@@ -59,7 +61,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
             if !text.ends_with('[') {
                 text.push(',');
             }
-            hold.set(hold.bytes().max(text.len() + row.len() + PAGE))?;
+            hold.set(hold.bytes().max(names + 2 * (text.len() + row.len())))?;
             text.push_str(&row);
         }
     }
@@ -67,8 +69,8 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     hold.set(text.len())?;
     let mut response = list::json(Body::full(text));
     let headers = response.headers_mut();
-    list::insert_timestamp(headers, page.timestamp);
-    if let (Some(token), Some(limit)) = (page.next, query.limit) {
+    list::insert_timestamp(headers, timestamp);
+    if let (Some(token), Some(limit)) = (next, query.limit) {
         let next = opened.next_page(core, "history/deleted", request, peer, (limit, &token));
         headers.extend(next.map(|next| (list::NEXT_PAGE, next)));
     }

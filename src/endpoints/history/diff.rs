@@ -59,8 +59,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
         list::insert_total(response.headers_mut(), page.count(&touches, reading).await?);
         response
     } else {
-        hold.grow(2 * PAGE)?;
-        let (text, next) = page.read(touches, reading).await?;
+        let (text, next) = page.read(touches, reading, &mut hold).await?;
         hold.set(text.len())?;
         let mut response = list::json(Body::full(text));
         if let Some(token) = next {
@@ -81,8 +80,7 @@ pub(in crate::endpoints) async fn touched(
     versions: Versions,
     hold: &mut Hold,
 ) -> Result<Touches, Error> {
-    hold.grow(MOST)?;
-    let touches = visible.touched(query, Some(versions), MOST).await?;
+    let touches = visible.touched(query, Some(versions), MOST, Some(hold)).await?;
     if !touches.is_all {
         return Err(too_many(touches.objects.len()));
     }
@@ -121,7 +119,13 @@ impl Page<'_> {
     }
 
     /// The text of the page, and the token of the next one.
-    async fn read(&self, touches: Touches, reading: Hold) -> Result<(String, Option<String>), Error> {
+    async fn read(
+        &self,
+        touches: Touches,
+        reading: Hold,
+        hold: &mut Hold,
+    ) -> Result<(String, Option<String>), Error> {
+        let names = hold.bytes();
         let mut objects = touches.objects;
         if let Some(token) = &self.selection.token {
             let (last, uri) = read_token(token).ok_or_else(|| Invalid::query("_token", "Invalid token"))?;
@@ -152,6 +156,7 @@ impl Page<'_> {
                 if number > 0 {
                     text.push(',');
                 }
+                hold.set(hold.bytes().max(names + 2 * (text.len() + row.len())))?;
                 text.push_str(&row);
                 number += 1;
                 last = Some((at, uri));

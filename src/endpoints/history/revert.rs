@@ -116,12 +116,13 @@ async fn touched(visible: &Visible, chosen: &Chosen, hold: &mut Hold) -> Result<
             return Ok(diff::touched(visible, &selection.query, selection.versions, hold).await?.objects);
         }
     };
-    hold.grow(diff::MOST)?;
+    let body = hold.bytes();
     let (mut all, mut found, mut bytes) = (HashMap::<Object, Touched>::new(), 0, 0);
     for query in options::queries(entries) {
         // The deletion of a collection is one entry, and takes any number of records along.
         let most = diff::MOST.saturating_sub(bytes);
-        let Touches { objects, is_all, .. } = visible.touched(&query, None, most).await?;
+        let Touches { objects, is_all, room: _room, .. } =
+            visible.touched(&query, None, most, Some(hold)).await?;
         for touched in objects {
             bytes += touched.weight();
             found += touched.entries.len();
@@ -134,6 +135,7 @@ async fn touched(visible: &Visible, chosen: &Chosen, hold: &mut Hold) -> Result<
                 None => _ = all.insert(touched.object.clone(), touched),
             }
         }
+        hold.set(body + bytes)?;
         if !is_all {
             return Err(diff::too_many(all.len()));
         }

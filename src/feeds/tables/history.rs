@@ -64,7 +64,7 @@ impl HistoryEntries {
         // What comes while a snapshot is read belongs to the next.
         let mut query = Query::between(after, until.min(self.timestamp), room.rows.min(MOST), descending);
         query.most_bytes = Some(room.bytes.saturating_mul(2));
-        let EntriesPage { rows, next, .. } = self.visible.page(&query).await?;
+        let EntriesPage { rows, next, .. } = self.visible.page(&query, None).await?;
         let bytes = rows.iter().map(|row| row.get().len()).sum();
         let rows = aside::run(bytes, move || rows.into_iter().filter_map(row).collect()).await?;
         Ok((rows, next.is_some()))

@@ -93,7 +93,7 @@ async fn texts_with_a_nul_or_half_a_character_are_recorded() {
         let is_postgres = journal.engine.kind == Kind::Postgres;
         assert_eq!(made, if is_postgres { 2 } else { 3 });
         let page =
-            journal.page("a", &query("_sort=last_modified&_limit=1"), &Sees::Everything).await.unwrap();
+            journal.page("a", &query("_sort=last_modified&_limit=1"), &Sees::Everything, None).await.unwrap();
         assert!(page.rows[0].get().contains(data));
         assert!(page.rows[0].get().contains(r#""read":["a\u0000b","you"]"#), "as it is said");
     }

@@ -190,9 +190,9 @@ impl Client {
         self.reading.all.fetch_add(1, Ordering::SeqCst);
         match self.random.below(4) {
             0 => drop(self.journal.count(&self.bucket, &query, &sees).await),
-            1 => drop(self.journal.touched(&self.bucket, &query, None, &sees, 1 << 20).await),
+            1 => drop(self.journal.touched(&self.bucket, &query, None, &sees, 1 << 20, None).await),
             2 => self.read_texts().await,
-            _ => drop(self.journal.page(&self.bucket, &query, &sees).await),
+            _ => drop(self.journal.page(&self.bucket, &query, &sees, None).await),
         }
         self.reading.all.fetch_sub(1, Ordering::SeqCst);
     }
@@ -200,7 +200,9 @@ impl Client {
     /// What the newest entries of a history say is read.
     async fn read_texts(&self) {
         let newest = query("_limit=12");
-        let Ok(page) = self.journal.page(&self.bucket, &newest, &Sees::Everything).await else { return };
+        let Ok(page) = self.journal.page(&self.bucket, &newest, &Sees::Everything, None).await else {
+            return;
+        };
         let entries = page.rows.iter().filter_map(|row| Touched::of_entry(row));
         let entries: Vec<Timestamp> = entries.flat_map(|touched| touched.entries).collect();
         let _ = self.journal.data_at(&self.bucket, &entries).await;

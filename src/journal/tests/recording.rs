@@ -15,7 +15,7 @@ async fn data_is_kept_as_it_was_sent() {
         let mut odd = change(RECORD, None, 4, &json!(null));
         odd.data = Some(RawValue::from_string(sent.to_owned()).unwrap());
         settle(&journal, vec![odd]).await;
-        let page = journal.page("a", &query(""), &Sees::Everything).await.unwrap();
+        let page = journal.page("a", &query(""), &Sees::Everything, None).await.unwrap();
         assert!(page.rows[0].get().contains(sent));
     }
 }

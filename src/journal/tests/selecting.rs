@@ -98,7 +98,7 @@ fn compare(runtime: &Runtime, journal: &Journal, rows: &[Value], text: &str, see
     for _ in 0..100 {
         let Some(query) = parse(&page) else { return };
         let expected = expected(rows, &query);
-        let given = runtime.block_on(journal.page("a", &query, sees)).unwrap();
+        let given = runtime.block_on(journal.page("a", &query, sees, None)).unwrap();
         let given_rows: Vec<Value> =
             given.rows.iter().map(|row| serde_json::from_str(row.get()).unwrap()).collect();
         let expected_rows: Vec<Value> = expected.rows.into_iter().map(Value::Object).collect();
@@ -172,11 +172,11 @@ async fn who_sees_nothing_is_told_so() {
         let nobody = |_: Object| -> BoxFuture<'_, bool> { Box::pin(async { false }) };
         let verdict = |object: Object| -> BoxFuture<'_, bool> { verdict(object) };
         let sees = Sees::Some { principals: &principals, verdict: &nobody };
-        let page = journal.page("a", &query(""), &sees).await.unwrap();
+        let page = journal.page("a", &query(""), &sees, None).await.unwrap();
         assert!(page.rows.is_empty() && !page.sees_any);
         assert!(!journal.count("a", &query(""), &sees).await.unwrap().sees_any);
         let some = Sees::Some { principals: &principals, verdict: &verdict };
-        let page = journal.page("a", &query("action=none"), &some).await.unwrap();
+        let page = journal.page("a", &query("action=none"), &some, None).await.unwrap();
         assert!(page.rows.is_empty() && page.sees_any);
     }
 }
@@ -188,11 +188,11 @@ async fn somebody_may_be_in_as_many_groups_as_there_are() {
         let nobody = |_: Object| -> BoxFuture<'_, bool> { Box::pin(async { false }) };
         let mut principals = vec!["you".to_owned()];
         let few = Sees::Some { principals: &principals.clone(), verdict: &nobody };
-        let expected = journal.page("a", &query(""), &few).await.unwrap();
+        let expected = journal.page("a", &query(""), &few, None).await.unwrap();
         assert!(!expected.rows.is_empty());
         principals.extend((0..70_000).map(|number| format!("/buckets/a/groups/\"g'{number}\"")));
         let many = Sees::Some { principals: &principals, verdict: &nobody };
-        let page = journal.page("a", &query(""), &many).await.unwrap();
+        let page = journal.page("a", &query(""), &many, None).await.unwrap();
         assert_eq!(page.rows.len(), expected.rows.len());
         let count = journal.count("a", &query(""), &many).await.unwrap();
         assert_eq!(count.total, journal.count("a", &query(""), &few).await.unwrap().total);
@@ -238,7 +238,7 @@ async fn entries_that_repeat_the_one_before_can_be_left_out() {
         let (mut seen, mut token) = (Vec::new(), String::new());
         loop {
             let text = format!("_sort=last_modified&_limit=2{token}");
-            let page = journal.page("a", &only(&text), &Sees::Everything).await.unwrap();
+            let page = journal.page("a", &only(&text), &Sees::Everything, None).await.unwrap();
             seen.extend(versions(&page.rows));
             let Some(next) = page.next else { break };
             token = format!("&_token={next}");
@@ -252,7 +252,7 @@ async fn entries_that_repeat_the_one_before_can_be_left_out() {
             );
         }
         journal.delete("a", &only("action=update")).await.unwrap();
-        let left = journal.page("a", &query("_sort=last_modified"), &Sees::Everything).await.unwrap();
+        let left = journal.page("a", &query("_sort=last_modified"), &Sees::Everything, None).await.unwrap();
         assert_eq!(versions(&left.rows), [1, 2, 3, 7, 8, 9, 10]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::{BoxFuture, Either, join_all, select};
 use tokio::sync::mpsc;
@@ -9,6 +10,8 @@ use tokio::sync::mpsc;
 use super::selecting::filled;
 use super::*;
 use crate::journal::large;
+use crate::settings::InForce;
+use crate::wire::buffers::Buffers;
 
 /// More than connections read at once.
 const MANY: usize = 20;
@@ -26,7 +29,7 @@ async fn nobody_waits_for_what_the_upstream_says_of_others() {
                     Box::pin(pending())
                 };
                 let sees = Sees::Some { principals: &["nobody".to_owned()], verdict: &verdict };
-                journal.page("a", &query(""), &sees).await.map(drop)
+                journal.page("a", &query(""), &sees, None).await.map(drop)
             })
         });
         let waiting: Vec<_> = waiting.collect();
@@ -73,7 +76,7 @@ async fn whoever_waits_for_room_for_large_entries_has_no_connection() {
         let entry = [Timestamp(entries(&journal, "large", "").await[0]["last_modified"].as_u64().unwrap())];
         let room = large::room(i64::MAX).await;
         let filters = query("like_target.data.text=x");
-        let pages = join_all((0..MANY).map(|_| journal.page("large", &filters, &Sees::Everything)));
+        let pages = join_all((0..MANY).map(|_| journal.page("large", &filters, &Sees::Everything, None)));
         let data = join_all((0..MANY).map(|_| journal.data_at("large", &entry)));
         let waiting = pin!(async { tokio::join!(pages, data) });
         let others = pin!(async {
@@ -92,6 +95,37 @@ async fn whoever_waits_for_room_for_large_entries_has_no_connection() {
 }
 
 #[tokio::test]
+async fn room_is_taken_as_entries_are_read_and_none_while_the_upstream_is_asked_about_them() {
+    for place in places().await {
+        let journal = filled(&place).await;
+        let budget = |bytes| Buffers::new(InForce::with(|settings| settings.limits.buffered_bytes = bytes));
+        let (buffers, full) = (budget(64 << 20), budget(100));
+        let asked = AtomicUsize::new(0);
+        let verdict = |_: Object| -> BoxFuture<'_, bool> {
+            assert_eq!(buffers.held(), 0);
+            asked.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { true })
+        };
+        let sees = Sees::Some { principals: &["nobody".to_owned()], verdict: &verdict };
+        let page = journal.page("a", &query(""), &sees, Some(&buffers.hold(None))).await.unwrap();
+        let length: usize = page.rows.iter().map(|row| row.get().len()).sum();
+        assert!(asked.load(Ordering::SeqCst) > 1 && length > 0);
+        assert!(buffers.held() >= 2 * length && buffers.held() < 4 * length + (64 << 10));
+        drop(page);
+        let (all, hold) = (query(""), buffers.hold(None));
+        let touches = journal.touched("a", &all, None, &sees, usize::MAX, Some(&hold)).await.unwrap();
+        assert!(buffers.held() >= touches.objects.len());
+        drop(touches);
+        let none = journal.page("a", &query(""), &Sees::Everything, Some(&full.hold(None))).await;
+        assert!(matches!(none, Err(JournalError::NoRoom(_))));
+        let hold = full.hold(None);
+        let none = journal.touched("a", &all, None, &Sees::Everything, 1000, Some(&hold)).await;
+        assert!(matches!(none, Err(JournalError::NoRoom(_))));
+        assert_eq!(buffers.held() + full.held(), 0);
+    }
+}
+
+#[tokio::test]
 async fn the_upstream_is_asked_once_about_each_object_and_about_few_at_first() {
     for place in places().await {
         let journal = filled(&place).await;
@@ -102,7 +136,7 @@ async fn the_upstream_is_asked_once_about_each_object_and_about_few_at_first() {
             Box::pin(async move { sees })
         };
         let sees = Sees::Some { principals: &["nobody".to_owned()], verdict: &verdict };
-        let all = journal.page("a", &query(""), &sees).await.unwrap();
+        let all = journal.page("a", &query(""), &sees, None).await.unwrap();
         let mut objects: Vec<String> = Vec::new();
         while let Ok(object) = are_asked.try_recv() {
             objects.push(object.to_string());
@@ -161,7 +195,7 @@ async fn of_more_readers_than_are_written_down_the_upstream_is_asked() {
         for is_reader in [true, false] {
             let verdict = |_: Object| -> BoxFuture<'_, bool> { Box::pin(async move { is_reader }) };
             let sees = Sees::Some { principals: &["reader1".to_owned()], verdict: &verdict };
-            let page = journal.page("a", &query(""), &sees).await.unwrap();
+            let page = journal.page("a", &query(""), &sees, None).await.unwrap();
             assert_eq!(page.rows.len(), usize::from(is_reader));
         }
     }
