@@ -89,6 +89,16 @@ impl Visible {
         self.limits.is_none()
     }
 
+    /// Fails with the refusal where somebody sees less now than this.
+    pub fn check_within(&self, now: &Self) -> Result<(), Error> {
+        let Some(limits) = &now.limits else { return Ok(()) };
+        let is_theirs = |principal: &String| limits.principals.contains(principal);
+        match &self.limits {
+            Some(then) if then.principals.iter().all(is_theirs) => Ok(()),
+            _ => Err(Error::Refused(Arc::clone(&limits.refusal))),
+        }
+    }
+
     /// Whose history it is.
     pub fn bucket(&self) -> &str {
         &self.bucket

@@ -78,10 +78,15 @@ fn writes(request: &Recorded) -> bool {
 
 /// Asks to undo what was done to records since a moment.
 fn ask(world: &World, from: u64) -> Raw {
-    let body = json!({"from": from, "resource_name": "record"}).to_string();
+    ask_as("YWxpY2U6c2VjcmV0", world, &json!({"from": from, "resource_name": "record"}))
+}
+
+/// Asks for a revert with these credentials.
+fn ask_as(credentials: &str, world: &World, body: &Value) -> Raw {
+    let body = body.to_string();
     let mut raw = world.sidecar.connect();
     raw.send(format!(
-        "POST /v1{}/revert HTTP/1.1\r\nHost: sidecar.test\r\nAuthorization: Basic YWxpY2U6c2VjcmV0\r\n\
+        "POST /v1{}/revert HTTP/1.1\r\nHost: sidecar.test\r\nAuthorization: Basic {credentials}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         world.history(),
         body.len()
@@ -115,4 +120,39 @@ async fn write_all(world: &World, records: usize, n: u64) {
             .await
             .expect(200);
     }
+}
+
+#[tokio::test]
+async fn whoever_may_read_no_longer_is_told_nothing_more() {
+    const NUMBER: usize = 300;
+    let world = World::new("withdrawn").await;
+    let bob = world.sidecar.client().user("bob");
+    let readers = |ids: Value| json!({"permissions": {"read": ids}});
+    world.alice.patch(&world.bucket).json(readers(json!([super::user_id(&bob).await]))).await.expect(200);
+    let write = async |secret: &str| {
+        let data = json!({"secret": secret, "text": "y".repeat(20_000)});
+        for number in 0..NUMBER {
+            let answer = world.alice.put(&world.record(&format!("r{number:03}"))).data(data.clone()).await;
+            assert!(answer.status < 300, "{answer}");
+        }
+    };
+    write("first").await;
+    let from = world.now().await;
+    write("second").await;
+    let body = json!({"from": from, "dry_run": true, "conflicts": "overwrite"});
+    let mut reader = ask_as("Ym9iOnNlY3JldA==", &world, &body);
+    assert_eq!(next(&mut reader)["before"]["secret"], "second");
+    world.alice.patch(&world.bucket).json(readers(json!([]))).await.expect(200);
+    bob.get(&world.records()).await.expect(403);
+    write("third").await;
+    let mut told = 1;
+    let end = loop {
+        let line = next(&mut reader);
+        assert_ne!(line["before"]["secret"], "third", "after {told} lines");
+        if line["end"].is_object() {
+            break line["end"].clone();
+        }
+        told += 1;
+    };
+    assert_eq!((told, &end["complete"]), (NUMBER, &json!(false)), "{end}");
 }

@@ -107,7 +107,7 @@ impl Run {
         while !self.told.is_closed && self.told.stopped.is_none() {
             match looking.next().await {
                 Ok(None) => break,
-                Ok(Some((looked, found))) => match self.steps(found).await {
+                Ok(Some((looked, found))) => match self.steps(visible, found).await {
                     Ok(steps) => {
                         for (difference, step) in steps {
                             if self.one(&difference, step, is_first).await {
@@ -132,8 +132,16 @@ impl Run {
         deletions
     }
 
-    /// What is to be done about these.
-    async fn steps(&self, found: Vec<Difference>) -> Result<Vec<(Difference, Step)>, Error> {
+    /// What is to be done about these. It fails where they were read after the requester could see less: their answer may be
+    /// read for long.
+    async fn steps(
+        &self,
+        visible: &Visible,
+        found: Vec<Difference>,
+    ) -> Result<Vec<(Difference, Step)>, Error> {
+        let history = &self.core.app.history;
+        let journal = history.journal(&self.core.upstream).await?.ok_or(Error::NotFound)?;
+        visible.check_within(&history.visible(journal, visible.bucket(), &self.requester).await?)?;
         let (options, user_id) = (Arc::clone(&self.options), self.user_id.clone());
         let bytes = found.iter().map(Difference::bytes).sum();
         let step = move |difference| {
