@@ -39,6 +39,7 @@ const HEADERS: &[(&str, &[&str])] = &[
     ("sec-fetch-site", &["cross-site", "same-origin"]),
     ("te", &["trailers"]),
     ("user-agent", &["one", "another"]),
+    ("via", &["1.1 proxy.example", "1.1 kinto-sidecar, 1.0 x"]),
     ("x-forwarded-for", &["6.6.6.6", "7.7.7.7"]),
     ("x-forwarded-host", &["evil.example"]),
     ("x-forwarded-proto", &["https"]),
