@@ -22,6 +22,8 @@ use crate::upstream::kinto::{KintoError, KintoPage, Metadata, NewRow, Source};
 
 /// How often a collection that keeps changing is read again before giving up.
 const ATTEMPTS: usize = 8;
+/// The same where there is nothing yet that could be given out meanwhile.
+const FIRST_ATTEMPTS: usize = 64;
 
 /// How a collection is read.
 #[derive(Debug, Clone)]
@@ -149,7 +151,7 @@ impl Reader {
                 if let Some(low) = low {
                     since = since.min(Timestamp(low.0.saturating_sub(1)));
                 }
-                match self.settle(clock, base, since).await {
+                match self.settle(clock, base, since, ATTEMPTS).await {
                     // Whatever the upstream has against the question, there is another one.
                     Err(KintoError::Status(status)) if status.is_client_error() => None,
                     settled => settled?,
@@ -188,7 +190,7 @@ impl Reader {
                 return Ok(content);
             }
             if let Some(content) =
-                self.settle(clock, &content, from.back(self.settings.now().overlap)).await?
+                self.settle(clock, &content, from.back(self.settings.now().overlap), FIRST_ATTEMPTS).await?
             {
                 return Ok(content);
             }
@@ -212,13 +214,14 @@ impl Reader {
         clock: &Clock,
         base: &Content,
         since: Timestamp,
+        attempts: usize,
     ) -> Result<Option<Content>, KintoError> {
         let key = clock.key();
         let mut since = since;
         let mut metadata: Metadata = base.metadata.clone();
         let mut current: Option<Content> = None;
         let mut other_metadata = false;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..attempts {
             let known = current.as_ref().unwrap_or(base);
             let list = self.list(clock, since, Some(known)).await?;
             if list.timestamp < known.timestamp {

@@ -13,21 +13,24 @@ use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, PATIENCE};
 use crate::kinto::Timestamp;
 
+/// How often versions are looked for: others may take back what they entered meanwhile.
+const TRIES: usize = 4;
+
 impl Journal {
     /// The names of versions, in their order. What is newer than its object's chain is entered there first.
     pub async fn revisions(&self, seen: Vec<Seen>) -> Result<Vec<Named>, JournalError> {
-        let named = self.named(&seen).await?;
-        let unknown = seen.iter().zip(&named).filter(|(_, named)| named.is_none());
-        let unknown: Vec<Seen> = unknown.map(|(seen, _)| seen.clone()).collect();
-        let named = if unknown.is_empty() {
-            named
-        } else {
+        for _ in 0..TRIES {
+            let named = self.named(&seen).await?;
+            let unknown = seen.iter().zip(&named).filter(|(_, named)| named.is_none());
+            let unknown: Vec<Seen> = unknown.map(|(seen, _)| seen.clone()).collect();
+            if unknown.is_empty() {
+                return Ok(named.into_iter().flatten().collect());
+            }
             for unknown in unknown.chunks(CHUNK) {
                 self.write(Work::Enter { seen: unknown.to_vec(), after: None }).await?;
             }
-            self.named(&seen).await?
-        };
-        named.into_iter().map(|named| named.ok_or_else(queue::gone)).collect()
+        }
+        Err(JournalError::Unavailable("versions that are entered are not there".into()))
     }
 
     /// Enters a version that Kinto was seen to have after the chain of its object had ended with another one for some time;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{World, statuses, user_id};
 use crate::history::entries;
-use crate::support::{Chaos, Kinto, SERVICE_ACCOUNT, Sidecar, eventually, unique};
+use crate::support::{Chaos, Kinto, KintoOptions, SERVICE_ACCOUNT, Sidecar, eventually, unique};
 
 #[tokio::test]
 async fn a_revert_writes_back_what_was_before_and_says_why_in_the_history() {
@@ -242,9 +242,11 @@ async fn what_was_done_to_ones_own_bucket_is_undone_under_its_other_name() {
 
 #[tokio::test]
 async fn what_comes_back_without_the_permissions_that_it_had_says_so() {
-    let world = World::new("bare").await;
+    let kinto = Kinto::start(KintoOptions::memory());
+    let quick = [("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let world = World::before(&kinto, "bare", &quick).await;
     let (direct, reason) =
-        (Kinto::shared().client().user("alice"), "its permissions are not known, and are not given back");
+        (kinto.client().user("alice"), "its permissions are not known, and are not given back");
     let public = json!({"data": {"n": 1}, "permissions": {"read": ["system.Everyone"]}});
     world.alice.put(&world.record("known")).json(public.clone()).await.expect(201);
     direct.put(&world.record("elsewhere")).json(public).await.expect(201);
