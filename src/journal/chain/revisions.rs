@@ -13,31 +13,28 @@ use crate::journal::transaction::Transaction;
 use crate::journal::{Journal, JournalError, PATIENCE};
 use crate::kinto::Timestamp;
 
-/// How often versions are looked for: others may take back what they entered meanwhile.
-const TRIES: usize = 4;
-
 impl Journal {
     /// The names of versions, in their order. What is newer than its object's chain is entered there first.
     pub async fn revisions(&self, seen: Vec<Seen>) -> Result<Vec<Named>, JournalError> {
-        for _ in 0..TRIES {
-            let named = self.named(&seen).await?;
-            let unknown = seen.iter().zip(&named).filter(|(_, named)| named.is_none());
-            let unknown: Vec<Seen> = unknown.map(|(seen, _)| seen.clone()).collect();
-            if unknown.is_empty() {
-                return Ok(named.into_iter().flatten().collect());
-            }
+        let named = self.named(&seen, false).await?;
+        let unknown = seen.iter().zip(&named).filter(|(_, named)| named.is_none());
+        let unknown: Vec<Seen> = unknown.map(|(seen, _)| seen.clone()).collect();
+        let named = if unknown.is_empty() {
+            named
+        } else {
             for unknown in unknown.chunks(CHUNK) {
                 self.write(Work::Enter { seen: unknown.to_vec(), after: None }).await?;
             }
-        }
-        Err(JournalError::Unavailable("versions that are entered are not there".into()))
+            self.named(&seen, true).await?
+        };
+        named.into_iter().map(|named| named.ok_or_else(queue::gone)).collect()
     }
 
     /// Enters a version that Kinto was seen to have after the chain of its object had ended with another one for some time;
     /// its name, unless the chain has gone on meanwhile.
     pub async fn enter_after(&self, seen: Seen, end: Revision) -> Result<Named, JournalError> {
         self.write(Work::Enter { seen: vec![seen.clone()], after: Some(end) }).await?;
-        self.named(&[seen]).await?.pop().flatten().ok_or_else(queue::gone)
+        self.named(&[seen], false).await?.pop().flatten().ok_or_else(queue::gone)
     }
 
     /// The chains of objects, each from its newest version on.
@@ -50,9 +47,15 @@ impl Journal {
         self.engine.ask(DEADLINE, async |connection| began(connection).await).await
     }
 
-    /// The names of versions as they are; `None` for those that are to be entered.
-    async fn named(&self, seen: &[Seen]) -> Result<Vec<Option<Named>>, JournalError> {
-        let named = self.engine.ask(PATIENCE, async |connection| named(connection, seen).await).await?;
+    /// The names of versions as they are; `None` for those that are to be entered. Those that were just entered have theirs,
+    /// also where the object was made anew since, and dated before them.
+    pub(in crate::journal) async fn named(
+        &self,
+        seen: &[Seen],
+        are_entered: bool,
+    ) -> Result<Vec<Option<Named>>, JournalError> {
+        let named = async |connection: &mut AnyConnection| named(connection, seen, are_entered).await;
+        let named = self.engine.ask(PATIENCE, named).await?;
         // What cannot be kept is in no chain, and each version of it is a first one.
         let first = |Seen { uri, modified, deleted }: &Seen| {
             (!self.keeps(uri)).then(|| Named::Known(Revision::next(None, uri, *modified, *deleted)))
@@ -61,11 +64,16 @@ impl Journal {
     }
 }
 
-async fn named(connection: &mut AnyConnection, seen: &[Seen]) -> sqlx::Result<Vec<Option<Named>>> {
+async fn named(
+    connection: &mut AnyConnection,
+    seen: &[Seen],
+    are_entered: bool,
+) -> sqlx::Result<Vec<Option<Named>>> {
     let uris: Vec<&str> = seen.iter().map(|seen| seen.uri.as_str()).collect();
     let ends: HashMap<String, Link> = ends(connection, &uris).await?.into_iter().collect();
+    let may_be_there = |end: &Link, seen: &Seen| are_entered || is_not_next(end, seen);
     let is_past =
-        |seen: &Seen| ends.get(&seen.uri).is_some_and(|end| is_not_next(end, seen) && !is_end(end, seen));
+        |seen: &Seen| ends.get(&seen.uri).is_some_and(|end| may_be_there(end, seen) && !is_end(end, seen));
     let past: Vec<&Seen> = seen.iter().filter(|seen| is_past(seen)).collect();
     let mut earlier: HashMap<(String, Timestamp, bool), Revision> = HashMap::new();
     for past in past.chunks(CHUNK / 2) {
@@ -82,7 +90,7 @@ async fn named(connection: &mut AnyConnection, seen: &[Seen]) -> sqlx::Result<Ve
         if is_end(end, seen) {
             return Some(Named::Known(end.revision));
         }
-        if !is_not_next(end, seen) {
+        if !may_be_there(end, seen) {
             return None;
         }
         let known = earlier.get(&(seen.uri.clone(), seen.modified, seen.deleted));

@@ -86,6 +86,18 @@ async fn what_is_found_when_it_is_over_is_not_in_the_chain() {
 }
 
 #[tokio::test]
+async fn what_was_just_entered_has_its_name_also_once_the_object_was_made_anew_and_dated_before_it() {
+    for place in places().await {
+        let journal = place.open().await;
+        let entered = journal.revisions(vec![seen(9, true)]).await.unwrap();
+        settle(&journal, vec![version(CREATE, 5)]).await;
+        assert_eq!(versions(&journal, RECORD).await, [-9, 5]);
+        let named = journal.named(&[seen(9, true)], true).await.unwrap();
+        assert_eq!(named, [Some(entered[0])]);
+    }
+}
+
+#[tokio::test]
 async fn what_is_told_is_in_the_chain() {
     for place in places().await {
         let journal = place.open().await;
