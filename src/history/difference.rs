@@ -302,12 +302,6 @@ impl Difference {
         })
     }
 
-    /// How many bytes of objects it has.
-    pub fn bytes(&self) -> usize {
-        let sides = [&self.before, &self.after, &self.now].into_iter();
-        sides.filter_map(Side::data).map(|data| data.get().len()).sum()
-    }
-
     /// As it is told, as JSON.
     pub fn json(&self) -> String {
         let (before, after) = (self.before.data(), self.after.data());

@@ -37,7 +37,7 @@ pub fn tell(headers: &mut HeaderMap, version: Version) {
 pub fn is_back(headers: &HeaderMap) -> bool {
     let name = NAME.as_bytes();
     let has_name = |value: &HeaderValue| value.as_bytes().windows(name.len()).any(|part| part == name);
-    let is_back = headers.contains_key(VIA) && headers.get_all(VIA).iter().any(has_name);
+    let is_back = headers.get_all(VIA).iter().any(has_name);
     if is_back {
         *CAME_BACK.lock() = Some(Instant::now());
     }

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{Method, Uri};
 
 pub(in crate::endpoints) mod fields;
+mod judged;
 pub(in crate::endpoints) mod options;
 pub(in crate::endpoints) mod run;
 mod shown;

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 /// SECURITY: how deep a chosen field may be. What is around it is read once for each level.
 pub(super) const DEEPEST: usize = 20;
 
+/// By their names.
 type Members<'j> = BTreeMap<String, &'j RawValue>;
 
 /// Fields, each once, whatever the number of those that are chosen in it.
@@ -84,7 +85,8 @@ impl Fields {
     }
 }
 
-fn members(json: &RawValue) -> Option<Members<'_>> {
+/// The members of an object; `None` where it is none.
+pub(super) fn members(json: &RawValue) -> Option<Members<'_>> {
     serde_json::from_str(json.get()).ok()
 }
 

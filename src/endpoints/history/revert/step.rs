@@ -1,5 +1,6 @@
 //! What undoing comes to for one object: nothing, a write, or why there is none.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use http::Method;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::fields::members;
 use super::options::Options;
 use crate::history::difference::{Difference, Present, Side, patch};
 use crate::journal::{Note, Object, Permissions, ResourceName};
@@ -125,6 +127,14 @@ impl Undoing {
         Side::of_data(self.data.clone()).has_same_data(now) && has_permissions
     }
 
+    /// Says of what is made anew that it does not have the permissions that it had.
+    pub(super) fn lacks_permissions(&self, options: &Options) -> Option<Cow<'static, str>> {
+        let is_anew = self.data.is_some() && self.version.is_none();
+        let is_wanted = options.permissions.unwrap_or(true);
+        (is_anew && is_wanted && self.permissions.is_none())
+            .then_some("its permissions are not known, and are not given back".into())
+    }
+
     /// The method of the write.
     pub(in crate::endpoints) fn method(&self) -> Method {
         if self.data.is_some() { Method::PUT } else { Method::DELETE }
@@ -190,7 +200,7 @@ fn are_given(sent: &Permissions, now: &Side, user_id: Option<&str>) -> bool {
 
 /// An object as it is sent: a timestamp of before would be seen by nobody who follows changes.
 fn without_version(data: &RawValue) -> Option<Box<RawValue>> {
-    let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(data.get()).ok()?;
+    let mut members = members(data)?;
     members.remove("last_modified");
     to_raw_value(&members).ok()
 }
