@@ -12,6 +12,7 @@ use http::HeaderValue;
 mod absence;
 mod date;
 mod escape;
+pub mod given;
 pub mod head;
 pub(crate) mod members;
 mod moment;

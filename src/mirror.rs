@@ -34,6 +34,7 @@ pub use state::State;
 
 use crate::cache::Cache;
 use crate::journal::Journal;
+use crate::kinto::given::Given;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::settings::{InForce, Settings};
 use crate::timeline::clock::Clock;
@@ -83,6 +84,8 @@ pub struct Mirror {
     moved: watch::Sender<u64>,
     /// Tells this mirror, and the serials of its contents, from all others.
     pub lineage: u64,
+    /// The places between two timestamps that readers were given.
+    pub given: Given,
 }
 
 /// What happened to a mirror so far.
@@ -280,6 +283,7 @@ impl Mirror {
             past: Mutex::default(),
             moved: watch::Sender::new(0),
             lineage: timeline::lineage(),
+            given: Given::default(),
         }
     }
 

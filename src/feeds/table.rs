@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use crate::error::Error;
 use crate::feeds::snapshot::{Doubt, FeedPage, FeedRow, Position, Room, Snapshot};
 use crate::kinto::Timestamp;
+use crate::kinto::given::Given;
 use crate::kinto::seq::Seq;
 use crate::wire::lent::Lent;
 
@@ -61,6 +62,8 @@ pub trait Table: Debug {
     fn lent(&self) -> Option<Arc<Lent>> {
         None
     }
+    /// The places between two timestamps that were given here, for as long as there is this lineage.
+    fn given(&self) -> &Given;
     /// See [`Snapshot::heed`].
     fn heed(&self, seq: Seq);
     /// The newest seq that was heeded.
@@ -85,6 +88,7 @@ impl<T: Table + Send + Sync + 'static> Snapshot for T {
     }
 
     fn heed(&self, seq: Seq) {
+        self.given().heed(seq);
         if seq.is_news(Table::newest_seq(self), Table::heard(self)) {
             Table::heed(self, seq);
         }
@@ -150,6 +154,9 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
             return page;
         }
         page.next.doubt = None;
+        if page.next.seq > from.seq {
+            table.given().add(page.next.seq);
+        }
     }
     let mut place = first_after(table, Seq::of(from.seq.at).before());
     // Where another sidecar found more, its seqs go further than those of what is found here.
@@ -176,6 +183,7 @@ pub fn page(table: &impl Table, from: &Position, room: Room) -> FeedPage {
         let is_last = table.mark(place).is_none_or(|next| !is_due(&next) || seq_of(&next) > seq);
         if is_last {
             page.next.seq = seq;
+            table.given().add(seq);
         }
         let row = row(table, place - 1, &mark, page.next.seq);
         room.take(&row);
@@ -222,8 +230,8 @@ fn first_after(table: &impl Table, seq: Seq) -> usize {
 
 /// Rows that a reader who comes with a seq may not have been shown, though they are not above it, oldest first.
 fn doubtful<'t>(table: &'t impl Table, doubt: &Doubt) -> Vec<(usize, Mark<'t>)> {
-    // A reader who was told of the rows that were late by then has a seq of this sidecar's own.
-    if doubt.since.is_own() {
+    // A reader who was told of the rows that were late by then has a seq that this sidecar gave.
+    if table.given().has(doubt.since) {
         return Vec::new();
     }
     let from = Seq::end_of(doubt.since.at.back(table.overlap()));

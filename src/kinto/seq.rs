@@ -28,10 +28,10 @@ const EACH: u16 = TELLERS * 2;
 /// The last fraction, in thousandths: what is found late beyond it has no place of its own.
 const LAST: u16 = 999;
 
-static TELLER: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(any_teller()));
+static TELLER: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(lot() % TELLERS));
 
-fn any_teller() -> u16 {
-    u16::from(uuid::Uuid::new_v4().into_bytes()[0]) % TELLERS
+fn lot() -> u16 {
+    u16::from(uuid::Uuid::new_v4().into_bytes()[0])
 }
 
 /// A place in the order of changes.
@@ -104,16 +104,16 @@ impl Seq {
 
     /// Somebody has this place, the newest that this sidecar has given is `newest`, or one that it has `heard` of: whether
     /// what it finds late has to go beyond.
-    ///
-    /// Another sidecar that turns out to go by the same number is told apart by another one from then on.
     pub fn is_news(self, newest: Self, heard: Self) -> bool {
-        if self.at != newest.at || self <= newest.max(heard) {
-            return false;
+        self.at == newest.at && self > newest.max(heard)
+    }
+
+    /// Another sidecar gave this place: if it goes by the same number, this one goes by another from then on.
+    pub(super) fn disown(self) {
+        if self.is_own() {
+            let others = 1 + lot() % (TELLERS - 1);
+            TELLER.store((TELLER.load(Ordering::Relaxed) + others) % TELLERS, Ordering::Relaxed);
         }
-        if (self.part.saturating_sub(1)) % TELLERS == TELLER.load(Ordering::Relaxed) {
-            TELLER.store(any_teller(), Ordering::Relaxed);
-        }
-        true
     }
 
     fn with(self, place: u16) -> Self {

@@ -15,6 +15,7 @@ pub use kept::KeptList;
 
 use super::entries::{Entries, Gone, MonitorEntry, entry_id};
 use super::lineage;
+use crate::kinto::given::Given;
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 
@@ -33,6 +34,8 @@ pub struct CollectionList {
     moved: watch::Sender<u64>,
     /// Tells this list, and its generations, from all others.
     pub lineage: u64,
+    /// The places between two timestamps that readers were given.
+    pub given: Given,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,7 @@ impl CollectionList {
             loaded: AtomicBool::new(false),
             moved: watch::Sender::new(1),
             lineage: lineage(),
+            given: Given::default(),
         }
     }
 

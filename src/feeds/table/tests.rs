@@ -6,7 +6,7 @@ use crate::upstream::kinto::{Metadata, NewRow};
 
 /// A mirror's content, and nothing around it but whether a write is under way.
 #[derive(Debug)]
-struct Mirrored(Content, bool);
+struct Mirrored(Content, bool, Given);
 
 impl Mirrored {
     fn row(&self, place: usize) -> Option<&Row> {
@@ -59,6 +59,10 @@ impl Table for Mirrored {
         Duration::from_millis(10)
     }
 
+    fn given(&self) -> &Given {
+        &self.2
+    }
+
     fn heed(&self, _seq: Seq) {}
 
     fn heard(&self) -> Seq {
@@ -86,7 +90,7 @@ fn who_was_told_elsewhere_of_what_is_late_here_is_told_again_at_the_seq_that_the
     let late = other.updated(metadata(), Timestamp(35), update(&[("a", 31), ("b", 32), ("other", 35)]));
     let group = late.rows().iter().find(|row| &*row.id == "b").map(|row| row.seq).unwrap();
     assert!(group > Seq::of(Timestamp(33)) && group < Seq::of(Timestamp(34)));
-    let table = Mirrored(late, false);
+    let table = Mirrored(late, false, Given::default());
     // Another sidecar saw the batch in time; or did not, and had nothing newer than this.
     for since in [31, 20] {
         let seq = Seq::of(Timestamp(since));
@@ -104,11 +108,31 @@ fn who_waits_is_told_again_once_it_is_known_whether_something_was_hidden_from_th
     let both = || first.updated(metadata(), Timestamp(23), update(&[("a", 22), ("b", 23)]));
     let seq = Seq::of(Timestamp(23));
     for (is_undecided, waits, told) in [(true, true, 0), (true, false, 1), (false, true, 1)] {
-        let table = Mirrored(both(), is_undecided);
+        let table = Mirrored(both(), is_undecided, Given::default());
         let from = Position::anybodys(&table, seq);
         let page = page(&table, &from, Room { waits, ..Room::PIECE });
         assert_eq!((page.rows.len(), page.pending), (told, 0), "{is_undecided} {waits}");
         // Where nothing is told, they are where they were.
         assert_eq!(page.next == from, told == 0);
     }
+}
+
+#[test]
+fn who_was_told_by_another_of_the_same_number_is_told_again_once() {
+    let metadata = || Metadata { json: Bytes::from_static(b"{}"), last_modified: Timestamp(1) };
+    // One finds a batch late in two steps, the other one all of it in time: to its readers of 33 it was hidden.
+    let first = Content::new(metadata(), Timestamp(33), None, update(&[("first", 33)]));
+    let late = first.updated(metadata(), Timestamp(33), update(&[("a", 31)]));
+    let theirs = Mirrored(late, false, Given::default());
+    let told = page(&theirs, &Position::new(Seq::of(Timestamp(33)), 1), Room::PIECE).next.seq;
+    assert!(told.is_own(), "{told}");
+    assert!(page(&theirs, &Position::anybodys(&theirs, told), Room::PIECE).rows.is_empty());
+    let early = Content::new(metadata(), Timestamp(20), None, update(&[("before", 20)]));
+    let all =
+        early.updated(metadata(), Timestamp(40), update(&[("a", 31), ("b", 32), ("first", 33), ("c", 40)]));
+    let mine = Mirrored(all, false, Given::default());
+    let first = page(&mine, &Position::anybodys(&mine, told), Room::PIECE);
+    let ids = |page: &FeedPage| page.rows.iter().map(|row| row.id.to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(&first), ["a", "b", "c"]);
+    assert!(page(&mine, &first.next, Room::PIECE).rows.is_empty());
 }

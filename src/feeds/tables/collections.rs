@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use crate::feeds::table::{Mark, Table};
+use crate::kinto::given::Given;
 use crate::kinto::seq::Seq;
 use crate::kinto::{CollectionKey, Timestamp};
 use crate::timeline::collection_list::CollectionList;
@@ -160,6 +161,10 @@ impl Table for Collections {
         }
         text.push('}');
         (text.into(), deleted)
+    }
+
+    fn given(&self) -> &Given {
+        &self.list.given
     }
 
     fn heed(&self, seq: Seq) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::feeds::table::{Mark, Table};
 use crate::kinto::Timestamp;
+use crate::kinto::given::Given;
 use crate::kinto::seq::Seq;
 use crate::mirror::content::{Content, Row};
 use crate::mirror::{Mirror, State};
@@ -91,6 +92,10 @@ impl Table for Records {
     fn lent(&self) -> Option<Arc<Lent>> {
         let State { content, stock, .. } = &*self.state;
         stock.lent(content.weight())
+    }
+
+    fn given(&self) -> &Given {
+        &self.mirror.given
     }
 
     fn heed(&self, seq: Seq) {
