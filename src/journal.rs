@@ -13,6 +13,7 @@ use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::kinto::Timestamp;
+use crate::query::Invalid;
 use crate::wire::buffers::NoRoom;
 
 mod append;
@@ -129,6 +130,9 @@ pub enum JournalError {
     /// What was asked for does not fit into the process's memory beside what others have there.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// What was asked for was done before.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
 }
 
 // === impl Journal ===

@@ -6,7 +6,6 @@
 
 use serde_json::Value;
 
-use crate::bounded;
 use crate::kinto::Timestamp;
 
 mod fields;
@@ -15,6 +14,7 @@ mod invalid;
 mod order;
 mod parameters;
 mod schema;
+mod selection;
 mod shallow;
 mod sort;
 
@@ -24,6 +24,7 @@ pub use invalid::{Fault, Invalid};
 pub use parameters::{Parameters, decode, pairs, pieces};
 pub use schema::Given;
 use schema::GivenFilter;
+pub use selection::{Page, Selection};
 pub use shallow::{members, members_at, subset_of};
 pub use sort::Sort;
 
@@ -37,9 +38,6 @@ const MOST_FILTERS: usize = 100;
 const MOST_PATTERNS: usize = 100;
 /// SECURITY: the most keys that rows may be put in order by.
 const MOST_KEYS: usize = 16;
-
-/// Keys of so many bytes are not counted.
-const SHORT_KEY: usize = 256;
 
 /// What a list allows.
 #[derive(Debug, Clone, Copy)]
@@ -76,29 +74,9 @@ pub struct Query {
     pub uses_to: bool,
     /// The most bytes of a page, where it may end before its limit; a single row may be larger.
     pub most_bytes: Option<usize>,
-    after: Option<sort::Position>,
-}
-
-/// The rows of a page, in their order.
-#[derive(Debug, Clone)]
-pub struct Page<R> {
-    /// The page's rows.
-    pub rows: Vec<R>,
-    /// The token of the next page, if there is one.
-    pub next: Option<String>,
-    /// How many rows the filters select on all pages.
-    pub total: usize,
-}
-
-/// A page in the making, for rows that come bit by bit.
-#[derive(Debug)]
-pub struct Selection<'q, R> {
-    query: &'q Query,
-    total: usize,
-    held: Vec<(sort::Position, R)>,
-    bytes: usize,
-    /// Where the page ends, as what follows would be too much.
-    end: Option<sort::Position>,
+    start: Option<sort::Start>,
+    /// Whether what is selected is deleted.
+    deletes: bool,
 }
 
 // === impl Rules ===
@@ -125,10 +103,11 @@ impl Query {
         let filters = filters.filter_map(Result::transpose).collect::<Result<_, _>>()?;
         let sorting = sort::read_sorting(&given.sort, rules)?;
         let fields = read_fields(given, rules)?;
-        let after = given.token.as_deref().map(|token| sort::read_token(token, &sorting)).transpose()?;
+        let start = given.token.as_deref().map(|token| sort::read_token(token, &sorting)).transpose()?;
         let uses_to = given.filters.iter().any(|filter| filter.name.trim() == "_to");
         let limit = limit(given, rules);
-        Ok(Self { filters, sorting, limit, fields, changed: false, uses_to, most_bytes: None, after })
+        let (changed, deletes, most_bytes) = (false, false, None);
+        Ok(Self { filters, sorting, limit, fields, changed, uses_to, most_bytes, start, deletes })
     }
 
     /// All rows for which these hold, in any order.
@@ -151,7 +130,8 @@ impl Query {
             changed: false,
             uses_to: false,
             most_bytes: None,
-            after: None,
+            start: None,
+            deletes: false,
         }
     }
 
@@ -168,6 +148,33 @@ impl Query {
     #[must_use]
     pub fn only_changes(self, changed: bool) -> Self {
         Self { changed, ..self }
+    }
+
+    /// The same selection, to be deleted: its token is that of a page that was, and is used once.
+    pub fn for_deletion(self) -> Result<Self, Invalid> {
+        if matches!(self.start, Some(sort::Start::After(_))) {
+            return Err(Invalid::used_token());
+        }
+        Ok(Self { deletes: true, ..self })
+    }
+
+    /// The id and the timestamp of the row that a deletion begins with, or it was made before.
+    pub(crate) fn begins_with(&self) -> Option<(String, Timestamp)> {
+        let Some(sort::Start::At(position)) = &self.start else { return None };
+        let at = |name| {
+            let index = self.sorting.iter().position(|sort| sort.field == name)?;
+            position.get(index)?.as_ref()
+        };
+        let modified = at(MODIFIED).and_then(Value::as_u64).map(Timestamp).unwrap_or_default();
+        Some((at("id").and_then(Value::as_str).unwrap_or_default().to_owned(), modified))
+    }
+
+    /// What is left to be selected after so many rows of the page were deleted.
+    #[must_use]
+    pub fn after_deletion(&self, rows: usize) -> Self {
+        let limit = self.limit.map(|limit| limit.saturating_sub(rows));
+        let start = self.start.as_ref().map(|start| sort::Start::After(start.position().clone()));
+        Self { limit, start, ..self.clone() }
     }
 
     /// Whether the filters select a row.
@@ -190,16 +197,16 @@ impl Query {
         !self.changed && self.sorting.iter().all(|sort| matches!(&*sort.field, MODIFIED | "id"))
     }
 
-    /// Where they are, the timestamp of the last row of the page before.
-    pub fn after_timestamp(&self) -> Option<Timestamp> {
+    /// Where they are, the timestamp of the row that the page begins after, or with.
+    pub fn start_timestamp(&self) -> Option<Timestamp> {
         self.by_timestamp()?;
-        self.after.as_ref()?.first()?.as_ref()?.as_u64().map(Timestamp)
+        self.start.as_ref()?.position().first()?.as_ref()?.as_u64().map(Timestamp)
     }
 
     /// The same selection, all on one page of which nothing is kept.
     #[must_use]
     pub fn unpaged(&self) -> Self {
-        Self { limit: Some(0), after: None, sorting: Vec::new(), ..self.clone() }
+        Self { limit: Some(0), start: None, sorting: Vec::new(), ..self.clone() }
     }
 
     /// What `_fields` leaves of a row, as it is written.
@@ -207,105 +214,6 @@ impl Query {
         let fields = self.fields.as_ref()?;
         subset_of(row, &fields.iter().map(String::as_str).collect::<Vec<_>>())
     }
-}
-
-// === impl Selection ===
-
-impl<'q, R: Fields> Selection<'q, R> {
-    /// A page of what a query selects.
-    pub fn of(query: &'q Query) -> Self {
-        Self { query, total: 0, held: Vec::new(), bytes: 0, end: None }
-    }
-
-    /// Shows a row to it; says whether the filters select it.
-    pub fn show(&mut self, row: R) -> bool {
-        let is_selected = self.query.matches(&row);
-        if is_selected {
-            self.take(row);
-        }
-        is_selected
-    }
-
-    /// Shows it a row that the filters were found to select.
-    pub fn take(&mut self, row: R) {
-        self.total += 1;
-        let sorting = &self.query.sorting;
-        let position = sort::position(&row, sorting);
-        let earlier = |after| sort::compare_positions(sorting, &position, after).is_le();
-        if self.query.after.as_ref().is_some_and(earlier) {
-            return;
-        }
-        let is_later = |end| sort::compare_positions(sorting, &position, end).is_gt();
-        if self.end.as_ref().is_some_and(is_later) {
-            return;
-        }
-        let mut row = row;
-        row.forget();
-        let held = (position, row);
-        self.bytes = self.bytes.saturating_add(weight(&held));
-        self.held.push(held);
-        if self.query.most_bytes.is_some_and(|most| self.bytes > most) {
-            self.cut();
-        }
-        let wanted = self.query.limit.map(|limit| limit.saturating_add(1));
-        if let Some(wanted) = wanted.filter(|wanted| self.held.len() >= wanted.saturating_mul(2)) {
-            self.sort();
-            self.held.truncate(wanted);
-            self.bytes = self.held.iter().map(weight).sum();
-        }
-    }
-
-    /// How many bytes the rows have that it keeps.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether no row that comes later in the order belongs on the page.
-    pub fn has_ended(&self) -> bool {
-        self.end.is_some()
-    }
-
-    /// Ends the page with the last row that leaves it at half of its bytes, or with its first.
-    fn cut(&mut self) {
-        self.sort();
-        let most = self.query.most_bytes.unwrap_or(usize::MAX) / 2;
-        let mut bytes = 0_usize;
-        let fitting = self.held.iter().take_while(|held| {
-            bytes = bytes.saturating_add(weight(held));
-            bytes <= most
-        });
-        let fitting = fitting.count().max(1);
-        if fitting < self.held.len() {
-            self.held.truncate(fitting);
-            self.end = self.held.last().map(|(position, _)| position.clone());
-        }
-        self.bytes = self.held.iter().map(weight).sum();
-    }
-
-    /// The page of the rows shown.
-    pub fn page(mut self) -> Page<R> {
-        self.sort();
-        let Self { query, total, mut held, end, .. } = self;
-        let more = end.is_some() || query.limit.is_some_and(|limit| held.len() > limit);
-        if let Some(limit) = query.limit {
-            held.truncate(limit);
-        }
-        let last = held.last().filter(|_| more);
-        let next = last.map(|(position, _)| sort::write_token(&query.sorting, position));
-        Page { rows: held.into_iter().map(|(_, row)| row).collect(), next, total }
-    }
-
-    fn sort(&mut self) {
-        let sorting = &self.query.sorting;
-        self.held.sort_by(|left, right| sort::compare_positions(sorting, &left.0, &right.0));
-    }
-}
-
-/// How many bytes a row holds beside where it stands in the order.
-fn weight<R: Fields>((position, row): &(sort::Position, R)) -> usize {
-    // Most keys are numbers and short texts.
-    let keys = position.iter().flatten().map(|key| bounded::weight(key).saturating_sub(SHORT_KEY));
-    row.weight().saturating_add(keys.sum())
 }
 
 /// Refuses what would take long to hold against each row.

@@ -197,7 +197,8 @@ fn open_journal(settings: &Settings, background: &Runtime) -> std::io::Result<Jo
         JournalError::Unavailable(_)
         | JournalError::Refused(_)
         | JournalError::Left
-        | JournalError::NoRoom(_) => Ok(JournalAtStart::Not),
+        | JournalError::NoRoom(_)
+        | JournalError::Invalid(_) => Ok(JournalAtStart::Not),
         JournalError::InUse(_) => Err(Error::new(ErrorKind::ResourceBusy, error)),
         JournalError::Unusable(_) => Err(Error::other(error)),
     })

@@ -130,7 +130,8 @@ impl Listing<'_> {
                 return Ok(list::precondition_failed(timestamp));
             }
         }
-        let mut query = Query::of(&given.without_fields(), &rules(core))?.only_changes(changed);
+        let query = Query::of(&given.without_fields(), &rules(core))?.only_changes(changed);
+        let mut query = query.for_deletion()?;
         if let Some(Until(until)) = self.request.extensions.get() {
             let (field, value) = ("last_modified".to_owned(), Value::from(until.0));
             query.filters.push(Filter { field, operator: Operator::Max, value });

@@ -203,6 +203,7 @@ impl From<JournalError> for Error {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::NoRoom(error) => Self::from(error),
+            JournalError::Invalid(error) => Self::from(error),
             JournalError::Refused(_) => {
                 tracing::debug!(%error, "the journal cannot keep what was asked for");
                 Self::BadRequest("The history has nothing of this name, which it could not keep.")

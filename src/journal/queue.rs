@@ -33,8 +33,9 @@ pub(super) enum Work {
     Settle { outcome: Outcome, is_kept: bool, among: Option<Among> },
     /// A bucket's history is looked at for the first time.
     Begin(String),
-    /// These entries of a bucket are deleted, by their ids and timestamps: a portion of them.
-    Delete(String, Vec<(String, Timestamp)>),
+    /// These entries of a bucket are deleted, by their ids and timestamps: a portion of them, or none where the first of
+    /// them must be there and is not.
+    Delete { bucket: String, names: Vec<(String, Timestamp)>, must: bool },
     /// A portion of what is too much is removed.
     Remove(Surplus),
     /// Sets of readers that nothing refers to are removed: a portion, after the one with this number.

@@ -16,7 +16,7 @@ use super::statement::{Bound, Statement, timestamp};
 use super::{EntriesPage, Journal, JournalError, Sees};
 use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
-use crate::query::{Page, Query, Selection};
+use crate::query::{Invalid, Page, Query, Selection};
 
 /// SECURITY: so many bytes of entries are removed in one transaction, or one entry.
 const PORTION: u64 = 4 << 20;
@@ -26,7 +26,7 @@ const PORTION: u64 = 4 << 20;
 impl Journal {
     /// Deletes the entries that a query selects (with its sorting, limit and token), leaves tombstones, and gives the
     /// page of tombstones in the query's order. With it, the query that selects the rest, where the query's most bytes (of
-    /// names) ended the page.
+    /// names) ended the page. A token whose page was deleted before is refused.
     pub async fn delete(
         &self,
         bucket: &str,
@@ -42,27 +42,29 @@ impl Journal {
         let Page { rows, next, .. } =
             selected.await?.unwrap_or(Page { rows: Vec::new(), next: None, total: 0 });
         let names: Vec<_> = rows.into_iter().map(SelectedName::into_name).collect();
-        let left = query.limit.map(|limit| limit.saturating_sub(names.len()));
-        let is_cut = next.is_some() && left != Some(0);
-        let (mut rows, mut timestamp, mut ahead) = (Vec::new(), None, &*names);
-        while !ahead.is_empty() {
-            let portion = ahead.iter().take(CHUNK).cloned().collect();
-            let Done::Deleted(deleted) = self.write(Work::Delete(bucket.to_owned(), portion)).await? else {
+        let first = query.begins_with();
+        let mut is_used = first.is_some() && first.as_ref() != names.first();
+        let (mut must, mut rows, mut timestamp, mut ahead) = (first.is_some(), Vec::new(), None, &*names);
+        while !is_used && !ahead.is_empty() {
+            let (bucket, names) = (bucket.to_owned(), ahead.iter().take(CHUNK).cloned().collect());
+            let Done::Deleted(deleted) = self.write(Work::Delete { bucket, names, must }).await? else {
                 return Err(gone());
             };
+            // Somebody else with the same token may have been faster.
+            (is_used, must) = (deleted.done == 0, false);
             rows.extend(deleted.tombstones.into_iter().filter_map(|row| row.serve(query)));
             timestamp = Some(deleted.timestamp);
-            ahead = ahead.get(deleted.done.max(1)..).unwrap_or_default();
+            ahead = ahead.get(deleted.done..).unwrap_or_default();
+        }
+        if is_used {
+            return Err(Invalid::used_token().into());
         }
         let timestamp = match timestamp {
             Some(timestamp) => timestamp,
             None => self.timestamp(bucket).await?,
         };
-        let rest = is_cut.then(|| {
-            let mut rest = query.clone();
-            rest.limit = left;
-            rest
-        });
+        let rest = query.after_deletion(names.len());
+        let rest = (next.is_some() && rest.limit != Some(0)).then_some(rest);
         Ok((EntriesPage { rows, next, sees_any: true, timestamp, room: None }, rest))
     }
 }
@@ -70,11 +72,13 @@ impl Journal {
 // === impl Transaction ===
 
 impl Transaction<'_> {
-    /// Deletes those of these entries that are still there: as many as are not too large together, and one at least.
+    /// Deletes those of these entries that are still there: as many as are not too large together, and one at least; none
+    /// where the first of them must be there and is not.
     pub(super) async fn delete(
         &mut self,
         bucket: &str,
         names: &[(String, Timestamp)],
+        must: bool,
     ) -> sqlx::Result<Deleted> {
         self.store().await?;
         let history = self.history(bucket).await?;
@@ -91,6 +95,9 @@ impl Transaction<'_> {
         for (id, modified) in names {
             // The history may be another's by now, or its entry may have been removed.
             let length = found.get(modified).filter(|(there, _)| there == id).map(|(_, length)| *length);
+            if must && done == 0 && length.is_none() {
+                break;
+            }
             bytes = bytes.saturating_add(length.unwrap_or_default());
             if bytes > PORTION && !versions.is_empty() {
                 break;

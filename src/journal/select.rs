@@ -118,7 +118,7 @@ impl<'q, 's> Question<'q, 's> {
         let is_ascending = order.is_some_and(|descending| !descending);
         // One more than the page has, and the last one of the page before.
         let wanted = self.query.limit.filter(|_| order.is_some()).map(|limit| limit.saturating_add(2));
-        let mut from = self.query.after_timestamp();
+        let mut from = self.query.start_timestamp();
         let is_unread = self.is_unread(&conditions);
         let (mut is_inclusive, mut shown) = (true, 0);
         let most = wanted.filter(|_| conditions.are_exact).unwrap_or(BATCH).min(BATCH);

@@ -11,6 +11,7 @@ use crate::settings::{HistorySettings, JournalUrl, Settings};
 
 mod chains;
 mod checkpoints;
+mod deleting;
 mod fitting;
 mod hiding;
 mod leaving;

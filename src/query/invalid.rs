@@ -52,6 +52,11 @@ impl Invalid {
         Self::Parameters(vec![Fault { location, name, description }])
     }
 
+    /// The page of this token was deleted before, or it is no token of a deletion.
+    pub fn used_token() -> Self {
+        Self::unnamed("_token was already used or has expired.")
+    }
+
     /// The `error` of the answer.
     pub fn title(&self) -> &'static str {
         match self {

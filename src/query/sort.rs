@@ -4,6 +4,9 @@
 //! the last row's values, and so loses rows that share them with it; here the row's id is the last sort key and part of the
 //! token, which loses none. A token names the order that it belongs to and carries a checksum: it is good for
 //! nothing else than being sent back as it is.
+//!
+//! The token of a page that was deleted names the first row that was left. The next page begins with that row, or it was
+//! deleted before: so it is deleted once, with nothing to be kept of the tokens that were given.
 
 use std::cmp::Ordering;
 
@@ -32,11 +35,28 @@ pub struct Sort {
 /// The values of a row at the sort keys, its id last.
 pub(super) type Position = Vec<Option<Value>>;
 
+/// Where a page begins.
+#[derive(Debug, Clone)]
+pub(super) enum Start {
+    /// After the last row of the page before, which was read.
+    After(Position),
+    /// With the first row that was left of the page before, which was deleted.
+    At(Position),
+}
+
 #[derive(Serialize, Deserialize)]
 struct Token {
     sorting: Vec<Sort>,
-    /// An empty list for a value that is not there.
-    after: Vec<Vec<Value>>,
+    #[serde(flatten)]
+    start: TokenStart,
+}
+
+/// The values at the sort keys, an empty list for one that is not there.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TokenStart {
+    After(Vec<Vec<Value>>),
+    At(Vec<Vec<Value>>),
 }
 
 /// The order that `_sort` asks for; newest first within it, and by id within that.
@@ -84,29 +104,56 @@ pub(super) fn compare_positions(sorting: &[Sort], left: &Position, right: &Posit
     orders.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }
 
-/// The token of a page that ends with this position.
-pub(super) fn write_token(sorting: &[Sort], last: &Position) -> String {
-    let after = last.iter().map(|value| value.iter().cloned().collect()).collect();
-    let token = Token { sorting: sorting.to_vec(), after };
+/// The token of a page that begins there.
+pub(super) fn write_token(sorting: &[Sort], start: &Start) -> String {
+    let values = |position: &Position| position.iter().map(|value| value.iter().cloned().collect()).collect();
+    let start = match start {
+        Start::After(position) => TokenStart::After(values(position)),
+        Start::At(position) => TokenStart::At(values(position)),
+    };
+    let token = Token { sorting: sorting.to_vec(), start };
     let mut bytes = serde_json::to_vec(&token).unwrap_or_default();
     let checksum = checksum(&bytes);
     bytes.extend_from_slice(&checksum);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The position that a token names.
-pub(super) fn read_token(token: &str, sorting: &[Sort]) -> Result<Position, Invalid> {
-    let position = || {
+/// Where the page of a token begins.
+pub(super) fn read_token(token: &str, sorting: &[Sort]) -> Result<Start, Invalid> {
+    let start = || {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (content, sum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
         if sum != checksum(content) {
             return None;
         }
         let token: Token = serde_json::from_slice(content).ok()?;
-        let fits = token.sorting == sorting && token.after.len() == sorting.len();
-        fits.then(|| token.after.into_iter().map(|value| value.into_iter().next()).collect())
+        let position = |values: Vec<Vec<Value>>| -> Option<Position> {
+            let fits = token.sorting == sorting && values.len() == sorting.len();
+            fits.then(|| values.into_iter().map(|value| value.into_iter().next()).collect())
+        };
+        Some(match token.start {
+            TokenStart::After(values) => Start::After(position(values)?),
+            TokenStart::At(values) => Start::At(position(values)?),
+        })
     };
-    position().ok_or_else(|| Invalid::unnamed("_token has invalid content"))
+    start().ok_or_else(|| Invalid::unnamed("_token has invalid content"))
+}
+
+// === impl Start ===
+
+impl Start {
+    /// The position that it names.
+    pub(super) fn position(&self) -> &Position {
+        match self {
+            Self::After(position) | Self::At(position) => position,
+        }
+    }
+
+    /// Whether a row belongs on the pages before.
+    pub(super) fn is_past(&self, sorting: &[Sort], row: &Position) -> bool {
+        let order = compare_positions(sorting, row, self.position());
+        order.is_lt() || order.is_eq() && matches!(self, Self::After(_))
+    }
 }
 
 fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {

@@ -159,6 +159,37 @@ proptest! {
     }
 
     #[test]
+    fn pages_that_are_deleted_are_the_whole_list_and_none_is_deleted_twice(
+        rows in some_rows(),
+        sort in prop::sample::select(vec!["", "bucket", "-bucket,collection", "last_modified", "-id", "collection,-id"]),
+        limit in 1..5_usize,
+        most_bytes in prop::option::of(1..2000_usize),
+    ) {
+        let whole = Query::parse(Some(&format!("_sort={sort}")), &RULES).unwrap().select(&rows);
+        let (mut left, mut deleted) = (rows.clone(), Vec::new());
+        let mut token = String::new();
+        loop {
+            let text = format!("_sort={sort}&_limit={limit}&_token={token}");
+            let mut query = Query::parse(Some(&text), &RULES).unwrap().for_deletion().unwrap();
+            query.most_bytes = most_bytes;
+            let page = query.select(left.clone());
+            let name = |row: &Row| (row["id"].as_str().unwrap().to_owned(), Timestamp(row["last_modified"].as_u64().unwrap()));
+            if let Some(first) = query.begins_with() {
+                prop_assert_eq!(page.rows.first().map(name), Some(first.clone()));
+                prop_assert!(!deleted.iter().any(|row| name(row) == first));
+            }
+            left.retain(|row| !page.rows.contains(row));
+            deleted.extend(page.rows);
+            prop_assert_eq!(page.next.is_some(), !left.is_empty());
+            match page.next {
+                Some(next) => token = next,
+                None => break,
+            }
+        }
+        prop_assert_eq!(deleted.iter().collect::<Vec<_>>(), whole.rows);
+    }
+
+    #[test]
     fn comparisons_agree_with_a_plain_model(
         rows in some_rows(),
         operator in prop::sample::select(vec!["", "eq_", "not_", "lt_", "max_", "gt_", "min_"]),

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use sqlx::ConnectOptions;
-use sqlx::sqlite::SqliteConnectOptions;
 use tokio::runtime::Runtime;
 
 use super::*;
@@ -254,75 +252,6 @@ async fn entries_that_repeat_the_one_before_can_be_left_out() {
         journal.delete("a", &only("action=update")).await.unwrap();
         let left = journal.page("a", &query("_sort=last_modified"), &Sees::Everything, None).await.unwrap();
         assert_eq!(versions(&left.rows), [1, 2, 3, 7, 8, 9, 10]);
-    }
-}
-
-#[tokio::test]
-async fn many_entries_and_large_ones_are_deleted_bit_by_bit() {
-    for place in places().await {
-        let journal = place.open().await;
-        let text = "x".repeat(3 << 20);
-        for version in 1..=60 {
-            let data = if version % 20 == 0 { json!({"text": text}) } else { json!({"n": version}) };
-            settle(&journal, vec![change(&format!("/buckets/a/groups/{version}"), None, version, &data)])
-                .await;
-        }
-        let mut query = query("_sort=uri&_limit=55");
-        query.most_bytes = Some(2000);
-        let (mut ids, mut rest) = (Vec::new(), Some(query));
-        let mut rounds = 0;
-        while let Some(query) = rest {
-            let (page, left) = journal.delete("a", &query).await.unwrap();
-            ids.extend(page.rows.iter().map(|row| row.get().to_owned()));
-            (rest, rounds) = (left, rounds + 1);
-        }
-        assert_eq!(ids.len(), 55);
-        assert!(rounds > 2, "{rounds}");
-        assert_eq!(entries(&journal, "a", "").await.len(), 5);
-        let (page, _) =
-            journal.delete("a", &super::query("resource_name=group&gt_last_modified=1")).await.unwrap();
-        assert_eq!(page.rows.len(), 5);
-    }
-}
-
-#[tokio::test]
-async fn what_a_deletion_looks_through_is_not_looked_through_by_the_writer() {
-    let place = places().await.remove(0);
-    let journal = filled(&place).await;
-    let JournalUrl::Sqlite(path) = &place.url else { unreachable!("the first place") };
-    // Nothing can be written while somebody else writes.
-    let mut other = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-    other.execute("BEGIN IMMEDIATE").await.unwrap();
-    let (page, _) = journal.delete("a", &query("like_uri=nowhere&target.data.x=nothing")).await.unwrap();
-    assert!(page.rows.is_empty());
-}
-
-#[tokio::test]
-async fn deleted_entries_leave_tombstones() {
-    for place in places().await {
-        let journal = filled(&place).await;
-        let before = entries(&journal, "a", "").await;
-        let at = journal.timestamp("a").await.unwrap();
-        let (page, _) = journal.delete("a", &query("_sort=last_modified&_limit=3")).await.unwrap();
-        let tombstones: Vec<Value> =
-            page.rows.iter().map(|row| serde_json::from_str(row.get()).unwrap()).collect();
-        let ids: Vec<&Value> = tombstones.iter().map(|row| &row["id"]).collect();
-        let oldest: Vec<&Value> = before.iter().rev().take(3).map(|row| &row["id"]).collect();
-        assert_eq!(ids, oldest);
-        assert!(tombstones.iter().all(|row| row["deleted"] == true));
-        let modified: Vec<u64> =
-            tombstones.iter().map(|row| row["last_modified"].as_u64().unwrap()).collect();
-        assert!(modified[0] > at.0 && modified.is_sorted_by(|left, right| left < right));
-        assert_eq!(page.timestamp.0, modified[2]);
-        let next = query(&format!("_sort=last_modified&_limit=3&_token={}", page.next.unwrap()));
-        assert_eq!(journal.delete("a", &next).await.unwrap().0.rows.len(), 3);
-        assert_eq!(journal.count("a", &query(""), &Sees::Everything).await.unwrap().total, before.len() - 6);
-        assert_eq!(entries(&journal, "a", &format!("_since={at}")).await.len(), 6);
-        journal.delete("a", &query("")).await.unwrap();
-        assert!(entries(&journal, "a", "").await.is_empty());
-        let collection = Object::of_uri("/buckets/a/collections/c").unwrap();
-        let past = journal.versions_at(&collection, &["r"], Timestamp(9999)).await.unwrap();
-        assert!(past.versions.is_empty() && past.has_gaps);
     }
 }
 

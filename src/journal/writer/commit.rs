@@ -217,7 +217,9 @@ impl Transaction<'_> {
             }
             Work::Settle { outcome, .. } => self.settle(outcome).await.map(Done::Entries),
             Work::Begin(bucket) => Ok(Done::Timestamp(self.history(bucket).await?.timestamp)),
-            Work::Delete(bucket, names) => self.delete(bucket, names).await.map(Done::Deleted),
+            Work::Delete { bucket, names, must } => {
+                self.delete(bucket, names, *must).await.map(Done::Deleted)
+            }
             Work::Remove(surplus) => self.remove_surplus(surplus).await.map(Done::Removed),
             Work::Sweep(after) => self.sweep(*after).await.map(Done::Swept),
             Work::GiveBack => space::give_back(self.kind, self.connection).await.map(Done::Removed),

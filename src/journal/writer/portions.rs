@@ -55,7 +55,7 @@ pub(super) fn weight(work: &Work) -> (usize, usize) {
         Work::Settle { outcome, .. } => (number(outcome), late::size(outcome)),
         Work::Intend(_, intents) => (intents.len(), intents.iter().map(of_intent).sum()),
         Work::Tell(_, changes) => (changes.len(), 0),
-        Work::Delete(_, names) => (names.len(), BYTES),
+        Work::Delete { names, .. } => (names.len(), BYTES),
         Work::Enter { seen, .. } => (seen.len(), 0),
         // Whatever there is of it.
         Work::Remove(_) | Work::Sweep(_) | Work::Fill(_) => (CHANGES, BYTES),

@@ -129,6 +129,42 @@ async fn delete_alike(world: &World) {
 }
 
 #[tokio::test]
+async fn a_page_is_deleted_once_as_with_the_plugin() {
+    for journal in ["sqlite::memory:".to_owned(), database()] {
+        let world = World::start_with(&[], &[("sidecar.journal", &journal)]).await;
+        let (plugin, sidecar) = (walk(&world.plugin).await, walk(&world.sidecar).await);
+        assert_eq!(sidecar, plugin);
+        assert!(sidecar.iter().any(|(_, status, ..)| *status == 400), "{sidecar:?}");
+    }
+}
+
+/// What pages of a deletion and of a list answer to each other's tokens.
+async fn walk(side: &Side) -> Vec<(&'static str, u16, usize, Value)> {
+    let mut seen = Vec::new();
+    let mut ask = async |what: &'static str, method: Method, query: &str| {
+        let answer = side.ask(&Ask::new(method, &format!("{BUCKET}/history?{query}")).by("owner")).await;
+        let body = answer.json();
+        let rows = body["data"].as_array().map_or(0, Vec::len);
+        seen.push((what, answer.status, rows, body["message"].clone()));
+        let next = answer.header("next-page").unwrap_or_default();
+        next.split_once('?').map(|(_, query)| query.to_owned()).unwrap_or_default()
+    };
+    // Without a filter, Kinto forgets who may see what is left.
+    let first = "_limit=2&resource_name=record";
+    let read = ask("read", Method::GET, first).await;
+    ask("a token of what was read", Method::DELETE, &read).await;
+    let second = ask("deleted", Method::DELETE, first).await;
+    ask("a token of what was deleted", Method::GET, &second).await;
+    let third = ask("its first use", Method::DELETE, &second).await;
+    ask("its second use", Method::DELETE, &second).await;
+    ask("its third use", Method::DELETE, &second).await;
+    ask("a token that is none", Method::DELETE, "_limit=2&_token=abc").await;
+    ask("the next", Method::DELETE, &third).await;
+    ask("what is left", Method::GET, "resource_name=record").await;
+    seen
+}
+
+#[tokio::test]
 async fn batches_read_and_delete_alike() {
     let world = World::start(&[]).await;
     let path = format!("{BUCKET}/history");
