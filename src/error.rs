@@ -269,6 +269,7 @@ impl From<BodyError> for Error {
         match error {
             BodyError::TooLarge => Self::TooLarge,
             BodyError::TooSlow => Self::TooSlow,
+            BodyError::Late => Self::Unavailable { retry_after: None },
             BodyError::Broken(_) => Self::BadRequest("the body broke off"),
         }
     }

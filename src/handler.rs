@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, Either};
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, ETAG, EXPECT, ORIGIN};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -301,10 +302,16 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
                 write = write.with_body(&body);
                 Body::full(body)
             }
-            Err(body) => {
+            Err(body) if body.is_end_stream() => body,
+            Err(body) if write.needs_its_body() => {
                 let (arrival, body) = Arrival::of(body);
                 write.arrival = Some(arrival);
                 body
+            }
+            // It may be done before its body has come.
+            Err(body) => {
+                let limit = core.app.settings.limits.body_limit();
+                Body::full(body::read_held(body, limit, &mut hold).await?)
             }
         };
         let passing = writes.begin([write]).await?;
@@ -315,7 +322,7 @@ async fn write(core: &Arc<Core>, request: Request<Body>, peer: &Peer) -> Result<
             let (status, body) = (answer.status, body.clone());
             move || Answer::read(status, &body, modified)
         };
-        passing.answered([aside::run(body.len(), read).await?]).await?;
+        passing.answered([aside::for_write(body.len(), read).await?]).await?;
         Ok(Response::from_parts(answer, Body::full(body).held(hold)))
     });
     carried.await.unwrap_or_else(|error| Err(Error::Internal(error.into())))

@@ -79,7 +79,7 @@ pub struct Running {
 }
 
 /// The connections that may still bring a request: those that are open or come, and, when the process stops
-/// ([`Phase::Stopping`]), those whose request has no answer yet. Each holds a sender, and nothing is sent.
+/// ([`Phase::Stopping`]), those whose request has come and has no answer yet. Each holds a sender, and nothing is sent.
 #[derive(Debug)]
 pub struct Expected(mpsc::Receiver<()>);
 
@@ -250,7 +250,14 @@ impl Thread {
         let patience = self.core.get().app.settings.limits.header_timeout;
         tokio::spawn(async move {
             let served = async {
-                if let Ok(Ok(stream)) = tokio::time::timeout(patience, acceptor.accept(stream)).await {
+                let accepted = tokio::time::timeout(patience, acceptor.accept(stream));
+                let accepted = tokio::select! {
+                    // What has arrived by then is answered.
+                    biased;
+                    accepted = accepted => accepted,
+                    () = connection::last_look(serving.phase.clone()) => return,
+                };
+                if let Ok(Ok(stream)) = accepted {
                     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                     connection::serve(Box::new(stream), BytesMut::new(), is_http2, serving).await;
                 }

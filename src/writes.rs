@@ -16,7 +16,7 @@
 //! died, is looked up in the upstream by [`lookup`]. What passes elsewhere is found by [`elsewhere`]. What other sidecars on
 //! the same journal record is told to the timeline by [`other_sidecars`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio::sync::watch as state;
 
 pub mod answer;
 mod changes;
+mod coming;
 mod default_bucket;
 mod effects;
 mod elsewhere;
@@ -54,7 +55,6 @@ use crate::mirror::Mirrors;
 use crate::settings::{InForce, JournalFailure};
 use crate::timeline::Timeline;
 use crate::upstream::kinto::Source;
-use crate::wire::arrival::Arrival;
 use effects::Effects;
 use recording::Recording;
 
@@ -73,8 +73,7 @@ pub struct Writes {
     recovered: state::Sender<bool>,
     /// Groups that are being looked up, and by how many.
     examined: Mutex<HashMap<i64, usize>>,
-    /// Groups of which the bodies are still coming.
-    coming: Mutex<HashMap<i64, Arrival>>,
+    coming: coming::Coming,
     lingering: lookup::Lingering,
     turns: order::Turns,
     /// For each list of records the newest timestamp that a passing write brought.
@@ -92,7 +91,7 @@ impl Writes {
             settings,
             recovered: state::Sender::new(false),
             examined: Mutex::default(),
-            coming: Mutex::default(),
+            coming: coming::Coming::default(),
             lingering: lookup::Lingering::default(),
             turns: order::Turns::default(),
             recorded: Mutex::default(),
@@ -187,8 +186,10 @@ impl Writes {
         *self.recovered.borrow()
     }
 
-    /// Leaves the journal to the process that takes over, once what has begun is recorded.
+    /// Leaves the journal to the process that takes over, once what has begun is recorded. Bodies that are still coming are not
+    /// waited for, and not passed on.
     pub async fn leave(&self) {
+        self.coming.end();
         if let Some(journal) = self.keeper.opened() {
             journal.leave(LAST_ANSWERS).await;
         }
@@ -235,13 +236,6 @@ impl Writes {
             let newest = recorded.entry(change.object.list()).or_default();
             *newest = change.modified.max(*newest);
         }
-    }
-
-    /// The groups of which the bodies are still coming: nobody waits for them.
-    fn leave_out_coming(&self, groups: &mut BTreeSet<i64>) {
-        let mut coming = self.coming.lock();
-        coming.retain(|_, arrival| !arrival.is_complete() && arrival.is_shared());
-        groups.retain(|group| !coming.contains_key(group));
     }
 
     /// Whether a passing write brought a list of records to this timestamp.

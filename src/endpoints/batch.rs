@@ -85,7 +85,7 @@ pub async fn answer(
         let (app, body, headers) = (Arc::clone(&core.app), body.clone(), parts.headers.clone());
         move || request::read(&body, &headers, &app.settings, most)
     };
-    let Some(mut batch) = aside::run(request::work(&body), read).await?? else {
+    let Some(mut batch) = aside::for_write(request::work(&body), read).await?? else {
         // The upstream says what is wrong with it.
         let (answer, body) = forward::exchange(core, parts, body, peer, &mut hold).await?;
         return Ok(Response::from_parts(answer, Body::full(body).held(hold)));
@@ -123,7 +123,7 @@ pub async fn answer(
             let batch = Arc::clone(&batch);
             move || batch.rest()
         };
-        let rest = aside::run(batch.work(), rest).await?;
+        let rest = aside::for_write(batch.work(), rest).await?;
         hold.grow(rest.len())?;
         let Exchanged { answer, body, each } = exchange(core, &parts, rest, &batch, peer, &mut hold).await?;
         if answer.status != StatusCode::OK {
@@ -193,7 +193,7 @@ pub(super) async fn write(
         let (app, body, headers) = (Arc::clone(&core.app), body.clone(), parts.headers.clone());
         move || request::read(&body, &headers, &app.settings, None)
     };
-    let batch = aside::run(request::work(&body), read).await??;
+    let batch = aside::for_write(request::work(&body), read).await??;
     let mut batch = batch.ok_or_else(|| Error::Internal("a batch of writes that is none".into()))?;
     for (request, (_, note)) in batch.requests.iter_mut().zip(writes) {
         request.note = Some(Arc::clone(note));
@@ -223,7 +223,9 @@ async fn exchange(
             batch.theirs().zip(defaults).map(|(request, default)| request.write(&headers, default)).collect()
         }
     };
-    let passing = core.app.writes.begin(aside::run(batch.work(), read).await?).await?;
+    let writes = aside::for_write(batch.work(), read).await?;
+    let is_read = writes.iter().all(Write::is_nothing);
+    let passing = core.app.writes.begin(writes).await?;
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
@@ -236,7 +238,9 @@ async fn exchange(
         let body = body.clone();
         move || read_answers(&body)
     };
-    let (each, answers) = aside::run(body.len(), read).await?;
+    let length = body.len();
+    let (each, answers) =
+        if is_read { aside::run(length, read).await } else { aside::for_write(length, read).await }?;
     match answers {
         Some(answers) => passing.answered(answers).await?,
         None => passing.doubtful().await?,

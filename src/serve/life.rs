@@ -17,8 +17,8 @@ use crate::settings::InForce;
 use crate::writes::Writes;
 
 /// How long clients may use their connections for one more request, when another process has taken over.
-const LAST_REQUEST: Duration = Duration::from_secs(2);
-/// How long connections may then take to bring what they have begun to.
+const LAST_REQUEST: Duration = Duration::from_millis(1_500);
+/// How long requests that have arrived may then take to come to the journal.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 /// How long operators are answered that ask when the process is at its end.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
@@ -105,7 +105,7 @@ impl Life {
         self.phases.send_replace(Phase::Stopping);
         // Writes that have arrived need the journal.
         if timeout(LAST_WRITES, self.expected.nobody()).await.is_err() {
-            tracing::warn!("not all that was asked has arrived yet: writes that come late are refused");
+            tracing::warn!("not all that was asked is answered yet: writes that come late are refused");
         }
         self.writes.leave().await;
         if let Some(offer) = &mut self.offer {

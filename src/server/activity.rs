@@ -156,6 +156,11 @@ impl Activity {
         self.is_idle() && !self.in_head.load(Relaxed)
     }
 
+    /// Whether not all of the newest request has come.
+    pub(super) fn is_arriving(&self) -> bool {
+        self.in_head.load(Relaxed) || self.awaits_body()
+    }
+
     /// How often a connection is looked at.
     pub(super) fn pace(limits: &Limits) -> Duration {
         limits.header_timeout.min(limits.idle_timeout).min(limits.body_timeout) / 2

@@ -40,6 +40,11 @@ const RESETS: usize = 20;
 /// How long an idle connection is kept when the process stops: what has arrived by then is read within that time, and
 /// answered.
 const LAST_LOOK: Duration = Duration::from_millis(20);
+/// SECURITY: how long what was begun to be sent is waited for when the process stops: one connection could have all others wait
+/// for theirs. On HTTP/2, where requests are not told apart, that goes for all that is under way, and begins when the client is
+/// told to go.
+const LAST_BYTES: Duration = Duration::from_millis(500);
+const LAST_STREAMS: Duration = Duration::from_secs(2);
 
 /// Who answers the requests of a connection.
 pub(super) trait Answering: Send + Sync {
@@ -79,23 +84,22 @@ impl Answering for Proxying {
 pub(super) async fn serve_plain(mut stream: Stream, serving: Serving) {
     let patience = serving.answering.settings().limits.header_timeout;
     let mut first = BytesMut::with_capacity(4_096);
-    let told = {
-        let mut phase = serving.phase.clone();
-        let end = async {
-            // Where nobody is left to tell, the process is at its end.
-            let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
-            sleep(LAST_LOOK).await;
-        };
-        tokio::select! {
-            // What has arrived by then is answered.
-            biased;
-            told = tokio::time::timeout(patience, tell_protocol(&mut stream, &mut first)) => told,
-            () = end => return,
-        }
+    let told = tokio::select! {
+        // What has arrived by then is answered.
+        biased;
+        told = tokio::time::timeout(patience, tell_protocol(&mut stream, &mut first)) => told,
+        () = last_look(serving.phase.clone()) => return,
     };
     if let Ok(Some(is_http2)) = told {
         serve(stream, first, is_http2, serving).await;
     }
+}
+
+/// Waits until the process stops, and idle connections are closed.
+pub(super) async fn last_look(mut phase: watch::Receiver<Phase>) {
+    // Where nobody is left to tell, the process is at its end.
+    let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    sleep(LAST_LOOK).await;
 }
 
 /// Serves a connection whose protocol is known.
@@ -237,6 +241,8 @@ struct Supervised<C> {
     is_stopped: bool,
     /// The process stops: the connection is stopped when it has been idle for as long as this.
     last_look: Option<Pin<Box<Sleep>>>,
+    /// What has not come by then is not waited for.
+    last_bytes: Option<Pin<Box<Sleep>>>,
     /// See [`Serving::awaited`].
     awaited: Option<mpsc::Sender<()>>,
 }
@@ -260,6 +266,7 @@ impl<C: Stoppable> Supervised<C> {
             phase,
             is_stopped: false,
             last_look: None,
+            last_bytes: None,
             awaited,
         }
     }
@@ -277,8 +284,10 @@ impl<C: Stoppable> Supervised<C> {
         let phase = if is_told { *self.phase.borrow_and_update() } else { Phase::Stopping };
         if C::IS_TOLD && phase > Phase::Serving {
             self.stop();
+            self.last_bytes = Some(Box::pin(sleep(LAST_STREAMS)));
         } else if phase == Phase::Stopping {
             self.last_look = Some(Box::pin(sleep(LAST_LOOK)));
+            self.last_bytes = Some(Box::pin(sleep(LAST_BYTES)));
         } else {
             self.next = next(&self.phase);
             self.listens = false;
@@ -326,6 +335,14 @@ impl<C: Stoppable> Future for Supervised<C> {
             }
             if this.last_look.is_some() && this.activity.is_answering() {
                 // What it brings after an answer that takes long is not waited for.
+                this.awaited = None;
+            }
+        }
+        if let Some(last_bytes) = &mut this.last_bytes
+            && last_bytes.as_mut().poll(context).is_ready()
+        {
+            this.last_bytes = None;
+            if C::IS_TOLD || this.activity.is_arriving() {
                 this.awaited = None;
             }
         }

@@ -69,6 +69,9 @@ pub enum BodyError {
     /// Nothing came for `sidecar.body_timeout`.
     #[error("the body stopped arriving")]
     TooSlow,
+    /// It was still coming when this process left the journal to another one.
+    #[error("the body came too late for this process")]
+    Late,
     /// The connection broke, or what came was not HTTP.
     #[error("the body broke off: {0}")]
     Broken(String),

@@ -178,7 +178,7 @@ pub(super) async fn others_settled(
         let mut open: BTreeSet<i64> =
             journal.open_groups(bucket).await?.into_iter().map(|group| group.0).collect();
         room.lingering.leave_out(&mut open);
-        room.leave_out_coming(&mut open);
+        room.coming.leave_out(&mut open);
         if is_looking_up {
             open.retain(|group| !room.examined.lock().contains_key(group));
         }

@@ -88,7 +88,7 @@ impl Passing {
 impl Drop for Passing {
     fn drop(&mut self) {
         // SECURITY: anybody can send a head. Nobody is asked what became of it.
-        let was_asked = !self.writes.iter().all(Write::is_incomplete);
+        let was_asked = !self.writes.iter().all(Write::is_coming);
         match self.recording.take() {
             Some(recording) if was_asked => recording.dropped(),
             Some(recording) => recording.given_up(),

@@ -98,9 +98,10 @@ impl Recording {
             Err(error) => return Err(error.into()),
         };
         if let Some(group) = group {
-            let coming =
-                writes.iter().filter(|write| write.is_coming()).filter_map(|write| write.arrival.clone());
-            room.coming.lock().extend(coming.map(|arrival| (group.0, arrival)));
+            let coming = writes.iter().filter(|write| write.is_coming());
+            coming
+                .filter_map(|write| write.arrival.as_ref())
+                .for_each(|arrival| room.coming.add(group.0, arrival));
         }
         let turns = writes.iter().filter_map(|write| room.turns.send(write)).collect();
         let (room, journal, writes) = (Arc::clone(room), journal.clone(), Arc::clone(writes));
@@ -221,7 +222,7 @@ impl Recording {
             let asked = writes.iter().zip(&authors).zip(&*answers);
             asked.map(|((write, author), answer)| Meaning::of(write, author.as_deref(), answer)).collect()
         };
-        aside::run(length, read).await
+        aside::for_write(length, read).await
     }
 
     fn author(&self, index: usize) -> Option<String> {

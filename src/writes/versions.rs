@@ -151,7 +151,7 @@ pub(super) async fn look(source: &Source, object: &Object) -> Result<Option<Vers
 }
 
 async fn read(object: Bytes) -> Result<Version, KintoError> {
-    let version = aside::run(object.len(), move || Version::of_object(&object)).await.ok().flatten();
+    let version = aside::for_write(object.len(), move || Version::of_object(&object)).await.ok().flatten();
     version.ok_or_else(|| KintoError::Unreadable("an object without id and last_modified".into()))
 }
 

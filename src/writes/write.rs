@@ -161,11 +161,10 @@ impl Write {
         self.arrival.as_ref().is_some_and(|arrival| !arrival.is_complete())
     }
 
-    /// Whether it was to write something and has no whole body, without which Kinto writes nothing.
-    pub(super) fn is_incomplete(&self) -> bool {
-        let needs_it = matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
-            && matches!(self.target, Some(Target::Object(_) | Target::List(_) | Target::Part(_)));
-        needs_it && self.is_coming()
+    /// Whether Kinto writes nothing before it has the whole body.
+    pub fn needs_its_body(&self) -> bool {
+        matches!(self.method, Method::POST | Method::PUT | Method::PATCH)
+            && matches!(self.target, Some(Target::Object(_) | Target::List(_) | Target::Part(_)))
     }
 
     /// Refuses what the journal could not record.

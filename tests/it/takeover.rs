@@ -417,3 +417,70 @@ async fn a_successor_that_cannot_use_the_journal_leaves_it_to_the_one_that_can()
     let entries = alice.all(&format!("{bucket}/history")).await;
     assert_eq!(entries.len(), 2);
 }
+
+/// What strangers have begun to send and do not go on with: nobody waits for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_what_has_not_come_when_a_process_takes_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let settings = [
+        SERVICE_ACCOUNT,
+        ("sidecar.history", "journal"),
+        ("sidecar.journal", &*format!("sqlite:{}", file("journal.db"))),
+        ("sidecar.handover", &*file("handover.sock")),
+    ];
+    let mut old = Sidecar::start(Kinto::shared().url(), &settings);
+    let alice = old.client().user("alice");
+    let bucket = format!("/buckets/{}", unique("slow"));
+    let collection = format!("{bucket}/collections/c");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&collection).await.expect(201);
+    let head = "Host: h\r\nAuthorization: Basic YWxpY2U6c2VjcmV0\r\nContent-Type: application/json\r\n";
+    // Once it is told so, its body is wanted.
+    let slow = |line: String, framing: &str| {
+        let mut connection = old.connect();
+        connection.send(format!("{line} HTTP/1.1\r\n{head}{framing}Expect: 100-continue\r\n\r\n"));
+        let told = connection.read_head().unwrap();
+        assert!(told.contains("100 Continue"), "{told}");
+        connection.send("1\r\n{\r\n");
+        connection
+    };
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let late = [
+        slow(format!("PUT /v1{collection}/records/late"), chunked),
+        slow(format!("DELETE /v1{collection}/records/none"), chunked),
+        slow("POST /v1/batch".to_owned(), chunked),
+    ];
+    let mut in_time = slow(format!("PUT /v1{collection}/records/in_time"), chunked);
+    let mut heads = [old.connect(), old.connect()];
+    heads[0].send("PUT /v1/buckets/b HT");
+    heads[1].send("P");
+
+    let new = old.successor();
+    eventually("the old one leaves", async || old.log().contains("has taken over").then_some(())).await;
+    let begun = Instant::now();
+    let next = tokio::spawn({
+        let (alice, record) = (new.client().user("alice"), format!("{collection}/records/next"));
+        async move { (alice.put(&record).await.status, begun.elapsed()) }
+    });
+    in_time.send("1\r\n}\r\n0\r\n\r\n");
+    assert_eq!(in_time.read().unwrap().status(), 201);
+    let (status, waited) = next.await.unwrap();
+    assert_eq!(status, 201);
+    // One of them alone had it wait for 17 s.
+    assert!(waited < Duration::from_secs(8), "{waited:?}");
+    println!("a write waited for {waited:.1?}");
+    let [mut put, others @ ..] = late;
+    assert_eq!(put.read().unwrap().status(), 503, "and nothing of it is written");
+    for mut connection in others {
+        let status = connection.send("1\r\n}\r\n0\r\n\r\n").read().unwrap().status();
+        assert!(matches!(status, 400 | 404 | 503), "{status}");
+    }
+    drop((put, in_time, heads));
+    assert_eq!(old.wait(PATIENCE).unwrap().code(), Some(0));
+    let alice = new.client().user("alice");
+    let records = all(&alice, &format!("{collection}/records?_fields=id"), "id").await;
+    assert_eq!(records, ["in_time", "next"]);
+    let history = format!("{bucket}/history?resource_name=record&_fields=record_id");
+    assert_eq!(all(&alice, &history, "record_id").await, records);
+}

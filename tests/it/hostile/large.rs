@@ -2,13 +2,16 @@
 
 use std::io::Read;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Dice, ROOM, answer, ask, at_once, bounded, neighbours, peak, public, unread};
+use super::{
+    Dice, LONGER, ROOM, TRIES, answer, ask, at_once, bounded, connect_as, exchange, neighbours, peak, public,
+    unread,
+};
 use crate::support::{Sidecar, eventually};
 
 const MIB: usize = 1 << 20;
@@ -109,6 +112,55 @@ async fn documents_that_are_large_are_written_aside() {
             at_once(4, |_| assert_eq!(ask(sidecar.address(), &request, b""), Some(200)));
         });
     }
+}
+
+/// How long writes of a client take whose objects are larger than what is looked at at once, meanwhile: half of them less.
+fn writes_meanwhile(sidecar: &Sidecar, collection: &str, hostile: impl FnOnce(&AtomicBool)) -> Duration {
+    let body = json!({"data": {"text": "x".repeat(100 << 10)}}).to_string();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            let mut waits: Vec<Duration> = (0..15)
+                .map(|number| {
+                    let record = format!("PUT /v1{collection}1/records/w{number} HTTP/1.1\r\n{AS_ALICE}");
+                    let begun = Instant::now();
+                    let status =
+                        exchange(connect_as(2, sidecar.address()).unwrap(), &record, body.as_bytes());
+                    assert!(matches!(status, Some(200 | 201)), "{status:?}");
+                    begun.elapsed()
+                })
+                .collect();
+            stop.store(true, Ordering::Relaxed);
+            waits.sort();
+            waits[waits.len() / 2]
+        });
+        hostile(&stop);
+        writes.join().unwrap()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_do_not_wait_for_what_strangers_read() {
+    let (sidecar, collection) = with_large_objects().await;
+    let feed = format!("GET /v1{collection}/_changes?include_docs=true HTTP/1.1\r\n");
+    let is_there = async || (ask(sidecar.address(), &feed, b"") == Some(200)).then_some(());
+    eventually("the feed", is_there).await;
+    let mut waits = Vec::new();
+    for _ in 0..TRIES {
+        let without = writes_meanwhile(&sidecar, &collection, |_| {});
+        let with = writes_meanwhile(&sidecar, &collection, |stop| {
+            at_once(24, |_| {
+                while !stop.load(Ordering::Relaxed) {
+                    ask(sidecar.address(), &feed, b"");
+                }
+            });
+        });
+        waits.push((without, with));
+        if with <= without + LONGER {
+            return;
+        }
+    }
+    panic!("writes waited: {waits:?}");
 }
 
 #[tokio::test]
