@@ -181,12 +181,15 @@ impl Journal {
         self.engine.ask(DEADLINE, async |connection| intents::open(connection, bucket).await).await
     }
 
-    /// The intents of writes under way, of this and of all other processes, about these objects or all of their lists.
-    pub async fn intents_about(&self, objects: &[Object]) -> Result<Vec<Intent>, JournalError> {
+    /// The intents of other processes' writes under way about these objects or all of their lists.
+    pub async fn others_intents_about(&self, objects: &[Object]) -> Result<Vec<Intent>, JournalError> {
         let uris: BTreeSet<String> =
             objects.iter().flat_map(|object| [object.to_string(), object.list()]).collect();
         let uris: Vec<String> = uris.into_iter().collect();
-        self.engine.ask(DEADLINE, async |connection| intents::about(connection, &uris).await).await
+        let own = self.owner.number;
+        self.engine
+            .ask(DEADLINE, async |connection| intents::of_others_about(connection, own, &uris).await)
+            .await
     }
 
     /// What is known of objects; those that are not known are left out.

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch as state;
 
 pub mod answer;
+mod authors;
 mod changes;
 mod coming;
 mod default_bucket;

@@ -1,4 +1,4 @@
-//! Who may read an object and all that is in it, and who may write a bucket.
+//! Who may read an object and all that is in it, and who may write one.
 //!
 //! Whether somebody may read is what [`super::question`] finds out. Whether somebody may write is told by a write whose
 //! precondition cannot hold: Kinto looks at permissions first.
@@ -134,14 +134,13 @@ impl Requester {
         Ok(permissions.shared.get(name, &epoch, permissions.ttl(), || None, question).await?)
     }
 
-    /// Whether the requester may write a bucket. The upstream is asked each time.
-    pub async fn may_write_bucket(&self, bucket: &str) -> Result<Verdict, Error> {
+    /// Whether the requester may write an object. The upstream is asked each time.
+    pub async fn may_write(&self, object: &Object) -> Result<Verdict, Error> {
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(IF_MATCH, IMPOSSIBLE), (CONTENT_TYPE, json)]);
         // Even an upstream that heeds no precondition changes nothing then.
         let body = Bytes::from_static(b"{\"data\":{}}");
-        let uri = Object::Bucket(bucket.to_owned()).to_string();
-        let answer = self.source().send(Method::PATCH, &uri, headers, body).await?;
+        let answer = self.source().send(Method::PATCH, &object.to_string(), headers, body).await?;
         Ok(match answer.status() {
             StatusCode::PRECONDITION_FAILED => Verdict::open(),
             // The upstream is read-only.

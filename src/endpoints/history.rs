@@ -20,7 +20,7 @@ use super::list::{self, PreconditionOutcome, Preconditions};
 use crate::access::Verdict;
 use crate::app::Core;
 use crate::error::Error;
-use crate::journal::{EntriesCount, EntriesPage};
+use crate::journal::{EntriesCount, EntriesPage, Object};
 use crate::kinto::Timestamp;
 use crate::query::{Fault, Filter, Given, Operator, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
@@ -119,7 +119,7 @@ impl Listing<'_> {
 
     async fn delete(&self) -> Result<Response, Error> {
         let Self { core, opened: Opened { journal, requester, bucket }, .. } = *self;
-        if let Verdict::Refused(refusal) = requester.may_write_bucket(bucket).await? {
+        if let Verdict::Refused(refusal) = requester.may_write(&Object::Bucket(bucket.to_owned())).await? {
             return Err(Error::Refused(refusal));
         }
         core.app.writes.look_at_bucket(journal, bucket, requester, None).await?;

@@ -198,14 +198,19 @@ pub(super) async fn of_owners(
     Ok(groups.into_iter().map(|(group, intents)| (IntentGroup(group), intents)).collect())
 }
 
-/// The open intents about some URIs.
-pub(super) async fn about(connection: &mut AnyConnection, uris: &[String]) -> sqlx::Result<Vec<Intent>> {
+/// The open intents of other owners about some URIs.
+pub(super) async fn of_others_about(
+    connection: &mut AnyConnection,
+    own: i64,
+    uris: &[String],
+) -> sqlx::Result<Vec<Intent>> {
     let mut intents = Vec::new();
     for uris in uris.chunks(CHUNK) {
         let select = Statement::new(
             "SELECT intent_group, bucket, user_id, method, uri, sent, known, note FROM sidecar_intents WHERE method <> ",
         );
-        let select = select.bind(MADE).push(" AND uri IN (").list(uris.iter().map(String::as_str)).push(")");
+        let select = select.bind(MADE).push(" AND owner <> ").bind(own);
+        let select = select.push(" AND uri IN (").list(uris.iter().map(String::as_str)).push(")");
         for row in select.push(" ORDER BY intent_group, position").fetch(connection).await? {
             intents.push(intent(&row)?);
         }

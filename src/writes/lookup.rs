@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use http::Method;
 use parking_lot::{Mutex, MutexGuard};
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::answer::Version;
+use super::authors::Authors;
 use super::changes::{changed, vanished};
 use super::sent;
 use super::write::{Target, object_in};
-use super::{Writes, default_bucket, versions};
+use super::{Writes, authors, default_bucket, versions};
+use crate::access::Requester;
 use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
@@ -36,12 +37,14 @@ const LOOKS: u32 = 3;
 const BETWEEN_ODD_ANSWERS: Duration = Duration::from_millis(700);
 
 /// An intent, and whom to ask about it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Question {
     /// The write as it was about to be sent.
     pub(super) intent: Intent,
     /// Asks as its requester where they are at hand, else as the service account.
     pub(super) source: Source,
+    /// They, where they are at hand.
+    pub(super) requester: Option<Requester>,
 }
 
 /// Why nothing could be found out.
@@ -62,15 +65,15 @@ pub(super) enum LookupError {
 /// theirs.
 #[derive(Debug, Default)]
 pub(super) struct Lingering {
-    intents: Mutex<Vec<(Instant, IntentGroup, Intent)>>,
+    questions: Mutex<Vec<(Instant, IntentGroup, Question)>>,
     /// Those of other processes that were waited for in vain.
     overdue: Mutex<Vec<(Instant, i64)>>,
 }
 
 impl Lingering {
-    fn add(&self, group: IntentGroup, intents: impl Iterator<Item = Intent>) {
+    fn add(&self, group: IntentGroup, questions: impl Iterator<Item = Question>) {
         let until = Instant::now() + LINGERING;
-        self.kept().extend(intents.map(|intent| (until, group, intent)));
+        self.kept().extend(questions.map(|question| (until, group, question)));
     }
 
     /// These were waited for in vain.
@@ -92,43 +95,30 @@ impl Lingering {
     }
 
     /// Who made a change of which nothing else is known.
-    pub(super) fn author_of(&self, change: &Change) -> Option<String> {
-        author_among(self.kept().iter().map(|(.., intent)| intent), change)
+    pub(super) async fn author_of(
+        &self,
+        change: &Change,
+        authors: &mut Authors,
+    ) -> Result<Option<String>, LookupError> {
+        let may_be = |question: &&Question| {
+            authors::shown(&question.intent).is_some() && authors::may_be_of(&question.intent, change)
+        };
+        let questions: Vec<Question> =
+            self.kept().iter().map(|(.., question)| question).filter(may_be).cloned().collect();
+        let is_deleted = change.action == Some(Action::Delete);
+        for question in questions {
+            if authors.can_be(&question, &change.object, is_deleted).await? {
+                return Ok(question.intent.user_id);
+            }
+        }
+        Ok(None)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Vec<(Instant, IntentGroup, Intent)>> {
-        let mut kept = self.intents.lock();
+    fn kept(&self) -> MutexGuard<'_, Vec<(Instant, IntentGroup, Question)>> {
+        let mut kept = self.questions.lock();
         kept.retain(|(until, ..)| *until > Instant::now());
         kept
     }
-}
-
-/// Who of those who write made a change of which nothing else is known.
-pub(super) fn author_among<'i>(
-    mut intents: impl Iterator<Item = &'i Intent>,
-    change: &Change,
-) -> Option<String> {
-    author(intents.find(|intent| author(intent).is_some() && may_be_of(intent, change))?).cloned()
-}
-
-/// Who is told to have made what a write may have led to, where nobody was told of it.
-///
-/// SECURITY: whoever is refused writes nothing, and anybody can begin a write. So it is only believed of what shows that it was
-/// sent, or what was made in a bucket of one's own.
-fn author(intent: &Intent) -> Option<&String> {
-    let shows_it =
-        intent.sent.is_some() || intent.method == "DELETE" || intent.method == default_bucket::METHOD;
-    intent.user_id.as_ref().filter(|_| shows_it)
-}
-
-/// Whether a change of which nothing else is known can be what a write led to.
-fn may_be_of(intent: &Intent, change: &Change) -> bool {
-    let uri = change.object.to_string();
-    let is_about = intent.uri == change.object.list() || intent.uri == uri;
-    let is_attached = intent.uri.starts_with(&format!("{uri}/attachment"));
-    let is_deletion = change.action == Some(Action::Delete);
-    let may_have_made = |data: &RawValue| may_have_made(intent, is_deletion, data);
-    is_attached || is_about && change.data.as_deref().is_some_and(may_have_made)
 }
 
 /// The changes that these writes made, as far as they are not recorded.
@@ -138,9 +128,9 @@ pub(super) async fn examine(
     questions: &[Question],
 ) -> Result<Vec<Change>, LookupError> {
     let mut changes: Vec<Change> = Vec::new();
-    let mut looks = LOOKS;
+    let (mut looks, mut authors) = (LOOKS, Authors::default());
     for question in questions {
-        for change in found(journal, question, &mut looks).await? {
+        for change in found(journal, question, &mut looks, &mut authors).await? {
             let is_new = changes
                 .iter()
                 .all(|known| (&known.object, known.modified) != (&change.object, change.modified));
@@ -198,9 +188,14 @@ pub(super) async fn others_settled(
 }
 
 /// What one write made. Of all that are looked up together, odd answers are asked for again `looks` times.
-async fn found(journal: &Journal, question: &Question, looks: &mut u32) -> Result<Vec<Change>, LookupError> {
+async fn found(
+    journal: &Journal,
+    question: &Question,
+    looks: &mut u32,
+    authors: &mut Authors,
+) -> Result<Vec<Change>, LookupError> {
     loop {
-        match look_at(journal, question).await {
+        match look_at(journal, question, authors).await {
             // Nobody can be asked who may see it.
             Err(LookupError::Read(KintoError::Absent | KintoError::Refused(_))) => break,
             // What is odd once may have been garbled on its way.
@@ -219,13 +214,13 @@ async fn found(journal: &Journal, question: &Question, looks: &mut u32) -> Resul
     Ok(Vec::new())
 }
 
-async fn look_at(journal: &Journal, question: &Question) -> Result<Vec<Change>, LookupError> {
-    let Question { intent, source } = question;
+async fn look_at(
+    journal: &Journal,
+    question: &Question,
+    authors: &mut Authors,
+) -> Result<Vec<Change>, LookupError> {
+    let Question { intent, source, .. } = question;
     let Ok(method) = Method::from_bytes(intent.method.as_bytes()) else { return Ok(Vec::new()) };
-    let change = |(object, version): (Object, Version)| {
-        let change = changed(version, object, author(intent).cloned());
-        Change { is_found: true, note: intent.note.clone(), ..change }
-    };
     let looked = match Target::of(&method, || Cow::Owned(Resource::of(&intent.uri))) {
         None if intent.method == default_bucket::METHOD => made(journal, source, intent).await,
         None | Some(Target::Accounts) => return Ok(Vec::new()),
@@ -238,7 +233,14 @@ async fn look_at(journal: &Journal, question: &Question) -> Result<Vec<Change>, 
             }
         }
     };
-    looked.map(|versions| versions.into_iter().map(change).collect())
+    let mut changes = Vec::new();
+    for (object, version) in looked? {
+        let is_theirs = authors.can_be(question, &object, version.deleted).await?;
+        let change = changed(version, object, authors::shown(intent).filter(|_| is_theirs).cloned());
+        let note = intent.note.clone().filter(|_| is_theirs);
+        changes.push(Change { is_found: true, note, ..change });
+    }
+    Ok(changes)
 }
 
 /// What the default bucket made by itself.
@@ -270,7 +272,7 @@ async fn one(
     let is_theirs = |version: &Version| {
         let may_be_new =
             version.modified > intent.known || intent.sent.as_deref().is_some_and(sent::says_anything);
-        may_be_new && may_have_made(intent, version.deleted, &version.data)
+        may_be_new && authors::may_have_made(intent, version.deleted, &version.data)
     };
     Ok(version.filter(is_theirs).map(|version| (object, version)).into_iter().collect())
 }
@@ -289,7 +291,7 @@ async fn several(
         .versions
         .into_iter()
         .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
-        .filter(|(_, version)| may_have_made(intent, version.deleted, &version.data))
+        .filter(|(_, version)| authors::may_have_made(intent, version.deleted, &version.data))
         .collect();
     if *method != Method::DELETE {
         versions.truncate(1);
@@ -310,13 +312,6 @@ async fn ended(journal: &Journal, source: &Source) -> Result<Vec<Change>, Lookup
         }
     }
     Ok(changes)
-}
-
-/// Whether a version is one that a write can have led to: of writes of one object that are under way together, each has its
-/// own.
-fn may_have_made(intent: &Intent, deleted: bool, data: &RawValue) -> bool {
-    let sent = intent.sent.as_deref();
-    if intent.method == "DELETE" { deleted } else { !deleted && sent::is_in(sent, &intent.method, data, &[]) }
 }
 
 /// A group that is looked up. Others that are looked up do not wait for it meanwhile.
@@ -361,7 +356,7 @@ impl Writes {
             return Ok(found);
         }
         journal.settle(self.outcome_of_found(journal, None, changes).await?).await?;
-        self.lingering.add(group, questions.iter().map(|question| question.intent.clone()));
+        self.lingering.add(group, questions.iter().cloned());
         let (room, journal) = (Arc::clone(self), journal.clone());
         tokio::spawn(async move {
             tokio::time::sleep(LINGERING).await;

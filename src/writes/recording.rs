@@ -302,9 +302,9 @@ impl Recording {
     }
 
     fn questions(&self) -> Vec<Question> {
-        let question = |intent: &Intent, credentials: &Credentials| Question {
-            intent: intent.clone(),
-            source: self.room.requester(credentials).source(),
+        let question = |intent: &Intent, credentials: &Credentials| {
+            let requester = self.room.requester(credentials);
+            Question { intent: intent.clone(), source: requester.source(), requester: Some(requester) }
         };
         let asked = self.writes.iter().zip(&self.intents).filter_map(|(write, intent)| {
             let mut question = question(intent.as_ref()?, &write.credentials);

@@ -73,7 +73,10 @@ impl Writes {
         group: IntentGroup,
         intents: &[Intent],
     ) -> bool {
-        let question = |intent: &Intent| Question { intent: intent.clone(), source: self.source.clone() };
+        let question = |intent: &Intent| {
+            let (intent, source) = (intent.clone(), self.source.clone());
+            Question { intent, source, requester: None }
+        };
         let looked = self.look_up(journal, group, intents.iter().map(question).collect()).await;
         let uri = intents.first().map(|intent| &*intent.uri).unwrap_or_default();
         match &looked {

@@ -66,6 +66,16 @@ pub(super) fn is_in(kept: Option<&RawValue>, method: &str, data: &RawValue, but:
     kept.iter().filter(|(name, _)| !but.contains(&name.as_str())).all(is_there)
 }
 
+/// Whether this was kept of all that an object has, and that is anything.
+pub(super) fn is_all_of(kept: &RawValue, data: &RawValue) -> bool {
+    let [kept_members, members] = [kept, data].map(|json| members(json.get().as_bytes()));
+    let is_kintos = |name: &str| matches!(name, "id" | "last_modified" | "schema");
+    let is_sent = |name: &String| is_kintos(name) || kept_members.contains_key(name);
+    kept_members.keys().any(|name| !is_kintos(name))
+        && members.keys().all(is_sent)
+        && is_in(Some(kept), "PUT", data, &[])
+}
+
 /// Whether a member is what was sent, of which this was kept.
 fn is_same(kept: &Value, value: Option<&Value>) -> bool {
     match (kept.get(DIGEST).and_then(Value::as_str), value) {

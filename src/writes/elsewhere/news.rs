@@ -10,6 +10,7 @@ use crate::mirror::Freshness;
 use crate::settings::Backfill;
 use crate::upstream::kinto::{KintoError, in_list};
 use crate::writes::answer::Version;
+use crate::writes::authors::{self, Authors};
 use crate::writes::changes::changed;
 use crate::writes::lookup::{self, LookupError};
 use crate::writes::versions::{self, Listing};
@@ -147,12 +148,14 @@ impl Watcher {
 
     /// Names the authors of what writes made that nobody has recorded in time: those that nobody waits for any more, and those
     /// of another process that hangs.
-    async fn name_authors(&self, changes: &mut [Change]) -> Result<(), JournalError> {
+    async fn name_authors(&self, changes: &mut [Change]) -> Result<(), LookupError> {
         let objects: Vec<Object> = changes.iter().map(|change| change.object.clone()).collect();
-        let open = if objects.is_empty() { Vec::new() } else { self.journal.intents_about(&objects).await? };
+        let others =
+            if objects.is_empty() { Vec::new() } else { self.journal.others_intents_about(&objects).await? };
+        let mut asked = Authors::default();
         for change in changes {
-            let lingering = self.room.lingering.author_of(change);
-            change.user_id = lingering.or_else(|| lookup::author_among(open.iter(), change));
+            let lingering = self.room.lingering.author_of(change, &mut asked).await?;
+            change.user_id = lingering.or_else(|| authors::among_others(&others, change));
         }
         Ok(())
     }

@@ -95,6 +95,43 @@ async fn what_somebody_else_wrote_is_not_taken_for_a_write_that_failed() {
 }
 
 #[tokio::test]
+async fn who_was_refused_is_no_author_of_what_others_write_where_no_answer_came() {
+    let kinto = Kinto::start(KintoOptions::memory());
+    let recorder = Recorder::before(kinto.url());
+    let quick = [("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let sidecar = Sidecar::start(recorder.url(), &[SERVICE_ACCOUNT, quick[0], quick[1]]);
+    let [alice, mallory, bob] = ["alice", "mallory", "bob"].map(|name| sidecar.client().user(name));
+    let (direct, bobs) = (kinto.client().user("alice"), id_of(&bob).await);
+    let permissions = json!({"read": ["system.Everyone"], "write": [bobs]});
+    alice.put("/buckets/b").json(json!({ "permissions": permissions })).await.expect(201);
+    alice.put("/buckets/b/collections/c").await.expect(201);
+    let list = "/buckets/b/collections/c/records";
+    for id in ["changed", "deleted", "bobs"] {
+        alice.put(&format!("{list}/{id}")).data(json!({"n": 0})).await.expect(201);
+    }
+    recorder.intercept(|request| if request.method == "GET" { Fate::Pass } else { Fate::Lose });
+    mallory.post(list).data(json!({})).await.expect(502);
+    mallory.put(&format!("{list}/changed")).data(json!({})).await.expect(502);
+    mallory.put(&format!("{list}/made")).data(json!({"n": 1})).await.expect(502);
+    mallory.delete(list).await.expect(502);
+    bob.put(&format!("{list}/bobs")).data(json!({"n": 1})).await.expect(502);
+    recorder.release();
+    direct.put(&format!("{list}/changed")).data(json!({"n": 1})).await.expect(200);
+    direct.put(&format!("{list}/made")).data(json!({"n": 1})).await.expect(201);
+    direct.post(list).data(json!({"n": 2})).await.expect(201);
+    direct.delete(&format!("{list}/deleted")).await.expect(200);
+    let entries = eventually("all that was written", async || {
+        let entries = alice.get("/buckets/b/history?resource_name=record&_sort=last_modified").await;
+        let entries = entries.expect(200).data().as_array().unwrap().clone();
+        (entries.len() == 3 + 5).then_some(entries)
+    });
+    for entry in &entries.await[3..] {
+        let author = if entry["record_id"] == "bobs" { bobs.clone() } else { Value::Null };
+        assert_eq!(entry["user_id"], author, "{entry:#}");
+    }
+}
+
+#[tokio::test]
 async fn of_a_batch_with_a_conflict_in_it_only_what_is_there_is_recorded() {
     let world = World::new().await;
     let requests = ["1", "2", "3"].map(|id| json!({"path": world.record(id)}));
