@@ -12,6 +12,7 @@ use crate::settings::{JournalUrl, Settings};
 mod backup;
 mod export;
 mod import;
+mod left_out;
 mod past;
 mod private;
 mod progress;

@@ -146,7 +146,8 @@ struct Target {
 
 #[derive(Debug, Deserialize)]
 struct Data {
-    last_modified: Option<u64>,
+    /// Whatever Kinto took for one.
+    last_modified: Option<Box<RawValue>>,
 }
 
 type Members = BTreeMap<String, Box<RawValue>>;
@@ -303,9 +304,11 @@ impl Head {
         Ok(head)
     }
 
-    /// The version that it is about.
+    /// The version that it is about, as it is read where it is recorded.
     fn version(&self) -> Timestamp {
-        Timestamp(self.target.data.last_modified.unwrap_or(self.last_modified))
+        let modified = self.target.data.last_modified.as_ref();
+        let version = modified.and_then(|modified| serde_json::from_str::<Timestamp>(modified.get()).ok());
+        version.unwrap_or(Timestamp(self.last_modified)).min(Timestamp::LAST)
     }
 }
 

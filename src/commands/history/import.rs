@@ -1,7 +1,8 @@
 //! `history import`: adds lines to the journal, from a file or a pipe.
 //!
 //! An import can be repeated and takes up where it was broken off: an entry is never there twice. Lines are read and
-//! parsed on a thread of their own while those before them are written, a few thousand in one transaction.
+//! parsed on a thread of their own while those before them are written, a few thousand in one transaction. One that cannot
+//! be read is left out, and named in the end: those behind it are of use.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::left_out::LeftOut;
 use super::progress::Progress;
 use super::{Failure, failed};
 use crate::journal::{Imported, Journal, JournalError, Line, LinePart};
@@ -43,17 +45,28 @@ pub(super) async fn run(journal: &Journal, file: Option<&Path>) -> Result<String
     let mut parsed = parse(input, file);
     let mut progress = Progress::new("imported");
     let mut adding = Adding::new(journal);
-    let mut whole = Whole::default();
+    let (mut whole, mut left_out) = (Whole::default(), LeftOut::default());
     let done = async {
         while let Some(lines) = parsed.recv().await {
             let lines = lines?;
             let count = lines.len();
-            for line in &lines {
-                whole.see(line.part).map_err(Failure::Problem)?;
+            let mut good = Vec::with_capacity(count);
+            for line in lines {
+                match line {
+                    Ok(line) => {
+                        whole.see(line.part).map_err(Failure::Problem)?;
+                        good.push(line);
+                    }
+                    Err(reason) => {
+                        whole.miss();
+                        left_out.add(reason);
+                    }
+                }
             }
-            adding.add(lines).await?;
+            adding.add(good).await?;
             progress.add(count);
         }
+        left_out.end()?;
         whole.end().map_err(Failure::Problem)
     };
     let done: Result<(), Failure> = done.await;
@@ -81,8 +94,11 @@ pub(super) fn told(Imported { added, known }: Imported) -> String {
     format!("{added} entries were imported, {known} were there already")
 }
 
+/// Lines, and what is wrong with those that cannot be read.
+type Parsed = Vec<Result<Line, String>>;
+
 /// Reads lines on a thread of their own, which ends with the input or with whoever takes them.
-fn parse(input: Box<dyn Read + Send>, file: Option<&Path>) -> mpsc::Receiver<Result<Vec<Line>, Failure>> {
+fn parse(input: Box<dyn Read + Send>, file: Option<&Path>) -> mpsc::Receiver<Result<Parsed, Failure>> {
     let (sender, parsed) = mpsc::channel(1);
     let file = file.map(Path::to_owned);
     std::thread::spawn(move || {
@@ -111,7 +127,7 @@ fn parse(input: Box<dyn Read + Send>, file: Option<&Path>) -> mpsc::Receiver<Res
 fn read(
     input: &mut impl BufRead,
     number: &mut u64,
-    lines: &mut Vec<Line>,
+    lines: &mut Parsed,
     file: Option<&Path>,
 ) -> Result<(), Failure> {
     let mut bytes = 0;
@@ -125,14 +141,17 @@ fn read(
         }
         *number += 1;
         bytes += text.len();
-        let refused = |reason: &str| Failure::Problem(format!("line {number} cannot be imported: {reason}"));
-        if text.len() as u64 == LONGEST {
-            return Err(refused("it is longer than any entry"));
-        }
-        let text = std::str::from_utf8(&text).map_err(|_| refused("it is not UTF-8"))?;
-        if !text.trim().is_empty() {
-            lines.push(Line::parse(text).map_err(|reason| refused(&reason))?);
-        }
+        let line = if text.len() as u64 == LONGEST && text.last() != Some(&b'\n') {
+            input.skip_until(b'\n').map_err(|error| failed(file, &error))?;
+            Err("it is longer than any entry".to_owned())
+        } else {
+            match std::str::from_utf8(&text) {
+                Ok(text) if text.trim().is_empty() => continue,
+                Ok(text) => Line::parse(text),
+                Err(_) => Err("it is not UTF-8".to_owned()),
+            }
+        };
+        lines.push(line.map_err(|reason| format!("line {number} cannot be imported: {reason}")));
     }
     Ok(())
 }
@@ -235,6 +254,11 @@ impl Whole {
         Ok(())
     }
 
+    /// A line was left out.
+    fn miss(&mut self) {
+        self.lines += u64::from(self.lines > 0);
+    }
+
     fn end(&self) -> Result<(), String> {
         if !self.is_any {
             return Err("nothing arrived: an export has one line at least".to_owned());
@@ -266,6 +290,10 @@ mod tests {
         ] {
             assert!(is_whole(parts), "{parts:?}");
         }
+        let mut missing_one = Whole::default();
+        missing_one.see(Exported).unwrap();
+        missing_one.miss();
+        assert!(missing_one.see(End(2)).is_ok() && missing_one.end().is_ok());
         for parts in [
             &[][..],
             &[Exported],
@@ -298,11 +326,12 @@ mod tests {
     fn a_line_that_is_no_text_or_has_no_end_is_named() {
         let read = |text: &[u8]| {
             let (mut number, mut lines) = (0, Vec::new());
-            let read = read(&mut &*text, &mut number, &mut lines, None);
-            (lines.len(), read.map_err(|failure| failure.to_string()))
+            read(&mut &*text, &mut number, &mut lines, None).unwrap();
+            lines.into_iter().map(|line| line.map(|line| line.part)).collect::<Vec<_>>()
         };
-        assert_eq!(read(b"\n{\"end\":1}\n  \n{\"end\":2}"), (2, Ok(())));
-        let (lines, error) = read(b"{\"end\":1}\n\xff\n");
-        assert_eq!((lines, error.unwrap_err().as_str()), (1, "line 2 cannot be imported: it is not UTF-8"));
+        let end = |lines| Ok(LinePart::End(lines));
+        assert_eq!(read(b"\n{\"end\":1}\n  \n{\"end\":2}"), [end(1), end(2)]);
+        let no_text = Err("line 2 cannot be imported: it is not UTF-8".to_owned());
+        assert_eq!(read(b"{\"end\":1}\n\xff\n{\"end\":2}"), [end(1), no_text, end(2)]);
     }
 }

@@ -4,6 +4,7 @@
 //! what is written meanwhile comes last. Done again, it adds what is new.
 
 use super::import::{Adding, told};
+use super::left_out::LeftOut;
 use super::progress::Progress;
 use super::{Failure, Journal};
 use crate::journal::{Line, Object};
@@ -32,13 +33,13 @@ pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String
     }
     let source = Source::new(upstream);
     let (mut adding, mut progress) = (Adding::new(journal), Progress::new("imported"));
-    let (mut buckets, mut refused) = (0, Vec::new());
+    let (mut buckets, mut refused, mut left_out) = (0, Vec::new(), LeftOut::default());
     let done = async {
         let unread = |error| Failure::Problem(format!("the buckets of {from} cannot be listed: {error}"));
         let mut pages = source.pages("/buckets?_fields=id");
         while let Some(page) = pages.next().await.map_err(unread)? {
             for bucket in &page.rows {
-                match history(&source, &bucket.id, &mut adding, &mut progress).await? {
+                match history(&source, &bucket.id, &mut adding, &mut progress, &mut left_out).await? {
                     Read::All => buckets += 1,
                     Read::Gone => {}
                     Read::Refused => refused.push(bucket.id.to_string()),
@@ -52,6 +53,7 @@ pub(super) async fn run(settings: &Settings, journal: &Journal) -> Result<String
     progress.end();
     let told = told(adding.imported);
     done.map_err(|failure| Failure::Problem(format!("{failure}; up to there {told}")))?;
+    left_out.end().map_err(|failure| Failure::Problem(format!("{failure}; {told}, of {buckets} buckets")))?;
     if !refused.is_empty() {
         let number = refused.len();
         refused.truncate(NAMED);
@@ -83,6 +85,7 @@ async fn history(
     bucket: &str,
     adding: &mut Adding<'_>,
     progress: &mut Progress,
+    left_out: &mut LeftOut,
 ) -> Result<Read, Failure> {
     let list = format!("{}/history", Object::Bucket(bucket.to_owned()));
     let unread = |error| match error {
@@ -98,7 +101,7 @@ async fn history(
     loop {
         match pages.next().await {
             Ok(Some(page)) => {
-                adding.add(lines(bucket, &page)?).await?;
+                adding.add(lines(bucket, &page, left_out)).await?;
                 progress.add(page.rows.len());
             }
             Ok(None) => return Ok(Read::All),
@@ -108,17 +111,22 @@ async fn history(
 }
 
 /// What a page says of a bucket's history.
-fn lines(bucket: &str, page: &KintoPage) -> Result<Vec<Line>, Failure> {
-    let rows = page.rows.iter().map(|row| {
+fn lines(bucket: &str, page: &KintoPage, left_out: &mut LeftOut) -> Vec<Line> {
+    let mut lines = Vec::with_capacity(page.rows.len() + 1);
+    for row in &page.rows {
         if row.deleted {
-            return Ok(Line::tombstone(bucket, &row.id, row.last_modified));
+            lines.push(Line::tombstone(bucket, &row.id, row.last_modified));
+            continue;
         }
         let text = std::str::from_utf8(&row.json).map_err(|error| error.to_string());
-        let line = text.and_then(Line::parse);
-        line.map_err(|reason| {
-            Failure::Problem(format!("the entry {} of {bucket} cannot be imported: {reason}", row.id))
-        })
-    });
+        match text.and_then(Line::parse) {
+            Ok(line) => lines.push(line),
+            Err(reason) => {
+                left_out.add(format!("the entry {} of {bucket} cannot be imported: {reason}", row.id));
+            }
+        }
+    }
     // The list is not older than its timestamp, whatever was deleted from it.
-    rows.chain([Ok(Line::history(bucket, page.timestamp))]).collect()
+    lines.push(Line::history(bucket, page.timestamp));
+    lines
 }

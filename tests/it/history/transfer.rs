@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::json;
+
 use super::entries;
 use crate::support::{Kinto, SERVICE_ACCOUNT, Sidecar, database, unique};
 
@@ -50,11 +52,7 @@ pub(super) async fn used(journal: &str) -> (Sidecar, String, usize) {
     let (alice, bucket) = (sidecar.client().user("alice"), format!("/buckets/{}", unique("moved")));
     alice.put(&bucket).await.expect(201);
     for index in 0..5 {
-        alice
-            .put(&format!("{bucket}/groups/g{index}"))
-            .data(serde_json::json!({"members": []}))
-            .await
-            .expect(201);
+        alice.put(&format!("{bucket}/groups/g{index}")).data(json!({"members": []})).await.expect(201);
     }
     (sidecar, bucket, 6)
 }
@@ -75,11 +73,7 @@ async fn a_journal_that_is_in_use_moves_through_a_pipe() {
         );
         assert_eq!(export.wait().unwrap().code(), Some(0));
         let alice = sidecar.client().user("alice");
-        alice
-            .put(&format!("{bucket}/groups/later"))
-            .data(serde_json::json!({"members": []}))
-            .await
-            .expect(201);
+        alice.put(&format!("{bucket}/groups/later")).data(json!({"members": []})).await.expect(201);
         let moved = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT, ("sidecar.journal", &target)]);
         let (before, after) =
             (entries(&alice, &bucket).await, entries(&moved.client().user("alice"), &bucket).await);
@@ -137,6 +131,42 @@ async fn an_import_says_what_did_not_arrive() {
     let served: Vec<String> =
         entries(&sidecar.client().user("alice"), &bucket).await.iter().map(ToString::to_string).collect();
     assert_eq!(import(&target, &["import"], served.join("\n").as_bytes()).0, Some(0));
+}
+
+#[tokio::test]
+async fn odd_versions_are_moved_as_they_are_and_a_line_that_cannot_be_read_costs_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = sqlite(&folder.path().join("from.db"));
+    let (sidecar, bucket, _) = used(&journal).await;
+    let alice = sidecar.client().user("alice");
+    let collection = format!("{bucket}/collections/c");
+    alice.put(&collection).await.expect(201);
+    for (id, version) in [("true", json!(true)), ("below", json!(-5)), ("zero", json!(0)), ("old", json!(7))]
+    {
+        let record = alice.put(&format!("{collection}/records/{id}"));
+        record.data(json!({"last_modified": version})).await.expect(201);
+    }
+    alice.put(&format!("{bucket}/groups/after")).data(json!({"members": []})).await.expect(201);
+    let number = entries(&alice, &bucket).await.len();
+    drop(sidecar);
+    said(0, &journal, &["verify"]);
+    let exported = history(&journal, &["export"]).output().unwrap().stdout;
+    let (moved, partly) = (folder.path().join("to.db"), folder.path().join("partly.db"));
+    let (code, told) = import(&sqlite(&moved), &["import", "--new"], &exported);
+    assert!(code == Some(0) && told.contains(&format!("{number} entries were imported")), "{told}");
+    said(0, &sqlite(&moved), &["verify"]);
+    assert_eq!(history(&sqlite(&moved), &["export"]).output().unwrap().stdout, exported);
+
+    let mut lines: Vec<&[u8]> = exported.split_inclusive(|byte| *byte == b'\n').collect();
+    let place = lines.iter().position(|line| line.starts_with(b"{\"entry\"")).unwrap();
+    lines[place] = b"{\"entry\": cut\n";
+    let (code, told) = import(&sqlite(&partly), &["import", "--new"], &lines.concat());
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains(&format!("1 were left out: line {} cannot be imported", place + 1)),
+        "{told}"
+    );
+    assert!(told.contains(&format!("{} entries were imported", number - 1)), "{told}");
 }
 
 #[test]
