@@ -37,6 +37,7 @@ mod order;
 mod other_sidecars;
 mod passing;
 mod pending;
+mod question;
 mod recording;
 mod recovery;
 mod sent;

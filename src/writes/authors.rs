@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
-use super::lookup::{LookupError, Question};
+use super::question::{LookupError, Question};
 use super::{default_bucket, sent};
 use crate::access::{Credentials, Verdict};
 use crate::journal::{Action, Change, Intent, Object};

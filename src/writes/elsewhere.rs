@@ -24,7 +24,7 @@ mod news;
 mod watching;
 
 use super::Writes;
-use super::lookup::LookupError;
+use super::question::LookupError;
 use crate::journal::{Journal, JournalError, Object};
 use crate::kinto::CollectionKey;
 use crate::mirror::Mirrors;

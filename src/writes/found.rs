@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::changes;
 use super::lives::is_another;
-use super::lookup::LookupError;
+use super::question::LookupError;
 use super::{Writes, versions};
 use crate::journal::{Action, Change, IntentGroup, Journal, Known, Object, Outcome};
 use crate::kinto::Timestamp;

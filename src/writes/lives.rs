@@ -10,7 +10,8 @@ use std::collections::HashMap;
 
 use super::answer::Version;
 use super::changes::changed;
-use super::lookup::{self, LookupError};
+use super::lookup;
+use super::question::LookupError;
 use super::{Write, Writes, versions};
 use crate::access::Requester;
 use crate::error::Error;

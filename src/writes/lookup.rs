@@ -15,11 +15,10 @@ use tokio::time::Instant;
 use super::answer::Version;
 use super::authors::Authors;
 use super::changes::{changed, vanished};
+use super::question::{LookupError, Question};
 use super::sent;
 use super::write::{Target, object_in};
 use super::{Writes, authors, default_bucket, versions};
-use crate::access::Requester;
-use crate::error::Error;
 use crate::journal::{Action, Change, Intent, IntentGroup, Journal, JournalError, Object};
 use crate::kinto::Resource;
 use crate::upstream::UpstreamError;
@@ -36,31 +35,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 3;
 const BETWEEN_ODD_ANSWERS: Duration = Duration::from_millis(700);
 
-/// An intent, and whom to ask about it.
-#[derive(Debug, Clone)]
-pub(super) struct Question {
-    /// The write as it was about to be sent.
-    pub(super) intent: Intent,
-    /// Asks as its requester where they are at hand, else as the service account.
-    pub(super) source: Source,
-    /// They, where they are at hand.
-    pub(super) requester: Option<Requester>,
-}
-
-/// Why nothing could be found out.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LookupError {
-    /// The upstream did not say.
-    #[error(transparent)]
-    Read(#[from] KintoError),
-    /// The journal did not.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// It could not be asked.
-    #[error(transparent)]
-    Other(#[from] Error),
-}
-
 /// Writes that nobody waits for any more, and that the upstream may still be working on: whatever of theirs turns up is
 /// theirs.
 #[derive(Debug, Default)]
@@ -71,9 +45,11 @@ pub(super) struct Lingering {
 }
 
 impl Lingering {
-    fn add(&self, group: IntentGroup, questions: impl Iterator<Item = Question>) {
+    pub(super) fn add(&self, group: IntentGroup, questions: &[Question]) {
         let until = Instant::now() + LINGERING;
-        self.kept().extend(questions.map(|question| (until, group, question)));
+        let mut kept = self.kept();
+        kept.retain(|(_, known, _)| *known != group);
+        kept.extend(questions.iter().map(|question| (until, group, question.clone())));
     }
 
     /// These were waited for in vain.
@@ -94,12 +70,12 @@ impl Lingering {
         }
     }
 
-    /// Who made a change of which nothing else is known.
-    pub(super) async fn author_of(
+    /// The write that made a change of which nothing else is known.
+    pub(super) async fn maker_of(
         &self,
         change: &Change,
         authors: &mut Authors,
-    ) -> Result<Option<String>, LookupError> {
+    ) -> Result<Option<Intent>, LookupError> {
         let may_be = |question: &&Question| {
             authors::shown(&question.intent).is_some() && authors::may_be_of(&question.intent, change)
         };
@@ -108,7 +84,7 @@ impl Lingering {
         let is_deleted = change.action == Some(Action::Delete);
         for question in questions {
             if authors.can_be(&question, &change.object, is_deleted).await? {
-                return Ok(question.intent.user_id);
+                return Ok(Some(question.intent));
             }
         }
         Ok(None)
@@ -121,16 +97,34 @@ impl Lingering {
     }
 }
 
-/// The changes that these writes made, as far as they are not recorded.
+/// What was found out about writes.
+#[derive(Debug, Default)]
+pub(super) struct Examined {
+    /// The changes that they made, as far as they are not recorded.
+    pub(super) changes: Vec<Change>,
+    /// Why it could not be found out of one of them.
+    pub(super) failure: Option<LookupError>,
+}
+
+/// Finds out what these writes made. What cannot be said of one of them keeps nothing back of the others.
 pub(super) async fn examine(
     room: &Writes,
     journal: &Journal,
     questions: &[Question],
-) -> Result<Vec<Change>, LookupError> {
+) -> Result<Examined, LookupError> {
     let mut changes: Vec<Change> = Vec::new();
+    let mut failure = None;
     let (mut looks, mut authors) = (LOOKS, Authors::default());
     for question in questions {
-        for change in found(journal, question, &mut looks, &mut authors).await? {
+        let found = match found(journal, question, &mut looks, &mut authors).await {
+            Ok(found) => found,
+            Err(error) if error.is_of_object() => {
+                failure = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for change in found {
             let is_new = changes
                 .iter()
                 .all(|known| (&known.object, known.modified) != (&change.object, change.modified));
@@ -140,7 +134,7 @@ pub(super) async fn examine(
         }
     }
     if changes.is_empty() {
-        return Ok(changes);
+        return Ok(Examined { changes, failure });
     }
     let buckets: BTreeSet<&str> = questions.iter().map(|question| question.intent.bucket.as_str()).collect();
     for bucket in buckets {
@@ -151,7 +145,7 @@ pub(super) async fn examine(
     let missing: BTreeSet<_> = journal.missing(versions).await?.into_iter().collect();
     changes.retain(|change| missing.contains(&(change.object.clone(), change.modified)));
     changes.sort_by_key(|change| change.modified);
-    Ok(changes)
+    Ok(Examined { changes, failure })
 }
 
 /// Waits until the writes that are under way now, in a bucket or anywhere, have recorded what they wrote. Who looks up writes
@@ -349,36 +343,38 @@ impl Writes {
         group: IntentGroup,
         questions: Vec<Question>,
     ) -> Result<usize, LookupError> {
-        let changes = examine(self, journal, &questions).await?;
-        let found = changes.len();
+        let found = self.look_once(journal, group, &questions, false).await?;
         if found >= questions.len() {
-            journal.settle(self.outcome_of_found(journal, Some(group), changes).await?).await?;
             return Ok(found);
         }
-        journal.settle(self.outcome_of_found(journal, None, changes).await?).await?;
-        self.lingering.add(group, questions.iter().cloned());
+        self.lingering.add(group, &questions);
         let (room, journal) = (Arc::clone(self), journal.clone());
         tokio::spawn(async move {
             tokio::time::sleep(LINGERING).await;
             let _mark = room.examining(group);
-            loop {
-                let looked = async {
-                    let changes = examine(&room, &journal, &questions).await?;
-                    room.outcome_of_found(&journal, Some(group), changes).await
-                };
-                let closed = match looked.await {
-                    Ok(outcome) => journal.settle(outcome).await.map(drop),
-                    Err(LookupError::Journal(error)) => Err(error),
-                    Err(LookupError::Read(_) | LookupError::Other(_)) => {
-                        Err(JournalError::Unavailable("not looked up".into()))
-                    }
-                };
-                if closed.is_ok() {
-                    return;
-                }
+            while room.look_once(&journal, group, &questions, true).await.is_err() {
                 tokio::time::sleep(LONGEST_WAIT).await;
             }
         });
         Ok(found)
+    }
+
+    /// Records what can be found out about a group of intents, and closes it where that is `last`, or something was found of
+    /// each. Fails where it could not be found out of one.
+    async fn look_once(
+        &self,
+        journal: &Journal,
+        group: IntentGroup,
+        questions: &[Question],
+        is_last: bool,
+    ) -> Result<usize, LookupError> {
+        let Examined { changes, failure } = examine(self, journal, questions).await?;
+        let found = changes.len();
+        let closes = failure.is_none() && (is_last || found >= questions.len());
+        journal.settle(self.outcome_of_found(journal, closes.then_some(group), changes).await?).await?;
+        match failure {
+            None => Ok(found),
+            Some(error) => Err(error),
+        }
     }
 }

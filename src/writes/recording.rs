@@ -10,8 +10,9 @@ use tokio::runtime::Handle;
 
 use super::answer::Answer;
 use super::changes::{self, Meaning};
-use super::lookup::{self, LookupError, Question};
+use super::lookup;
 use super::order::{Order, Turn};
+use super::question::{LookupError, Question};
 use super::write::{Target, Write, not_kept};
 use super::{Writes, default_bucket, lives, sent, versions};
 use crate::access::Credentials;
@@ -25,6 +26,9 @@ use crate::kinto::Timestamp;
 
 /// How long the upstream is left alone after it could not say what became of a write.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+/// The same where it says everything else, after so many tries.
+const LATER: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
+const TRIES: usize = 20;
 
 /// Writes whose intents are in the journal.
 #[derive(Debug)]
@@ -297,8 +301,11 @@ impl Recording {
     async fn examine(&mut self) -> Result<Outcome, LookupError> {
         self.turns.clear();
         let _mark = self.group.map(|group| self.room.examining(group));
-        let changes = lookup::examine(&self.room, &self.journal, &self.questions()).await?;
-        self.room.outcome_of_found(&self.journal, self.group, changes).await
+        let examined = lookup::examine(&self.room, &self.journal, &self.questions()).await?;
+        match examined.failure {
+            None => self.room.outcome_of_found(&self.journal, self.group, examined.changes).await,
+            Some(error) => Err(error),
+        }
     }
 
     fn questions(&self) -> Vec<Question> {
@@ -321,9 +328,15 @@ impl Recording {
         self.turns.clear();
         let Some(group) = self.group else { return };
         let _mark = self.room.examining(group);
-        let mut backoff = PAUSES;
+        let (mut backoff, mut tries) = (PAUSES, 0);
         while let Err(error) = self.room.look_up(&self.journal, group, self.questions()).await {
             tracing::debug!(%error, "could not look up what became of a write");
+            // SECURITY: of what anybody wrote Kinto may never say what became of it. Nobody waits for that any more.
+            self.room.lingering.add(group, &self.questions());
+            tries += usize::from(error.is_of_object());
+            if tries == TRIES {
+                backoff = LATER;
+            }
             backoff.wait().await;
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::Writes;
-use super::lookup::Question;
+use super::question::Question;
 use crate::backoff::Backoff;
 use crate::journal::{Intent, IntentGroup, Journal};
 

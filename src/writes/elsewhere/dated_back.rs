@@ -7,7 +7,7 @@ use super::Watcher;
 use crate::journal::Object;
 use crate::kinto::{Resource, Timestamp};
 use crate::upstream::kinto::NewRow;
-use crate::writes::lookup::LookupError;
+use crate::writes::question::LookupError;
 use crate::writes::write::object_in;
 
 impl Watcher {

@@ -7,7 +7,7 @@ use crate::kinto::{CollectionKey, Resource, Timestamp};
 use crate::mirror::deletions::mark_of;
 use crate::settings::Compat;
 use crate::writes::changes::changed;
-use crate::writes::lookup::LookupError;
+use crate::writes::question::LookupError;
 use crate::writes::versions::{self, Listing};
 
 /// How many objects are told to the journal at once.

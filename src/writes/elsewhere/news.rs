@@ -12,7 +12,8 @@ use crate::upstream::kinto::{KintoError, in_list};
 use crate::writes::answer::Version;
 use crate::writes::authors::{self, Authors};
 use crate::writes::changes::changed;
-use crate::writes::lookup::{self, LookupError};
+use crate::writes::lookup;
+use crate::writes::question::LookupError;
 use crate::writes::versions::{self, Listing};
 
 /// How many ids one question names.
@@ -154,8 +155,10 @@ impl Watcher {
             if objects.is_empty() { Vec::new() } else { self.journal.others_intents_about(&objects).await? };
         let mut asked = Authors::default();
         for change in changes {
-            let lingering = self.room.lingering.author_of(change, &mut asked).await?;
-            change.user_id = lingering.or_else(|| authors::among_others(&others, change));
+            match self.room.lingering.maker_of(change, &mut asked).await? {
+                Some(intent) => (change.user_id, change.note) = (intent.user_id, intent.note),
+                None => change.user_id = authors::among_others(&others, change),
+            }
         }
         Ok(())
     }

@@ -132,6 +132,40 @@ async fn who_was_refused_is_no_author_of_what_others_write_where_no_answer_came(
 }
 
 #[tokio::test]
+async fn what_kinto_never_says_of_one_write_keeps_nobodys_changes_out_of_the_history() {
+    let kinto = Kinto::start(KintoOptions::memory());
+    let quick = [("sidecar.timestamps_ttl", "50ms"), ("sidecar.poll_budget", "100%")];
+    let sidecar = Sidecar::start(kinto.url(), &[SERVICE_ACCOUNT, quick[0], quick[1]]);
+    let [alice, mallory] = ["alice", "mallory"].map(|name| sidecar.client().user(name));
+    let direct = kinto.client().user("alice");
+    for bucket in ["/buckets/a", "/buckets/b"] {
+        let readable = json!({"permissions": {"read": ["system.Everyone"]}});
+        alice.put(bucket).json(readable).await.expect(201);
+        alice.put(&format!("{bucket}/groups/g")).data(json!({"members": []})).await.expect(201);
+    }
+    let put = |path: &str, data: Value| json!({"method": "PUT", "path": path, "body": {"data": data}});
+    // Kinto keeps the last one, and fails on it from then on.
+    let odd = json!({"last_modified": 10_u64.pow(18)});
+    let requests = [
+        put("/buckets/a/groups/g", json!({})),
+        put("/buckets/b/groups/g", json!({})),
+        put("/buckets/default/collections/c/records/r", odd),
+    ];
+    for _ in 0..3 {
+        mallory.post("/batch").json(json!({ "requests": requests })).await.expect(500);
+    }
+    for bucket in ["/buckets/a", "/buckets/b"] {
+        direct.put(&format!("{bucket}/groups/later")).data(json!({"members": []})).await.expect(201);
+        eventually("what passed elsewhere", async || {
+            let entries = alice.get(&format!("{bucket}/history?group_id=later")).await.expect(200).data();
+            let entries = entries.as_array().unwrap().clone();
+            (!entries.is_empty()).then(|| assert_eq!(entries[0]["user_id"], Value::Null))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn of_a_batch_with_a_conflict_in_it_only_what_is_there_is_recorded() {
     let world = World::new().await;
     let requests = ["1", "2", "3"].map(|id| json!({"path": world.record(id)}));

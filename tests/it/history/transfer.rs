@@ -162,10 +162,7 @@ async fn odd_versions_are_moved_as_they_are_and_a_line_that_cannot_be_read_costs
     lines[place] = b"{\"entry\": cut\n";
     let (code, told) = import(&sqlite(&partly), &["import", "--new"], &lines.concat());
     assert_eq!(code, Some(1), "{told}");
-    assert!(
-        told.contains(&format!("1 were left out: line {} cannot be imported", place + 1)),
-        "{told}"
-    );
+    assert!(told.contains(&format!("1 were left out: line {} cannot be imported", place + 1)), "{told}");
     assert!(told.contains(&format!("{} entries were imported", number - 1)), "{told}");
 }
 
