@@ -277,6 +277,13 @@ impl Timeline {
         watched.iter().filter(|(_, list)| list.strong_count() > 0).map(|(id, _)| id.clone()).collect()
     }
 
+    /// A bucket changed: who may read what is in it may be others from now on, which no timestamp of its collections says.
+    pub fn bucket_changed(&self, bucket: &str) {
+        for clock in self.clocks().iter().filter(|clock| &*clock.key().bucket == bucket) {
+            (self.on_news)(clock.key());
+        }
+    }
+
     fn tell(&self, clock: &Clock, heard: Heard) {
         if heard == Heard::Nothing {
             return;

@@ -314,10 +314,16 @@ impl Effects {
     }
 
     fn bucket(&self, bucket: &str, write: &Write) {
-        self.access.invalidate_groups(bucket);
+        self.bucket_changed(bucket);
         if write.method == Method::DELETE {
             self.timeline.removed_from_bucket(bucket, &|_| false);
         }
+    }
+
+    /// Nothing that was known of who may read what is in a bucket holds any more, here and in the caches that are told.
+    pub(super) fn bucket_changed(&self, bucket: &str) {
+        self.access.invalidate_groups(bucket);
+        self.timeline.bucket_changed(bucket);
     }
 }
 

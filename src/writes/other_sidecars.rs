@@ -41,7 +41,7 @@ impl Effects {
                 self.ask(&CollectionKey::new(bucket, collection)).await;
             }
             Object::Bucket(_) => {
-                self.access.invalidate_groups(bucket);
+                self.bucket_changed(bucket);
                 for clock in self.timeline.clocks().iter().filter(|clock| &*clock.key().bucket == bucket) {
                     self.ask(clock.key()).await;
                 }

@@ -52,6 +52,7 @@ mod outage;
 mod page;
 mod parity;
 mod polling;
+mod purge;
 mod quickstart;
 mod reload;
 mod remote_settings;

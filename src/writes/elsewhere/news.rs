@@ -122,6 +122,8 @@ impl Watcher {
             .filter(|(object, version)| missing.contains(&(object.clone(), version.modified)))
             .map(|(object, version)| Change { is_found: true, ..changed(version, object, None) })
             .collect();
+        let buckets = changes.iter().filter(|change| matches!(change.object, Object::Bucket(_)));
+        buckets.for_each(|change| self.room.effects.bucket_changed(change.object.bucket()));
         self.name_authors(&mut changes).await?;
         changes.sort_by_key(|change| change.modified);
         let mut outcome = self.room.outcome_of_found(&self.journal, None, changes).await?;
