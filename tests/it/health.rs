@@ -94,6 +94,34 @@ async fn what_is_missing_or_unreadable_is_named() {
 }
 
 #[tokio::test]
+async fn what_was_lacking_is_found_also_where_nobody_writes_past_the_sidecar() {
+    let [missing, private] = ["missing", "private"].map(|name| format!("/buckets/{}", unique(name)));
+    let direct = Kinto::shared().client().user("alice");
+    direct.put(&private).await.expect(201);
+    direct.put(&format!("{private}/collections/c")).await.expect(201);
+    direct.put(&format!("{private}/collections/c/records/r")).await.expect(201);
+    let there = bucket("exclusive").await;
+    let readable = json!({"permissions": {"read": ["system.Everyone"]}});
+    let resources = format!("{there} {missing} {private}");
+    let settings = [ADMIN, ("changes.resources", &*resources), ("sidecar.exclusive", "true")];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    sidecar.client().get(LIST).await.expect(200);
+    let lacking = asked(&sidecar, "/health/ready").await.1["monitored"].clone();
+    // Whoever shows no credentials is not told what is there.
+    assert_eq!(lacking["unreadable"], 2, "{lacking}");
+    let alice = sidecar.client().user("alice");
+    alice.put(&missing).json(readable.clone()).await.expect(201);
+    alice.patch(&private).json(readable).await.expect(200);
+    eventually("what was lacking", async || {
+        let is_well = asked(&sidecar, "/health/ready").await.1["degraded"] == false;
+        let listed = sidecar.client().get(LIST).await.expect(200).data();
+        let has_it = |row: &Value| row["bucket"] == private.trim_start_matches("/buckets/");
+        (is_well && listed.as_array().unwrap().iter().any(has_it)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_journal_that_cannot_be_written_is_degraded_and_takes_no_writes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("j.db");

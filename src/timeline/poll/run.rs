@@ -41,13 +41,16 @@ impl Poller {
         let mut place: Option<Place> = None;
         let mut hold: Option<Instant> = None;
         let mut apart = Apart::default();
+        let mut sought = None;
         loop {
-            let mut next = self.begin_sweeps(&mut sweeps);
-            if !self.settings.now().exclusive {
+            let is_exclusive = self.settings.now().exclusive;
+            let lacking = if is_exclusive { self.seek_lacking(&mut sought) } else { None };
+            let mut next = self.begin_sweeps(&mut sweeps).into_iter().chain(lacking).min();
+            if !is_exclusive {
                 next = next.into_iter().chain(apart.begin(&self, &asker)).min();
             }
             hold = hold.filter(|hold| *hold > Instant::now());
-            if place.is_none() && hold.is_none() && !self.settings.now().exclusive {
+            if place.is_none() && hold.is_none() && !is_exclusive {
                 let (question, later) = asker.next(self.ttl(), !sweeps.is_empty());
                 place = question.map(|_| -> Place { Box::pin(self.budget.clone().turn()) });
                 if place.is_none() {
@@ -77,6 +80,24 @@ impl Poller {
                 () = until(next) => {}
             }
         }
+    }
+
+    /// Wishes for the lists of the buckets of which something is lacking, now and then: nothing else asks for them where only
+    /// what passes through is told of. When to look again.
+    fn seek_lacking(&self, sought: &mut Option<Instant>) -> Option<Instant> {
+        let buckets = self.unreadable.buckets();
+        if buckets.is_empty() {
+            *sought = None;
+            return None;
+        }
+        let now = Instant::now();
+        let at = *sought.get_or_insert(now) + UNWANTED;
+        if at > now {
+            return Some(at);
+        }
+        *sought = Some(now);
+        self.lock().buckets.extend(buckets.into_iter().map(|bucket| (bucket, true)));
+        Some(now + UNWANTED)
     }
 
     /// Begins what is wanted; when to look again, if that is known.

@@ -4,7 +4,8 @@
 //! Such a collection is not in the list, and nobody who reads the list can tell. So the log says it once, with what mends
 //! it, and whoever asks how the sidecar is, or for its metrics, is told for as long as it is so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use super::error::PollError;
 use crate::complaint::Complaint;
 use crate::kinto::object::Object;
-use crate::kinto::{CollectionKey, segment};
+use crate::kinto::{CollectionKey, Resource, segment};
 
 /// See the module. Told by the one who asks, and read by those who want to know.
 #[derive(Debug, Default)]
@@ -94,6 +95,12 @@ impl Unreadable {
             Some(_) => is_present_at(path, &is_present) == matches!(lack, Lack::Refused(_)),
             None => true,
         });
+    }
+
+    /// The buckets of which something is lacking.
+    pub(super) fn buckets(&self) -> BTreeSet<Arc<str>> {
+        let lacking = self.0.lock();
+        lacking.keys().filter_map(|path| Resource::of(path).bucket().map(Arc::from)).collect()
     }
 
     /// All of it.
