@@ -107,7 +107,7 @@ pub struct Past {
     pub fields: Vec<String>,
     /// Why.
     pub reason: Option<String>,
-    /// What somebody else did since is overwritten.
+    /// What was changed since is overwritten.
     pub overwrites: bool,
     /// Permissions are given back.
     pub gives_permissions: bool,

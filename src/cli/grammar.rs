@@ -222,7 +222,7 @@ fn with_selection(command: Command) -> Command {
 fn writing(command: Command) -> Command {
     command
         .arg(switch("yes", "does it"))
-        .arg(switch("overwrite", "overwrites also what somebody else did since"))
+        .arg(switch("overwrite", "overwrites also what was changed since"))
         .arg(switch("permissions", "gives permissions back, too"))
         .arg(
             option("field", "PATH", "gives back this field alone; may be given several times")

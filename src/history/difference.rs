@@ -59,7 +59,7 @@ pub struct Difference {
     pub user_ids: BTreeSet<String>,
     /// The timestamp of the last entry.
     pub last_modified: Timestamp,
-    /// Why it is not undone without overwriting what somebody else did.
+    /// Why it is not undone without overwriting what was done since.
     pub conflict: Option<&'static str>,
 }
 
@@ -274,7 +274,7 @@ impl Difference {
         let conflict = if around.gone_with.is_some() && around.gone_with != touched.lost {
             Some("its collection was deleted since")
         } else if around.has_others {
-            Some("somebody else changed it since")
+            Some("it was changed since")
         } else {
             None
         };

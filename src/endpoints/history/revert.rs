@@ -1,7 +1,7 @@
 //! `POST /buckets/{bucket}/history/revert`: writes back what was before selected entries, or before a selection such as that
 //! of a diff, as ordinary writes of the requester's own.
 //!
-//! Whatever somebody else did since is left alone, unless it is to be overwritten. It is not atomic: each line of the
+//! Whatever was done since is left alone, unless it is to be overwritten. It is not atomic: each line of the
 //! answer tells of one object, and the last one how it ended. The same request again does what was left.
 
 use std::collections::HashMap;

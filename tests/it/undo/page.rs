@@ -89,7 +89,7 @@ async fn changes_are_shown_undone_and_brought_back_on_a_phone_by_keyboard_and_da
     // What alice did is a conflict where bob changed it since. All by keyboard: chosen, looked at, written.
     fill(&mut browser, "author", &alices);
     show_since(&mut browser, from);
-    assert_eq!(text(&mut browser, "#rows .conflict"), "somebody else changed it since");
+    assert_eq!(text(&mut browser, "#rows .conflict"), "it was changed since");
     browser.evaluate("document.getElementById('all').focus()");
     browser.press(" ", 32);
     wait_for(&mut browser, "undo", "Undo 2");

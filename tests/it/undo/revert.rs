@@ -125,6 +125,21 @@ async fn what_somebody_else_did_since_stands_unless_it_is_to_be_overwritten() {
 }
 
 #[tokio::test]
+async fn fields_are_named_as_filters_name_them_and_lists_are_whole() {
+    let world = World::new("dotted").await;
+    let alice = &world.alice;
+    alice.put(&world.record("a")).data(json!({"a.b": 1, "a": {"b": 2, "c": [1]}})).await.expect(201);
+    let from = world.now().await;
+    alice.put(&world.record("a")).data(json!({"a.b": 3, "a": {"b": 4, "c": [5]}})).await.expect(200);
+    let (lines, _) = world.revert(alice, json!({"from": from, "fields": ["a.c.0"]})).await;
+    assert_eq!(statuses(&lines), ["a: refused"]);
+    assert!(lines[0]["reason"].as_str().unwrap().contains("name the list"), "{lines:?}");
+    let (lines, _) = world.revert(alice, json!({"from": from, "fields": ["a.b", "a.c"]})).await;
+    assert_eq!(statuses(&lines), ["a: done"]);
+    assert_eq!(world.state().await["a"], json!({"id": "a", "a.b": 1, "a": {"b": 4, "c": [1]}}));
+}
+
+#[tokio::test]
 async fn what_kinto_refuses_is_told_with_its_reason_and_the_rest_is_done() {
     let world = World::new("refused").await;
     let (alice, bob) = (&world.alice, world.sidecar.client().user("bob"));

@@ -69,7 +69,7 @@ impl Run {
 
     async fn conflict(&mut self, undoing: &Undoing) {
         let line = ObjectLine::new(&undoing.object, Status::Conflict);
-        self.told.tell(line.because("somebody else changed it since")).await;
+        self.told.tell(line.because("it was changed since")).await;
     }
 
     pub(super) async fn refused(&mut self, undoing: &Undoing, status: StatusCode, error: Option<&RawValue>) {

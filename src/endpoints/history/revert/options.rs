@@ -36,7 +36,7 @@ pub(super) enum Chosen {
 pub(in crate::endpoints) struct Options {
     /// Nothing is written; the answer says what would be.
     pub(in crate::endpoints) dry_run: bool,
-    /// What somebody else did since is overwritten.
+    /// What was changed since is overwritten.
     pub(in crate::endpoints) overwrite: bool,
     /// The fields that are given back; all of them where it is none.
     pub(in crate::endpoints) fields: Option<Fields>,
@@ -101,7 +101,7 @@ impl Members {
 
     fn fields(&mut self) -> Option<Fields> {
         let paths = self.texts("fields", MOST_FIELDS)?;
-        let fields = Fields::at(&paths);
+        let fields = Fields::at(paths);
         if fields.is_none() {
             self.fault("fields", &format!("A field is deeper than {DEEPEST}"));
         }

@@ -19,7 +19,7 @@ use crate::kinto::{Timestamp, batch_path};
 pub(in crate::endpoints) enum Step {
     /// It is as it was.
     Unchanged,
-    /// Somebody else changed it.
+    /// It was changed since.
     Conflict(&'static str),
     /// It cannot be undone.
     Refused(&'static str),
@@ -85,7 +85,10 @@ impl Step {
                 return Self::Refused("it was not there: undo it without `fields` to delete it");
             }
             (Side::Present(before), Some(fields)) => match now.present() {
-                Some(now) => fields.merged(&now.data, &before.data).and_then(|data| without_version(&data)),
+                Some(now) => match fields.merged(&now.data, &before.data) {
+                    Ok(data) => without_version(&data),
+                    Err(reason) => return Self::Refused(reason),
+                },
                 None => return Self::Refused("how it is now is not known"),
             },
         };

@@ -22,7 +22,7 @@ pub(in crate::endpoints) enum Status {
     Unchanged,
     /// It would be written.
     Planned,
-    /// Somebody else changed it since, and it was left alone.
+    /// It was changed since, and was left alone.
     Conflict,
     /// It cannot be written, or the upstream refused it.
     Refused,
