@@ -11,7 +11,7 @@ use super::news::{Meaning, meaning};
 use super::readers::{are_few, of_permissions};
 use super::rows::{ENTRIES, EntryRow, ObjectState, now_microseconds};
 use super::statement::Statement;
-use super::{Action, Change, Object, Outcome, Permissions};
+use super::{Action, Change, Object, Outcome, Permissions, schema};
 use crate::journal::transaction::Transaction;
 use crate::kinto::Timestamp;
 
@@ -61,7 +61,8 @@ impl Transaction<'_> {
         };
         Statement::insert(self.kind, ENTRIES, vec![entry.into_values()]).execute(self.connection).await?;
         let none = Statement::new("DELETE FROM sidecar_entries WHERE history = ").bind(NONE);
-        none.execute(self.connection).await.map(drop)
+        none.execute(self.connection).await?;
+        schema::look_for_tables(self.connection).await
     }
 
     /// The end of the life that a collection had before it was made, where that passed elsewhere: Kinto makes nothing that is

@@ -21,7 +21,7 @@ use super::JournalError;
 use super::file::{check, create, encoded, lock};
 use crate::settings::JournalUrl;
 use faults::unusable;
-pub(super) use faults::{failed, is_damaged, is_ended, is_of_a_row, opening};
+pub(super) use faults::{failed, is_damaged, is_ended, is_lacking, is_of_a_row, opening};
 pub(super) use primary::{Leads, Primary, SERVER, standby};
 
 /// How long anything may take that a writer waits for.
@@ -81,6 +81,7 @@ pub(super) struct Engine {
     pub(super) long_readers: Semaphore,
     in_memory: bool,
     is_damaged: AtomicBool,
+    lacks_tables: AtomicBool,
     /// Locked for as long as this process uses the file.
     lock: Option<File>,
 }
@@ -299,15 +300,30 @@ impl Engine {
             long_readers,
             in_memory,
             is_damaged: AtomicBool::new(false),
+            lacks_tables: AtomicBool::new(false),
             lock,
         })
     }
 
-    /// Somebody was told that. Where it says that the file is damaged, nothing is written into it any more.
+    /// Somebody was told that. Where it says that the file is damaged, nothing is written into it any more; where a table is
+    /// not there, nothing until all are there again.
     pub(super) fn note(&self, error: &sqlx::Error) {
+        if is_lacking(error) && !self.lacks_tables.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the journal lacks a table, and nothing is written into it until that is there");
+        }
         if is_damaged(error) && !self.is_damaged.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "the journal is damaged, and nothing is written into it any more");
         }
+    }
+
+    /// Whether a table was not there, and nobody found all of them since.
+    pub(super) fn lacks_tables(&self) -> bool {
+        self.lacks_tables.load(Ordering::Relaxed)
+    }
+
+    /// All tables are there.
+    pub(super) fn note_tables(&self) {
+        self.lacks_tables.store(false, Ordering::Relaxed);
     }
 
     /// What is wrong with the file, as far as anybody was told.

@@ -17,6 +17,12 @@ const CHAINS: usize = 2;
 /// Says in an SQLite file whose it is: `KSJ1`.
 const APPLICATION: i64 = 0x4b53_4a31;
 
+/// All tables.
+pub(super) const TABLES: [&str; 12] = [
+    "meta", "histories", "entries", "tombstones", "gaps", "reader_sets", "readers", "objects", "watermarks",
+    "intents", "versions", "checkpoints",
+];
+
 /// Brings the schema up to date, or refuses what is no journal or a newer one. Nothing is changed in what is refused.
 pub(super) async fn prepare(
     engine: &Engine,
@@ -113,6 +119,12 @@ pub(super) async fn examine(engine: &Engine, url: &JournalUrl) -> Result<usize, 
 /// The version of the present schema.
 pub(super) fn present() -> usize {
     STEPS.len()
+}
+
+/// An error where a table is not there.
+pub(super) async fn look_for_tables(connection: &mut AnyConnection) -> sqlx::Result<()> {
+    let looks = TABLES.map(|table| format!("SELECT 1 FROM sidecar_{table} WHERE 1 = 0"));
+    Statement::new(&looks.join(" UNION ALL ")).fetch(connection).await.map(drop)
 }
 
 /// What of the schema is not there, or (SQLite) is not as it is made.

@@ -15,6 +15,10 @@ const POSTGRES_UNUSABLE: [&str; 4] = ["3D000", "28000", "28P01", "42501"];
 
 /// PostgreSQL: a prepared statement is there already, or is not there: another connection's, as a pooler between has it.
 const POSTGRES_POOLED: [&str; 2] = ["42P05", "26000"];
+/// PostgreSQL: no such table.
+const POSTGRES_LACKS: &str = "42P01";
+/// SQLite: an error of the statement, and what it says of this one.
+const SQLITE_LACKS: (&str, &str) = ("1", "no such table");
 /// SQLite, the last byte of its codes: corrupt, not a database.
 const SQLITE_DAMAGED: [u16; 2] = [11, 26];
 
@@ -63,6 +67,20 @@ pub(in crate::journal) fn is_damaged(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| SQLITE_DAMAGED.contains(&(code & 0xff)))
 }
 
+/// Whether a table of the journal is not there, which was there when the journal was opened.
+pub(in crate::journal) fn is_lacking(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(lacks)
+}
+
+fn lacks(error: &dyn DatabaseError) -> bool {
+    let (of_sqlite, words) = SQLITE_LACKS;
+    match error.code().as_deref() {
+        Some(POSTGRES_LACKS) => true,
+        Some(code) => code == of_sqlite && error.message().starts_with(words),
+        None => false,
+    }
+}
+
 /// Whether the engine does not take what it was given, however often it is given it.
 pub(in crate::journal) fn is_of_a_row(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
@@ -80,6 +98,8 @@ fn message(error: &sqlx::Error) -> String {
             let is_pooled = error.code().is_some_and(|code| POSTGRES_POOLED.contains(&&*code));
             let hint = if is_pooled {
                 ": a pooler in transaction mode is between; use its session mode"
+            } else if lacks(&**error) {
+                ": bring back a backup (kinto-sidecar history verify says what is missing)"
             } else {
                 ""
             };

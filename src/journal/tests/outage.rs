@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
+use crate::journal::engine::Kind;
 use crate::journal::statement::Statement;
 
 /// Stands between a journal and its PostgreSQL.
@@ -197,7 +198,7 @@ async fn intents_are_left_to_those_who_live() {
 }
 
 #[tokio::test]
-async fn a_journal_that_takes_intents_and_no_entries_cannot_be_written() {
+async fn a_journal_that_lacks_a_table_is_not_written_until_that_is_there() {
     for place in places().await {
         let journal = place.open().await;
         settle(&journal, vec![change("/buckets/a", None, 1, &json!({}))]).await;
@@ -207,10 +208,22 @@ async fn a_journal_that_takes_intents_and_no_entries_cannot_be_written() {
             Statement::new(&rename).execute(writing.connection()).await.unwrap();
         };
         assert!(journal.can_write().await.is_ok());
-        rename("sidecar_entries", "elsewhere").await;
-        assert!(journal.can_write().await.is_err());
-        rename("elsewhere", "sidecar_entries").await;
-        assert!(journal.can_write().await.is_ok());
+        for table in schema::TABLES.map(|table| format!("sidecar_{table}")) {
+            rename(&table, "elsewhere").await;
+            assert!(journal.can_write().await.is_err(), "{table}");
+            // What does not need it is not written either.
+            let error = journal.intend(vec![intent()]).await.unwrap_err().to_string();
+            assert!(error.contains(&table) && error.contains("history verify"), "{error}");
+            rename("elsewhere", &table).await;
+            assert!(journal.intend(vec![intent()]).await.is_ok(), "{table}");
+            assert!(journal.can_write().await.is_ok(), "{table}");
+        }
+        let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'sidecar_%'";
+        if journal.engine.kind == Kind::Sqlite {
+            let mut writing = journal.engine.writing().await.unwrap();
+            let number = Statement::new(tables).number(writing.connection()).await.unwrap();
+            assert_eq!(usize::try_from(number).unwrap(), schema::TABLES.len());
+        }
         assert_eq!(entries(&journal, "a", "").await.len(), 1, "nothing is left of what was tried");
     }
 }

@@ -10,7 +10,7 @@ use crate::journal::engine::{DEADLINE, Kind, Writing, failed, is_ended, is_of_a_
 use crate::journal::others::{self, Others};
 use crate::journal::queue::{Done, Work, gone};
 use crate::journal::transaction::Transaction;
-use crate::journal::{JournalError, News, Object, Outcome, intents, notify, space, statement};
+use crate::journal::{JournalError, News, Object, Outcome, intents, notify, schema, space, statement};
 use crate::kinto::Timestamp;
 use crate::metrics;
 
@@ -145,6 +145,10 @@ impl Writer {
             writing.expect_much(kind).await?;
         }
         let mut begun = writing.connection().begin_with(kind.begin()).await?;
+        if self.engine.lacks_tables() {
+            schema::look_for_tables(&mut begun).await?;
+            self.engine.note_tables();
+        }
         let mut placed = BTreeSet::new();
         for work in works {
             placed.extend(others::uris(work.placed()));

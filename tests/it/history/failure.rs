@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, SqliteConnection};
 
 use super::entries;
 use crate::support::stub::PATIENCE;
@@ -160,6 +160,31 @@ async fn a_journal_that_is_found_damaged_is_not_written_and_the_operator_is_told
     let (status, condition) = crate::health::asked(&sidecar, "/health/ready?require=writes").await;
     assert_eq!((status, &condition["degraded"], &condition["journal"]), (503, &true.into(), &false.into()));
     assert!(condition.to_string().contains("is damaged, or was written over"), "{condition}");
+}
+
+#[tokio::test]
+async fn a_journal_whose_table_is_gone_is_not_written_until_it_is_there_again() {
+    sqlx::any::install_default_drivers();
+    let folder = tempfile::tempdir().unwrap();
+    for journal in [url(&folder.path().join("journal.db")), database()] {
+        let settings =
+            [SERVICE_ACCOUNT, ("sidecar.journal", &*journal), ("sidecar.admin_listen", "127.0.0.1:0")];
+        let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+        let bucket = format!("/buckets/{}", unique("lacking"));
+        let alice = sidecar.client().user("alice");
+        alice.put(&bucket).await.expect(201);
+        let mut connection = AnyConnection::connect(&journal).await.unwrap();
+        let ready = async || crate::health::asked(&sidecar, "/health/ready?require=writes").await;
+        for (from, to, status) in [("versions", "elsewhere", 503), ("elsewhere", "versions", 201)] {
+            let rename = format!("ALTER TABLE sidecar_{from} RENAME TO sidecar_{to}");
+            connection.execute(AssertSqlSafe(rename)).await.unwrap();
+            let (said, condition) = ready().await;
+            assert_eq!((said == 503, condition["journal"] == false), (status == 503, status == 503));
+            assert_eq!(condition.to_string().contains("history verify"), status == 503, "{condition}");
+            alice.put(&format!("{bucket}/collections/c")).await.expect(status);
+        }
+        assert_eq!(entries(&alice, &bucket).await.len(), 2);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
