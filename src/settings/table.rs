@@ -332,6 +332,8 @@ settings! {
             => cors_origins: Vec<String> = meanings::ORIGIN;
         ("explicit_permissions", "true", "whether permissions of objects count, or those of settings alone")
             => explicit_permissions: bool = values::BOOLEAN;
+        ("trailing_slash_redirect_enabled", "true", "whether a path with a slash at its end leads to the one without, as batches follow it").live()
+            => trailing_slash_redirect_enabled: bool = values::BOOLEAN;
         ("history_read_principals", "", "who may read every history").live()
             => history_read_principals: Vec<String> = meanings::PRINCIPAL;
         ("push_broadcast_min_debounce_interval_seconds", "300", "at least this long between two changes of a broadcast").live()

@@ -90,6 +90,7 @@ async fn a_sub_answer_is_what_the_endpoint_answers() {
     let sub_answer = &answer.json()["responses"][0];
     assert_eq!(sub_answer["body"], direct.json());
     assert_eq!(sub_answer["headers"]["ETag"], direct.header("etag").unwrap());
+    assert_eq!(sub_answer["headers"]["Content-Length"], direct.text().len().to_string());
 
     let conditional = json!({"requests": [
         {"path": changeset, "headers": {"If-None-Match": direct.header("etag").unwrap()}},
@@ -167,10 +168,18 @@ async fn what_kinto_refuses_is_refused_in_its_words() {
         json!({"requests": {"path": own}}),
         json!({"defaults": {"path": own}}),
         json!([]),
+        json!({"requests": [{"path": "/buckets/x", "method": "put"}]}),
+        json!({"requests": [{"path": "/buckets/x", "method": "PUT"}, {"path": own, "method": "get"}]}),
+        json!({"requests": [{"path": "/buckets/x", "method": "PUT", "unknown": 1}]}),
+        json!({"requests": [{"path": "buckets/x", "method": "PUT"}]}),
+        json!({"defaults": {"method": "FOO"}, "requests": [{"path": "/buckets/x", "method": "PUT"}]}),
     ];
+    let batches = batches.map(|batch| batch.to_string()).into_iter().chain([String::new()]);
     for batch in batches {
-        let kintos = kinto.client().post("/batch").json(batch.clone()).await;
-        let answer = sidecar.client().post("/batch").json(batch.clone()).await;
+        let ask = |client: Client| {
+            client.post("/batch").header("content-type", "application/json").body(batch.clone())
+        };
+        let (kintos, answer) = (ask(kinto.client()).await, ask(sidecar.client()).await);
         assert_eq!(answer.status, kintos.status, "{batch}\n{answer}\n{kintos}");
         assert_eq!(answer.json(), kintos.json(), "{batch}");
     }
@@ -315,6 +324,30 @@ async fn a_deletion_of_entries_leaves_those_of_its_own_batch() {
         let uris: Vec<&Value> =
             entries["data"].as_array().unwrap().iter().map(|entry| &entry["uri"]).collect();
         assert_eq!(uris, [&json!(uri)]);
+    }
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_is_followed_where_kinto_follows_it() {
+    let kinto = Kinto::shared();
+    let collection = collection(&kinto.client()).await;
+    let history = format!("{}/history", bucket_of(&collection));
+    for is_followed in ["true", "false"] {
+        let settings = [SERVICE_ACCOUNT, ("trailing_slash_redirect_enabled", is_followed)];
+        let sidecar = Sidecar::start(kinto.url(), &settings);
+        let requests = json!({"requests": [
+            {"path": format!("{history}/?_limit=1")},
+            {"path": format!("{collection}/changeset/?_expected=0"), "method": "HEAD"},
+            {"path": format!("{MONITOR}/")},
+            {"path": format!("{collection}/")},
+        ]});
+        let answers = answers(&sidecar.client().user("alice"), requests).await;
+        if is_followed == "false" {
+            assert_eq!(answers[0]["status"], 404, "{answers:#?}");
+            continue;
+        }
+        assert_eq!(answers[0]["path"], format!("/v1{history}"), "{answers:#?}");
+        assert!(answers.iter().all(|answer| answer["status"] == 200), "{answers:#?}");
     }
 }
 

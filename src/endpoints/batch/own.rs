@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
+use http_body::Body as _;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -101,7 +102,11 @@ impl OwnRequest {
 
 /// An answer as an element of the list of answers.
 async fn element(path: &str, method: &Method, answer: Response) -> OwnAnswer {
-    let (answer, body) = answer.into_parts();
+    let (mut answer, body) = answer.into_parts();
+    let length = body.size_hint().exact().filter(|length| *length > 0 && *method != Method::HEAD);
+    if let Some(length) = length {
+        answer.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
     let path = Value::from(percent_decode_str(path).decode_utf8_lossy());
     let (status, headers) = (answer.status.as_u16(), Value::from_iter(named(&answer.headers)));
     let head = format!("{{\"path\":{path},\"status\":{status},\"headers\":{headers},\"body\":");

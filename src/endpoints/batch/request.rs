@@ -115,6 +115,9 @@ pub(super) fn read(
     settings: &Settings,
     most: Option<usize>,
 ) -> Result<Option<Batch>, Error> {
+    if body.is_empty() {
+        return Ok(None);
+    }
     let whole: &RawValue =
         serde_json::from_slice(body).map_err(|error| invalid(format!("Invalid JSON: {error}")))?;
     let text = Text::read(whole);
@@ -129,7 +132,7 @@ pub(super) fn read(
     let context = Context { settings, headers, credentials: Credentials::of(headers) };
     let requests = text.as_ref().and_then(|text| text.requests(body, &context));
     let Some((text, requests)) = text.zip(requests) else {
-        return if may_write(whole) {
+        return if may_write(whole) && !is_refused(whole) {
             Err(invalid("It is no batch as Kinto takes it".to_owned()))
         } else {
             Ok(None)
@@ -289,14 +292,36 @@ impl SubRequest {
         if request.headers.keys().any(names_somebody) {
             request.credentials = Credentials::of(&request.headers_within(context.headers));
         }
-        let escaped = request.escaped();
-        let escaped = escaped.split_once('?').map_or(&*escaped, |(path, _)| path);
-        if let Route::Own(endpoint) = Route::of(escaped, context.settings)
-            && endpoint.is_in_batches()
-        {
-            request.own = Some(endpoint);
+        request.own = request.endpoint(context.settings);
+        if request.own.is_none() && context.settings.kinto.trailing_slash_redirect_enabled {
+            request.follow_slash(context.settings);
         }
         Some(request)
+    }
+
+    /// The endpoint, where it is the sidecar's.
+    fn endpoint(&self, settings: &Settings) -> Option<Endpoint> {
+        let escaped = self.escaped();
+        let path = escaped.split_once('?').map_or(&*escaped, |(path, _)| path);
+        match Route::of(path, settings) {
+            Route::Own(endpoint) => Some(endpoint).filter(Endpoint::is_in_batches),
+            _ => None,
+        }
+    }
+
+    /// Kinto redirects away the slash at the end of what it does not know, and follows that itself. It does not know the
+    /// sidecar's endpoints.
+    fn follow_slash(&mut self, settings: &Settings) {
+        let end = self.target.find('?').unwrap_or(self.target.len());
+        let (path, query) = self.target.split_at(end);
+        if let Some(without) = path.strip_suffix('/') {
+            let without = format!("{without}{query}");
+            let as_sent = std::mem::replace(&mut self.target, without);
+            self.own = self.endpoint(settings);
+            if self.own.is_none() {
+                self.target = as_sent;
+            }
+        }
     }
 
     /// The target as a request of its own has it.
@@ -356,6 +381,29 @@ fn may_write(whole: &RawValue) -> bool {
     members.get("defaults").is_some_and(names_write)
         || requests.len() > MOST_REQUESTS
         || requests.iter().any(names_write)
+}
+
+/// Whether Kinto refuses all of it for certain, as some request has a member, a method or a path that it does not take.
+fn is_refused(whole: &RawValue) -> bool {
+    let is_refused = |raw: &&RawValue| {
+        let written = |raw: &RawValue| text(raw).filter(|text| !text.is_empty());
+        members(raw).is_some_and(|members| {
+            members.iter().any(|(name, value)| match &**name {
+                "method" => written(value).is_some() && method(Some(*value)).is_none(),
+                "path" => written(value).is_some_and(|path| !path.starts_with('/')),
+                "headers" | "body" => false,
+                _ => true,
+            })
+        })
+    };
+    let Some(members) = members(whole) else { return false };
+    let Some(Requests(requests)) =
+        members.get("requests").and_then(|requests| serde_json::from_str(requests.get()).ok())
+    else {
+        return false;
+    };
+    requests.len() <= MOST_REQUESTS
+        && (requests.iter().any(is_refused) || members.get("defaults").is_some_and(is_refused))
 }
 
 /// The method, where Kinto takes it.
