@@ -203,6 +203,17 @@ impl Query {
         self.start.as_ref()?.position().first()?.as_ref()?.as_u64().map(Timestamp)
     }
 
+    /// The same selection from its beginning, on one page, or as many as its most bytes make of it.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self { limit: None, start: None, ..self.clone() }
+    }
+
+    /// The page of the same selection that a token leads to.
+    pub fn page(&self, token: &str) -> Result<Self, Invalid> {
+        Ok(Self { start: Some(sort::read_token(token, &self.sorting)?), ..self.clone() })
+    }
+
     /// The same selection, all on one page of which nothing is kept.
     #[must_use]
     pub fn unpaged(&self) -> Self {

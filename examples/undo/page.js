@@ -78,9 +78,13 @@ function show(isBin) {
 function more() {
   return attempt("Loading …", async () => {
     const own = shown;
-    const page = await client.page(own.next);
-    if (own !== shown) return get("status").textContent;
-    shown.next = page.next;
+    let page;
+    do {
+      page = await client.page(own.next);
+      if (own !== shown) return get("status").textContent;
+      own.next = page.next;
+      // All on a page may have been made again.
+    } while (page.rows.length === 0 && page.next);
     get("rows").append(...page.rows.map(row));
     get("more").hidden = !page.next;
     const number = get("rows").children.length;

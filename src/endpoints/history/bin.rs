@@ -1,6 +1,7 @@
 //! `GET /buckets/{bucket}/history/deleted`: what is gone and can be brought back, newest deletion first, as a list that the
-//! history's filters select from.
+//! history's filters select from. A `HEAD` tells how much that is, on all pages.
 
+use http::Method;
 use http::request::Parts;
 use serde::Serialize;
 use serde_json::Value;
@@ -11,10 +12,13 @@ use super::selection::Selection;
 use crate::app::Core;
 use crate::endpoints::list;
 use crate::error::Error;
+use crate::history::Visible;
 use crate::history::difference::{Difference, Looking, Side};
 use crate::journal::{EntriesPage, Touched};
-use crate::query::{Filter, Operator, Parameters};
+use crate::kinto::Timestamp;
+use crate::query::{Filter, Operator, Parameters, Query};
 use crate::wire::body::{Body, Response};
+use crate::wire::buffers::Hold;
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
 
@@ -49,6 +53,15 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     query.filters.push(is_deletion);
     query.most_bytes = Some(PAGE);
     let mut hold = core.hold(&request.headers, peer);
+    if request.method == Method::HEAD {
+        let (total, timestamp) = count(&visible, query.whole(), hold).await?;
+        let mut response = list::json(Body::empty());
+        let headers = response.headers_mut();
+        list::insert_timestamp(headers, timestamp);
+        list::insert_total(headers, total);
+        cache_control::forbid(headers);
+        return Ok(response);
+    }
     let EntriesPage { rows, next, timestamp, room, .. } = visible.page(&query, Some(&hold)).await?;
     let touched: Vec<Touched> = rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
     hold.set(touched.iter().map(Touched::weight).sum())?;
@@ -57,7 +70,7 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     let mut text = String::from("{\"data\":[");
     let mut looking = Looking::at(&visible, &touched, TOGETHER, core.hold(&request.headers, peer));
     while let Some((_, found)) = looking.next().await? {
-        for row in found.iter().filter_map(row) {
+        for row in found.iter().filter(|found| is_gone(found)).filter_map(row) {
             if !text.ends_with('[') {
                 text.push(',');
             }
@@ -78,11 +91,32 @@ pub async fn answer(core: &Core, bucket: &str, request: &Parts, peer: &Peer) -> 
     Ok(response.map(|body| body.held(hold)))
 }
 
-/// As it is told; nothing of what is there again, or was deleted again since.
-fn row(difference: &Difference) -> Option<String> {
-    if !matches!(difference.now, Side::Absent) || difference.conflict.is_some() {
-        return None;
+/// How much is gone, and the timestamp of the history.
+async fn count(visible: &Visible, mut query: Query, mut hold: Hold) -> Result<(usize, Timestamp), Error> {
+    let mut total = 0;
+    loop {
+        let EntriesPage { rows, next, timestamp, room, .. } = visible.page(&query, Some(&hold)).await?;
+        let touched: Vec<Touched> = rows.iter().filter_map(|row| Touched::of_entry(row)).collect();
+        hold.set(touched.iter().map(Touched::weight).sum())?;
+        drop((rows, room));
+        let mut looking = Looking::at(visible, &touched, TOGETHER, hold.another());
+        while let Some((_, found)) = looking.next().await? {
+            total += found.iter().filter(|found| is_gone(found)).count();
+        }
+        match next {
+            Some(token) => query = query.page(&token)?,
+            None => return Ok((total, timestamp)),
+        }
     }
+}
+
+/// Whether it is not there again, and was not deleted again since.
+fn is_gone(difference: &Difference) -> bool {
+    matches!(difference.now, Side::Absent) && difference.conflict.is_none()
+}
+
+/// As it is told.
+fn row(difference: &Difference) -> Option<String> {
     let row = Deleted {
         uri: difference.object.to_string(),
         resource_name: difference.object.resource().as_str(),

@@ -302,6 +302,8 @@ async fn what_was_deleted_again_and_again_is_brought_back_as_it_last_was() {
         let told: Vec<_> = bin.iter().map(|row| (row["uri"].clone(), row["data"]["n"].clone())).collect();
         let expected = ["b", "a"].map(|id| (json!(world.record(id)), json!(3)));
         assert_eq!(told, expected, "{pages}: {bin:?}");
+        let head = world.alice.head(&format!("{deleted}{pages}")).await.expect(200);
+        assert_eq!(head.header("total-objects"), Some("2"));
     }
     let entry = &world.alice.all(&deleted).await[1]["entry"];
     let (lines, _) = world.revert(&world.alice, json!({"entries": [entry]})).await;
