@@ -36,7 +36,8 @@ const TURNS: usize = 16;
 /// has few connections, and the others wait for what it is told.
 #[derive(Debug, Clone)]
 pub struct Names {
-    known: Cache<[u64; 2], Revision>,
+    /// The last one of each object.
+    known: Cache<u64, (u64, Revision)>,
     keys: [RandomState; 2],
     turns: Arc<[Mutex<Turn>; TURNS]>,
 }
@@ -59,7 +60,7 @@ pub struct Revisions {
     names: Names,
 }
 
-/// A row without a name, how its name is remembered, and what the journal is asked.
+/// A row without a name, how its object and its version are remembered, and what the journal is asked.
 type Unnamed<'r> = (&'r mut FeedRow, [u64; 2], Seen);
 
 /// See the module.
@@ -87,6 +88,10 @@ impl Turn {
 }
 
 impl Names {
+    fn keep(&self, [object, version]: [u64; 2], revision: Revision) {
+        self.known.insert(object, (version, revision));
+    }
+
     /// Waits for a turn to ask the journal about a collection. An error where somebody else has asked in vain meanwhile.
     async fn turn(&self, key: &CollectionKey) -> Result<MutexGuard<'_, Turn>, JournalError> {
         let arrived = Instant::now();
@@ -105,8 +110,9 @@ impl Names {
         let keys = self.keys.clone();
         let bytes = versions.iter().map(|(_, json)| json.len()).sum();
         let name = move |(seen, json): (Seen, Bytes)| {
-            let version = (&seen.uri, seen.modified, seen.deleted, &json);
-            (keys.each_ref().map(|key| key.hash_one(version)), seen)
+            let [object, version] = &keys;
+            let version = version.hash_one((&seen.uri, seen.modified, seen.deleted, &json));
+            ([object.hash_one(&seen.uri), version], seen)
         };
         aside::run(bytes, move || versions.into_iter().map(name).collect()).await
     }
@@ -157,7 +163,9 @@ impl Revisions {
     fn remember<'r>(&self, rows: impl IntoIterator<Item = Unnamed<'r>>) -> Vec<Unnamed<'r>> {
         let mut unknown = Vec::new();
         for (row, key, seen) in rows {
-            row.revision = self.names.known.get(&key);
+            let [object, version] = key;
+            let known = self.names.known.get(&object);
+            row.revision = known.filter(|(of, _)| *of == version).map(|(_, revision)| revision);
             if row.revision.is_none() {
                 unknown.push((row, key, seen));
             }
@@ -196,21 +204,22 @@ impl Revisions {
         let named = turn.end(self.journal.revisions(seen).await)?;
         for ((_, key, _), named) in unknown.iter().zip(&named) {
             if let Named::Known(revision) = named {
-                self.names.known.insert(*key, *revision);
+                self.names.keep(*key, *revision);
             }
         }
         drop(turn);
         for ((row, key, seen), mut named) in unknown.into_iter().zip(named) {
-            if let Named::Older(end) = named
+            if let Named::Older(end) | Named::Passed(_, end) = named
                 && self.is_present(row).await
             {
                 named = self.journal.enter_after(seen, end).await?;
             }
             match named {
                 Named::Known(revision) => {
-                    self.names.known.insert(key, revision);
+                    self.names.keep(key, revision);
                     row.revision = Some(revision);
                 }
+                Named::Passed(revision, _) => row.revision = Some(revision),
                 Named::Older(end) => older.push((row, end)),
             }
         }

@@ -81,8 +81,10 @@ pub struct Seen {
 /// What a version is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// It is in the object's chain.
+    /// It is the end of the object's chain.
     Known(Revision),
+    /// It is in the chain, which went on since. That ends with the second.
+    Passed(Revision, Revision),
     /// It is older than the end of the chain, which is this, and not in it.
     Older(Revision),
 }

@@ -195,7 +195,11 @@ impl<'c> Copies<'c> {
             Some(rev) => Some(Revision::parse(rev).filter(|rev| is_known(*rev))?),
         };
         // A tombstone can be made of the chain alone, also where the upstream has none any more.
-        let row = if end.deleted { tombstone(id, end) } else { found.rows.get(id)?.clone() };
+        let row = match found.rows.get(id) {
+            Some(row) if !end.deleted || !row.deleted => row.clone(),
+            _ if end.deleted => tombstone(id, end),
+            _ => return None,
+        };
         let is_it = self.is_true("latest") || wanted.is_none_or(|wanted| Some(wanted) == row.revision);
         is_it.then_some(row)
     }

@@ -94,7 +94,7 @@ async fn named(
             return None;
         }
         let known = earlier.get(&(seen.uri.clone(), seen.modified, seen.deleted));
-        Some(known.map_or(Named::Older(end.revision), |known| Named::Known(*known)))
+        Some(known.map_or(Named::Older(end.revision), |known| Named::Passed(*known, end.revision)))
     };
     Ok(seen.iter().map(name).collect())
 }

@@ -81,7 +81,10 @@ async fn what_is_found_when_it_is_over_is_not_in_the_chain() {
         assert!(!chain(&journal, RECORD).await[0].follows, "it may have been there before");
         let named = journal.revisions(vec![seen(8, false), seen(5, false)]).await.unwrap();
         let chain = chain(&journal, RECORD).await;
-        assert_eq!(named, [Named::Older(chain[1].revision), Named::Known(chain[0].revision)]);
+        assert_eq!(
+            named,
+            [Named::Older(chain[1].revision), Named::Passed(chain[0].revision, chain[1].revision)]
+        );
     }
 }
 
@@ -93,7 +96,9 @@ async fn what_was_just_entered_has_its_name_also_once_the_object_was_made_anew_a
         settle(&journal, vec![version(CREATE, 5)]).await;
         assert_eq!(versions(&journal, RECORD).await, [-9, 5]);
         let named = journal.named(&[seen(9, true)], true).await.unwrap();
-        assert_eq!(named, [Some(entered[0])]);
+        let Named::Known(entered) = entered[0] else { panic!("{entered:?}") };
+        let end = chain(&journal, RECORD).await[1].revision;
+        assert_eq!(named, [Some(Named::Passed(entered, end))]);
     }
 }
 

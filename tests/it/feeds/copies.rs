@@ -11,7 +11,7 @@ use super::World;
 use crate::mirror_equals_upstream::random::Random;
 use crate::support::{
     Chaos, Client, Environment, Kinto, KintoOptions, SERVICE_ACCOUNT, Sidecar, database, environment,
-    undertaker,
+    eventually, undertaker,
 };
 
 /// A world for each engine that keeps journals.
@@ -83,6 +83,41 @@ async fn documents_have_names(world: &World) {
     world.sidecar.client().get(&format!("{}/a", world.collection)).await.expect(404);
     let answer = world.sidecar.client().get(&format!("{}//_changes", world.collection)).await.expect(200);
     assert_eq!(answer.json()["results"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_comes_back_as_it_was_has_another_name_than_before() {
+    let quick = [
+        ("sidecar.timestamps_ttl", "50ms"),
+        ("sidecar.poll_budget", "100%"),
+        ("sidecar.verify_every", "200ms"),
+    ];
+    for journal in [None, Some(database())] {
+        let kinto = Kinto::start(KintoOptions::memory());
+        let journal = journal.as_deref().map(|url| ("sidecar.journal", url));
+        let settings: Vec<_> = quick.into_iter().chain(journal).collect();
+        let world = World::before(&kinto, &settings).await;
+        let direct = kinto.client().user("alice");
+        let records = format!("{}/records", world.collection);
+        let first = world.write("a", json!({"n": 1})).await;
+        revisions(&world).await;
+        let gone = world.delete("a").await;
+        assert!(revisions(&world).await[0].1.starts_with("2-"));
+        // As a dump that is loaded has it.
+        let before = json!({"n": 1, "last_modified": first});
+        direct.put(&format!("{records}/a")).data(before).await.expect(201);
+        let back = eventually("the record", async || {
+            let row = world.changes("").await["results"][0].clone();
+            (row["deleted"] != true).then(|| row["changes"][0]["rev"].as_str().unwrap().to_owned())
+        });
+        let back = back.await;
+        assert!(back.starts_with("3-") && first < gone, "{back}");
+        let path = format!("{}/_bulk_get?latest=true", world.collection);
+        let asked = json!({"docs": [{"id": "a", "rev": back}]});
+        let answer = world.sidecar.client().post(&path).json(asked).await.expect(200).json();
+        let document = &answer["results"][0]["docs"][0]["ok"];
+        assert_eq!((&document["_rev"], &document["n"]), (&json!(back), &json!(1)), "{answer}");
+    }
 }
 
 #[tokio::test]
