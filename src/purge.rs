@@ -143,7 +143,7 @@ impl Waiting {
 
 impl Cache {
     fn new(settings: &Settings, url: Uri) -> Result<Self, Box<dyn std::error::Error>> {
-        let client = Upstream::elsewhere(settings, &url, PATIENCE)?;
+        let client = Upstream::elsewhere(settings, &url, PATIENCE, false)?;
         let host = HeaderValue::try_from(url.authority().ok_or("it names no host")?.as_str())?;
         Ok(Self { client, url, method: settings.purge_method.clone(), host })
     }

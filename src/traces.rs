@@ -234,7 +234,7 @@ impl Parent {
 
 impl Collector {
     fn new(settings: &Settings, url: &Uri) -> Result<Self, Box<dyn std::error::Error>> {
-        let client = Upstream::elsewhere(settings, url, PATIENCE)?;
+        let client = Upstream::elsewhere(settings, url, PATIENCE, false)?;
         let host = HeaderValue::try_from(url.authority().ok_or("it names no host")?.as_str())?;
         let target = Uri::try_from(url.path_and_query().map_or("/", |target| target.as_str()))?;
         Ok(Self { client, target, host, is_away: false })

@@ -18,6 +18,8 @@ const SERVERS: u64 = 8;
 pub(crate) struct Servers {
     settings: Settings,
     patience: Duration,
+    /// SECURITY: where strangers write the addresses, the hosts that may be in a private network.
+    private_hosts: Option<Vec<String>>,
     clients: Cache<String, Upstream>,
 }
 
@@ -25,7 +27,12 @@ impl Servers {
     /// Each is waited for so long.
     pub(super) fn new(settings: &Settings, patience: Duration) -> Self {
         let clients = Cache::builder(SERVERS).build();
-        Self { settings: settings.clone(), patience, clients }
+        Self { settings: settings.clone(), patience, private_hosts: None, clients }
+    }
+
+    /// The same where strangers write the addresses: but for these hosts, they lead to the public Internet alone.
+    pub(super) fn of_strangers(settings: &Settings, patience: Duration, private_hosts: &[String]) -> Self {
+        Self { private_hosts: Some(private_hosts.to_vec()), ..Self::new(settings, patience) }
     }
 
     /// Asks for what is at this address.
@@ -52,7 +59,10 @@ impl Servers {
         if let Some(client) = self.clients.get(&place) {
             return Ok(client);
         }
-        let client = Upstream::elsewhere(&self.settings, url, self.patience)?;
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_named = |hosts: &Vec<String>| hosts.iter().any(|named| named.eq_ignore_ascii_case(host));
+        let only_public = self.private_hosts.as_ref().is_some_and(|hosts| !is_named(hosts));
+        let client = Upstream::elsewhere(&self.settings, url, self.patience, only_public)?;
         self.clients.insert(place, client.clone());
         Ok(client)
     }

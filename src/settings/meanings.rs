@@ -3,6 +3,8 @@
 //! What could never name anything is refused, for it would be passed over in silence. What an upstream with settings of its own
 //! may well have is left to it.
 
+use std::net::IpAddr;
+
 use http::Uri;
 use http::uri::Authority;
 use ipnet::IpNet;
@@ -29,7 +31,7 @@ pub(super) const ID: Kind<String> = Kind::new("an id as Kinto has them, such as 
     (is_id(text) && !text.contains(char::is_whitespace)).then(|| text.to_owned())
 });
 pub(super) const NETWORK: Kind<IpNet> = Kind::new("addresses or networks such as 10.0.0.0/8 ::1", |text| {
-    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().map(IpNet::from).ok())
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().map(IpNet::from).ok())
 });
 pub(super) const MONITORED: Kind<String> =
     Kind::new("URIs such as /buckets/main or /buckets/main/collections/articles", |text| {
@@ -58,6 +60,16 @@ pub(super) const USER_ID: Kind<String> =
     Kind::new("user ids such as account:alice, with blanks between them", |text| {
         is_item(text).then(|| text.to_owned())
     });
+pub(super) const NAMED_HOST: Kind<String> = Kind::new(
+    "names or addresses of hosts such as autograph.internal 10.1.2.3, with blanks between them",
+    |text| {
+        let host = text.trim_matches(['[', ']']);
+        let is_host = host.parse::<IpAddr>().is_ok()
+            || !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        is_host.then(|| host.to_ascii_lowercase())
+    },
+);
 pub(super) const ORIGIN: Kind<String> =
     Kind::new("* or origins such as https://example.org, with blanks between them", |text| {
         // An origin has no path, and whoever has none is `null`.

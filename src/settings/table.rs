@@ -272,6 +272,8 @@ settings! {
             => signature_key: Option<PathBuf> = values::PATH;
         ("sidecar.signature_name", "", "the name that the first certificate at an `x5u` must have, such as `remote-settings.content-signature.mozilla.org`; blank for any")
             => signature_name: Option<String> = values::WORD;
+        ("sidecar.signature_hosts", "", "hosts of `x5u` addresses, with blanks between them, that may be asked in a private network or on this machine; all others are asked at public addresses alone")
+            => signature_hosts: Vec<String> = meanings::NAMED_HOST;
     }
 
     /// Everything under `history.`.

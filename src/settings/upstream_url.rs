@@ -29,6 +29,8 @@ pub struct UpstreamUrl {
     pub version: String,
     /// The Unix socket to connect to, in place of host and port.
     pub socket: Option<PathBuf>,
+    /// Whether it is connected to at public addresses alone.
+    pub only_public: bool,
 }
 
 impl UpstreamUrl {
@@ -73,6 +75,7 @@ impl UpstreamUrl {
             path_prefix: path_prefix.to_owned(),
             version: version.to_owned(),
             socket: None,
+            only_public: false,
         })
     }
 

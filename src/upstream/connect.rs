@@ -60,7 +60,7 @@ impl Connector {
             None
         };
         Ok(Self {
-            dialer: Arc::new(Dialer::new(&upstream.host, upstream.port)),
+            dialer: Arc::new(Dialer::new(&upstream.host, upstream.port, upstream.only_public)),
             tls,
             socket: upstream.socket.as_deref().map(Arc::from),
             prior_knowledge: settings.upstream_http2 && !upstream.https,

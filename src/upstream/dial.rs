@@ -2,10 +2,13 @@
 //!
 //! Follows RFC 8305: families take turns, the next address is tried when one has not answered for a while, and the first
 //! connection that comes about is used. The address that answered is tried first from then on.
+//!
+//! SECURITY: a name that a stranger wrote leads into no private network: it is asked for its addresses once, and of those none but
+//! public ones are dialled.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -24,19 +27,28 @@ const LOOKUP: Duration = Duration::from_secs(1);
 pub(super) struct Dialer {
     host: String,
     port: u16,
+    only_public: bool,
     /// The address that answered last.
     answered: Mutex<Option<SocketAddr>>,
 }
 
 impl Dialer {
     /// For this host, which may be an address.
-    pub(super) fn new(host: &str, port: u16) -> Self {
-        Self { host: host.to_owned(), port, answered: Mutex::default() }
+    pub(super) fn new(host: &str, port: u16, only_public: bool) -> Self {
+        Self { host: host.to_owned(), port, only_public, answered: Mutex::default() }
     }
 
     /// Connects to whichever address of the name answers.
     pub(super) async fn dial(&self) -> io::Result<TcpStream> {
-        self.dial_one_of(self.addresses().await?).await
+        let mut addresses = self.addresses().await?;
+        if self.only_public && !addresses.is_empty() {
+            addresses.retain(|address| is_public(address.ip()));
+            if addresses.is_empty() {
+                let text = "it leads to no public address, and sidecar.signature_hosts does not name it";
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+            }
+        }
+        self.dial_one_of(addresses).await
     }
 
     /// Where the name leads. While nobody says, that is where it led: connections end, and are made, all the time.
@@ -55,6 +67,41 @@ impl Dialer {
         let (stream, address) = first_of(in_order(addresses, last)).await?;
         *self.answered.lock() = Some(address);
         Ok(stream)
+    }
+}
+
+/// Whether an address is one of the public Internet, and leads there: neither this machine, nor a network of somebody's own, nor
+/// a way of writing such an address in another.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let is_special = match address.octets() {
+                [0, ..] | [192, 0, 0, _] | [240..=255, ..] => true,
+                [100, second, ..] => second & 0xc0 == 64,
+                [198, second, ..] => second & 0xfe == 18,
+                _ => false,
+            };
+            !(is_special
+                || address.is_loopback()
+                || address.is_private()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_documentation())
+        }
+        IpAddr::V6(address) => {
+            let embedded = |high: u16, low: u16| {
+                is_public(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into())
+            };
+            match address.segments() {
+                [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                    embedded(high, low)
+                }
+                [0x2002, high, low, ..] => embedded(high, low),
+                // Teredo, what belongs to no network, and examples.
+                [0x2001, second, ..] => second >= 0x200 && second != 0xdb8,
+                [first, ..] => first & 0xe000 == 0x2000,
+            }
+        }
     }
 }
 
@@ -131,7 +178,7 @@ mod tests {
     async fn an_address_that_swallows_everything_costs_a_quarter_of_a_second_once() {
         let (silent, there) = (Swallowing::open().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
         let good = there.local_addr().unwrap();
-        let dialer = Dialer::new("unused", 0);
+        let dialer = Dialer::new("unused", 0, false);
         let dial = async || {
             let began = Instant::now();
             let stream = dialer.dial_one_of(vec![silent.address, good]).await.unwrap();
@@ -152,7 +199,7 @@ mod tests {
             let gone = TcpListener::bind("127.0.0.3:0").await.unwrap();
             gone.local_addr().unwrap()
         };
-        let dialer = Dialer::new("unused", 0);
+        let dialer = Dialer::new("unused", 0, false);
         *dialer.answered.lock() = Some(refusing);
         let stream = dialer.dial_one_of(vec![good, refusing]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
@@ -163,10 +210,41 @@ mod tests {
     #[tokio::test]
     async fn while_the_name_is_not_found_the_address_that_answered_last_is_used() {
         let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dialer = Dialer::new("not a name", 0);
+        let dialer = Dialer::new("not a name", 0, false);
         assert!(dialer.dial().await.is_err());
         *dialer.answered.lock() = Some(there.local_addr().unwrap());
         assert_eq!(dialer.dial().await.unwrap().peer_addr().unwrap(), there.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_into_no_public_network_is_not_dialled_where_a_stranger_wrote_it() {
+        let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = there.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "localhost", "::ffff:127.0.0.1"] {
+            assert!(Dialer::new(host, port, false).dial().await.is_ok(), "{host}");
+            let refused = Dialer::new(host, port, true).dial().await.unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{host}");
+        }
+    }
+
+    #[test]
+    fn what_is_public_is_neither_special_nor_special_in_another_spelling() {
+        let public = [
+            "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.0.1", "198.17.0.1", "2606:4700::1111",
+            "::ffff:1.1.1.1",
+        ];
+        let others = [
+            "127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1",
+            "169.254.169.254", "100.64.0.1", "192.0.0.1", "198.18.0.1", "198.19.0.1", "224.0.0.1",
+            "240.0.0.1", "255.255.255.255", "192.0.2.1", "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254",
+            "fec0::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "2002:7f00:1::",
+            "2001:db8::1", "2001:0:4136::1", "::127.0.0.1",
+        ];
+        for (addresses, are_public) in [(&public[..], true), (&others[..], false)] {
+            for address in addresses {
+                assert_eq!(is_public(address.parse().unwrap()), are_public, "{address}");
+            }
+        }
     }
 
     #[test]

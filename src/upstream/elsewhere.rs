@@ -9,8 +9,14 @@ use super::Upstream;
 use crate::settings::{Settings, UpstreamUrl};
 
 impl Upstream {
-    /// A client of the server that a URL names, which is waited for so long.
-    pub fn elsewhere(settings: &Settings, url: &Uri, patience: Duration) -> io::Result<Self> {
+    /// A client of the server that a URL names, which is waited for so long. Where a stranger wrote the URL, it is connected to
+    /// at public addresses alone.
+    pub fn elsewhere(
+        settings: &Settings,
+        url: &Uri,
+        patience: Duration,
+        only_public: bool,
+    ) -> io::Result<Self> {
         let https = match url.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -26,6 +32,7 @@ impl Upstream {
             path_prefix: String::new(),
             version: String::new(),
             socket: None,
+            only_public,
         };
         // SECURITY: what opens Kinto is no business of others.
         settings.auth = None;

@@ -133,6 +133,7 @@ fn what_nobody_can_mean_is_refused_with_the_setting_and_its_source() {
         ("history.exclude_user_ids", &["account:a, account:b"]),
         ("cors_origins", &["https://a, https://b", "a.example", "https://a.example/"]),
         ("sidecar.signature_name", &["a b"]),
+        ("sidecar.signature_hosts", &["a,b", "https://a", "a/b", "a:443"]),
         ("sidecar.trusted_proxies", &["10.0.0.0/8,::1", "proxy", "10.0.0.0/33"]),
         ("sidecar.listen", &["127.0.0.1:65536", "127.0.0.1", "http://127.0.0.1:1"]),
         ("sidecar.journal", &["sqlite::memory", "sqlite://:memory:", "sqlite:a.db?mode=ro", "kinto.db"]),
@@ -170,6 +171,7 @@ fn what_is_meant_by_somebody_is_taken() {
         "sidecar.attachments_base_url=https://cdn.example.org/my/files/",
         "sidecar.upstream=http://h/some/path/v1/",
         "sidecar.signature_name=",
+        "sidecar.signature_hosts=autograph.internal 10.1.2.3 [::1]",
     ] {
         assert!(is_taken(assignment), "{assignment}");
     }

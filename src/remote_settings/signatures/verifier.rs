@@ -119,7 +119,7 @@ impl Verifier {
         Self {
             name: settings.remote_settings.signature_name.clone(),
             key,
-            servers: Servers::new(settings, PATIENCE),
+            servers: Servers::of_strangers(settings, PATIENCE, &settings.remote_settings.signature_hosts),
             chains: Cache::builder(CHAINS).lifetime(lifetime).build(),
         }
     }

@@ -17,6 +17,8 @@ use crate::support::{
 };
 
 const VERIFIED: (&str, &str) = ("sidecar.verify_signatures", "true");
+/// What serves chains here is no public address.
+const HERE: (&str, &str) = ("sidecar.signature_hosts", "127.0.0.1");
 const ADMIN: (&str, &str) = ("sidecar.admin_listen", "127.0.0.1:0");
 
 /// Signs, and verifies, in Python.
@@ -248,7 +250,7 @@ async fn a_chain_that_cannot_be_had_is_asked_for_now_and_then_however_many_read(
     };
     let x5u = stub.url().replace("/v1", &format!("/{}.pem", "long".repeat(400)));
     let (bucket, ..) = signer.bucket("away", &x5u).await;
-    let sidecar = sidecar_of(&[&bucket], &[VERIFIED, ADMIN]);
+    let sidecar = sidecar_of(&[&bucket], &[VERIFIED, HERE, ADMIN]);
     let client = sidecar.client();
     let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
     let began = Instant::now();
@@ -315,7 +317,7 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
         let stub = Stub::answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{pem}", pem.len()));
         let x5u = stub.url().replace("/v1", "/chains/leaf.pem");
         let (bucket, ..) = signer.bucket("chained", &x5u).await;
-        let sidecar = sidecar_of(&[&bucket], &[VERIFIED, ADMIN, ("sidecar.signature_name", NAME)]);
+        let sidecar = sidecar_of(&[&bucket], &[VERIFIED, HERE, ADMIN, ("sidecar.signature_name", NAME)]);
         let client = sidecar.client();
         let changeset =
             v2(&client, &format!("{}?_expected=0", changeset_of(&bucket, "c"))).await.expect(200).json();
@@ -334,6 +336,7 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
             ("sidecar.compat", "remote-settings"),
             ("changes.resources", &*resources),
             VERIFIED,
+            HERE,
             ("sidecar.signature_name", NAME),
         ];
         let (said, status) = examined(&Kinto::shared().url(), &settings);
@@ -352,6 +355,27 @@ async fn a_signature_stands_on_the_chain_at_its_x5u() {
 }
 
 #[tokio::test]
+async fn an_editor_has_nobody_ask_a_private_network() {
+    let mut signer = Signer::start();
+    let private = Stub::answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned());
+    let (bucket, uri, editor) = signer.bucket("evil", "").await;
+    let sidecar = sidecar_of(&[&bucket], &[VERIFIED, ADMIN]);
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let x5u = private.url().replace("127.0.0.1", host).replace("/v1", "/secret.pem");
+        let signature = json!({"signature": "AAAA", "x5u": x5u, "mode": "p384ecdsa"});
+        editor.patch(&uri).data(json!({"signature": signature})).await.expect(200);
+        let path = format!("{}?_expected=0", changeset_of(&bucket, "c"));
+        eventually("what was found of it", async || {
+            v2(&sidecar.client(), &path).await.expect(200);
+            let why = why(&sidecar).await;
+            (why.contains("cannot be looked at") && why.contains(host)).then_some(())
+        })
+        .await;
+        assert!(!private.has_next(), "{host} was asked");
+    }
+}
+
+#[tokio::test]
 async fn servers_that_an_editor_names_and_that_say_nothing_keep_no_readers_of_other_collections_waiting() {
     let mut signer = Signer::start();
     let silent = Stub::start(|mut upstream| while upstream.read().is_some() {});
@@ -363,7 +387,7 @@ async fn servers_that_an_editor_names_and_that_say_nothing_keep_no_readers_of_ot
     };
     let signatures: Vec<Value> = (0..8).map(signature).collect();
     editor.patch(&uri).data(json!({"signature": signatures[0], "signatures": signatures})).await.expect(200);
-    let settings = [("sidecar.signature_key", &*signer.public()), VERIFIED, ADMIN];
+    let settings = [("sidecar.signature_key", &*signer.public()), VERIFIED, HERE, ADMIN];
     let sidecar = sidecar_of(&[&bucket, &evil], &settings);
     let client = sidecar.client();
     let began = Instant::now();
