@@ -69,7 +69,9 @@ impl Admin {
                 self.measure();
                 let journal = self.app.history.size().await.map(metrics::journal::render_size);
                 let counted = metrics::render() + &journal.unwrap_or_default() + &self.recorder.render();
-                let text = measured::render(&self.app.now()) + &counted;
+                let app = self.app.now();
+                let tells_names = guard::tells_names(&request.headers, app.settings.admin_token.as_ref());
+                let text = measured::render(&app, tells_names) + &counted;
                 respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
             }
             "/health/live" => respond(StatusCode::OK, JSON, "{\"live\":true}"),

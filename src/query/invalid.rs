@@ -57,6 +57,14 @@ impl Invalid {
         Self::unnamed("_token was already used or has expired.")
     }
 
+    /// Whether nothing but the query is at fault.
+    pub fn is_of_query(&self) -> bool {
+        match self {
+            Self::Encoding(_) => true,
+            Self::Parameters(faults) => faults.iter().all(|fault| fault.location == "querystring"),
+        }
+    }
+
     /// The `error` of the answer.
     pub fn title(&self) -> &'static str {
         match self {

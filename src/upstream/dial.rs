@@ -76,7 +76,7 @@ fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let is_special = match address.octets() {
-                [0, ..] | [192, 0, 0, _] | [240..=255, ..] => true,
+                [0 | 240..=255, ..] | [192, 0, 0, _] => true,
                 [100, second, ..] => second & 0xc0 == 64,
                 [198, second, ..] => second & 0xfe == 18,
                 _ => false,

@@ -111,6 +111,13 @@ async fn promtool_has_no_word_to_say_of_the_metrics() {
     ] {
         assert!(text.lines().any(|given| given == line), "{line} in {text}");
     }
+    // A page by a name that was pointed here is told no names.
+    let rebound = admin.request_target(http::Method::GET, "/metrics").header("host", "rebound.example:8890");
+    let rebound = rebound.await.expect(200).text();
+    assert!(
+        rebound.contains("kinto_sidecar_monitored_collections ") && !rebound.contains(&bucket),
+        "{rebound}"
+    );
     for name in ["kinto_sidecar_build_info{version=", "process_open_fds ", "process_start_time_seconds 1"] {
         assert!(text.contains(&format!("\n{name}")), "{name} in {text}");
     }

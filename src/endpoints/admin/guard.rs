@@ -41,14 +41,26 @@ pub(super) fn check(
     if wish == Wish::Look && is_loopback && is_own_name(host) {
         return Ok(());
     }
-    let Some(token) = token else {
-        return Err((StatusCode::FORBIDDEN, "this needs sidecar.admin_token, which is not set"));
-    };
-    let shown = text(AUTHORIZATION).and_then(|shown| shown.split_once(' '));
-    match shown {
-        Some((scheme, shown)) if scheme.eq_ignore_ascii_case("bearer") && token.is(shown.trim()) => Ok(()),
-        _ => Err((StatusCode::UNAUTHORIZED, "this needs sidecar.admin_token: Authorization: Bearer TOKEN")),
+    match token {
+        None => Err((StatusCode::FORBIDDEN, "this needs sidecar.admin_token, which is not set")),
+        Some(token) if shows(token, headers) => Ok(()),
+        Some(_) => {
+            Err((StatusCode::UNAUTHORIZED, "this needs sidecar.admin_token: Authorization: Bearer TOKEN"))
+        }
     }
+}
+
+/// Whether whoever reads numbers may be told names among them: whoever reaches the listener, but no page by a name that somebody
+/// pointed here.
+pub(super) fn tells_names(headers: &HeaderMap, token: Option<&AdminToken>) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    is_own_name(host) || token.is_some_and(|token| shows(token, headers))
+}
+
+/// Whether a request shows the token.
+fn shows(token: &AdminToken, headers: &HeaderMap) -> bool {
+    let shown = headers.get(AUTHORIZATION).and_then(|shown| shown.to_str().ok()?.split_once(' '));
+    shown.is_some_and(|(scheme, shown)| scheme.eq_ignore_ascii_case("bearer") && token.is(shown.trim()))
 }
 
 /// Whether nobody else can have pointed this name here.
@@ -87,6 +99,23 @@ mod tests {
             assert_eq!(asked(LOOK, true, &[("host", host)]), 401, "{host}");
         }
         assert_eq!(asked(LOOK, true, &[]), 401);
+    }
+
+    #[test]
+    fn a_page_by_a_name_that_was_pointed_here_is_told_no_names() {
+        let token = AdminToken::from_text("secret");
+        for (host, shown, is_told) in [
+            ("10.0.0.7:8890", "", true),
+            ("localhost:8890", "", true),
+            ("rebound.example:8890", "", false),
+            ("rebound.example:8890", "Bearer secre", false),
+            ("sidecar:8890", "Bearer secret", true),
+        ] {
+            let header = |value: &'static str| HeaderValue::from_static(value);
+            let headers = HeaderMap::from_iter([(HOST, header(host)), (AUTHORIZATION, header(shown))]);
+            assert_eq!(tells_names(&headers, Some(&token)), is_told, "{host} {shown}");
+            assert_eq!(tells_names(&headers, None), is_told && shown.is_empty(), "{host} {shown}");
+        }
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::metrics::text::Exposition;
 /// SECURITY: of how many monitored collections each has numbers of its own. They are made by whoever may write.
 const COLLECTIONS: usize = 200;
 
-/// Numbers about the process and what it keeps, as Prometheus reads them.
-pub(super) fn render(app: &App) -> String {
+/// Numbers about the process and what it keeps, as Prometheus reads them. Those of single collections have names.
+pub(super) fn render(app: &App, tells_names: bool) -> String {
     let mut out = Exposition::default();
     let name = "kinto_sidecar_build_info";
     out.begin(name, "gauge", "What runs: always 1.");
@@ -24,12 +24,12 @@ pub(super) fn render(app: &App) -> String {
         let name = "kinto_sidecar_state_age_seconds";
         out.one(name, "gauge", "How long ago that was written.", age.as_secs_f64());
     }
-    collections(&mut out, app);
+    collections(&mut out, app, tells_names);
     out.into_text()
 }
 
 /// Each monitored collection, up to so many, in the order of their names.
-fn collections(out: &mut Exposition, app: &App) {
+fn collections(out: &mut Exposition, app: &App, tells_names: bool) {
     let entries = app.timeline.entries();
     let mut keys: Vec<_> = entries.rows.iter().map(|entry| &entry.key).collect();
     let name = "kinto_sidecar_monitored_collections";
@@ -37,6 +37,9 @@ fn collections(out: &mut Exposition, app: &App) {
     let name = "kinto_sidecar_failing";
     let help = "Collections on which the upstream failed, or hung, when it was last asked.";
     out.one(name, "gauge", help, app.poller.failing());
+    if !tells_names {
+        return;
+    }
     keys.sort_unstable_by_key(|key| (&key.bucket, &key.collection));
     keys.truncate(COLLECTIONS);
     let named: Vec<_> = keys.iter().map(|key| (*key, key.to_string())).collect();

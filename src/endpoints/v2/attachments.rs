@@ -4,8 +4,9 @@
 use std::time::SystemTime;
 
 use http::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
-    HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, VARY,
+    ACCEPT_ENCODING, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED,
+    RANGE, VARY,
 };
 use http::request::Parts;
 use http::{Response as Answer, StatusCode};
@@ -111,8 +112,13 @@ async fn forwarded(core: &Core, url: &str, request: &Parts) -> Result<Response, 
     let headers = response.headers_mut();
     headers.extend(picked(&head.headers, &TOLD));
     headers::insert_kinto_defaults(headers);
-    let lifetime = core.app.settings.remote_settings.static_max_age;
-    cache_control::allow_for(headers, lifetime, SystemTime::now());
+    if status == StatusCode::RANGE_NOT_SATISFIABLE {
+        // It is about this request's `Range`.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    } else {
+        let lifetime = core.app.settings.remote_settings.static_max_age;
+        cache_control::allow_for(headers, lifetime, SystemTime::now());
+    }
     Served::Upstream.insert(headers);
     Ok(response)
 }

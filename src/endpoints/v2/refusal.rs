@@ -1,6 +1,6 @@
 //! What is not answered, in the words of `FastAPI`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -11,6 +11,7 @@ use crate::app::Core;
 use crate::endpoints;
 use crate::error::Error;
 use crate::kinto::CollectionKey;
+use crate::settings::RemoteSettings;
 use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
@@ -91,6 +92,7 @@ impl V2Refusal {
             }
         };
         let settings = &core.app.settings;
+        let lifetime = self.lifetime(&settings.remote_settings);
         let mut retry_after = None;
         match self {
             Self::Failed(error @ Error::Upstream(UpstreamError::Ended(_))) => return Err(error),
@@ -112,15 +114,25 @@ impl V2Refusal {
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        let lifetimes = &settings.remote_settings;
-        if status.is_server_error() {
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        } else {
-            let is_not_found = status == StatusCode::NOT_FOUND;
-            let lifetime = if is_not_found { lifetimes.short_max_age } else { lifetimes.max_age };
-            cache_control::allow_for(headers, lifetime, SystemTime::now());
+        match lifetime {
+            Some(lifetime) => cache_control::allow_for(headers, lifetime, SystemTime::now()),
+            None => _ = headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store")),
         }
         Ok(response.map(|_| Body::full(body)))
+    }
+}
+
+impl V2Refusal {
+    /// For how long caches may keep it: what the address alone decides. Anything else is about one request and its headers.
+    fn lifetime(&self, lifetimes: &RemoteSettings) -> Option<Duration> {
+        match self {
+            Self::Invalid(_) | Self::Superseded => Some(lifetimes.max_age),
+            Self::Failed(Error::Invalid(invalid)) if invalid.is_of_query() => Some(lifetimes.max_age),
+            Self::NoCollection(_) | Self::NotFound | Self::Failed(Error::NotFound) => {
+                Some(lifetimes.short_max_age)
+            }
+            Self::MethodNotAllowed | Self::Failed(_) => None,
+        }
     }
 }
 

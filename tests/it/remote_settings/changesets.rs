@@ -255,5 +255,14 @@ async fn caches_are_told_by_the_table_of_git_reader_or_by_settings() {
             assert_eq!(answer.header("cache-control"), Some(expected), "{path}");
             assert!(!answer.header("vary").unwrap_or_default().contains("Authorization"), "{path}");
         }
+        // What one request's headers decide is for nobody else.
+        for path in [
+            "/".to_owned(),
+            format!("{LIST}?_expected=0"),
+            format!("{}?_expected=0", changeset_of(&bucket, "c")),
+        ] {
+            let answer = v2(&client, &path).header("if-match", "\"1\"").await.expect(412);
+            assert_eq!(answer.header("cache-control"), Some("no-store"), "{path}");
+        }
     }
 }
