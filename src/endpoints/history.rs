@@ -22,7 +22,7 @@ use crate::app::Core;
 use crate::error::Error;
 use crate::journal::{EntriesCount, EntriesPage, Object};
 use crate::kinto::Timestamp;
-use crate::query::{Fault, Filter, Given, Operator, Parameters, Query, Rules};
+use crate::query::{Fault, Filter, Given, Invalid, Operator, Parameters, Query, Rules};
 use crate::wire::body::{Body, Response};
 use crate::wire::cache_control;
 use crate::wire::peer::Peer;
@@ -36,6 +36,9 @@ const FIELDS: [&str; 15] = [
 
 /// SECURITY: the most bytes of a page; `Next-Page` leads on.
 const PAGE: usize = 8 << 20;
+
+/// The longest token of a page: the address of the next page has to fit into a head.
+const LONGEST_TOKEN: usize = 8 << 10;
 
 /// Ids of objects are texts, also where they look like numbers.
 const IDS: [&str; 4] = ["bucket_id", "collection_id", "group_id", "record_id"];
@@ -106,6 +109,10 @@ impl Listing<'_> {
             response.map(|_| Body::empty())
         } else {
             let mut page = visible.page(&query, Some(&hold)).await?;
+            if page.next.as_ref().is_some_and(|token| token.len() > LONGEST_TOKEN) {
+                let reason = "The page ends with a value that is too long to lead to the next one";
+                return Err(Invalid::query("_sort", reason).into());
+            }
             // Its rows, and its text.
             hold = page.room.take().unwrap_or(hold);
             let length = page.rows.iter().map(|row| row.get().len()).sum();
@@ -147,6 +154,7 @@ impl Listing<'_> {
             deleted.rows.extend(more.rows);
             (deleted.next, deleted.timestamp, rest) = (more.next, more.timestamp, left);
         }
+        deleted.next = deleted.next.filter(|token| token.len() <= LONGEST_TOKEN);
         Ok(self.respond(deleted, &query).map(|body| body.held(hold)))
     }
 

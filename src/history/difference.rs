@@ -1,10 +1,13 @@
 //! What was done to an object between two moments, and what undoing it means.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::Visible;
 use crate::aside;
@@ -14,6 +17,7 @@ use crate::journal::{
 };
 use crate::kinto::Timestamp;
 use crate::wire::buffers::Hold;
+use crate::wire::turns::{ClientTurn, Turns};
 
 /// The most entries that are named of an object, the newest.
 pub const MOST_NAMED: usize = 1_000;
@@ -115,6 +119,11 @@ const NAMED: usize = 200;
 const ENOUGH: usize = 2 << 20;
 /// Copies of what is read that there are at the same time: the entry, what is taken out of it, and what is told.
 const COPIES: usize = 4;
+/// SECURITY: an object whose entries find no room in what its reader may have held is looked at while no other such one is,
+/// whoever reads it, where they have no more than so many bytes; and nobody waits longer than this for that.
+const LARGEST: usize = 80 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+static LARGE: LazyLock<Turns> = LazyLock::new(|| Turns::at(1));
 /// SECURITY: the most bytes that are compared member by member. What is parsed takes sixteen times as much, and so may a patch.
 const MOST_COMPARED: usize = 512 << 10;
 /// A patch that is longer than this, and than what it is made of, helps nobody.
@@ -128,12 +137,14 @@ pub struct Looking<'l> {
     most: usize,
     together: usize,
     hold: Hold,
+    /// While something is looked at that does not fit into it.
+    alone: Option<ClientTurn>,
 }
 
 impl<'l> Looking<'l> {
     /// Looks at these, and never at more than `most` together. What that takes is held.
     pub fn at(visible: &'l Visible, touched: &'l [Touched], most: usize, hold: Hold) -> Self {
-        Self { visible, rest: touched, most, together: most, hold }
+        Self { visible, rest: touched, most, together: most, hold, alone: None }
     }
 
     /// What was not looked at.
@@ -145,6 +156,7 @@ impl<'l> Looking<'l> {
     pub async fn next(&mut self) -> Result<Option<(&'l [Touched], Vec<Difference>)>, Error> {
         // What was found is its reader's by now.
         self.hold.set(0)?;
+        self.alone = None;
         let (first, _) = self.rest.split_at(self.together.clamp(1, self.most.max(1)).min(self.rest.len()));
         if first.is_empty() {
             return Ok(None);
@@ -156,7 +168,12 @@ impl<'l> Looking<'l> {
         });
         let needed: Vec<_> = needed.collect();
         let (number, bytes) = self.visible.fitting(&needed, ENOUGH).await?;
-        self.hold.set(COPIES.saturating_mul(bytes))?;
+        if let Err(no_room) = self.hold.set(COPIES.saturating_mul(bytes)) {
+            if number > 1 || bytes > LARGEST {
+                return Err(no_room.into());
+            }
+            self.alone = Some(timeout(PATIENCE, LARGE.next(1)).await.map_err(|_| no_room)?);
+        }
         let whole = needed.into_iter().take(number).flat_map(|(entries, _)| entries).collect();
         let heads = first.iter().take(number).flat_map(named_of);
         let entries = self.visible.entries_at(&whole, &heads.copied().collect()).await?;
@@ -189,8 +206,10 @@ fn abridged(touched: &Touched) -> Touched {
 
 /// The entries that have to be read whole to tell what was done to an object.
 fn needed(touched: &Touched, around: &Around) -> BTreeSet<Timestamp> {
-    let ends = touched.entries.first().into_iter().chain(touched.entries.last()).copied();
-    ends.chain(around.before).chain(around.newest.map(|(newest, _)| newest)).collect()
+    // Where there is nothing before the first entry, that says itself what it changed.
+    let before = around.before.or_else(|| touched.entries.first().copied());
+    let ends = before.into_iter().chain(touched.entries.last().copied());
+    ends.chain(around.newest.map(|(newest, _)| newest)).collect()
 }
 
 // === impl Side ===

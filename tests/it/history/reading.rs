@@ -144,3 +144,21 @@ async fn more_than_an_engine_can_take_is_the_requests_fault() {
     history(format!("exclude_uri={ids}&exclude_user_id={ids}")).await.expect(200);
     alice.delete(&format!("{bucket}/history?{}", entries(1_100))).await.expect(400);
 }
+
+#[tokio::test]
+async fn a_page_that_ends_with_a_value_that_is_too_long_for_an_address_says_so() {
+    let sidecar = Sidecar::start(Kinto::shared().url(), &[SERVICE_ACCOUNT]);
+    let bucket = format!("/buckets/{}", unique("pages"));
+    let alice = sidecar.client().user("alice");
+    alice.put(&bucket).await.expect(201);
+    alice.put(&format!("{bucket}/collections/c")).await.expect(201);
+    for id in ["a", "b"] {
+        let data = json!({"l": "x".repeat(20_000)});
+        alice.put(&format!("{bucket}/collections/c/records/{id}")).data(data).await.expect(201);
+    }
+    let history = format!("{bucket}/history?resource_name=record&_sort=target.data.l");
+    let refused = alice.get(&format!("{history}&_limit=1")).await.expect(400);
+    assert!(refused.json()["message"].as_str().unwrap().contains("too long to lead to the next one"));
+    let whole = alice.get(&format!("{history}&_limit=2")).await.expect(200);
+    assert_eq!((whole.data().as_array().unwrap().len(), whole.header("next-page")), (2, None));
+}

@@ -137,3 +137,24 @@ fn import(journal: &str, entries: impl Iterator<Item = Value>) {
     let output = import.wait_with_output().unwrap();
     assert!(is_read && output.status.success(), "{output:?}");
 }
+
+#[tokio::test]
+async fn records_that_find_no_room_beside_anything_else_are_undone_one_by_one() {
+    let world = World::new("large").await;
+    let write = async |letter: &str, status| {
+        for id in ["a", "b"] {
+            let data = json!({"text": letter.repeat(20 << 20)});
+            world.alice.put(&world.record(id)).data(data).await.expect(status);
+        }
+    };
+    write("x", 201).await;
+    let from = world.alice.get(&format!("{}?_fields=id", world.records())).await.expect(200).timestamp();
+    write("y", 200).await;
+    let (lines, end) = world.revert(&world.alice, json!({"from": from})).await;
+    let statuses: Vec<_> = lines.iter().map(|line| line["status"].as_str().unwrap()).collect();
+    assert_eq!((&*statuses, &end["complete"]), (&["done", "done"][..], &json!(true)));
+    for id in ["a", "b"] {
+        let record = world.alice.get(&world.record(id)).await.expect(200).data();
+        assert!(record["text"].as_str().unwrap().starts_with("xx"), "{id}");
+    }
+}
