@@ -115,6 +115,19 @@ async fn changes_are_shown_undone_and_brought_back_on_a_phone_by_keyboard_and_da
 
     // The bin.
     bob.delete(&world.record("third")).await.expect(200);
+    // More than a page of what was deleted since is there again.
+    let groups = format!("{}/groups", world.bucket);
+    let make = |id: usize| json!({"path": format!("{groups}/{id}"), "body": {"data": {"members": []}}});
+    for is_again in [false, true] {
+        for first in [0, 25, 50] {
+            let requests: Vec<_> = (first..first + 25).map(make).collect();
+            let batch = json!({"defaults": {"method": "PUT"}, "requests": requests});
+            alice.post("/batch").json(batch).await.expect(200);
+        }
+        if !is_again {
+            alice.delete(&groups).await.expect(200);
+        }
+    }
     fill(&mut browser, "author", "");
     click(&mut browser, "[value=bin]");
     wait_for(&mut browser, "rows", "c/third");
