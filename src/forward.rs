@@ -54,14 +54,19 @@ pub async fn buffered(
 /// length is set anew.
 pub async fn exchange(
     core: &Core,
-    mut parts: request::Parts,
+    parts: request::Parts,
     body: Bytes,
     peer: &Peer,
     hold: &mut Hold,
 ) -> Result<(response::Parts, Bytes), Error> {
+    buffered(core, with_body(parts, body), peer, hold).await
+}
+
+/// A request with a body that was read already.
+pub fn with_body(mut parts: request::Parts, body: Bytes) -> Request<Body> {
     parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     parts.headers.remove(http::header::TRANSFER_ENCODING);
-    buffered(core, Request::from_parts(parts, Body::full(body)), peer, hold).await
+    Request::from_parts(parts, Body::full(body))
 }
 
 fn prepare_answer(answer: &mut Response) -> Result<(), Error> {

@@ -19,6 +19,7 @@ mod headers;
 mod json;
 mod own;
 mod request;
+mod shortened;
 
 use super::{list, media_type};
 use crate::app::Core;
@@ -29,6 +30,7 @@ use crate::forward;
 use crate::journal::Note;
 use crate::kinto::Timestamp;
 use crate::route::Endpoint;
+use crate::upstream::UpstreamError;
 use crate::wire::body::{Body, Response};
 use crate::wire::buffers::Hold;
 use crate::wire::cors::{self, Exposed};
@@ -229,7 +231,15 @@ async fn exchange(
     let mut parts = parts.clone();
     // What comes back has to be read here.
     parts.headers.remove(header::ACCEPT_ENCODING);
-    let (answer, body) = forward::exchange(core, parts, body, peer, hold).await?;
+    let (answer, body, is_shortened) = if is_read {
+        let (answer, body) = forward::exchange(core, parts, body, peer, hold).await?;
+        (answer, body, false)
+    } else {
+        let answer = forward::stream(core, forward::with_body(parts, body), peer).await?;
+        let (answer, body) = answer.into_parts();
+        let (body, is_shortened) = shortened::read(body, core.app.settings.limits.body_limit(), hold).await?;
+        (answer, Bytes::from(body), is_shortened)
+    };
     if answer.status != StatusCode::OK {
         passing.failed(answer.status).await?;
         return Ok(Exchanged { answer, body, each: Vec::new() });
@@ -244,6 +254,9 @@ async fn exchange(
     match answers {
         Some(answers) => passing.answered(answers).await?,
         None => passing.doubtful().await?,
+    }
+    if is_shortened {
+        return Err(UpstreamError::TooLarge.into());
     }
     Ok(Exchanged { answer, body, each })
 }

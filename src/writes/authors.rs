@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::question::{LookupError, Question};
 use super::{default_bucket, sent};
-use crate::access::{Credentials, Verdict};
+use crate::access::{Credentials, Requester, Verdict};
 use crate::journal::{Action, Change, Intent, Object};
 
 /// SECURITY: how many questions are put to the upstream for what is looked up together. Of what is beyond, nobody is named.
@@ -29,7 +29,7 @@ impl Authors {
         is_deleted: bool,
     ) -> Result<bool, LookupError> {
         let Some(requester) = &question.requester else { return Ok(true) };
-        // Of what is gone, its list alone says who may delete it: that is one question for all.
+        // Of what is gone, what it was in says who could delete it: that is one question for all.
         let asked = if is_deleted { object.list() } else { object.to_string() };
         let asked = (requester.credentials.clone(), asked);
         if let Some(may) = self.0.get(&asked) {
@@ -38,14 +38,27 @@ impl Authors {
         if self.0.len() >= QUESTIONS {
             return Ok(false);
         }
-        let may = match requester.may_write(object).await? {
-            Verdict::Granted(_) => true,
-            // Whoever may not is not told that it is gone.
-            Verdict::Refused(refusal) => is_deleted && refusal.is_absence(),
+        let may = if is_deleted {
+            may_write_what_it_was_in(requester, object).await?
+        } else {
+            matches!(requester.may_write(object).await?, Verdict::Granted(_))
         };
         self.0.insert(asked, may);
         Ok(may)
     }
+}
+
+/// Kinto tells whoever may read a collection that a record of it is not there, whether they may write it or not.
+async fn may_write_what_it_was_in(requester: &Requester, object: &Object) -> Result<bool, LookupError> {
+    let parents: Vec<Object> = object.parents().collect();
+    for parent in parents.iter().rev() {
+        match requester.may_write(parent).await? {
+            Verdict::Granted(_) => return Ok(true),
+            Verdict::Refused(refusal) if refusal.is_absence() => {}
+            Verdict::Refused(_) => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 /// Who is told to have made what a write may have led to, where nobody was told of it and where they may write it: who shows

@@ -42,10 +42,17 @@ impl Meaning {
             Target::Everything => return Self::Gone,
             Target::Part(object) => return Self::Look(object.clone()),
             Target::Object(object) if write.is_partial => return Self::Look(object.clone()),
-            Target::Object(object) => answer.version(write.method == Method::DELETE).map(|version| {
-                let action = action(&write.method, answer.status);
-                vec![Change { action, ..changed(version, object.clone(), by()) }]
-            }),
+            Target::Object(object) => match answer.version(write.method == Method::DELETE) {
+                Some(version) => {
+                    let action = action(&write.method, answer.status);
+                    Some(vec![Change { action, ..changed(version, object.clone(), by()) }])
+                }
+                // What it showed was too large, or was lost.
+                None if write.method != Method::DELETE && answer.modified().is_some() => {
+                    return Self::Look(object.clone());
+                }
+                None => None,
+            },
             Target::List(_) if write.method == Method::POST && answer.status == StatusCode::OK => {
                 return Self::Nothing;
             }
@@ -65,7 +72,7 @@ impl Meaning {
     }
 }
 
-fn action(method: &Method, status: StatusCode) -> Option<Action> {
+pub(super) fn action(method: &Method, status: StatusCode) -> Option<Action> {
     match *method {
         Method::DELETE => Some(Action::Delete),
         _ if status == StatusCode::CREATED => Some(Action::Create),

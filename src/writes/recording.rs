@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
 
@@ -19,9 +19,7 @@ use crate::access::Credentials;
 use crate::aside;
 use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::journal::{
-    Action, Among, Change, Intent, IntentGroup, Journal, JournalError, Life, Object, Outcome,
-};
+use crate::journal::{Among, Change, Intent, IntentGroup, Journal, JournalError, Life, Object, Outcome};
 use crate::kinto::Timestamp;
 
 /// How long the upstream is left alone after it could not say what became of a write.
@@ -362,11 +360,13 @@ impl Recording {
         };
         if let Some(modified) = modified.filter(|modified| !is_own(modified)) {
             // Somebody was faster; theirs is recorded with their own write.
-            let before = self.journal.newest_data(&object).await?;
+            let is_patch = write.method == Method::PATCH;
+            let before = if is_patch { self.journal.newest_data(&object).await? } else { None };
             version = changes::patched(&object, modified, before.as_deref(), write.sent.as_deref(), answer);
         }
         let Some(version) = version else { return Ok(None) };
-        let action = write.is_partial.then_some(Action::Update);
+        let is_part = matches!(write.target, Some(Target::Part(_)));
+        let action = changes::action(&write.method, answer.status).filter(|_| !is_part);
         let change = changes::changed(version, object, user_id);
         let (action, note) = (change.action.or(action), write.note.clone());
         Ok(Some(Change { action, note, is_found: modified.is_none(), ..change }))

@@ -166,6 +166,38 @@ async fn what_kinto_never_says_of_one_write_keeps_nobodys_changes_out_of_the_his
 }
 
 #[tokio::test]
+async fn what_a_batch_writes_is_recorded_however_much_it_reads_beside_it() {
+    let settings = [SERVICE_ACCOUNT, ("sidecar.max_body", "1MiB")];
+    let sidecar = Sidecar::start(Kinto::shared().url(), &settings);
+    let [alice, bob] = ["alice", "bob"].map(|name| sidecar.client().user(name));
+    let (bucket, bobs) = (format!("/buckets/{}", unique("much")), id_of(&bob).await);
+    alice.put(&bucket).json(json!({"permissions": {"write": [bobs]}})).await.expect(201);
+    let collection = format!("{bucket}/collections/c");
+    alice.put(&collection).await.expect(201);
+    let text = "x".repeat(300_000);
+    let (record, large) = (format!("{collection}/records/r"), format!("{collection}/records/large"));
+    alice.put(&record).data(json!({"n": 0})).await.expect(201);
+    alice.put(&large).data(json!({"t": text})).await.expect(201);
+    let write = |method: &str, path: &str, body: Value| json!({"method": method, "path": path, "body": body});
+    let mut requests = vec![
+        write("PATCH", &collection, json!({"permissions": {"read": ["system.Everyone"]}})),
+        write("DELETE", &record, json!({})),
+        write("PUT", &record, json!({"data": {"n": 0}})),
+        write("PATCH", &large, json!({"data": {"n": 1}})),
+    ];
+    requests.extend((0..6).map(|_| json!({"method": "GET", "path": large})));
+    bob.post("/batch").json(json!({ "requests": requests })).await.expect(502);
+    let entries = entries(&alice, &bucket).await;
+    let said =
+        |entry: &Value| (entry["resource_name"].clone(), entry["action"].clone(), entry["user_id"].clone());
+    let of_bob = |name: &str, action: &str| (json!(name), json!(action), bobs.clone());
+    let expected =
+        [("collection", "update"), ("record", "delete"), ("record", "create"), ("record", "update")];
+    let last: Vec<_> = entries[entries.len() - 4..].iter().map(said).collect();
+    assert_eq!(last, expected.map(|(name, action)| of_bob(name, action)), "{entries:#?}");
+}
+
+#[tokio::test]
 async fn of_a_batch_with_a_conflict_in_it_only_what_is_there_is_recorded() {
     let world = World::new().await;
     let requests = ["1", "2", "3"].map(|id| json!({"path": world.record(id)}));
