@@ -163,7 +163,7 @@ async fn the_log_changes_its_filter_its_form_and_what_it_says_of_requests() {
 }
 
 /// Another value for each setting that can change while the process runs.
-const OTHERS: [(&str, &str); 53] = [
+const OTHERS: [(&str, &str); 54] = [
     ("sidecar.auth", "sidecar:secret"),
     ("sidecar.auth_file", ""),
     ("sidecar.trusted_proxies", "10.1.0.0/16"),
@@ -215,6 +215,7 @@ const OTHERS: [(&str, &str); 53] = [
     ("batch_max_requests", "24"),
     ("retry_after_seconds", "9"),
     ("cors_origins", "https://page.example"),
+    ("trailing_slash_redirect_enabled", "false"),
     ("history_read_principals", "system.Authenticated"),
     ("push_broadcast_min_debounce_interval_seconds", "301"),
 ];
