@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::answer::Version;
+use super::question::LookupError;
 use super::write::object_in;
 use crate::aside;
 use crate::journal::{Journal, JournalError, Object};
@@ -19,6 +20,8 @@ use crate::upstream::kinto::{KintoError, NewRow, Pages, Source, in_list};
 pub(super) struct Listing {
     /// The list's timestamp.
     pub(super) timestamp: Timestamp,
+    /// That of its newest object.
+    pub(super) newest: Timestamp,
     /// Its objects, newest first as the upstream sorts them.
     pub(super) versions: Vec<(Object, Version)>,
     /// Those that are too large to be read, and their versions.
@@ -32,23 +35,58 @@ pub(super) async fn newer(
     since: Timestamp,
     rest: &str,
 ) -> Result<Listing, KintoError> {
-    whole(source, list, source.newer(list, since, rest).await?, true).await
+    whole(source, list, source.newer(list, since, rest).await?, true, None).await.map_err(unread)
+}
+
+/// The same of what nobody recorded.
+///
+/// SECURITY: what anybody wrote through the sidecar is read again here soon after. No more than a page of it is held.
+pub(super) async fn unrecorded(
+    source: &Source,
+    journal: &Journal,
+    list: &str,
+    since: Timestamp,
+) -> Result<Listing, LookupError> {
+    whole(source, list, source.newer(list, since, "").await?, true, Some(journal)).await
 }
 
 /// Reads what is alive in a list.
 pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listing, KintoError> {
-    whole(source, list, source.pages(format!("{list}?{query}")), false).await
+    whole(source, list, source.pages(format!("{list}?{query}")), false, None).await.map_err(unread)
 }
 
+/// What only the upstream was asked for.
+fn unread(error: LookupError) -> KintoError {
+    match error {
+        LookupError::Read(error) => error,
+        error => KintoError::Unreadable(error.to_string()),
+    }
+}
+
+/// Of these versions, those that a journal, where one is given, has not recorded.
+async fn kept(
+    journal: Option<&Journal>,
+    mut versions: Vec<(Object, Version)>,
+) -> Result<Vec<(Object, Version)>, JournalError> {
+    if let Some(journal) = journal {
+        let missing = missing(journal, &versions).await?;
+        versions.retain(|(object, version)| missing.contains(&(object.clone(), version.modified)));
+    }
+    Ok(versions)
+}
+
+/// Reads all pages; of each what the journal, where one is given, has not recorded.
 async fn whole(
     source: &Source,
     list: &str,
     mut pages: Pages,
     has_tombstones: bool,
-) -> Result<Listing, KintoError> {
+    journal: Option<&Journal>,
+) -> Result<Listing, LookupError> {
     let resource = Resource::of(list);
-    let (mut first, mut versions, mut bare) = (None, Vec::new(), Vec::new());
+    let (mut first, mut newest, mut all, mut bare) = (None, Timestamp::ZERO, Vec::new(), Vec::new());
     loop {
+        let mut versions = Vec::new();
         let mut page = match pages.next().await {
             Ok(Some(page)) => page,
             Ok(None) => break,
@@ -60,13 +98,18 @@ async fn whole(
                     let Some(object) = object_in(&resource, &row.id) else { continue };
                     match alone(source, &object, row).await? {
                         Alone::Read(version) => versions.push((object, version)),
-                        Alone::TooLarge(modified) => bare.push((object, modified)),
+                        Alone::TooLarge(modified) => {
+                            newest = newest.max(modified);
+                            bare.push((object, modified));
+                        }
                         Alone::Gone => {}
                     }
                 }
+                newest = newest.max(newest_of(&versions));
+                all.extend(kept(journal, versions).await?);
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let timestamp = *first.get_or_insert(page.timestamp);
         if has_tombstones {
@@ -79,8 +122,14 @@ async fn whole(
             let Some(object) = object_in(&resource, &row.id) else { continue };
             versions.push((object, version(row)?));
         }
+        newest = newest.max(newest_of(&versions));
+        all.extend(kept(journal, versions).await?);
     }
-    Ok(Listing { timestamp: first.unwrap_or_default(), versions, bare })
+    Ok(Listing { timestamp: first.unwrap_or_default(), newest, versions: all, bare })
+}
+
+fn newest_of(versions: &[(Object, Version)]) -> Timestamp {
+    versions.iter().map(|(_, version)| version.modified).max().unwrap_or_default()
 }
 
 /// What there is of an object that a list named when it was asked about the one row of a page that was too large.
@@ -131,7 +180,8 @@ pub(super) fn of_content(
         };
         versions.push((object, version(row)?));
     }
-    Ok(Listing { timestamp: content.timestamp, versions, bare: Vec::new() })
+    let newest = newest_of(&versions);
+    Ok(Listing { timestamp: content.timestamp, newest, versions, bare: Vec::new() })
 }
 
 /// The present version of an object, or its tombstone; `None` where there is neither.

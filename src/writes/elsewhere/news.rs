@@ -25,14 +25,13 @@ impl Watcher {
     /// A list that was never read. Gives its timestamp, and that of its newest object. What the journal knows of it, as it passed
     /// through, and has another version by now, was written elsewhere meanwhile, perhaps in another bucket under the same name.
     pub(super) async fn first_sight(&self, uri: &str) -> Result<(Timestamp, Timestamp), LookupError> {
-        let Listing { timestamp, mut versions, bare } = match self.settings.now().history.backfill {
+        let Listing { timestamp, newest, mut versions, bare } = match self.settings.now().history.backfill {
             Backfill::Current => match self.mirrored(uri, None).await? {
                 Some(listed) => listed,
                 None => versions::alive(&self.room.source, uri, "").await?,
             },
             Backfill::None => versions::alive(&self.room.source, uri, "_fields=last_modified").await?,
         };
-        let newest = newest(&versions, &bare);
         versions.reverse();
         // What is being written is told of by those who write it.
         self.others_settled(uri).await?;
@@ -90,11 +89,10 @@ impl Watcher {
         watermark: Timestamp,
     ) -> Result<(Timestamp, Timestamp), LookupError> {
         let since = watermark.back(self.settings.now().overlap);
-        let Listing { timestamp, versions, bare } = match self.mirrored(uri, Some(since)).await? {
+        let Listing { timestamp, newest, versions, bare } = match self.mirrored(uri, Some(since)).await? {
             Some(listed) => listed,
-            None => versions::newer(&self.room.source, uri, since, "").await?,
+            None => versions::unrecorded(&self.room.source, &self.journal, uri, since).await?,
         };
-        let newest = newest(&versions, &bare);
         self.pass_by(uri, bare).await?;
         self.record_missing(uri, versions, Some(timestamp)).await?;
         Ok((timestamp, newest))
@@ -192,9 +190,4 @@ impl Watcher {
             Err(error) => Err(error),
         }
     }
-}
-
-fn newest(versions: &[(Object, Version)], bare: &[(Object, Timestamp)]) -> Timestamp {
-    let bare = bare.iter().map(|(_, modified)| *modified);
-    versions.iter().map(|(_, version)| version.modified).chain(bare).max().unwrap_or_default()
 }
