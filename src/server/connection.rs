@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::{Activity, Quiet};
@@ -307,7 +308,8 @@ impl<C: Stoppable> Supervised<C> {
 /// Waits for another phase.
 fn next(phase: &watch::Receiver<Phase>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let mut phase = phase.clone();
-    Box::pin(async move { drop(phase.changed().await) })
+    // It is asked but once: it would not be heard of where this task had used up its turn by then.
+    Box::pin(unconstrained(async move { drop(phase.changed().await) }))
 }
 
 impl<C: Stoppable> Future for Supervised<C> {
