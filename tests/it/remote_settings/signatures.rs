@@ -155,7 +155,8 @@ async fn every_changeset_verifies_while_records_and_signatures_change() {
         sidecar.metric(&format!("kinto_sidecar_signatures_total{{outcome=\"{outcome}\"}}")).await.unwrap()
     };
     let (good, bad) = (counted("good").await, counted("bad").await);
-    assert!(good > rounds && bad >= rounds, "{good} good, {bad} bad");
+    // Each round has one of either.
+    assert!(good >= rounds && bad >= rounds, "{good} good, {bad} bad");
 }
 
 /// `READS=10000` reads more: 10 000 answers were given so in nine minutes on two busy cores, each verified, none was refused.
