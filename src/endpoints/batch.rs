@@ -238,7 +238,7 @@ async fn exchange(
         let answer = forward::stream(core, forward::with_body(parts, body), peer).await?;
         let (answer, body) = answer.into_parts();
         let (body, is_shortened) = shortened::read(body, core.app.settings.limits.body_limit(), hold).await?;
-        (answer, Bytes::from(body), is_shortened)
+        (answer, body, is_shortened)
     };
     if answer.status != StatusCode::OK {
         passing.failed(answer.status).await?;

@@ -17,6 +17,7 @@ mod whole;
 
 use hooked::Asking;
 pub(crate) use hooked::{Hook, Hooked, NextFrame};
+pub(crate) use whole::Pieces;
 pub use whole::{BodyReadError, read_held, read_in_turn, read_limited};
 
 use super::buffers::{Hold, LITTLE};

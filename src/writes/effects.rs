@@ -314,9 +314,11 @@ impl Effects {
     }
 
     fn bucket(&self, bucket: &str, write: &Write) {
-        self.bucket_changed(bucket);
         if write.method == Method::DELETE {
+            self.access.invalidate_groups(bucket);
             self.timeline.removed_from_bucket(bucket, &|_| false);
+        } else {
+            self.bucket_changed(bucket);
         }
     }
 

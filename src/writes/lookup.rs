@@ -45,6 +45,7 @@ pub(super) struct Lingering {
 }
 
 impl Lingering {
+    /// Nobody waits for these any more; what was said of their group before is replaced.
     pub(super) fn add(&self, group: IntentGroup, questions: &[Question]) {
         let until = Instant::now() + LINGERING;
         let mut kept = self.kept();
@@ -229,9 +230,11 @@ async fn look_at(
     };
     let mut changes = Vec::new();
     for (object, version) in looked? {
-        let is_theirs = authors.can_be(question, &object, version.deleted).await?;
-        let change = changed(version, object, authors::shown(intent).filter(|_| is_theirs).cloned());
-        let note = intent.note.clone().filter(|_| is_theirs);
+        let (author, note) = (authors::shown(intent), &intent.note);
+        let tells = author.is_some() || note.is_some();
+        let is_theirs = tells && authors.can_be(question, &object, version.deleted).await?;
+        let change = changed(version, object, author.filter(|_| is_theirs).cloned());
+        let note = note.clone().filter(|_| is_theirs);
         changes.push(Change { is_found: true, note, ..change });
     }
     Ok(changes)

@@ -1,9 +1,15 @@
 //! What is asked about a write of which no answer tells.
 
+use std::time::Duration;
+
 use crate::access::Requester;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::journal::{Intent, JournalError};
 use crate::upstream::kinto::{KintoError, Source};
+
+/// The pauses between the questions of which the upstream says nothing for long, while it answers others.
+pub(super) const LATER: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 
 /// An intent, and whom to ask about it.
 #[derive(Debug, Clone)]

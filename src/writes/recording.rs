@@ -12,7 +12,7 @@ use super::answer::Answer;
 use super::changes::{self, Meaning};
 use super::lookup;
 use super::order::{Order, Turn};
-use super::question::{LookupError, Question};
+use super::question::{LATER, LookupError, Question};
 use super::write::{Target, Write, not_kept};
 use super::{Writes, default_bucket, lives, sent, versions};
 use crate::access::Credentials;
@@ -24,8 +24,7 @@ use crate::kinto::Timestamp;
 
 /// How long the upstream is left alone after it could not say what became of a write.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-/// The same where it says everything else, after so many tries.
-const LATER: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
+/// After so many tries it is left alone for longer, where it says everything else.
 const TRIES: usize = 20;
 
 /// Writes whose intents are in the journal.

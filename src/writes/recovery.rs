@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::Writes;
-use super::question::Question;
+use super::question::{LATER, Question};
 use crate::backoff::Backoff;
 use crate::journal::{Intent, IntentGroup, Journal};
 
@@ -19,7 +19,6 @@ const TOGETHER: usize = 8;
 const TRIES: usize = 3;
 /// The pauses between the tries while others wait, and later.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
-const LATER: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(300));
 /// How often is looked for what other processes left.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(5);
 

@@ -28,6 +28,19 @@ pub(super) struct Listing {
     pub(super) bare: Vec<(Object, Timestamp)>,
 }
 
+/// A list that is read page by page.
+struct Reading<'s> {
+    source: &'s Source,
+    list: &'s str,
+    resource: Resource,
+    pages: Pages,
+    has_tombstones: bool,
+    /// Its timestamp when the first page was read.
+    first: Option<Timestamp>,
+    newest: Timestamp,
+    bare: Vec<(Object, Timestamp)>,
+}
+
 /// Reads what is newer in a list than `since`, or somewhat more, on all pages; `rest` is the rest of the query.
 pub(super) async fn newer(
     source: &Source,
@@ -35,7 +48,7 @@ pub(super) async fn newer(
     since: Timestamp,
     rest: &str,
 ) -> Result<Listing, KintoError> {
-    whole(source, list, source.newer(list, since, rest).await?, true, None).await.map_err(unread)
+    Reading::new(source, list, source.newer(list, since, rest).await?, true).all().await
 }
 
 /// The same of what nobody recorded.
@@ -47,85 +60,81 @@ pub(super) async fn unrecorded(
     list: &str,
     since: Timestamp,
 ) -> Result<Listing, LookupError> {
-    whole(source, list, source.newer(list, since, "").await?, true, Some(journal)).await
+    let mut reading = Reading::new(source, list, source.newer(list, since, "").await?, true);
+    let mut kept = Vec::new();
+    while let Some(mut versions) = reading.next().await? {
+        let missing = missing(journal, &versions).await?;
+        versions.retain(|(object, version)| missing.contains(&(object.clone(), version.modified)));
+        kept.extend(versions);
+    }
+    Ok(reading.end(kept))
 }
 
 /// Reads what is alive in a list.
 pub(super) async fn alive(source: &Source, list: &str, query: &str) -> Result<Listing, KintoError> {
-    whole(source, list, source.pages(format!("{list}?{query}")), false, None).await.map_err(unread)
+    Reading::new(source, list, source.pages(format!("{list}?{query}")), false).all().await
 }
 
-/// What only the upstream was asked for.
-fn unread(error: LookupError) -> KintoError {
-    match error {
-        LookupError::Read(error) => error,
-        error => KintoError::Unreadable(error.to_string()),
+impl<'s> Reading<'s> {
+    fn new(source: &'s Source, list: &'s str, pages: Pages, has_tombstones: bool) -> Self {
+        let (resource, first, newest, bare) = (Resource::of(list), None, Timestamp::ZERO, Vec::new());
+        Self { source, list, resource, pages, has_tombstones, first, newest, bare }
     }
-}
 
-/// Of these versions, those that a journal, where one is given, has not recorded.
-async fn kept(
-    journal: Option<&Journal>,
-    mut versions: Vec<(Object, Version)>,
-) -> Result<Vec<(Object, Version)>, JournalError> {
-    if let Some(journal) = journal {
-        let missing = missing(journal, &versions).await?;
-        versions.retain(|(object, version)| missing.contains(&(object.clone(), version.modified)));
+    /// All pages.
+    async fn all(mut self) -> Result<Listing, KintoError> {
+        let mut all = Vec::new();
+        while let Some(versions) = self.next().await? {
+            all.extend(versions);
+        }
+        Ok(self.end(all))
     }
-    Ok(versions)
-}
 
-/// Reads all pages; of each what the journal, where one is given, has not recorded.
-async fn whole(
-    source: &Source,
-    list: &str,
-    mut pages: Pages,
-    has_tombstones: bool,
-    journal: Option<&Journal>,
-) -> Result<Listing, LookupError> {
-    let resource = Resource::of(list);
-    let (mut first, mut newest, mut all, mut bare) = (None, Timestamp::ZERO, Vec::new(), Vec::new());
-    loop {
+    /// The next page.
+    async fn next(&mut self) -> Result<Option<Vec<(Object, Version)>>, KintoError> {
         let mut versions = Vec::new();
-        let mut page = match pages.next().await {
-            Ok(Some(page)) => page,
-            Ok(None) => break,
+        match self.pages.next().await {
+            Ok(None) => return Ok(None),
+            Ok(Some(mut page)) => {
+                let timestamp = *self.first.get_or_insert(page.timestamp);
+                if self.has_tombstones {
+                    self.source.tell_alive(self.list, timestamp, &mut page.rows, |_| false).await?;
+                } else {
+                    page.rows.iter_mut().for_each(|row| row.deleted = false);
+                }
+                for row in page.rows {
+                    // What cannot be named by a path cannot be asked for, either.
+                    let Some(object) = object_in(&self.resource, &row.id) else { continue };
+                    versions.push((object, version(row)?));
+                }
+            }
             // One odd row keeps nobody from the others.
             Err(KintoError::Oversize) => {
-                let page = pages.bare().await?;
-                first.get_or_insert(page.timestamp);
+                let page = self.pages.bare().await?;
+                self.first.get_or_insert(page.timestamp);
                 for row in page.rows {
-                    let Some(object) = object_in(&resource, &row.id) else { continue };
-                    match alone(source, &object, row).await? {
+                    let Some(object) = object_in(&self.resource, &row.id) else { continue };
+                    match alone(self.source, &object, row).await? {
                         Alone::Read(version) => versions.push((object, version)),
                         Alone::TooLarge(modified) => {
-                            newest = newest.max(modified);
-                            bare.push((object, modified));
+                            self.newest = self.newest.max(modified);
+                            self.bare.push((object, modified));
                         }
                         Alone::Gone => {}
                     }
                 }
-                newest = newest.max(newest_of(&versions));
-                all.extend(kept(journal, versions).await?);
-                continue;
             }
-            Err(error) => return Err(error.into()),
-        };
-        let timestamp = *first.get_or_insert(page.timestamp);
-        if has_tombstones {
-            source.tell_alive(list, timestamp, &mut page.rows, |_| false).await?;
-        } else {
-            page.rows.iter_mut().for_each(|row| row.deleted = false);
+            Err(error) => return Err(error),
         }
-        for row in page.rows {
-            // What cannot be named by a path cannot be asked for, either.
-            let Some(object) = object_in(&resource, &row.id) else { continue };
-            versions.push((object, version(row)?));
-        }
-        newest = newest.max(newest_of(&versions));
-        all.extend(kept(journal, versions).await?);
+        self.newest = self.newest.max(newest_of(&versions));
+        Ok(Some(versions))
     }
-    Ok(Listing { timestamp: first.unwrap_or_default(), newest, versions: all, bare })
+
+    /// What came of it, with these versions.
+    fn end(self, versions: Vec<(Object, Version)>) -> Listing {
+        let Self { first, newest, bare, .. } = self;
+        Listing { timestamp: first.unwrap_or_default(), newest, versions, bare }
+    }
 }
 
 fn newest_of(versions: &[(Object, Version)]) -> Timestamp {

@@ -15,6 +15,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::value::RawValue;
 
+mod unread;
+
 use super::headers::{env_name, trouble};
 use super::json::{MOST_REQUESTS, Requests, is_empty, members, sent, text};
 use crate::access::Credentials;
@@ -27,10 +29,7 @@ use crate::query::Invalid;
 use crate::route::{Endpoint, Route};
 use crate::settings::Settings;
 use crate::writes::Write;
-
-/// The methods that Kinto takes.
-const METHODS: [Method; 7] =
-    [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::POST, Method::PUT, Method::PATCH];
+use unread::method;
 
 /// What a target may not hold as it is.
 const ESCAPED: &AsciiSet = &CONTROLS
@@ -132,7 +131,7 @@ pub(super) fn read(
     let context = Context { settings, headers, credentials: Credentials::of(headers) };
     let requests = text.as_ref().and_then(|text| text.requests(body, &context));
     let Some((text, requests)) = text.zip(requests) else {
-        return if may_write(whole) && !is_refused(whole) {
+        return if unread::may_write(whole) {
             Err(invalid("It is no batch as Kinto takes it".to_owned()))
         } else {
             Ok(None)
@@ -364,53 +363,6 @@ impl SubRequest {
         }
         headers
     }
-}
-
-/// Whether some sub-request, however it may be written otherwise, is not a read.
-fn may_write(whole: &RawValue) -> bool {
-    let names_write = |raw: &&RawValue| {
-        let Some(members) = members(raw) else { return raw.get().starts_with('{') };
-        let method = members.get("method").filter(|method| method.get().starts_with('"'));
-        method.is_some_and(|method| {
-            text(method).is_none_or(|method| !matches!(method.as_str(), "" | "GET" | "HEAD" | "OPTIONS"))
-        })
-    };
-    let Some(members) = members(whole) else { return whole.get().starts_with('{') };
-    let requests = members.get("requests").and_then(|requests| serde_json::from_str(requests.get()).ok());
-    let Requests(requests) = requests.unwrap_or_default();
-    members.get("defaults").is_some_and(names_write)
-        || requests.len() > MOST_REQUESTS
-        || requests.iter().any(names_write)
-}
-
-/// Whether Kinto refuses all of it for certain, as some request has a member, a method or a path that it does not take.
-fn is_refused(whole: &RawValue) -> bool {
-    let is_refused = |raw: &&RawValue| {
-        let written = |raw: &RawValue| text(raw).filter(|text| !text.is_empty());
-        members(raw).is_some_and(|members| {
-            members.iter().any(|(name, value)| match &**name {
-                "method" => written(value).is_some() && method(Some(*value)).is_none(),
-                "path" => written(value).is_some_and(|path| !path.starts_with('/')),
-                "headers" | "body" => false,
-                _ => true,
-            })
-        })
-    };
-    let Some(members) = members(whole) else { return false };
-    let Some(Requests(requests)) =
-        members.get("requests").and_then(|requests| serde_json::from_str(requests.get()).ok())
-    else {
-        return false;
-    };
-    requests.len() <= MOST_REQUESTS
-        && (requests.iter().any(is_refused) || members.get("defaults").is_some_and(is_refused))
-}
-
-/// The method, where Kinto takes it.
-fn method(raw: Option<&RawValue>) -> Option<Method> {
-    let Some(raw) = raw.filter(|raw| !is_empty(raw)) else { return Some(Method::GET) };
-    let method = text(raw)?;
-    METHODS.into_iter().find(|known| known.as_str() == method)
 }
 
 #[cfg(test)]

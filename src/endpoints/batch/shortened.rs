@@ -4,12 +4,13 @@
 //! to be known all the same. So where there is no room for all of it, what the sub-answers show that is large is left out, and
 //! their statuses and headers are kept.
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 
 use crate::aside;
 use crate::error::Error;
 use crate::upstream::UpstreamError;
-use crate::wire::body::{Body, BodyReadError};
+use crate::wire::body::{Body, BodyReadError, Pieces};
 use crate::wire::buffers::Hold;
 
 /// What a sub-answer shows is left out where it is longer, once there is no room.
@@ -22,26 +23,26 @@ const SUB_ANSWER: u32 = 3;
 const SHOWN: &[u8] = b"body";
 
 /// Reads an answer, and whether something of it was left out. `limit` is in bytes.
-pub(super) async fn read(body: Body, limit: usize, hold: &mut Hold) -> Result<(Vec<u8>, bool), Error> {
+pub(super) async fn read(body: Body, limit: usize, hold: &mut Hold) -> Result<(Bytes, bool), Error> {
     let mut body = std::pin::pin!(body);
-    let mut kept = Vec::new();
+    let mut pieces = Pieces::default();
     let mut shortened: Option<Shortened> = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(BodyReadError::Broken)?;
         let Ok(data) = frame.into_data() else { continue };
         if let Some(shortened) = &mut shortened {
             shortened.take(&data)?;
-        } else if kept.len() + data.len() <= limit && hold.grow(data.len()).is_ok() {
-            kept.extend_from_slice(&data);
+        } else if pieces.length() + data.len() <= limit && hold.grow(data.len()).is_ok() {
+            pieces.add(data);
         } else {
-            let text = std::mem::take(&mut kept);
+            let text = std::mem::take(&mut pieces).end();
             let begin = move || Shortened::of(&text).and_then(|mut begun| begun.take(&data).map(|()| begun));
             shortened = Some(aside::for_write(limit, begin).await??);
         }
     }
     Ok(match shortened {
-        Some(shortened) => (shortened.kept, true),
-        None => (kept, false),
+        Some(shortened) => (shortened.kept.into(), true),
+        None => (pieces.end(), false),
     })
 }
 

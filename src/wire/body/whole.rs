@@ -95,30 +95,53 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(BodyReadError::TooLarge);
     }
-    let mut whole = Bytes::new();
-    let mut joined = Joined::default();
+    let mut pieces = Pieces::default();
     let mut _turn = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| BodyReadError::Broken(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - whole.len() - joined.length {
+        if data.len() > limit - pieces.length() {
             return Err(BodyReadError::TooLarge);
         }
         grow(data.len())?;
-        if let Some((_, turn)) = turns.take_if(|(free, _)| whole.len() + joined.length + data.len() > *free) {
+        if let Some((_, turn)) = turns.take_if(|(free, _)| pieces.length() + data.len() > *free) {
             _turn = Some(turn().await);
         }
-        if whole.is_empty() && joined.length == 0 {
-            // Most bodies come in one piece, which is not copied.
-            whole = data;
-            continue;
-        }
-        if joined.length == 0 {
-            joined.add(&std::mem::take(&mut whole));
-        }
-        joined.add(&data);
+        pieces.add(data);
     }
-    Ok(if joined.length == 0 { whole } else { joined.end() })
+    Ok(pieces.end())
+}
+
+/// The pieces of a body, as they come.
+#[derive(Default)]
+pub(crate) struct Pieces {
+    /// Most bodies come in one piece, which is not copied.
+    first: Bytes,
+    joined: Joined,
+}
+
+impl Pieces {
+    /// The bytes that have come.
+    pub(crate) fn length(&self) -> usize {
+        self.first.len() + self.joined.length
+    }
+
+    /// Another one.
+    pub(crate) fn add(&mut self, data: Bytes) {
+        if self.length() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.joined.length == 0 {
+            self.joined.add(&std::mem::take(&mut self.first));
+        }
+        self.joined.add(&data);
+    }
+
+    /// All of them.
+    pub(crate) fn end(self) -> Bytes {
+        if self.joined.length == 0 { self.first } else { self.joined.end() }
+    }
 }
 
 /// Pieces that are joined when all are there. They are copied, because each would keep the whole buffer that it was read
